@@ -1,0 +1,101 @@
+"""What one micro-batch holds: column names, dtypes and shapes, and how rows become one.
+
+Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged positions); indices are flat,
+``row * T + position``, so that no step asks the device for a count:
+
+======================== ============ ======= ==========================================================
+``row_id``               (B,)         int64   identity of the row in its corpus; keys of all draws
+``input_ids``            (B, T)       int64   padded with the tokenizer's pad id; masked once a task ran
+``attention_mask``       (B, T)       bool    True at real tokens
+``lengths``              (B,)         int64   real tokens of a row
+``token_index``          (R,)         int64   flat indices of the real tokens
+``labels``               (M,)         int64   target ids, written by the task
+``label_index``          (M,)         int64   flat indices of the targets, ascending
+``partner_*``            as above             the same columns of each row's partner, own padded length
+``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
+``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T')
+======================== ============ ======= ==========================================================
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PARTNER = "partner_"
+IGNORED_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Columns of one micro-batch and the keys of its draws: seed, epoch (from 0) and optimizer step (from 0)."""
+
+    columns: Mapping[str, Tensor]
+    seed: int
+    epoch: int
+    step: int
+
+    def __getitem__(self, column: str) -> Tensor:
+        return self.columns[column]
+
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns
+
+    @property
+    def num_rows(self) -> int:
+        return self.columns["row_id"].shape[0]
+
+    def with_columns(self, **columns: Tensor) -> "Batch":
+        """A batch with these columns added or replaced; this one is unchanged."""
+        return replace(self, columns={**self.columns, **columns})
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch with all columns on ``device``; host memory that is pinned is copied without blocking."""
+        moved = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
+        return replace(self, columns=moved)
+
+
+def pad_rows(rows: Sequence[NDArray[np.integer]], *, pad_id: int, prefix: str = "") -> dict[str, Tensor]:
+    """Right-pad id sequences to the longest and derive mask, lengths and flat token indices.
+
+    ``rows``: B one-dimensional integer arrays, none empty. Returns ``input_ids``, ``attention_mask``, ``lengths``
+    and ``token_index`` under ``prefix``, shapes as in the module's table.
+    """
+    lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate(rows)
+    columns = {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "lengths": lengths,
+        "token_index": np.flatnonzero(mask),
+    }
+    return {prefix + name: torch.from_numpy(column) for name, column in columns.items()}
+
+
+def collate(
+    rows: Sequence[NDArray[np.integer]],
+    row_ids: Sequence[int] | NDArray[np.int64],
+    *,
+    pad_id: int,
+    seed: int = 0,
+    epoch: int = 0,
+    step: int = 0,
+) -> Batch:
+    """Rows of token ids to a batch without partners."""
+    columns = pad_rows(rows, pad_id=pad_id)
+    columns["row_id"] = torch.as_tensor(np.asarray(row_ids, dtype=np.int64))
+    return Batch(columns, seed=seed, epoch=epoch, step=step)
+
+
+def add_partners(
+    batch: Batch, partners: Sequence[NDArray[np.integer]], partner_ids: NDArray[np.int64], *, pad_id: int
+) -> Batch:
+    """The batch with a partner for each row, under ``partner_*``; partners are truncated by the caller."""
+    columns = pad_rows(partners, pad_id=pad_id, prefix=PARTNER)
+    columns[PARTNER + "row_id"] = torch.as_tensor(np.asarray(partner_ids, dtype=np.int64))
+    return batch.with_columns(**columns)

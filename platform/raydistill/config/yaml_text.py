@@ -1,0 +1,80 @@
+"""Reading YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
+
+import re
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+_RESOLVERS: list[tuple[str, str, str]] = [
+    ("null", r"~|null|Null|NULL|", "~nN"),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+]
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with the scalars of YAML 1.2 (its core schema) and unique keys."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (the name is PyYAML's)
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key_node, _ in node.value:
+                key = key_node.value
+                if isinstance(key, str) and key in seen and key_node.tag != "tag:yaml.org,2002:merge":
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key!r} is written twice in one mapping", key_node.start_mark
+                    )
+                seen.add(key) if isinstance(key, str) else None
+        return super().construct_mapping(node, deep=deep)
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    return int(text, 16) if text.startswith("0x") else int(text)
+
+
+def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node)).lower()
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+for _tag, _pattern, _first in _RESOLVERS:
+    _empty = [""] if _tag == "null" else []
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, *_empty])
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+def parse(text: str, *, source: str) -> Any:
+    """The value that ``text`` writes; ``source`` names it in errors.
+
+    Raises ValueError, one line with the line number, for a syntax error or a key that is written twice.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        raise ValueError(f"{place}: {error.problem or error.context}; correct the YAML there") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: {' '.join(str(error).split())}; correct the YAML there") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: {error}; correct the YAML there") from None
+
+
+def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
+    """Like ``parse``, for a file that must hold keys and values; raises ValueError for anything else."""
+    value = parse(text, source=source)
+    if not isinstance(value, dict):
+        found = "empty" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"{source} is {found}; write keys and values, such as 'name: my-job'")
+    wrong = [key for key in value if not isinstance(key, str)]
+    if wrong:
+        raise ValueError(f"{source}: the key {wrong[0]!r} is not a word; quote it")
+    return value

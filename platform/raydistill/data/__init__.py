@@ -1,0 +1,1 @@
+"""From rows of a source to micro-batches in a planned order."""

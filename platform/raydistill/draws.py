@@ -1,0 +1,53 @@
+"""Random draws as pure functions of keys.
+
+Every draw of the data path is a hash of what it belongs to (a stream's name, seed, epoch, row id, position),
+never of arrival order, so results do not depend on workers, micro-batches or restarts. The hash is the
+finalizer of SplitMix64 (Steele, Lea and Flood 2014), chained over the keys.
+"""
+
+import zlib
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * _MIX_1
+    state = (state ^ (state >> np.uint64(27))) * _MIX_2
+    return state ^ (state >> np.uint64(31))
+
+
+def hash64(stream: str, *keys: ArrayLike) -> NDArray[np.uint64]:
+    """64 hash bits for each combination of integer keys, broadcast against each other.
+
+    ``stream`` names the purpose, so that two purposes with equal keys draw independently.
+    """
+    with np.errstate(over="ignore"):
+        state = _mix(np.asarray(zlib.crc32(stream.encode()), dtype=np.uint64) + _GAMMA)
+        for key in keys:
+            state = _mix((state ^ np.asarray(key).astype(np.int64).view(np.uint64)) + _GAMMA)
+    return np.asarray(state)
+
+
+def uniform(stream: str, *keys: ArrayLike) -> NDArray[np.float64]:
+    """Uniform float64 in [0, 1), 53 bits, one for each broadcast combination of keys."""
+    return (hash64(stream, *keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def integers(stream: str, *keys: ArrayLike, high: ArrayLike) -> NDArray[np.int64]:
+    """Uniform int64 in [0, high), ``high`` >= 1 broadcast against the keys."""
+    return np.floor(uniform(stream, *keys) * np.asarray(high)).astype(np.int64)
+
+
+def permutation(stream: str, *keys: int, size: int) -> NDArray[np.int64]:
+    """A permutation of ``range(size)`` that depends on the stream and the scalar keys alone."""
+    return np.argsort(hash64(stream, *keys, np.arange(size)), kind="stable").astype(np.int64)
+
+
+def exponential(stream: str, *keys: ArrayLike) -> NDArray[np.float64]:
+    """Exponential(1) float64 > 0; dividing by weights and taking the smallest k samples without replacement."""
+    return -np.log1p(-np.maximum(uniform(stream, *keys), 2.0**-54))

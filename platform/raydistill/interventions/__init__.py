@@ -1,0 +1,1 @@
+"""Interchange interventions: where activations are read and written, and at which positions."""

@@ -1,0 +1,1 @@
+"""Loss terms: tensors and floats in, tensors out."""

@@ -1,0 +1,78 @@
+"""The contract that every method keeps: requirements, denominators, and a loss from a batch."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from raydistill.batch import Batch
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a method needs before any cluster time is spent."""
+
+    min_teachers: int = 0
+    """Fewest teachers the method works with."""
+    max_teachers: int | None = 0
+    """Most teachers, None for any number."""
+    partners: bool = False
+    """Whether each row needs a partner row of the corpus."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks the method can train; empty means all."""
+    equal_widths: bool = False
+    """Whether teacher and student hidden sizes must agree."""
+    equal_vocabularies: bool = False
+    """Whether teacher and student must share one vocabulary."""
+
+
+class Distiller(nn.Module, ABC):
+    """A student, its frozen teachers and the loss between them, as one module that an engine can wrap.
+
+    ``parameters()`` and ``state_dict()`` hold the student under ``student.`` and trainable adapters, never a
+    teacher: teachers are kept in a tuple, which ``nn.Module`` does not register.
+    """
+
+    row_coupled: ClassVar[bool] = False
+    """The loss of a row depends on the other rows of its micro-batch."""
+    zero_at_teacher: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that vanish when the student equals its teacher."""
+
+    def __init__(self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.config = config
+        self.student = student
+        self.teachers = tuple(teachers)
+        for teacher in self.teachers:
+            teacher.requires_grad_(False).eval()
+
+    @classmethod
+    @abstractmethod
+    def requirements(cls, config: Any) -> Requirements:
+        """What this configuration needs; loads nothing."""
+
+    @classmethod
+    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse models that this configuration cannot work with; reads model configurations, loads no weights.
+
+        Raises ValueError naming the key, its value and the remedy.
+        """
+
+    @classmethod
+    def prepare_batch(cls, config: Any, batch: Batch) -> Batch:
+        """Add the columns that the method draws for itself; runs on the CPU in the data tasks."""
+        return batch
+
+    @abstractmethod
+    def denominators(self, batch: Batch) -> dict[str, Tensor]:
+        """Counts of what each term averages over, 0-d float tensors on the batch's device; runs no model."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and the detached, unweighted terms, each a sum over the batch divided by its denominator.
+
+        ``denominators`` are totals over all micro-batches and ranks of the optimizer step, so that the terms of
+        all micro-batches and ranks add up to the terms of the global batch.
+        """

@@ -1,0 +1,1 @@
+"""Loading models, running parts of them, and making students from teachers."""

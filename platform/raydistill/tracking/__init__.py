@@ -1,0 +1,1 @@
+"""Runs, metrics and the model registry; the only importers of MLflow."""
