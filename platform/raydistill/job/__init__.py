@@ -1,0 +1,1 @@
+"""A job: its file, the checks before it starts, and its run."""

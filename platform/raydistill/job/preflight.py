@@ -1,0 +1,78 @@
+"""What can go wrong is found before any cluster time is spent."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raydistill import cluster
+from raydistill.config.errors import UserError, error_lines
+from raydistill.job.load import Job
+from raydistill.job.record import StageRecord, job_folder, stage_records
+from raydistill.stages import _corpora
+from raydistill.stages._base import Forecast
+
+_LEAST_FREE_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One line of the preflight's report."""
+
+    stage: str
+    finished: bool
+    lines: list[str]
+
+
+def check_job(job: Job) -> list[Preview]:
+    """Check every stage against what the stages before it will make, the machine's resources and its disk.
+
+    Fetches small packages and reads model configurations; starts no cluster. Raises UserError, one line a problem.
+    """
+    problems: list[str] = []
+    previews: list[Preview] = []
+    forecasts: dict[str, Forecast] = {}
+    problems += _check_storage(job)
+    records = stage_records(job)
+    for name, stage in job.stages.items():
+        try:
+            cluster.check_resources(job.scaling(stage))
+            forecast = stage.check(job.scaling(stage), forecasts)
+        except ValueError as error:
+            problems += [f"stages.{name}: {line}" for line in error_lines(error)]
+            # What builds on a stage that cannot run would only repeat its problem.
+            break
+        forecasts[name] = _with_facts(forecast, records[name])
+        previews.append(Preview(name, records[name].finished, forecast.lines))
+    if problems:
+        raise UserError(problems)
+    return previews
+
+
+def _with_facts(forecast: Forecast, record: StageRecord) -> Forecast:
+    """A finished corpus's own numbers in place of the forecast."""
+    if forecast.corpus is None or not record.finished:
+        return forecast
+    return replace(forecast, corpus=_corpora.of_folder(record.output))
+
+
+def _check_storage(job: Job) -> list[str]:
+    if "://" in job.config.storage:
+        return [f"storage is {job.config.storage!r}; name a folder that every machine of the cluster sees"]
+    folder = _existing_parent(job_folder(job))
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE_BYTES:
+        return [f"storage is {job.config.storage!r}, where {free / 2**30:.1f} GiB are free; make room for 2 GiB"]
+    return []
+
+
+def _existing_parent(folder: Path) -> Path:
+    return next(parent for parent in [folder, *folder.parents] if parent.is_dir())
+
+
+def report_lines(previews: list[Preview]) -> Mapping[str, list[str]]:
+    """Lines to print, by stage."""
+    return {
+        preview.stage: [*preview.lines, *(["finished before, will be skipped"] if preview.finished else [])]
+        for preview in previews
+    }

@@ -1,0 +1,118 @@
+"""What every stage is: a configuration, what it reads, what it forecasts before running, and a run."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from raydistill.config.sections import ModelRef, ScalingConfig, Section
+from raydistill.tracking.tracker import Tracker
+
+INITIAL = "@initial"
+"""Suffix that names a training stage's student as it was before training."""
+
+
+class StageConfig(Section):
+    """Keys that every stage has."""
+
+    kind: str
+    """Which stage it is: a file name in ``raydistill/stages``."""
+    scaling: ScalingConfig | None = None
+    """Processes of this stage; by default the job's ``scaling``."""
+
+
+@dataclass(frozen=True)
+class CorpusForecast:
+    """What is known of a corpus before or after it is made."""
+
+    task: str
+    vocab_size: int
+    max_length: int
+    rows: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a stage will produce, found out before any stage runs.
+
+    ``models`` maps the suffix of a reference ("" or "@initial") to a transformers configuration.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    corpus: CorpusForecast | None = None
+    models: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a running stage is given: where to write, what earlier stages wrote, and the tracker."""
+
+    job_name: str
+    seed: int
+    scaling: ScalingConfig
+    output: Path
+    outputs: Mapping[str, Path]
+    """Output folder of each earlier stage by name."""
+    summaries: Mapping[str, dict[str, Any]]
+    """What each earlier stage returned, by name."""
+    tracker: Tracker
+    run_key: str
+
+
+class Stage(ABC):
+    """One step of a job; a subclass named ``Stage`` in ``stages/<kind>.py`` with its own ``Config``."""
+
+    Config: ClassVar[type[StageConfig]]
+
+    def __init__(self, name: str, config: Any) -> None:
+        self.name = name
+        self.config = config
+
+    @abstractmethod
+    def references(self) -> dict[str, str]:
+        """Dotted key to the text that may name an earlier stage, for every input."""
+
+    @abstractmethod
+    def check(self, scaling: ScalingConfig, earlier: Mapping[str, Forecast]) -> Forecast:
+        """Find what would fail later and forecast the output; starts no cluster.
+
+        Raises ValueError with one line that names key, value and remedy.
+        """
+
+    @abstractmethod
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Do the work, leave it in ``context.output`` and return a JSON-ready summary.
+
+        An interrupted run is called again with the same folder and continues what it finds there.
+        """
+
+    def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
+        """What the output depends on, as plain data; how many processes made it is left out."""
+        return self.config.model_dump(mode="json", exclude={"scaling"})
+
+    def checkpoints(self) -> list[ModelRef]:
+        """References to models, whose files outside the job are part of the stage's hash."""
+        return []
+
+
+def stage_of(reference: str) -> str:
+    """The stage that a reference names: ``distill@initial`` gives ``distill``."""
+    return reference.removesuffix(INITIAL)
+
+
+def stage_hash(identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Hash of a stage's configuration and of the hashes of its inputs, 16 hexadecimal digits."""
+    content = json.dumps({"identity": identity, "inputs": dict(inputs)}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def model_folder(reference: str, outputs: Mapping[str, Path]) -> Path:
+    """The checkpoint folder that a reference to a training stage, or a plain folder, means once stages have run."""
+    output = outputs.get(stage_of(reference))
+    if output is None:
+        return Path(reference)
+    return output / ("initial" if reference.endswith(INITIAL) else "student")

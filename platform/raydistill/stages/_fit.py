@@ -1,0 +1,157 @@
+"""Whether models, corpus, method and loop of a training fit each other, found out before it starts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydistill.config.sections import ScalingConfig, StudentConfig
+from raydistill.models import checks, layer_selection
+from raydistill.stages import _base, _checkpoints, _corpora
+from raydistill.stages._base import CorpusForecast, Forecast
+
+_BYTES_PER_FLOAT = 4
+_GIB = 2**30
+
+
+def student_layers(config: StudentConfig) -> list[int]:
+    """Teacher blocks that a student made from layers copies."""
+    if config.layers is not None:
+        return list(config.layers)
+    assert config.num_layers is not None
+    return layer_selection.published_layers(config.num_layers)
+
+
+def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Forecast]) -> Forecast:
+    """Forecast the student of a training stage.
+
+    Raises ValueError with one line for the first thing that does not fit.
+    """
+    corpus = _corpora.forecast(config.corpus, earlier)
+    if corpus.task != config.task.name:
+        raise ValueError(f"task is {config.task.name!r}, but corpus {config.corpus!r} is encoded for {corpus.task!r}")
+    teachers = _teachers(config, earlier)
+    _check_requirements(config, teachers)
+    student = _student(config, teachers, earlier)
+    _check_corpus(corpus, student, teachers)
+    config.method.module.Method.check(config.method.config, student, teachers)
+    _check_batches(config, scaling, corpus)
+    return Forecast(
+        lines=_lines(config, scaling, corpus, student, teachers),
+        models={"": student, _base.INITIAL: student},
+    )
+
+
+def _teachers(config: Any, earlier: Mapping[str, Forecast]) -> list[Any]:
+    found = []
+    for position, reference in enumerate(config.teachers):
+        model, folder = _model(f"teachers.{position}", reference, earlier)
+        _check_head(f"teachers.{position}", reference.head, folder, config.task.module.Task.HEAD)
+        found.append(model)
+    return found
+
+
+def _model(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> tuple[Any, Path | None]:
+    try:
+        return _checkpoints.model_config(reference, earlier)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _check_head(key: str, wanted: str, folder: Path | None, head: str) -> None:
+    if folder is None or wanted == "new":
+        return
+    missing = checks.missing_head(folder, head=head)
+    if missing:
+        raise ValueError(
+            f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
+            f"choose one that has it, or write {key}.head: new to start one"
+        )
+
+
+def _check_requirements(config: Any, teachers: list[Any]) -> None:
+    method = config.method
+    needs = method.module.Method.requirements(method.config)
+    most = needs.max_teachers
+    if len(teachers) < needs.min_teachers or (most is not None and len(teachers) > most):
+        wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
+        raise ValueError(f"teachers has {len(teachers)}; method {method.name} takes {wanted}")
+    if needs.tasks and config.task.name not in needs.tasks:
+        raise ValueError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
+
+
+def _student(config: Any, teachers: list[Any], earlier: Mapping[str, Forecast]) -> Any:
+    start = config.student
+    if start.checkpoint is not None:
+        model, folder = _model("student.checkpoint", start.checkpoint, earlier)
+        _check_head("student.checkpoint", start.checkpoint.head, folder, config.task.module.Task.HEAD)
+        return model
+    if not teachers:
+        raise ValueError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
+    layers = student_layers(start) if start.init == "layers" else None
+    if layers is not None:
+        checks.check_layers(layers, teachers[0].num_hidden_layers, key="student.layers")
+    num_layers = len(layers) if layers is not None else start.num_layers or len(start.layers or [])
+    return layer_selection.student_config(teachers[0], architecture=start.architecture, num_layers=num_layers)
+
+
+def _check_corpus(corpus: CorpusForecast, student: Any, teachers: list[Any]) -> None:
+    models = {"student": student, **{f"teachers.{position}": teacher for position, teacher in enumerate(teachers)}}
+    for key, model in models.items():
+        if model.vocab_size < corpus.vocab_size:
+            raise ValueError(
+                f"{key} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
+                "binarize with that model's tokenizer"
+            )
+        if model.max_position_embeddings < corpus.max_length:
+            raise ValueError(
+                f"{key} has {model.max_position_embeddings} positions, the corpus rows of up to {corpus.max_length} "
+                f"tokens; binarize with encoding.max_length={model.max_position_embeddings}"
+            )
+
+
+def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) -> None:
+    training = config.training
+    parts = scaling.num_workers * training.num_micro_batches(scaling.num_workers)
+    if training.batch_size < scaling.num_workers:
+        raise ValueError(
+            f"training.batch_size is {training.batch_size}, fewer rows than the {scaling.num_workers} workers; raise it"
+        )
+    if corpus.rows is not None and corpus.rows < 2 * parts:
+        raise ValueError(
+            f"the corpus has {corpus.rows} rows, too few for optimizer steps of {parts} micro-batches; "
+            "lower training.batch_size"
+        )
+
+
+def _lines(
+    config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student: Any, teachers: list[Any]
+) -> list[str]:
+    training, workers = config.training, scaling.num_workers
+    student_size = checks.num_parameters(student, head=config.task.module.Task.HEAD)
+    lines = [f"student {student.model_type}, {student_size:,} parameters"]
+    memory = student_size * _BYTES_PER_FLOAT * _copies(training.zero_stage, workers)
+    for position, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
+        size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
+        shared = workers if reference.placement == "zero3" else 1
+        memory += size * _BYTES_PER_FLOAT / shared
+        lines.append(f"teacher {position} {teacher.model_type}, {size:,} parameters, {reference.placement}")
+    lines.append(f"about {memory / _GIB:.2f} GiB of weights, gradients and moments a worker, activations besides")
+    lines.append(_steps_line(training, corpus))
+    return lines
+
+
+def _copies(zero_stage: int, workers: int) -> float:
+    """Floats a worker holds for each student parameter: weight, gradient and two moments, sharded by ZeRO stage."""
+    weight = 1 / workers if zero_stage == 3 else 1.0
+    gradient = 1 / workers if zero_stage >= 2 else 1.0
+    moments = 2 / workers if zero_stage >= 1 else 2.0
+    return weight + gradient + moments
+
+
+def _steps_line(training: Any, corpus: CorpusForecast) -> str:
+    if corpus.rows is None or corpus.tokens is None:
+        limit = f", at most {training.max_steps} steps" if training.max_steps else ""
+        return f"{training.num_epochs} epochs of batches of {training.batch_size}{limit}; rows known after binarize"
+    steps = -(-corpus.rows // training.batch_size) * training.num_epochs
+    steps = min(steps, training.max_steps or steps)
+    return f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch, {steps:,} steps of {training.batch_size} rows"

@@ -1,0 +1,130 @@
+"""Train a student: by its task alone, or distilled from teachers."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydistill.config.named import MethodField, TaskField, parser
+from raydistill.config.sections import (
+    ModelRef,
+    OptimizerConfig,
+    ScalingConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+from raydistill.data.corpus import Corpus
+from raydistill.models import layer_selection
+from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
+from raydistill.stages import _base, _checkpoints, _corpora, _fit
+from raydistill.training.spec import TeacherSpec, TrainSpec
+from raydistill.training.trainer import train
+
+
+class Config(_base.StageConfig):
+    """Data, models, method and loop of one training."""
+
+    corpus: str
+    """Name of an earlier binarize stage, or its folder."""
+    task: TaskField = parser("raydistill.tasks")("mlm")
+    """What an example means: the name of a task and its options."""
+    method: MethodField
+    """The loss: the name of a method and its options."""
+    teachers: list[TeacherConfig] = []
+    """Frozen teachers, in the order that the method numbers them."""
+    student: StudentConfig
+    training: TrainingConfig = TrainingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class Stage(_base.Stage):
+    """Leaves the student before training in ``initial`` and after it in ``student``."""
+
+    Config = Config
+    config: Config
+
+    def references(self) -> dict[str, str]:
+        found = {"corpus": self.config.corpus}
+        for position, teacher in enumerate(self.config.teachers):
+            found[f"teachers.{position}"] = teacher.checkpoint or ""
+        if self.config.student.checkpoint is not None:
+            found["student.checkpoint"] = self.config.student.checkpoint.checkpoint or ""
+        return found
+
+    def checkpoints(self) -> list[ModelRef]:
+        start = self.config.student.checkpoint
+        return [*self.config.teachers, *([start] if start is not None else [])]
+
+    def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
+        # Checkpoints hold one worker's share each, so a run continues only with as many workers.
+        return {**super().identity(scaling), "num_workers": scaling.num_workers}
+
+    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+        return _fit.check_training(self.config, scaling, earlier)
+
+    def run(self, context: _base.StageContext) -> dict[str, Any]:
+        teachers = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
+        initial = context.output / "initial"
+        if not initial.is_dir():
+            self._write_initial(initial, teachers, context)
+        spec = TrainSpec(
+            name=self.name,
+            corpus=_corpora.folder(self.config.corpus, context.outputs, _corpora.TRAIN),
+            held_out=_corpora.folder(self.config.corpus, context.outputs, _corpora.HELD_OUT),
+            student=str(initial),
+            freeze_position_embeddings=self._freezes_positions,
+            teachers=[
+                TeacherSpec(folder=str(folder), placement=teacher.placement)
+                for folder, teacher in zip(teachers, self.config.teachers, strict=True)
+            ],
+            task=self.config.task,
+            method=self.config.method,
+            training=self.config.training,
+            optimizer=self.config.optimizer,
+            scaling=context.scaling,
+            seed=context.seed,
+        )
+        result = train(spec, str(context.output), context.tracker, context.run_key)
+        return {"student": result.student, "metrics": result.metrics, "lineage": self._lineage(spec)}
+
+    @property
+    def _freezes_positions(self) -> bool:
+        """A student that is made here keeps its positions; one that continues a checkpoint trains them."""
+        return self.config.student.init != "checkpoint" and self.config.student.freeze_position_embeddings
+
+    def _write_initial(self, folder: Path, teachers: list[Path], context: _base.StageContext) -> None:
+        """Build the student and save it with the corpus's tokenizer, in one rename."""
+        config, head = self.config.student, self.config.task.module.Task.HEAD
+        if config.checkpoint is not None:
+            source = _checkpoints.resolve(config.checkpoint, context.outputs)
+            student = load_model(source, head=head, allow_new_head=config.checkpoint.head == "new")
+        elif config.init == "layers":
+            teacher = load_model(teachers[0], head=head, allow_new_head=self.config.teachers[0].head == "new")
+            student = layer_selection.student_from_layers(
+                teacher,
+                architecture=config.architecture,
+                layers=_fit.student_layers(config),
+                vocab_transform=config.vocab_transform,
+                seed=context.seed,
+            )
+        else:
+            student = layer_selection.random_student(
+                load_config(teachers[0]),
+                architecture=config.architecture,
+                num_layers=config.num_layers or len(config.layers or []),
+                seed=context.seed,
+            )
+        corpus = Corpus.open(_corpora.folder(self.config.corpus, context.outputs, _corpora.TRAIN))
+        temporary = folder.with_name(".initial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        save_model(student, load_tokenizer(corpus.tokenizer_folder), temporary)
+        temporary.rename(folder)
+
+    def _lineage(self, spec: TrainSpec) -> dict[str, str]:
+        teachers = ", ".join(_checkpoints.describe(teacher) for teacher in self.config.teachers)
+        return {
+            "method": self.config.method.name,
+            "teacher": teachers or "none",
+            "corpus_hash": Corpus.open(spec.corpus).hash,
+        }
