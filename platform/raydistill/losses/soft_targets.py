@@ -1,0 +1,37 @@
+"""Losses between two vocabulary or class distributions, one value a row."""
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from raydistill.losses.reduction import widen
+
+
+def _check_shapes(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student_logits have shape {tuple(student_logits.shape)}, teacher_logits {tuple(teacher_logits.shape)}; "
+            "both must have the same rows and classes"
+        )
+
+
+def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """KL(teacher || student) of tempered distributions, times temperature squared.
+
+    Shapes: (..., classes) each; returns (...), in nats. Source: Hinton et al. 2015, sec. 2.
+    Raises ValueError if the shapes differ or temperature <= 0.
+    """
+    _check_shapes(student_logits, teacher_logits)
+    if temperature <= 0:
+        raise ValueError(f"temperature is {temperature}; it must be positive")
+    student = log_softmax(widen(student_logits) / temperature, dim=-1)
+    teacher = log_softmax(widen(teacher_logits) / temperature, dim=-1)
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=-1)
+
+
+def squared_error(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Sum over classes of the squared difference of raw logits.
+
+    Shapes: (..., classes) each; returns (...). Raises ValueError if the shapes differ.
+    """
+    _check_shapes(student_logits, teacher_logits)
+    return (widen(student_logits) - widen(teacher_logits)).square().sum(dim=-1)
