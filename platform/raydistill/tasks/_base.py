@@ -1,0 +1,47 @@
+"""The contract that every task keeps: which head, how a batch becomes inputs and targets."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydistill.batch import Batch
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a task knows of the tokenizer and the corpus."""
+
+    vocab_size: int
+    special_ids: Mapping[str, int]
+    """Ids by role: pad, unk, cls, sep, mask, as far as the tokenizer has them."""
+    all_special_ids: tuple[int, ...]
+    """Ids that are never targets."""
+    max_length: int
+    """Longest row, special tokens included."""
+    token_counts: NDArray[np.int64] | None = field(default=None, compare=False)
+    """Occurrences of each id in the corpus, (vocab_size,)."""
+
+    def special_id(self, role: str) -> int:
+        """Id of a role; raises ValueError when the tokenizer has no such token."""
+        if role not in self.special_ids:
+            raise ValueError(f"the tokenizer has no {role} token; it has: {', '.join(sorted(self.special_ids))}")
+        return self.special_ids[role]
+
+
+class TaskBase(ABC):
+    """A task; its module names the subclass ``Task`` and has ``Config``, ``EncodeConfig`` and ``encode`` beside it."""
+
+    HEAD: ClassVar[str]
+    """Head that models need for the task."""
+
+    def __init__(self, config: Any, encoding: Encoding) -> None:
+        self.config = config
+        self.encoding = encoding
+
+    @abstractmethod
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Write inputs and targets; a function of the rows, their ids, the seed and the epoch alone."""
