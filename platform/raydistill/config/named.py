@@ -17,17 +17,19 @@ class NamedIn:
     """Marks a field whose value is a name of a module in ``package`` and that module's options."""
 
     package: str
+    attribute: str = "Config"
+    """The module's dataclass of options."""
 
     def config_type(self, name: str) -> type:
-        """The ``Config`` of module ``name``; raises ValueError when there is none."""
-        config_type: type = discovery.load(self.package, name).Config
+        """The dataclass of options of module ``name``; raises ValueError when there is none."""
+        config_type: type = getattr(discovery.load(self.package, name), self.attribute)
         assert dataclasses.is_dataclass(config_type)
         return config_type
 
 
 @dataclass(frozen=True)
 class Named:
-    """A module found by name and its validated ``Config``."""
+    """A module found by name and its validated options."""
 
     package: str
     name: str
@@ -42,14 +44,14 @@ class Named:
         return {"name": self.name, **TypeAdapter(type(self.config)).dump_python(self.config, mode="json")}
 
 
-def parser(package: str) -> Callable[[Any], Named]:
+def parser(package: str, attribute: str = "Config") -> Callable[[Any], Named]:
     """A function from ``{"name": ..., **options}`` (or the bare name) to a ``Named``.
 
     It raises ValueError for what is no such section, an unknown name included, and pydantic's ValidationError
-    for options that the module's ``Config`` (a frozen dataclass) does not have or take.
+    for options that the module's ``attribute`` (a frozen dataclass) does not have or take.
     """
     kind = package.rpartition(".")[2].removesuffix("s")
-    folder = NamedIn(package)
+    folder = NamedIn(package, attribute)
 
     def parse(value: Any) -> Named:
         if isinstance(value, Named):
@@ -74,11 +76,12 @@ def parser(package: str) -> Callable[[Any], Named]:
     return parse
 
 
-def _field(package: str) -> Any:
+def _field(package: str, attribute: str = "Config") -> Any:
     dump = PlainSerializer(lambda named: named.dump())
-    return Annotated[Any, NamedIn(package), BeforeValidator(parser(package)), dump]
+    return Annotated[Any, NamedIn(package, attribute), BeforeValidator(parser(package, attribute)), dump]
 
 
 MethodField = _field("raydistill.methods")
 TaskField = _field("raydistill.tasks")
+EncodingField = _field("raydistill.tasks", "EncodeConfig")
 SourceField = _field("raydistill.data.sources")
