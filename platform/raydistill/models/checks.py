@@ -1,0 +1,53 @@
+"""What can be told of models from their configurations and file headers, before any weight is loaded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForMaskedLM
+
+from raydistill.models.load import load_config
+
+_HEAD_TENSORS = {
+    ("masked_lm", "bert"): ("cls.predictions.transform.dense.weight", "cls.predictions.bias"),
+    ("masked_lm", "distilbert"): ("vocab_transform.weight", "vocab_projector.bias"),
+}
+
+
+def missing_head(folder: str | Path, *, head: str) -> list[str]:
+    """Tensors of the named head that a checkpoint folder lacks, read from its safetensors headers.
+
+    Raises ValueError for a folder without safetensors files or a family without that head.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{str(folder)!r} has no .safetensors file; convert the checkpoint to safetensors first")
+    family = load_config(folder).model_type
+    if (head, family) not in _HEAD_TENSORS:
+        families = ", ".join(sorted(name for kind, name in _HEAD_TENSORS if kind == head))
+        raise ValueError(f"{str(folder)!r} is a {family} model; a {head} head works with: {families}")
+    present: set[str] = set()
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            present.update(tensors.keys())
+    return [name for name in _HEAD_TENSORS[head, family] if name not in present]
+
+
+def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
+    """Raise ValueError when ``layers``, the value of ``key``, names a block that a model of ``num_layers`` lacks."""
+    if not layers:
+        raise ValueError(f"{key} is empty; name at least one block")
+    for layer in layers:
+        if not 0 <= layer < num_layers:
+            raise ValueError(f"{key} has {layer}; the teacher has blocks 0 to {num_layers - 1}")
+
+
+def num_parameters(config: Any, *, head: str) -> int:
+    """Parameters of a model with this configuration and head, tied ones once; allocates none."""
+    assert head == "masked_lm", head
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(config)
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())

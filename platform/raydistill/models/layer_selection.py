@@ -1,0 +1,160 @@
+"""Students made from a teacher: its embeddings, chosen blocks and head, in the student's own architecture.
+
+Source: the published ``extract_distilbert.py`` of DistilBERT and Causal-Distill.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+
+_UP_TO_6 = (0, 2, 4, 7, 9, 11)
+_UP_TO_9 = (0, 2, 3, 4, 7, 8, 9, 10, 11)
+
+_BLOCK_NAMES = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+_SHARED_NAMES = {
+    "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
+    "bert.embeddings.position_embeddings.weight": "distilbert.embeddings.position_embeddings.weight",
+    "bert.embeddings.LayerNorm.weight": "distilbert.embeddings.LayerNorm.weight",
+    "bert.embeddings.LayerNorm.bias": "distilbert.embeddings.LayerNorm.bias",
+    "cls.predictions.bias": "vocab_projector.bias",
+}
+_TRANSFORM_NAMES = {
+    "cls.predictions.transform.dense": "vocab_transform",
+    "cls.predictions.transform.LayerNorm": "vocab_layer_norm",
+}
+
+
+def published_layers(num_layers: int) -> list[int]:
+    """Blocks of a 12-layer teacher that a student of 1 to 9 layers copies, as published.
+
+    Three layers are 0, 2 and 4, not spread over the depth. Raises ValueError for more than 9.
+    """
+    if not 1 <= num_layers <= len(_UP_TO_9):
+        raise ValueError(f"num_layers is {num_layers}; published lists have 1 to 9 blocks, give layers instead")
+    return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
+
+
+def student_config(teacher: Any, *, architecture: str, num_layers: int) -> Any:
+    """Configuration of a student with a BERT teacher's sizes and ``num_layers`` blocks.
+
+    Raises ValueError for a teacher of another family or an unknown architecture.
+    """
+    if teacher.model_type not in ("bert", "distilbert") or (teacher.model_type, architecture) == ("distilbert", "bert"):
+        raise ValueError(f"student.architecture is {architecture!r}, but the teacher is a {teacher.model_type}")
+    if architecture == teacher.model_type:
+        values = {**teacher.to_dict(), "num_hidden_layers" if architecture == "bert" else "n_layers": num_layers}
+        return type(teacher)(**values)
+    if architecture != "distilbert":
+        raise ValueError(f"student.architecture is {architecture!r}; choices: bert, distilbert")
+    return DistilBertConfig(
+        vocab_size=teacher.vocab_size,
+        max_position_embeddings=teacher.max_position_embeddings,
+        sinusoidal_pos_embds=True,
+        n_layers=num_layers,
+        n_heads=teacher.num_attention_heads,
+        dim=teacher.hidden_size,
+        hidden_dim=teacher.intermediate_size,
+        dropout=0.1,
+        attention_dropout=0.1,
+        activation=teacher.hidden_act,
+        initializer_range=0.02,
+        pad_token_id=teacher.pad_token_id,
+    )
+
+
+def random_student(teacher: Any, *, architecture: str, num_layers: int, seed: int) -> nn.Module:
+    """A fresh student with the sizes of a teacher's configuration; DistilBERT's positions are sinusoids."""
+    config = student_config(teacher, architecture=architecture, num_layers=num_layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = (BertForMaskedLM if isinstance(config, BertConfig) else DistilBertForMaskedLM)(config)
+    if isinstance(model, DistilBertForMaskedLM):
+        positions = model.distilbert.embeddings.position_embeddings
+        with torch.no_grad():
+            positions.weight.copy_(sinusoids(*positions.weight.shape))
+    return model
+
+
+def sinusoids(num_positions: int, width: int) -> Tensor:
+    """Sinusoidal position embeddings (positions, width), sines at even and cosines at odd columns.
+
+    Source: Vaswani et al. 2017, sec. 3.5.
+    """
+    columns = torch.arange(width, dtype=torch.float64)
+    frequencies = 10000.0 ** (-2 * (columns // 2) / width)
+    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
+    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()
+
+
+def student_from_layers(
+    teacher: nn.Module, *, architecture: str, layers: Sequence[int], vocab_transform: bool, seed: int = 0
+) -> nn.Module:
+    """A student with the teacher's embeddings, the blocks ``layers`` of it, and its vocabulary projection.
+
+    DistilBERT has no token types: the teacher's are dropped. Without ``vocab_transform`` the transform of a
+    DistilBERT student's head starts fresh, as published; a student of the teacher's family copies the whole head.
+    Deviation: none in the values; a fresh transform is drawn from ``seed``.
+    """
+    config: Any = teacher.config
+    for layer in layers:
+        if not 0 <= layer < config.num_hidden_layers:
+            raise ValueError(f"layers has {layer}; the teacher has blocks 0 to {config.num_hidden_layers - 1}")
+    student = random_student(config, architecture=architecture, num_layers=len(layers), seed=seed)
+    if architecture == config.model_type:
+        state = _same_family_state(teacher, layers)
+    else:
+        state = _distilbert_state(teacher, layers, vocab_transform=vocab_transform)
+    loaded = student.load_state_dict(state, strict=False)
+    assert not loaded.unexpected_keys, loaded.unexpected_keys
+    student.tie_weights()  # type: ignore[operator]
+    return student
+
+
+def _same_family_state(teacher: nn.Module, layers: Sequence[int]) -> dict[str, Tensor]:
+    """The teacher's tensors with its blocks renumbered."""
+    prefix = {"bert": "bert.encoder.layer.", "distilbert": "distilbert.transformer.layer."}[teacher.config.model_type]  # type: ignore[union-attr, index]
+    tensors = teacher.state_dict()
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    for position, layer in enumerate(layers):
+        source = f"{prefix}{layer}."
+        for name, tensor in tensors.items():
+            if name.startswith(source):
+                state[f"{prefix}{position}.{name.removeprefix(source)}"] = tensor
+    return state
+
+
+def _distilbert_state(teacher: nn.Module, layers: Sequence[int], *, vocab_transform: bool) -> dict[str, Tensor]:
+    """BERT's tensors under DistilBERT's names."""
+    tensors = teacher.state_dict()
+    state = {new: tensors[old] for old, new in _SHARED_NAMES.items()}
+    modules = {
+        f"bert.encoder.layer.{layer}.{old}": f"distilbert.transformer.layer.{position}.{new}"
+        for position, layer in enumerate(layers)
+        for old, new in _BLOCK_NAMES.items()
+    }
+    if vocab_transform:
+        modules |= _TRANSFORM_NAMES
+    for old, new in modules.items():
+        for kind in ("weight", "bias"):
+            state[f"{new}.{kind}"] = tensors[f"{old}.{kind}"]
+    state["vocab_projector.weight"] = tensors["cls.predictions.decoder.weight"]
+    return state
+
+
+def freeze_position_embeddings(model: nn.Module) -> None:
+    """Take position embeddings out of training; call it again after loading, which forgets it."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("position_embeddings.weight"):
+            parameter.requires_grad_(False)
