@@ -1,0 +1,172 @@
+"""What every method keeps, over all methods found; a new method adds its configurations to ``CASES``."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+
+from raydistill import discovery
+from raydistill.optim.parameter_groups import parameter_groups
+from toy_models import (
+    largest_difference,
+    pad_further,
+    parameter_gradients,
+    toy_batch,
+    toy_bert,
+    toy_distilbert,
+)
+
+PACKAGE = "raydistill.methods"
+SITES = {
+    "interchange_variable_mappings": [
+        {"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:1"]},
+        {"teacher_variable_names": ["$L:[0:2]$H:1$[2:6]"], "student_variable_names": ["$L:[0:2]$H:1$[2:6]"]},
+    ]
+}
+CASES = {
+    "finetune": [{}],
+    "causal": [
+        {"mapping": SITES},
+        {"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1},
+        {"alpha_causal_ce": 0.0},
+    ],
+}
+PARAMETERS = [pytest.param(name, options, id=f"{name}-{n}") for name in CASES for n, options in enumerate(CASES[name])]
+every_method = pytest.mark.parametrize(("name", "options"), PARAMETERS)
+
+
+def build(name, options, *, student=None):
+    """A method with a student of 3 blocks and as many teachers, of 4 blocks, as it needs."""
+    module = discovery.load(PACKAGE, name)
+    config = module.Config(**options)
+    needed = module.Method.requirements(config)
+    teachers = [toy_bert(4, seed=10 + number) for number in range(needed.min_teachers)]
+    return module.Method(config, student or toy_distilbert(3), teachers)
+
+
+def prepared(method, **keys):
+    return method.prepare_batch(method.config, toy_batch(**keys))
+
+
+def evaluate(method, batch, denominators=None):
+    return method(batch, denominators or method.denominators(batch))
+
+
+def test_every_method_has_cases():
+    assert sorted(CASES) == discovery.names(PACKAGE)
+
+
+@every_method
+def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options):
+    method = build(name, options)
+    batch = prepared(method)
+    loss, terms = evaluate(method, batch)
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    assert terms.keys() == method.denominators(batch).keys()
+    assert all(term.shape == () and torch.isfinite(term) and not term.requires_grad for term in terms.values())
+
+
+@every_method
+def test_gradient_reaches_every_student_parameter_and_no_teacher(name, options):
+    method = build(name, options)
+    evaluate(method, prepared(method))[0].backward()
+    assert [key for key, parameter in method.student.named_parameters() if parameter.grad is None] == []
+    assert sum(parameter.grad.abs().sum() for parameter in method.student.parameters()) > 0
+    for teacher in method.teachers:
+        assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
+
+
+@every_method
+def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, options):
+    method = build(name, options).train()
+    held = {id(parameter) for parameter in method.parameters()}
+    assert all(id(parameter) not in held for teacher in method.teachers for parameter in teacher.parameters())
+    assert all(key.startswith("student.") for key in method.state_dict())
+    assert not any(module.training for teacher in method.teachers for module in teacher.modules())
+
+
+@every_method
+def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(name, options):
+    method = build(name, options)
+    next(method.student.parameters()).requires_grad_(False)
+    grouped = [id(parameter) for group in parameter_groups(method, weight_decay=0.1) for parameter in group["params"]]
+    trainable = [id(parameter) for parameter in method.parameters() if parameter.requires_grad]
+    assert sorted(grouped) == sorted(trainable)
+
+
+@every_method
+def test_a_seed_repeats_the_loss(name, options):
+    method = build(name, options, student=toy_distilbert(3, dropout=0.2))
+    losses = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        losses.append(evaluate(method, prepared(method, step=5))[0].item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@every_method
+def test_twenty_steps_on_one_batch_lower_the_loss(name, options):
+    method = build(name, options)
+    batch = prepared(method)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss, _ = evaluate(method, batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@every_method
+def test_a_batch_of_one_row_has_a_finite_loss(name, options):
+    method = build(name, options)
+    loss, _ = evaluate(method, prepared(method, rows=[2]))
+    assert torch.isfinite(loss)
+
+
+@every_method
+def test_padding_changes_nothing(name, options):
+    method = build(name, options)
+    batch = prepared(method)
+    padded = pad_further(batch, 5)
+    results = [evaluate(method, candidate) for candidate in (batch, padded)]
+    assert abs(results[0][0] - results[1][0]) < 1e-11
+    gradients = [parameter_gradients(loss, method) for loss, _ in results]
+    assert largest_difference(*gradients) < 1e-10
+
+
+@every_method
+def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, options):
+    method = build(name, options)
+    if not method.teachers:
+        pytest.skip("the method has no teacher")
+    student = copy.deepcopy(method.teachers[0]).requires_grad_(True).train()
+    method = type(method)(method.config, student, method.teachers)
+    for step in range(4):
+        _, terms = evaluate(method, prepared(method, step=step))
+        vanishing = {key: term.item() for key, term in terms.items() if key in method.zero_at_teacher}
+        assert vanishing
+        assert max(abs(term) for term in vanishing.values()) < 1e-11
+    different = build(name, options)
+    _, terms = evaluate(different, prepared(different))
+    assert min(terms[key].item() for key in vanishing) > 1e-3
+
+
+@every_method
+@pytest.mark.parametrize("sizes", [(3, 3), (1, 2, 3)])
+def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, sizes):
+    method = build(name, options)
+    if method.row_coupled:
+        pytest.skip("the unit of a row-coupled method is the micro-batch")
+    whole = prepared(method)
+    totals = method.denominators(whole)
+    expected = parameter_gradients(evaluate(method, whole, totals)[0], method)
+    bounds = [sum(sizes[:part]) for part in range(len(sizes) + 1)]
+    parts = [prepared(method, rows=range(*bound)) for bound in pairwise(bounds)]
+    assert {key: sum(method.denominators(part)[key] for part in parts) for key in totals} == totals
+    loss = sum(evaluate(method, part, totals)[0] for part in parts)
+    assert largest_difference(parameter_gradients(loss, method), expected) < 1e-10
