@@ -21,7 +21,7 @@ Projection = tuple[Tensor, Tensor | None]
 TERMS = ("kl", "ce", "mse")
 """Names of the losses: KL to the teacher, cross-entropy with the labels, squared error of the logits."""
 
-DEFAULT_CHUNK_ROWS = 512
+DEFAULT_CHUNK_ROWS = 256
 
 
 def vocabulary_losses(
