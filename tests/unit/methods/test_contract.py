@@ -170,3 +170,17 @@ def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, si
     assert {key: sum(method.denominators(part)[key] for part in parts) for key in totals} == totals
     loss = sum(evaluate(method, part, totals)[0] for part in parts)
     assert largest_difference(parameter_gradients(loss, method), expected) < 1e-10
+
+
+@every_method
+def test_a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(name, options):
+    method = build(name, options)
+    batch = prepared(method)
+    # Tensors on "meta" have shapes and no values: item(), nonzero() and boolean indexing fail on them.
+    method.student.to("meta")
+    for teacher in method.teachers:
+        teacher.to("meta")
+    loss, _ = evaluate(method, batch.to("meta"))
+    loss.backward()
+    with pytest.raises(RuntimeError, match="meta"):
+        loss.item()
