@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
-from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError, list_all_errors
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from raydistill.discovery import unknown_choice
 
 _EXTRA_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-_STANDARD_TYPES = frozenset(str(entry["type"]) for entry in list_all_errors())
+_STANDARD_TYPES = frozenset(get_args(ErrorType))
 _LONGEST_VALUE = 60
 
 
