@@ -3,8 +3,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from raydistill.interventions.sites import draw, load_mapping
+from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.methods.causal import Config, Method, labels_first
 from reference import six_pass
 from toy_models import (
@@ -275,37 +278,30 @@ def test_labels_first_puts_labelled_tokens_before_the_others_and_keeps_all():
     assert sorted(index.tolist()) == batch["token_index"].tolist()
 
 
+class Shapes(TorchDispatchMode):
+    """Records the shape of every tensor made in its scope."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen.extend(made.shape for made in tree_leaves(result) if isinstance(made, torch.Tensor))
+        return result
+
+
 def test_no_tensor_of_all_positions_by_vocabulary_is_made(monkeypatch):
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    import raydistill.losses.chunked_head as chunked_head
-
-    seen = []
-
-    class Shapes(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            result = func(*args, **(kwargs or {}))
-            seen.extend(
-                made.shape for made in torch.utils._pytree.tree_leaves(result) if isinstance(made, torch.Tensor)
-            )
-            return result
-
+    monkeypatch.setitem(vocabulary_losses.__kwdefaults__, "chunk_rows", 8)
     settings, student, teacher = config(), toy_distilbert(3), toy_bert(4)
-    vocabulary = student.config.vocab_size
-    monkeypatch.setattr(
-        chunked_head.vocabulary_losses,
-        "__kwdefaults__",
-        {
-            **chunked_head.vocabulary_losses.__kwdefaults__,
-            "chunk_rows": 8,
-        },
-    )
     method, batch = method_and_batch(settings, student, teacher)
-    with Shapes():
+    with Shapes() as shapes:
         method(batch, method.denominators(batch))[0].backward()
-    rows = {shape[:-1].numel() for shape in seen if len(shape) > 1 and shape[-1] == vocabulary}
-    assert max(rows) <= 16
-    assert batch["token_index"].numel() > 16
+    vocabulary, width = student.config.vocab_size, student.config.hidden_size
+    rows = {shape[:-1].numel() for shape in shapes.seen if len(shape) > 1 and shape[-1] == vocabulary}
+    # The transposed weight of the head has the vocabulary last, and the model's width before it.
+    assert max(rows - {width}) == 8
+    assert batch["token_index"].numel() > 64
 
 
 def test_padding_changes_no_gradient():
