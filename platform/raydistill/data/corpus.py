@@ -1,0 +1,238 @@
+"""An encoded corpus: Parquet shards, a file of lengths, and a manifest that makes it a corpus.
+
+A corpus folder holds::
+
+    manifest.json              what follows, and the SHA-256 of each file; written last
+    lengths.npy                length of each row, int32
+    token_counts.npy           occurrences of each vocabulary id, int64
+    shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32
+    tokenizer/                 the tokenizer's own files, so that the corpus can be used alone
+"""
+
+import hashlib
+import io
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raydistill.data.storage import Folder, join
+from raydistill.tasks._base import Encoding
+
+MANIFEST = "manifest.json"
+LENGTHS = "lengths.npy"
+TOKEN_COUNTS = "token_counts.npy"
+TOKENIZER = "tokenizer"
+FORMAT_VERSION = 1
+_CACHE_BYTES = 64_000_000
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ShardInfo(_Record):
+    """One Parquet file of a corpus."""
+
+    file: str
+    rows: int
+    sha256: str
+
+
+class TokenizerInfo(_Record):
+    """What tasks and checks need to know of the tokenizer that made the ids."""
+
+    hash: str
+    vocab_size: int
+    special_ids: dict[str, int]
+    """Ids of the roles pad, unk, cls, sep, mask, as far as the tokenizer has them."""
+    all_special_ids: list[int]
+    max_length: int
+    """Longest row, special tokens included."""
+    files: dict[str, str]
+    """SHA-256 of each file in the folder ``tokenizer/``."""
+
+
+class Manifest(_Record):
+    """The table of contents of a corpus; a folder without one is not a corpus."""
+
+    version: int
+    rows: int
+    tokens: int
+    dtype: str
+    """Type of the ids, ``uint16`` or ``int32``."""
+    row_group_rows: int
+    """Rows of every row group but the last of a shard."""
+    shards: list[ShardInfo]
+    files: dict[str, str]
+    """SHA-256 of the lengths and of the token counts."""
+    tokenizer: TokenizerInfo
+    encoding: dict[str, Any]
+    """Task and options that encoded the texts."""
+    source: dict[str, Any]
+    """Section of the source the texts came from."""
+    fingerprints: dict[str, str]
+    """What identifies each item that was read, by the item's name."""
+    split: dict[str, Any]
+    """Which part of the source's rows this corpus holds."""
+
+
+def tokenizer_info(tokenizer: Any, *, max_length: int, files: Mapping[str, str]) -> TokenizerInfo:
+    """Describe a fast tokenizer; ``files`` maps the names of its saved files to their SHA-256."""
+    roles = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "unk", "cls", "sep", "mask")}
+    return TokenizerInfo(
+        hash=tokenizer_hash(tokenizer),
+        vocab_size=len(tokenizer),
+        special_ids={role: int(token) for role, token in roles.items() if token is not None},
+        all_special_ids=sorted(int(token) for token in tokenizer.all_special_ids),
+        max_length=max_length,
+        files=dict(files),
+    )
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """SHA-256 of what a fast tokenizer does to text: its pipeline, vocabulary and special tokens.
+
+    Settings of padding and truncation are left out, since every caller gives its own.
+    """
+    pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
+    pipeline.pop("padding", None)
+    pipeline.pop("truncation", None)
+    content = {"pipeline": pipeline, "special": sorted(map(str, tokenizer.all_special_tokens))}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Corpus:
+    """A finished corpus, opened for reading; rows are numbered from 0 in the order of the shards."""
+
+    def __init__(self, uri: str, manifest: Manifest, *, manifest_sha256: str) -> None:
+        self.uri = uri
+        self.manifest = manifest
+        self.hash = manifest_sha256
+        """SHA-256 of the manifest, which covers every other file."""
+        self._folder = Folder(uri)
+        sizes = [shard.rows for shard in manifest.shards]
+        self.shard_offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        """First row of each shard, and the number of rows at the end."""
+        self._groups: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[Any]]] = OrderedDict()
+        self._cached_bytes = 0
+
+    @classmethod
+    def open(cls, uri: str) -> "Corpus":
+        """Read a corpus's manifest; raises ValueError when ``uri`` holds no finished corpus of this version."""
+        folder = Folder(uri)
+        if not folder.exists(MANIFEST):
+            raise ValueError(f"corpus {uri!r} has no {MANIFEST}; give the folder of a finished binarize stage")
+        content = folder.read_bytes(MANIFEST)
+        try:
+            manifest = Manifest.model_validate_json(content)
+        except ValidationError as error:
+            found = error.errors()[0]
+            place = ".".join(map(str, found["loc"])) or MANIFEST
+            raise ValueError(f"corpus {uri!r}: {place}: {found['msg']}; binarize it again") from None
+        if manifest.version != FORMAT_VERSION:
+            raise ValueError(
+                f"corpus {uri!r} has format version {manifest.version}, this program reads {FORMAT_VERSION}; "
+                "binarize it again"
+            )
+        return cls(uri, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def tokenizer_uri(self) -> str:
+        """Folder with the files of the tokenizer that made the ids."""
+        return join(self.uri, TOKENIZER)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Length of each row, special tokens included."""
+        path = self._folder.full_path(LENGTHS)
+        if self._folder.is_local:
+            mapped: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return mapped
+        return self._array(LENGTHS)
+
+    @cached_property
+    def token_counts(self) -> NDArray[np.int64]:
+        """How often each vocabulary id occurs, special tokens included."""
+        return self._array(TOKEN_COUNTS)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """What a task needs to know of the tokenizer and the corpus."""
+        tokenizer = self.manifest.tokenizer
+        return Encoding(
+            vocab_size=tokenizer.vocab_size,
+            special_ids=dict(tokenizer.special_ids),
+            all_special_ids=tuple(tokenizer.all_special_ids),
+            max_length=tokenizer.max_length,
+            token_counts=self.token_counts,
+        )
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills short rows: the tokenizer's pad, or its unk token where it has none."""
+        ids = self.manifest.tokenizer.special_ids
+        return ids.get("pad", ids.get("unk", 0))
+
+    def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
+        """The token ids of these rows, in the order asked for.
+
+        Only the row groups that hold them are read; the last ones read stay in memory, up to 64 MB.
+        """
+        indices = np.asarray(rows, dtype=np.int64)
+        shards = np.searchsorted(self.shard_offsets, indices, side="right") - 1
+        within = indices - self.shard_offsets[shards]
+        groups = within // self.manifest.row_group_rows
+        result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(indices)
+        for place in np.lexsort((within, groups, shards)):
+            values, offsets = self._row_group(int(shards[place]), int(groups[place]))
+            row = int(within[place] % self.manifest.row_group_rows)
+            result[place] = values[offsets[row] : offsets[row + 1]]
+        return result
+
+    def _row_group(self, shard: int, group: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        key = (shard, group)
+        if key not in self._groups:
+            with self._folder.open_input(self.manifest.shards[shard].file) as stream:
+                table = pq.ParquetFile(stream).read_row_group(group, columns=["input_ids"])
+            column = table.column("input_ids").combine_chunks()
+            column = column.chunk(0) if hasattr(column, "chunk") else column
+            loaded = (column.values.to_numpy(), column.offsets.to_numpy())
+            self._groups[key] = loaded
+            self._cached_bytes += sum(array.nbytes for array in loaded)
+            while self._cached_bytes > _CACHE_BYTES and len(self._groups) > 1:
+                _, dropped = self._groups.popitem(last=False)
+                self._cached_bytes -= sum(array.nbytes for array in dropped)
+        self._groups.move_to_end(key)
+        return self._groups[key]
+
+    def _array(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(io.BytesIO(self._folder.read_bytes(name)), allow_pickle=False)
+        return array
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
+        shards = {shard.file: shard.sha256 for shard in self.manifest.shards}
+        tokenizer = {f"{TOKENIZER}/{name}": digest for name, digest in self.manifest.tokenizer.files.items()}
+        for name, expected in {**self.manifest.files, **tokenizer, **shards}.items():
+            found = hashlib.sha256(self._folder.read_bytes(name)).hexdigest()
+            if found != expected:
+                raise ValueError(f"corpus {self.uri!r}: {name} has SHA-256 {found}, its manifest says {expected}")
+
+
+@lru_cache(maxsize=4)
+def open_cached(uri: str, corpus_hash: str) -> Corpus:
+    """A corpus opened once in a process; raises ValueError if its hash is not ``corpus_hash``."""
+    corpus = Corpus.open(uri)
+    if corpus.hash != corpus_hash:
+        raise ValueError(f"corpus {uri!r} changed: its hash is {corpus.hash}, expected {corpus_hash}")
+    return corpus

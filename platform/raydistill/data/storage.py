@@ -1,0 +1,120 @@
+"""Files under a local path or any URI that pyarrow.fs or fsspec opens."""
+
+import hashlib
+import os
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+import fsspec
+import pyarrow as pa
+from pyarrow import fs as arrow_fs
+
+
+class HashingStream:
+    """A binary output stream that counts and hashes (SHA-256) what is written through it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._hash = hashlib.sha256()
+        self._position = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        """Write bytes or a buffer; returns their number."""
+        view = memoryview(data).cast("B")
+        self._stream.write(view)
+        self._hash.update(view)
+        self._position += len(view)
+        return len(view)
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._position
+
+    def flush(self) -> None:
+        """Hand over what the stream below buffers."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the stream below; further calls do nothing."""
+        if not self.closed:
+            self.closed = True
+            self._stream.close()
+
+    def hexdigest(self) -> str:
+        """SHA-256 of everything written."""
+        return self._hash.hexdigest()
+
+
+class Folder:
+    """A folder on some storage, with paths relative to it."""
+
+    def __init__(self, uri: str | os.PathLike[str]) -> None:
+        self.uri = os.fspath(uri)
+        self.fs, self.path = _filesystem(self.uri)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder lies on this machine's file system, where a folder is renamed in one step."""
+        return isinstance(self.fs, arrow_fs.LocalFileSystem)
+
+    def full_path(self, name: str) -> str:
+        """Path of a file below the folder, as the file system wants it."""
+        return str(PurePosixPath(self.path) / name) if name else self.path
+
+    def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of this name."""
+        return bool(self.fs.get_file_info(self.full_path(name)).type != arrow_fs.FileType.NotFound)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The content of a file; raises FileNotFoundError when there is none."""
+        with self.fs.open_input_file(self.full_path(name)) as stream:
+            return cast(bytes, stream.read())
+
+    def open_input(self, name: str) -> Any:
+        """A seekable pyarrow input file."""
+        return self.fs.open_input_file(self.full_path(name))
+
+    def open_output(self, name: str) -> HashingStream:
+        """A hashing output stream; missing folders are made."""
+        path = self.full_path(name)
+        self.fs.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        return HashingStream(self.fs.open_output_stream(path))
+
+    def write_bytes(self, name: str, content: bytes) -> str:
+        """Write a file and return its SHA-256."""
+        stream = self.open_output(name)
+        stream.write(content)
+        stream.close()
+        return stream.hexdigest()
+
+    def delete(self) -> None:
+        """Remove the folder and all below it, if it is there."""
+        if self.exists():
+            self.fs.delete_dir(self.path)
+
+    def replace(self, target: "Folder") -> None:
+        """Rename this local folder to ``target``, whose earlier content is removed first."""
+        target.delete()
+        self.fs.create_dir(str(PurePosixPath(target.path).parent), recursive=True)
+        self.fs.move(self.path, target.path)
+
+
+def sibling(uri: str, suffix: str) -> str:
+    """The URI of a folder beside ``uri`` whose name continues with ``suffix``."""
+    return uri.rstrip("/") + suffix
+
+
+def join(uri: str, name: str) -> str:
+    """The URI of ``name`` below ``uri``."""
+    return uri.rstrip("/") + "/" + name
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    if "://" not in uri:
+        return arrow_fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    try:
+        return arrow_fs.FileSystem.from_uri(uri)
+    except pa.ArrowInvalid:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+        return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(filesystem)), path

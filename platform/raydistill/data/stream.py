@@ -1,0 +1,258 @@
+"""Micro-batches of a training run, in the order of the plan, built by Ray Data tasks ahead of the consumer.
+
+The plan decides, Ray Data carries: a work item is a range of optimizer steps, and the task that gets it computes
+which rows these are, reads their row groups, collates, and lets task and method prepare the batches.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raydistill.batch import Batch, add_partners, collate
+from raydistill.config.named import Named, parser
+from raydistill.data.corpus import Corpus, open_cached
+from raydistill.data.packing import pack, unpack
+from raydistill.data.plan import Partners, Plan, bucket_upper_edge, micro_batches
+from raydistill.draws import permutation
+
+_ROWS_PER_ITEM = 1024
+_MAX_ITEMS = 20_000
+_AHEAD_BYTES = 128 * 2**20
+_EVALUATION_EPOCH = 0
+
+
+@dataclass(frozen=True)
+class FeedSpec:
+    """All that a data task needs to build batches; plain data, so that it travels to any worker."""
+
+    corpus: str
+    """URI of a corpus."""
+    task: Mapping[str, Any]
+    """The task's section, name and options."""
+    method: Mapping[str, Any] | None
+    """The method's section; None for batches without a method's own columns and partners."""
+    seed: int
+    batch_size: int
+    """Rows of an optimizer step, over all workers."""
+    num_micro_batches: int
+    """Forward passes of each worker in an optimizer step."""
+    group_by_length: bool = True
+    corpus_hash: str = ""
+    """Hash of the corpus, checked by every task; filled in by ``make``."""
+
+    @classmethod
+    def make(
+        cls,
+        corpus: str,
+        task: Named | Mapping[str, Any],
+        method: Named | Mapping[str, Any] | None,
+        *,
+        seed: int,
+        batch_size: int = 1,
+        num_micro_batches: int = 1,
+        group_by_length: bool = True,
+    ) -> "FeedSpec":
+        """A spec of sections or their plain data; reads the corpus's manifest for its hash."""
+        return cls(
+            corpus=corpus,
+            task=_section(task),
+            method=None if method is None else _section(method),
+            seed=seed,
+            batch_size=batch_size,
+            num_micro_batches=num_micro_batches,
+            group_by_length=group_by_length,
+            corpus_hash=Corpus.open(corpus).hash,
+        )
+
+    def plan(self) -> Plan:
+        """The plan of this feed's steps."""
+        corpus = open_cached(self.corpus, self.corpus_hash)
+        return Plan(
+            corpus.lengths,
+            corpus.shard_offsets,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            group_by_length=self.group_by_length,
+        )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for specs that build equal batches of equal rows."""
+        sections = repr(dict(self.task)), repr(None if self.method is None else dict(self.method))
+        return (self.corpus, self.corpus_hash, self.seed, self.batch_size, self.group_by_length, *sections)
+
+
+def feed(
+    spec: FeedSpec,
+    *,
+    rank: int,
+    world_size: int,
+    start_step: int = 0,
+    stop_step: int,
+    num_data_tasks: int = 1,
+) -> Iterator[list[Batch]]:
+    """The micro-batches of each optimizer step from ``start_step`` up to ``stop_step - 1``, one list a step.
+
+    Steps count from 0 over all epochs; every rank gets the same number of them, each with
+    ``spec.num_micro_batches`` batches. Needs a running Ray with a logical CPU for each of ``num_data_tasks`` beside
+    those that workers hold. Closing the iterator, or reading it to its end, ends the data tasks.
+    Raises ValueError if a micro-batch would have no row.
+    """
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    plan = spec.plan()
+    check_batches(plan, spec, world_size=world_size)
+    rows_per_step = -(-spec.batch_size // world_size)
+    steps_per_item = max(1, _ROWS_PER_ITEM // rows_per_step, (stop_step - start_step) // _MAX_ITEMS)
+    items = [
+        {"start": start, "stop": stop} for start, stop in plan.pieces(start_step, stop_step, max_steps=steps_per_item)
+    ]
+    if not items:
+        return
+    build = partial(_packed_steps, spec=spec, rank=rank, world_size=world_size)
+    with ray.data.DataContext.current(_data_context(num_data_tasks)):
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            build,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ray.data.TaskPoolStrategy(size=num_data_tasks),
+        )
+        blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
+    try:
+        expected = start_step
+        for block in blocks:
+            for step, content in zip(block["step"].to_pylist(), _buffers(block["batches"]), strict=True):
+                assert step == expected, f"step {step} arrived where step {expected} was due"
+                expected += 1
+                yield unpack(content)
+        assert expected == stop_step, f"the feed ended at step {expected} of {stop_step}"
+    finally:
+        blocks.close()
+
+
+def held_out_batches(
+    spec: FeedSpec, *, micro_batch_size: int, num_rows: int | None = None, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
+    """Batches of one rank's share of at most ``num_rows`` rows of a corpus, read without Ray.
+
+    The rows are a seeded sample, sorted by length; they, their masks and their partners depend on the corpus, the
+    seed, task and method alone, so that every model and every call sees the same. Ranks get equally many batches.
+    ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
+    """
+    builder = _builder(spec)
+    rows = permutation("held-out rows", spec.seed, size=len(builder.corpus))[:num_rows]
+    if len(rows) < world_size:
+        raise ValueError(f"corpus {spec.corpus!r} has {len(rows)} rows for {world_size} workers; hold out more text")
+    rows = rows[np.argsort(builder.corpus.lengths[rows], kind="stable")]
+    # As many parts as batches and ranks, none empty: a part never has more rows than micro_batch_size.
+    num_batches = -(-len(rows) // (world_size * micro_batch_size))
+    for part in micro_batches(rows, rank=rank, world_size=world_size, num_micro_batches=num_batches):
+        yield builder.batch(part, epoch=_EVALUATION_EPOCH, step=0)
+
+
+def check_batches(plan: Plan, spec: FeedSpec, *, world_size: int) -> None:
+    """Refuse a division that would leave a micro-batch without rows; raises ValueError with a remedy."""
+    parts = world_size * spec.num_micro_batches
+    if plan.smallest_batch < parts:
+        raise ValueError(
+            f"batch_size is {spec.batch_size}, and with {plan.num_rows} rows some batches have "
+            f"{plan.smallest_batch} rows, too few for {world_size} workers with {spec.num_micro_batches} "
+            "micro-batches each; raise micro_batch_size, use fewer workers or binarize more text"
+        )
+
+
+class BatchBuilder:
+    """Builds batches of given rows: read, collate, add partners, then task and method prepare."""
+
+    def __init__(self, spec: FeedSpec) -> None:
+        self.corpus = open_cached(spec.corpus, spec.corpus_hash)
+        self.plan = spec.plan()
+        task = parser("raydistill.tasks")(dict(spec.task))
+        self._seed = spec.seed
+        self._task = task.module.Task(task.config, self.corpus.encoding)
+        self._method = None if spec.method is None else parser("raydistill.methods")(dict(spec.method))
+
+    @cached_property
+    def _partners(self) -> Partners | None:
+        method = self._method
+        if method is None or not method.module.Method.requirements(method.config).partners:
+            return None
+        return Partners(self.corpus.shard_offsets, seed=self._seed)
+
+    def batch(self, rows: NDArray[np.int64], *, epoch: int, step: int) -> Batch:
+        """One micro-batch of these rows of the corpus."""
+        texts = self.corpus.read_rows(rows)
+        pad_id = self.corpus.pad_id
+        batch = collate(texts, rows, pad_id=pad_id, seed=self._seed, epoch=epoch, step=step)
+        if self._partners is not None:
+            partner_ids = self._partners.of(rows)
+            # The bucket's edge, not the batch's width: a row's partner must not depend on its neighbours.
+            edges = bucket_upper_edge([len(text) for text in texts])
+            partners = self.corpus.read_rows(partner_ids)
+            cut = [partner[:edge] for partner, edge in zip(partners, edges, strict=True)]
+            batch = add_partners(batch, cut, partner_ids, pad_id=pad_id)
+        batch = self._task.prepare_batch(batch)
+        if self._method is None:
+            return batch
+        prepared: Batch = self._method.module.Method.prepare_batch(self._method.config, batch)
+        return prepared
+
+
+_BUILDERS: dict[str, BatchBuilder] = {}
+
+
+def _builder(spec: FeedSpec) -> BatchBuilder:
+    """The builder of a spec, kept for the next work item: it holds row groups and a window of the plan."""
+    key = repr(spec.key)
+    if key not in _BUILDERS:
+        while len(_BUILDERS) >= 2:
+            _BUILDERS.pop(next(iter(_BUILDERS)))
+        _BUILDERS[key] = BatchBuilder(spec)
+    return _BUILDERS[key]
+
+
+def _packed_steps(table: pa.Table, *, spec: FeedSpec, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """The data task: for each step of the items in ``table``, this rank's micro-batches as one row of bytes."""
+    builder = _builder(spec)
+    for item in table.to_pylist():
+        for step in range(item["start"], item["stop"]):
+            parts = micro_batches(
+                builder.plan.rows(step),
+                rank=rank,
+                world_size=world_size,
+                num_micro_batches=spec.num_micro_batches,
+            )
+            epoch = builder.plan.epoch_of(step)
+            content = pack([builder.batch(part, epoch=epoch, step=step) for part in parts])
+            yield pa.table({"step": [step], "batches": pa.array([content], type=pa.large_binary())})
+
+
+def _buffers(column: pa.ChunkedArray) -> Iterator[Any]:
+    for chunk in column.chunks:
+        for scalar in chunk:
+            yield scalar.as_buffer()
+
+
+def _data_context(num_data_tasks: int) -> Any:
+    from ray.data import DataContext, ExecutionResources
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(cpu=num_data_tasks, object_store_memory=_AHEAD_BYTES)
+    # Blocks leave a task when they reach this size, so the first step arrives before its whole item is done.
+    context.target_max_block_size = 2**20
+    return context
+
+
+def _section(value: Named | Mapping[str, Any]) -> dict[str, Any]:
+    return value.dump() if isinstance(value, Named) else dict(value)

@@ -1,0 +1,44 @@
+"""A small corpus of random ids, written as binarize writes one, for tests of whatever reads corpora."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydistill.data.corpus import Corpus, TokenizerInfo
+from raydistill.data.corpus_writer import CorpusWriter
+
+VOCABULARY = 61
+SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+MAX_LENGTH = 40
+
+
+def random_rows(num_rows: int, *, seed: int = 0, vocabulary: int = VOCABULARY) -> list[NDArray[np.int64]]:
+    """Rows of 12 to 40 ids that start with CLS and end with SEP."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(12, MAX_LENGTH + 1, num_rows)
+    return [np.array([2, *generator.integers(5, vocabulary, length - 2), 3]) for length in lengths]
+
+
+def write_corpus(
+    folder: Path,
+    rows: Sequence[NDArray[np.int64]],
+    *,
+    rows_per_shard: int = 100,
+    vocabulary: int = VOCABULARY,
+    tokenizer_files: dict[str, bytes] | None = None,
+) -> Corpus:
+    """Write rows as a corpus and open it."""
+    with CorpusWriter(str(folder), vocab_size=vocabulary, rows_per_shard=rows_per_shard) as writer:
+        writer.add(rows)
+        tokenizer = TokenizerInfo(
+            hash="0" * 64,
+            vocab_size=vocabulary,
+            special_ids=SPECIAL_IDS,
+            all_special_ids=sorted(SPECIAL_IDS.values()),
+            max_length=MAX_LENGTH,
+            files=writer.write_tokenizer(tokenizer_files or {}),
+        )
+        writer.finish(tokenizer=tokenizer, encoding={"name": "mlm"}, source={}, fingerprints={}, split={})
+    return Corpus.open(str(folder))
