@@ -30,5 +30,9 @@ def of_folder(root: Path) -> CorpusForecast:
     """The facts of a corpus that exists."""
     manifest = Corpus.open(str(root / TRAIN)).manifest
     return CorpusForecast(
-        manifest.task, manifest.vocab_size, manifest.max_length, rows=manifest.rows, tokens=manifest.tokens
+        str(manifest.encoding["name"]),
+        manifest.tokenizer.vocab_size,
+        manifest.tokenizer.max_length,
+        rows=manifest.rows,
+        tokens=manifest.tokens,
     )

@@ -118,7 +118,7 @@ class Stage(_base.Stage):
         corpus = Corpus.open(_corpora.folder(self.config.corpus, context.outputs, _corpora.TRAIN))
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_model(student, load_tokenizer(corpus.tokenizer_folder), temporary)
+        save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
         temporary.rename(folder)
 
     def _lineage(self, spec: TrainSpec) -> dict[str, str]:

@@ -1,0 +1,106 @@
+"""The Ray cluster that a job runs on: an existing one, or one on this machine for the time of the job."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raydistill.config.sections import ScalingConfig
+
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+def required_cpus(scaling: ScalingConfig) -> int:
+    """Logical CPUs of a stage: its workers' and the data tasks' that feed them, one a worker at least."""
+    return scaling.num_workers * scaling.cpus_per_worker + max(scaling.data_cpus, scaling.num_workers)
+
+
+def threads_per_worker(scaling: ScalingConfig) -> int:
+    """Threads for a worker's arithmetic: what it reserves on a cluster, its share of the cores on one machine."""
+    if os.environ.get("RAY_ADDRESS"):
+        return scaling.cpus_per_worker
+    return max(scaling.cpus_per_worker, physical_cores() // scaling.num_workers, 1)
+
+
+def physical_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_resources(scaling: ScalingConfig) -> None:
+    """Refuse what the machine, or the cluster when connected, can never give; Ray would wait for it for ever.
+
+    A local cluster is started with as many logical CPUs as a job asks for, so only GPUs can be missing there.
+    Raises ValueError naming key, value and remedy.
+    """
+    import ray
+
+    available = ray.cluster_resources() if ray.is_initialized() else _local_resources()
+    gpus = int(available.get("GPU", 0))
+    if scaling.use_gpu and scaling.num_workers > gpus:
+        raise ValueError(
+            f"scaling.num_workers is {scaling.num_workers} with use_gpu, but there are {gpus} GPUs; "
+            "lower it or set scaling.use_gpu=false"
+        )
+    cpus = available.get("CPU")
+    if cpus is not None and required_cpus(scaling) > cpus:
+        raise ValueError(
+            f"scaling needs {required_cpus(scaling)} CPUs for {scaling.num_workers} workers and their data tasks, "
+            f"but the cluster has {cpus:.0f}; lower scaling.num_workers or scaling.cpus_per_worker"
+        )
+
+
+def _local_resources() -> dict[str, float]:
+    import torch
+
+    return {"GPU": torch.cuda.device_count()}
+
+
+@contextmanager
+def connection(scalings: Sequence[ScalingConfig]) -> Iterator[None]:
+    """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine, and leave it at the end.
+
+    Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    joined = ray.is_initialized()
+    if not joined:
+        ray.init(**_init_arguments(scalings))
+    try:
+        for scaling in scalings:
+            check_resources(scaling)
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _init_arguments(scalings: Sequence[ScalingConfig]) -> dict[str, Any]:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        package = str(Path(__file__).parent)
+        return {"address": "auto", "runtime_env": {"py_modules": [package], "env_vars": _worker_environment()}, **quiet}
+    return {
+        "address": "local",
+        "num_cpus": max(required_cpus(scaling) for scaling in scalings),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "runtime_env": {"env_vars": _worker_environment()},
+        **quiet,
+    }
+
+
+def _worker_environment() -> dict[str, str]:
+    """What every process of the cluster gets: nothing phones home, nothing draws bars into logs."""
+    return {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }

@@ -1,0 +1,57 @@
+"""From a ``TrainSpec`` to an engine: student and teachers loaded where they belong, the method around them."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from raydistill.methods._base import Distiller
+from raydistill.models.layer_selection import freeze_position_embeddings
+from raydistill.models.load import load_model
+from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
+from raydistill.training.engine import Engine, shard_teacher, sharded_loading
+from raydistill.training.spec import TeacherSpec, TrainSpec
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> Engine:
+    """Load the models of a training on this rank and wrap the method; all ranks call it."""
+    training = spec.training
+    precision = resolve_precision(training.precision, use_gpu=spec.scaling.use_gpu)
+    config = deepspeed_config(
+        zero_stage=training.zero_stage,
+        precision=precision,
+        num_micro_batches=training.num_micro_batches(num_workers),
+        max_grad_norm=spec.optimizer.max_grad_norm,
+    )
+    student = _load_student(spec, config)
+    teachers = [_load_teacher(teacher, spec, precision, device) for teacher in spec.teachers]
+    distiller: Distiller = spec.method.module.Method(spec.method.config, student, teachers)
+    return Engine(
+        distiller,
+        config,
+        betas=spec.optimizer.betas,
+        epsilon=spec.optimizer.epsilon,
+        weight_decay=spec.optimizer.weight_decay,
+    )
+
+
+def _load_student(spec: TrainSpec, config: dict[str, Any]) -> nn.Module:
+    with sharded_loading(config if spec.training.zero_stage == 3 else None):
+        student = load_model(spec.student, head=spec.task.module.Task.HEAD, dropout=spec.training.dropout)
+    if spec.freeze_position_embeddings:
+        freeze_position_embeddings(student)
+    return student
+
+
+def _load_teacher(teacher: TeacherSpec, spec: TrainSpec, precision: Precision, device: torch.device) -> nn.Module:
+    head, dtype = spec.task.module.Task.HEAD, _DTYPES[precision]
+    if teacher.placement == "replicate":
+        return load_model(teacher.folder, head=head, dtype=dtype).to(device)
+    config = deepspeed_config(
+        zero_stage=3, precision=precision, num_micro_batches=1, max_grad_norm=spec.optimizer.max_grad_norm
+    )
+    with sharded_loading(config):
+        model = load_model(teacher.folder, head=head, dtype=dtype)
+    return shard_teacher(model, config)

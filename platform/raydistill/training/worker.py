@@ -1,0 +1,257 @@
+"""The training loop, run by every worker of a group: feed, count, step, log, evaluate, save."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raydistill import draws
+from raydistill.batch import Batch
+from raydistill.data.stream import FeedSpec, feed, held_out_batches
+from raydistill.optim.schedules import linear_warmup_decay
+from raydistill.tracking.tracker import Tracker
+from raydistill.training.assembly import build_engine
+from raydistill.training.checkpoint import report_checkpoint, restore, write_student
+from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.progress import Record
+from raydistill.training.result import TrainResult
+from raydistill.training.spec import TrainSpec
+
+Terms = dict[str, float]
+
+
+@dataclass
+class Position:
+    """Where a run is: saved with every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    best_held_out: float = math.inf
+    metrics: Terms = field(default_factory=dict)
+    """Latest value of every metric."""
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A term of the loss is no finite number; its text names the term and the step."""
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """Entry point of a Ray Train worker; ``config`` has plain data and actor handles."""
+    spec = TrainSpec.model_validate(config["spec"])
+    prepare_environment(use_gpu=spec.scaling.use_gpu)
+    torch.set_num_threads(config["num_threads"])
+    context = ray.train.get_context()
+    rank, num_workers = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    engine = build_engine(spec, num_workers=num_workers, device=device)
+    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers)
+    try:
+        loop.run()
+    except NonFiniteLossError as error:
+        # Returned, not raised: Ray Train would start the group again only to meet the same number.
+        if rank == 0:
+            TrainResult(student="", metrics={}, failure=str(error)).write(Path(config["output"]))
+
+
+class Loop:
+    """One rank's part of a training."""
+
+    def __init__(
+        self, spec: TrainSpec, engine: Engine, config: Mapping[str, Any], *, rank: int, num_workers: int
+    ) -> None:
+        self.spec, self.engine = spec, engine
+        self.rank, self.num_workers = rank, num_workers
+        self.output = Path(config["output"])
+        self.tracker: Tracker = config["tracker"]
+        self.run_key: str = config["run_key"]
+        self.board = config["board"]
+        training = spec.training
+        self.feed_spec = self._feed_spec(spec.corpus)
+        self.held_out_spec = self._feed_spec(spec.held_out)
+        self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
+        self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
+        self.position = Position()
+        self._held_out: list[Batch] | None = None
+        self._pace = Pace()
+
+    def _feed_spec(self, corpus: str) -> FeedSpec:
+        training = self.spec.training
+        return FeedSpec.make(
+            corpus,
+            self.spec.task,
+            self.spec.method,
+            seed=self.spec.seed,
+            batch_size=training.batch_size,
+            num_micro_batches=training.num_micro_batches(self.num_workers),
+            group_by_length=training.group_by_length,
+        )
+
+    def run(self) -> None:
+        """Train from the latest checkpoint, or from the start, to the end, and write the student."""
+        state = restore(self.engine)
+        if state is not None:
+            self.position = Position(**state["position"])
+        steps = feed(
+            self.feed_spec,
+            rank=self.rank,
+            world_size=self.num_workers,
+            start_step=self.position.step,
+            stop_step=self.num_steps,
+        )
+        if self.position.step == 0:
+            self._evaluate()
+        self._pace.restart()
+        while self.position.step < self.num_steps:
+            self._one_step(self._next(steps))
+        self._finish()
+
+    def _next(self, steps: Iterator[list[Batch]]) -> list[Batch]:
+        start = time.perf_counter()
+        batches = [batch.to(self.engine.device) for batch in next(steps)]
+        self._pace.waited += time.perf_counter() - start
+        return batches
+
+    def _one_step(self, batches: list[Batch]) -> None:
+        step = self.position.step
+        # Dropout depends on seed, rank and step alone, so a restarted run draws what an undisturbed one would.
+        torch.manual_seed(int(draws.integers("dropout", self.spec.seed, self.rank, step, high=2**62)))
+        learning_rate = self.spec.optimizer.learning_rate * linear_warmup_decay(
+            step, num_steps=self.num_steps, warmup_proportion=self.spec.optimizer.warmup_proportion
+        )
+        denominators, tokens = self._denominators(batches)
+        totals = self._all_reduced(self.engine.step(batches, denominators, learning_rate=learning_rate))
+        self.position.step = step + 1
+        self._pace.add(tokens)
+        due = self._is_due(self.spec.training.logging_steps)
+        if due or self.engine.device.type == "cpu":
+            _check_finite(totals, step + 1)
+        if due:
+            self._log(totals, learning_rate)
+        if self._is_due(self.spec.training.eval_steps or self.steps_per_epoch):
+            self._evaluate()
+        if self._is_due(self.spec.training.checkpoint_steps or self.steps_per_epoch):
+            self._save()
+
+    def _is_due(self, every: int) -> bool:
+        return self.position.step % every == 0 or self.position.step == self.num_steps
+
+    def _denominators(self, batches: Sequence[Batch]) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """What each micro-batch divides its sums by, and the tokens of the whole step, with one collective."""
+        counts = [self.engine.distiller.denominators(batch) for batch in batches]
+        tokens = sum(batch["token_index"].shape[0] for batch in batches)
+        names = list(counts[0])
+        local = [torch.stack([count[name].double() for count in counts]).sum() for name in names]
+        totals = torch.stack([*local, local[0].new_tensor(tokens)])
+        dist.all_reduce(totals)
+        if self.spec.training.loss_normalization == "per_micro_batch":
+            parts = self.num_workers * len(batches)
+            return [{name: count[name] * parts for name in names} for count in counts], totals[-1]
+        return [dict(zip(names, totals[:-1], strict=True))] * len(batches), totals[-1]
+
+    def _all_reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        values = torch.stack([totals[name].double() for name in totals])
+        dist.all_reduce(values)
+        return dict(zip(totals, values, strict=True))
+
+    def _log(self, totals: dict[str, Tensor], learning_rate: float) -> None:
+        elapsed, waited, tokens = self._pace.restart()
+        metrics = {f"train/{name}": value.item() for name, value in totals.items()}
+        metrics["learning_rate"] = learning_rate
+        metrics["speed/tokens_per_s"] = tokens / elapsed
+        metrics["speed/data_wait_percent"] = 100 * waited / elapsed
+        self.position.tokens += int(tokens)
+        metrics["progress/tokens"] = self.position.tokens
+        metrics["progress/epoch"] = self.position.step / self.steps_per_epoch
+        self._publish(metrics)
+
+    def _publish(self, metrics: Terms) -> None:
+        self.position.metrics |= metrics
+        if self.rank > 0:
+            return
+        self.tracker.log_metrics(self.run_key, metrics, self.position.step)
+        remaining = (self.num_steps - self.position.step) * self._pace.seconds_per_step
+        self.board.post.remote(Record(self.position.step, self.num_steps, metrics, remaining))
+
+    def _evaluate(self) -> None:
+        """Held-out loss on the same masked tokens each time; keeps the best student in ``best``."""
+        start = time.perf_counter()
+        batches = self._held_out_batches()
+        denominators, _ = self._denominators(batches)
+        totals = self.engine.evaluate(batches, denominators)
+        metrics = {f"held_out/{name}": value.item() for name, value in self._all_reduced(totals).items()}
+        self._publish(metrics)
+        if metrics["held_out/loss"] < self.position.best_held_out:
+            self.position.best_held_out = metrics["held_out/loss"]
+            if self.position.step > 0:
+                self._write_student("best")
+        self._pace.exclude(time.perf_counter() - start)
+
+    def _held_out_batches(self) -> list[Batch]:
+        if self._held_out is None:
+            batches = held_out_batches(
+                self.held_out_spec,
+                micro_batch_size=self.spec.training.micro_batch_size,
+                num_rows=self.spec.training.eval_rows,
+                rank=self.rank,
+                world_size=self.num_workers,
+            )
+            self._held_out = [batch.to(self.engine.device) for batch in batches]
+        return self._held_out
+
+    def _save(self) -> None:
+        start = time.perf_counter()
+        report_checkpoint(self.engine, self.position.metrics, {"position": vars(self.position)})
+        self._pace.exclude(time.perf_counter() - start)
+
+    def _finish(self) -> None:
+        self._write_student("student")
+        if self.rank == 0:
+            TrainResult(student=str(self.output / "student"), metrics=self.position.metrics).write(self.output)
+
+    def _write_student(self, name: str) -> None:
+        write_student(self.engine, self.spec.student, self.output / name, head=self.spec.task.module.Task.HEAD)
+
+
+class Pace:
+    """Time, waiting and tokens since the last logging step, evaluations and checkpoints left out."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        self.seconds_per_step = 0.0
+        self._start, self._steps = time.perf_counter(), 0
+        self._tokens: list[Tensor] = []
+
+    def add(self, tokens: Tensor) -> None:
+        """Count one step with so many tokens over all ranks."""
+        self._tokens.append(tokens)
+        self._steps += 1
+
+    def exclude(self, seconds: float) -> None:
+        """Leave out time that was no training."""
+        self._start += seconds
+
+    def restart(self) -> tuple[float, float, float]:
+        """Seconds, seconds waited for data and tokens since the last call; starts anew."""
+        now = time.perf_counter()
+        elapsed, waited = max(now - self._start, 1e-9), self.waited
+        tokens = float(torch.stack(self._tokens).sum()) if self._tokens else 0.0
+        self.seconds_per_step = elapsed / max(1, self._steps)
+        self._start, self._steps, self.waited, self._tokens = now, 0, 0.0, []
+        return elapsed, waited, tokens
+
+
+def _check_finite(totals: Mapping[str, Tensor], step: int) -> None:
+    """Raise NonFiniteLossError naming the first term that is not finite, terms before their sum."""
+    for name, value in sorted(totals.items(), key=lambda item: item[0] == "loss"):
+        if not math.isfinite(value.item()):
+            raise NonFiniteLossError(
+                f"the term {name!r} is {value.item()} at step {step}; lower optimizer.learning_rate, "
+                "or train with training.precision=fp32"
+            )
