@@ -46,9 +46,12 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
         for name, stage in job.stages.items():
             _skip(result, stage, records[name], echo)
         return result
-    with cluster.connection([job.scaling(stage) for stage in job.stages.values()], folder=result.folder):
+    with cluster.connection([job.scaling(stage) for stage in job.stages.values()]):
         tracker = start_tracker(
-            job.config.tracking, folder=str(result.folder.parent), experiment=job.config.tracking.experiment or job.name
+            job.config.tracking,
+            folder=str(result.folder.parent),
+            experiment=job.name,
+            spool_folder=str(result.folder / "spool"),
         )
         _run_stages(job, records, tracker, result, echo)
     return result

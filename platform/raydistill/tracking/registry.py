@@ -1,0 +1,112 @@
+"""A student folder as a version in MLflow's model registry, in its ``transformers`` flavour."""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from raydistill.tracking.quiet import load_mlflow
+
+_CONTENT_TAG = "raydistill.content"
+_ARTIFACT_NAME = "student"
+_REQUIREMENTS = ("torch", "transformers")
+_CHUNK_BYTES = 1 << 20
+
+
+def register_student(
+    client: Any,
+    folder: Path,
+    *,
+    name: str,
+    run_id: str,
+    tags: Mapping[str, str],
+    alias: str = "candidate",
+    metrics: Mapping[str, float] | None = None,
+    task: str = "fill-mask",
+) -> int:
+    """Register the model and tokenizer in ``folder`` and return the version number.
+
+    The folder's files are copied as they are, no weight is loaded, no hub is asked. The same content of the same
+    run is registered once: a second call gives the version of the first, and points ``alias`` to it again.
+    Raises ValueError if the folder is no checkpoint with a tokenizer.
+    """
+    _check_checkpoint(folder)
+    content = content_hash(folder)
+    number = _registered(client, name, run_id, content)
+    if number is None:
+        model_id = _log_student(client, folder.absolute(), run_id=run_id, task=task, content=content)
+        for metric, value in (metrics or {}).items():
+            client.log_metric(run_id, metric, value, model_id=model_id)
+        number = _create_version(client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content})
+    client.set_registered_model_alias(name, alias, str(number))
+    return number
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files below ``folder``."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_checkpoint(folder: Path) -> None:
+    for file in ("config.json", "tokenizer_config.json"):
+        if not (folder / file).is_file():
+            raise ValueError(f"model {str(folder)!r} has no {file}; register a folder with a model and its tokenizer")
+
+
+def _registered(client: Any, name: str, run_id: str, content: str) -> int | None:
+    query = f"name = '{name}' AND run_id = '{run_id}'"
+    versions = [found for found in client.search_model_versions(query) if found.tags.get(_CONTENT_TAG) == content]
+    return max((int(found.version) for found in versions), default=None)
+
+
+def _log_student(client: Any, folder: Path, *, run_id: str, task: str, content: str) -> str:
+    mlflow = load_mlflow("mlflow")
+    experiment_id = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment_id, name=_ARTIFACT_NAME, source_run_id=run_id, tags={_CONTENT_TAG: content}
+    )
+    client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(logged.model_id, step=0)])
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "model"
+        _save_flavour(folder, target, logged, run_id=run_id, task=task)
+        client.log_model_artifacts(logged.model_id, str(target))
+    client.finalize_logged_model(logged.model_id, "READY")
+    return str(logged.model_id)
+
+
+def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task: str) -> None:
+    model = load_mlflow("mlflow.models").Model(
+        artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id
+    )
+    load_mlflow("mlflow.transformers").save_model(
+        # A folder's path, rather than a model, makes MLflow copy the files; it must be absolute, or it reads as
+        # the name of a repository on the hub.
+        str(folder),
+        str(target),
+        task=task,
+        mlflow_model=model,
+        pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS],
+    )
+    # MLflow finds no licence on the hub for a local folder and writes a pointer to a page that does not exist.
+    (target / "LICENSE.txt").unlink(missing_ok=True)
+
+
+def _create_version(client: Any, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str]) -> int:
+    mlflow = load_mlflow("mlflow")
+    try:
+        client.create_registered_model(name)
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    created = client.create_model_version(
+        name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+    )
+    return int(created.version)

@@ -1,0 +1,291 @@
+"""What a run records and where it goes: MLflow through one actor, memory, or nowhere."""
+
+import logging
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raydistill.config.sections import TrackingConfig
+from raydistill.tracking.actor import Outcome, TrackerActor
+from raydistill.tracking.quiet import quiet_environment
+from raydistill.tracking.writer import Store
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_RESTARTS = 3
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+class Tracker(ABC):
+    """Runs by stable keys (such as ``job/stage``), their parameters, metrics, tags, artifacts and models.
+
+    Calls return at once and never raise because of the tracking store, ``register_model`` excepted.
+    A subclass decides in ``_send`` what becomes of a record.
+    """
+
+    uri: str = ""
+    """Where the records end, for messages."""
+
+    def start_run(
+        self,
+        key: str,
+        *,
+        name: str | None = None,
+        parent: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        resume: bool = False,
+        wait: bool = False,
+    ) -> str | None:
+        """Start the run that later calls name by ``key``; ``parent`` is the key of its parent run.
+
+        ``resume`` continues the run that an earlier process started for this key, if there is one. Returns the
+        MLflow run id when told to ``wait`` and MLflow answers within a minute.
+        """
+        options = {"name": name or key, "parent": parent, "tags": _texts(tags or {}), "resume": resume}
+        sent = self._send({**_record("start_run", key), **options, "token": uuid.uuid4().hex})
+        return self._answer(sent, timeout_s=60.0).value if wait else None
+
+    def log_params(self, key: str, params: Mapping[str, Any]) -> None:
+        """Parameters of a run; nested mappings become dotted names."""
+        self._send({**_record("log_params", key), "params": _texts(flat(params))})
+
+    def log_metrics(self, key: str, metrics: Mapping[str, Any], step: int = 0) -> None:
+        """Numbers of a run at a step."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._send({**_record("log_metrics", key), "metrics": values, "step": int(step)})
+
+    def set_tags(self, key: str, tags: Mapping[str, Any]) -> None:
+        """Tags of a run, replacing those of the same names."""
+        self._send({**_record("set_tags", key), "tags": _texts(tags)})
+
+    def log_artifact(self, key: str, path: str, folder: str | None = None) -> None:
+        """A file of the driver's node, kept under ``folder`` of the run's artifacts; it must stay until ``flush``."""
+        self._send({**_record("log_artifact", key), "path": str(Path(path).absolute()), "folder": folder})
+
+    def log_text(self, key: str, text: str, file: str) -> None:
+        """A text kept as ``file`` (a relative path) of the run's artifacts; works from any node."""
+        self._send({**_record("log_text", key), "text": text, "file": file})
+
+    def end_run(self, key: str, status: str = "FINISHED") -> None:
+        """End a run with MLflow's status FINISHED, FAILED or KILLED."""
+        self._send({**_record("end_run", key), "status": status})
+
+    def register_model(
+        self,
+        key: str,
+        folder: str,
+        *,
+        name: str,
+        tags: Mapping[str, Any] | None = None,
+        alias: str = "candidate",
+        metrics: Mapping[str, Any] | None = None,
+        task: str = "fill-mask",
+        timeout_s: float = 600.0,
+    ) -> int | None:
+        """Register the model and tokenizer in ``folder`` (on the driver's node) and return the version number.
+
+        The same content is registered once for a run. ``task`` is the transformers pipeline that loads it.
+        Raises RuntimeError when the registry refuses or does not answer in time.
+        """
+        options = {
+            "folder": str(Path(folder).absolute()),
+            "name": name,
+            "tags": _texts(tags or {}),
+            "alias": alias,
+            "metrics": {metric: float(value) for metric, value in (metrics or {}).items()},
+            "task": task,
+        }
+        answer = self._answer(self._send({**_record("register_model", key), **options}), timeout_s=timeout_s)
+        if answer.error is not None or not answer.done:
+            raise RuntimeError(f"model {name!r} could not be registered at {self.uri}: {answer.error or 'no answer'}")
+        return answer.value
+
+    def ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until records can be delivered; raises ValueError when the store cannot be opened."""
+
+    def flush(self, timeout_s: float = 60.0) -> bool:
+        """Wait until everything sent so far is delivered; False, with a warning, if some of it is not."""
+        return True
+
+    @abstractmethod
+    def _send(self, record: dict[str, Any]) -> Any:
+        """Hand over a record; what is returned goes to ``_answer``."""
+
+    def _answer(self, sent: Any, *, timeout_s: float) -> Outcome:
+        return Outcome(done=True)
+
+
+class NullTracker(Tracker):
+    """Keeps nothing."""
+
+    def _send(self, record: dict[str, Any]) -> None:
+        return None
+
+
+@dataclass
+class MemoryRun:
+    """What a ``MemoryTracker`` knows of one run; ``metrics`` maps a name to its (step, value) pairs."""
+
+    name: str
+    parent: str | None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
+    status: str = "RUNNING"
+
+
+class MemoryTracker(Tracker):
+    """Keeps runs in this process, for tests; a copy that is sent elsewhere keeps its own."""
+
+    uri = "memory"
+
+    def __init__(self) -> None:
+        self.runs: dict[str, MemoryRun] = {}
+        self.models: list[dict[str, Any]] = []
+
+    def _send(self, record: dict[str, Any]) -> Outcome:
+        key, op = record["key"], record["op"]
+        if op == "start_run":
+            if not record["resume"] or key not in self.runs:
+                self.runs[key] = MemoryRun(record["name"], record["parent"])
+            self.runs[key].tags.update(record["tags"])
+            self.runs[key].status = "RUNNING"
+            return Outcome(done=True, value=key)
+        run = self.runs[key]
+        run.params.update(record.get("params", {}))
+        if op == "register_model":
+            self.models.append(record)
+            return Outcome(done=True, value=len(self.models))
+        run.tags.update(record.get("tags", {}))
+        for name, value in record.get("metrics", {}).items():
+            run.metrics.setdefault(name, []).append((record["step"], value))
+        run.artifacts += [record[name] for name in ("path", "file") if name in record]
+        run.status = record.get("status", run.status)
+        return Outcome(done=True)
+
+    def _answer(self, sent: Any, *, timeout_s: float) -> Outcome:
+        assert isinstance(sent, Outcome)
+        return sent
+
+
+class RayTracker(Tracker):
+    """Sends records to the tracker actor; can be pickled into any task or actor of the same cluster."""
+
+    def __init__(self, actor: Any, *, uri: str, folder: str) -> None:
+        self._actor = actor
+        self.uri = uri
+        self.folder = folder
+        """Where records are spooled on the driver's node."""
+
+    def ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until MLflow is open; raises ValueError with its error when it cannot be opened in time."""
+        deadline = time.monotonic() + timeout_s
+        status: dict[str, Any] = {"error": None}
+        while time.monotonic() < deadline:
+            try:
+                status = ray.get(self._actor.status.remote(), timeout=max(deadline - time.monotonic(), _POLL_S))
+            except ray.exceptions.GetTimeoutError:
+                break
+            except ray.exceptions.RayError as error:
+                raise ValueError(f"tracking at {self.folder} cannot start: {_last_line(error)}") from error
+            if status["ready"]:
+                return
+            time.sleep(_POLL_S)
+        raise ValueError(f"tracking.uri {self.uri!r} cannot be opened: {status['error'] or 'no answer'}")
+
+    def flush(self, timeout_s: float = 60.0) -> bool:
+        try:
+            last = ray.get(self._actor.last.remote(), timeout=timeout_s)
+            delivered = self._poll(last, timeout_s).done
+            status = ray.get(self._actor.status.remote(), timeout=timeout_s)
+        except ray.exceptions.RayError as error:
+            logger.warning("the tracker has ended; what it took is in %s. %s", self.folder, _last_line(error))
+            return False
+        if not delivered:
+            logger.warning(
+                "%d records wait in %s until the job runs again: %s", status["waiting"], self.folder, status["error"]
+            )
+        if status["rejected"]:
+            logger.warning("MLflow refused %d records; they are in %s", status["rejected"], self.folder)
+        return bool(delivered and not status["rejected"])
+
+    def _send(self, record: dict[str, Any]) -> Any:
+        return self._actor.append.remote(record)
+
+    def _answer(self, sent: Any, *, timeout_s: float) -> Outcome:
+        try:
+            return self._poll(ray.get(sent, timeout=timeout_s), timeout_s)
+        except ray.exceptions.RayError as error:
+            return Outcome(done=False, error=_last_line(error))
+
+    def _poll(self, sequence: int, timeout_s: float) -> Outcome:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            outcome: Outcome = ray.get(self._actor.outcome.remote(sequence), timeout=timeout_s)
+            if outcome.done or time.monotonic() > deadline:
+                return outcome
+            time.sleep(_POLL_S)
+
+
+def start_tracker(config: TrackingConfig, *, folder: str, experiment: str) -> RayTracker:
+    """Start the tracker actor on this node; it ends with the driver.
+
+    ``folder`` (an absolute path) gets the spool and, unless ``config.uri`` says otherwise, MLflow's database and
+    artifacts. ``experiment`` is used unless the configuration names one. Returns before MLflow is open, see
+    ``Tracker.ready``; what an earlier process could not deliver is delivered first.
+    """
+    experiment = config.experiment or experiment
+    root = Path(folder).absolute()
+    spool = root / "tracking" / quote(experiment, safe="")
+    store = store_of(config, root, experiment)
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor_type: Any = ray.remote(
+        num_cpus=0,
+        max_restarts=_RESTARTS,
+        max_task_retries=_RESTARTS,
+        scheduling_strategy=node,
+        # MLflow and the hub client read these on import, so the process has to start with them.
+        runtime_env={"env_vars": quiet_environment()},
+    )(TrackerActor)
+    return RayTracker(actor_type.remote(store, str(spool)), uri=store.uri, folder=str(spool))
+
+
+def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
+    """Where a configuration keeps runs: a SQLite file below ``root`` by default.
+
+    With a database there is no server to choose a place for artifacts, so it is a folder below ``root``, absolute:
+    MLflow's own default depends on the working directory of the process that creates the experiment.
+    """
+    uri = config.uri or f"sqlite:///{root / 'mlflow.db'}"
+    is_database = urlsplit(uri).scheme.split("+")[0] in _DATABASES
+    return Store(uri, (root / "artifacts").as_uri() if is_database else None, experiment)
+
+
+def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in section.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return result
+
+
+def _record(op: str, key: str) -> dict[str, Any]:
+    return {"op": op, "key": key, "time": time.time_ns() // 1_000_000}
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items()}
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

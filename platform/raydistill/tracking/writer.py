@@ -1,0 +1,160 @@
+"""Records to MLflow: the only code that calls its client."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raydistill.tracking.quiet import load_mlflow
+from raydistill.tracking.registry import register_student
+from raydistill.tracking.spool import write_json
+
+_KEY_TAG = "raydistill.key"
+_TOKEN_TAG = "raydistill.token"
+_MAX_METRICS = 1000
+_MAX_PARAMS = 100
+_RETRIED_STATUS = frozenset({401, 403, 408, 429})
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where MLflow keeps runs; ``artifact_location`` is None where a server decides it."""
+
+    uri: str
+    artifact_location: str | None
+    experiment: str
+
+
+class MlflowWriter:
+    """Delivers records to one experiment and remembers the run of each key in ``runs_file``."""
+
+    def __init__(self, store: Store, runs_file: Path) -> None:
+        mlflow = load_mlflow()
+        self._mlflow = mlflow
+        mlflow.set_tracking_uri(store.uri)
+        self._client = mlflow.MlflowClient(tracking_uri=store.uri)
+        self._experiment_id = self._open_experiment(store)
+        self._runs_file = runs_file
+        self._runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
+
+    def deliver(self, record: Mapping[str, Any]) -> Any:
+        """Send one record; returns the run id of ``start_run`` and the version of ``register_model``.
+
+        Raises what the client raises; ``is_permanent`` tells whether a second attempt can help.
+        """
+        return getattr(self, f"_{record['op']}")(record)
+
+    def deliver_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Send ``log_metrics`` records of one key in as few requests as possible."""
+        metrics = [
+            self._mlflow.entities.Metric(name, value, record["time"], record["step"])
+            for record in records
+            for name, value in record["metrics"].items()
+        ]
+        run_id = self._run_id(records[0]["key"])
+        for start in range(0, len(metrics), _MAX_METRICS):
+            self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+
+    def is_permanent(self, error: Exception) -> bool:
+        """Whether this failure will repeat however often the record is sent."""
+        if isinstance(error, self._mlflow.MlflowException):
+            status = error.get_http_status_code()
+            return status < 500 and status not in _RETRIED_STATUS
+        if isinstance(error, OSError):
+            return isinstance(error, FileNotFoundError)
+        return isinstance(error, ValueError | TypeError | LookupError)
+
+    def _open_experiment(self, store: Store) -> str:
+        found = self._client.get_experiment_by_name(store.experiment)
+        if found is None:
+            return str(self._client.create_experiment(store.experiment, artifact_location=store.artifact_location))
+        if found.lifecycle_stage == "deleted":
+            raise ValueError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
+        return str(found.experiment_id)
+
+    def _run_id(self, key: str) -> str:
+        if key not in self._runs:
+            raise KeyError(f"no run was started for {key!r}")
+        return self._runs[key]
+
+    def _start_run(self, record: Mapping[str, Any]) -> str:
+        run_id = self._resumed(record) or self._sent_before(record) or self._created(record)
+        self._runs[record["key"]] = run_id
+        write_json(self._runs_file, self._runs)
+        return run_id
+
+    def _resumed(self, record: Mapping[str, Any]) -> str | None:
+        run_id = self._runs.get(record["key"])
+        if not record["resume"] or run_id is None or not self._exists(run_id):
+            return None
+        self._client.update_run(run_id, status="RUNNING")
+        self._log_tags(run_id, record["tags"])
+        return run_id
+
+    def _sent_before(self, record: Mapping[str, Any]) -> str | None:
+        """The run that this very record made when its answer was lost."""
+        query = f"tags.`{_TOKEN_TAG}` = '{record['token']}'"
+        found = self._client.search_runs([self._experiment_id], filter_string=query, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def _created(self, record: Mapping[str, Any]) -> str:
+        tags = {**record["tags"], _KEY_TAG: record["key"], _TOKEN_TAG: record["token"]}
+        if record["parent"] is not None:
+            tags["mlflow.parentRunId"] = self._run_id(record["parent"])
+        run = self._client.create_run(
+            self._experiment_id, start_time=record["time"], tags=tags, run_name=record["name"]
+        )
+        return str(run.info.run_id)
+
+    def _exists(self, run_id: str) -> bool:
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except self._mlflow.MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def _log_params(self, record: Mapping[str, Any]) -> None:
+        run_id = self._run_id(record["key"])
+        known = self._client.get_run(run_id).data.params
+        params = [
+            self._mlflow.entities.Param(name, value) for name, value in record["params"].items() if name not in known
+        ]
+        for start in range(0, len(params), _MAX_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
+        changed = [name for name, value in record["params"].items() if known.get(name, value) != value]
+        if changed:
+            # MLflow never changes a parameter: a resumed run keeps the first value and tells the new one as a tag.
+            self._log_tags(run_id, {f"changed.{name}": record["params"][name] for name in changed})
+
+    def _log_metrics(self, record: Mapping[str, Any]) -> None:
+        self.deliver_metrics([record])
+
+    def _set_tags(self, record: Mapping[str, Any]) -> None:
+        self._log_tags(self._run_id(record["key"]), record["tags"])
+
+    def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        entities = [self._mlflow.entities.RunTag(name, value) for name, value in tags.items()]
+        for start in range(0, len(entities), _MAX_PARAMS):
+            self._client.log_batch(run_id, tags=entities[start : start + _MAX_PARAMS])
+
+    def _log_artifact(self, record: Mapping[str, Any]) -> None:
+        self._client.log_artifact(self._run_id(record["key"]), record["path"], record["folder"])
+
+    def _log_text(self, record: Mapping[str, Any]) -> None:
+        path = Path(record["file"])
+        with tempfile.TemporaryDirectory() as folder:
+            local = Path(folder) / path.name
+            local.write_text(record["text"], encoding="utf-8")
+            target = None if path.parent == Path() else path.parent.as_posix()
+            self._client.log_artifact(self._run_id(record["key"]), str(local), target)
+
+    def _end_run(self, record: Mapping[str, Any]) -> None:
+        self._client.set_terminated(self._run_id(record["key"]), status=record["status"], end_time=record["time"])
+
+    def _register_model(self, record: Mapping[str, Any]) -> int:
+        options = {name: record[name] for name in ("name", "tags", "alias", "metrics", "task")}
+        run_id = self._run_id(record["key"])
+        return register_student(self._client, Path(record["folder"]), run_id=run_id, **options)
