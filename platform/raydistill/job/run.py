@@ -48,17 +48,15 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
         return result
     with cluster.connection([job.scaling(stage) for stage in job.stages.values()]):
         tracker = start_tracker(
-            job.config.tracking,
-            folder=str(result.folder.parent),
-            experiment=job.name,
-            spool_folder=str(result.folder / "spool"),
+            job.config.tracking, folder=str(result.folder.parent), experiment=job.name
         )
+        tracker.ready()
         _run_stages(job, records, tracker, result, echo)
     return result
 
 
 def _run_stages(job: Job, records: dict[str, StageRecord], tracker: Tracker, result: JobResult, echo: Echo) -> None:
-    tracker.start_run(_run_key(job), name=job.name, tags={"job": job.name, **environment()})
+    tracker.start_run(_run_key(job), name=job.name, tags={"job": job.name, **environment()}, resume=True)
     tracker.log_artifact(_run_key(job), str(result.folder / "resolved.yaml"))
     status = "FAILED"
     try:
@@ -94,8 +92,8 @@ def _run_stage(
     resumed = record.output.is_dir()
     record.output.mkdir(parents=True, exist_ok=True)
     echo(f"{stage.name}: {'continuing' if resumed else 'started'} ({stage.config.kind})")
-    tracker.start_run(key, name=stage.name, parent=_run_key(job), tags={"stage": stage.config.kind})
-    tracker.log_params(key, _flat(stage.config.model_dump(mode="json")))
+    tracker.start_run(key, name=stage.name, parent=_run_key(job), tags={"stage": stage.config.kind}, resume=True)
+    tracker.log_params(key, stage.config.model_dump(mode="json"))
     context = StageContext(
         job_name=job.name,
         seed=job.config.seed,
@@ -120,12 +118,3 @@ def _run_stage(
     result.summaries[stage.name] = summary
     echo(f"{stage.name}: finished in {time.monotonic() - start:.0f} s")
 
-
-def _flat(section: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
-    if not isinstance(section, dict):
-        return {prefix.removesuffix("."): section}
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{prefix}{key}.")
-    return flat
