@@ -37,6 +37,7 @@ class Named:
 
     @property
     def module(self) -> ModuleType:
+        """The module itself, imported."""
         return discovery.load(self.package, self.name)
 
     def dump(self) -> dict[str, Any]:

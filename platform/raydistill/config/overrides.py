@@ -1,6 +1,5 @@
 """Dotted keys that vary a configuration: the command line, search trials and matrices all use these."""
 
-import copy
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -42,9 +41,10 @@ def apply(
     path inside the one stage that has it (``method.temperature``). ``top_level`` are the keys of a job.
     Raises ValueError for a key that no place or several places could take.
     """
-    result: Any = copy.deepcopy(dict(raw))
+    result: dict[str, Any] = yaml_text.plain_copy(dict(raw))
     for key, value in overrides.items():
-        set_value(result, locate(result, key, top_level=top_level, accepts=accepts), copy.deepcopy(value))
+        path = locate(result, key, top_level=top_level, accepts=accepts)
+        set_value(result, path, yaml_text.plain_copy(value))
     return result
 
 
@@ -95,7 +95,7 @@ def set_value(data: Any, path: Sequence[str], value: Any) -> None:
     data[_key(data, path, len(path) - 1)] = value
 
 
-def _key(data: Any, path: Sequence[str], depth: int) -> str | int:
+def _key(data: Any, path: Sequence[str], depth: int) -> Any:
     """The key or index by which ``path[depth]`` enters ``data``."""
     part, where = path[depth], ".".join(path[:depth])
     if isinstance(data, list):

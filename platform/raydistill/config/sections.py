@@ -86,6 +86,7 @@ class ModelRef(Section):
 
     @property
     def package_ref(self) -> PackageRef | None:
+        """Where the checkpoint lies inside a distribution, None for one that is named by ``checkpoint``."""
         if self.package is None or self.sha256 is None or self.path is None:
             return None
         return PackageRef(package=self.package, sha256=self.sha256, path=self.path)

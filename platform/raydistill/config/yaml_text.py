@@ -1,11 +1,11 @@
 """Reading YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
 
 import re
-from collections.abc import Hashable
 from typing import Any
 
 import yaml
 
+_MERGE = "tag:yaml.org,2002:merge"
 _RESOLVERS: list[tuple[str, str, str]] = [
     ("null", r"~|null|Null|NULL|", "~nN"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -21,17 +21,27 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (the name is PyYAML's)
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Hashable, Any]:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key_node, _ in node.value:
-                key = key_node.value
-                if isinstance(key, str) and key in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key!r} is written twice in one mapping", key_node.start_mark
-                    )
-                seen.add(key) if isinstance(key, str) else None
-        return super().construct_mapping(node, deep=deep)
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._unique: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # A mapping that others merge is flattened once for each, and holds overridden keys after the first time.
+        if id(node) not in self._unique:
+            self._refuse_repeated_keys(node)
+            self._unique.add(id(node))
+        super().flatten_mapping(node)
+
+    @staticmethod
+    def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
+                continue
+            if key_node.value in seen:
+                problem = f"the key {key_node.value!r} is written twice in one mapping"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen.add(key_node.value)
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -51,21 +61,30 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
+def plain_copy(value: Any) -> Any:
+    """A copy of nested mappings and lists in which no two places share an object, unlike ``copy.deepcopy``."""
+    if isinstance(value, dict):
+        return {key: plain_copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain_copy(item) for item in value]
+    return value
+
+
 def parse(text: str, *, source: str) -> Any:
-    """The value that ``text`` writes; ``source`` names it in errors.
+    """The value that ``text`` writes, an alias as a copy of its anchor; ``source`` names it in errors.
 
     Raises ValueError, one line with the line number, for a syntax error or a key that is written twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # a subclass of the safe loader
+        return plain_copy(yaml.load(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         raise ValueError(f"{place}: {error.problem or error.context}; correct the YAML there") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{source}: {' '.join(str(error).split())}; correct the YAML there") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{source}: {error}; correct the YAML there") from None
+    except RecursionError:
+        raise ValueError(f"{source}: it is nested too deeply, or holds itself; remove the alias") from None
 
 
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:

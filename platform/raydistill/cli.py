@@ -1,0 +1,285 @@
+"""The ``raydistill`` command; each command imports what it needs when it runs, so that ``--help`` is quick."""
+
+import json
+import logging
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raydistill import __version__, discovery
+from raydistill.job import files
+
+if TYPE_CHECKING:
+    from raydistill.job.load import Job
+
+DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="raydistill",
+    help="Knowledge distillation of transformer language models on Ray.",
+    epilog="Start with: raydistill ls jobs",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+_PACKAGES = {
+    "methods": "raydistill.methods",
+    "tasks": "raydistill.tasks",
+    "sources": "raydistill.data.sources",
+    "stages": "raydistill.stages",
+}
+_FOLDERS = {"jobs": files.JOBS, "spaces": files.SPACES}
+_KINDS = ["jobs", *_PACKAGES, "spaces"]
+_OVERRIDE = re.compile(r"[^\s=/\\]+=.*", re.DOTALL)
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, or the name of a shipped job.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Print the traceback of an unexpected error.")]
+
+
+def main() -> None:
+    """Run the command line; the exit status is 0 done, 2 the user can fix it, 130 interrupted, 1 anything else."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"raydistill {__version__}")
+        raise typer.Exit(DONE)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command("run")
+def run(
+    job: JobArgument,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, run nothing.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run a job: check it, then run the stages that are not finished yet.
+
+    \b
+    Example:
+      raydistill run demo
+      raydistill run my.yaml scaling.num_workers=4 distill.method.temperature=4
+    """
+    with _reported(debug=debug, resume="the same command again continues where it stopped") as failure:
+        with _user_errors(job):
+            loaded = _load(job, overrides or [])
+            report = _check(loaded)
+        if dry_run:
+            _emit(report, json_text=as_json, lines=_report_lines(job, report))
+            return
+        if not as_json:
+            _print_lines(_report_lines(job, report))
+        from raydistill.job.record import job_folder
+        from raydistill.job.run import run_job
+        from raydistill.job.summary import as_data, summary_lines
+
+        failure.folder = job_folder(loaded)
+        result = run_job(loaded, echo=lambda line: typer.echo(line, err=as_json))
+        _emit(as_data(loaded, result), json_text=as_json, lines=summary_lines(loaded, result))
+
+
+@app.command("validate")
+def validate(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="FILE... [KEY=VALUE]...", help="Job files or names, then dotted keys.")
+    ],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check jobs without running them: keys, models, corpus, resources, disk.
+
+    \b
+    Example:
+      raydistill validate my.yaml
+      raydistill validate jobs/*.yaml scaling.num_workers=2
+    """
+    overrides = [text for text in arguments if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
+    jobs = [text for text in arguments if text not in overrides]
+    with _reported(debug=debug):
+        from raydistill.config.errors import UserError
+
+        if not jobs:
+            raise UserError(["no job is given; write a file or the name of a shipped job before the keys"])
+        findings = [_validate_one(job, overrides) for job in jobs]
+        if as_json:
+            typer.echo(json.dumps(findings, indent=2))
+        if any(finding["errors"] for finding in findings):
+            problems = [line for finding in findings for line in finding["errors"]]
+            raise UserError([] if as_json else problems)
+        if not as_json:
+            for finding in findings:
+                _print_lines(_report_lines(finding["job"], finding["stages"]))
+
+
+def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:
+    from raydistill.config.errors import UserError
+
+    try:
+        with _user_errors(job):
+            return {"job": job, "ok": True, "errors": [], "stages": _check(_load(job, overrides))}
+    except UserError as error:
+        return {"job": job, "ok": False, "errors": error.lines, "stages": {}}
+
+
+@app.command("ls")
+def ls(
+    kind: Annotated[str, typer.Argument(metavar="|".join(_KINDS), help="What to list.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List what a job can be made of, each with one line about it.
+
+    \b
+    Example:
+      raydistill ls methods
+    """
+    with _reported(debug=debug):
+        if kind not in _KINDS:
+            typer.echo(discovery.unknown_choice("what to list", kind, _KINDS), err=True)
+            raise typer.Exit(USER_CAN_FIX)
+        if kind in _FOLDERS:
+            found = {name: files.description(_FOLDERS[kind], name) for name in files.names(_FOLDERS[kind])}
+        else:
+            package = _PACKAGES[kind]
+            found = {name: discovery.summary(package, name) for name in discovery.names(package)}
+        width = max((len(name) for name in found), default=0)
+        lines = [f"{name:<{width}}  {text}".rstrip() for name, text in found.items()]
+        _emit([{"name": name, "summary": text} for name, text in found.items()], json_text=as_json, lines=lines)
+
+
+@app.command("cp")
+def cp(
+    job: JobArgument,
+    new: Annotated[Path, typer.Argument(metavar="NEW.YAML", help="The file to write; it must not exist.")],
+    debug: DebugOption = False,
+) -> None:
+    """Copy a job, to change it.
+
+    \b
+    Example:
+      raydistill cp demo my.yaml
+    """
+    with _reported(debug=debug), _user_errors():
+        text = files.job_text(job)
+        if not new.parent.is_dir():
+            raise ValueError(f"{new} is in a folder that does not exist; make {new.parent} first")
+        try:
+            with new.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError:
+            raise ValueError(f"{new} exists; give another name or remove it") from None
+        except OSError as error:
+            raise ValueError(f"{new} cannot be written ({error.strerror}); give another place") from None
+    typer.echo(f"wrote {new}; next: raydistill run {new} --dry-run")
+
+
+def _load(job: str, assignments: list[str]) -> "Job":
+    """The validated job with its overrides; raises ValueError or UserError."""
+    from raydistill.config import overrides
+    from raydistill.job.load import JobConfig, accepts, load_job
+
+    raw = files.read_job(job)
+    values = overrides.parse(assignments)
+    return load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))
+
+
+def _check(job: "Job") -> dict[str, list[str]]:
+    """The preflight's lines by stage; raises UserError."""
+    from raydistill.job.preflight import check_job, report_lines
+
+    return dict(report_lines(check_job(job)))
+
+
+class _Failure:
+    """Where the traceback of an unexpected error goes, None for a temporary file."""
+
+    folder: Path | None = None
+
+
+@contextmanager
+def _reported(*, debug: bool, resume: str = "") -> Iterator[_Failure]:
+    """Turn whatever a command raises into lines on standard error and an exit status."""
+    failure = _Failure()
+    try:
+        yield failure
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted{'; ' + resume if resume else ''}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        lines = getattr(error, "lines", None)
+        if isinstance(error, ValueError) and isinstance(lines, list):
+            _print_lines(lines, err=True)
+            raise typer.Exit(USER_CAN_FIX) from None
+        typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
+    text = "".join(traceback.format_exception(error))
+    first_line = next(iter(str(error).splitlines()), "")
+    summary = f"{type(error).__name__}: {first_line}"
+    if debug:
+        return f"{text}{summary}"
+    place = folder if folder is not None and folder.is_dir() else Path(tempfile.gettempdir())
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=place, prefix="raydistill-error-", suffix=".log", delete=False
+    ) as log:
+        log.write(text)
+    return f"{summary}; the traceback is in {log.name}"
+
+
+@contextmanager
+def _user_errors(source: str = "") -> Iterator[None]:
+    """Everything here that is a ValueError is the user's to fix."""
+    try:
+        yield
+    except ValueError as error:
+        from raydistill.config.errors import UserError, error_lines
+
+        # An error of the file's text names the file itself.
+        prefix = "" if str(error).startswith(source) else source
+        raise UserError(error_lines(error, source=prefix)) from None
+
+
+def _report_lines(job: str, report: dict[str, list[str]]) -> list[str]:
+    return [f"{job}: valid", *(f"  {stage}: {line}" for stage, lines in report.items() for line in lines)]
+
+
+def _emit(data: Any, *, json_text: bool, lines: list[str]) -> None:
+    if json_text:
+        typer.echo(json.dumps(data, indent=2))
+    else:
+        _print_lines(lines)
+
+
+def _print_lines(lines: list[str], *, err: bool = False) -> None:
+    for line in lines:
+        typer.echo(line, err=err)
