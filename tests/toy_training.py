@@ -1,0 +1,101 @@
+"""A whole training small enough for tests: corpus, teacher, student and the spec that joins them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from toy_corpus import random_rows, write_corpus
+from toy_models import VOCABULARY, toy_bert, toy_distilbert
+from transformers import PreTrainedTokenizerFast
+
+from raydistill.models.load import save_model
+from raydistill.tracking.tracker import Tracker
+from raydistill.training.spec import TrainSpec
+
+MAPPING = {
+    "interchange_variable_mappings": [
+        {"teacher_variable_names": ["$L:[1:3]$H:[0:2]$[0:8]"], "student_variable_names": ["$L:0$H:[0:2]$[0:8]"]}
+    ]
+}
+
+
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of one word for each toy id."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(5, VOCABULARY))]
+    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
+
+
+def write_inputs(folder: Path) -> None:
+    """Corpora of 90 and 20 rows, a 4-block BERT teacher and a 2-block DistilBERT student in float32."""
+    import torch
+
+    write_corpus(folder / "train", random_rows(90))
+    write_corpus(folder / "held_out", random_rows(20, seed=1))
+    save_model(toy_bert(4, dtype=torch.float32), toy_tokenizer(), folder / "teacher")
+    save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), folder / "student")
+
+
+def make_spec(folder: Path, *, placement: str = "replicate", num_workers: int = 1, **sections: Any) -> TrainSpec:
+    """Causal distillation of the inputs in ``folder``; ``sections`` override keys of training and optimizer."""
+    training = {
+        "max_steps": 10,
+        "batch_size": 11,
+        "micro_batch_size": 3,
+        "dropout": 0.0,
+        "logging_steps": 1,
+        "eval_steps": 1000,
+        "checkpoint_steps": 1000,
+        "precision": "fp32",
+        **sections.get("training", {}),
+    }
+    return TrainSpec.model_validate(
+        {
+            "name": "toy",
+            "corpus": str(folder / "train"),
+            "held_out": str(folder / "held_out"),
+            "student": str(folder / "student"),
+            "freeze_position_embeddings": True,
+            "teachers": [{"folder": str(folder / "teacher"), "placement": placement}],
+            "task": {"name": "mlm"},
+            "method": {"name": "causal", "mapping": MAPPING, "alpha_mse": 0.01},
+            "training": training,
+            "optimizer": {"learning_rate": 0.02, "warmup_proportion": 0.2, **sections.get("optimizer", {})},
+            "scaling": {"num_workers": num_workers},
+            "seed": 7,
+        }
+    )
+
+
+class FileTracker(Tracker):
+    """Appends the metrics of each step to a file, and ends the process once at each step in ``crashes``."""
+
+    def __init__(self, path: Path, *, crashes: tuple[int, ...] = ()) -> None:
+        self.path = path
+        self.crashes = crashes
+
+    def _send(self, record: dict[str, Any]) -> Any:
+        if record["op"] != "log_metrics" or "train/loss" not in record["metrics"]:
+            return None
+        step = record["step"]
+        marker = self.path.with_suffix(f".crashed-{step}")
+        if step in self.crashes and not marker.exists():
+            marker.touch()
+            os._exit(1)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **record["metrics"]}) + "\n")
+        return None
+
+    def steps(self) -> list[dict[str, float]]:
+        """What was recorded, in order of arrival."""
+        return [json.loads(text) for text in self.path.read_text(encoding="utf-8").splitlines()]
