@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any, cast
 
@@ -108,6 +110,48 @@ def sibling(uri: str, suffix: str) -> str:
 def join(uri: str, name: str) -> str:
     """The URI of ``name`` below ``uri``."""
     return uri.rstrip("/") + "/" + name
+
+
+def glob_files(pattern: str) -> list[tuple[str, str]]:
+    """Files that match a path, URI or glob, sorted, each with a fingerprint of its size and time of change.
+
+    ``*`` and ``?`` stop at ``/``, ``**`` does not. Raises ValueError, naming the folder searched, for no match.
+    """
+    scheme, separator, path = pattern.rpartition("://")
+    fixed = re.split(r"[*?\[]", path)[0]
+    root = path if fixed == path else fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else ".")
+    folder = Folder(f"{scheme}{separator}{root}")
+    if fixed == path:
+        found = [info for info in folder.fs.get_file_info([folder.path]) if info.type == arrow_fs.FileType.File]
+    else:
+        selector = arrow_fs.FileSelector(folder.path, allow_not_found=True, recursive=True)
+        full = _escape(folder.path.rstrip("/")) + "/" + path[len(root) if root != "." else 0 :].lstrip("/")
+        files = (info for info in folder.fs.get_file_info(selector) if info.type == arrow_fs.FileType.File)
+        found = [info for info in files if glob_regex(full).fullmatch(info.path)]
+    if not found:
+        raise ValueError(f"path is {pattern!r}, which matches no file below {root!r}; correct it")
+    infos = sorted(found, key=lambda info: info.path)
+    return [(f"{scheme}{separator}{info.path}", f"{info.size} bytes, {info.mtime_ns}") for info in infos]
+
+
+@lru_cache(maxsize=256)
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """A glob as a regular expression for whole names: ``*`` and ``?`` stop at ``/``, ``**`` does not."""
+    translated = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    return re.compile("".join(translated.get(token) or _literal_or_class(token) for token in tokens), re.DOTALL)
+
+
+def _literal_or_class(token: str) -> str:
+    if not token.startswith("["):
+        return re.escape(token)
+    negated = token[1] == "!"
+    inner = token[2 if negated else 1 : -1].replace("\\", "\\\\")
+    return f"[{'^' if negated else ''}{inner}]"
+
+
+def _escape(path: str) -> str:
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:

@@ -33,7 +33,11 @@ class Encoding:
 
 
 class TaskBase(ABC):
-    """A task; its module names the subclass ``Task`` and has ``Config``, ``EncodeConfig`` and ``encode`` beside it."""
+    """A task; its module names the subclass ``Task``.
+
+    Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how texts become rows: ``cut`` makes
+    rows of them and ``drop_reason`` tells which are left out.
+    """
 
     HEAD: ClassVar[str]
     """Head that models need for the task."""

