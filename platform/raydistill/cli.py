@@ -85,9 +85,8 @@ def run(
       raydistill run my.yaml scaling.num_workers=4 distill.method.temperature=4
     """
     with _reported(debug=debug, resume="the same command again continues where it stopped") as failure:
-        with _user_errors(job):
-            loaded = _load(job, overrides or [])
-            report = _check(loaded)
+        loaded = _load(job, overrides or [])
+        report = _check(job, loaded)
         if dry_run:
             _emit(report, json_text=as_json, lines=_report_lines(job, report))
             return
@@ -139,8 +138,7 @@ def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:
     from raydistill.config.errors import UserError
 
     try:
-        with _user_errors(job):
-            return {"job": job, "ok": True, "errors": [], "stages": _check(_load(job, overrides))}
+        return {"job": job, "ok": True, "errors": [], "stages": _check(job, _load(job, overrides))}
     except UserError as error:
         return {"job": job, "ok": False, "errors": error.lines, "stages": {}}
 
@@ -198,20 +196,23 @@ def cp(
 
 
 def _load(job: str, assignments: list[str]) -> "Job":
-    """The validated job with its overrides; raises ValueError or UserError."""
-    from raydistill.config import overrides
-    from raydistill.job.load import JobConfig, accepts, load_job
+    """The validated job with its overrides; raises UserError."""
+    with _user_errors():
+        from raydistill.config import overrides
 
-    raw = files.read_job(job)
-    values = overrides.parse(assignments)
-    return load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))
+        raw, values = files.read_job(job), overrides.parse(assignments)
+    with _user_errors(job):
+        from raydistill.job.load import JobConfig, accepts, load_job
+
+        return load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))
 
 
-def _check(job: "Job") -> dict[str, list[str]]:
+def _check(name: str, job: "Job") -> dict[str, list[str]]:
     """The preflight's lines by stage; raises UserError."""
-    from raydistill.job.preflight import check_job, report_lines
+    with _user_errors(name):
+        from raydistill.job.preflight import check_job, report_lines
 
-    return dict(report_lines(check_job(job)))
+        return dict(report_lines(check_job(job)))
 
 
 class _Failure:
@@ -234,18 +235,25 @@ def _reported(*, debug: bool, resume: str = "") -> Iterator[_Failure]:
     except BrokenPipeError:
         raise
     except Exception as error:
-        lines = getattr(error, "lines", None)
-        if isinstance(error, ValueError) and isinstance(lines, list):
-            _print_lines(lines, err=True)
+        if _is_refusal(error):
+            _print_lines(getattr(error, "lines", None) or [str(error)] * bool(str(error)), err=True)
             raise typer.Exit(USER_CAN_FIX) from None
         typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
         raise typer.Exit(FAILED) from None
 
 
+def _is_refusal(error: Exception) -> bool:
+    """Whether raydistill itself refused something here, unlike a library, or code in a worker."""
+    if isinstance(error, ValueError) and hasattr(error, "lines"):
+        return True
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return type(error) is ValueError and Path(raised_in).is_relative_to(Path(__file__).parent)
+
+
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
     text = "".join(traceback.format_exception(error))
-    first_line = next(iter(str(error).splitlines()), "")
-    summary = f"{type(error).__name__}: {first_line}"
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     if debug:
         return f"{text}{summary}"
     place = folder if folder is not None and folder.is_dir() else Path(tempfile.gettempdir())
@@ -264,9 +272,7 @@ def _user_errors(source: str = "") -> Iterator[None]:
     except ValueError as error:
         from raydistill.config.errors import UserError, error_lines
 
-        # An error of the file's text names the file itself.
-        prefix = "" if str(error).startswith(source) else source
-        raise UserError(error_lines(error, source=prefix)) from None
+        raise UserError(error_lines(error, source=source)) from None
 
 
 def _report_lines(job: str, report: dict[str, list[str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """Dotted keys that vary a configuration: the command line, search trials and matrices all use these."""
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -72,8 +73,10 @@ def _no_place(key: str, names: Sequence[str], accepts: Accepts) -> str:
     section = key.split(".")[0]
     holders = [name for name in names if accepts(name, [section])]
     if holders:
-        return f"{key} is not an option of {section} in any of the stages {', '.join(holders)}; run with one of theirs"
-    return f"{key} is a key of no stage; start it with a key of the job or one of its stages: {', '.join(names)}"
+        return f"{key} is a key of none of the stages {', '.join(holders)}; correct what follows {section}"
+    close = difflib.get_close_matches(section, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{key} is a key of no stage; {hint}start it with a key of the job or one of its stages: {', '.join(names)}"
 
 
 def set_value(data: Any, path: Sequence[str], value: Any) -> None:

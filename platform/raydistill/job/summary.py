@@ -1,0 +1,58 @@
+"""What a finished job tells its user: the figures, and where everything is."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from raydistill.job.load import Job
+from raydistill.job.run import JobResult
+from raydistill.report import Figures, comparison_table
+from raydistill.tracking.tracker import store_of
+
+_TABLE_WIDTH = 100
+
+
+def as_data(job: Job, result: JobResult) -> dict[str, Any]:
+    """The result as JSON-ready data."""
+    return {
+        "job": job.name,
+        "folder": str(result.folder),
+        "tracking_uri": _tracking_uri(job, result),
+        "stages": {
+            name: {
+                "output": str(result.outputs[name]),
+                "skipped": name in result.skipped,
+                "summary": result.summaries[name],
+            }
+            for name in result.outputs
+        },
+    }
+
+
+def summary_lines(job: Job, result: JobResult) -> list[str]:
+    """A table for each stage that compared models, then folders, registered models and the tracking store."""
+    lines: list[str] = []
+    for name, summary in result.summaries.items():
+        if isinstance(summary.get("models"), Mapping):
+            lines += ["", f"{name}:", *_table(summary["models"])]
+    width = max(len(name) for name in ["job", "MLflow", *result.outputs])
+    lines += ["", f"{'job':<{width}}  {result.folder}"]
+    lines += [f"{name:<{width}}  {output}" for name, output in result.outputs.items()]
+    uris = [str(summary["uri"]) for summary in result.summaries.values() if "uri" in summary]
+    lines += [f"{'model':<{width}}  {uri}" for uri in uris]
+    lines += [f"{'MLflow':<{width}}  mlflow ui --backend-store-uri {_tracking_uri(job, result)}"]
+    return lines
+
+
+def _tracking_uri(job: Job, result: JobResult) -> str:
+    return store_of(job.config.tracking, result.folder.parent, job.name).uri
+
+
+def _table(models: Mapping[str, Figures]) -> list[str]:
+    """The comparison drawn as a terminal shows it."""
+    console = Console(file=io.StringIO(), width=_TABLE_WIDTH)
+    with console.capture() as capture:
+        console.print(comparison_table(models))
+    return capture.get().splitlines()
