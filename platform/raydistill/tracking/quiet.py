@@ -9,9 +9,12 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "GIT_PYTHON_REFRESH": "quiet",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # The tracker tries again by itself; the client would keep it from noticing for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 _NOISY_LOGGERS = ("mlflow", "alembic")
 

@@ -1,6 +1,7 @@
 """A student folder as a version in MLflow's model registry, in its ``transformers`` flavour."""
 
 import hashlib
+import importlib
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -28,8 +29,8 @@ def register_student(
 ) -> int:
     """Register the model and tokenizer in ``folder`` and return the version number.
 
-    The folder's files are copied as they are, no weight is loaded, no hub is asked. The same content of the same
-    run is registered once: a second call gives the version of the first, and points ``alias`` to it again.
+    No hub is asked. The same content of the same run is registered once: a second call gives the version of the
+    first, and points ``alias`` to it again.
     Raises ValueError if the folder is no checkpoint with a tokenizer.
     """
     _check_checkpoint(folder)
@@ -86,17 +87,31 @@ def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task:
     model = load_mlflow("mlflow.models").Model(
         artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id
     )
+    components = _components(folder)
     load_mlflow("mlflow.transformers").save_model(
-        # A folder's path, rather than a model, makes MLflow copy the files; it must be absolute, or it reads as
-        # the name of a repository on the hub.
-        str(folder),
+        components,
         str(target),
         task=task,
         mlflow_model=model,
         pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS],
     )
+    # MLflow keeps the tokenizer in a folder of its own. Without it beside the weights, transformers makes an empty
+    # one there, without an error, that knows no word.
+    components["tokenizer"].save_pretrained(target / "model")
     # MLflow finds no licence on the hub for a local folder and writes a pointer to a page that does not exist.
     (target / "LICENSE.txt").unlink(missing_ok=True)
+
+
+def _components(folder: Path) -> dict[str, Any]:
+    """Model and tokenizer by plain transformers; MLflow 3.17 cannot read a folder itself with transformers 5."""
+    transformers = importlib.import_module("transformers")
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    architecture = (config.architectures or ["none"])[0]
+    model_type = getattr(transformers, architecture, None)
+    if model_type is None:
+        raise ValueError(f"model {str(folder)!r} is a {architecture}, which transformers does not have")
+    model = model_type.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return {"model": model, "tokenizer": transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)}
 
 
 def _create_version(client: Any, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str]) -> int:

@@ -68,7 +68,7 @@ class Tracker(ABC):
         self._send({**_record("set_tags", key), "tags": _texts(tags)})
 
     def log_artifact(self, key: str, path: str, folder: str | None = None) -> None:
-        """A file of the driver's node, kept under ``folder`` of the run's artifacts; it must stay until ``flush``."""
+        """A file or folder of the driver's node, kept under ``folder`` of its artifacts; it stays until ``flush``."""
         self._send({**_record("log_artifact", key), "path": str(Path(path).absolute()), "folder": folder})
 
     def log_text(self, key: str, text: str, file: str) -> None:
@@ -109,8 +109,9 @@ class Tracker(ABC):
             raise RuntimeError(f"model {name!r} could not be registered at {self.uri}: {answer.error or 'no answer'}")
         return answer.value
 
-    def ready(self, timeout_s: float = 60.0) -> None:
+    def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until records can be delivered; raises ValueError when the store cannot be opened."""
+        return
 
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Wait until everything sent so far is delivered; False, with a warning, if some of it is not."""
@@ -187,7 +188,7 @@ class RayTracker(Tracker):
         self.folder = folder
         """Where records are spooled on the driver's node."""
 
-    def ready(self, timeout_s: float = 60.0) -> None:
+    def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until MLflow is open; raises ValueError with its error when it cannot be opened in time."""
         deadline = time.monotonic() + timeout_s
         status: dict[str, Any] = {"error": None}
@@ -204,6 +205,7 @@ class RayTracker(Tracker):
         raise ValueError(f"tracking.uri {self.uri!r} cannot be opened: {status['error'] or 'no answer'}")
 
     def flush(self, timeout_s: float = 60.0) -> bool:
+        """Wait until MLflow has everything sent so far; False, with a warning, if it lacks or refused a record."""
         try:
             last = ray.get(self._actor.last.remote(), timeout=timeout_s)
             delivered = self._poll(last, timeout_s).done

@@ -141,7 +141,8 @@ class MlflowWriter:
             self._client.log_batch(run_id, tags=entities[start : start + _MAX_PARAMS])
 
     def _log_artifact(self, record: Mapping[str, Any]) -> None:
-        self._client.log_artifact(self._run_id(record["key"]), record["path"], record["folder"])
+        log = self._client.log_artifacts if Path(record["path"]).is_dir() else self._client.log_artifact
+        log(self._run_id(record["key"]), record["path"], record["folder"])
 
     def _log_text(self, record: Mapping[str, Any]) -> None:
         path = Path(record["file"])

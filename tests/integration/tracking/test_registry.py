@@ -1,0 +1,124 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from raydistill.tracking.writer import MlflowWriter, Store
+from toy_checkpoint import save_student
+
+KEY = "job/register"
+# Runs where importing this package fails; prints nothing, saves what both ways of loading answer.
+LOAD = """
+import sys
+sys.modules["raydistill"] = None
+import mlflow, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+uri, name, target = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+ids = torch.tensor([[2, 7, 4, 9, 3]])
+pipeline = mlflow.transformers.load_model(f"models:/{name}@candidate")
+folder = mlflow.artifacts.download_artifacts(f"models:/{name}@candidate") + "/model"
+plain = AutoModelForMaskedLM.from_pretrained(folder, local_files_only=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+with torch.no_grad():
+    answers = [pipeline.model.eval()(ids.to(pipeline.model.device)).logits.cpu(), plain(ids).logits]
+words = [loaded("w7 w9", add_special_tokens=False)["input_ids"] for loaded in (pipeline.tokenizer, tokenizer)]
+torch.save({"logits": answers, "words": words, "best": pipeline("w7 [MASK] w9")[0]["token"]}, target)
+"""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    root = tmp_path_factory.mktemp("store")
+    return Store(f"sqlite:///{root / 'mlflow.db'}", (root / "artifacts").as_uri(), "experiment")
+
+
+@pytest.fixture(scope="module")
+def writer(store, tmp_path_factory) -> MlflowWriter:
+    writer = MlflowWriter(store, tmp_path_factory.mktemp("spool") / "runs.json")
+    start(writer, KEY)
+    return writer
+
+
+def start(writer: MlflowWriter, key: str) -> str:
+    record = {"op": "start_run", "key": key, "time": 1, "name": key, "parent": None, "tags": {}}
+    return writer.deliver({**record, "resume": False, "token": key})
+
+
+def register(
+    writer: MlflowWriter, folder: Path, *, key: str = KEY, name: str = "student", alias: str = "candidate"
+) -> int:
+    record = {"op": "register_model", "key": key, "folder": str(folder), "name": name, "alias": alias}
+    return writer.deliver({**record, "tags": {"method": "causal"}, "metrics": {"loss": 2.5}, "task": "fill-mask"})
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory) -> Path:
+    return save_student(tmp_path_factory.mktemp("student"))
+
+
+def test_a_registered_student_gives_its_logits_where_this_package_is_not_installed(writer, store, student, tmp_path):
+    register(writer, student, name="exact")
+    target = tmp_path / "answers.pt"
+    subprocess.run([sys.executable, "-c", LOAD, store.uri, "exact", str(target)], check=True, cwd=tmp_path)
+    answers = torch.load(target, weights_only=True)
+    model = AutoModelForMaskedLM.from_pretrained(student).eval()
+    with torch.no_grad():
+        expected = model(torch.tensor([[2, 7, 4, 9, 3]])).logits
+    assert [torch.equal(logits, expected) for logits in answers["logits"]] == [True, True]
+    assert answers["words"] == [[7, 9], [7, 9]]
+
+
+def test_a_version_carries_its_tags_run_and_metrics(writer, store, student):
+    number = register(writer, student, name="tagged")
+    client = writer._client
+    version = client.get_model_version("tagged", str(number))
+    assert version.tags["method"] == "causal"
+    assert version.run_id == writer._runs[KEY]
+    logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in logged.metrics} == {"loss": 2.5}
+
+
+def test_the_same_student_of_a_run_is_registered_once(writer, student):
+    assert register(writer, student, name="once") == 1
+    assert register(writer, student, name="once", alias="champion") == 1
+    assert int(writer._client.get_model_version_by_alias("once", "champion").version) == 1
+
+
+def test_other_content_or_another_run_makes_a_new_version(writer, student, tmp_path):
+    start(writer, "job/again")
+    assert register(writer, student, name="many") == 1
+    assert register(writer, student, name="many", key="job/again") == 2
+    assert register(writer, save_student(tmp_path, seed=7), name="many") == 3
+    assert int(writer._client.get_model_version_by_alias("many", "candidate").version) == 3
+
+
+def test_a_folder_without_a_tokenizer_is_refused(writer, student, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no tokenizer_config\.json"):
+        register(writer, tmp_path)
+
+
+def test_registering_asks_no_host(writer, student, monkeypatch):
+    asked = []
+
+    def refuse(*arguments, **options):
+        # Recorded, because MLflow goes on when its questions to the hub fail.
+        asked.append(arguments)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.create_connection", refuse)
+    assert register(writer, student, name="offline") == 1
+    assert asked == []
+
+
+def test_no_licence_file_points_at_a_hub_page(writer, student):
+    version = writer._client.get_model_version("student", str(register(writer, student)))
+    logged = writer._client.get_logged_model(version.source.removeprefix("models:/"))
+    folder = Path(logged.artifact_location.removeprefix("file://"))
+    assert (folder / "MLmodel").is_file()
+    assert not (folder / "LICENSE.txt").exists()

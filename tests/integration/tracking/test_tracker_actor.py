@@ -1,0 +1,82 @@
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from raydistill.config.sections import TrackingConfig
+from raydistill.tracking.quiet import load_mlflow
+from raydistill.tracking.tracker import start_tracker
+
+AWAY = TrackingConfig(uri="http://127.0.0.1:9")
+
+
+def client_of(tracker):
+    return load_mlflow().MlflowClient(tracker.uri)
+
+
+def runs_of(tracker) -> dict[str, str]:
+    return json.loads((Path(tracker.folder) / "runs.json").read_text())
+
+
+@ray.remote(num_cpus=0)
+def record_from_elsewhere(tracker) -> None:
+    for step in range(50):
+        tracker.log_metrics("job/train", {"loss": 50.0 - step, "rate": float(step)}, step)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_records_of_driver_and_workers_reach_mlflow_and_a_second_tracker_resumes(tmp_path):
+    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="first job")
+    (tmp_path / "resolved.yaml").write_text("a: 1")
+    tracker.start_run("job", name="job", tags={"job": "demo"})
+    run_id = tracker.start_run("job/train", name="train", parent="job", wait=True)
+    tracker.log_params("job/train", {"optimizer": {"learning_rate": 0.5}})
+    tracker.log_artifact("job", str(tmp_path / "resolved.yaml"), "config")
+    tracker.log_text("job", "| a |", "tables/a.md")
+    ray.get(record_from_elsewhere.remote(tracker))
+    tracker.end_run("job/train")
+    assert tracker.flush()
+    client, parent = client_of(tracker), runs_of(tracker)["job"]
+    run = client.get_run(run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.params == {"optimizer.learning_rate": "0.5"}
+    assert [metric.value for metric in client.get_metric_history(run_id, "loss")] == [50.0 - step for step in range(50)]
+    assert (run.info.status, client.get_run(parent).info.status) == ("FINISHED", "RUNNING")
+    artifacts = Path(client.get_run(parent).info.artifact_uri.removeprefix("file://"))
+    assert artifacts.is_relative_to(tmp_path / "artifacts")
+    assert (artifacts / "config" / "resolved.yaml").read_text() == "a: 1"
+    assert (artifacts / "tables" / "a.md").read_text() == "| a |"
+    ray.kill(tracker._actor)
+
+    again = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="first job")
+    assert again.start_run("job/train", resume=True, wait=True) == run_id
+    again.log_params("job/train", {"optimizer": {"learning_rate": 0.25}, "seed": 1})
+    assert again.start_run("job", wait=True) != parent
+    assert again.flush()
+    resumed = client.get_run(run_id)
+    assert resumed.info.status == "RUNNING"
+    assert resumed.data.params == {"optimizer.learning_rate": "0.5", "seed": "1"}
+    assert resumed.data.tags["changed.optimizer.learning_rate"] == "0.25"
+    ray.kill(again._actor)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path):
+    tracker = start_tracker(AWAY, folder=str(tmp_path), experiment="job")
+    tracker.start_run("job", name="job")
+    tracker.log_metrics("job", {"loss": 3.0}, 0)
+    assert not tracker.flush(timeout_s=1.0)
+    with pytest.raises(ValueError, match=r"tracking\.uri 'http://127\.0\.0\.1:9' cannot be opened"):
+        tracker.ready(timeout_s=3.0)
+    ray.kill(tracker._actor)
+    again = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="job")
+    assert again.flush()
+    assert client_of(again).get_run(runs_of(again)["job"]).data.metrics == {"loss": 3.0}
+    again.log_metrics("a run that never started", {"loss": 1.0}, 0)
+    again.set_tags("job", {"later": "yes"})
+    assert not again.flush()
+    assert client_of(again).get_run(runs_of(again)["job"]).data.tags["later"] == "yes"
+    with pytest.raises(RuntimeError, match="no config"):
+        again.register_model("job", str(tmp_path), name="student")
+    ray.kill(again._actor)
