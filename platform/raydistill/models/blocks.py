@@ -54,19 +54,18 @@ class Blocks(ABC):
         """hs[start] to hs[stop]: blocks ``start`` to ``stop - 1`` on states (B, T, D), mask bool (B, T)."""
         mask = self._attention_bias(attention_mask, hidden.dtype)
         for layer in self.layers[start:stop]:
-            hidden = self._first(layer(hidden, mask))
+            hidden = layer(hidden, mask)
         return hidden
 
     def _attention_bias(self, attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """The mask as the attention takes it, broadcast over heads and queries: (B, 1, 1, T)."""
+        """The mask as the attention takes it, broadcast over heads and queries: (B, 1, 1, T).
+
+        A view for ``sdpa``. Never dropped where all tokens are real: finding that out would wait for the device.
+        """
         keep = attention_mask[:, None, None, :]
         if self.model.config._attn_implementation == "sdpa":
             return keep
         return torch.zeros_like(keep, dtype=dtype).masked_fill(~keep, torch.finfo(dtype).min)
-
-    @staticmethod
-    def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-        return output if isinstance(output, Tensor) else output[0]
 
 
 class BertBlocks(Blocks):
@@ -122,10 +121,20 @@ class DistilBertBlocks(Blocks):
 FAMILIES: dict[str, type[Blocks]] = {"bert": BertBlocks, "distilbert": DistilBertBlocks}
 """Supported model types of transformers configurations."""
 
+ATTENTIONS = ("eager", "sdpa")
+"""Supported attention implementations of transformers, those that take a mask over (B, heads, queries, keys)."""
+
 
 def blocks_of(model: nn.Module) -> Blocks:
-    """The parts of a masked-language model; raises ValueError for a family that is not supported."""
-    model_type = model.config.model_type  # type: ignore[union-attr]
-    if model_type not in FAMILIES:
-        raise ValueError(f"model type is {model_type!r}; choices: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[str(model_type)](model)
+    """The parts of a masked-language model.
+
+    Raises ValueError for a family or an attention implementation that is not supported, and for a decoder.
+    """
+    config: Any = model.config
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"model type is {config.model_type!r}; choices: {', '.join(sorted(FAMILIES))}")
+    if config._attn_implementation not in ATTENTIONS:
+        raise ValueError(f"attention is {config._attn_implementation!r}; choices: {', '.join(ATTENTIONS)}")
+    if getattr(config, "is_decoder", False):
+        raise ValueError("is_decoder is true in the model's configuration; a masked-language model needs false")
+    return FAMILIES[config.model_type](model)

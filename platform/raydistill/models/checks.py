@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForMaskedLM
 
-from raydistill.models.load import load_config
+from raydistill.models.load import load_config, model_class, weight_files
 
 _HEAD_TENSORS = {
     ("masked_lm", "bert"): ("cls.predictions.transform.dense.weight", "cls.predictions.bias"),
@@ -21,9 +20,7 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
 
     Raises ValueError for a folder without safetensors files or a family without that head.
     """
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{str(folder)!r} has no .safetensors file; convert the checkpoint to safetensors first")
+    files = weight_files(folder)
     family = load_config(folder).model_type
     if (head, family) not in _HEAD_TENSORS:
         families = ", ".join(sorted(name for kind, name in _HEAD_TENSORS if kind == head))
@@ -46,8 +43,6 @@ def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
 
 def num_parameters(config: Any, *, head: str) -> int:
     """Parameters of a model with this configuration and head, tied ones once; allocates none."""
-    assert head == "masked_lm", head
     with torch.device("meta"):
-        model = AutoModelForMaskedLM.from_config(config)
-    model.tie_weights()
+        model = model_class(head).from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
+from transformers import AutoModelForMaskedLM, DistilBertConfig
+
+from raydistill.models.checks import check_layers
 
 _UP_TO_6 = (0, 2, 4, 7, 9, 11)
 _UP_TO_9 = (0, 2, 3, 4, 7, 8, 9, 10, 11)
 
+_BLOCK_PREFIXES = {"bert": "bert.encoder.layer.", "distilbert": "distilbert.transformer.layer."}
 _BLOCK_NAMES = {
     "attention.self.query": "attention.q_lin",
     "attention.self.key": "attention.k_lin",
@@ -47,8 +50,9 @@ def published_layers(num_layers: int) -> list[int]:
 
 
 def student_config(teacher: Any, *, architecture: str, num_layers: int) -> Any:
-    """Configuration of a student with a BERT teacher's sizes and ``num_layers`` blocks.
+    """Configuration of a student with the teacher's sizes and ``num_layers`` blocks.
 
+    A DistilBERT made from BERT has the published dropout of 0.1; a student of the teacher's family keeps its own.
     Raises ValueError for a teacher of another family or an unknown architecture.
     """
     if teacher.model_type not in ("bert", "distilbert") or (teacher.model_type, architecture) == ("distilbert", "bert"):
@@ -71,31 +75,20 @@ def student_config(teacher: Any, *, architecture: str, num_layers: int) -> Any:
         activation=teacher.hidden_act,
         initializer_range=0.02,
         pad_token_id=teacher.pad_token_id,
+        tie_word_embeddings=teacher.tie_word_embeddings,
     )
 
 
 def random_student(teacher: Any, *, architecture: str, num_layers: int, seed: int) -> nn.Module:
-    """A fresh student with the sizes of a teacher's configuration; DistilBERT's positions are sinusoids."""
+    """A fresh student with the sizes of a teacher's configuration, drawn from ``seed`` alone.
+
+    DistilBERT's positions are sinusoids. Deviation: the published code draws noise over them and freezes that.
+    """
     config = student_config(teacher, architecture=architecture, num_layers=num_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = (BertForMaskedLM if isinstance(config, BertConfig) else DistilBertForMaskedLM)(config)
-    if isinstance(model, DistilBertForMaskedLM):
-        positions = model.distilbert.embeddings.position_embeddings
-        with torch.no_grad():
-            positions.weight.copy_(sinusoids(*positions.weight.shape))
-    return model
-
-
-def sinusoids(num_positions: int, width: int) -> Tensor:
-    """Sinusoidal position embeddings (positions, width), sines at even and cosines at odd columns.
-
-    Source: Vaswani et al. 2017, sec. 3.5.
-    """
-    columns = torch.arange(width, dtype=torch.float64)
-    frequencies = 10000.0 ** (-2 * (columns // 2) / width)
-    angles = torch.arange(num_positions, dtype=torch.float64)[:, None] * frequencies
-    return torch.where(columns % 2 == 0, angles.sin(), angles.cos()).float()
+        model: nn.Module = AutoModelForMaskedLM.from_config(config)
+    return model.eval()
 
 
 def student_from_layers(
@@ -104,27 +97,27 @@ def student_from_layers(
     """A student with the teacher's embeddings, the blocks ``layers`` of it, and its vocabulary projection.
 
     DistilBERT has no token types: the teacher's are dropped. Without ``vocab_transform`` the transform of a
-    DistilBERT student's head starts fresh, as published; a student of the teacher's family copies the whole head.
-    Deviation: none in the values; a fresh transform is drawn from ``seed``.
+    DistilBERT student's head starts fresh, drawn from ``seed``, as published; a student of the teacher's family
+    copies the whole head. Raises ValueError for a layer that the teacher lacks or a family it cannot become.
     """
     config: Any = teacher.config
-    for layer in layers:
-        if not 0 <= layer < config.num_hidden_layers:
-            raise ValueError(f"layers has {layer}; the teacher has blocks 0 to {config.num_hidden_layers - 1}")
+    check_layers(layers, config.num_hidden_layers, key="layers")
     student = random_student(config, architecture=architecture, num_layers=len(layers), seed=seed)
     if architecture == config.model_type:
         state = _same_family_state(teacher, layers)
     else:
         state = _distilbert_state(teacher, layers, vocab_transform=vocab_transform)
     loaded = student.load_state_dict(state, strict=False)
+    fresh = {name for name in loaded.missing_keys if not name.startswith(tuple(_TRANSFORM_NAMES.values()))}
+    assert not fresh, fresh
     assert not loaded.unexpected_keys, loaded.unexpected_keys
-    student.tie_weights()  # type: ignore[operator]
     return student
 
 
 def _same_family_state(teacher: nn.Module, layers: Sequence[int]) -> dict[str, Tensor]:
     """The teacher's tensors with its blocks renumbered."""
-    prefix = {"bert": "bert.encoder.layer.", "distilbert": "distilbert.transformer.layer."}[teacher.config.model_type]  # type: ignore[union-attr, index]
+    config: Any = teacher.config
+    prefix = _BLOCK_PREFIXES[config.model_type]
     tensors = teacher.state_dict()
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
     for position, layer in enumerate(layers):
@@ -140,7 +133,7 @@ def _distilbert_state(teacher: nn.Module, layers: Sequence[int], *, vocab_transf
     tensors = teacher.state_dict()
     state = {new: tensors[old] for old, new in _SHARED_NAMES.items()}
     modules = {
-        f"bert.encoder.layer.{layer}.{old}": f"distilbert.transformer.layer.{position}.{new}"
+        f"{_BLOCK_PREFIXES['bert']}{layer}.{old}": f"{_BLOCK_PREFIXES['distilbert']}{position}.{new}"
         for position, layer in enumerate(layers)
         for old, new in _BLOCK_NAMES.items()
     }

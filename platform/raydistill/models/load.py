@@ -1,5 +1,8 @@
 """Checkpoints in and out: transformers folders, safetensors only, never code from outside."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,23 @@ _DROPOUT_FIELDS = (
     "attention_probs_dropout_prob",
     "seq_classif_dropout",
 )
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
+
+
+def model_class(head: str) -> Any:
+    """The transformers class that builds any family with a named head; raises ValueError for an unknown head."""
+    if head not in _HEADS:
+        raise ValueError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
+    return _HEADS[head]
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder; raises ValueError when there is none."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{str(folder)!r} has no .safetensors file; convert the checkpoint to safetensors first")
+    return files
 
 
 def load_config(folder: str | Path) -> Any:
@@ -23,17 +43,18 @@ def load_config(folder: str | Path) -> Any:
     if not (Path(folder) / "config.json").is_file():
         raise ValueError(f"{str(folder)!r} is no checkpoint: it has no config.json")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{str(folder)!r} is no checkpoint that transformers knows: {error}") from None
+        raise ValueError(f"{str(folder)!r} is no checkpoint that transformers knows: {_first_line(error)}") from None
 
 
-def without_dropout(config: Any, dropout: float) -> Any:
-    """The configuration with every dropout of its family set to ``dropout``; changes ``config`` and returns it."""
+def with_dropout(config: Any, dropout: float) -> Any:
+    """A copy of the configuration with every dropout of its family set to ``dropout``."""
+    changed = copy.deepcopy(config)
     for name in _DROPOUT_FIELDS:
-        if getattr(config, name, None) is not None:
-            setattr(config, name, dropout)
-    return config
+        if getattr(changed, name, None) is not None:
+            setattr(changed, name, dropout)
+    return changed
 
 
 def load_model(
@@ -46,37 +67,69 @@ def load_model(
 ) -> nn.Module:
     """A model with the named head (``masked_lm``), in evaluation mode.
 
-    ``dropout`` replaces what the checkpoint says. Raises ValueError when the checkpoint lacks the head's weights,
-    unless ``allow_new_head``, or when it has no safetensors file.
+    ``dropout`` replaces what the checkpoint says. With ``allow_new_head`` weights that only the head has may be
+    missing; they are drawn alike on every call. Raises ValueError, naming the weight, when any other is missing or
+    has not the configuration's shape, and when there is no safetensors file.
     """
     config = load_config(folder)
     if dropout is not None:
-        without_dropout(config, dropout)
-    if not any(Path(folder).glob("*.safetensors")):
-        raise ValueError(f"{str(folder)!r} has no .safetensors file; convert the checkpoint to safetensors first")
-    transformers_logging.disable_progress_bar()
-    model, info = _HEADS[head].from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        attn_implementation="sdpa",
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    missing = sorted(info["missing_keys"])
-    if missing and not allow_new_head:
-        raise ValueError(f"{str(folder)!r} lacks {missing[0]}; choose a checkpoint with its head, or write head: new")
+        config = with_dropout(config, dropout)
+    weight_files(folder)
+    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, info = model_class(head).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            # Found and named below; transformers would raise a page of text.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **_FROM_FOLDER,
+        )
+    _check_loaded(folder, info, encoder_prefix=f"{model.base_model_prefix}.", allow_new_head=allow_new_head)
     loaded: nn.Module = model.eval()
     return loaded
 
 
+def _check_loaded(folder: str | Path, info: dict[str, Any], *, encoder_prefix: str, allow_new_head: bool) -> None:
+    mismatched = sorted(info["mismatched_keys"])
+    if mismatched:
+        name, *shapes = mismatched[0]
+        found, expected = (tuple(shape) for shape in shapes)
+        raise ValueError(f"{str(folder)!r} has {name} of shape {found}, its config.json says {expected}; correct it")
+    missing = sorted(info["missing_keys"])
+    of_encoder = [name for name in missing if name.startswith(encoder_prefix)]
+    if of_encoder:
+        raise ValueError(f"{str(folder)!r} lacks {of_encoder[0]}; choose a checkpoint with all weights of its encoder")
+    if missing and not allow_new_head:
+        raise ValueError(f"{str(folder)!r} lacks {missing[0]}; choose a checkpoint with its head, or write head: new")
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the table of missing weights and the bar, which the checks and the callers replace."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
 def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer in a folder; raises ValueError when there is none."""
+    # Without any file transformers makes a tokenizer of the special tokens alone.
+    if not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(f"{str(folder)!r} has no tokenizer; add its {' or '.join(_TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **_FROM_FOLDER)
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = _first_line(error)
         raise ValueError(f"{str(folder)!r} has no tokenizer that transformers can load: {reason}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"{str(folder)!r} has no fast tokenizer; add its tokenizer.json")
@@ -85,5 +138,10 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
     """Write model and tokenizer so that plain transformers loads them from ``folder``."""
-    model.save_pretrained(folder)
+    with _quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
