@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from raydistill import draws
 from raydistill.batch import PARTNER, Batch
@@ -32,6 +33,8 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 3:
             raise ValueError(f"max_length is {self.max_length}; it must be at least 3")
+        if self.min_length < 2:
+            raise ValueError(f"min_length is {self.min_length}; it must be at least 2, the two special tokens")
         if not 0 < self.max_unknown <= 1:
             raise ValueError(f"max_unknown is {self.max_unknown}; it must be in (0, 1]")
 
@@ -64,8 +67,9 @@ class Config:
 def encode(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[Row]:
     """Texts to rows ``[CLS] ... [SEP]``: stripped, split where too long, then short and unknown rows dropped.
 
-    Returns int64 arrays. Special tokens written out in a text are recognised as such, as published.
-    Source: the published ``binarized_data.py`` (slow path) and ``LmSeqsDataset``.
+    Returns int64 arrays. Special tokens written out in a text are recognised as such, as published. Padding and
+    truncation that the tokenizer's files ask for are not applied. Raises ValueError when neither ``config`` nor the
+    tokenizer limits the length. Source: the published ``binarized_data.py`` (slow path) and ``LmSeqsDataset``.
     """
     return [row for row in cut(texts, tokenizer, config) if drop_reason(row, tokenizer, config) is None]
 
@@ -73,9 +77,12 @@ def encode(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[R
 def cut(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[Row]:
     """The rows of ``encode`` before any is dropped."""
     limit = config.max_length or int(tokenizer.model_max_length)
-    stripped = [text.strip() for text in texts]
+    if limit >= LARGE_INTEGER:
+        raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
+    if not texts:
+        return []
     encoded = tokenizer(
-        stripped,
+        [text.strip() for text in texts],
         add_special_tokens=False,
         padding=False,
         truncation=False,
@@ -129,6 +136,8 @@ class Task(TaskBase):
         counts = encoding.token_counts
         if counts is None:
             raise ValueError("masked language modelling needs the corpus's token counts")
+        if len(counts) != encoding.vocab_size:
+            raise ValueError(f"token counts are of {len(counts)} ids, the vocabulary has {encoding.vocab_size}")
         self._weights = np.maximum(counts, 1).astype(np.float64) ** -config.smoothing
         self._weights[list(encoding.all_special_ids)] = 0.0
 
@@ -164,8 +173,9 @@ class Task(TaskBase):
         times = draws.exponential(prefix + "mlm choice", seed, epoch, row_ids[:, None], positions)
         with np.errstate(divide="ignore"):
             times = np.where(weights > 0, times / weights, np.inf)
-        ranks = np.argsort(np.argsort(times, axis=1, kind="stable"), axis=1, kind="stable")
-        return np.asarray(ranks < counts[:, None])
+        chosen = np.zeros(ids.shape, dtype=np.bool_)
+        np.put_along_axis(chosen, np.argsort(times, axis=1, kind="stable"), positions < counts[:, None], axis=1)
+        return chosen
 
     def _replacements(self, originals: Row, index: Row, width: int, keys: tuple[int, int, Row], prefix: str) -> Row:
         """What stands at the targets afterwards: the mask token, the original or any id of the vocabulary."""
