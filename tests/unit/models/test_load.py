@@ -1,0 +1,185 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from raydistill.models.layer_selection import freeze_position_embeddings
+from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, with_dropout
+from toy_checkpoint import toy_tokenizer
+from toy_models import toy_batch, toy_bert, toy_distilbert
+
+FAMILIES = pytest.mark.parametrize("family", [toy_bert, toy_distilbert])
+PLAIN_LOADER = """
+import sys, torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+model = AutoModelForMaskedLM.from_pretrained(sys.argv[1])
+ids = torch.tensor([AutoTokenizer.from_pretrained(sys.argv[1])("w9 w17 w30")["input_ids"]])
+print(model.eval()(ids).logits.double().sum().item())
+assert not [name for name in sys.modules if name.startswith("raydistill")]
+"""
+
+
+def save(folder: Path, family=toy_bert) -> Path:
+    save_model(family(2, dropout=0.3, dtype=torch.float32), toy_tokenizer(), folder)
+    return folder
+
+
+def edit_weights(folder: Path, change) -> None:
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+@FAMILIES
+@torch.no_grad()
+def test_a_saved_model_comes_back_in_evaluation_mode_with_the_same_logits(tmp_path, family):
+    model, batch = family(2, dtype=torch.float32).eval(), toy_batch()
+    save_model(model, toy_tokenizer(), tmp_path)
+    loaded = load_model(tmp_path, head="masked_lm")
+    assert not loaded.training
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_a_saved_student_gives_its_logits_in_a_process_of_plain_transformers(tmp_path):
+    save(tmp_path, toy_distilbert)
+    ids = torch.tensor([load_tokenizer(tmp_path)("w9 w17 w30")["input_ids"]])
+    with torch.no_grad():
+        expected = load_model(tmp_path, head="masked_lm")(ids).logits.double().sum().item()
+    command = [sys.executable, "-c", PLAIN_LOADER, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
+
+
+@FAMILIES
+def test_dropout_of_the_checkpoint_is_kept_or_replaced_everywhere(tmp_path, family):
+    save(tmp_path, family)
+    for wanted, expected in ((None, 0.3), (0.0, 0.0), (0.05, 0.05)):
+        model = load_model(tmp_path, head="masked_lm", dropout=wanted)
+        rates = {module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        assert rates == {expected}
+
+
+def test_replacing_dropout_leaves_the_configuration_alone():
+    config = toy_bert(1, dropout=0.3).config
+    assert with_dropout(config, 0.0).hidden_dropout_prob == 0.0
+    assert config.hidden_dropout_prob == 0.3
+
+
+def test_weights_load_in_the_asked_dtype(tmp_path):
+    assert load_model(save(tmp_path), head="masked_lm", dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_names_of_old_checkpoints_load(tmp_path):
+    save(tmp_path)
+    expected = load_model(tmp_path, head="masked_lm").state_dict()
+
+    def old_names(tensors):
+        norms = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        return {next((n.replace(a, b) for a, b in norms.items() if a in n), n): t for n, t in tensors.items()}
+
+    edit_weights(tmp_path, old_names)
+    assert any(name.endswith("gamma") for name in load_file(tmp_path / "model.safetensors"))
+    loaded = load_model(tmp_path, head="masked_lm").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_missing_head_is_refused_unless_a_new_one_is_asked_for(tmp_path):
+    save(tmp_path)
+    edit_weights(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if not n.startswith("cls.")})
+    with pytest.raises(ValueError, match=r"lacks cls\.predictions.*write head: new"):
+        load_model(tmp_path, head="masked_lm")
+    assert load_model(tmp_path, head="masked_lm", allow_new_head=True) is not None
+
+
+def test_a_new_head_is_the_same_on_every_load(tmp_path):
+    save(tmp_path)
+    edit_weights(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if not n.startswith("cls.")})
+    heads = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = load_model(tmp_path, head="masked_lm", allow_new_head=True)
+        heads.append(model.cls.predictions.transform.dense.weight)
+    assert torch.equal(*heads)
+    assert heads[0].std() > 0
+
+
+def test_an_encoder_saved_without_a_head_and_its_prefix_takes_a_new_head(tmp_path):
+    model = toy_bert(2, dtype=torch.float32)
+    model.bert.save_pretrained(tmp_path)
+    loaded = load_model(tmp_path, head="masked_lm", allow_new_head=True)
+    assert torch.equal(
+        loaded.bert.encoder.layer[1].output.dense.weight, model.bert.encoder.layer[1].output.dense.weight
+    )
+
+
+def test_a_missing_weight_of_the_encoder_is_refused_even_when_a_new_head_is_asked_for(tmp_path):
+    save(tmp_path)
+    edit_weights(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if "layer.1.output.dense.bias" not in n})
+    with pytest.raises(ValueError, match=r"lacks bert\.encoder\.layer\.1\.output\.dense\.bias"):
+        load_model(tmp_path, head="masked_lm", allow_new_head=True)
+
+
+def test_weights_of_another_shape_than_the_configuration_are_refused(tmp_path):
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 20}))
+    with pytest.raises(ValueError, match=r"intermediate.dense.bias of shape \(24,\), its config.json says \(20,\)"):
+        load_model(tmp_path, head="masked_lm")
+
+
+def test_a_pickled_checkpoint_is_not_opened(tmp_path):
+    save(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"has no \.safetensors file; convert"):
+        load_model(tmp_path, head="masked_lm")
+
+
+def test_code_beside_a_checkpoint_is_not_run(tmp_path):
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    foreign = {"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config", "AutoModelForMaskedLM": "code.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **foreign}))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ValueError, match="is no checkpoint that transformers knows"):
+        load_config(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_loading_prints_no_table_and_no_bar(tmp_path, capfd):
+    save(tmp_path)
+    edit_weights(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if not n.startswith("cls.")})
+    load_model(tmp_path, head="masked_lm", allow_new_head=True)
+    printed = capfd.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_loading_forgets_frozen_positions_and_freezing_again_works(tmp_path):
+    model = toy_distilbert(1, dtype=torch.float32)
+    freeze_position_embeddings(model)
+    save_model(model, toy_tokenizer(), tmp_path)
+    loaded = load_model(tmp_path, head="masked_lm")
+    positions = loaded.distilbert.embeddings.position_embeddings.weight
+    assert torch.equal(positions, model.distilbert.embeddings.position_embeddings.weight)
+    freeze_position_embeddings(loaded)
+    assert not positions.requires_grad
+
+
+def test_a_folder_without_configuration_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"is no checkpoint: it has no config\.json"):
+        load_config(tmp_path)
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    toy_bert(1, dtype=torch.float32).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no tokenizer; add its tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+def test_an_unknown_head_is_refused_with_the_choices(tmp_path):
+    with pytest.raises(ValueError, match=r"head is 'ner'; choices: masked_lm"):
+        load_model(save(tmp_path), head="ner")
