@@ -1,6 +1,6 @@
 """A small corpus of random ids, written as binarize writes one, for tests of whatever reads corpora."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,8 @@ def random_rows(num_rows: int, *, seed: int = 0, vocabulary: int = VOCABULARY) -
 
 
 def write_corpus(
-    folder: Path,
-    rows: Sequence[NDArray[np.int64]],
+    folder: Path | str,
+    rows: Iterable[NDArray[np.int64]],
     *,
     rows_per_shard: int = 100,
     vocabulary: int = VOCABULARY,

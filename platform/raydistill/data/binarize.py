@@ -115,9 +115,11 @@ def _check_not_empty(rows: Mapping[str, int], counts: Mapping[str, int], held_ou
 
 
 def _encoded_blocks(items: list[Item], build: Any) -> Iterator[dict[str, Any]]:
-    """Run the data tasks and hand over what they yield, in the order of the items."""
+    """Run the data tasks and hand over what they yield, in the order of the items.
+
+    Raises a ValueError that a task met, with its message alone.
+    """
     import ray.data
-    from ray.exceptions import RayTaskError
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current().copy()
@@ -131,23 +133,13 @@ def _encoded_blocks(items: list[Item], build: Any) -> Iterator[dict[str, Any]]:
         dataset = dataset.map_batches(build, batch_size=None, batch_format="pyarrow", num_cpus=1)
         blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
     try:
-        for block in blocks:
-            yield from block.to_pylist()
-    except RayTaskError as error:
-        raise _cause(error) from None
+        for table in blocks:
+            for block in table.to_pylist():
+                if block["error"]:
+                    raise ValueError(block["error"])
+                yield block
     finally:
         blocks.close()
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The ValueError a data task raised, without the layers around it; any other error as it is."""
-    inner: BaseException | None = error
-    while inner is not None:
-        cause = getattr(inner, "cause", None) or inner.__cause__
-        if cause is None and type(inner) is ValueError:
-            return inner
-        inner = cause
-    return error
 
 
 def _rows(block: Mapping[str, Any]) -> list[NDArray[np.integer]]:
@@ -156,8 +148,17 @@ def _rows(block: Mapping[str, Any]) -> list[NDArray[np.integer]]:
     return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
 
 
-def _encode_items(
-    table: pa.Table,
+def _encode_items(table: pa.Table, **options: Any) -> Iterator[pa.Table]:
+    """The data task; a ValueError, which the user can mend, is handed over as data and so without Ray's traceback."""
+    try:
+        for fields in table.to_pylist():
+            yield from _encode_item(Item(**fields), **options)
+    except ValueError as error:
+        yield _block(error=str(error))
+
+
+def _encode_item(
+    item: Item,
     *,
     source: Mapping[str, Any],
     encoding: Mapping[str, Any],
@@ -165,20 +166,18 @@ def _encode_items(
     held_out: float,
     seed: int,
 ) -> Iterator[pa.Table]:
-    """The data task: for each block of texts and each part, the encoded rows end to end, and their lengths."""
+    """For each block of texts and each part, the encoded rows end to end, and their lengths."""
     reader = parser("raydistill.data.sources")(dict(source))
     encoder = parser("raydistill.tasks", attribute="EncodeConfig")(dict(encoding))
     tokenizer = _load_files(tuple(sorted(files.items())))
-    for fields in table.to_pylist():
-        item = Item(**fields)
-        numbered = enumerate(reader.module.read(reader.config, item))
-        while block := list(itertools.islice(numbered, _TEXTS_PER_BLOCK)):
-            numbers = np.array([number for number, _ in block])
-            is_held_out = uniform("held out", seed, zlib.crc32(item.key.encode()), numbers) < held_out
-            for part, chosen in enumerate((~is_held_out, is_held_out)):
-                texts = [text for (_, text), take in zip(block, chosen, strict=True) if take]
-                if texts:
-                    yield _encoded(texts, part, encoder, tokenizer)
+    numbered = enumerate(reader.module.read(reader.config, item))
+    while block := list(itertools.islice(numbered, _TEXTS_PER_BLOCK)):
+        numbers = np.array([number for number, _ in block])
+        is_held_out = uniform("held out", seed, zlib.crc32(item.key.encode()), numbers) < held_out
+        for part, chosen in enumerate((~is_held_out, is_held_out)):
+            texts = [text for (_, text), take in zip(block, chosen, strict=True) if take]
+            if texts:
+                yield _encoded(texts, part, encoder, tokenizer)
 
 
 def _encoded(texts: list[str], part: int, encoder: Named, tokenizer: Any) -> pa.Table:
@@ -187,13 +186,13 @@ def _encoded(texts: list[str], part: int, encoder: Named, tokenizer: Any) -> pa.
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
-    columns = {
-        "part": [part],
-        "ids": pa.array([ids.tobytes()], type=pa.large_binary()),
-        "lengths": pa.array([lengths.tobytes()], type=pa.large_binary()),
-        "counts": [json.dumps({"texts": len(texts), **Counter(filter(None, reasons))})],
-    }
-    return pa.table(columns)
+    counts = {"texts": len(texts), **Counter(filter(None, reasons))}
+    return _block(part=part, ids=ids.tobytes(), lengths=lengths.tobytes(), counts=json.dumps(counts))
+
+
+def _block(*, part: int = 0, ids: bytes = b"", lengths: bytes = b"", counts: str = "{}", error: str = "") -> pa.Table:
+    columns = {"part": [part], "ids": pa.array([ids], type=pa.large_binary()), "lengths": [lengths]}
+    return pa.table({**columns, "counts": [counts], "error": [error]})
 
 
 @lru_cache(maxsize=1)

@@ -52,8 +52,13 @@ class CorpusWriter:
         self._shards: list[ShardInfo] = []
         self._open: tuple[pq.ParquetWriter, HashingStream] | None = None
         self._shard_rows = 0
-        self.rows = 0
+        self._written = 0
         self.tokens = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows given so far."""
+        return self._written + len(self._group)
 
     def __enter__(self) -> "CorpusWriter":
         return self
@@ -119,7 +124,7 @@ class CorpusWriter:
         ids, lengths = self._checked_group()
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         columns = {
-            "row_id": pa.array(np.arange(self.rows, self.rows + len(lengths))),
+            "row_id": pa.array(np.arange(self._written, self._written + len(lengths))),
             "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids.astype(self.dtype))),
             "length": pa.array(lengths),
         }
@@ -130,7 +135,7 @@ class CorpusWriter:
         self._open[0].write_table(table, row_group_size=ROW_GROUP_ROWS)
         self._lengths.append(lengths)
         self._token_counts += np.bincount(ids, minlength=len(self._token_counts))
-        self.rows += len(lengths)
+        self._written += len(lengths)
         self.tokens += len(ids)
         self._shard_rows += len(lengths)
         self._group = []

@@ -22,6 +22,8 @@ class Item:
     """First row or row group, for a range."""
     stop: int = 0
     """The one after the last, for a range."""
+    local_copy: str = ""
+    """Path on the machine that listed the items; a data task elsewhere fetches its own."""
 
     @property
     def key(self) -> str:

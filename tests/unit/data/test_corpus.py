@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from raydistill.data.corpus import Corpus, tokenizer_hash
+from toy_checkpoint import toy_tokenizer
+from toy_corpus import VOCABULARY, random_rows, write_corpus
+
+
+def test_rows_come_back_in_the_order_asked_for(tmp_path):
+    rows = random_rows(250)
+    corpus = write_corpus(tmp_path / "corpus", rows, rows_per_shard=100)
+    wanted = [249, 0, 101, 100, 99, 0]
+    for row, number in zip(corpus.read_rows(wanted), wanted, strict=True):
+        assert row.tolist() == rows[number].tolist()
+
+
+def test_rows_are_found_in_later_row_groups(tmp_path):
+    rows = random_rows(2300)
+    corpus = write_corpus(tmp_path / "corpus", rows, rows_per_shard=2200)
+    assert pq.ParquetFile(tmp_path / "corpus/shards/part-00000.parquet").num_row_groups == 3
+    wanted = [2199, 1000, 999, 2200]
+    assert [row.tolist() for row in corpus.read_rows(wanted)] == [rows[number].tolist() for number in wanted]
+
+
+def test_rows_evicted_from_memory_are_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("raydistill.data.corpus._CACHE_BYTES", 1)
+    rows = random_rows(300)
+    corpus = write_corpus(tmp_path / "corpus", rows)
+    for _ in range(2):
+        assert [row.tolist() for row in corpus.read_rows([0, 150, 299])] == [rows[n].tolist() for n in (0, 150, 299)]
+    assert len(corpus._groups) == 1
+
+
+def test_the_manifest_counts_rows_tokens_and_ids(tmp_path):
+    rows = random_rows(250)
+    corpus = write_corpus(tmp_path / "corpus", rows)
+    every = np.concatenate(rows)
+    assert (len(corpus), corpus.manifest.tokens) == (250, len(every))
+    assert corpus.lengths.tolist() == [len(row) for row in rows]
+    assert corpus.token_counts.tolist() == np.bincount(every, minlength=VOCABULARY).tolist()
+    assert corpus.shard_offsets.tolist() == [0, 100, 200, 250]
+
+
+def test_shards_hold_row_ids_ids_and_lengths(tmp_path):
+    rows = random_rows(150)
+    write_corpus(tmp_path / "corpus", rows)
+    table = pq.read_table(tmp_path / "corpus/shards/part-00001.parquet")
+    assert table.column_names == ["row_id", "input_ids", "length"]
+    assert table["row_id"].to_pylist() == list(range(100, 150))
+    assert table["length"].to_pylist() == [len(row) for row in rows[100:]]
+
+
+@pytest.mark.parametrize(("vocabulary", "dtype"), [(65_536, "uint16"), (65_537, "int32")])
+def test_ids_take_two_bytes_exactly_when_the_vocabulary_allows(tmp_path, vocabulary, dtype):
+    rows = [np.array([2, vocabulary - 1, 3])]
+    corpus = write_corpus(tmp_path / "corpus", rows, vocabulary=vocabulary)
+    (row,) = corpus.read_rows([0])
+    assert row.dtype == dtype == corpus.manifest.dtype
+    assert row.tolist() == [2, vocabulary - 1, 3]
+
+
+def test_ids_outside_the_vocabulary_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="id 61 but its vocabulary has 61 entries"):
+        write_corpus(tmp_path / "corpus", [np.array([2, VOCABULARY, 3])])
+    assert list(tmp_path.iterdir()) == []
+
+
+def interrupted_rows(folder, number):
+    """Rows whose source is interrupted after most of them were written."""
+    yield from random_rows(number)
+    assert any(path.name.startswith(folder.name + ".writing") for path in folder.parent.iterdir())
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_write_leaves_no_corpus(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(tmp_path / "corpus", interrupted_rows(tmp_path / "corpus", 1500))
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
+        Corpus.open(str(tmp_path / "corpus"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_write_keeps_the_finished_corpus_before_it(tmp_path):
+    earlier = write_corpus(tmp_path / "corpus", random_rows(10))
+    with pytest.raises(KeyboardInterrupt):
+        write_corpus(tmp_path / "corpus", interrupted_rows(tmp_path / "corpus", 1500))
+    assert Corpus.open(str(tmp_path / "corpus")).hash == earlier.hash
+
+
+def test_a_corpus_without_its_manifest_is_not_finished(tmp_path):
+    write_corpus(tmp_path / "corpus", random_rows(10))
+    (tmp_path / "corpus/manifest.json").unlink()
+    with pytest.raises(ValueError, match="give the folder of a finished binarize stage"):
+        Corpus.open(str(tmp_path / "corpus"))
+
+
+def test_equal_rows_give_equal_hashes_and_other_rows_another(tmp_path):
+    first = write_corpus(tmp_path / "a", random_rows(30))
+    assert first.hash == write_corpus(tmp_path / "b", random_rows(30)).hash
+    assert first.hash != write_corpus(tmp_path / "c", random_rows(30, seed=1)).hash
+
+
+def test_verify_names_the_file_that_changed(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", random_rows(150), tokenizer_files={"tokenizer.json": b"{}"})
+    corpus.verify()
+    (tmp_path / "corpus/tokenizer/tokenizer.json").write_bytes(b"[]")
+    with pytest.raises(ValueError, match=r"tokenizer/tokenizer\.json has SHA-256"):
+        corpus.verify()
+
+
+def test_another_format_version_is_refused(tmp_path):
+    write_corpus(tmp_path / "corpus", random_rows(10))
+    path = tmp_path / "corpus/manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 99}))
+    with pytest.raises(ValueError, match="version 99"):
+        Corpus.open(str(tmp_path / "corpus"))
+
+
+def test_a_corpus_lies_on_any_storage(tmp_path):
+    rows = random_rows(120)
+    corpus = write_corpus("memory://somewhere/corpus", rows)
+    assert corpus.read_rows([119])[0].tolist() == rows[119].tolist()
+    assert corpus.lengths.tolist() == [len(row) for row in rows]
+
+
+def test_a_tokenizer_keeps_its_hash_when_padding_is_set_and_not_when_a_token_is_added():
+    tokenizer = toy_tokenizer()
+    before = tokenizer_hash(tokenizer)
+    tokenizer.backend_tokenizer.enable_padding(length=128)
+    assert tokenizer_hash(tokenizer) == before
+    tokenizer.add_tokens(["more"])
+    assert tokenizer_hash(tokenizer) != before
