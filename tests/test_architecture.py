@@ -1,0 +1,175 @@
+"""What may import what, and the other rules of the code's shape that no linter knows."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from raydistill import discovery
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "platform"
+TESTS = ROOT / "tests"
+
+LAYERS = (
+    ("cli",),
+    ("search",),
+    ("job",),
+    ("stages",),
+    ("training", "evaluation", "report"),
+    ("data",),
+    ("tracking", "cluster"),
+    ("config",),
+    ("methods", "tasks"),
+    ("models", "losses", "interventions", "optim"),
+    ("batch", "draws", "discovery"),
+)
+"""Parts of the package from top to bottom; a part imports itself and the layers below its own."""
+PURE = {part for layer in LAYERS[-3:] for part in layer}
+FOREIGN = {"ray", "deepspeed", "mlflow", "pydantic", "pyarrow"}
+"""What the pure half does without."""
+
+IMPORT_WITHOUT = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {foreign}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocked())
+for name in {names}:
+    importlib.import_module(name)
+"""
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Files of the package by module name."""
+    found = {}
+    for path in sorted((SOURCES / "raydistill").rglob("*.py")):
+        parts = path.relative_to(SOURCES).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Full names of all that a module imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            assert node.module is not None
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def part_of(module: str) -> str | None:
+    """The folder or file below the package that a module belongs to; None for what is not ours."""
+    package, _, rest = module.partition(".")
+    part = rest.partition(".")[0]
+    return part if package == "raydistill" and f"raydistill.{part}" in modules() else None
+
+
+def level(part: str) -> int:
+    """0 for the lowest layer."""
+    return next(number for number, layer in enumerate(reversed(LAYERS)) if part in layer)
+
+
+def importers_of(*libraries: str) -> set[str]:
+    """Modules that import one of the libraries or something below it."""
+    return {
+        module
+        for module in modules()
+        for name in imports(module)
+        if any(name == library or name.startswith(f"{library}.") for library in libraries)
+    }
+
+
+def test_every_part_of_the_package_has_a_layer():
+    parts = {part for module in modules() if (part := part_of(module))}
+    assert parts <= {part for layer in LAYERS for part in layer}
+
+
+def test_the_reader_of_imports_sees_those_inside_functions_and_of_submodules():
+    assert "ray.data" in {name for module in modules() for name in imports(module)}
+    assert "raydistill.models.blocks.blocks_of" in imports("raydistill.methods.causal")
+    assert part_of("raydistill.models.blocks.blocks_of") == "models"
+    assert part_of("raydistill.draws") == "draws"
+    assert part_of("transformers.models") is None
+
+
+def test_imports_go_downwards_only():
+    upwards = {
+        f"{module} imports {name}"
+        for module in modules()
+        if (importer := part_of(module)) is not None
+        for name in imports(module)
+        if (imported := part_of(name)) not in (None, importer) and level(imported) >= level(importer)
+    }
+    assert not upwards
+
+
+def test_the_package_itself_imports_none_of_its_parts():
+    assert not {name for name in imports("raydistill") if part_of(name)}
+
+
+def test_deepspeed_is_imported_in_one_module():
+    names = ("deepspeed", "transformers.integrations.deepspeed", "transformers.integrations.HfDeepSpeedConfig")
+    assert importers_of(*names) == {"raydistill.training.engine"}
+
+
+def test_mlflow_is_imported_in_tracking_alone():
+    found = importers_of("mlflow")
+    assert found
+    assert {part_of(module) for module in found} == {"tracking"}
+
+
+def test_ray_tune_is_imported_in_search_alone():
+    assert importers_of("ray.tune") <= {"raydistill.search"}
+
+
+def test_the_pure_half_names_no_library_of_the_runtime_half():
+    assert not {module for module in importers_of(*FOREIGN) if part_of(module) in PURE}
+
+
+def test_the_pure_half_imports_where_the_runtime_libraries_are_missing():
+    names = [module for module in modules() if part_of(module) in PURE]
+    assert {"raydistill.methods.causal", "raydistill.tasks.mlm", "raydistill.models.load"} <= set(names)
+    script = IMPORT_WITHOUT.format(foreign=sorted(FOREIGN), names=names)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_on_libraries_works():
+    script = IMPORT_WITHOUT.format(foreign=["pydantic"], names=["raydistill.config.sections"])
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "pydantic is blocked" in done.stderr
+
+
+def test_the_source_root_is_no_package():
+    assert not (SOURCES / "__init__.py").exists()
+    assert [entry.name for entry in SOURCES.iterdir() if entry.suffix == ".py"] == []
+
+
+def test_no_file_is_longer_than_400_lines():
+    files = [*SOURCES.rglob("*.py"), *TESTS.rglob("*.py")]
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert not {name: length for name, length in lengths.items() if length > 400}
+
+
+@pytest.mark.parametrize("kind", ["methods", "tasks"])
+def test_each_method_and_task_has_a_test_of_its_name(kind):
+    folder = TESTS / "unit" / kind
+    names = discovery.names(f"raydistill.{kind}")
+    assert names
+    untested = [
+        name for name in names if not list(folder.glob(f"test_{name}.py")) + list(folder.glob(f"test_{name}_*"))
+    ]
+    assert not untested
