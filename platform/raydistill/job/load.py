@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from raydistill import discovery
-from raydistill.config.errors import UserError, choice_error, error_lines, with_choices
+from raydistill.config.errors import UserError, choice_error, error_lines
 from raydistill.config.schema import has_key
 from raydistill.config.sections import ScalingConfig, Section, TrackingConfig
 from raydistill.stages._base import Stage, StageConfig, stage_of
@@ -31,11 +31,7 @@ def _parse_stage(value: Any) -> StageConfig:
         raise ValueError(f"kind is missing; choices: {', '.join(choices)}")
     if value["kind"] not in choices:
         raise choice_error("stage", "kind", value["kind"], choices)
-    config_type = stage_type(value["kind"]).Config
-    try:
-        return config_type.model_validate(dict(value))
-    except ValidationError as error:
-        raise with_choices(error, config_type.model_fields, owner=f"stage kind {value['kind']}") from None
+    return stage_type(value["kind"]).Config.model_validate(dict(value))
 
 
 StageField = Annotated[
@@ -69,6 +65,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """The job's name."""
         return self.config.name
 
     def scaling(self, stage: Stage) -> ScalingConfig:
@@ -95,7 +92,7 @@ def load_job(raw: Mapping[str, Any]) -> Job:
     try:
         config = JobConfig.model_validate(dict(raw))
     except ValidationError as error:
-        raise UserError(error_lines(with_choices(error, JobConfig.model_fields, owner="a job"))) from None
+        raise UserError(error_lines(error)) from None
     problems = [
         f"stages.{name} is no stage name; use letters, digits, _ and -"
         for name in config.stages

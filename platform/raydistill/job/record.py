@@ -31,6 +31,7 @@ class StageRecord:
 
     @property
     def finished(self) -> bool:
+        """Whether the stage ran to its end with this hash."""
         return (self.output / _RECORD).is_file()
 
     def read(self) -> dict[str, Any]:
