@@ -50,8 +50,11 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
         tracker = start_tracker(
             job.config.tracking, folder=str(result.folder.parent), experiment=job.name
         )
-        tracker.ready()
-        _run_stages(job, records, tracker, result, echo)
+        try:
+            tracker.ready()
+            _run_stages(job, records, tracker, result, echo)
+        finally:
+            tracker.close()
     return result
 
 
@@ -71,7 +74,6 @@ def _run_stages(job: Job, records: dict[str, StageRecord], tracker: Tracker, res
         raise
     finally:
         tracker.end_run(_run_key(job), status)
-        tracker.flush()
 
 
 def _run_key(job: Job) -> str:

@@ -117,6 +117,10 @@ class Tracker(ABC):
         """Wait until everything sent so far is delivered; False, with a warning, if some of it is not."""
         return True
 
+    def close(self) -> None:
+        """Flush and give up what the tracker holds; no call may follow."""
+        self.flush()
+
     @abstractmethod
     def _send(self, record: dict[str, Any]) -> Any:
         """Hand over a record; what is returned goes to ``_answer``."""
@@ -220,6 +224,11 @@ class RayTracker(Tracker):
         if status["rejected"]:
             logger.warning("MLflow refused %d records; they are in %s", status["rejected"], self.folder)
         return bool(delivered and not status["rejected"])
+
+    def close(self) -> None:
+        """Flush, then end the actor, which frees the spool for another run of the job."""
+        self.flush()
+        ray.kill(self._actor)
 
     def _send(self, record: dict[str, Any]) -> Any:
         return self._actor.append.remote(record)

@@ -1,0 +1,105 @@
+"""The whole line on real text and a real pretrained model: stages, hashes, skipping, tracking, registry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from raydistill.config import overrides
+from raydistill.job import files
+from raydistill.job.load import JobConfig, accepts, load_job
+from raydistill.job.record import stage_records
+from raydistill.job.run import JobResult, run_job
+from raydistill.stages import register
+
+
+def load(storage: Path, **changes: Any) -> Any:
+    raw = files.read_job("smoke/causal")
+    changed = {"storage": str(storage), **changes}
+    return load_job(overrides.apply(raw, changed, top_level=JobConfig.model_fields, accepts=accepts(raw)))
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult, list[str]]:
+    """The smoke job, run to the end after a first attempt that broke in its last stage."""
+    storage = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(register.Stage, "run", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(load(storage), echo=lambda line: None)
+    lines: list[str] = []
+    return storage, run_job(load(storage), echo=lines.append), lines
+
+
+def _interrupt(stage: Any, context: Any) -> dict[str, Any]:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_job_skips_what_had_finished(finished: tuple[Path, JobResult, list[str]]) -> None:
+    _, result, lines = finished
+    assert result.skipped == ["corpus", "distill", "evaluate"]
+    assert any(line.startswith("register: continuing") for line in lines)
+
+
+def test_a_finished_job_runs_nothing_again(finished: tuple[Path, JobResult, list[str]]) -> None:
+    storage, first, _ = finished
+    again = run_job(load(storage), echo=lambda line: None)
+    assert again.skipped == list(first.outputs)
+    assert again.summaries == first.summaries
+
+
+def test_a_changed_stage_and_what_follows_it_get_new_hashes(finished: tuple[Path, JobResult, list[str]]) -> None:
+    storage, _, _ = finished
+    before = {name: record.hash for name, record in stage_records(load(storage)).items()}
+    changed = load(storage, **{"distill.method.temperature": 3.0})
+    after = {name: record.hash for name, record in stage_records(changed).items()}
+    assert {name for name in before if before[name] != after[name]} == {"distill", "evaluate", "register"}
+
+
+def test_distillation_lowers_the_held_out_loss(finished: tuple[Path, JobResult, list[str]]) -> None:
+    _, result, _ = finished
+    models = result.summaries["evaluate"]["models"]
+    assert models["student"]["loss"] < models["student before"]["loss"]
+    assert models["student"]["tokens"] == models["teacher"]["tokens"] > 0
+
+
+def test_curves_and_configuration_are_in_mlflow(finished: tuple[Path, JobResult, list[str]]) -> None:
+    storage, _, _ = finished
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("smoke-causal")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"smoke-causal", "corpus", "distill", "evaluate", "register"}
+    parent = runs["smoke-causal"].info.run_id
+    distill = runs["distill"]
+    assert distill.data.tags["mlflow.parentRunId"] == parent
+    assert distill.data.params["method.temperature"] == "2.0"
+    curve = client.get_metric_history(distill.info.run_id, "train/causal_ce")
+    assert [point.step for point in curve] == [2, 4, 6]
+    assert [artifact.path for artifact in client.list_artifacts(parent)] == ["resolved.yaml"]
+    assert all(run.info.status == "FINISHED" for run in runs.values())
+
+
+def test_the_registered_student_gives_the_trained_students_logits(
+    finished: tuple[Path, JobResult, list[str]], tmp_path: Path
+) -> None:
+    storage, result, _ = finished
+    mlflow.set_tracking_uri(f"sqlite:///{storage / 'mlflow.db'}")
+    registered = mlflow.transformers.load_model("models:/smoke-student@candidate", return_type="components")["model"]
+    trained = AutoModelForMaskedLM.from_pretrained(result.outputs["distill"] / "student")
+    ids = torch.arange(1000, 1020)[None]
+    with torch.no_grad():
+        assert torch.equal(registered(ids).logits, trained(ids).logits)
+    version = mlflow.MlflowClient().get_model_version_by_alias("smoke-student", "candidate")
+    assert version.tags["method"] == "causal"
+    assert version.tags["job"] == "smoke-causal"
+
+
+def test_a_stage_record_is_written_only_at_the_end(finished: tuple[Path, JobResult, list[str]]) -> None:
+    _, result, _ = finished
+    for output in result.outputs.values():
+        stored = json.loads((output / "stage.json").read_text())
+        assert output.name.endswith(stored["hash"][:8])
