@@ -1,5 +1,6 @@
 """Checkpoints of a training: written through Ray Train, restored by a restarted worker group or job."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,6 +13,23 @@ from ray.train import Checkpoint
 
 from raydistill.models.load import load_model, load_tokenizer, save_model
 from raydistill.training.engine import Engine
+
+_REGISTER = "checkpoint_manager_snapshot.json"
+"""Ray Train's own list of a run's checkpoints, beside them."""
+
+
+def remove_unregistered(folder: Path) -> None:
+    """Delete checkpoints of a run that Ray Train does not know: a worker died between writing and registering one.
+
+    Ray Train prunes only what it knows, so these would stay for ever. No training may run in ``folder``.
+    """
+    if not (folder / _REGISTER).is_file():
+        return
+    register = json.loads((folder / _REGISTER).read_text(encoding="utf-8"))
+    known = {result["checkpoint_dir_name"] for result in register["checkpoint_results"]}
+    for entry in folder.glob("checkpoint_*"):
+        if entry.is_dir() and entry.name not in known:
+            shutil.rmtree(entry)
 
 
 def report_checkpoint(engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The complete DeepSpeed configuration of a training; nothing is left to DeepSpeed's defaults that matters here."""
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -11,8 +11,8 @@ _NEVER = 10**9
 
 def resolve_precision(precision: str, *, use_gpu: bool) -> Precision:
     """``auto`` becomes bf16 where the hardware is fast at it (GPUs that support it, CPUs with AMX), else fp32."""
-    if precision == "fp32" or precision == "bf16" or precision == "fp16":
-        return precision
+    if precision != "auto":
+        return cast(Precision, precision)
     if use_gpu:
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"

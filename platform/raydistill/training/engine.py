@@ -48,7 +48,8 @@ def shard_teacher(teacher: nn.Module, config: Mapping[str, Any]) -> nn.Module:
     import deepspeed
 
     engine = deepspeed.initialize(model=teacher, config=dict(config))[0]
-    teacher.raydistill_engine = (engine,)
+    # A tuple, so that the module does not take the engine, which holds the module, for a child.
+    object.__setattr__(teacher, "raydistill_engine", (engine,))
     return teacher
 
 

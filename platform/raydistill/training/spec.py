@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from raydistill.config.named import MethodField, TaskField
 from raydistill.config.sections import OptimizerConfig, ScalingConfig, Section, TrainingConfig
 
@@ -24,7 +26,7 @@ class TrainSpec(Section):
     student: str
     """Folder of the student as it starts, with its tokenizer."""
     freeze_position_embeddings: bool
-    teachers: list[TeacherSpec] = []
+    teachers: list[TeacherSpec] = Field(default_factory=list)
     task: TaskField
     method: MethodField
     training: TrainingConfig

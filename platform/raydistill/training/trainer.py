@@ -10,6 +10,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
 from raydistill.tracking.tracker import Tracker
+from raydistill.training.checkpoint import remove_unregistered
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
@@ -42,6 +43,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str) -> Train
     )
     with Display(board, title=spec.name):
         result: Result = trainer.fit()
+    remove_unregistered(Path(output) / _CHECKPOINTS)
     if result.error is not None:
         raise result.error
     found = TrainResult.read(Path(output))
@@ -55,9 +57,7 @@ def ray_scaling(scaling: ScalingConfig) -> RayScalingConfig:
     resources: dict[str, Any] = {"CPU": scaling.cpus_per_worker}
     if scaling.use_gpu:
         resources["GPU"] = 1
-    return RayScalingConfig(
-        num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources
-    )
+    return RayScalingConfig(num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources)
 
 
 def _run_config(spec: TrainSpec, output: str) -> RunConfig:

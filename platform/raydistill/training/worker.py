@@ -104,6 +104,7 @@ class Loop:
             world_size=self.num_workers,
             start_step=self.position.step,
             stop_step=self.num_steps,
+            num_data_tasks=max(1, self.spec.scaling.data_cpus // self.num_workers),
         )
         if self.position.step == 0:
             self._evaluate()
@@ -126,17 +127,22 @@ class Loop:
             step, num_steps=self.num_steps, warmup_proportion=self.spec.optimizer.warmup_proportion
         )
         denominators, tokens = self._denominators(batches)
-        totals = self._all_reduced(self.engine.step(batches, denominators, learning_rate=learning_rate))
+        totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
         self.position.step = step + 1
         self._pace.add(tokens)
-        due = self._is_due(self.spec.training.logging_steps)
-        if due or self.engine.device.type == "cpu":
+        training = self.spec.training
+        log = self._is_due(training.logging_steps)
+        evaluate = self._is_due(training.eval_steps or self.steps_per_epoch)
+        save = self._is_due(training.checkpoint_steps or self.steps_per_epoch)
+        # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
+        if log or evaluate or save or self.engine.device.type == "cpu":
+            totals = self._all_reduced(totals)
             _check_finite(totals, step + 1)
-        if due:
+        if log:
             self._log(totals, learning_rate)
-        if self._is_due(self.spec.training.eval_steps or self.steps_per_epoch):
+        if evaluate:
             self._evaluate()
-        if self._is_due(self.spec.training.checkpoint_steps or self.steps_per_epoch):
+        if save:
             self._save()
 
     def _is_due(self, every: int) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import ray.train
 import torch
-from toy_training import make_spec
 
 from raydistill.batch import Batch
 from raydistill.data.plan import micro_batches
@@ -17,6 +16,7 @@ from raydistill.tracking.tracker import NullTracker
 from raydistill.training import worker
 from raydistill.training.assembly import build_engine
 from raydistill.training.engine import held_numel, prepare_environment
+from toy_training import make_spec
 
 
 def direct_feed(

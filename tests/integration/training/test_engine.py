@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from integration.training.engine_settings import direct_feed, run_settings
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from toy_training import make_spec, write_inputs
 
+from integration.training.engine_settings import direct_feed, run_settings
 from raydistill.data.stream import FeedSpec
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_model
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.optim.schedules import linear_warmup_decay
+from toy_training import make_spec, write_inputs
 
 STAGES = (0, 1, 2, 3)
 PLACEMENTS = ("replicate", "zero3")
