@@ -68,6 +68,7 @@ def connection(scalings: Sequence[ScalingConfig]) -> Iterator[None]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    _quieten_libraries()
     joined = ray.is_initialized()
     if not joined:
         ray.init(**_init_arguments(scalings))
@@ -93,6 +94,17 @@ def _init_arguments(scalings: Sequence[ScalingConfig]) -> dict[str, Any]:
         "runtime_env": {"env_vars": _worker_environment()},
         **quiet,
     }
+
+
+def _quieten_libraries() -> None:
+    """Leave out what libraries tell the driver of their own settings; their errors stay."""
+    import torch
+
+    for name in ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        # Otherwise DeepSpeed, which accelerate imports, warns that it found no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _worker_environment() -> dict[str, str]:

@@ -116,10 +116,14 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
         raise ValueError(
             f"training.batch_size is {training.batch_size}, fewer rows than the {scaling.num_workers} workers; raise it"
         )
-    if corpus.rows is not None and corpus.rows < 2 * parts:
+    # An epoch's batches differ by at most one row; none may leave a micro-batch empty.
+    smallest = training.batch_size - 1
+    if corpus.rows is not None:
+        smallest = corpus.rows // -(-corpus.rows // training.batch_size)
+    if smallest < parts:
         raise ValueError(
-            f"the corpus has {corpus.rows} rows, too few for optimizer steps of {parts} micro-batches; "
-            "lower training.batch_size"
+            f"training.micro_batch_size is {training.micro_batch_size}: an optimizer step has {parts} micro-batches, "
+            f"and some steps only {smallest} rows; raise it, or lower scaling.num_workers"
         )
 
 
