@@ -1,0 +1,135 @@
+"""Each bad input is refused before anything runs, in one line that names key, value and remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from raydistill.config.errors import UserError
+from raydistill.job.load import load_job
+from raydistill.job.preflight import check_job
+from raydistill.models.load import save_model
+from toy_corpus import random_rows, write_corpus
+from toy_models import toy_bert, toy_distilbert
+from toy_training import toy_tokenizer
+
+MAPPING = {"interchange_variable_mappings": [{"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:0"]}]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Toy checkpoints and a toy corpus."""
+    root = tmp_path_factory.mktemp("inputs")
+    save_model(toy_bert(4, dtype=torch.float32), toy_tokenizer(), root / "teacher")
+    save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), root / "student")
+    config = toy_bert(2).config.to_dict()
+    headless = BertModel(BertConfig(**config), add_pooling_layer=False)
+    save_model(headless, toy_tokenizer(), root / "headless")
+    short = BertConfig(**{**config, "max_position_embeddings": 16})
+    save_model(type(toy_bert(2))(short), toy_tokenizer(), root / "short")
+    small = BertConfig(**{**config, "vocab_size": 30})
+    save_model(type(toy_bert(2))(small), toy_tokenizer(), root / "small")
+    narrow = BertConfig(**{**config, "hidden_size": 8, "num_attention_heads": 1})
+    save_model(type(toy_bert(2))(narrow), toy_tokenizer(), root / "narrow")
+    write_corpus(root / "corpus" / "train", random_rows(60))
+    write_corpus(root / "corpus" / "held_out", random_rows(20, seed=1))
+    return root
+
+
+def job(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A distillation of the toy teacher, with keys of its stage replaced."""
+    stage = {
+        "kind": "train",
+        "corpus": str(folder / "corpus"),
+        "method": {"name": "causal", "mapping": MAPPING},
+        "teachers": [str(folder / "teacher")],
+        "student": {"init": "layers", "layers": [0, 2]},
+        "training": {"batch_size": 8, "micro_batch_size": 4},
+        **changes,
+    }
+    return {"name": "toy", "storage": str(folder / "runs"), "stages": {"distill": stage}}
+
+
+def problems(raw: dict[str, Any]) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        check_job(load_job(raw))
+    assert all("\n" not in line for line in caught.value.lines)
+    return caught.value.lines
+
+
+def test_a_job_that_fits_is_forecast(folder: Path) -> None:
+    [preview] = check_job(load_job(job(folder)))
+    text = "\n".join(preview.lines)
+    assert "student distilbert" in text
+    assert "teacher 0 bert" in text
+    assert "60 rows" in text
+    assert "24 steps of 8 rows" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teachers": []}, ["teachers has 0", "takes 1"]),
+        ({"teachers": ["nowhere/at-all/of-it"]}, ["teachers.0", "nowhere/at-all/of-it", "no earlier stage, no folder"]),
+        ({"teachers": ["{folder}/headless"]}, ["teachers.0", "masked_lm head", "head: new"]),
+        ({"teachers": ["{folder}/small"], "student": {"layers": [0]}}, ["30 token ids", "binarize"]),
+        ({"teachers": ["{folder}/short"], "student": {"layers": [0]}}, ["16 positions", "encoding.max_length=16"]),
+        ({"student": {"init": "layers", "layers": [0, 7]}}, ["student.layers has 7", "blocks 0 to 3"]),
+        ({"student": {"init": "layers", "num_layers": 3}}, ["student.layers has 4", "blocks 0 to 3"]),
+        ({"student": {"init": "checkpoint", "checkpoint": "{folder}/narrow"}}, ["hidden_size"]),
+        ({"corpus": "elsewhere"}, ["corpus is 'elsewhere'", "neither an earlier stage nor a folder"]),
+        ({"method": {"name": "causal", "mapping": "middle_6"}}, ["mapping", "6"]),
+        ({"training": {"batch_size": 8, "micro_batch_size": 1}}, ["micro_batch_size is 1", "raise it"]),
+        ({"scaling": {"use_gpu": True}}, ["scaling.num_workers is 1", "0 GPUs", "use_gpu=false"]),
+    ],
+)
+def test_what_does_not_fit_is_refused(folder: Path, changes: dict[str, Any], words: list[str]) -> None:
+    [line] = problems(job(folder, **_filled(changes, folder)))
+    assert line.startswith("stages.distill: ")
+    assert all(word in line for word in words), line
+
+
+def _filled(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return value.replace("{folder}", str(folder))
+    if isinstance(value, list):
+        return [_filled(item, folder) for item in value]
+    if isinstance(value, dict):
+        return {key: _filled(item, folder) for key, item in value.items()}
+    return value
+
+
+def test_a_new_head_may_be_asked_for(folder: Path) -> None:
+    teacher = {"checkpoint": str(folder / "headless"), "head": "new"}
+    method = {"name": "causal", "mapping": MAPPING}
+    assert check_job(load_job(job(folder, teachers=[teacher], method=method, student={"layers": [0]})))
+
+
+def test_a_teacher_that_an_earlier_stage_makes_is_checked_by_its_configuration(folder: Path) -> None:
+    raw = job(folder)
+    distill = raw["stages"].pop("distill")
+    start = {"init": "checkpoint", "checkpoint": str(folder / "teacher")}
+    adapt = {**distill, "method": "finetune", "teachers": [], "student": start}
+    raw["stages"] = {"adapt": adapt, "distill": {**distill, "teachers": ["adapt"], "student": {"layers": [9]}}}
+    assert problems(raw) == ["stages.distill: student.layers has 9; the teacher has blocks 0 to 3"]
+
+
+def test_a_reference_to_a_later_stage_is_refused(folder: Path) -> None:
+    raw = job(folder, teachers=["later"])
+    raw["stages"]["later"] = dict(raw["stages"]["distill"], teachers=[str(folder / "teacher")])
+    assert problems(raw) == ["stages.distill.teachers.0 is 'later', which does not come before distill; move it up"]
+
+
+def test_storage_that_is_no_folder_is_refused(folder: Path) -> None:
+    raw = {**job(folder), "storage": "bucket://somewhere"}
+    assert "storage is 'bucket://somewhere'" in problems(raw)[0]
+
+
+def test_a_changed_checkpoint_folder_changes_the_hash(folder: Path, tmp_path: Path) -> None:
+    from raydistill.job.record import stage_records
+
+    before = stage_records(load_job(job(folder)))["distill"].hash
+    (folder / "teacher" / "note.txt").write_text("changed")
+    assert stage_records(load_job(job(folder)))["distill"].hash != before
