@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from raydistill.models.load import load_tokenizer
 from raydistill.tasks.mlm import EncodeConfig, cut, drop_reason, encode, split_long
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -102,6 +103,20 @@ def test_truncation_and_padding_of_the_tokenizers_file_are_not_applied():
     tokenizer.backend_tokenizer.enable_truncation(4)
     tokenizer.backend_tokenizer.enable_padding(length=30, pad_id=PAD)
     assert ids(encode(["w5 w6 w7 w8 w9", "w5"], tokenizer, ALL)) == [[CLS, 5, 6, 7, 8, 9, SEP], [CLS, 5, SEP]]
+
+
+def test_a_word_piece_tokenizers_files_that_pad_and_cut_give_whole_rows(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "##s", "king", ","]
+    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=9)
+    roles = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), words, strict=False))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(tmp_path)
+    assert '"max_length": 4' in (tmp_path / "tokenizer.json").read_text()
+    rows = encode(["Playing, KINGS play queens", "king"], load_tokenizer(tmp_path), ALL)
+    assert ids(rows) == [[CLS, 5, 6, 9, 8, 7, 5, UNK, SEP], [CLS, 8, SEP]]
 
 
 def test_without_max_length_the_tokenizers_limit_splits():
