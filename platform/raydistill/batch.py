@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PARTNER = "partner_"
-IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Batch:
 
     @property
     def num_rows(self) -> int:
+        """Number of rows, B."""
         return self.columns["row_id"].shape[0]
 
     def with_columns(self, **columns: Tensor) -> "Batch":
