@@ -31,9 +31,7 @@ def evaluate_masked_lm(
     """
     spec = FeedSpec.make(corpus, task, None, seed=seed)
     batches = list(held_out_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
-    return {
-        name: masked_lm_figures(load_model(folder, head="masked_lm"), batches) for name, folder in models.items()
-    }
+    return {name: masked_lm_figures(load_model(folder, head="masked_lm"), batches) for name, folder in models.items()}
 
 
 @torch.no_grad()

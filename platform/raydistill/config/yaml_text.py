@@ -19,7 +19,7 @@ _RESOLVERS: list[tuple[str, str, str]] = [
 class _Loader(yaml.SafeLoader):
     """The safe loader with the scalars of YAML 1.2 (its core schema) and unique keys."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 (the name is PyYAML's)
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)

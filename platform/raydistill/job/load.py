@@ -31,7 +31,7 @@ def _parse_stage(value: Any) -> StageConfig:
         raise ValueError(f"kind is missing; choices: {', '.join(choices)}")
     if value["kind"] not in choices:
         raise choice_error("stage", "kind", value["kind"], choices)
-    return stage_type(value["kind"]).Config.model_validate(dict(value))
+    return stage_type(value["kind"]).config_type.model_validate(dict(value))
 
 
 StageField = Annotated[
@@ -123,6 +123,6 @@ def accepts(raw: Mapping[str, Any]) -> Any:
         kind = value.get("kind") if isinstance(value, Mapping) else None
         if kind not in discovery.names(STAGES):
             return False
-        return has_key(stage_type(kind).Config, path, value)
+        return has_key(stage_type(kind).config_type, path, value)
 
     return stage_accepts

@@ -47,9 +47,7 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
             _skip(result, stage, records[name], echo)
         return result
     with cluster.connection([job.scaling(stage) for stage in job.stages.values()]):
-        tracker = start_tracker(
-            job.config.tracking, folder=str(result.folder.parent), experiment=job.name
-        )
+        tracker = start_tracker(job.config.tracking, folder=str(result.folder.parent), experiment=job.name)
         try:
             tracker.ready()
             _run_stages(job, records, tracker, result, echo)
@@ -87,9 +85,7 @@ def _skip(result: JobResult, stage: Stage, record: StageRecord, echo: Echo) -> N
     echo(f"{stage.name}: finished before, skipped ({record.output})")
 
 
-def _run_stage(
-    job: Job, stage: Stage, record: StageRecord, tracker: Tracker, result: JobResult, echo: Echo
-) -> None:
+def _run_stage(job: Job, stage: Stage, record: StageRecord, tracker: Tracker, result: JobResult, echo: Echo) -> None:
     key = f"{job.name}/{record.key}"
     resumed = record.output.is_dir()
     record.output.mkdir(parents=True, exist_ok=True)
@@ -119,4 +115,3 @@ def _run_stage(
     result.outputs[stage.name] = record.output
     result.summaries[stage.name] = summary
     echo(f"{stage.name}: finished in {time.monotonic() - start:.0f} s")
-

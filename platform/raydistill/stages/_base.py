@@ -64,9 +64,9 @@ class StageContext:
 
 
 class Stage(ABC):
-    """One step of a job; a subclass named ``Stage`` in ``stages/<kind>.py`` with its own ``Config``."""
+    """One step of a job; a subclass named ``Stage`` in ``stages/<kind>.py``."""
 
-    Config: ClassVar[type[StageConfig]]
+    config_type: ClassVar[type[StageConfig]]
 
     def __init__(self, name: str, config: Any) -> None:
         self.name = name

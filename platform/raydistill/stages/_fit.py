@@ -127,9 +127,7 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
         )
 
 
-def _lines(
-    config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student: Any, teachers: list[Any]
-) -> list[str]:
+def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student: Any, teachers: list[Any]) -> list[str]:
     training, workers = config.training, scaling.num_workers
     student_size = checks.num_parameters(student, head=config.task.module.Task.HEAD)
     lines = [f"student {student.model_type}, {student_size:,} parameters"]

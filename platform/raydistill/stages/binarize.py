@@ -30,7 +30,7 @@ class Config(_base.StageConfig):
 class Stage(_base.Stage):
     """Writes ``train`` and ``held_out``, two corpora of the same encoding."""
 
-    Config = Config
+    config_type = Config
     config: Config
 
     def references(self) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Config(_base.StageConfig):
 class Stage(_base.Stage):
     """Held-out loss, perplexity and accuracy of each model."""
 
-    Config = Config
+    config_type = Config
     config: Config
 
     def references(self) -> dict[str, str]:

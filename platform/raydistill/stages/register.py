@@ -28,7 +28,7 @@ class Config(_base.StageConfig):
 class Stage(_base.Stage):
     """Registers a student with its lineage as version tags."""
 
-    Config = Config
+    config_type = Config
     config: Config
 
     def references(self) -> dict[str, str]:
@@ -52,7 +52,7 @@ class Stage(_base.Stage):
         folder = _base.model_folder(self.config.model, context.outputs)
         lineage = context.summaries.get(source, {}).get("lineage", {})
         evaluated = context.summaries.get(self.config.metrics_from or "", {}).get("models", {})
-        metrics = next((figures for name, figures in evaluated.items() if name == "student"), {})
+        metrics: dict[str, float] = evaluated.get("student", {})
         version = context.tracker.register_model(
             context.run_key,
             str(folder),

@@ -41,7 +41,7 @@ class Config(_base.StageConfig):
 class Stage(_base.Stage):
     """Leaves the student before training in ``initial`` and after it in ``student``."""
 
-    Config = Config
+    config_type = Config
     config: Config
 
     def references(self) -> dict[str, str]:
