@@ -1,4 +1,5 @@
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, with_dropout
@@ -150,12 +152,20 @@ def test_code_beside_a_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_loading_prints_no_table_and_no_bar(tmp_path, capfd):
+def test_loading_logs_no_table_and_leaves_the_verbosity_alone(tmp_path):
     save(tmp_path)
     edit_weights(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if not n.startswith("cls.")})
-    load_model(tmp_path, head="masked_lm", allow_new_head=True)
-    printed = capfd.readouterr()
-    assert printed.out + printed.err == ""
+    records: list[logging.LogRecord] = []
+    listener = logging.Handler()
+    listener.emit = records.append
+    logger, verbosity = logging.getLogger("transformers"), transformers_logging.get_verbosity()
+    logger.addHandler(listener)
+    try:
+        load_model(tmp_path, head="masked_lm", allow_new_head=True)
+    finally:
+        logger.removeHandler(listener)
+    assert records == []
+    assert transformers_logging.get_verbosity() == verbosity
 
 
 def test_loading_forgets_frozen_positions_and_freezing_again_works(tmp_path):
