@@ -28,12 +28,13 @@ def write_corpus(
     rows_per_shard: int = 100,
     vocabulary: int = VOCABULARY,
     tokenizer_files: dict[str, bytes] | None = None,
+    tokenizer_hash: str = "0" * 64,
 ) -> Corpus:
     """Write rows as a corpus and open it."""
     with CorpusWriter(str(folder), vocab_size=vocabulary, rows_per_shard=rows_per_shard) as writer:
         writer.add(rows)
         tokenizer = TokenizerInfo(
-            hash="0" * 64,
+            hash=tokenizer_hash,
             vocab_size=vocabulary,
             special_ids=SPECIAL_IDS,
             all_special_ids=sorted(SPECIAL_IDS.values()),

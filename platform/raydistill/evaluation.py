@@ -47,6 +47,8 @@ def masked_lm_figures(model: nn.Module, batches: Iterable[Batch]) -> Figures:
         loss += float(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
         correct += int((logits.argmax(-1) == labels).sum())
         tokens += labels.shape[0]
+    if tokens == 0:
+        raise ValueError("no held-out token is masked; hold out more text, or raise task.mask_probability")
     mean = loss / tokens
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from raydistill.models.load import load_config, model_class, weight_files
 
@@ -27,8 +27,11 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
         raise ValueError(f"{str(folder)!r} is a {family} model; a {head} head works with: {families}")
     present: set[str] = set()
     for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            present.update(tensors.keys())
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                present.update(tensors.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
     return [name for name in _HEAD_TENSORS[head, family] if name not in present]
 
 

@@ -31,6 +31,8 @@ class CorpusForecast:
     task: str
     vocab_size: int
     max_length: int
+    tokenizer_hash: str | None = None
+    """What the ids mean; None while the tokenizer is not made yet."""
     rows: int | None = None
     tokens: int | None = None
 

@@ -33,6 +33,7 @@ def of_folder(root: Path) -> CorpusForecast:
         str(manifest.encoding["name"]),
         manifest.tokenizer.vocab_size,
         manifest.tokenizer.max_length,
+        manifest.tokenizer.hash,
         rows=manifest.rows,
         tokens=manifest.tokens,
     )

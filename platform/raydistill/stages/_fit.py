@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config.sections import ScalingConfig, StudentConfig
+from raydistill.data.corpus import tokenizer_hash
 from raydistill.models import checks, layer_selection
+from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _checkpoints, _corpora
 from raydistill.stages._base import CorpusForecast, Forecast
 
@@ -29,9 +31,9 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     corpus = _corpora.forecast(config.corpus, earlier)
     if corpus.task != config.task.name:
         raise ValueError(f"task is {config.task.name!r}, but corpus {config.corpus!r} is encoded for {corpus.task!r}")
-    teachers = _teachers(config, earlier)
+    teachers = _teachers(config, corpus, earlier)
     _check_requirements(config, teachers)
-    student = _student(config, teachers, earlier)
+    student = _student(config, teachers, corpus, earlier)
     _check_corpus(corpus, student, teachers)
     config.method.module.Method.check(config.method.config, student, teachers)
     _check_batches(config, scaling, corpus)
@@ -41,11 +43,12 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     )
 
 
-def _teachers(config: Any, earlier: Mapping[str, Forecast]) -> list[Any]:
+def _teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> list[Any]:
     found = []
     for position, reference in enumerate(config.teachers):
         model, folder = _model(f"teachers.{position}", reference, earlier)
         _check_head(f"teachers.{position}", reference.head, folder, config.task.module.Task.HEAD)
+        _check_tokenizer(f"teachers.{position}", folder, corpus)
         found.append(model)
     return found
 
@@ -79,11 +82,20 @@ def _check_requirements(config: Any, teachers: list[Any]) -> None:
         raise ValueError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
 
 
-def _student(config: Any, teachers: list[Any], earlier: Mapping[str, Forecast]) -> Any:
+def _check_tokenizer(key: str, folder: Path | None, corpus: CorpusForecast) -> None:
+    """The corpus's ids must mean to the model what its own tokenizer says; equal sizes do not show that."""
+    if folder is None or corpus.tokenizer_hash is None or not (folder / "tokenizer.json").is_file():
+        return
+    if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
+        raise ValueError(f"{key} has another tokenizer than the corpus; binarize with that model's tokenizer")
+
+
+def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:
     start = config.student
     if start.checkpoint is not None:
         model, folder = _model("student.checkpoint", start.checkpoint, earlier)
         _check_head("student.checkpoint", start.checkpoint.head, folder, config.task.module.Task.HEAD)
+        _check_tokenizer("student.checkpoint", folder, corpus)
         return model
     if not teachers:
         raise ValueError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")

@@ -8,6 +8,7 @@ from pydantic import Field
 from raydistill.config.named import EncodingField, SourceField, parser
 from raydistill.config.sections import ModelRef, ScalingConfig
 from raydistill.data.binarize import binarize
+from raydistill.data.corpus import tokenizer_hash
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _checkpoints
 
@@ -41,12 +42,14 @@ class Stage(_base.Stage):
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         model, folder = _checkpoints.model_config(self.config.tokenizer, earlier)
-        vocab_size, limit = model.vocab_size, model.max_position_embeddings
+        vocab_size, limit, digest = model.vocab_size, model.max_position_embeddings, None
         if folder is not None:
             tokenizer = load_tokenizer(folder)
+            self.config.encoding.module.check_tokenizer(tokenizer)
+            digest = tokenizer_hash(tokenizer)
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
         max_length = min(self.config.encoding.config.max_length or limit, limit)
-        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, max_length)
+        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, max_length, digest)
         wanted = self.config.encoding.config.max_length
         if wanted is not None and wanted > limit:
             raise ValueError(f"encoding.max_length is {wanted}; the tokenizer's model takes at most {limit}")

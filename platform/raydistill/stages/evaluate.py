@@ -74,4 +74,5 @@ class Stage(_base.Stage):
         table = context.output / "comparison.md"
         table.write_text(comparison_markdown(figures), encoding="utf-8")
         context.tracker.log_artifact(context.run_key, str(table))
-        return {"models": figures}
+        references = {name: reference.checkpoint or "" for name, reference in self.config.models.items()}
+        return {"models": figures, "references": references}

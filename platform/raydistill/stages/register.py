@@ -51,8 +51,7 @@ class Stage(_base.Stage):
         source = _base.stage_of(self.config.model)
         folder = _base.model_folder(self.config.model, context.outputs)
         lineage = context.summaries.get(source, {}).get("lineage", {})
-        evaluated = context.summaries.get(self.config.metrics_from or "", {}).get("models", {})
-        metrics: dict[str, float] = evaluated.get("student", {})
+        metrics = self._metrics(context.summaries.get(self.config.metrics_from or "", {}))
         version = context.tracker.register_model(
             context.run_key,
             str(folder),
@@ -62,3 +61,8 @@ class Stage(_base.Stage):
             metrics=metrics,
         )
         return {"name": self.config.name, "version": version, "uri": f"models:/{self.config.name}@{self.config.alias}"}
+
+    def _metrics(self, evaluation: Mapping[str, Any]) -> dict[str, float]:
+        """The figures of an evaluation's model that is the one being registered."""
+        names = [name for name, reference in evaluation.get("references", {}).items() if reference == self.config.model]
+        return dict(evaluation["models"][names[0]]) if names else {}

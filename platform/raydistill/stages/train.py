@@ -18,6 +18,7 @@ from raydistill.data.corpus import Corpus
 from raydistill.models import layer_selection
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
 from raydistill.stages import _base, _checkpoints, _corpora, _fit
+from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 
@@ -75,7 +76,7 @@ class Stage(_base.Stage):
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions,
             teachers=[
-                TeacherSpec(folder=str(folder), placement=teacher.placement)
+                TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head)
                 for folder, teacher in zip(teachers, self.config.teachers, strict=True)
             ],
             task=self.config.task,
@@ -85,8 +86,10 @@ class Stage(_base.Stage):
             scaling=context.scaling,
             seed=context.seed,
         )
+        lineage = self._lineage(spec)
+        context.tracker.set_tags(context.run_key, lineage)
         result = train(spec, str(context.output), context.tracker, context.run_key)
-        return {"student": result.student, "metrics": result.metrics, "lineage": self._lineage(spec)}
+        return {"student": result.student, "metrics": result.metrics, "lineage": lineage}
 
     @property
     def _freezes_positions(self) -> bool:
@@ -126,5 +129,6 @@ class Stage(_base.Stage):
         return {
             "method": self.config.method.name,
             "teacher": teachers or "none",
+            "teacher_hash": ", ".join(content_hash(Path(teacher.folder)) for teacher in spec.teachers) or "none",
             "corpus_hash": Corpus.open(spec.corpus).hash,
         }

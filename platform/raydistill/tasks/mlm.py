@@ -64,6 +64,13 @@ class Config:
             raise ValueError(f"mask, keep and random are {', '.join(map(str, shares))}; they must add up to 1")
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError when a tokenizer lacks a special token that the task needs."""
+    missing = [role for role in ("cls", "sep", "mask", "pad") if getattr(tokenizer, f"{role}_token_id") is None]
+    if missing:
+        raise ValueError(f"the tokenizer has no {', '.join(missing)} token; task mlm needs a masked model's tokenizer")
+
+
 def encode(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[Row]:
     """Texts to rows ``[CLS] ... [SEP]``: stripped, split where too long, then short and unknown rows dropped.
 

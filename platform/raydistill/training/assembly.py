@@ -46,12 +46,12 @@ def _load_student(spec: TrainSpec, config: dict[str, Any]) -> nn.Module:
 
 
 def _load_teacher(teacher: TeacherSpec, spec: TrainSpec, precision: Precision, device: torch.device) -> nn.Module:
-    head, dtype = spec.task.module.Task.HEAD, _DTYPES[precision]
+    head, dtype, allow_new = spec.task.module.Task.HEAD, _DTYPES[precision], teacher.head == "new"
     if teacher.placement == "replicate":
-        return load_model(teacher.folder, head=head, dtype=dtype).to(device)
+        return load_model(teacher.folder, head=head, dtype=dtype, allow_new_head=allow_new).to(device)
     config = deepspeed_config(
         zero_stage=3, precision=precision, num_micro_batches=1, max_grad_norm=spec.optimizer.max_grad_norm
     )
     with sharded_loading(config):
-        model = load_model(teacher.folder, head=head, dtype=dtype)
+        model = load_model(teacher.folder, head=head, dtype=dtype, allow_new_head=allow_new)
     return shard_teacher(model, config)

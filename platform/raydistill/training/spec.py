@@ -13,6 +13,8 @@ class TeacherSpec(Section):
 
     folder: str
     placement: Literal["replicate", "zero3"] = "replicate"
+    head: Literal["pretrained", "new"] = "pretrained"
+    """``new`` lets a checkpoint without the task's head start one, the same on every worker."""
 
 
 class TrainSpec(Section):

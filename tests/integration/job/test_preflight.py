@@ -8,6 +8,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from raydistill.config.errors import UserError
+from raydistill.data.corpus import tokenizer_hash
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
 from raydistill.models.load import save_model
@@ -33,8 +34,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(type(toy_bert(2))(small), toy_tokenizer(), root / "small")
     narrow = BertConfig(**{**config, "hidden_size": 8, "num_attention_heads": 1})
     save_model(type(toy_bert(2))(narrow), toy_tokenizer(), root / "narrow")
-    write_corpus(root / "corpus" / "train", random_rows(60))
-    write_corpus(root / "corpus" / "held_out", random_rows(20, seed=1))
+    digest = tokenizer_hash(toy_tokenizer())
+    write_corpus(root / "corpus" / "train", random_rows(60), tokenizer_hash=digest)
+    write_corpus(root / "corpus" / "held_out", random_rows(20, seed=1), tokenizer_hash=digest)
+    write_corpus(root / "other" / "train", random_rows(60))
     return root
 
 
@@ -79,6 +82,7 @@ def test_a_job_that_fits_is_forecast(folder: Path) -> None:
         ({"student": {"init": "layers", "layers": [0, 7]}}, ["student.layers has 7", "blocks 0 to 3"]),
         ({"student": {"init": "layers", "num_layers": 3}}, ["student.layers has 4", "blocks 0 to 3"]),
         ({"student": {"init": "checkpoint", "checkpoint": "{folder}/narrow"}}, ["hidden_size"]),
+        ({"corpus": "{folder}/other"}, ["teachers.0 has another tokenizer", "binarize"]),
         ({"corpus": "elsewhere"}, ["corpus is 'elsewhere'", "neither an earlier stage nor a folder"]),
         ({"method": {"name": "causal", "mapping": "middle_6"}}, ["mapping", "6"]),
         ({"training": {"batch_size": 8, "micro_batch_size": 1}}, ["micro_batch_size is 1", "raise it"]),

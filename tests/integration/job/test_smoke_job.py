@@ -96,6 +96,9 @@ def test_the_registered_student_gives_the_trained_students_logits(
     version = mlflow.MlflowClient().get_model_version_by_alias("smoke-student", "candidate")
     assert version.tags["method"] == "causal"
     assert version.tags["job"] == "smoke-causal"
+    assert len(version.tags["teacher_hash"]) == 64
+    figures = mlflow.MlflowClient().get_run(version.run_id).data.metrics
+    assert figures["loss"] == result.summaries["evaluate"]["models"]["student"]["loss"]
 
 
 def test_a_stage_record_is_written_only_at_the_end(finished: tuple[Path, JobResult, list[str]]) -> None:
