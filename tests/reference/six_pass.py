@@ -129,15 +129,16 @@ def causal_loss(
     nll = torch.logsumexp(base.logits[labelled], dim=-1) - base.logits[labelled].gather(
         -1, example.labels[labelled].unsqueeze(-1)
     ).squeeze(-1)
-    difference = base.logits[tokens] - teacher_base.logits[tokens]
     terms = {
         "ce": tempered_kl(base.logits[tokens], teacher_base.logits[tokens], tau).mean(),
         "mlm": nll.mean(),
-        "mse": (difference**2).sum(dim=-1).mean(),
         "cos": one_minus_cosine(base.last_hidden_state[tokens], teacher_base.last_hidden_state[tokens]).mean(),
         "causal_ce": tempered_kl(swapped.logits[tokens], teacher_swapped.logits[tokens], tau).mean(),
         "causal_cos": one_minus_cosine(
             swapped.last_hidden_state[tokens], teacher_swapped.last_hidden_state[tokens]
         ).mean(),
     }
-    return sum(alpha * terms[name] for name, alpha in setting.alphas.items()), terms
+    if setting.alphas.get("mse"):
+        # Like the published code, which compares raw logits only when that is weighted.
+        terms["mse"] = ((base.logits[tokens] - teacher_base.logits[tokens]) ** 2).sum(dim=-1).mean()
+    return sum(alpha * terms[name] for name, alpha in setting.alphas.items() if alpha), terms

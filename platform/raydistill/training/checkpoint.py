@@ -63,7 +63,7 @@ def write_student(engine: Engine, source: str, target: Path, *, head: str) -> No
     if state is None:
         return
     model = load_model(source, head=head)
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(state)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     save_model(model, load_tokenizer(source), temporary)
     shutil.rmtree(target, ignore_errors=True)

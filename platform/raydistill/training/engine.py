@@ -160,8 +160,11 @@ class Engine:
         student = self.distiller.student
         state: dict[str, Tensor] = {}
         is_first = dist.get_rank() == 0
-        tensors: dict[str, Tensor] = dict(student.named_parameters()) | dict(student.named_buffers())
-        for name, tensor in tensors.items():
+        # Tied weights stand under each of their names, so that the state can be loaded strictly.
+        tensors: dict[str, Tensor] = dict(student.named_parameters(remove_duplicate=False))
+        tensors |= dict(student.named_buffers(remove_duplicate=False))
+        for name in student.state_dict():
+            tensor = tensors[name]
             with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
                 if is_first:
                     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

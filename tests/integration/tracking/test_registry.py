@@ -16,6 +16,8 @@ import sys
 sys.modules["raydistill"] = None
 import mlflow, torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+# As in the test itself: equal to the bit needs the same number of threads.
+torch.set_num_threads(1)
 uri, name, target = sys.argv[1:]
 mlflow.set_tracking_uri(uri)
 ids = torch.tensor([[2, 7, 4, 9, 3]])
@@ -28,6 +30,14 @@ with torch.no_grad():
 words = [loaded("w7 w9", add_special_tokens=False)["input_ids"] for loaded in (pipeline.tokenizer, tokenizer)]
 torch.save({"logits": answers, "words": words, "best": pipeline("w7 [MASK] w9")[0]["token"]}, target)
 """
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +70,7 @@ def student(tmp_path_factory) -> Path:
     return save_student(tmp_path_factory.mktemp("student"))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_registered_student_gives_its_logits_where_this_package_is_not_installed(writer, store, student, tmp_path):
     register(writer, student, name="exact")
     target = tmp_path / "answers.pt"

@@ -10,6 +10,7 @@ from raydistill.interventions.sites import draw, load_mapping
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.methods.causal import Config, Method, labels_first
 from reference import six_pass
+from reference.of_batch import as_example, columns_of
 from toy_models import (
     largest_difference,
     pad_further,
@@ -40,36 +41,6 @@ def config(**options):
 
 def method_and_batch(settings, student, teacher, **keys):
     return Method(settings, student, [teacher]), Method.prepare_batch(settings, toy_batch(**keys))
-
-
-def as_example(batch):
-    def at(index, shape, values=True, fill=False):
-        dense = torch.full(shape, fill).flatten()
-        dense[index] = values
-        return dense.view(shape)
-
-    base, source = batch["input_ids"], batch["partner_input_ids"]
-    return six_pass.Example(
-        ids=base,
-        mask=batch["attention_mask"],
-        labels=at(batch["label_index"], base.shape, batch["labels"], -100),
-        positions=at(batch["interchange_base"], base.shape),
-        source_ids=source,
-        source_mask=batch["partner_attention_mask"],
-        source_positions=at(batch["interchange_partner"], source.shape),
-    )
-
-
-def columns_of(sites, model):
-    head_size = model.config.hidden_size // model.config.num_attention_heads
-    columns = {}
-    for site in sites:
-        if site.head is None:
-            found = range(model.config.hidden_size)
-        else:
-            found = range(site.head * head_size + site.start, site.head * head_size + site.stop)
-        columns.setdefault(site.layer, []).extend(found)
-    return columns
 
 
 def reference_loss(settings, student, teacher, batch, **setting):

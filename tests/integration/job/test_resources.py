@@ -1,0 +1,51 @@
+"""What a machine or a cluster cannot give is refused before anything waits for it."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from raydistill import cluster
+from raydistill.config.errors import UserError
+from raydistill.config.sections import ScalingConfig
+from raydistill.job.load import load_job
+from raydistill.job.preflight import check_job
+
+
+def test_cpus_for_workers_and_for_a_data_task_of_each_are_required() -> None:
+    assert cluster.required_cpus(ScalingConfig(num_workers=2, cpus_per_worker=3, data_cpus=1)) == 8
+    assert cluster.required_cpus(ScalingConfig(num_workers=2, cpus_per_worker=3, data_cpus=5)) == 11
+
+
+def test_a_cluster_without_cpus_for_the_data_tasks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ValueError, match=r"scaling needs 4 CPUs for 2 workers .* the cluster has 2; lower"):
+        cluster.check_resources(ScalingConfig(num_workers=2))
+    cluster.check_resources(ScalingConfig(num_workers=1))
+
+
+def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 64.0, "GPU": 2.0})
+    with pytest.raises(ValueError, match=r"scaling\.num_workers is 4 with use_gpu, but there are 2 GPUs"):
+        cluster.check_resources(ScalingConfig(num_workers=4, use_gpu=True))
+    cluster.check_resources(ScalingConfig(num_workers=2, use_gpu=True))
+
+
+def test_workers_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "physical_cores", lambda: 8)
+    assert cluster.threads_per_worker(ScalingConfig(num_workers=2)) == 4
+    assert cluster.threads_per_worker(ScalingConfig(num_workers=16)) == 1
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster.threads_per_worker(ScalingConfig(num_workers=2, cpus_per_worker=3)) == 3
+
+
+def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**8))
+    stages = {"register": {"kind": "register", "model": "none", "name": "x"}}
+    with pytest.raises(UserError, match=r"storage is .* GiB are free; make room"):
+        check_job(load_job({"name": "toy", "storage": str(tmp_path), "stages": stages}))
