@@ -1,5 +1,7 @@
 """Start a group of training workers with Ray Train and wait for what they leave."""
 
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str) -> Train
         run_config=_run_config(spec, output),
     )
     with Display(board, title=spec.name):
-        result: Result = trainer.fit()
+        result = _fit(trainer)
     remove_unregistered(Path(output) / _CHECKPOINTS)
     if result.error is not None:
         raise result.error
@@ -50,6 +52,20 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str) -> Train
     if found.failure:
         raise ValueError(found.failure)
     return found
+
+
+def _fit(trainer: TorchTrainer) -> Result:
+    """Fit in a thread, where Ray Train leaves Ctrl-C alone: its own handler ends the process with status 1."""
+    outcome: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result()
 
 
 def ray_scaling(scaling: ScalingConfig) -> RayScalingConfig:
