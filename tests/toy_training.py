@@ -6,35 +6,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
-
 from raydistill.models.load import save_model
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.spec import TrainSpec
+from toy_checkpoint import toy_tokenizer
 from toy_corpus import random_rows, write_corpus
-from toy_models import VOCABULARY, toy_bert, toy_distilbert
+from toy_models import toy_bert, toy_distilbert
 
 MAPPING = {
     "interchange_variable_mappings": [
         {"teacher_variable_names": ["$L:[1:3]$H:[0:2]$[0:8]"], "student_variable_names": ["$L:0$H:[0:2]$[0:8]"]}
     ]
 }
-
-
-def toy_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of one word for each toy id."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(5, VOCABULARY))]
-    tokenizer = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
 
 
 def write_inputs(folder: Path) -> None:

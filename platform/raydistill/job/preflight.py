@@ -8,7 +8,7 @@ from pathlib import Path
 from raydistill import cluster
 from raydistill.config.errors import UserError, error_lines
 from raydistill.job.load import Job
-from raydistill.job.record import StageRecord, job_folder, stage_records
+from raydistill.job.record import StageRecord, job_folder, stage_record
 from raydistill.stages import _corpora
 from raydistill.stages._base import Forecast
 
@@ -33,9 +33,10 @@ def check_job(job: Job) -> list[Preview]:
     previews: list[Preview] = []
     forecasts: dict[str, Forecast] = {}
     problems += _check_storage(job)
-    records = stage_records(job)
+    records: dict[str, StageRecord] = {}
     for name, stage in job.stages.items():
         try:
+            records[name] = stage_record(job, stage, records)
             cluster.check_resources(job.scaling(stage))
             forecast = stage.check(job.scaling(stage), forecasts)
         except ValueError as error:

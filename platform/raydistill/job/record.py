@@ -61,10 +61,15 @@ def stage_records(job: Job) -> dict[str, StageRecord]:
     """Every stage's record by name; hashes cover configuration, seed, inputs' hashes and local model files."""
     records: dict[str, StageRecord] = {}
     for name, stage in job.stages.items():
-        inputs = {key: records[source].hash for key, source in job.inputs(stage).items()}
-        digest = stage_hash(_identity(job, stage), inputs)
-        records[name] = StageRecord(name, digest, job_folder(job) / f"{name}-{digest[:8]}")
+        records[name] = stage_record(job, stage, records)
     return records
+
+
+def stage_record(job: Job, stage: Stage, earlier: Mapping[str, StageRecord]) -> StageRecord:
+    """The record of one stage, given those before it; raises ValueError when a source it reads is not there."""
+    inputs = {key: earlier[source].hash for key, source in job.inputs(stage).items()}
+    digest = stage_hash(_identity(job, stage), inputs)
+    return StageRecord(stage.name, digest, job_folder(job) / f"{stage.name}-{digest[:8]}")
 
 
 def _identity(job: Job, stage: Stage) -> dict[str, Any]:

@@ -40,6 +40,11 @@ class Stage(_base.Stage):
     def checkpoints(self) -> list[ModelRef]:
         return [self.config.tokenizer]
 
+    def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
+        source = self.config.source
+        listed = source.module.items(source.config) if source.module.is_listed_early(source.config) else []
+        return {**super().identity(scaling), "items": {item.key: item.fingerprint for item in listed}}
+
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         model, folder = _checkpoints.model_config(self.config.tokenizer, earlier)
         vocab_size, limit, digest = model.vocab_size, model.max_position_embeddings, None

@@ -11,10 +11,11 @@ from raydistill.config.errors import UserError
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
+from raydistill.job.record import stage_records
 from raydistill.models.load import save_model
+from toy_checkpoint import toy_tokenizer
 from toy_corpus import random_rows, write_corpus
 from toy_models import toy_bert, toy_distilbert
-from toy_training import toy_tokenizer
 
 MAPPING = {"interchange_variable_mappings": [{"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:0"]}]}
 
@@ -132,8 +133,29 @@ def test_storage_that_is_no_folder_is_refused(folder: Path) -> None:
 
 
 def test_a_changed_checkpoint_folder_changes_the_hash(folder: Path, tmp_path: Path) -> None:
-    from raydistill.job.record import stage_records
-
     before = stage_records(load_job(job(folder)))["distill"].hash
     (folder / "teacher" / "note.txt").write_text("changed")
     assert stage_records(load_job(job(folder)))["distill"].hash != before
+
+
+def binarize(folder: Path, path: Path) -> dict[str, Any]:
+    stage = {"kind": "binarize", "source": {"name": "text", "path": str(path)}, "tokenizer": str(folder / "teacher")}
+    stage["encoding"] = {"name": "mlm", "max_length": 32}
+    return {"name": "toy", "storage": str(folder / "runs"), "stages": {"corpus": stage}}
+
+
+def test_a_source_that_is_not_there_is_refused_before_the_run(folder: Path, tmp_path: Path) -> None:
+    [line] = problems(binarize(folder, tmp_path / "missing-*.txt"))
+    assert line.startswith("stages.corpus: ")
+    assert "missing-*.txt" in line
+
+
+def test_a_changed_source_file_changes_the_hash(folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("w5 w6 w7")
+    raw = binarize(folder, text)
+    check_job(load_job(raw))
+    before = stage_records(load_job(raw))["corpus"].hash
+    assert stage_records(load_job(raw))["corpus"].hash == before
+    text.write_text("w5 w6 w7 w8")
+    assert stage_records(load_job(raw))["corpus"].hash != before

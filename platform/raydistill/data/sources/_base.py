@@ -1,4 +1,8 @@
-"""The contract of a source: a frozen ``Config``, ``items(config)`` and ``read(config, item)``."""
+"""The contract of a source: a frozen ``Config``, ``items(config)`` and ``read(config, item)``.
+
+``is_listed_early(config)`` tells whether ``items`` is cheap enough to be asked before a job runs: then a missing
+source is refused early, and a changed one changes the stage's hash.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

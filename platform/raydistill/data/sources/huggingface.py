@@ -30,6 +30,11 @@ class Config:
     """Most rows that are read, None for all."""
 
 
+def is_listed_early(config: Config) -> bool:
+    """A folder is listed in the preflight already; a hub data set would have to be downloaded for it."""
+    return Path(config.path).is_dir()
+
+
 def items(config: Config) -> list[Item]:
     """Ranges of 20,000 rows; raises ValueError for an unknown data set, split or column."""
     dataset = _load(config)

@@ -26,6 +26,11 @@ class Config:
     """Character encoding of the files."""
 
 
+def is_listed_early(config: Config) -> bool:
+    """Files are listed in the preflight already."""
+    return True
+
+
 def items(config: Config) -> list[Item]:
     """The members that match, in the order of their names; raises ValueError when there are none."""
     archive = fetch(config.package, config.sha256)

@@ -21,6 +21,11 @@ class Config:
     """Character encoding of the files."""
 
 
+def is_listed_early(config: Config) -> bool:
+    """Files are listed in the preflight already."""
+    return True
+
+
 def items(config: Config) -> list[Item]:
     """The files that match, in the order of their paths; raises ValueError when there are none."""
     return [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(config.path)]
