@@ -17,7 +17,7 @@ _LEAST_FREE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Preview:
-    """One line of the preflight's report."""
+    """What the preflight tells of one stage."""
 
     stage: str
     finished: bool

@@ -1,6 +1,5 @@
 """Run a job: each unfinished stage in order, tracked, with finished ones skipped."""
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from raydistill.job.record import StageRecord, job_folder, stage_records
 from raydistill.stages._base import Stage, StageContext
 from raydistill.tracking.provenance import environment
 from raydistill.tracking.tracker import Tracker, start_tracker
-
-logger = logging.getLogger(__name__)
 
 Echo = Callable[[str], None]
 _JOB_KEY = "job"

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from raydistill.data.corpus import Corpus
+from raydistill.data.binarize import TRAIN
+from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.stages._base import CorpusForecast, Forecast
-
-TRAIN, HELD_OUT = "train", "held_out"
 
 
 def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
@@ -21,7 +20,7 @@ def forecast(reference: str, earlier: Mapping[str, Forecast]) -> CorpusForecast:
         if corpus is None:
             raise ValueError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
         return corpus
-    if not (Path(reference) / TRAIN / "manifest.json").is_file():
+    if not (Path(reference) / TRAIN / MANIFEST).is_file():
         raise ValueError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
     return of_folder(Path(reference))
 

@@ -53,11 +53,10 @@ class Stage(_base.Stage):
             self.config.encoding.module.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
-        max_length = min(self.config.encoding.config.max_length or limit, limit)
+        max_length = self.config.encoding.config.max_length or limit
+        if max_length > limit:
+            raise ValueError(f"encoding.max_length is {max_length}; the tokenizer's model takes at most {limit}")
         corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, max_length, digest)
-        wanted = self.config.encoding.config.max_length
-        if wanted is not None and wanted > limit:
-            raise ValueError(f"encoding.max_length is {wanted}; the tokenizer's model takes at most {limit}")
         line = f"{self.config.source.name} texts, {vocab_size} ids, at most {max_length} tokens a row"
         return _base.Forecast(lines=[line], corpus=corpus)
 

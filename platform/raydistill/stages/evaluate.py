@@ -8,6 +8,7 @@ from pydantic import Field
 
 from raydistill.config.named import TaskField, parser
 from raydistill.config.sections import ModelRef, ScalingConfig
+from raydistill.data.binarize import HELD_OUT
 from raydistill.evaluation import evaluate_masked_lm
 from raydistill.report import comparison_markdown
 from raydistill.stages import _base, _checkpoints, _corpora
@@ -62,7 +63,7 @@ class Stage(_base.Stage):
         figures = ray.get(
             task.remote(
                 folders,
-                _corpora.folder(self.config.corpus, context.outputs, _corpora.HELD_OUT),
+                _corpora.folder(self.config.corpus, context.outputs, HELD_OUT),
                 task=self.config.task.dump(),
                 seed=context.seed,
                 max_rows=self.config.max_rows,

@@ -14,6 +14,7 @@ from raydistill.config.sections import (
     TeacherConfig,
     TrainingConfig,
 )
+from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import Corpus
 from raydistill.models import layer_selection
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
@@ -71,8 +72,8 @@ class Stage(_base.Stage):
             self._write_initial(initial, teachers, context)
         spec = TrainSpec(
             name=self.name,
-            corpus=_corpora.folder(self.config.corpus, context.outputs, _corpora.TRAIN),
-            held_out=_corpora.folder(self.config.corpus, context.outputs, _corpora.HELD_OUT),
+            corpus=_corpora.folder(self.config.corpus, context.outputs, TRAIN),
+            held_out=_corpora.folder(self.config.corpus, context.outputs, HELD_OUT),
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions,
             teachers=[
@@ -118,7 +119,7 @@ class Stage(_base.Stage):
                 num_layers=config.num_layers or len(config.layers or []),
                 seed=context.seed,
             )
-        corpus = Corpus.open(_corpora.folder(self.config.corpus, context.outputs, _corpora.TRAIN))
+        corpus = Corpus.open(_corpora.folder(self.config.corpus, context.outputs, TRAIN))
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
         save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
