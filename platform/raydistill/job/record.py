@@ -1,7 +1,6 @@
 """What a job leaves beside its stages' outputs: their hashes, whether they finished, and their summaries."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 from raydistill import __version__
 from raydistill.job.load import Job
+from raydistill.json_file import write_json
 from raydistill.stages._base import Stage, stage_hash
 from raydistill.stages._checkpoints import fingerprint
 
@@ -47,9 +47,7 @@ class StageRecord:
             "seconds": round(seconds, 3),
             "summary": dict(summary),
         }
-        temporary = self.output / f".{_RECORD}.{os.getpid()}"
-        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        temporary.replace(self.output / _RECORD)
+        write_json(self.output / _RECORD, content, indent=2)
 
 
 def job_folder(job: Job) -> Path:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from raydistill.json_file import write_json
+
 RECORDS = "records.jsonl"
 REJECTED = "rejected.jsonl"
 _DELIVERED = "delivered.json"
@@ -76,13 +78,6 @@ class Spool:
             for sequence, line in enumerate(iter(file.readline, b""), start=self.delivered + 1):
                 entries.append(Entry(sequence, json.loads(line), file.tell()))
         return entries
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a file in one step, so that a reader sees the old or the new content."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _read_delivered(path: Path) -> tuple[int, int]:

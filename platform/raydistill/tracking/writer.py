@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydistill.json_file import write_json
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registry import register_student
-from raydistill.tracking.spool import write_json
 
 _KEY_TAG = "raydistill.key"
 _TOKEN_TAG = "raydistill.token"

@@ -1,9 +1,10 @@
 """What a training leaves for the driver: a small file, since Ray Train returns metrics only with checkpoints."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from raydistill.json_file import write_json
 
 _FILE = "training.json"
 
@@ -18,9 +19,7 @@ class TrainResult:
 
     def write(self, folder: Path) -> None:
         """Store the result in a training's output folder, in one rename."""
-        temporary = folder / f".{_FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(folder / _FILE)
+        write_json(folder / _FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "TrainResult":
