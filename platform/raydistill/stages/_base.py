@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,6 +50,18 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One finished run of an earlier stage: the stage itself, or one child of its matrix."""
+
+    name: str
+    """Such as ``distill``, or ``distill[seed=1]`` for a child."""
+    assignment: Mapping[str, Any]
+    """Matrix keys and their values in this child, empty for a stage without a matrix."""
+    output: Path
+    summary: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class StageContext:
     """What a running stage is given: where to write, what earlier stages wrote, and the tracker."""
 
@@ -63,6 +75,8 @@ class StageContext:
     """What each earlier stage returned, by name."""
     tracker: Tracker
     run_key: str
+    runs: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+    """Runs of each earlier stage by the name a reference uses: one, or all children of a stage with a matrix."""
 
 
 class Stage(ABC):

@@ -4,7 +4,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from raydistill.models.load import load_tokenizer
-from raydistill.tasks.mlm import EncodeConfig, cut, drop_reason, encode, split_long
+from raydistill.tasks._text_rows import EncodeConfig, cut, drop_reason, encode, split_long
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 ALL = EncodeConfig(max_length=50, min_length=2, max_unknown=1.0)

@@ -1,14 +1,18 @@
-"""The contract of a source: a frozen ``Config``, ``items(config)`` and ``read(config, item)``.
+"""The contract of a source: a frozen ``Config``, ``items(config)`` and ``read(config, item)``, which yields examples.
 
 ``is_listed_early(config)`` tells whether ``items`` is cheap enough to be asked before a job runs: then a missing
 source is refused early, and a changed one changes the stage's hash.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 Unit = Literal["line", "paragraph", "file"]
+
+Example = Mapping[str, Any]
+"""One example. Keys: ``text``; ``text_pair`` of a pair; ``label``, a class's name or a number; ``words`` with one name
+in ``labels`` for each; or ``input_ids``, a row that is encoded already. A task takes those it knows."""
 
 
 @dataclass(frozen=True)
