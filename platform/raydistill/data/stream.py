@@ -5,7 +5,7 @@ which rows these are, reads their row groups, collates, and lets task and method
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from raydistill.batch import Batch, add_partners, collate
 from raydistill.config.named import Named, parser
-from raydistill.data.corpus import Corpus, open_cached
+from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, bucket_upper_edge, micro_batches
 from raydistill.draws import permutation
@@ -31,8 +31,8 @@ _EVALUATION_EPOCH = 0
 class FeedSpec:
     """All that a data task needs to build batches; plain data, so that it travels to any worker."""
 
-    corpus: str
-    """URI of a corpus."""
+    corpus: tuple[CorpusPart, ...]
+    """The corpora that are read as one."""
     task: Mapping[str, Any]
     """The task's section, name and options."""
     method: Mapping[str, Any] | None
@@ -49,7 +49,7 @@ class FeedSpec:
     @classmethod
     def make(
         cls,
-        corpus: str,
+        corpus: str | Sequence[CorpusPart],
         task: Named | Mapping[str, Any],
         method: Named | Mapping[str, Any] | None,
         *,
@@ -58,16 +58,20 @@ class FeedSpec:
         num_micro_batches: int = 1,
         group_by_length: bool = True,
     ) -> "FeedSpec":
-        """A spec of sections or their plain data; reads the corpus's manifest for its hash."""
+        """A spec of sections or their plain data; reads the manifest of each corpus for the hash.
+
+        ``corpus``: the URI of one corpus, or parts with weights. Raises ValueError for parts that do not fit.
+        """
+        parts = parts_of(corpus)
         return cls(
-            corpus=corpus,
+            corpus=parts,
             task=_section(task),
             method=None if method is None else _section(method),
             seed=seed,
             batch_size=batch_size,
             num_micro_batches=num_micro_batches,
             group_by_length=group_by_length,
-            corpus_hash=Corpus.open(corpus).hash,
+            corpus_hash=open_mixture(parts).hash,
         )
 
     def plan(self) -> Plan:
@@ -143,14 +147,16 @@ def held_out_batches(
 ) -> Iterator[Batch]:
     """Batches of one rank's share of at most ``num_rows`` rows of a corpus, read without Ray.
 
-    The rows are a seeded sample, sorted by length; they, their masks and their partners depend on the corpus, the
-    seed, task and method alone, so that every model and every call sees the same. Ranks get equally many batches.
+    The rows are a seeded sample of all parts, sorted by length; they, their masks and their partners depend on the
+    corpus, the seed, task and method alone, so that every model and every call sees the same. Ranks get equally many
+    batches.
     ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
     """
     builder = _builder(spec)
     rows = permutation("held-out rows", spec.seed, size=len(builder.corpus))[:num_rows]
     if len(rows) < world_size:
-        raise ValueError(f"corpus {spec.corpus!r} has {len(rows)} rows for {world_size} workers; hold out more text")
+        names = ", ".join(part.uri for part in spec.corpus)
+        raise ValueError(f"corpus {names!r} has {len(rows)} rows for {world_size} workers; hold out more text")
     rows = rows[np.argsort(builder.corpus.lengths[rows], kind="stable")]
     # As many parts as batches and ranks, none empty: a part never has more rows than micro_batch_size.
     num_batches = -(-len(rows) // (world_size * micro_batch_size))

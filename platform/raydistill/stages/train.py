@@ -16,6 +16,7 @@ from raydistill.config.sections import (
 )
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import Corpus
+from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.models import layer_selection
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
 from raydistill.stages import _base, _checkpoints, _corpora, _fit
@@ -72,8 +73,8 @@ class Stage(_base.Stage):
             self._write_initial(initial, teachers, context)
         spec = TrainSpec(
             name=self.name,
-            corpus=_corpora.folder(self.config.corpus, context.outputs, TRAIN),
-            held_out=_corpora.folder(self.config.corpus, context.outputs, HELD_OUT),
+            corpus=[CorpusPart(_corpora.folder(self.config.corpus, context.outputs, TRAIN))],
+            held_out=[CorpusPart(_corpora.folder(self.config.corpus, context.outputs, HELD_OUT))],
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions,
             teachers=[
@@ -131,5 +132,5 @@ class Stage(_base.Stage):
             "method": self.config.method.name,
             "teacher": teachers or "none",
             "teacher_hash": ", ".join(content_hash(Path(teacher.folder)) for teacher in spec.teachers) or "none",
-            "corpus_hash": Corpus.open(spec.corpus).hash,
+            "corpus_hash": open_mixture(spec.corpus).hash,
         }

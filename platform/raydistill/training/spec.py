@@ -1,11 +1,12 @@
 """All that a training needs, resolved by the driver; workers get it as plain data and read nothing else."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from raydistill.config.named import MethodField, TaskField
 from raydistill.config.sections import OptimizerConfig, ScalingConfig, Section, TrainingConfig
+from raydistill.data.mixture import CorpusPart
 
 
 class TeacherSpec(Section):
@@ -21,10 +22,10 @@ class TrainSpec(Section):
     """One training: folders that every worker sees, and validated sections."""
 
     name: str
-    corpus: str
-    """URI of the corpus to train on."""
-    held_out: str
-    """URI of the corpus for held-out losses."""
+    corpus: list[CorpusPart]
+    """The corpora to train on; a single URI stands for one of weight 1."""
+    held_out: list[CorpusPart]
+    """The corpora for held-out losses; as before."""
     student: str
     """Folder of the student as it starts, with its tokenizer."""
     freeze_position_embeddings: bool
@@ -35,3 +36,8 @@ class TrainSpec(Section):
     optimizer: OptimizerConfig
     scaling: ScalingConfig
     seed: int
+
+    @field_validator("corpus", "held_out", mode="before")
+    @classmethod
+    def _one_uri(cls, value: Any) -> Any:
+        return [{"uri": value}] if isinstance(value, str) else value

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raydistill import draws
 from raydistill.batch import Batch
+from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
 from raydistill.optim.schedules import linear_warmup_decay
 from raydistill.tracking.tracker import Tracker
@@ -81,7 +82,7 @@ class Loop:
         self._held_out: list[Batch] | None = None
         self._pace = Pace()
 
-    def _feed_spec(self, corpus: str) -> FeedSpec:
+    def _feed_spec(self, corpus: Sequence[CorpusPart]) -> FeedSpec:
         training = self.spec.training
         return FeedSpec.make(
             corpus,

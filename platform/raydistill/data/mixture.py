@@ -1,0 +1,193 @@
+"""Several corpora read as one, each as often as its weight says."""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydistill.data.corpus import Corpus
+from raydistill.draws import permutation
+from raydistill.tasks._base import Encoding
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CorpusPart:
+    """A corpus and how often its rows enter an epoch."""
+
+    uri: str
+    """Folder of a finished corpus."""
+    weight: float = 1.0
+    """1 takes every row once, 0.5 a random half of each shard, 2.5 every row twice and a half a third time."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"the weight of corpus {self.uri!r} is {self.weight}; it must be a positive number")
+
+
+def parts_of(corpus: str | Sequence[CorpusPart]) -> tuple[CorpusPart, ...]:
+    """The parts that a single URI or a list of parts names; raises ValueError for an empty list."""
+    parts = (CorpusPart(corpus),) if isinstance(corpus, str) else tuple(corpus)
+    if not parts:
+        raise ValueError("corpus is an empty list; name at least one corpus")
+    return parts
+
+
+def open_mixture(corpus: str | Sequence[CorpusPart]) -> "Corpus | Mixture":
+    """Open the parts as one corpus; a single part of weight 1 is that corpus itself, with its row ids.
+
+    Raises ValueError when parts differ in tokenizer or task, or one is no corpus or contributes no row.
+    """
+    parts = parts_of(corpus)
+    corpora = [Corpus.open(part.uri) for part in parts]
+    if len(parts) == 1 and parts[0].weight == 1:
+        return corpora[0]
+    return Mixture(parts, corpora)
+
+
+@lru_cache(maxsize=4)
+def open_cached(parts: tuple[CorpusPart, ...], corpus_hash: str) -> "Corpus | Mixture":
+    """A mixture opened once in a process; raises ValueError if its hash is not ``corpus_hash``."""
+    corpus = open_mixture(parts)
+    if corpus.hash != corpus_hash:
+        names = ", ".join(repr(part.uri) for part in parts)
+        raise ValueError(f"corpus {names} changed: its hash is {corpus.hash}, expected {corpus_hash}")
+    return corpus
+
+
+class Mixture:
+    """The rows of several corpora, numbered from 0: part after part, copy after copy, in the order of the shards.
+
+    A copy of a row has a row id of its own, so its masks, partner and spans are drawn anew. The rows of a partial
+    copy are a random choice from each shard that is the same in every epoch and for every seed.
+    """
+
+    def __init__(self, parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None:
+        _check_equal(parts, corpora)
+        self._corpora = list(corpora)
+        self._shards = [
+            shard
+            for place, (part, corpus) in enumerate(zip(parts, corpora, strict=True))
+            for shard in _shards_of(place, part, corpus)
+        ]
+        sizes = [shard.rows for shard in self._shards]
+        self.shard_offsets: Rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        """First row of each copy of a shard, and the number of rows at the end."""
+        self._weights = [part.weight for part in parts]
+        identity = [[corpus.hash, part.weight] for part, corpus in zip(parts, corpora, strict=True)]
+        self.hash = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        """SHA-256 of the hashes and weights of the parts."""
+        self._part_of = np.array([shard.place for shard in self._shards])
+        self._starts = np.array([shard.start for shard in self._shards])
+        self._partial = np.array([shard.rows < shard.all_rows for shard in self._shards])
+        self._chosen = lru_cache(maxsize=64)(lambda shard: self._shards[shard].chosen())
+
+    def __len__(self) -> int:
+        return int(self.shard_offsets[-1])
+
+    @property
+    def tokenizer_uri(self) -> str:
+        """Folder with the files of the tokenizer that made the ids of all parts."""
+        return self._corpora[0].tokenizer_uri
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills short rows."""
+        return self._corpora[0].pad_id
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int32]:
+        """Length of each row, special tokens included; held in memory, 4 bytes a row."""
+        pieces = []
+        for number, shard in enumerate(self._shards):
+            lengths = self._corpora[shard.place].lengths[shard.start : shard.start + shard.all_rows]
+            pieces.append(lengths[self._chosen(number)] if self._partial[number] else lengths)
+        return np.concatenate(pieces)
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """What a task needs to know; token counts are sums of the parts' counts times their weights."""
+        counts = sum(weight * corpus.token_counts for weight, corpus in zip(self._weights, self._corpora, strict=True))
+        return replace(
+            self._corpora[0].encoding,
+            max_length=max(corpus.encoding.max_length for corpus in self._corpora),
+            token_counts=np.rint(counts).astype(np.int64),
+        )
+
+    def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
+        """The token ids of these rows, in the order asked for."""
+        parts, within = self._located(np.asarray(rows, dtype=np.int64))
+        result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(parts)
+        for part in np.unique(parts):
+            places = np.flatnonzero(parts == part)
+            for place, row in zip(places, self._corpora[part].read_rows(within[places]), strict=True):
+                result[place] = row
+        return result
+
+    def _located(self, rows: Rows) -> tuple[Rows, Rows]:
+        """The part of each row, and its number there."""
+        shards = np.searchsorted(self.shard_offsets, rows, side="right") - 1
+        within = rows - self.shard_offsets[shards]
+        for shard in np.unique(shards[self._partial[shards]]):
+            here = shards == shard
+            within[here] = self._chosen(int(shard))[within[here]]
+        return self._part_of[shards], self._starts[shards] + within
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """One copy of a part's shard, or of some of its rows."""
+
+    place: int
+    """Number of the part."""
+    shard: int
+    """Number of the shard in its part."""
+    start: int
+    """First row of the shard in its part."""
+    all_rows: int
+    rows: int
+
+    def chosen(self) -> Rows:
+        """The rows of a partial copy, counted from the shard's first, ascending."""
+        return np.sort(permutation("mixture rows", self.place, self.shard, size=self.all_rows)[: self.rows])
+
+
+def _shards_of(place: int, part: CorpusPart, corpus: Corpus) -> list[_Shard]:
+    copies, fraction = divmod(part.weight, 1)
+    offsets = corpus.shard_offsets.tolist()
+    whole = [
+        _Shard(place, number, start, stop - start, stop - start)
+        for number, (start, stop) in enumerate(pairwise(offsets))
+    ]
+    partial = [replace(shard, rows=int(shard.rows * fraction + 0.5)) for shard in whole]
+    shards = whole * int(copies) + [shard for shard in partial if shard.rows > 0]
+    if not any(shard.rows for shard in shards):
+        raise ValueError(
+            f"corpus {part.uri!r} has {len(corpus)} rows and weight {part.weight}, which leaves none; "
+            "raise the weight or leave it out"
+        )
+    return shards
+
+
+def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None:
+    """Raise ValueError for the first part whose ids or rows mean something else than the first part's."""
+    facts: list[tuple[str, Any]] = [
+        ("tokenizer hash", lambda corpus: corpus.manifest.tokenizer.hash),
+        ("task", lambda corpus: corpus.manifest.encoding["name"]),
+    ]
+    for name, fact in facts:
+        first = fact(corpora[0])
+        for part, corpus in zip(parts, corpora, strict=True):
+            if fact(corpus) != first:
+                raise ValueError(
+                    f"corpus {part.uri!r} has {name} {fact(corpus)!r}, corpus {parts[0].uri!r} has {first!r}; "
+                    "corpora that are mixed must agree, so binarize one of them again"
+                )
