@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from raydistill.config.named import Named, parser
 from raydistill.data.corpus import tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
-from raydistill.data.sources._base import Item
+from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.storage import join
 from raydistill.draws import uniform
 from raydistill.models.load import load_tokenizer
@@ -180,13 +180,15 @@ def _encode_item(
                 yield _encoded(texts, part, encoder, tokenizer)
 
 
-def _encoded(texts: list[str], part: int, encoder: Named, tokenizer: Any) -> pa.Table:
+def _encoded(examples: list[Example], part: int, encoder: Named, tokenizer: Any) -> pa.Table:
+    texts = [example for example in examples if DROPPED not in example]
     rows = encoder.module.cut(texts, tokenizer, encoder.config)
-    reasons = [encoder.module.drop_reason(row, tokenizer, encoder.config) for row in rows]
+    reasons = encoder.module.drop_reasons(rows, tokenizer, encoder.config)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
-    counts = {"texts": len(texts), **Counter(filter(None, reasons))}
+    left_out = (example[DROPPED] for example in examples if DROPPED in example)
+    counts = {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
     return _block(part=part, ids=ids.tobytes(), lengths=lengths.tobytes(), counts=json.dumps(counts))
 
 

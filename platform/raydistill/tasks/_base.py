@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from raydistill.batch import Batch
 
@@ -35,8 +36,8 @@ class Encoding:
 class TaskBase(ABC):
     """A task; its module names the subclass ``Task``.
 
-    Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how texts become rows: ``cut`` makes
-    rows of them and ``drop_reason`` tells which are left out.
+    Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how examples become rows: ``cut``
+    makes rows of them and ``drop_reasons`` tells which are left out.
     """
 
     HEAD: ClassVar[str]
@@ -49,3 +50,22 @@ class TaskBase(ABC):
     @abstractmethod
     def prepare_batch(self, batch: Batch) -> Batch:
         """Write inputs and targets; a function of the rows, their ids, the seed and the epoch alone."""
+
+    @classmethod
+    @abstractmethod
+    def greater_is_better(cls, config: Any) -> dict[str, bool]:
+        """The metrics that models can be compared by, and of each whether a greater value is better."""
+
+    @abstractmethod
+    def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Sums over a batch's targets from which ``metrics`` follow, 0-d float64 tensors; switches no dropout off.
+
+        Sums of all batches and ranks are added, so the cut into batches must not matter.
+        """
+
+    @abstractmethod
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Metrics from the added sums: those of ``greater_is_better`` and counts.
+
+        Raises ValueError with one line when there is nothing to score.
+        """

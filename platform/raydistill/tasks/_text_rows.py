@@ -1,7 +1,8 @@
-"""Texts to rows of token ids between CLS and SEP, as masked models read them."""
+"""Examples to rows of token ids between CLS and SEP, as masked models read them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 Row = NDArray[np.integer]
+_LARGEST_ID = int(np.iinfo(np.int32).max)
 
 
 @dataclass(frozen=True)
@@ -31,45 +33,88 @@ class EncodeConfig:
             raise ValueError(f"max_unknown is {self.max_unknown}; it must be in (0, 1]")
 
 
-def encode(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[Row]:
-    """Texts to rows ``[CLS] ... [SEP]``: stripped, split where too long, then short and unknown rows dropped.
+def encode(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
+    """Examples to rows ``[CLS] ... [SEP]``: stripped, split where too long, then short and unknown rows dropped.
 
-    Returns int64 arrays. Special tokens written out in a text are recognised as such, as published. Padding and
-    truncation that the tokenizer's files ask for are not applied. Raises ValueError when neither ``config`` nor the
-    tokenizer limits the length. Source: the published ``binarized_data.py`` (slow path) and ``LmSeqsDataset``.
+    An example's text is its ``text``, or its ``words`` joined with spaces; its ``input_ids`` are a row already, which
+    has to start with CLS and end with SEP. Special tokens written out in a text are recognised as such, as published.
+    Padding and truncation that the tokenizer's files ask for are not applied. Raises ValueError for an example with
+    none of these or with a ``text_pair``, and when neither ``config`` nor the tokenizer limits the length.
+    Source: the published ``binarized_data.py`` (slow path) and ``LmSeqsDataset``.
     """
-    return [row for row in cut(texts, tokenizer, config) if drop_reason(row, tokenizer, config) is None]
+    rows = cut(examples, tokenizer, config)
+    reasons = drop_reasons(rows, tokenizer, config)
+    return [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
 
 
-def cut(texts: Sequence[str], tokenizer: Any, config: EncodeConfig) -> list[Row]:
-    """The rows of ``encode`` before any is dropped."""
+def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
+    """The rows of ``encode`` before any is dropped, int64."""
     limit = config.max_length or int(tokenizer.model_max_length)
     if limit >= LARGE_INTEGER:
         raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
-    if not texts:
-        return []
-    encoded = tokenizer(
-        [text.strip() for text in texts],
-        add_special_tokens=False,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
     cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
-    rows = (np.array([cls_id, *ids, sep_id], dtype=np.int64) for ids in encoded)
-    return [part for row in rows for part in split_long(row, max_length=limit, cls_id=cls_id, sep_id=sep_id)]
+    of_texts = iter(_encode_texts([_text(example) for example in examples if "input_ids" not in example], tokenizer))
+    parts: list[Row] = []
+    for example in examples:
+        row = _checked_row(example["input_ids"], cls_id, sep_id) if "input_ids" in example else next(of_texts)
+        if len(row) <= limit:
+            parts.append(row)
+        else:
+            parts.extend(split_long(row, max_length=limit, cls_id=cls_id, sep_id=sep_id))
+    return parts
 
 
-def drop_reason(row: Row, tokenizer: Any, config: EncodeConfig) -> str | None:
-    """Why ``encode`` leaves a row out, ``short`` or ``unknown``; None for a row that is kept."""
-    if len(row) < config.min_length:
-        return "short"
-    unk_id = tokenizer.unk_token_id
-    if unk_id is not None and np.count_nonzero(row == unk_id) >= config.max_unknown * len(row):
-        return "unknown"
-    return None
+def _text(example: Mapping[str, Any]) -> str:
+    if "text_pair" in example:
+        raise ValueError("an example has a text_pair, which this task does not read; leave text_pair out of the source")
+    if "text" in example:
+        return str(example["text"]).strip()
+    if "words" in example:
+        return " ".join(example["words"]).strip()
+    raise ValueError(f"an example has {', '.join(example) or 'no key'}; this task reads text, words or input_ids")
+
+
+def _encode_texts(texts: list[str], tokenizer: Any) -> list[Row]:
+    """One row a text, views of a single array: a thousand small arrays would take longer than their tokens."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
+    # The fast form leaves out offsets, which nobody reads.
+    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    rows = [[cls_id, *encoding.ids, sep_id] for encoding in encodings]
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64).tolist()
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=ends[-1] if ends else 0)
+    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _checked_row(ids: Any, cls_id: int, sep_id: int) -> Row:
+    row = np.asarray(ids)
+    if row.ndim != 1 or row.dtype.kind not in "iu" or not len(row):
+        raise ValueError(f"input_ids are of shape {row.shape} and type {row.dtype}; a row is a list of token ids")
+    if row[0] != cls_id or row[-1] != sep_id:
+        raise ValueError(
+            f"input_ids start with {row[0]} and end with {row[-1]}; rows of this tokenizer start with {cls_id} (CLS) "
+            f"and end with {sep_id} (SEP); give the tokenizer that made them"
+        )
+    if row.min() < 0 or row.max() > _LARGEST_ID:
+        raise ValueError(f"input_ids range from {row.min()} to {row.max()}; token ids are between 0 and {_LARGEST_ID}")
+    return row.astype(np.int64)
+
+
+def drop_reasons(rows: Sequence[Row], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
+    """For each row why ``encode`` leaves it out, ``short`` or ``unknown``; None for one that is kept."""
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    reasons = np.full(len(rows), None, dtype=object)
+    if rows and tokenizer.unk_token_id is not None:
+        are_unknown = np.concatenate(rows) == tokenizer.unk_token_id
+        before = np.concatenate([[0], np.cumsum(are_unknown)])
+        ends = np.cumsum(lengths)
+        num_unknown = before[ends] - before[ends - lengths]
+        reasons[num_unknown >= config.max_unknown * lengths] = "unknown"
+    reasons[lengths < config.min_length] = "short"
+    return list(reasons)
 
 
 def split_long(row: Row, *, max_length: int, cls_id: int, sep_id: int) -> Iterator[Row]:

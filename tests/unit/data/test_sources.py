@@ -13,7 +13,10 @@ TEXT = b"\xef\xbb\xbfTo be, or not to be:\r\nthat is\r\n\r\n \r\nthe question\n"
 
 def read_all(section: dict) -> list[str]:
     source = parser("raydistill.data.sources")(section)
-    return [text for item in source.module.items(source.config) for text in source.module.read(source.config, item)]
+    examples = (
+        example for item in source.module.items(source.config) for example in source.module.read(source.config, item)
+    )
+    return [example["text"] for example in examples]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_parquet_is_read_in_ranges_of_row_groups(tmp_path, monkeypatch):
     source = parser("raydistill.data.sources")({"name": "parquet", "path": f"{tmp_path}/*.parquet", "column": "body"})
     items = source.module.items(source.config)
     assert [(item.start, item.stop) for item in items] == [(0, 3), (3, 6), (6, 7)]
-    texts = [text for item in items for text in source.module.read(source.config, item)]
+    texts = [example["text"] for item in items for example in source.module.read(source.config, item)]
     assert texts == [f"text {number}" for number in range(50)]
 
 

@@ -12,7 +12,11 @@ Unit = Literal["line", "paragraph", "file"]
 
 Example = Mapping[str, Any]
 """One example. Keys: ``text``; ``text_pair`` of a pair; ``label``, a class's name or a number; ``words`` with one name
-in ``labels`` for each; or ``input_ids``, a row that is encoded already. A task takes those it knows."""
+in ``labels`` for each; or ``input_ids``, a row that is encoded already. A task takes those it knows. An example with
+the key ``DROPPED`` stands for one that the source left out."""
+
+DROPPED = "dropped"
+"""Key of why an example was left out, such as ``short line``: it is counted and not encoded."""
 
 
 @dataclass(frozen=True)

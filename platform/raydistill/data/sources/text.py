@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, cast
 
-from raydistill.data.sources._base import Item, Unit, split_texts
+from raydistill.data.sources._base import Example, Item, Unit, split_texts
 from raydistill.data.storage import Folder, glob_files
 
 
@@ -31,8 +31,9 @@ def items(config: Config) -> list[Item]:
     return [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(config.path)]
 
 
-def read(config: Config, item: Item) -> Iterator[str]:
+def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one file."""
     with Folder(item.name).open_input("") as stream:
         plain = gzip.GzipFile(fileobj=stream) if item.name.endswith(".gz") else stream
-        yield from split_texts(cast(IO[bytes], plain), config.unit, charset=config.charset, name=item.name)
+        texts = split_texts(cast(IO[bytes], plain), config.unit, charset=config.charset, name=item.name)
+        yield from ({"text": text} for text in texts)
