@@ -1,23 +1,23 @@
-"""How good models are on held-out rows, all of them on the same masked tokens."""
+"""How good models are on held-out rows, all of them on the same targets."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from raydistill.batch import Batch
+from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, held_out_batches
-from raydistill.models.blocks import blocks_of
 from raydistill.models.load import load_model
+from raydistill.tasks._base import TaskBase
 
 Figures = dict[str, float]
 
 
-def evaluate_masked_lm(
+def evaluate_models(
     models: Mapping[str, str],
-    corpus: str,
+    corpus: str | Sequence[CorpusPart],
     *,
     task: Mapping[str, Any],
     seed: int,
@@ -26,35 +26,22 @@ def evaluate_masked_lm(
 ) -> dict[str, Figures]:
     """Figures of each checkpoint folder by the name it is given, on at most ``max_rows`` rows of a corpus.
 
-    Keys: ``loss`` (mean cross-entropy at masked tokens, nats), ``perplexity`` (its exponential), ``accuracy``
-    (share of masked tokens whose most likely id is right), ``tokens`` (masked tokens), ``parameters``.
+    ``corpus``: one corpus's URI, or several with weights. ``task``: its section, name and options. The figures are
+    the task's metrics and ``parameters``. Raises ValueError when there is nothing to score.
     """
     spec = FeedSpec.make(corpus, task, None, seed=seed)
     batches = list(held_out_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
-    return {name: masked_lm_figures(load_model(folder, head="masked_lm"), batches) for name, folder in models.items()}
+    scorer = spec.make_task()
+    return {name: figures(load_model(folder, head=scorer.HEAD), scorer, batches) for name, folder in models.items()}
 
 
 @torch.no_grad()
-def masked_lm_figures(model: nn.Module, batches: Iterable[Batch]) -> Figures:
-    """Loss, perplexity and accuracy of one model in evaluation mode over batches with labels."""
-    blocks = blocks_of(model.eval())
-    loss, correct, tokens = 0.0, 0, 0
+def figures(model: nn.Module, task: TaskBase, batches: Iterable[Batch]) -> Figures:
+    """The task's metrics of one model in evaluation mode over prepared batches, and its number of ``parameters``."""
+    model.eval()
+    sums: Figures = {}
     for batch in batches:
-        mask, labels = batch["attention_mask"], batch["labels"]
-        hidden = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, blocks.num_blocks)
-        rows = hidden.flatten(0, 1).index_select(0, batch["label_index"])
-        logits = nn.functional.linear(blocks.head_states(rows), *blocks.head_projection())
-        loss += float(nn.functional.cross_entropy(logits.float(), labels, reduction="sum"))
-        correct += int((logits.argmax(-1) == labels).sum())
-        tokens += labels.shape[0]
-    if tokens == 0:
-        raise ValueError("no held-out token is masked; hold out more text, or raise task.mask_probability")
-    mean = loss / tokens
+        for name, value in task.score(model, batch).items():
+            sums[name] = sums.get(name, 0.0) + value.item()
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {
-        "loss": mean,
-        "perplexity": math.exp(mean),
-        "accuracy": correct / tokens,
-        "tokens": tokens,
-        "parameters": parameters,
-    }
+    return {**task.metrics(sums), "parameters": float(parameters)}

@@ -1,15 +1,24 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from raydistill.batch import Batch
 from raydistill.data.stream import FeedSpec, held_out_batches
-from raydistill.evaluation import evaluate_masked_lm, masked_lm_figures
-from toy_corpus import random_rows, write_corpus
+from raydistill.evaluation import evaluate_models, figures
+from raydistill.tasks._base import Encoding
+from raydistill.tasks.mlm import Config, Task
+from toy_corpus import SPECIAL_IDS, VOCABULARY, random_rows, write_corpus
 from toy_models import pad_further, toy_batch, toy_bert, toy_distilbert
 
 TASK = {"name": "mlm"}
+
+
+def toy_task() -> Task:
+    """Masked language modelling; its metrics do not depend on the encoding."""
+    counts = np.ones(VOCABULARY, dtype=np.int64)
+    return Task(Config(), Encoding(VOCABULARY, SPECIAL_IDS, tuple(SPECIAL_IDS.values()), 40, counts))
 
 
 def reference(model, batches: list[Batch]) -> dict[str, float]:
@@ -32,17 +41,17 @@ def reference(model, batches: list[Batch]) -> dict[str, float]:
 def test_figures_equal_those_of_the_models_own_loss(toy_model):
     model = toy_model(2, dropout=0.5, dtype=torch.float32)
     batches = [toy_batch([0, 1]), toy_batch([2, 3, 4]), toy_batch([5])]
-    figures, expected = masked_lm_figures(model, batches), reference(model, batches)
-    assert figures["loss"] == pytest.approx(expected["loss"], abs=1e-5)
-    assert figures["perplexity"] == pytest.approx(math.exp(expected["loss"]), rel=1e-5)
-    assert (figures["accuracy"], figures["tokens"]) == (expected["accuracy"], expected["tokens"])
-    assert figures["parameters"] == model.num_parameters()
+    found, expected = figures(model, toy_task(), batches), reference(model, batches)
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(expected["loss"]), rel=1e-5)
+    assert (found["accuracy"], found["tokens"]) == (expected["accuracy"], expected["tokens"])
+    assert found["parameters"] == model.num_parameters()
 
 
 def test_padding_and_the_cut_into_batches_change_no_figure():
     model = toy_bert(2, dtype=torch.float32)
-    whole = masked_lm_figures(model, [pad_further(toy_batch(), 5)])
-    parts = masked_lm_figures(model, [toy_batch([row]) for row in range(6)])
+    whole = figures(model, toy_task(), [pad_further(toy_batch(), 5)])
+    parts = figures(model, toy_task(), [toy_batch([row]) for row in range(6)])
     assert whole["loss"] == pytest.approx(parts["loss"], abs=1e-5)
     assert (whole["accuracy"], whole["tokens"]) == (parts["accuracy"], parts["tokens"])
 
@@ -54,17 +63,17 @@ def test_every_model_of_a_comparison_sees_the_same_masked_tokens(tmp_path):
     for name, model in {**models, "copy": models["student"]}.items():
         model.save_pretrained(folders[name])
     corpus = str(tmp_path / "corpus")
-    figures = evaluate_masked_lm(folders, corpus, task=TASK, seed=5, max_rows=20, batch_size=7)
+    found = evaluate_models(folders, corpus, task=TASK, seed=5, max_rows=20, batch_size=7)
     batches = list(held_out_batches(FeedSpec.make(corpus, TASK, None, seed=5), micro_batch_size=3, num_rows=20))
     for name, model in models.items():
-        assert figures[name]["loss"] == pytest.approx(reference(model, batches)["loss"], abs=1e-5)
-    assert figures["copy"] == figures["student"]
-    assert {values["tokens"] for values in figures.values()} == {reference(models["teacher"], batches)["tokens"]}
+        assert found[name]["loss"] == pytest.approx(reference(model, batches)["loss"], abs=1e-5)
+    assert found["copy"] == found["student"]
+    assert {values["tokens"] for values in found.values()} == {reference(models["teacher"], batches)["tokens"]}
 
 
 def test_another_seed_masks_other_tokens(tmp_path):
     write_corpus(tmp_path / "corpus", random_rows(30))
     toy_bert(1, dtype=torch.float32).save_pretrained(tmp_path / "model")
     folders, corpus = {"model": str(tmp_path / "model")}, str(tmp_path / "corpus")
-    first, second = (evaluate_masked_lm(folders, corpus, task=TASK, seed=seed)["model"] for seed in (1, 2))
+    first, second = (evaluate_models(folders, corpus, task=TASK, seed=seed)["model"] for seed in (1, 2))
     assert first["loss"] != second["loss"]

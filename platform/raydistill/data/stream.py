@@ -20,6 +20,7 @@ from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, bucket_upper_edge, micro_batches
 from raydistill.draws import permutation
+from raydistill.tasks._base import TaskBase
 
 _ROWS_PER_ITEM = 1024
 _MAX_ITEMS = 20_000
@@ -84,6 +85,12 @@ class FeedSpec:
             seed=self.seed,
             group_by_length=self.group_by_length,
         )
+
+    def make_task(self) -> TaskBase:
+        """The task of this feed, for the encoding of its corpus."""
+        section = parser("raydistill.tasks")(dict(self.task))
+        task: TaskBase = section.module.Task(section.config, open_cached(self.corpus, self.corpus_hash).encoding)
+        return task
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -181,9 +188,8 @@ class BatchBuilder:
     def __init__(self, spec: FeedSpec) -> None:
         self.corpus = open_cached(spec.corpus, spec.corpus_hash)
         self.plan = spec.plan()
-        task = parser("raydistill.tasks")(dict(spec.task))
         self._seed = spec.seed
-        self._task = task.module.Task(task.config, self.corpus.encoding)
+        self._task = spec.make_task()
         self._method = None if spec.method is None else parser("raydistill.methods")(dict(spec.method))
 
     @cached_property
