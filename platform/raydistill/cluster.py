@@ -17,11 +17,25 @@ def required_cpus(scaling: ScalingConfig) -> int:
     return scaling.num_workers * scaling.cpus_per_worker + max(scaling.data_cpus, scaling.num_workers)
 
 
-def threads_per_worker(scaling: ScalingConfig) -> int:
-    """Threads for a worker's arithmetic: what it reserves on a cluster, its share of the cores on one machine."""
+def threads_per_worker(scaling: ScalingConfig, *, parallel: int = 1) -> int:
+    """Threads for a worker's arithmetic: what it reserves on a cluster, its share of the cores on one machine.
+
+    ``parallel`` is the number of trainings that share the machine.
+    """
     if os.environ.get("RAY_ADDRESS"):
         return scaling.cpus_per_worker
-    return max(scaling.cpus_per_worker, physical_cores() // scaling.num_workers, 1)
+    return max(scaling.cpus_per_worker, physical_cores() // (scaling.num_workers * parallel), 1)
+
+
+def capacity(scaling: ScalingConfig) -> int:
+    """How many runs of this scaling the connected cluster has room for at one time, at least 1."""
+    import ray
+
+    total = ray.cluster_resources()
+    room = int(total.get("CPU", 0)) // required_cpus(scaling)
+    if scaling.use_gpu:
+        room = min(room, int(total.get("GPU", 0)) // scaling.num_workers)
+    return max(1, room)
 
 
 def physical_cores() -> int:
@@ -59,9 +73,11 @@ def _local_resources() -> dict[str, float]:
 
 
 @contextmanager
-def connection(scalings: Sequence[ScalingConfig]) -> Iterator[None]:
+def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False) -> Iterator[None]:
     """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine, and leave it at the end.
 
+    A started one has as many logical CPUs as the largest of ``scalings`` asks for, and with ``whole_machine`` no
+    fewer than the machine has cores, so that several runs fit.
     Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings.
     """
     import ray
@@ -71,7 +87,7 @@ def connection(scalings: Sequence[ScalingConfig]) -> Iterator[None]:
     _quieten_libraries()
     joined = ray.is_initialized()
     if not joined:
-        ray.init(**_init_arguments(scalings))
+        ray.init(**_init_arguments(scalings, whole_machine))
     try:
         for scaling in scalings:
             check_resources(scaling)
@@ -81,14 +97,14 @@ def connection(scalings: Sequence[ScalingConfig]) -> Iterator[None]:
             ray.shutdown()
 
 
-def _init_arguments(scalings: Sequence[ScalingConfig]) -> dict[str, Any]:
+def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> dict[str, Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         package = str(Path(__file__).parent)
         return {"address": "auto", "runtime_env": {"py_modules": [package], "env_vars": _worker_environment()}, **quiet}
     return {
         "address": "local",
-        "num_cpus": max(required_cpus(scaling) for scaling in scalings),
+        "num_cpus": max([*map(required_cpus, scalings), physical_cores() if whole_machine else 1]),
         "object_store_memory": _OBJECT_STORE_BYTES,
         "include_dashboard": False,
         "runtime_env": {"env_vars": _worker_environment()},

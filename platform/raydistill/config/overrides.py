@@ -11,7 +11,13 @@ from raydistill.discovery import unknown_choice
 Accepts = Callable[[str, Sequence[str]], bool]
 """Whether the stage of that name has a key with that path below it."""
 
-_SHORTHANDS = {"teacher": "checkpoint", "teachers": "checkpoint", "model": "checkpoint", "checkpoint": "checkpoint"}
+_SHORTHANDS = {
+    "teacher": "checkpoint",
+    "teachers": "checkpoint",
+    "model": "checkpoint",
+    "checkpoint": "checkpoint",
+    "corpus": "corpus",
+}
 """Key under which a section's one-word form stands, where it is not ``name``."""
 
 

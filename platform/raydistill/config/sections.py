@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 
 from raydistill.config.errors import with_choices
 
@@ -41,6 +49,28 @@ class TrackingConfig(Section):
     """MLflow tracking URI; by default a SQLite file under the job's storage."""
     experiment: str | None = None
     """MLflow experiment, by default the job's name."""
+
+
+class CorpusRef(Section):
+    """An encoded corpus and how often its rows enter an epoch."""
+
+    corpus: str
+    """Name of an earlier binarize stage, or its folder."""
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: object) -> object:
+        return {"corpus": value} if isinstance(value, str) else value
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+CorpusField = Annotated[list[CorpusRef], BeforeValidator(_listed), Field(min_length=1)]
+"""One corpus, or a list of corpora of one tokenizer that are read as one."""
 
 
 class PackageRef(Section):

@@ -1,4 +1,4 @@
-"""From a job file's plain data to validated stages."""
+"""From a job file's plain data to validated stages and the runs that they make."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from raydistill import discovery
 from raydistill.config.errors import UserError, choice_error, error_lines
+from raydistill.config.matrix import SEED, assigned, axes, combinations
 from raydistill.config.schema import has_key
 from raydistill.config.sections import ScalingConfig, Section, TrackingConfig
+from raydistill.job.expand import StageRun, expand
 from raydistill.stages._base import Stage, StageConfig, stage_of
 
 STAGES = "raydistill.stages"
@@ -31,7 +33,13 @@ def _parse_stage(value: Any) -> StageConfig:
         raise ValueError(f"kind is missing; choices: {', '.join(choices)}")
     if value["kind"] not in choices:
         raise choice_error("stage", "kind", value["kind"], choices)
-    return stage_type(value["kind"]).config_type.model_validate(dict(value))
+    # With a matrix, a key may stand there alone: its first value takes its place.
+    matrix = value.get("matrix") or {}
+    if not isinstance(matrix, Mapping):
+        raise ValueError(f"matrix is {matrix!r}; write dotted keys, each with a list of values")
+    first = combinations(axes(matrix))[0]
+    config_type = stage_type(value["kind"]).config_type
+    return config_type.model_validate({**assigned(value, first), "matrix": matrix} if matrix else dict(value))
 
 
 StageField = Annotated[
@@ -58,26 +66,33 @@ class JobConfig(Section):
 
 @dataclass(frozen=True)
 class Job:
-    """A validated job: its configuration and its stages in order."""
+    """A validated job: its configuration and its runs in order."""
 
     config: JobConfig
-    stages: dict[str, Stage]
+    runs: dict[str, StageRun]
+    """By name; a stage without a matrix is one run of the stage's name."""
 
     @property
     def name(self) -> str:
         """The job's name."""
         return self.config.name
 
+    @property
+    def stages(self) -> dict[str, Stage]:
+        """The stage of each run, by the run's name."""
+        return {name: run.stage for name, run in self.runs.items()}
+
     def scaling(self, stage: Stage) -> ScalingConfig:
         """Processes of a stage: its own section, else the job's."""
         own: ScalingConfig | None = stage.config.scaling
         return own or self.config.scaling
 
-    def inputs(self, stage: Stage) -> dict[str, str]:
-        """Dotted key to the name of the earlier stage it refers to; references to the outside are left out."""
-        earlier = list(self.stages)[: list(self.stages).index(stage.name)]
-        named = {key: stage_of(reference) for key, reference in stage.references().items()}
-        return {key: name for key, name in named.items() if name in earlier}
+    def seed(self, run: StageRun) -> int:
+        """Key of a run's draws: its matrix's, that of the runs it is made from, its stage's or the job's."""
+        if SEED in run.assignment:
+            return int(run.assignment[SEED])
+        own: int | None = run.stage.config.seed
+        return self.config.seed if own is None else own
 
     def dump(self) -> dict[str, Any]:
         """The whole configuration as plain data, every default written out."""
@@ -102,7 +117,7 @@ def load_job(raw: Mapping[str, Any]) -> Job:
     problems += _forward_references(stages)
     if problems:
         raise UserError(problems)
-    return Job(config, stages)
+    return Job(config, expand(config.stages, raw["stages"], stage_type))
 
 
 def _forward_references(stages: Mapping[str, Stage]) -> list[str]:

@@ -34,11 +34,12 @@ def check_job(job: Job) -> list[Preview]:
     forecasts: dict[str, Forecast] = {}
     problems += _check_storage(job)
     records: dict[str, StageRecord] = {}
-    for name, stage in job.stages.items():
+    for name, run in job.runs.items():
+        scaling = job.scaling(run.stage)
         try:
-            records[name] = stage_record(job, stage, records)
-            cluster.check_resources(job.scaling(stage))
-            forecast = stage.check(job.scaling(stage), forecasts)
+            records[name] = stage_record(job, run, records)
+            cluster.check_resources(scaling)
+            forecast = run.stage.check(scaling, {key: forecasts[names[0]] for key, names in run.inputs.items()})
         except ValueError as error:
             problems += [f"stages.{name}: {line}" for line in error_lines(error)]
             # What builds on a stage that cannot run would only repeat its problem.
@@ -72,7 +73,7 @@ def _existing_parent(folder: Path) -> Path:
 
 
 def report_lines(previews: list[Preview]) -> Mapping[str, list[str]]:
-    """Lines to print, by stage."""
+    """Lines to print, by run."""
     return {
         preview.stage: [*preview.lines, *(["finished before, will be skipped"] if preview.finished else [])]
         for preview in previews

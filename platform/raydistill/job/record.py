@@ -1,5 +1,6 @@
 """What a job leaves beside its stages' outputs: their hashes, whether they finished, and their summaries."""
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from raydistill import __version__
+from raydistill.data.binarize import HELD_OUT, TRAIN
+from raydistill.data.corpus import MANIFEST
+from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.json_file import write_json
-from raydistill.stages._base import Stage, stage_hash
-from raydistill.stages._checkpoints import fingerprint
+from raydistill.stages._base import stage_hash, stage_of
 
 _RECORD = "stage.json"
 
@@ -56,24 +59,52 @@ def job_folder(job: Job) -> Path:
 
 
 def stage_records(job: Job) -> dict[str, StageRecord]:
-    """Every stage's record by name; hashes cover configuration, seed, inputs' hashes and local model files."""
+    """Every run's record by name; raises ValueError as ``stage_record`` does."""
     records: dict[str, StageRecord] = {}
-    for name, stage in job.stages.items():
-        records[name] = stage_record(job, stage, records)
+    for name, run in job.runs.items():
+        records[name] = stage_record(job, run, records)
     return records
 
 
-def stage_record(job: Job, stage: Stage, earlier: Mapping[str, StageRecord]) -> StageRecord:
-    """The record of one stage, given those before it; raises ValueError when a source it reads is not there."""
-    inputs = {key: earlier[source].hash for key, source in job.inputs(stage).items()}
-    digest = stage_hash(_identity(job, stage), inputs)
-    return StageRecord(stage.name, digest, job_folder(job) / f"{stage.name}-{digest[:8]}")
+def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) -> StageRecord:
+    """The record of one run, given those before it.
 
-
-def _identity(job: Job, stage: Stage) -> dict[str, Any]:
-    return {
-        "configuration": stage.identity(job.scaling(stage)),
-        "seed": job.config.seed,
+    Its hash covers configuration, seed, inputs' hashes and files outside the job. Raises ValueError when a source
+    it reads is not there, or when another run of the job would do the same.
+    """
+    hashes: dict[str, str] = {}
+    outside: dict[str, str | None] = {}
+    for key, reference in run.stage.references().items():
+        names = run.inputs.get(stage_of(reference))
+        if names is None:
+            outside[key] = fingerprint(reference)
+        else:
+            hashes[key] = "+".join(earlier[name].hash for name in names)
+    identity = {
+        "configuration": run.stage.identity(job.scaling(run.stage)),
+        "seed": job.seed(run),
         "version": __version__,
-        "files": [fingerprint(reference) for reference in stage.checkpoints()],
+        "files": outside,
     }
+    digest = stage_hash(identity, hashes)
+    for other in earlier.values():
+        if other.hash == digest and job.runs[other.name].base == run.base:
+            raise ValueError(f"matrix makes {other.name} and {run.name}, which give the same result; remove one value")
+    return StageRecord(run.name, digest, job_folder(job) / f"{run.base}-{digest[:8]}")
+
+
+def fingerprint(reference: str) -> str | None:
+    """What identifies the content of a folder outside the job: a corpus's hash, or names, sizes and times of files.
+
+    None for what is no folder: a name or hash in the configuration identifies it.
+    """
+    folder = Path(reference)
+    if not reference or not folder.is_dir():
+        return None
+    manifests = [folder / part / MANIFEST for part in (TRAIN, HELD_OUT)]
+    if manifests[0].is_file():
+        content = [manifest.read_text(encoding="utf-8") for manifest in manifests if manifest.is_file()]
+    else:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        content = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -1,18 +1,23 @@
-"""Run a job: each unfinished stage in order, tracked, with finished ones skipped."""
+"""Run a job: each unfinished run of its stages in order, tracked, with finished ones skipped."""
 
+import hashlib
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raydistill import cluster
+from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
+from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, stage_records
-from raydistill.stages._base import Stage, StageContext
-from raydistill.tracking.provenance import environment
+from raydistill.stages._base import Run, StageContext
+from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import Tracker, start_tracker
 
 Echo = Callable[[str], None]
@@ -21,7 +26,7 @@ _JOB_KEY = "job"
 
 @dataclass
 class JobResult:
-    """What a finished job left: its folder, each stage's output and summary, and which stages were skipped."""
+    """What a finished job left: its folder, each run's output and summary, and which runs were skipped."""
 
     folder: Path
     outputs: dict[str, Path] = field(default_factory=dict)
@@ -32,83 +37,151 @@ class JobResult:
 def run_job(job: Job, *, echo: Echo) -> JobResult:
     """Run what is not finished yet and return where everything is.
 
-    ``echo`` gets one line for each stage that starts, ends or is skipped. A cluster is started, or joined, only
-    when there is something to run. An interrupted stage continues in its own folder when the job runs again.
+    ``echo`` gets one line for each run that starts, ends or is skipped. A cluster is started, or joined, only
+    when there is something to run. An interrupted run continues in its own folder when the job runs again.
     """
     records = stage_records(job)
     result = JobResult(job_folder(job))
     result.folder.mkdir(parents=True, exist_ok=True)
-    (result.folder / "resolved.yaml").write_text(yaml.safe_dump(job.dump(), sort_keys=False), encoding="utf-8")
+    resolved = _write_resolved(job, result.folder)
     if all(record.finished for record in records.values()):
-        for name, stage in job.stages.items():
-            _skip(result, stage, records[name], echo)
+        for name in job.runs:
+            _skip(result, records[name], echo)
         return result
-    with cluster.connection([job.scaling(stage) for stage in job.stages.values()]):
+    has_matrix = len(job.runs) > len(job.config.stages)
+    with cluster.connection([job.scaling(stage) for stage in job.stages.values()], whole_machine=has_matrix):
         tracker = start_tracker(job.config.tracking, folder=str(result.folder.parent), experiment=job.name)
         try:
             tracker.ready()
-            _run_stages(job, records, tracker, result, echo)
+            _Runner(job, records, tracker, result, echo).run(resolved)
         finally:
             tracker.close()
     return result
 
 
-def _run_stages(job: Job, records: dict[str, StageRecord], tracker: Tracker, result: JobResult, echo: Echo) -> None:
-    tracker.start_run(_run_key(job), name=job.name, tags={"job": job.name, **environment()}, resume=True)
-    tracker.log_artifact(_run_key(job), str(result.folder / "resolved.yaml"))
-    status = "FAILED"
-    try:
-        for name, stage in job.stages.items():
-            if records[name].finished:
-                _skip(result, stage, records[name], echo)
+def _write_resolved(job: Job, folder: Path) -> Path:
+    """The resolved job under a name of its content, which later runs with other values leave alone."""
+    text = yaml.safe_dump(job.dump(), sort_keys=False)
+    path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+    for target in (path, folder / "resolved.yaml"):
+        target.write_text(text, encoding="utf-8")
+    return path
+
+
+def _skip(result: JobResult, record: StageRecord, echo: Echo) -> None:
+    result.outputs[record.name] = record.output
+    result.summaries[record.name] = record.read()["summary"]
+    result.skipped.append(record.name)
+    echo(f"{record.name}: finished before, skipped ({record.output})")
+
+
+@dataclass
+class _Runner:
+    """The runs of one job in this process."""
+
+    job: Job
+    records: Mapping[str, StageRecord]
+    tracker: Tracker
+    result: JobResult
+    echo: Echo
+
+    def run(self, resolved: Path) -> None:
+        key = self._key(_JOB_KEY)
+        self.tracker.start_run(key, name=self.job.name, tags=self._job_tags(resolved), resume=True)
+        self.tracker.log_artifact(key, str(resolved))
+        with self._ended(key):
+            for _, group in itertools.groupby(self.job.runs.values(), key=lambda run: run.base):
+                self._run_stage(list(group))
+
+    def _key(self, name: str) -> str:
+        return f"{self.job.name}/{name}"
+
+    def _job_tags(self, resolved: Path) -> dict[str, str]:
+        repeat = f"raydistill run {resolved} storage=NEW_FOLDER"
+        return {"job": self.job.name, "command": command(), "repeat": repeat, **environment()}
+
+    def _ended(self, key: str) -> "_Ended":
+        return _Ended(self.tracker, key)
+
+    def _run_stage(self, runs: list[StageRun]) -> None:
+        """The runs of one stage, side by side where the cluster has room."""
+        config = runs[0].stage.config
+        room = min(cluster.capacity(self.job.scaling(run.stage)) for run in runs)
+        parallel = max(1, min(len(runs), room, config.max_parallel or room))
+        waiting = []
+        for run in runs:
+            if self.records[run.name].finished:
+                _skip(self.result, self.records[run.name], self.echo)
             else:
-                _run_stage(job, stage, records[name], tracker, result, echo)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end_run(_run_key(job), status)
+                waiting.append(partial(self._run_one, run, parallel))
+        run_together(waiting, limit=parallel)
+
+    def _run_one(self, run: StageRun, parallel: int) -> None:
+        record = self.records[run.name]
+        key = self._key(record.key)
+        resumed = record.output.is_dir()
+        record.output.mkdir(parents=True, exist_ok=True)
+        self.echo(f"{run.name}: {'continuing' if resumed else 'started'} ({run.stage.config.kind})")
+        self.tracker.start_run(key, name=run.name, parent=self._key(_JOB_KEY), tags=self._tags(run), resume=True)
+        self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
+        start = time.monotonic()
+        with self._ended(key):
+            summary = run.stage.run(self._context(run, key, parallel))
+        record.write(summary, seconds=time.monotonic() - start)
+        self.result.outputs[run.name] = record.output
+        self.result.summaries[run.name] = summary
+        self.echo(f"{run.name}: finished in {time.monotonic() - start:.0f} s")
+
+    def _tags(self, run: StageRun) -> dict[str, Any]:
+        record = self.records[run.name]
+        inputs = {
+            f"input.{key}": "+".join(self.records[name].hash for name in names) for key, names in run.inputs.items()
+        }
+        matrix = {f"matrix.{key}": label for key, label in run.assignment.items()}
+        return {
+            "stage": run.stage.config.kind,
+            "stage.name": run.base,
+            "hash": record.hash,
+            "seed": self.job.seed(run),
+            **inputs,
+            **matrix,
+        }
+
+    def _hash(self, name: str) -> str:
+        return self.records[name].hash
+
+    def _context(self, run: StageRun, key: str, parallel: int) -> StageContext:
+        runs = {reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()}
+        single = {reference: found[0] for reference, found in runs.items() if len(found) == 1}
+        return StageContext(
+            job_name=self.job.name,
+            seed=self.job.seed(run),
+            scaling=self.job.scaling(run.stage),
+            output=self.records[run.name].output,
+            outputs={reference: found.output for reference, found in single.items()},
+            summaries={reference: dict(found.summary) for reference, found in single.items()},
+            tracker=self.tracker,
+            run_key=key,
+            runs=runs,
+            parallel=parallel,
+        )
+
+    def _finished(self, name: str) -> Run:
+        assignment = self.job.runs[name].assignment
+        return Run(name, assignment, self.result.outputs[name], self.result.summaries[name])
 
 
-def _run_key(job: Job) -> str:
-    return f"{job.name}/{_JOB_KEY}"
+@dataclass
+class _Ended:
+    """Ends a tracked run with the status that fits how its block ended."""
 
+    tracker: Tracker
+    key: str
 
-def _skip(result: JobResult, stage: Stage, record: StageRecord, echo: Echo) -> None:
-    result.outputs[stage.name] = record.output
-    result.summaries[stage.name] = record.read()["summary"]
-    result.skipped.append(stage.name)
-    echo(f"{stage.name}: finished before, skipped ({record.output})")
+    def __enter__(self) -> None:
+        return None
 
-
-def _run_stage(job: Job, stage: Stage, record: StageRecord, tracker: Tracker, result: JobResult, echo: Echo) -> None:
-    key = f"{job.name}/{record.key}"
-    resumed = record.output.is_dir()
-    record.output.mkdir(parents=True, exist_ok=True)
-    echo(f"{stage.name}: {'continuing' if resumed else 'started'} ({stage.config.kind})")
-    tracker.start_run(key, name=stage.name, parent=_run_key(job), tags={"stage": stage.config.kind}, resume=True)
-    tracker.log_params(key, stage.config.model_dump(mode="json"))
-    context = StageContext(
-        job_name=job.name,
-        seed=job.config.seed,
-        scaling=job.scaling(stage),
-        output=record.output,
-        outputs=dict(result.outputs),
-        summaries=dict(result.summaries),
-        tracker=tracker,
-        run_key=key,
-    )
-    status, start = "FAILED", time.monotonic()
-    try:
-        summary = stage.run(context)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end_run(key, status)
-    record.write(summary, seconds=time.monotonic() - start)
-    result.outputs[stage.name] = record.output
-    result.summaries[stage.name] = summary
-    echo(f"{stage.name}: finished in {time.monotonic() - start:.0f} s")
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit)
+        status = "FINISHED" if kind is None else "KILLED" if interrupted else "FAILED"
+        self.tracker.end_run(self.key, status)

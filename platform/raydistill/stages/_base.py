@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from raydistill.config.sections import ModelRef, ScalingConfig, Section
+from pydantic import Field, field_validator
+
+from raydistill.config.matrix import Assignment, axes
+from raydistill.config.sections import ScalingConfig, Section
 from raydistill.tracking.tracker import Tracker
 
 INITIAL = "@initial"
@@ -22,6 +25,18 @@ class StageConfig(Section):
     """Which stage it is: a file name in ``raydistill/stages``."""
     scaling: ScalingConfig | None = None
     """Processes of this stage; by default the job's ``scaling``."""
+    seed: int | None = None
+    """Key of this stage's draws; by default the job's ``seed``."""
+    matrix: dict[str, Any] = {}
+    """Dotted keys of this stage, each with a list of values: the stage runs once for each combination."""
+    max_parallel: Annotated[int, Field(ge=1)] | None = None
+    """Most runs of a matrix at one time; by default as many as the cluster has room for."""
+
+    @field_validator("matrix")
+    @classmethod
+    def _has_axes(cls, value: dict[str, Any]) -> dict[str, Any]:
+        axes(value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ class Run:
 
     name: str
     """Such as ``distill``, or ``distill[seed=1]`` for a child."""
-    assignment: Mapping[str, Any]
+    assignment: Assignment
     """Matrix keys and their values in this child, empty for a stage without a matrix."""
     output: Path
     summary: Mapping[str, Any]
@@ -70,19 +85,23 @@ class StageContext:
     scaling: ScalingConfig
     output: Path
     outputs: Mapping[str, Path]
-    """Output folder of each earlier stage by name."""
+    """Output folder of each stage that is referred to, by the name used; a stage with several runs is in ``runs``."""
     summaries: Mapping[str, dict[str, Any]]
-    """What each earlier stage returned, by name."""
+    """What each of these stages returned, by the same name."""
     tracker: Tracker
     run_key: str
     runs: Mapping[str, Sequence[Run]] = field(default_factory=dict)
-    """Runs of each earlier stage by the name a reference uses: one, or all children of a stage with a matrix."""
+    """Runs of each stage that is referred to, by the name used: one, or all for a stage that aggregates."""
+    parallel: int = 1
+    """Runs that share the machine or cluster at this time."""
 
 
 class Stage(ABC):
     """One step of a job; a subclass named ``Stage`` in ``stages/<kind>.py``."""
 
     config_type: ClassVar[type[StageConfig]]
+    aggregates: ClassVar[bool] = False
+    """Reads all runs of an input that has several in one run, instead of running once for each of them."""
 
     def __init__(self, name: str, config: Any) -> None:
         self.name = name
@@ -108,11 +127,7 @@ class Stage(ABC):
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         """What the output depends on, as plain data; how many processes made it is left out."""
-        return self.config.model_dump(mode="json", exclude={"scaling"})
-
-    def checkpoints(self) -> list[ModelRef]:
-        """References to models, whose files outside the job are part of the stage's hash."""
-        return []
+        return self.config.model_dump(mode="json", exclude={"scaling", "seed", "matrix", "max_parallel"})
 
 
 def stage_of(reference: str) -> str:

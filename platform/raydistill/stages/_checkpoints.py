@@ -1,6 +1,5 @@
 """Where a model reference leads: an earlier stage, a folder, a package's archive, or a hub."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,12 +60,3 @@ def model_config(reference: ModelRef, earlier: Mapping[str, Forecast]) -> tuple[
         return models[suffix], None
     folder = resolve(reference, {})
     return load_config(folder), folder
-
-
-def fingerprint(reference: ModelRef) -> str | None:
-    """A hash of the names, sizes and times of a local folder's files; None for what a name or hash identifies."""
-    if reference.checkpoint is None or not Path(reference.checkpoint).is_dir():
-        return None
-    files = sorted(path for path in Path(reference.checkpoint).rglob("*") if path.is_file())
-    content = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]

@@ -1,11 +1,30 @@
-"""Where a corpus reference leads: a binarize stage or a folder that one wrote."""
+"""Where a corpus reference leads: a binarize stage or a folder that one wrote; several are read as one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from raydistill.data.binarize import TRAIN
+from raydistill.config.sections import CorpusRef
+from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
+from raydistill.data.mixture import CorpusPart
 from raydistill.stages._base import CorpusForecast, Forecast
+
+
+def references(corpora: Sequence[CorpusRef]) -> dict[str, str]:
+    """Dotted key to the name of each corpus, as a stage lists its inputs."""
+    if len(corpora) == 1:
+        return {"corpus": corpora[0].corpus}
+    return {f"corpus.{position}": reference.corpus for position, reference in enumerate(corpora)}
+
+
+def train_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
+    """The weighted ``train`` folders, once stages have run."""
+    return [CorpusPart(folder(reference.corpus, outputs, TRAIN), reference.weight) for reference in corpora]
+
+
+def held_out_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
+    """The ``held_out`` folders, once stages have run; every row counts once, whatever the weights in training."""
+    return [CorpusPart(folder(reference.corpus, outputs, HELD_OUT)) for reference in corpora]
 
 
 def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
@@ -13,8 +32,36 @@ def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
     return str(outputs.get(reference, Path(reference)) / part)
 
 
-def forecast(reference: str, earlier: Mapping[str, Forecast]) -> CorpusForecast:
-    """What is known of a referenced corpus; raises ValueError when there is none."""
+def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> CorpusForecast:
+    """What is known of the referenced corpora together; raises ValueError when one is missing or does not fit."""
+    found = [_forecast_one(reference.corpus, earlier) for reference in corpora]
+    first = found[0]
+    for reference, other in zip(corpora[1:], found[1:], strict=True):
+        for what in ("task", "tokenizer_hash", "vocab_size"):
+            mine, its = getattr(first, what), getattr(other, what)
+            if mine is not None and its is not None and mine != its:
+                raise ValueError(
+                    f"corpus {reference.corpus!r} has {what} {its}, {corpora[0].corpus!r} has {mine}; "
+                    "binarize both alike"
+                )
+    weights = [reference.weight for reference in corpora]
+    return CorpusForecast(
+        first.task,
+        first.vocab_size,
+        max(one.max_length for one in found),
+        first.tokenizer_hash,
+        rows=_weighted([one.rows for one in found], weights),
+        tokens=_weighted([one.tokens for one in found], weights),
+    )
+
+
+def _weighted(numbers: Sequence[int | None], weights: Sequence[float]) -> int | None:
+    if any(number is None for number in numbers):
+        return None
+    return sum(round((number or 0) * weight) for number, weight in zip(numbers, weights, strict=True))
+
+
+def _forecast_one(reference: str, earlier: Mapping[str, Forecast]) -> CorpusForecast:
     if reference in earlier:
         corpus = earlier[reference].corpus
         if corpus is None:

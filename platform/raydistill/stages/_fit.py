@@ -30,7 +30,7 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     """
     corpus = _corpora.forecast(config.corpus, earlier)
     if corpus.task != config.task.name:
-        raise ValueError(f"task is {config.task.name!r}, but corpus {config.corpus!r} is encoded for {corpus.task!r}")
+        raise ValueError(f"task is {config.task.name!r}, but the corpus is encoded for {corpus.task!r}")
     teachers = _teachers(config, corpus, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)

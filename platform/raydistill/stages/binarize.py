@@ -37,9 +37,6 @@ class Stage(_base.Stage):
     def references(self) -> dict[str, str]:
         return {"tokenizer": self.config.tokenizer.checkpoint or ""}
 
-    def checkpoints(self) -> list[ModelRef]:
-        return [self.config.tokenizer]
-
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         source = self.config.source
         listed = source.module.items(source.config) if source.module.is_listed_early(source.config) else []

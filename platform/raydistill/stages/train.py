@@ -7,16 +7,14 @@ from typing import Any
 
 from raydistill.config.named import MethodField, TaskField, parser
 from raydistill.config.sections import (
-    ModelRef,
+    CorpusField,
     OptimizerConfig,
     ScalingConfig,
     StudentConfig,
     TeacherConfig,
     TrainingConfig,
 )
-from raydistill.data.binarize import HELD_OUT, TRAIN
-from raydistill.data.corpus import Corpus
-from raydistill.data.mixture import CorpusPart, open_mixture
+from raydistill.data.mixture import open_mixture
 from raydistill.models import layer_selection
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
 from raydistill.stages import _base, _checkpoints, _corpora, _fit
@@ -24,12 +22,15 @@ from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 
+_HOW_ONLY = {"zero_stage", "logging_steps", "checkpoint_steps", "keep_checkpoints", "max_failures"}
+"""Keys of ``training`` on which the trained student does not depend."""
+
 
 class Config(_base.StageConfig):
     """Data, models, method and loop of one training."""
 
-    corpus: str
-    """Name of an earlier binarize stage, or its folder."""
+    corpus: CorpusField
+    """Name of an earlier binarize stage or its folder, or a list of them with weights."""
     task: TaskField = parser("raydistill.tasks")("mlm")
     """What an example means: the name of a task and its options."""
     method: MethodField
@@ -48,20 +49,23 @@ class Stage(_base.Stage):
     config: Config
 
     def references(self) -> dict[str, str]:
-        found = {"corpus": self.config.corpus}
+        found = _corpora.references(self.config.corpus)
         for position, teacher in enumerate(self.config.teachers):
             found[f"teachers.{position}"] = teacher.checkpoint or ""
         if self.config.student.checkpoint is not None:
             found["student.checkpoint"] = self.config.student.checkpoint.checkpoint or ""
         return found
 
-    def checkpoints(self) -> list[ModelRef]:
-        start = self.config.student.checkpoint
-        return [*self.config.teachers, *([start] if start is not None else [])]
-
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
-        # Checkpoints hold one worker's share each, so a run continues only with as many workers.
-        return {**super().identity(scaling), "num_workers": scaling.num_workers}
+        """The configuration without what decides only how fast, on what and how visibly the student is made."""
+        found = super().identity(scaling)
+        per_micro_batch = self.config.training.loss_normalization == "per_micro_batch"
+        row_coupled = self.config.method.module.Method.row_coupled
+        ignored = _HOW_ONLY if per_micro_batch or row_coupled else {*_HOW_ONLY, "micro_batch_size"}
+        found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
+        for teacher in found["teachers"]:
+            del teacher["placement"]
+        return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         return _fit.check_training(self.config, scaling, earlier)
@@ -73,8 +77,8 @@ class Stage(_base.Stage):
             self._write_initial(initial, teachers, context)
         spec = TrainSpec(
             name=self.name,
-            corpus=[CorpusPart(_corpora.folder(self.config.corpus, context.outputs, TRAIN))],
-            held_out=[CorpusPart(_corpora.folder(self.config.corpus, context.outputs, HELD_OUT))],
+            corpus=_corpora.train_parts(self.config.corpus, context.outputs),
+            held_out=_corpora.held_out_parts(self.config.corpus, context.outputs),
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions,
             teachers=[
@@ -120,7 +124,7 @@ class Stage(_base.Stage):
                 num_layers=config.num_layers or len(config.layers or []),
                 seed=context.seed,
             )
-        corpus = Corpus.open(_corpora.folder(self.config.corpus, context.outputs, TRAIN))
+        corpus = open_mixture(_corpora.train_parts(self.config.corpus, context.outputs))
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
         save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)

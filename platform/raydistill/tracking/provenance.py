@@ -1,7 +1,9 @@
 """What code and which versions made a run."""
 
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +23,11 @@ def environment() -> dict[str, str]:
         tags["mlflow.source.git.commit"] = commit.removesuffix("+changes")
         tags["git_commit"] = commit
     return tags
+
+
+def command() -> str:
+    """The command of this process as it was typed."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def git_commit(folder: Path) -> str | None:
