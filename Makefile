@@ -1,15 +1,19 @@
-# make demo, make test, make lint, make bench; all of them install into VENV first when something changed.
+# make demo, make test, make test-long, make lint, make bench; all of them install into VENV first when something changed.
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-long lint bench clean
 
 demo: $(INSTALLED)
 	$(VENV)/bin/raydistill run jobs/demo.yaml
 
 test: $(INSTALLED)
 	$(VENV)/bin/python -m pytest
+
+# What takes too long for every change: kills at random moments, several worker counts.
+test-long: $(INSTALLED)
+	$(VENV)/bin/python -m pytest -m long --timeout 3000
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

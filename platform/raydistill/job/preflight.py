@@ -73,8 +73,9 @@ def _existing_parent(folder: Path) -> Path:
 
 
 def report_lines(previews: list[Preview]) -> Mapping[str, list[str]]:
-    """Lines to print, by run."""
-    return {
-        preview.stage: [*preview.lines, *(["finished before, will be skipped"] if preview.finished else [])]
-        for preview in previews
-    }
+    """Lines to print, by run; runs of one stage with equal lines stand together under all their names."""
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for preview in previews:
+        lines = (*preview.lines, *(["finished before, will be skipped"] if preview.finished else []))
+        together.setdefault((preview.stage.partition("[")[0], lines), []).append(preview.stage)
+    return {", ".join(names): list(lines) for (_, lines), names in together.items()}
