@@ -72,9 +72,9 @@ def runner(monkeypatch, checked):
             echo("corpus: started")
             if error is not None:
                 raise error
-            figures = {"models": {"student": {"loss": 2.0, "perplexity": 7.4}}}
+            entry = {"model": "student", "assignment": {}, "figures": {"loss": 2.0, "perplexity": 7.4}}
             folder = record.job_folder(job)
-            return run.JobResult(folder, {"corpus": folder / "corpus"}, {"corpus": figures}, ["corpus"])
+            return run.JobResult(folder, {"corpus": folder / "corpus"}, {"corpus": {"entries": [entry]}}, ["corpus"])
 
         monkeypatch.setattr(run, "run_job", run_job)
         return started
@@ -128,7 +128,8 @@ def test_run_gives_machines_one_json_document(job, runner):
     result = invoke("run", job, "--json")
     content = json.loads(result.stdout)
     assert content["stages"]["corpus"]["skipped"] is True
-    assert content["stages"]["corpus"]["summary"]["models"]["student"]["loss"] == 2.0
+    assert content["stages"]["corpus"]["summary"]["entries"][0]["figures"]["loss"] == 2.0
+    assert content["stages"]["corpus"]["groups"][0]["figures"]["loss"] == {"mean": 2.0, "spread": None, "n": 1}
     assert "corpus: started" in result.stderr
 
 

@@ -1,21 +1,21 @@
 """What a finished job tells its user: the figures, and where everything is."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
-from raydistill.report import Figures, comparison_table
+from raydistill.report.tables import Entry, Group, group, terminal_table
 from raydistill.tracking.tracker import store_of
 
-_TABLE_WIDTH = 100
+_TABLE_WIDTH = 140
 
 
 def as_data(job: Job, result: JobResult) -> dict[str, Any]:
-    """The result as JSON-ready data."""
+    """The result as JSON-ready data; ``groups`` has the rows of the table of a stage that compared models."""
     return {
         "job": job.name,
         "folder": str(result.folder),
@@ -25,6 +25,7 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
                 "output": str(result.outputs[name]),
                 "skipped": name in result.skipped,
                 "summary": result.summaries[name],
+                **_groups_as_data(result.summaries[name]),
             }
             for name in result.outputs
         },
@@ -35,8 +36,8 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     """A table for each stage that compared models, then folders, registered models and the tracking store."""
     lines: list[str] = []
     for name, summary in result.summaries.items():
-        if isinstance(summary.get("models"), Mapping):
-            lines += ["", f"{name}:", *_table(summary["models"])]
+        if "entries" in summary:
+            lines += ["", f"{name}:", *_table(_groups(summary))]
     width = max(len(name) for name in ["job", "MLflow", *result.outputs])
     lines += ["", f"{'job':<{width}}  {result.folder}"]
     lines += [f"{name:<{width}}  {output}" for name, output in result.outputs.items()]
@@ -50,9 +51,17 @@ def _tracking_uri(job: Job, result: JobResult) -> str:
     return store_of(job.config.tracking, result.folder.parent, job.name).uri
 
 
-def _table(models: Mapping[str, Figures]) -> list[str]:
+def _groups(summary: Mapping[str, Any]) -> list[Group]:
+    return group([Entry.of(entry) for entry in summary["entries"]])
+
+
+def _groups_as_data(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {"groups": [row.as_data() for row in _groups(summary)]} if "entries" in summary else {}
+
+
+def _table(groups: Sequence[Group]) -> list[str]:
     """The comparison drawn as a terminal shows it."""
     console = Console(file=io.StringIO(), width=_TABLE_WIDTH)
     with console.capture() as capture:
-        console.print(comparison_table(models))
+        console.print(terminal_table(groups))
     return capture.get().splitlines()

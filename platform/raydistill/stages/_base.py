@@ -62,6 +62,8 @@ class Forecast:
     lines: list[str] = field(default_factory=list)
     corpus: CorpusForecast | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
+    compared: Sequence[str] = ()
+    """Names of the models whose figures the stage will have, for one that evaluates."""
 
 
 @dataclass(frozen=True)

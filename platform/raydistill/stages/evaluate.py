@@ -1,24 +1,26 @@
 """Compare models on the held-out part of a corpus, on the same masked tokens."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import ray
 from pydantic import Field
 
 from raydistill.config.named import TaskField, parser
-from raydistill.config.sections import ModelRef, ScalingConfig
-from raydistill.data.binarize import HELD_OUT
-from raydistill.evaluation import evaluate_masked_lm
-from raydistill.report import comparison_markdown
+from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
+from raydistill.evaluation import evaluate_models
+from raydistill.report.tables import Entry, Group, group, markdown
 from raydistill.stages import _base, _checkpoints, _corpora
 
 
 class Config(_base.StageConfig):
     """Which models, on which corpus."""
 
-    corpus: str
-    """Name of an earlier binarize stage, or its folder."""
+    corpus: CorpusField
+    """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
     models: Annotated[dict[str, ModelRef], Field(min_length=1)]
     """Checkpoints by the name they get in the table, such as ``teacher``, ``student``."""
     task: TaskField = parser("raydistill.tasks")("mlm")
@@ -29,18 +31,26 @@ class Config(_base.StageConfig):
     """Rows of one forward pass."""
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """One checkpoint to evaluate: a model's name, the run that made it, and where it lies."""
+
+    model: str
+    assignment: Mapping[str, Any]
+    reference: str
+    folder: str
+
+
 class Stage(_base.Stage):
-    """Held-out loss, perplexity and accuracy of each model."""
+    """The task's held-out figures of each model, for every run of a stage that has several."""
 
     config_type = Config
     config: Config
+    aggregates = True
 
     def references(self) -> dict[str, str]:
         models = {f"models.{name}": model.checkpoint or "" for name, model in self.config.models.items()}
-        return {"corpus": self.config.corpus, **models}
-
-    def checkpoints(self) -> list[ModelRef]:
-        return list(self.config.models.values())
+        return {**_corpora.references(self.config.corpus), **models}
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         corpus = _corpora.forecast(self.config.corpus, earlier)
@@ -48,32 +58,70 @@ class Stage(_base.Stage):
             model, _ = _checkpoints.model_config(reference, earlier)
             if model.vocab_size != corpus.vocab_size:
                 raise ValueError(
-                    f"models.{name} has {model.vocab_size} token ids, corpus {self.config.corpus!r} "
-                    f"{corpus.vocab_size}; binarize with that model's tokenizer"
+                    f"models.{name} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
+                    f"binarize with that model's tokenizer"
                 )
-        return _base.Forecast(lines=[f"evaluates {', '.join(self.config.models)} on held-out rows"])
+        lines = [f"evaluates {', '.join(self.config.models)} on held-out rows"]
+        return _base.Forecast(lines=lines, compared=tuple(self.config.models))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        folders = {
-            name: str(_checkpoints.resolve(reference, context.outputs))
-            for name, reference in self.config.models.items()
+        candidates = list(self._candidates(context))
+        figures = self._figures(sorted({candidate.folder for candidate in candidates}), context)
+        entries = [Entry(one.model, one.assignment, figures[one.folder]) for one in candidates]
+        groups = group(entries)
+        context.tracker.log_metrics(context.run_key, _tracked(groups), 0)
+        table = context.output / "comparison.md"
+        table.write_text(markdown(groups), encoding="utf-8")
+        context.tracker.log_artifact(context.run_key, str(table))
+        return {
+            "entries": [
+                {**asdict(entry), "reference": one.reference} for entry, one in zip(entries, candidates, strict=True)
+            ]
         }
+
+    def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:
+        """Each model as often as its stage ran."""
+        for name, model in self.config.models.items():
+            reference = _checkpoints.describe(model)
+            stage = _base.stage_of(reference)
+            if stage not in context.runs:
+                yield _Candidate(name, {}, reference, str(_checkpoints.resolve(model, {})))
+            for run in context.runs.get(stage, ()):
+                folder = _base.model_folder(reference, {stage: run.output})
+                yield _Candidate(name, run.assignment, reference, str(folder))
+
+    def _figures(self, folders: Sequence[str], context: _base.StageContext) -> dict[str, dict[str, float]]:
+        """Figures of each checkpoint by its folder, on the same rows and targets."""
         threads = context.scaling.num_workers * context.scaling.cpus_per_worker
-        task = ray.remote(num_cpus=threads)(evaluate_masked_lm)
-        figures = ray.get(
+        task = ray.remote(num_cpus=threads)(evaluate_models)
+        figures: dict[str, dict[str, float]] = ray.get(
             task.remote(
-                folders,
-                _corpora.folder(self.config.corpus, context.outputs, HELD_OUT),
+                {folder: folder for folder in folders},
+                _corpora.held_out_parts(self.config.corpus, self._corpus_outputs(context)),
                 task=self.config.task.dump(),
                 seed=context.seed,
                 max_rows=self.config.max_rows,
                 batch_size=self.config.batch_size,
             )
         )
-        for name, values in figures.items():
-            context.tracker.log_metrics(context.run_key, {f"{name}/{key}": value for key, value in values.items()}, 0)
-        table = context.output / "comparison.md"
-        table.write_text(comparison_markdown(figures), encoding="utf-8")
-        context.tracker.log_artifact(context.run_key, str(table))
-        references = {name: reference.checkpoint or "" for name, reference in self.config.models.items()}
-        return {"models": figures, "references": references}
+        return figures
+
+    def _corpus_outputs(self, context: _base.StageContext) -> dict[str, Path]:
+        """Output folders of the corpora; models can be compared on one run of each alone."""
+        for key, name in _corpora.references(self.config.corpus).items():
+            runs = context.runs.get(name, ())
+            if len(runs) > 1:
+                raise ValueError(f"{key} is {name!r}, which has {len(runs)} runs; name one, such as {runs[0].name}")
+        return {name: runs[0].output for name, runs in context.runs.items()}
+
+
+def _tracked(groups: Sequence[Group]) -> dict[str, float]:
+    """Means, and spreads of several runs, under names that MLflow takes."""
+    metrics: dict[str, float] = {}
+    for row in groups:
+        name = re.sub(r"[^\w.: -]", "", row.name.replace("=", ":"), flags=re.ASCII)
+        for figure, statistic in row.figures.items():
+            metrics[f"{name}/{figure}"] = statistic.mean
+            if statistic.spread is not None:
+                metrics[f"{name}/{figure}_spread"] = statistic.spread
+    return metrics

@@ -51,7 +51,8 @@ class Stage(_base.Stage):
         source = _base.stage_of(self.config.model)
         folder = _base.model_folder(self.config.model, context.outputs)
         lineage = context.summaries.get(source, {}).get("lineage", {})
-        metrics = self._metrics(context.summaries.get(self.config.metrics_from or "", {}))
+        assignment = next((run.assignment for run in context.runs.get(source, ())), {})
+        metrics = self._metrics(context.summaries.get(self.config.metrics_from or "", {}), assignment)
         version = context.tracker.register_model(
             context.run_key,
             str(folder),
@@ -62,7 +63,9 @@ class Stage(_base.Stage):
         )
         return {"name": self.config.name, "version": version, "uri": f"models:/{self.config.name}@{self.config.alias}"}
 
-    def _metrics(self, evaluation: Mapping[str, Any]) -> dict[str, float]:
-        """The figures of an evaluation's model that is the one being registered."""
-        names = [name for name, reference in evaluation.get("references", {}).items() if reference == self.config.model]
-        return dict(evaluation["models"][names[0]]) if names else {}
+    def _metrics(self, evaluation: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, float]:
+        """The figures of an evaluation's model that is the one being registered, made with these matrix values."""
+        wanted = (self.config.model, dict(assignment))
+        entries = evaluation.get("entries", [])
+        found = [one["figures"] for one in entries if (one["reference"], one["assignment"]) == wanted]
+        return dict(found[0]) if found else {}

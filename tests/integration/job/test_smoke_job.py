@@ -60,9 +60,13 @@ def test_a_changed_stage_and_what_follows_it_get_new_hashes(finished: tuple[Path
     assert {name for name in before if before[name] != after[name]} == {"distill", "evaluate", "register"}
 
 
+def figures_by_model(result: JobResult) -> dict[str, dict[str, float]]:
+    return {entry["model"]: entry["figures"] for entry in result.summaries["evaluate"]["entries"]}
+
+
 def test_distillation_lowers_the_held_out_loss(finished: tuple[Path, JobResult, list[str]]) -> None:
     _, result, _ = finished
-    models = result.summaries["evaluate"]["models"]
+    models = figures_by_model(result)
     assert models["student"]["loss"] < models["student before"]["loss"]
     assert models["student"]["tokens"] == models["teacher"]["tokens"] > 0
 
@@ -98,7 +102,7 @@ def test_the_registered_student_gives_the_trained_students_logits(
     assert version.tags["job"] == "smoke-causal"
     assert len(version.tags["teacher_hash"]) == 64
     figures = mlflow.MlflowClient().get_run(version.run_id).data.metrics
-    assert figures["loss"] == result.summaries["evaluate"]["models"]["student"]["loss"]
+    assert figures["loss"] == figures_by_model(result)["student"]["loss"]
 
 
 def test_a_stage_record_is_written_only_at_the_end(finished: tuple[Path, JobResult, list[str]]) -> None:

@@ -1,0 +1,45 @@
+"""How a figure is called and written; a figure that is not known here keeps its own name."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading and number format of one figure."""
+
+    heading: str
+    text: Callable[[float], str]
+    unit: str = ""
+    """Shown on a picture's axis."""
+    is_count: bool = False
+    """A property of the model or the data, whose zero spread says nothing."""
+
+
+_FIRST = {
+    "loss": Column("held-out loss", lambda value: f"{value:.4f}", unit="nats"),
+    "perplexity": Column("perplexity", lambda value: f"{value:,.1f}"),
+    "accuracy": Column("accuracy", lambda value: f"{value:.1%}"),
+}
+_LAST = {
+    "tokens": Column("tokens", lambda value: f"{value:,.0f}", is_count=True),
+    "parameters": Column("parameters", lambda value: f"{value:,.0f}", is_count=True),
+}
+
+
+def column(figure: str) -> Column:
+    """Heading and format of a figure; of an unknown one its name and four significant digits."""
+    return _FIRST.get(figure) or _LAST.get(figure) or Column(figure, lambda value: significant(value, 4))
+
+
+def in_order(figures: Iterable[str]) -> list[str]:
+    """Distinct figures: known results first, then the others as they came, then sizes."""
+    distinct = dict.fromkeys(figures)
+    others = [name for name in distinct if name not in _FIRST and name not in _LAST]
+    return [*(name for name in _FIRST if name in distinct), *others, *(name for name in _LAST if name in distinct)]
+
+
+def significant(value: float, digits: int) -> str:
+    """A number with so many significant digits; whole thousands are written out, with commas."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if 10 ** (digits - 1) <= abs(value) < 1e15 else text

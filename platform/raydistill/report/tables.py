@@ -1,0 +1,169 @@
+"""Tables that compare models, a row for all runs that differ in their seed alone: terminal, Markdown and CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from raydistill.report.columns import column, in_order
+from raydistill.report.grouping import grouped, value_text, without_seed
+
+_IN_FILES_ONLY = {"tokens"}
+"""Figures that are the same for all models of a comparison, left out where room is short."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Figures of one run of one model; ``assignment`` has the matrix keys that made the run."""
+
+    model: str
+    assignment: Mapping[str, Any]
+    figures: Mapping[str, float]
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> "Entry":
+        """An entry of an evaluation's summary, whose other keys are left out."""
+        return cls(data["model"], dict(data["assignment"]), dict(data["figures"]))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean of n values and their spread, the sample standard deviation, which one value has not."""
+
+    mean: float
+    spread: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Statistic":
+        """Mean and spread of at least one value."""
+        n, mean = len(values), sum(values) / len(values)
+        # Multiplied, not raised: ** fails on large floats where * gives infinity.
+        squares = sum((value - mean) * (value - mean) for value in values)
+        return cls(mean, math.sqrt(squares / (n - 1)) if n > 1 else None, n)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Entries that differ in nothing but their seed: one row of a table."""
+
+    name: str
+    """Such as ``student`` or ``student (temperature=2)``, unambiguous among its table's rows."""
+    model: str
+    assignment: Mapping[str, Any]
+    n: int
+    figures: Mapping[str, Statistic]
+
+    def as_data(self) -> dict[str, Any]:
+        """The group as JSON-ready data."""
+        return asdict(self)
+
+
+def group(entries: Sequence[Entry]) -> list[Group]:
+    """Rows of a table, in order of first appearance."""
+    return [
+        _group(name, [entries[position] for position in positions])
+        for name, positions in grouped([(entry.model, entry.assignment) for entry in entries])
+    ]
+
+
+def _group(name: str, entries: Sequence[Entry]) -> Group:
+    figures = {
+        figure: Statistic.of([float(entry.figures[figure]) for entry in entries if figure in entry.figures])
+        for figure in dict.fromkeys(figure for entry in entries for figure in entry.figures)
+    }
+    return Group(name, entries[0].model, without_seed(entries[0].assignment), len(entries), figures)
+
+
+def rows_of(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells as text: ``n`` only where a row has several runs, no column for a figure that none has."""
+    figures = [name for name in _figures(groups) if name not in _IN_FILES_ONLY]
+    several = any(row.n > 1 for row in groups)
+    header = ["model", *(["n"] if several else []), *(column(figure).heading for figure in figures)]
+    rows = [
+        [row.name, *([str(row.n)] if several else []), *(_cell(figure, row.figures.get(figure)) for figure in figures)]
+        for row in groups
+    ]
+    return header, rows
+
+
+def _figures(groups: Iterable[Group]) -> list[str]:
+    return in_order(figure for row in groups for figure in row.figures)
+
+
+def _cell(figure: str, statistic: Statistic | None) -> str:
+    if statistic is None:
+        return ""
+    style = column(figure)
+    mean = style.text(statistic.mean)
+    if statistic.spread is None or (style.is_count and statistic.spread == 0):
+        return mean
+    return f"{mean} ± {style.text(statistic.spread)}"
+
+
+def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:
+    """The comparison as a table for a terminal."""
+    header, rows = rows_of(groups)
+    table = Table(title=title or None)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, the others to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows))
+    lines = [f"| {' | '.join(cells)} |\n" for cells in escaped]
+    return "".join([lines[0], f"| {' | '.join(rule)} |\n", *lines[1:]])
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    """The comparison as a Markdown table."""
+    return markdown_table(*rows_of(groups))
+
+
+def csv_groups(groups: Sequence[Group]) -> str:
+    """The comparison as CSV: a line a group, the matrix keys, n, and ``<figure>_mean`` and ``<figure>_spread``."""
+    keys = list(dict.fromkeys(key for row in groups for key in row.assignment))
+    figures = _figures(groups)
+    header = ["model", *keys, "n", *(f"{figure}_{part}" for figure in figures for part in ("mean", "spread"))]
+    lines = [
+        [row.model, *_values(row.assignment, keys), row.n, *(cell for name in figures for cell in _pair(row, name))]
+        for row in groups
+    ]
+    return _csv(header, lines)
+
+
+def _pair(row: Group, figure: str) -> tuple[float | None, float | None]:
+    statistic = row.figures.get(figure)
+    return (None, None) if statistic is None else (statistic.mean, statistic.spread)
+
+
+def csv_runs(entries: Sequence[Entry]) -> str:
+    """Every figure of every run as one line of CSV: model, the matrix keys with the seed, figure, value."""
+    keys = list(dict.fromkeys(key for entry in entries for key in entry.assignment))
+    lines = [
+        [entry.model, *_values(entry.assignment, keys), figure, value]
+        for entry in entries
+        for figure, value in entry.figures.items()
+    ]
+    return _csv(["model", *keys, "figure", "value"], lines)
+
+
+def _values(assignment: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    return [value_text(assignment[key]) if key in assignment else "" for key in keys]
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue()
