@@ -50,7 +50,7 @@ def _runs_of(
         for assignment in _assignments(name, labels, {} if kind.aggregates else references):
             run = run_name(name, assignment)
             inputs = {
-                reference: found if kind.aggregates else _agreeing(found, assignment)
+                reference: found if kind.aggregates else _agreeing(reference, found, assignment)
                 for reference, found in references.items()
             }
             names = {reference: tuple(one.name for one in found) for reference, found in inputs.items()}
@@ -83,17 +83,27 @@ def _earlier(stage: Stage, earlier: Mapping[str, StageRun]) -> dict[str, list[St
     return found
 
 
-def _assignments(name: str, labels: Assignment, references: Mapping[str, Sequence[StageRun]]) -> Sequence[Assignment]:
+def _assignments(name: str, labels: Assignment, references: Mapping[str, Sequence[StageRun]]) -> list[Assignment]:
+    """What the runs of one own combination are told apart by: it and the keys of the runs that they read."""
     found: list[Assignment] = [labels]
     for reference, runs in references.items():
-        if len(runs) > 1:
+        if _is_family(reference, runs):
             found = joined(found, [run.assignment for run in runs])
         if not found:
-            raise UserError([f"stages.{name} and {reference} have no value of a matrix key in common; give both one"])
+            choices = ", ".join(run.name for run in runs)
+            raise UserError(
+                [f"stages.{run_name(name, labels)} finds no run of {reference} with its values; there are: {choices}"]
+            )
     return list({run_name(name, assignment): assignment for assignment in found}.values())
 
 
-def _agreeing(runs: Sequence[StageRun], assignment: Assignment) -> list[StageRun]:
-    if len(runs) == 1:
+def _agreeing(reference: str, runs: Sequence[StageRun], assignment: Assignment) -> list[StageRun]:
+    """The one run that a run with this assignment reads."""
+    if not _is_family(reference, runs):
         return list(runs)
-    return [run for run in runs if all(assignment.get(key) == label for key, label in run.assignment.items())]
+    return [run for run in runs if all(assignment[key] == label for key, label in run.assignment.items())]
+
+
+def _is_family(reference: str, runs: Sequence[StageRun]) -> bool:
+    """Whether a reference means a stage with a matrix as a whole, not a plain stage or one run by its name."""
+    return reference == runs[0].base and bool(runs[0].assignment)

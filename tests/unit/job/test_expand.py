@@ -6,7 +6,6 @@ import pytest
 
 from raydistill.config.errors import UserError
 from raydistill.job.load import Job, load_job
-from raydistill.job.preflight import check_job
 from raydistill.job.record import stage_records
 
 TRAIN = {"kind": "train", "corpus": "data", "method": "finetune", "student": {"init": "checkpoint", "checkpoint": "x"}}
@@ -61,7 +60,7 @@ def test_axes_of_one_name_are_joined_and_others_are_combined() -> None:
         teacher={"matrix": {"seed": [1, 2]}},
         distill={
             "student": {"init": "checkpoint", "checkpoint": "teacher"},
-            "matrix": {"seed": [2, 3], "training.batch_size": [4, 8]},
+            "matrix": {"seed": [2], "training.batch_size": [4, 8]},
         },
     )
     runs = [name for name in job.runs if name.startswith("distill")]
@@ -69,12 +68,22 @@ def test_axes_of_one_name_are_joined_and_others_are_combined() -> None:
     assert job.runs[runs[0]].inputs == {"teacher": ("teacher[seed=2]",)}
 
 
-def test_axes_without_a_common_value_are_refused() -> None:
-    with pytest.raises(UserError, match="distill and teacher have no value of a matrix key in common"):
+def test_a_value_that_no_run_of_the_input_has_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"distill\[seed=2\] finds no run of teacher with its values; .* teacher\[seed=1\]"
+    ):
         load(
             teacher={"matrix": {"seed": [1]}},
-            distill={"student": {"init": "checkpoint", "checkpoint": "teacher"}, "matrix": {"seed": [2]}},
+            distill={"student": {"init": "checkpoint", "checkpoint": "teacher"}, "matrix": {"seed": [1, 2]}},
         )
+
+
+def test_one_run_of_a_matrix_can_be_the_input_of_all() -> None:
+    job = load(
+        teacher={"matrix": {"seed": [1, 2]}},
+        distill={"student": {"init": "checkpoint", "checkpoint": "teacher[seed=1]"}, "matrix": {"seed": [1, 2, 3]}},
+    )
+    assert job.runs["distill[seed=3]"].inputs == {"teacher[seed=1]": ("teacher[seed=1]",)}
 
 
 def test_an_evaluation_reads_all_runs_in_one() -> None:
@@ -117,8 +126,8 @@ def test_the_seed_comes_from_matrix_then_stage_then_job() -> None:
 
 def test_values_that_do_not_change_the_result_are_refused() -> None:
     job = load(distill={"matrix": {"training.zero_stage": [0, 2]}})
-    with pytest.raises(UserError, match="give the same result; remove one value"):
-        check_job(job)
+    with pytest.raises(ValueError, match="give the same result; remove one value"):
+        stage_records(job)
 
 
 @pytest.mark.parametrize(
