@@ -7,6 +7,7 @@ from pathlib import Path
 
 from raydistill import cluster
 from raydistill.config.errors import UserError, error_lines
+from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, stage_record
 from raydistill.stages import _corpora
@@ -39,7 +40,7 @@ def check_job(job: Job) -> list[Preview]:
         try:
             records[name] = stage_record(job, run, records)
             cluster.check_resources(scaling)
-            forecast = run.stage.check(scaling, {key: forecasts[names[0]] for key, names in run.inputs.items()})
+            forecast = run.stage.check(scaling, _inputs(run, forecasts))
         except ValueError as error:
             problems += [f"stages.{name}: {line}" for line in error_lines(error)]
             # What builds on a stage that cannot run would only repeat its problem.
@@ -49,6 +50,11 @@ def check_job(job: Job) -> list[Preview]:
     if problems:
         raise UserError(problems)
     return previews
+
+
+def _inputs(run: StageRun, forecasts: Mapping[str, Forecast]) -> dict[str, Forecast]:
+    """What each reference of a run leads to: the first run's forecast stands for all of a stage."""
+    return {key: replace(forecasts[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
 
 
 def _with_facts(forecast: Forecast, record: StageRecord) -> Forecast:

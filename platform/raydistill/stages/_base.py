@@ -62,6 +62,8 @@ class Forecast:
     lines: list[str] = field(default_factory=list)
     corpus: CorpusForecast | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
+    num_runs: int = 1
+    """Runs of the stage that a reference to it means."""
     compared: Sequence[str] = ()
     """Names of the models whose figures the stage will have, for one that evaluates."""
 

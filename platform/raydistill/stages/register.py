@@ -21,6 +21,10 @@ class Config(_base.StageConfig):
     """Alias that the new version gets."""
     metrics_from: str | None = None
     """Name of the evaluation stage whose figures go with the version."""
+    best_by: str | None = None
+    """Figure of that evaluation by which one run is chosen when ``model`` is a stage with several."""
+    greater_is_better: bool = False
+    """Whether the highest of these figures is the best, not the lowest."""
     tags: dict[str, str] = {}
     """Further version tags; what made the student is tagged anyway."""
 
@@ -30,6 +34,7 @@ class Stage(_base.Stage):
 
     config_type = Config
     config: Config
+    aggregates = True
 
     def references(self) -> dict[str, str]:
         found = {"model": self.config.model}
@@ -45,27 +50,51 @@ class Stage(_base.Stage):
             raise ValueError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
         if self.config.metrics_from is not None and self.config.metrics_from not in earlier:
             raise ValueError(f"metrics_from is {self.config.metrics_from!r}; name an earlier evaluation stage")
+        if made is not None and made.num_runs > 1 and self.config.best_by is None:
+            raise ValueError(
+                f"model is {self.config.model!r}, which has {made.num_runs} runs; "
+                "name one, such as stage[seed=1], or give metrics_from and best_by"
+            )
+        if self.config.best_by is not None and self.config.metrics_from is None:
+            raise ValueError(
+                f"best_by is {self.config.best_by!r}, but metrics_from is missing; name an evaluation stage"
+            )
         return _base.Forecast(lines=[f"registers {self.config.name!r} with alias {self.config.alias!r}"])
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        source = _base.stage_of(self.config.model)
-        folder = _base.model_folder(self.config.model, context.outputs)
-        lineage = context.summaries.get(source, {}).get("lineage", {})
-        assignment = next((run.assignment for run in context.runs.get(source, ())), {})
-        metrics = self._metrics(context.summaries.get(self.config.metrics_from or "", {}), assignment)
+        run = self._chosen_run(context)
+        outputs = {} if run is None else {_base.stage_of(self.config.model): run.output}
+        lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
         version = context.tracker.register_model(
             context.run_key,
-            str(folder),
+            str(_base.model_folder(self.config.model, outputs)),
             name=self.config.name,
             tags={**lineage, "job": context.job_name, **self.config.tags},
             alias=self.config.alias,
-            metrics=metrics,
+            metrics={} if run is None else self._figures(run, context),
         )
         return {"name": self.config.name, "version": version, "uri": f"models:/{self.config.name}@{self.config.alias}"}
 
-    def _metrics(self, evaluation: Mapping[str, Any], assignment: Mapping[str, Any]) -> dict[str, float]:
-        """The figures of an evaluation's model that is the one being registered, made with these matrix values."""
-        wanted = (self.config.model, dict(assignment))
-        entries = evaluation.get("entries", [])
-        found = [one["figures"] for one in entries if (one["reference"], one["assignment"]) == wanted]
-        return dict(found[0]) if found else {}
+    def _chosen_run(self, context: _base.StageContext) -> _base.Run | None:
+        """The run whose student is registered, None for a folder outside the job."""
+        runs = context.runs.get(_base.stage_of(self.config.model), ())
+        if len(runs) < 2:
+            return runs[0] if runs else None
+        key = self.config.best_by or ""
+        found = [(self._figures(run, context).get(key), run) for run in runs]
+        known = [(figure, run) for figure, run in found if figure is not None]
+        if not known:
+            raise ValueError(f"best_by is {key!r}, which {self.config.metrics_from!r} has for no run of the model")
+        sign = 1 if self.config.greater_is_better else -1
+        return max(known, key=lambda one: sign * one[0])[1]
+
+    def _figures(self, run: _base.Run, context: _base.StageContext) -> dict[str, float]:
+        """An evaluation's figures of the run's student; none when it did not evaluate that student."""
+        evaluation = context.summaries.get(self.config.metrics_from or "", {})
+        suffix = self.config.model.removeprefix(_base.stage_of(self.config.model))
+        base = run.name.partition("[")[0]
+        references = {base + suffix, run.name + suffix}
+        for entry in evaluation.get("entries", []):
+            if entry["reference"] in references and entry["assignment"] == dict(run.assignment):
+                return dict(entry["figures"])
+        return {}
