@@ -12,6 +12,8 @@ class Column:
     text: Callable[[float], str]
     unit: str = ""
     """Shown on a picture's axis."""
+    is_share: bool = False
+    """Between 0 and 1, written as a percentage."""
     is_count: bool = False
     """A property of the model or the data, whose zero spread says nothing."""
 
@@ -19,7 +21,7 @@ class Column:
 _FIRST = {
     "loss": Column("held-out loss", lambda value: f"{value:.4f}", unit="nats"),
     "perplexity": Column("perplexity", lambda value: f"{value:,.1f}"),
-    "accuracy": Column("accuracy", lambda value: f"{value:.1%}"),
+    "accuracy": Column("accuracy", lambda value: f"{value:.1%}", is_share=True),
 }
 _LAST = {
     "tokens": Column("tokens", lambda value: f"{value:,.0f}", is_count=True),

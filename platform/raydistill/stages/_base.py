@@ -65,7 +65,9 @@ class Forecast:
     num_runs: int = 1
     """Runs of the stage that a reference to it means."""
     compared: Sequence[str] = ()
-    """Names of the models whose figures the stage will have, for one that evaluates."""
+    """Names of the models that the stage compares, for one that evaluates."""
+    metrics: Sequence[str] = ()
+    """Metrics that it compares them by, the most telling first."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import ray
@@ -54,6 +53,9 @@ class Stage(_base.Stage):
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         corpus = _corpora.forecast(self.config.corpus, earlier)
+        for key, name in _corpora.references(self.config.corpus).items():
+            if name in earlier and earlier[name].num_runs > 1:
+                raise ValueError(f"{key} is {name!r}, which has {earlier[name].num_runs} runs; name one of them")
         for name, reference in self.config.models.items():
             model, _ = _checkpoints.model_config(reference, earlier)
             if model.vocab_size != corpus.vocab_size:
@@ -62,7 +64,8 @@ class Stage(_base.Stage):
                     f"binarize with that model's tokenizer"
                 )
         lines = [f"evaluates {', '.join(self.config.models)} on held-out rows"]
-        return _base.Forecast(lines=lines, compared=tuple(self.config.models))
+        metrics = self.config.task.module.Task.greater_is_better(self.config.task.config)
+        return _base.Forecast(lines=lines, compared=tuple(self.config.models), metrics=tuple(metrics))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         candidates = list(self._candidates(context))
@@ -97,7 +100,7 @@ class Stage(_base.Stage):
         figures: dict[str, dict[str, float]] = ray.get(
             task.remote(
                 {folder: folder for folder in folders},
-                _corpora.held_out_parts(self.config.corpus, self._corpus_outputs(context)),
+                _corpora.held_out_parts(self.config.corpus, context.outputs),
                 task=self.config.task.dump(),
                 seed=context.seed,
                 max_rows=self.config.max_rows,
@@ -105,14 +108,6 @@ class Stage(_base.Stage):
             )
         )
         return figures
-
-    def _corpus_outputs(self, context: _base.StageContext) -> dict[str, Path]:
-        """Output folders of the corpora; models can be compared on one run of each alone."""
-        for key, name in _corpora.references(self.config.corpus).items():
-            runs = context.runs.get(name, ())
-            if len(runs) > 1:
-                raise ValueError(f"{key} is {name!r}, which has {len(runs)} runs; name one, such as {runs[0].name}")
-        return {name: runs[0].output for name, runs in context.runs.items()}
 
 
 def _tracked(groups: Sequence[Group]) -> dict[str, float]:

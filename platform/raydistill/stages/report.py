@@ -1,0 +1,165 @@
+"""Tables and pictures of what evaluations and trainings found, in files and in the tracking store."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, model_validator
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.report import curves, pictures, tables
+from raydistill.report.columns import column
+from raydistill.report.page import Comparison, Shown, Trained, page
+from raydistill.stages import _base
+from raydistill.training.history import read_history
+
+_PAGE, _TERMS, _METRIC = "report.md", "loss_terms.png", "metric.png"
+
+Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class Config(_base.StageConfig):
+    """Which evaluations and trainings, and what to draw."""
+
+    evaluations: Names = []
+    """Names of earlier evaluation stages; each gets a table."""
+    trainings: Names = []
+    """Names of earlier training stages; their losses and metrics are drawn against the step."""
+    metric: str | None = None
+    """The task's metric that is drawn, such as ``loss`` or ``accuracy``; by default the task's first."""
+    lines: list[str] | None = None
+    """Models of the evaluations whose metric is a level line, by default those that are not among ``trainings``."""
+
+    @model_validator(mode="after")
+    def _has_inputs(self) -> "Config":
+        if not self.evaluations and not self.trainings:
+            raise ValueError("give evaluations, trainings or both")
+        return self
+
+
+class Stage(_base.Stage):
+    """Writes ``report.md``, a table of each evaluation as Markdown and CSV, and pictures of the trainings."""
+
+    config_type = Config
+    config: Config
+    aggregates = True
+
+    def references(self) -> dict[str, str]:
+        return {
+            f"{key}.{position}": name
+            for key in ("evaluations", "trainings")
+            for position, name in enumerate(getattr(self.config, key))
+        }
+
+    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+        for key, name in self.references().items():
+            kind = "evaluate" if key.startswith("evaluations") else "training"
+            forecast = earlier.get(name)
+            if forecast is None or not (forecast.compared if kind == "evaluate" else forecast.models):
+                raise ValueError(f"{key} is {name!r}; name an earlier {kind} stage")
+        compared = [model for name in self.config.evaluations for model in earlier[name].compared]
+        for position, model in enumerate(self.config.lines or []):
+            if model not in compared:
+                raise ValueError(f"lines.{position} is {model!r}; models of the evaluations: {', '.join(compared)}")
+        metrics = [metric for name in self.config.evaluations for metric in earlier[name].metrics]
+        if metrics and self.config.metric not in (None, *metrics):
+            raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
+        return _base.Forecast(lines=[f"reports on {', '.join(self.references().values())}"])
+
+    def run(self, context: _base.StageContext) -> dict[str, Any]:
+        entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
+        trainings = [
+            (run, curves.Training(name.partition("[")[0], run.assignment, read_history(run.output)))
+            for name in self.config.trainings
+            for run in context.runs[name]
+        ]
+        metric = self._metric([training for _, training in trainings])
+        comparisons = [_write_tables(context.output, name, found) for name, found in entries.items()]
+        levels = self._levels(entries, context, metric)
+        shown = _draw(context.output, [training for _, training in trainings], metric, levels)
+        trained = [_trained(run, training, metric, context.output) for run, training in trainings]
+        text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
+        (context.output / _PAGE).write_text(text, encoding="utf-8")
+        files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
+        for file in files:
+            context.tracker.log_artifact(context.run_key, str(context.output / file))
+        return {"report": str(context.output / _PAGE), "files": files}
+
+    def _metric(self, trainings: Sequence[curves.Training]) -> str:
+        """The metric to draw; raises ValueError when no training logged it."""
+        logged = curves.metrics(trainings)
+        metric = self.config.metric or next(iter(logged), "loss")
+        if trainings and metric not in logged:
+            raise ValueError(f"metric is {metric!r}, which no training logged; logged: {', '.join(logged) or 'none'}")
+        return metric
+
+    def _levels(
+        self, entries: Mapping[str, Sequence[tuple[str, tables.Entry]]], context: _base.StageContext, metric: str
+    ) -> list[pictures.Level]:
+        drawn = {run.name for name in self.config.trainings for run in context.runs[name]} | {*self.config.trainings}
+        levels = []
+        for name, found in entries.items():
+            models = self.config.lines
+            if models is None:
+                models = [entry.model for reference, entry in found if _base.stage_of(reference) not in drawn]
+            for row in tables.group([entry for _, entry in found if entry.model in models]):
+                if metric in row.figures:
+                    label = row.name if len(entries) == 1 else f"{row.name}, {name}"
+                    levels.append(pictures.Level(label, row.figures[metric]))
+        return levels
+
+
+def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:
+    """References and entries of an evaluation's runs; matrix keys of the evaluation itself tell its entries apart."""
+    for run in runs:
+        for data in run.summary["entries"]:
+            entry = tables.Entry.of(data)
+            yield data["reference"], tables.Entry(entry.model, {**run.assignment, **entry.assignment}, entry.figures)
+
+
+def _write_tables(folder: Path, name: str, found: Sequence[tuple[str, tables.Entry]]) -> Comparison:
+    entries = [entry for _, entry in found]
+    groups = tables.group(entries)
+    comparison = Comparison(name, groups, csv_groups=f"{name}.csv", csv_runs=f"{name}-runs.csv")
+    texts = [tables.markdown(groups), tables.csv_groups(groups), tables.csv_runs(entries)]
+    for file, text in zip(_files(comparison), texts, strict=True):
+        (folder / file).write_text(text, encoding="utf-8")
+    return comparison
+
+
+def _files(comparison: Comparison) -> list[str]:
+    return [f"{comparison.name}.md", comparison.csv_groups, comparison.csv_runs]
+
+
+def _draw(
+    folder: Path, trainings: Sequence[curves.Training], metric: str, levels: Sequence[pictures.Level]
+) -> list[Shown]:
+    if not trainings:
+        return []
+    pictures.save(pictures.loss_terms(trainings), folder / _TERMS)
+    pictures.save(pictures.metric(trainings, metric, levels), folder / _METRIC)
+    several = any(len(curve.runs) > 1 for curve in curves.curves(trainings, curves.TRAIN + "loss"))
+    band = " A curve of several runs is their mean, in a band of one sample standard deviation." if several else ""
+    return [
+        Shown(_TERMS, "Terms of the loss", "Each against the optimizer step; the first is their weighted sum." + band),
+        Shown(
+            _METRIC,
+            column(metric).heading.capitalize(),
+            "Curves are measured in training, on the held-out rows that `training.eval_rows` leaves; level lines are "
+            "figures of the tables, whose rows may be more. Against the optimizer step." + band,
+        ),
+    ]
+
+
+def _trained(run: _base.Run, training: curves.Training, metric: str, folder: Path) -> Trained:
+    lineage = run.summary.get("lineage", {})
+    figures = list(training.points(curves.TASK + metric).values())
+    return Trained(
+        name=run.name,
+        method=lineage.get("method", ""),
+        teacher=lineage.get("teacher", ""),
+        num_steps=max((int(line["step"]) for line in training.history), default=0),
+        figure=figures[-1] if figures else None,
+        folder=Path(os.path.relpath(run.output, folder)).as_posix(),
+    )

@@ -1,0 +1,158 @@
+"""The stage's files from runs that are written by hand; no cluster is needed."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.stages import report
+from raydistill.stages._base import Forecast, Run, StageContext
+from raydistill.tracking.tracker import MemoryTracker
+
+KEY = "toy/report"
+EARLIER = {
+    "corpus": Forecast(),
+    "distill": Forecast(models={"": object()}),
+    "evaluate": Forecast(compared=("teacher", "student", "student before", "alone"), metrics=("loss", "accuracy")),
+}
+
+
+def stage(**config: Any) -> report.Stage:
+    config = {"evaluations": "evaluate", "trainings": ["distill"], **config}
+    return report.Stage("report", report.Config(kind="report", **config))
+
+
+def trained(folder: Path, seed: int) -> Run:
+    output = folder / f"distill-seed{seed}"
+    output.mkdir()
+    lines = [
+        {"step": 0, "held_out/loss": 9.5, "eval/loss": 9.0, "eval/accuracy": 0.0},
+        {"step": 5, "train/loss": 8.0 + seed, "train/ce": 4.0, "learning_rate": 0.1},
+        {"step": 10, "train/loss": 6.0 + seed, "train/ce": 3.0, "learning_rate": 0.0},
+        {"step": 10, "held_out/loss": 7.5, "eval/loss": 5.0 + seed / 2, "eval/accuracy": 0.1},
+    ]
+    (output / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lineage = {"method": "causal", "teacher": "teacher"}
+    return Run(f"distill[seed={seed}]", {"seed": seed}, output, {"lineage": lineage})
+
+
+def evaluated(folder: Path) -> Run:
+    def entry(model: str, reference: str, loss: float, **assignment: Any) -> dict[str, Any]:
+        figures = {"loss": loss, "accuracy": 0.2, "tokens": 50, "parameters": 1000}
+        return {"model": model, "assignment": assignment, "figures": figures, "reference": reference}
+
+    entries = [
+        entry("teacher", "teacher", 4.5),
+        *(entry("student", "distill", 5.0 + seed / 2, seed=seed) for seed in (1, 2)),
+        *(entry("student before", "distill@initial", 9.0, seed=seed) for seed in (1, 2)),
+        entry("alone", "alone", 6.5),
+    ]
+    return Run("evaluate", {}, folder / "evaluate", {"entries": entries})
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> StageContext:
+    tracker = MemoryTracker()
+    tracker.start_run(KEY)
+    output = tmp_path / "report"
+    output.mkdir()
+    runs = {"distill": [trained(tmp_path, seed) for seed in (1, 2)], "evaluate": [evaluated(tmp_path)]}
+    return StageContext("toy", 0, ScalingConfig(), output, {}, {}, tracker, KEY, runs)
+
+
+def levels(monkeypatch: pytest.MonkeyPatch, context: StageContext, **config: Any) -> dict[str, float]:
+    """Level lines of the metric's picture by label."""
+    found: dict[str, float] = {}
+    draw = report.pictures.metric
+
+    def spy(trainings: Any, metric: str, levels: Any) -> Any:
+        found.update({level.label: level.value.mean for level in levels})
+        return draw(trainings, metric, levels)
+
+    monkeypatch.setattr(report.pictures, "metric", spy)
+    stage(**config).run(context)
+    return found
+
+
+def test_tables_pictures_and_page_lie_in_the_folder_and_in_the_tracker(context: StageContext) -> None:
+    summary = stage().run(context)
+    files = {path.name for path in context.output.iterdir()}
+    tables = {"evaluate.md", "evaluate.csv", "evaluate-runs.csv"}
+    assert files == {"report.md", "loss_terms.png", "metric.png", *tables} == set(summary["files"])
+    assert summary["report"] == str(context.output / "report.md")
+    assert isinstance(context.tracker, MemoryTracker)
+    assert {Path(path).name for path in context.tracker.runs[KEY].artifacts} == files
+
+
+def test_the_page_shows_rows_over_seeds_and_each_run(context: StageContext) -> None:
+    stage().run(context)
+    text = (context.output / "report.md").read_text()
+    assert "| student | 2 | 5.7500 ± 0.3536 | 20.0% ± 0.0% | 1,000 |" in text
+    assert "| teacher | 1 | 4.5000 | 20.0% | 1,000 |" in text
+    assert "| `distill[seed=2]` | causal | teacher | 10 | 6.0000 | [distill-seed2](../distill-seed2) |" in text
+    for link in ("loss_terms.png", "metric.png", "evaluate.csv", "evaluate-runs.csv", "../distill-seed1"):
+        assert f"]({link})" in text
+        assert (context.output / link).exists()
+
+
+def test_csv_has_every_run(context: StageContext) -> None:
+    stage().run(context)
+    rows = list(csv.DictReader((context.output / "evaluate-runs.csv").open()))
+    losses = {row["seed"]: float(row["value"]) for row in rows if (row["model"], row["figure"]) == ("student", "loss")}
+    assert losses == {"1": 5.5, "2": 6.0}
+
+
+def test_models_that_have_no_curve_are_level_lines(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert levels(monkeypatch, context) == {"teacher": 4.5, "alone": 6.5}
+
+
+def test_lines_choose_among_the_models(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert levels(monkeypatch, context, lines=["student", "teacher"]) == {"teacher": 4.5, "student": 5.75}
+
+
+def test_the_metric_is_taken_from_tables_and_histories(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert levels(monkeypatch, context, metric="accuracy") == {"teacher": 0.2, "alone": 0.2}
+    assert "## Accuracy" in (context.output / "report.md").read_text()
+
+
+def test_evaluations_alone_give_tables_without_pictures(context: StageContext) -> None:
+    assert set(stage(trainings=[]).run(context)["files"]) == {
+        *("report.md", "evaluate.md", "evaluate.csv", "evaluate-runs.csv")
+    }
+
+
+def test_trainings_alone_give_pictures_without_tables(context: StageContext) -> None:
+    assert set(stage(evaluations=[]).run(context)["files"]) == {"report.md", "loss_terms.png", "metric.png"}
+
+
+def test_a_metric_that_no_training_logged_is_refused_with_those_that_are(context: StageContext) -> None:
+    with pytest.raises(ValueError, match="metric is 'f1', which no training logged; logged: loss, accuracy"):
+        stage(metric="f1", evaluations=[]).run(context)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"evaluations": ["corpus"]}, "evaluations.0 is 'corpus'; name an earlier evaluate stage"),
+        ({"evaluations": ["evaluate", "nowhere"]}, "evaluations.1 is 'nowhere'; name an earlier evaluate stage"),
+        ({"trainings": "evaluate"}, "trainings.0 is 'evaluate'; name an earlier training stage"),
+        ({"lines": ["techer"]}, "lines.0 is 'techer'; models of the evaluations: teacher, student, "),
+        ({"metric": "f1"}, "metric is 'f1'; choices: loss, accuracy"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_before_the_run(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stage(**config).check(ScalingConfig(), EARLIER)
+
+
+def test_a_report_that_fits_is_forecast() -> None:
+    forecast = stage(lines=["teacher"], metric="accuracy").check(ScalingConfig(), EARLIER)
+    assert forecast.lines == ["reports on evaluate, distill"]
+
+
+def test_a_report_on_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="give evaluations, trainings or both"):
+        stage(evaluations=[], trainings=[])
