@@ -1,12 +1,13 @@
+import bz2
 import gzip
-import io
+import lzma
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from raydistill.config.named import parser
-from raydistill.data.sources._base import split_texts
 
 TEXT = b"\xef\xbb\xbfTo be, or not to be:\r\nthat is\r\n\r\n \r\nthe question\n"
 
@@ -41,14 +42,24 @@ def test_gzipped_files_and_globs_are_read_in_the_order_of_paths(tmp_path):
     assert read_all({"name": "text", "path": f"{tmp_path}/**/*.txt"}) == ["one", "three"]
 
 
+def test_packed_files_are_unpacked_by_their_ending(tmp_path):
+    for number, (ending, packed) in enumerate([("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)]):
+        (tmp_path / f"{number}.txt.{ending}").write_bytes(packed(f"text {number}".encode()))
+    assert read_all({"name": "text", "path": f"{tmp_path}/*.txt.*"}) == ["text 0", "text 1", "text 2"]
+
+
+@pytest.mark.parametrize(("ending", "pack"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_packed_files_with_damage_are_refused_by_name(tmp_path, ending, pack):
+    content = pack(" ".join(map(str, range(9000))).encode())
+    for damaged in (content[:-900], content[:60] + b"\0" * 30 + content[90:], b"plain text"):
+        (tmp_path / f"a.txt.{ending}").write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"a\.txt\.{ending} is damaged or cut off"):
+            read_all({"name": "text", "path": f"{tmp_path}/a.txt.{ending}"})
+
+
 def test_a_glob_without_match_is_refused(tmp_path):
     with pytest.raises(ValueError, match="matches no file"):
         read_all({"name": "text", "path": f"{tmp_path}/*.csv"})
-
-
-def test_bytes_of_another_charset_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"play\.txt is not utf-8 at byte 2; give its charset"):
-        list(split_texts(io.BytesIO(b"ab\xff"), "line", charset="utf-8", name="play.txt"))
 
 
 def test_a_changed_file_has_another_fingerprint(tmp_path):
@@ -74,3 +85,20 @@ def test_a_missing_parquet_column_is_refused_with_the_choices(tmp_path):
     pq.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"column is 'text', .* choices: body"):
         read_all({"name": "parquet", "path": str(tmp_path / "a.parquet")})
+
+
+def test_a_column_of_numbers_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"column is 'text', which holds int64 in .*; give one of strings"):
+        read_all({"name": "parquet", "path": str(tmp_path / "a.parquet")})
+
+
+def test_a_row_group_is_not_held_as_a_whole(tmp_path):
+    generator = np.random.default_rng(0)
+    texts = [generator.bytes(1000).hex() for _ in range(10_000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=len(texts), use_dictionary=False)
+    source = parser("raydistill.data.sources")({"name": "parquet", "path": str(tmp_path / "a.parquet")})
+    before = pa.total_allocated_bytes()
+    examples = source.module.read(source.config, *source.module.items(source.config))
+    assert [next(examples)["text"], next(examples)["text"]] == texts[:2]
+    assert pa.total_allocated_bytes() - before < 8_000_000

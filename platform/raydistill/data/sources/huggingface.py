@@ -50,7 +50,7 @@ def items(config: Config) -> list[Item]:
 
 def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one range of rows; rows without a text are left out."""
-    dataset = _load(config)
+    dataset = _load(config).select_columns([config.column])
     for start in range(item.start, item.stop, _ROWS_PER_READ):
         texts = dataset[start : min(start + _ROWS_PER_READ, item.stop)][config.column]
         yield from ({"text": text} for text in texts if text)

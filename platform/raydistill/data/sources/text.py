@@ -1,12 +1,10 @@
-"""Plain text files, gzipped or not, on any storage."""
+"""Plain text files, packed or not, on any storage."""
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, cast
 
-from raydistill.data.sources._base import Example, Item, Unit, split_texts
-from raydistill.data.storage import Folder, glob_files
+from raydistill.data.sources import _files, _lines
+from raydistill.data.sources._base import Example, Item
 
 
 @dataclass(frozen=True)
@@ -14,11 +12,15 @@ class Config:
     """Which files, and what a text is."""
 
     path: str
-    """A file, or a glob over files (``*`` stops at ``/``, ``**`` does not), local or a URI; ``.gz`` is unpacked."""
-    unit: Unit = "paragraph"
+    """A file, or a glob over files (``*`` stops at ``/``, ``**`` does not), local or a URI; ``.gz``, ``.bz2`` and
+    ``.xz`` are unpacked."""
+    unit: _lines.Unit = "paragraph"
     """What a text is: a line, a paragraph (lines between blank lines, joined with spaces) or a file."""
     charset: str = "utf-8-sig"
     """Character encoding of the files."""
+
+    def __post_init__(self) -> None:
+        _lines.check_charset(self.charset)
 
 
 def is_listed_early(config: Config) -> bool:
@@ -27,13 +29,14 @@ def is_listed_early(config: Config) -> bool:
 
 
 def items(config: Config) -> list[Item]:
-    """The files that match, in the order of their paths; raises ValueError when there are none."""
-    return [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(config.path)]
+    """The files that match, large ones in ranges, in the order of their paths; raises ValueError for none."""
+    in_ranges = config.unit != "file" and _lines.is_cuttable(config.charset)
+    return _files.list_items(_files.FileSet(path=config.path), in_ranges=in_ranges)
 
 
 def read(config: Config, item: Item) -> Iterator[Example]:
-    """The texts of one file."""
-    with Folder(item.name).open_input("") as stream:
-        plain = gzip.GzipFile(fileobj=stream) if item.name.endswith(".gz") else stream
-        texts = split_texts(cast(IO[bytes], plain), config.unit, charset=config.charset, name=item.name)
-        yield from ({"text": text} for text in texts)
+    """The texts of one file, or of one range of it."""
+    with _files.open_item(_files.FileSet(path=config.path), item) as stream:
+        lines = _lines.Lines(stream, item, charset=config.charset, paragraphs=config.unit == "paragraph")
+        for text in _lines.split_texts(lines, config.unit):
+            yield {"text": text}

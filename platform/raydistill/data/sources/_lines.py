@@ -1,0 +1,157 @@
+"""Lines of a file, or of a range of its bytes, read a piece at a time; and the texts that lines make."""
+
+import codecs
+import io
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, Literal, cast
+
+from raydistill.data.sources._base import Item
+
+Unit = Literal["line", "paragraph", "file"]
+
+_CUTTABLE = ("utf-8", "ascii", "iso8859-", "cp125", "koi8-")
+_PIECE_BYTES = 1 << 18
+
+
+def check_charset(charset: str) -> None:
+    """Raise ValueError for a character encoding that Python does not know."""
+    try:
+        "a".encode(charset)
+    except LookupError:
+        raise ValueError(f"charset is {charset!r}, which Python does not know; try utf-8 or latin-1") from None
+
+
+def is_cuttable(charset: str) -> bool:
+    """Whether a newline's byte is part of no other character, so that a file may be cut after each."""
+    return codecs.lookup(charset).name.startswith(_CUTTABLE)
+
+
+class Lines:
+    r"""The decoded lines of an item's stream, each with its end; a line ends at ``\n`` alone.
+
+    Of a range come the lines that begin in it. With ``paragraphs`` what no blank line parts stays together: the lines
+    after the first blank one that begins in the range, up to the first that begins after it. So the ranges of a file
+    give each line once and in order. Raises ValueError, naming the file and the byte, for bytes not in ``charset``.
+    """
+
+    def __init__(self, stream: IO[bytes], item: Item, *, charset: str, paragraphs: bool = False) -> None:
+        check_charset(charset)
+        self._item, self._paragraphs, self._charset = item, paragraphs, charset
+        self._stream, self._codec = stream, charset
+        if not is_cuttable(charset):
+            recoded = io.BufferedReader(_Recoded(stream, charset, item.name))
+            self._stream, self._codec = cast(IO[bytes], recoded), "utf-8"
+        self._begin = self._count = 0
+
+    def __iter__(self) -> Iterator[str]:
+        is_marked = codecs.lookup(self._codec).name == "utf-8-sig"
+        for position, raw in self._raw_lines():
+            self._count += 1
+            # Only a file's first bytes are a mark; later ones are a character of the text.
+            codec = "utf-8" if is_marked and position else self._codec
+            try:
+                yield raw.decode(codec)
+            except UnicodeDecodeError as error:
+                byte = position + len(raw) - len(error.object) + error.start
+                raise _wrong_charset(self._item.name, self._charset, byte) from None
+
+    def place(self) -> str:
+        """The file and the number of the line that came last; for a range, the lines before it are counted now."""
+        before, left = 0, self._begin
+        if left:
+            self._stream.seek(0)
+        while left > 0 and (piece := self._stream.read(min(left, _PIECE_BYTES))):
+            before += piece.count(b"\n")
+            left -= len(piece)
+        return f"{self._item.name} line {before + self._count}"
+
+    def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
+        """The item's lines, each with the place in the file at which it begins."""
+        stop = self._item.stop
+        begin = self._seek()
+        if begin is None:
+            return
+        position = self._begin = begin
+        while not stop or position < stop or self._paragraphs:
+            raw = self._stream.readline()
+            if not raw:
+                return
+            yield position, raw
+            if stop and position >= stop and _is_blank(raw):
+                return
+            position += len(raw)
+
+    def _seek(self) -> int | None:
+        """Go to where the item's lines begin and return the place, None where there are none."""
+        start, stop = self._item.start, self._item.stop
+        if not start:
+            return 0
+        self._stream.seek(start - 1)
+        position = start - 1 + len(self._stream.readline())
+        while self._paragraphs:
+            raw = self._stream.readline()
+            if not raw or position >= stop:
+                return None
+            position += len(raw)
+            if _is_blank(raw):
+                break
+        return position
+
+
+def _is_blank(raw: bytes) -> bool:
+    return not raw.strip()
+
+
+class _Recoded(io.RawIOBase):
+    """A stream in any character encoding as one in UTF-8."""
+
+    def __init__(self, stream: IO[bytes], charset: str, name: str) -> None:
+        self._stream, self._charset, self._name = stream, charset, name
+        self._decoder = codecs.getincrementaldecoder(charset)()
+        self._left, self._position, self._is_done = b"", 0, False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not (self._left or self._is_done):
+            piece = self._stream.read(_PIECE_BYTES)
+            self._position += len(piece)
+            self._is_done = not piece
+            try:
+                self._left = self._decoder.decode(piece, final=self._is_done).encode()
+            except UnicodeDecodeError as error:
+                byte = self._position - len(error.object) + error.start
+                raise _wrong_charset(self._name, self._charset, byte) from None
+        number = min(len(buffer), len(self._left))
+        buffer[:number], self._left = self._left[:number], self._left[number:]
+        return number
+
+
+def _wrong_charset(name: str, charset: str, byte: int) -> ValueError:
+    return ValueError(f"{name} is not {charset} at byte {byte}; give its charset")
+
+
+def split_texts(lines: Iterable[str], unit: Unit) -> Iterator[str]:
+    """Texts of lines: each line, each run of lines between blank lines joined with spaces, or the whole.
+
+    Here a line ends at whatever ``str.splitlines`` takes for an end. Blank texts are left out.
+    """
+    parts = (part for line in lines for part in line.splitlines())
+    if unit == "file":
+        texts: Iterable[str] = ["\n".join(parts)]
+    else:
+        texts = parts if unit == "line" else _paragraphs(parts)
+    return (text for text in texts if text.strip())
+
+
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    paragraph: list[str] = []
+    for line in lines:
+        if stripped := line.strip():
+            paragraph.append(stripped)
+        elif paragraph:
+            yield " ".join(paragraph)
+            paragraph = []
+    if paragraph:
+        yield " ".join(paragraph)

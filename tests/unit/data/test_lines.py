@@ -1,0 +1,124 @@
+import io
+
+import pytest
+
+from raydistill.data.sources import _files
+from raydistill.data.sources._base import Item
+from raydistill.data.sources._lines import Lines, check_charset, split_texts
+
+TEXT = "\ufeffa\u00e4\u20ac\U0001f600 b\r\n \u00a0\n\n\ncd\nefg\n \n\u2028h\x85i\n\x0c\n\n\ufeffjk\u00e4"
+
+
+def texts_of(content: bytes, ranges: list[tuple[int, int]], unit: str, charset: str = "utf-8-sig") -> list[str]:
+    found = []
+    for start, stop in ranges:
+        item = Item("a.txt", "", start, stop)
+        lines = Lines(io.BytesIO(content), item, charset=charset, paragraphs=unit == "paragraph")
+        found += split_texts(lines, unit)
+    return found
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph"])
+@pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "latin-1", "cp1252"])
+def test_ranges_of_any_size_give_the_texts_of_the_whole_file(unit, charset):
+    content = TEXT.encode(charset, errors="replace")
+    whole = list(split_texts([content.decode(charset)], unit))
+    assert len(whole) >= 4
+    assert texts_of(content, [(0, 0)], unit, charset) == whole
+    for size in range(1, len(content) + 2):
+        ranges = [(start, min(start + size, len(content))) for start in range(0, len(content), size)]
+        assert texts_of(content, ranges, unit, charset) == whole, size
+
+
+@pytest.mark.parametrize("content", [b"one\ntwo\nthree", b"\n\n\n", b"a\n\n\n\nb\n\n", b"a", b"\n", b""])
+@pytest.mark.parametrize("unit", ["line", "paragraph"])
+def test_files_without_and_of_only_blank_lines_are_cut_well(content, unit):
+    for size in range(1, len(content) + 1):
+        ranges = [(start, min(start + size, len(content))) for start in range(0, len(content), size)]
+        assert texts_of(content, ranges, unit) == texts_of(content, [(0, 0)], unit)
+
+
+def test_a_paragraph_without_end_is_not_searched_through_for_each_range():
+    class Counting(io.BytesIO):
+        lines = 0
+
+        def readline(self, *size):
+            self.lines += 1
+            return super().readline(*size)
+
+    content, total = b"word\n" * 1000, 0
+    for start in range(0, len(content), 100):
+        stream = Counting(content)
+        item = Item("a.txt", "", start, start + 100)
+        assert len(list(Lines(stream, item, charset="utf-8", paragraphs=True))) == (1000 if start == 0 else 0)
+        total += stream.lines
+    assert total < 1000 * 3
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "utf-32-le", "gb18030", "shift_jis", "utf-7"])
+def test_charsets_in_which_a_newline_byte_is_no_newline_are_read_too(charset, monkeypatch):
+    monkeypatch.setattr("raydistill.data.sources._lines._PIECE_BYTES", 3)
+    text = "\u4e0a\n\u0a0a b\n\nc\u3042" if charset != "shift_jis" else "\u30bd\n\u3042 b\n\nc\u3042"
+    assert texts_of(text.encode(charset), [(0, 0)], "line", charset) == list(filter(None, text.split("\n")))
+
+
+@pytest.mark.parametrize("piece", [2, 1000])
+@pytest.mark.parametrize(
+    ("charset", "content", "byte"),
+    [
+        ("utf-8", b"ab\ncd\xff", 5),
+        ("utf-8-sig", b"\xef\xbb\xbfa\xff\n", 4),
+        ("utf-8-sig", b"a\n\xff", 2),
+        ("ascii", b"a\nbc\xe4", 4),
+        ("gb18030", b"ab\ncd\xff\n", 5),
+        ("utf-16-le", b"a\0b", 2),
+    ],
+)
+def test_bytes_of_another_charset_are_refused_by_name_and_place(monkeypatch, piece, charset, content, byte):
+    monkeypatch.setattr("raydistill.data.sources._lines._PIECE_BYTES", piece)
+    with pytest.raises(ValueError, match=rf"^a\.txt is not {charset} at byte {byte}; give its charset$"):
+        texts_of(content, [(0, 0)], "line", charset)
+
+
+@pytest.mark.parametrize("charset", ["nonsense", "base64"])
+def test_an_unknown_charset_is_refused(charset):
+    with pytest.raises(ValueError, match=f"charset is '{charset}', which Python does not know"):
+        check_charset(charset)
+
+
+def test_places_in_a_range_count_the_lines_before_it(monkeypatch):
+    monkeypatch.setattr("raydistill.data.sources._lines._PIECE_BYTES", 4)
+    content = b"1\n22\n333\n4444\n5\n"
+    assert len(content) == 16
+    for start, stop in [(0, 0), (0, 3), (3, 10), (9, 16)]:
+        lines = Lines(io.BytesIO(content), Item("a.txt", "", start, stop), charset="utf-8")
+        assert list(lines)
+        expected = 5 if not stop else content[: content.index(b"\n", stop - 1) + 1].count(b"\n")
+        assert lines.place() == f"a.txt line {expected}"
+
+
+def test_large_files_become_ranges_and_packed_ones_do_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(_files, "RANGE_BYTES", 10)
+    for name, size in [("a.txt", 25), ("b.txt", 10), ("c.txt.gz", 25)]:
+        (tmp_path / name).write_bytes(b"x" * size)
+    items = _files.list_items(_files.FileSet(path=f"{tmp_path}/*"), in_ranges=True)
+    assert [(item.name[-4:], item.start, item.stop) for item in items] == [
+        *[(".txt", 0, 10), (".txt", 10, 20), (".txt", 20, 25), (".txt", 0, 0)],
+        ("t.gz", 0, 0),
+    ]
+    assert len({item.key for item in items}) == 5
+    assert len(_files.list_items(_files.FileSet(path=f"{tmp_path}/*"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either path, or package"),
+        ({"path": "a", "package": "b==1"}, "either path, or package"),
+        ({"package": "b==1"}, "sha256 and members of package 'b==1'"),
+        ({"path": "a", "exclude": ("b",)}, "narrow path instead"),
+    ],
+)
+def test_files_lie_either_at_a_path_or_in_a_package(options, message):
+    with pytest.raises(ValueError, match=message):
+        _files.FileSet(**options)
