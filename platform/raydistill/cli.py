@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -193,6 +194,33 @@ def cp(
         except OSError as error:
             raise ValueError(f"{new} cannot be written ({error.strerror}); give another place") from None
     typer.echo(f"wrote {new}; next: raydistill run {new} --dry-run")
+
+
+@app.command("track-sync")
+def track_sync(
+    folders: Annotated[list[Path] | None, typer.Argument(metavar="[FOLDER]...", help="By default runs.")] = None,
+    to: Annotated[str | None, typer.Option("--to", metavar="URI", help="The store's address, if it has moved.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Deliver records of runs that MLflow could not take while the jobs ran.
+
+    A folder is a storage folder or a job's; every record is delivered once, in order. The exit status is 1 while
+    records still wait.
+
+    \b
+    Example:
+      raydistill track-sync runs
+    """
+    with _reported(debug=debug, resume="the same command again delivers the rest"):
+        from raydistill.tracking.sync import find_spools, sync_all
+
+        spools = [spool for folder in folders or [Path("runs")] for spool in find_spools(folder)]
+        results, refusals = sync_all(list(dict.fromkeys(spools)), to=to)
+        _emit([asdict(result) for result in results], json_text=as_json, lines=[result.line for result in results])
+        _print_lines([*refusals, *(result.problem for result in results if result.waiting)], err=True)
+        if refusals or any(result.waiting for result in results):
+            raise typer.Exit(USER_CAN_FIX if refusals else FAILED)
 
 
 def _load(job: str, assignments: list[str]) -> "Job":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.environment import keep_quiet, quiet_variables
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 
@@ -82,7 +83,7 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
     """
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    keep_quiet()
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
     _quieten_libraries()
     joined = ray.is_initialized()
@@ -101,13 +102,13 @@ def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> d
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
         package = str(Path(__file__).parent)
-        return {"address": "auto", "runtime_env": {"py_modules": [package], "env_vars": _worker_environment()}, **quiet}
+        return {"address": "auto", "runtime_env": {"py_modules": [package], "env_vars": quiet_variables()}, **quiet}
     return {
         "address": "local",
         "num_cpus": max([*map(required_cpus, scalings), physical_cores() if whole_machine else 1]),
         "object_store_memory": _OBJECT_STORE_BYTES,
         "include_dashboard": False,
-        "runtime_env": {"env_vars": _worker_environment()},
+        "runtime_env": {"env_vars": quiet_variables()},
         **quiet,
     }
 
@@ -121,14 +122,3 @@ def _quieten_libraries() -> None:
     if not torch.cuda.is_available():
         # Otherwise DeepSpeed, which accelerate imports, warns that it found no accelerator.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def _worker_environment() -> dict[str, str]:
-    """What every process of the cluster gets: nothing phones home, nothing draws bars into logs."""
-    return {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }

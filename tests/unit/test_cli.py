@@ -82,7 +82,7 @@ def runner(monkeypatch, checked):
     return set_outcome
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "ls", "cp"])
+@pytest.mark.parametrize("command", ["run", "validate", "ls", "cp", "track-sync"])
 def test_every_command_shows_an_example_in_its_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0

@@ -9,7 +9,7 @@ from rich.console import Console
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, terminal_table
-from raydistill.tracking.tracker import store_of
+from raydistill.tracking.store import store_of, without_secrets
 
 _TABLE_WIDTH = 140
 
@@ -33,7 +33,7 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
 
 
 def summary_lines(job: Job, result: JobResult) -> list[str]:
-    """A table for each stage that compared models, then folders, registered models and the tracking store."""
+    """A table for each stage that compared models, then folders, reports, registered models and the tracking store."""
     lines: list[str] = []
     for name, summary in result.summaries.items():
         if "entries" in summary:
@@ -41,6 +41,7 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     width = max(len(name) for name in ["job", "MLflow", *result.outputs])
     lines += ["", f"{'job':<{width}}  {result.folder}"]
     lines += [f"{name:<{width}}  {output}" for name, output in result.outputs.items()]
+    lines += [f"{'report':<{width}}  {each['report']}" for each in result.summaries.values() if "report" in each]
     uris = [str(summary["uri"]) for summary in result.summaries.values() if "uri" in summary]
     lines += [f"{'model':<{width}}  {uri}" for uri in uris]
     lines += [f"{'MLflow':<{width}}  mlflow ui --backend-store-uri {_tracking_uri(job, result)}"]
@@ -48,7 +49,7 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
 
 
 def _tracking_uri(job: Job, result: JobResult) -> str:
-    return store_of(job.config.tracking, result.folder.parent, job.name).uri
+    return without_secrets(store_of(job.config.tracking, result.folder.parent, job.name).uri)
 
 
 def _groups(summary: Mapping[str, Any]) -> list[Group]:

@@ -26,11 +26,13 @@ def register_student(
     alias: str = "candidate",
     metrics: Mapping[str, float] | None = None,
     task: str = "fill-mask",
+    timestamp: int | None = None,
 ) -> int:
     """Register the model and tokenizer in ``folder`` and return the version number.
 
     No hub is asked. The same content of the same run is registered once: a second call gives the version of the
-    first, and points ``alias`` to it again.
+    first, and points ``alias`` to it again; after one that was interrupted it continues with what that one made.
+    ``timestamp`` (in ms) keeps the metrics of a second call equal to those of the first.
     Raises ValueError if the folder is no checkpoint with a tokenizer.
     """
     _check_checkpoint(folder)
@@ -39,7 +41,7 @@ def register_student(
     if number is None:
         model_id = _log_student(client, folder.absolute(), run_id=run_id, task=task, content=content)
         for metric, value in (metrics or {}).items():
-            client.log_metric(run_id, metric, value, model_id=model_id)
+            client.log_metric(run_id, metric, value, timestamp=timestamp, model_id=model_id)
         number = _create_version(client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content})
     client.set_registered_model_alias(name, alias, str(number))
     return number
@@ -70,17 +72,28 @@ def _registered(client: Any, name: str, run_id: str, content: str) -> int | None
 
 def _log_student(client: Any, folder: Path, *, run_id: str, task: str, content: str) -> str:
     mlflow = load_mlflow("mlflow")
-    experiment_id = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
-        experiment_id, name=_ARTIFACT_NAME, source_run_id=run_id, tags={_CONTENT_TAG: content}
+    run = client.get_run(run_id)
+    logged = _logged_before(client, run, content) or client.create_logged_model(
+        run.info.experiment_id, name=_ARTIFACT_NAME, source_run_id=run_id, tags={_CONTENT_TAG: content}
     )
-    client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(logged.model_id, step=0)])
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if logged.model_id not in {output.model_id for output in outputs}:
+        client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(logged.model_id, step=0)])
+    if logged.status == "READY":
+        return str(logged.model_id)
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "model"
         _save_flavour(folder, target, logged, run_id=run_id, task=task)
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
+
+
+def _logged_before(client: Any, run: Any, content: str) -> Any | None:
+    """The model that an earlier call logged, or began to log before it was interrupted."""
+    query = f"source_run_id = '{run.info.run_id}' AND tags.`{_CONTENT_TAG}` = '{content}'"
+    found = client.search_logged_models([run.info.experiment_id], filter_string=query, max_results=1)
+    return found[0] if found else None
 
 
 def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task: str) -> None:

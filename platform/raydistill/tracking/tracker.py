@@ -1,6 +1,7 @@
 """What a run records and where it goes: MLflow through one actor, memory, or nowhere."""
 
 import logging
+import shlex
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -8,21 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydistill.config.sections import TrackingConfig
-from raydistill.tracking.actor import Outcome, TrackerActor
-from raydistill.tracking.quiet import quiet_environment
-from raydistill.tracking.writer import Store
+from raydistill.tracking.actor import TrackerActor
+from raydistill.tracking.delivery import Outcome
+from raydistill.tracking.quiet import mlflow_environment
+from raydistill.tracking.store import spool_folder, store_of, without_secrets
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
-_RESTARTS = 3
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_FAILING_S = 60.0
+_CLOSE_S = 10.0
 
 
 class Tracker(ABC):
@@ -94,7 +95,7 @@ class Tracker(ABC):
         """Register the model and tokenizer in ``folder`` (on the driver's node) and return the version number.
 
         The same content is registered once for a run. ``task`` is the transformers pipeline that loads it.
-        Raises RuntimeError when the registry refuses or does not answer in time.
+        Raises ValueError, with the remedy, when the registry refuses or does not answer in time.
         """
         options = {
             "folder": str(Path(folder).absolute()),
@@ -105,8 +106,12 @@ class Tracker(ABC):
             "task": task,
         }
         answer = self._answer(self._send({**_record("register_model", key), **options}), timeout_s=timeout_s)
-        if answer.error is not None or not answer.done:
-            raise RuntimeError(f"model {name!r} could not be registered at {self.uri}: {answer.error or 'no answer'}")
+        where = f"model {name!r} is not registered at {self.uri}"
+        if not answer.done:
+            why = answer.error or "no answer"
+            raise ValueError(f"{where}: {why}; run the same command again when it answers, finished stages are skipped")
+        if answer.error is not None:
+            raise ValueError(f"{where}: {' '.join(answer.error.split())}; change the stage or the registry")
         return answer.value
 
     def ready(self, timeout_s: float = 120.0) -> None:
@@ -210,40 +215,58 @@ class RayTracker(Tracker):
 
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Wait until MLflow has everything sent so far; False, with a warning, if it lacks or refused a record."""
+        deadline = time.monotonic() + timeout_s
         try:
             last = ray.get(self._actor.last.remote(), timeout=timeout_s)
-            delivered = self._poll(last, timeout_s).done
-            status = ray.get(self._actor.status.remote(), timeout=timeout_s)
+            delivered = self._poll(last, deadline).done
+            status = ray.get(self._actor.status.remote(), timeout=_left(deadline))
         except ray.exceptions.RayError as error:
-            logger.warning("the tracker has ended; what it took is in %s. %s", self.folder, _last_line(error))
+            logger.warning("the tracker gives no answer (%s); %s", _last_line(error), self._remedy())
             return False
         if not delivered:
-            logger.warning(
-                "%d records wait in %s until the job runs again: %s", status["waiting"], self.folder, status["error"]
-            )
+            why = status["error"] or "no answer"
+            logger.warning("%d records wait for %s (%s); %s", status["waiting"], self.uri, why, self._remedy())
         if status["rejected"]:
             logger.warning("MLflow refused %d records; they are in %s", status["rejected"], self.folder)
         return bool(delivered and not status["rejected"])
 
-    def close(self) -> None:
-        """Flush, then end the actor, which frees the spool for another run of the job."""
-        self.flush()
+    def close(self, timeout_s: float = 60.0) -> None:
+        """Flush, then end the actor, which frees the spool for another run of the job; always ends."""
+        self.flush(timeout_s)
+        try:
+            ray.get(self._actor.close.remote(), timeout=_CLOSE_S)
+        except ray.exceptions.RayError as error:
+            logger.debug("the tracker was not closed: %s", error)
         ray.kill(self._actor)
 
+    def _remedy(self) -> str:
+        return f"deliver them later with: raydistill track-sync {shlex.quote(self.folder)}"
+
     def _send(self, record: dict[str, Any]) -> Any:
-        return self._actor.append.remote(record)
+        try:
+            return self._actor.append.remote(record)
+        except ray.exceptions.RayError as error:
+            # Not asked again: training goes on without its tracker.
+            logger.warning("a record (%s) is lost: %s", record["op"], _last_line(error))
+            return None
 
     def _answer(self, sent: Any, *, timeout_s: float) -> Outcome:
+        if sent is None:
+            return Outcome(done=False, error="the tracker has ended")
+        deadline = time.monotonic() + timeout_s
         try:
-            return self._poll(ray.get(sent, timeout=timeout_s), timeout_s)
+            return self._poll(ray.get(sent, timeout=timeout_s), deadline, failing_s=_FAILING_S)
         except ray.exceptions.RayError as error:
             return Outcome(done=False, error=_last_line(error))
 
-    def _poll(self, sequence: int, timeout_s: float) -> Outcome:
-        deadline = time.monotonic() + timeout_s
+    def _poll(self, sequence: int, deadline: float, *, failing_s: float = float("inf")) -> Outcome:
+        """Ask until a record is done, until ``deadline``, or until the store has failed for ``failing_s``."""
+        failing_since: float | None = None
         while True:
-            outcome: Outcome = ray.get(self._actor.outcome.remote(sequence), timeout=timeout_s)
-            if outcome.done or time.monotonic() > deadline:
+            outcome: Outcome = ray.get(self._actor.outcome.remote(sequence), timeout=_left(deadline))
+            now = time.monotonic()
+            failing_since = None if outcome.error is None else failing_since or now
+            if outcome.done or now > deadline or (failing_since is not None and now - failing_since > failing_s):
                 return outcome
             time.sleep(_POLL_S)
 
@@ -257,29 +280,19 @@ def start_tracker(config: TrackingConfig, *, folder: str, experiment: str) -> Ra
     """
     experiment = config.experiment or experiment
     root = Path(folder).absolute()
-    spool = root / "tracking" / quote(experiment, safe="")
+    spool = spool_folder(root, experiment)
     store = store_of(config, root, experiment)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor_type: Any = ray.remote(
         num_cpus=0,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
+        # A tracker that was killed comes back, however often, and goes on from its spool.
+        max_restarts=-1,
+        max_task_retries=-1,
         scheduling_strategy=node,
         # MLflow and the hub client read these on import, so the process has to start with them.
-        runtime_env={"env_vars": quiet_environment()},
+        runtime_env={"env_vars": mlflow_environment()},
     )(TrackerActor)
-    return RayTracker(actor_type.remote(store, str(spool)), uri=store.uri, folder=str(spool))
-
-
-def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
-    """Where a configuration keeps runs: a SQLite file below ``root`` by default.
-
-    With a database there is no server to choose a place for artifacts, so it is a folder below ``root``, absolute:
-    MLflow's own default depends on the working directory of the process that creates the experiment.
-    """
-    uri = config.uri or f"sqlite:///{root / 'mlflow.db'}"
-    is_database = urlsplit(uri).scheme.split("+")[0] in _DATABASES
-    return Store(uri, (root / "artifacts").as_uri() if is_database else None, experiment)
+    return RayTracker(actor_type.remote(store, str(spool)), uri=without_secrets(store.uri), folder=str(spool))
 
 
 def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -296,6 +309,10 @@ def _record(op: str, key: str) -> dict[str, Any]:
 
 def _texts(values: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), _POLL_S)
 
 
 def _last_line(error: Exception) -> str:

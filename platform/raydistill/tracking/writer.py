@@ -2,29 +2,20 @@
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raydistill.json_file import write_json
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registry import register_student
+from raydistill.tracking.store import Store
 
 _KEY_TAG = "raydistill.key"
 _TOKEN_TAG = "raydistill.token"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _RETRIED_STATUS = frozenset({401, 403, 408, 429})
-
-
-@dataclass(frozen=True)
-class Store:
-    """Where MLflow keeps runs; ``artifact_location`` is None where a server decides it."""
-
-    uri: str
-    artifact_location: str | None
-    experiment: str
 
 
 class MlflowWriter:
@@ -62,9 +53,18 @@ class MlflowWriter:
         if isinstance(error, self._mlflow.MlflowException):
             status = error.get_http_status_code()
             return status < 500 and status not in _RETRIED_STATUS
-        if isinstance(error, OSError):
-            return isinstance(error, FileNotFoundError)
         return isinstance(error, ValueError | TypeError | LookupError)
+
+    def missing_runs(self, records: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Keys of the runs that these records continue and that are not in this store, though they were started."""
+        started: set[str] = set()
+        continued: dict[str, None] = {}
+        for record in records:
+            starts = record["op"] == "start_run"
+            keys = [record["parent"]] if starts else [record["key"]]
+            continued |= {key: None for key in keys if key in self._runs and key not in started}
+            started |= {record["key"]} if starts else set()
+        return [key for key in continued if not self._exists(self._runs[key])]
 
     def _open_experiment(self, store: Store) -> str:
         found = self._client.get_experiment_by_name(store.experiment)
@@ -141,6 +141,8 @@ class MlflowWriter:
             self._client.log_batch(run_id, tags=entities[start : start + _MAX_PARAMS])
 
     def _log_artifact(self, record: Mapping[str, Any]) -> None:
+        if not Path(record["path"]).exists():
+            raise ValueError(f"artifact {record['path']} does not exist")
         log = self._client.log_artifacts if Path(record["path"]).is_dir() else self._client.log_artifact
         log(self._run_id(record["key"]), record["path"], record["folder"])
 
@@ -158,4 +160,5 @@ class MlflowWriter:
     def _register_model(self, record: Mapping[str, Any]) -> int:
         options = {name: record[name] for name in ("name", "tags", "alias", "metrics", "task")}
         run_id = self._run_id(record["key"])
-        return register_student(self._client, Path(record["folder"]), run_id=run_id, **options)
+        folder = Path(record["folder"])
+        return register_student(self._client, folder, run_id=run_id, timestamp=record["time"], **options)

@@ -61,7 +61,7 @@ def start(writer: MlflowWriter, key: str) -> str:
 def register(
     writer: MlflowWriter, folder: Path, *, key: str = KEY, name: str = "student", alias: str = "candidate"
 ) -> int:
-    record = {"op": "register_model", "key": key, "folder": str(folder), "name": name, "alias": alias}
+    record = {"op": "register_model", "key": key, "time": 5, "folder": str(folder), "name": name, "alias": alias}
     return writer.deliver({**record, "tags": {"method": "causal"}, "metrics": {"loss": 2.5}, "task": "fill-mask"})
 
 
@@ -97,6 +97,25 @@ def test_the_same_student_of_a_run_is_registered_once(writer, student):
     assert register(writer, student, name="once") == 1
     assert register(writer, student, name="once", alias="champion") == 1
     assert int(writer._client.get_model_version_by_alias("once", "champion").version) == 1
+
+
+@pytest.mark.parametrize("step", ["log_model_artifacts", "create_model_version"])
+def test_an_interrupted_registration_goes_on_with_the_model_it_logged(writer, student, monkeypatch, step):
+    key = f"job/{step}"
+    run_id = start(writer, key)
+
+    def interrupt(*arguments, **options):
+        raise ConnectionError("the server is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer._client, step, interrupt)
+        with pytest.raises(ConnectionError):
+            register(writer, student, key=key, name=step)
+    assert register(writer, student, key=key, name=step) == 1
+    experiment = writer._client.get_run(run_id).info.experiment_id
+    (model,) = writer._client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+    assert model.status == "READY"
+    assert len(writer._client.get_metric_history(run_id, "loss")) == 1
 
 
 def test_other_content_or_another_run_makes_a_new_version(writer, student, tmp_path):

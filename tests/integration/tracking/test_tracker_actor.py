@@ -1,4 +1,7 @@
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,50 @@ def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path):
     again.set_tags("job", {"later": "yes"})
     assert not again.flush()
     assert client_of(again).get_run(runs_of(again)["job"]).data.tags["later"] == "yes"
-    with pytest.raises(RuntimeError, match="no config"):
+    with pytest.raises(ValueError, match="no config"):
         again.register_model("job", str(tmp_path), name="student")
     ray.kill(again._actor)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_tracker_that_is_killed_goes_on_without_loss_or_repetition(tmp_path):
+    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="job")
+    run_id = tracker.start_run("job", name="job", wait=True)
+    for step in range(300):
+        tracker.log_metrics("job", {"loss": float(step % 7)}, step)
+        if step in (50, 200):
+            os.kill(process_of(tmp_path), signal.SIGKILL)
+    assert tracker.flush()
+    history = client_of(tracker).get_metric_history(run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(step, float(step % 7)) for step in range(300)]
+    tracker.close()
+    assert not [path for path in Path(tracker.folder).glob("records-*.jsonl") if path.stat().st_size]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_calls_of_a_tracker_that_is_gone_return_at_once_and_raise_nothing(tmp_path, caplog):
+    tracker = start_tracker(AWAY, folder=str(tmp_path), experiment="job")
+    tracker.start_run("job", name="job")
+    ray.get(tracker._actor.last.remote())
+    ray.kill(tracker._actor)
+    begin = time.monotonic()
+    for step in range(100):
+        tracker.log_metrics("job", {"loss": 1.0}, step)
+    tracker.end_run("job")
+    assert time.monotonic() - begin < 5
+    assert not tracker.flush(timeout_s=5.0)
+    assert f"raydistill track-sync {tracker.folder}" in caplog.text
+    with pytest.raises(ValueError, match="run the same command again"):
+        tracker.register_model("job", str(tmp_path), name="student")
+    tracker.close(timeout_s=5.0)
+
+
+def process_of(storage: Path) -> int:
+    """The process that holds the lock of the spool."""
+    lock = storage / "tracking" / "job" / "lock"
+    inode = lock.stat().st_ino
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if "FLOCK" in fields and fields[-3].endswith(f":{inode}"):
+            return int(fields[-4])
+    raise AssertionError("nobody holds the lock")

@@ -3,40 +3,14 @@ import time
 import pytest
 
 from raydistill.tracking import actor as actor_module
+from raydistill.tracking import delivery as delivery_module
 from raydistill.tracking.actor import TrackerActor
+from raydistill.tracking.delivery import Delivery, reason
 from raydistill.tracking.spool import Spool
-from raydistill.tracking.writer import Store
+from raydistill.tracking.store import Store
+from toy_writer import ScriptedWriter
 
 STORE = Store("nowhere", None, "experiment")
-
-
-class ScriptedWriter:
-    """Stands in for MLflow: fails as often as told, refuses some numbers, and notes what it took."""
-
-    def __init__(self, *, num_failures: int = 0, refused: tuple[int, ...] = ()) -> None:
-        self.num_failures = num_failures
-        self.refused = refused
-        self.taken: list[int] = []
-        self.requests = 0
-
-    def deliver(self, record):
-        self.requests += 1
-        if self.num_failures > 0:
-            self.num_failures -= 1
-            raise ConnectionError("the server is away")
-        if record["number"] in self.refused:
-            raise ValueError("never")
-        self.taken.append(record["number"])
-        return f"run {record['number']}"
-
-    def deliver_metrics(self, records):
-        if any(record["number"] in self.refused for record in records):
-            raise ValueError("never")
-        self.requests += 1
-        self.taken += [record["number"] for record in records]
-
-    def is_permanent(self, error):
-        return isinstance(error, ValueError)
 
 
 def record(number: int, op: str = "set_tags", key: str = "job") -> dict:
@@ -56,7 +30,7 @@ def start(monkeypatch, tmp_path):
     monkeypatch.setattr(actor_module, "_FIRST_RETRY_S", 0.01)
 
     def start_with(writer: ScriptedWriter) -> TrackerActor:
-        monkeypatch.setattr(actor_module, "MlflowWriter", lambda store, runs_file: writer)
+        monkeypatch.setattr(delivery_module, "MlflowWriter", lambda store, runs_file: writer)
         return TrackerActor(STORE, str(tmp_path))
 
     return start_with
@@ -122,3 +96,44 @@ def test_one_refused_metric_does_not_take_its_neighbours_with_it(tmp_path, start
     wait_for(lambda: actor.status()["waiting"] == 0)
     assert writer.taken == [0, 1, 3, 4]
     assert actor.status()["rejected"] == 1
+
+
+def test_a_restarted_actor_still_knows_what_was_answered(start):
+    writer = ScriptedWriter(refused=(2,))
+    actor = start(writer)
+    first, second = actor.append(record(1, op="start_run")), actor.append(record(2))
+    wait_for(lambda: actor.status()["waiting"] == 0)
+    actor.close()
+    again = start(writer)
+    assert again.outcome(first).value == "run 1"
+    assert again.outcome(second).error == "ValueError: never"
+    assert again.append(record(3)) == 3
+
+
+def test_a_disk_that_takes_no_note_does_not_hold_up_delivery(tmp_path, monkeypatch, caplog):
+    writer = ScriptedWriter()
+    monkeypatch.setattr(delivery_module, "MlflowWriter", lambda store, runs_file: writer)
+    delivery = Delivery(STORE, tmp_path)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("raydistill.tracking.spool.write_json", full)
+    for number in range(3):
+        delivery.append(record(number))
+        delivery.send_next()
+    assert writer.taken == [0, 1, 2]
+    assert len(caplog.records) == 1
+
+
+def test_the_systems_own_words_tell_why_a_store_is_away():
+    outer = RuntimeError("API request failed with a long story")
+    outer.__context__ = ConnectionRefusedError(111, "Connection refused")
+    assert reason(outer) == "Connection refused"
+
+
+def test_a_reason_does_not_tell_a_password():
+    error = RuntimeError("postgresql://me:hidden@host/runs is away")
+    assert (
+        reason(error, uri="postgresql://me:hidden@host/runs") == "RuntimeError: postgresql://me:***@host/runs is away"
+    )

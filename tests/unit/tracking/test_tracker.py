@@ -1,10 +1,8 @@
 import pickle
 
 import numpy as np
-import pytest
 
-from raydistill.config.sections import TrackingConfig
-from raydistill.tracking.tracker import MemoryTracker, NullTracker, flat, store_of
+from raydistill.tracking.tracker import MemoryTracker, NullTracker, flat
 
 
 def test_memory_keeps_what_was_recorded_of_each_run():
@@ -43,20 +41,3 @@ def test_the_null_tracker_takes_everything_and_can_be_pickled():
 
 def test_flat_joins_keys_with_dots():
     assert flat({"a": {"b": {"c": 1}}, "d": [2]}) == {"a.b.c": 1, "d": [2]}
-
-
-def test_by_default_runs_and_artifacts_lie_below_the_folder(tmp_path):
-    store = store_of(TrackingConfig(), tmp_path, "experiment")
-    assert store.uri == f"sqlite:///{tmp_path}/mlflow.db"
-    assert store.artifact_location == f"file://{tmp_path}/artifacts"
-
-
-@pytest.mark.parametrize("uri", ["http://mlflow.example:5000", "databricks"])
-def test_a_server_decides_where_its_artifacts_lie(tmp_path, uri):
-    assert store_of(TrackingConfig(uri=uri), tmp_path, "experiment").artifact_location is None
-
-
-@pytest.mark.parametrize("uri", ["sqlite:////elsewhere/runs.db", "postgresql+psycopg2://host/runs"])
-def test_a_database_without_a_server_gets_an_absolute_artifact_folder(tmp_path, uri):
-    store = store_of(TrackingConfig(uri=uri), tmp_path, "experiment")
-    assert (store.uri, store.artifact_location) == (uri, f"file://{tmp_path}/artifacts")

@@ -1,0 +1,23 @@
+"""Variables that every process of raydistill starts with: nothing phones home, no library draws bars into logs."""
+
+import os
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # MLflow understands "true" alone, the hub's client any spelling.
+    "DO_NOT_TRACK": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def quiet_variables() -> dict[str, str]:
+    """What a new process of a cluster gets."""
+    return dict(_QUIET)
+
+
+def keep_quiet() -> None:
+    """Set the same for this process; libraries read most of them on import."""
+    os.environ.update(_QUIET)

@@ -1,0 +1,92 @@
+"""Where MLflow keeps runs, and the note of it that a spool carries, without credentials."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from raydistill.config.sections import TrackingConfig
+from raydistill.json_file import write_json
+
+STORE_FILE = "store.json"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SECRETS = ("password", "passwd", "pwd", "secret", "token", "key")
+_HIDDEN = "***"
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where MLflow keeps runs; ``artifact_location`` is None where a server decides it."""
+
+    uri: str
+    artifact_location: str | None
+    experiment: str
+
+
+def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
+    """Where a configuration keeps runs: a SQLite file below ``root`` by default.
+
+    With a database there is no server to choose a place for artifacts, so it is a folder below ``root``, absolute:
+    MLflow's own default depends on the working directory of the process that creates the experiment.
+    """
+    uri = config.uri or f"sqlite:///{root / 'mlflow.db'}"
+    return Store(uri, (root / "artifacts").as_uri() if is_database(uri) else None, experiment)
+
+
+def is_database(uri: str) -> bool:
+    """Whether MLflow opens a database itself, with no server between."""
+    return urlsplit(uri).scheme.split("+")[0] in _DATABASES
+
+
+def spool_folder(root: Path, experiment: str) -> Path:
+    """Where records of an experiment wait, below the storage folder."""
+    return root / "tracking" / quote(experiment, safe="")
+
+
+def without_secrets(uri: str) -> str:
+    """The URI with passwords and keys replaced by stars, for messages and files."""
+    parts = urlsplit(uri)
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    netloc = f"{name}:{_HIDDEN}@{host}" if at and colon else parts.netloc
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    if not any(_is_secret(key) for key, _ in pairs):
+        query = parts.query
+    else:
+        query = urlencode([(key, _HIDDEN if _is_secret(key) else value) for key, value in pairs], safe="*")
+    if (netloc, query) == (parts.netloc, parts.query):
+        return uri
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def write_store(folder: Path, store: Store) -> None:
+    """Note in a spool's folder which store its records are meant for."""
+    write_json(folder / STORE_FILE, asdict(replace(store, uri=without_secrets(store.uri))))
+
+
+def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str, str] = os.environ) -> Store:
+    """The store that a spool's records are meant for, at ``to`` when its address has changed since.
+
+    A password is never noted; it is taken from ``MLFLOW_TRACKING_URI`` when that is the same address.
+    Raises ValueError, with the remedy, when the address is not known.
+    """
+    path = folder / STORE_FILE
+    if not path.is_file():
+        if to is None:
+            raise ValueError(f"{folder} does not tell its MLflow store; add --to URI")
+        return Store(to, None, unquote(folder.name))
+    store = Store(**json.loads(path.read_text(encoding="utf-8")))
+    if to is not None:
+        return replace(store, uri=to, artifact_location=store.artifact_location if is_database(to) else None)
+    if _HIDDEN not in store.uri:
+        return store
+    given = environment.get("MLFLOW_TRACKING_URI", "")
+    if without_secrets(given) != store.uri:
+        raise ValueError(f"{folder} goes to {store.uri}, whose password is not kept; set MLFLOW_TRACKING_URI to it")
+    return replace(store, uri=given)
+
+
+def _is_secret(key: str) -> bool:
+    return any(word in key.lower() for word in _SECRETS)
