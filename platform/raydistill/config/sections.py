@@ -200,9 +200,51 @@ class TrainingConfig(Section):
     checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between checkpoints, None for once an epoch."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 2
-    """Latest checkpoints that are kept; the best by held-out loss is kept besides."""
+    """Latest checkpoints that are kept; the best student is kept besides."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """Restarts of the worker group after a failure."""
+    stop_after_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps after which training ends while the schedule is that of the full run, unlike ``max_steps``."""
+    metric_for_best_model: str = "loss"
+    """What chooses the best student: ``loss``, the method's on held-out rows; a metric of the task, such as
+    ``accuracy``; or a name as it is logged, such as ``eval/loss`` for the task's loss or ``held_out/ce`` for a term.
+    The evaluation before the first step is no candidate."""
+    greater_is_better: bool | None = None
+    """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
+    saving_criterion: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Value that the metric has to beat before a best student is kept."""
+    load_best_model_at_end: bool = False
+    """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations in a row without an improvement after which training ends."""
+    early_stopping_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """An improvement is one over the best value before it by more than this."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingConfig":
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise ValueError(
+                f"early_stopping_threshold is {self.early_stopping_threshold}, which does nothing without "
+                "early_stopping_patience; give both or neither"
+            )
+        if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
+            raise ValueError(
+                f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
+            )
+        compares = self.load_best_model_at_end or self.early_stopping_patience is not None
+        if compares and self._evaluates_only_at_the_end:
+            key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
+            raise ValueError(
+                f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
+            )
+        return self
+
+    @property
+    def _evaluates_only_at_the_end(self) -> bool:
+        limits = [steps for steps in (self.max_steps, self.stop_after_steps) if steps is not None]
+        if self.eval_steps is None:
+            return self.num_epochs == 1
+        return bool(limits) and self.eval_steps >= min(limits)
 
     def num_micro_batches(self, num_workers: int) -> int:
         """Forward passes of each worker in one optimizer step."""

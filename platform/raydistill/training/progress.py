@@ -21,6 +21,8 @@ class Record:
     num_steps: int
     metrics: Mapping[str, float]
     eta_s: float
+    note: str = ""
+    """A sentence to show instead of figures."""
 
 
 class Board:
@@ -45,11 +47,13 @@ def start_board() -> Any:
 
 
 def line(record: Record) -> str:
-    """A record as text: step/total, the terms, learning rate, tokens/s, data wait, ETA."""
+    """A record as text: step/total, and its note or the terms, learning rate, tokens/s, data wait, ETA."""
+    if record.note:
+        return f"step {record.step}/{record.num_steps}  {record.note}"
     terms = " ".join(
         f"{name.removeprefix('train/')} {value:.4f}"
         for name, value in record.metrics.items()
-        if name.startswith(("train/", "held_out/"))
+        if name.startswith(("train/", "held_out/", "eval/"))
     )
     speed = record.metrics.get("speed/tokens_per_s")
     if speed is None:
@@ -66,10 +70,14 @@ def _time(seconds: float) -> str:
 
 
 class Display:
-    """Prints a board's records while it is entered: lines, and below them a bar when the output is a terminal."""
+    """Prints a board's records while it is entered: lines, and below them a bar when the output is a terminal.
 
-    def __init__(self, board: Any, *, title: str) -> None:
+    ``parallel``: other trainings print too, so lines start with the title and there is no bar.
+    """
+
+    def __init__(self, board: Any, *, title: str, parallel: bool = False) -> None:
         self._board = board
+        self._prefix = f"  {title}: " if parallel else "  "
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bar = Progress(
             TextColumn(title),
@@ -78,7 +86,7 @@ class Display:
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not sys.stderr.isatty(),
+            disable=parallel or not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task(title, total=None)
         self._stop = threading.Event()
@@ -106,5 +114,5 @@ class Display:
             # The cluster is going down; the training's own error says why.
             return
         for record in records:
-            self._console.print("  " + line(record), markup=False)
+            self._console.print(self._prefix + line(record), markup=False)
             self._bar.update(self._task, completed=record.step, total=record.num_steps)

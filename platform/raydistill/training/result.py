@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from raydistill.json_file import write_json
 
@@ -11,11 +12,27 @@ _FILE = "training.json"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Folder of the trained student, the latest value of every metric, and why the training failed, if it did."""
+    """What a training left, or why it failed."""
 
     student: str
+    """Folder of the trained student."""
     metrics: dict[str, float]
+    """Latest value of every metric; for a best student, its own where evaluations are concerned."""
     failure: str = ""
+    step: int = 0
+    """Optimizer steps taken."""
+    stopped: str = ""
+    """Why training ended before its schedule, empty if it did not."""
+    delivered: Literal["last", "best"] = "last"
+    """Which student it is."""
+    best_metric: str = ""
+    """Name of the metric that chooses the best student, as it is logged."""
+    best_value: float | None = None
+    best_step: int | None = None
+    best: str = ""
+    """Folder of the best student, empty when none was kept."""
+    note: str = ""
+    """What a user should know of the student, empty when there is nothing."""
 
     def write(self, folder: Path) -> None:
         """Store the result in a training's output folder, in one rename."""

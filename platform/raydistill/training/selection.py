@@ -1,0 +1,137 @@
+"""Which student of a training is the best, and when to stop for want of a better one.
+
+Every rank decides for itself, from the same numbers.
+"""
+
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raydistill.config.named import Named
+from raydistill.config.sections import TrainingConfig
+
+METHOD, TASK = "held_out/", "eval/"
+"""What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
+
+_LOSS = "loss"
+_FOLDER = "best-"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How evaluations are compared; ``criterion_of`` makes one of a configuration."""
+
+    key: str
+    """The metric's name as it is logged."""
+    greater_is_better: bool
+    saving_criterion: float | None = None
+    patience: int | None = None
+    threshold: float = 0.0
+
+    def value(self, metrics: Mapping[str, float]) -> float:
+        """The metric among those of an evaluation; raises ValueError with the choices if it is not there."""
+        if self.key not in metrics:
+            raise ValueError(
+                f"training.metric_for_best_model is {self.key!r}, which evaluations do not have; "
+                f"choices: {', '.join(sorted(metrics))}"
+            )
+        return metrics[self.key]
+
+    def improvement(self, value: float, other: float) -> float:
+        """By how much ``value`` is better than ``other``, negative if it is worse."""
+        return value - other if self.greater_is_better else other - value
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The best evaluation so far; plain data, saved with every checkpoint."""
+
+    best_value: float | None = None
+    best_step: int | None = None
+    kept_step: int | None = None
+    """Step of the best student that is kept, None while none beat the saving criterion."""
+    num_without_improvement: int = 0
+    """Evaluations since the last improvement that counts."""
+
+
+def criterion_of(training: TrainingConfig, task: Named) -> Criterion:
+    """How a training compares its evaluations.
+
+    Raises ValueError with the choices for a metric that it will not have; the terms of a method are known only when
+    it runs, so names of these are checked by ``Criterion.value``.
+    """
+    name = training.metric_for_best_model
+    of_task: dict[str, bool] = task.module.Task.greater_is_better(task.config)
+    directions = {METHOD + _LOSS: False, **{TASK + metric: greater for metric, greater in of_task.items()}}
+    key = name if "/" in name else (METHOD if name == _LOSS else TASK) + name
+    if key not in directions and not key.startswith(METHOD):
+        choices = [_LOSS, *(metric for metric in of_task if metric != _LOSS), *directions, f"{METHOD}<term>"]
+        raise ValueError(f"training.metric_for_best_model is {name!r}; choices: {', '.join(choices)}")
+    greater = training.greater_is_better
+    return Criterion(
+        key=key,
+        greater_is_better=directions.get(key, False) if greater is None else greater,
+        saving_criterion=training.saving_criterion,
+        patience=training.early_stopping_patience,
+        threshold=training.early_stopping_threshold,
+    )
+
+
+def updated(standing: Standing, criterion: Criterion, *, step: int, value: float) -> Standing:
+    """The standing after an evaluation at ``step``; ``kept_step`` is ``step`` if its student is to be kept."""
+    if math.isnan(value):
+        gained = -math.inf
+    else:
+        gained = math.inf if standing.best_value is None else criterion.improvement(value, standing.best_value)
+    waited = 0 if gained > criterion.threshold else standing.num_without_improvement + 1
+    if not gained > 0:
+        return replace(standing, num_without_improvement=waited)
+    limit = criterion.saving_criterion
+    kept = step if limit is None or criterion.improvement(value, limit) > 0 else None
+    return Standing(best_value=value, best_step=step, kept_step=kept, num_without_improvement=waited)
+
+
+def stop_reason(standing: Standing, criterion: Criterion) -> str:
+    """Why a training should stop now, empty if it should not."""
+    if criterion.patience is None or standing.num_without_improvement < criterion.patience:
+        return ""
+    spent = f"training.early_stopping_patience={criterion.patience}"
+    return f"early stopping: {spent} is spent without a better {criterion.key}, {_best(standing)}"
+
+
+def missing_note(standing: Standing, criterion: Criterion) -> str:
+    """What to tell when a best student was asked for and none was kept."""
+    return (
+        f"no student beat training.saving_criterion={criterion.saving_criterion} in {criterion.key}, "
+        f"{_best(standing)}; the trained student is the last one"
+    )
+
+
+def _best(standing: Standing) -> str:
+    if standing.best_value is None:
+        return "which never was a number"
+    return f"whose best is {standing.best_value:.6g} at step {standing.best_step}"
+
+
+def best_folder(output: Path, step: int) -> Path:
+    """Where a training keeps the best student that it had at ``step``."""
+    return output / f"{_FOLDER}{step}"
+
+
+def prune_best(output: Path, keep: Iterable[int | None]) -> None:
+    """Delete the kept students of all other steps."""
+    wanted = {best_folder(output, step) for step in keep if step is not None}
+    for folder in output.glob(f"{_FOLDER}*"):
+        if folder not in wanted:
+            shutil.rmtree(folder)
+
+
+def replace_by_copy(target: Path, source: Path) -> None:
+    """Make ``target`` a copy of a folder; it is never half-written."""
+    temporary = target.with_name(f".{target.name}.copy")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
