@@ -1,5 +1,6 @@
 """A small corpus of random ids, written as binarize writes one, for tests of whatever reads corpora."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,14 +33,16 @@ def write_corpus(
 ) -> Corpus:
     """Write rows as a corpus and open it."""
     with CorpusWriter(str(folder), vocab_size=vocabulary, rows_per_shard=rows_per_shard) as writer:
-        writer.add(rows)
+        for row in rows:
+            writer.add(row, np.array([len(row)], dtype=np.int32))
         tokenizer = TokenizerInfo(
             hash=tokenizer_hash,
             vocab_size=vocabulary,
             special_ids=SPECIAL_IDS,
             all_special_ids=sorted(SPECIAL_IDS.values()),
             max_length=MAX_LENGTH,
-            files=writer.write_tokenizer(tokenizer_files or {}),
+            files={name: hashlib.sha256(content).hexdigest() for name, content in (tokenizer_files or {}).items()},
         )
-        writer.finish(tokenizer=tokenizer, encoding={"name": "mlm"}, source={}, fingerprints={}, split={})
+        files = tokenizer_files or {}
+        writer.finish(tokenizer=tokenizer, tokenizer_files=files, encoding={"name": "mlm"}, sources=[], split={})
     return Corpus.open(str(folder))

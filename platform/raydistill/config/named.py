@@ -77,12 +77,15 @@ def parser(package: str, attribute: str = "Config") -> Callable[[Any], Named]:
     return parse
 
 
-def _field(package: str, attribute: str = "Config") -> Any:
-    dump = PlainSerializer(lambda named: named.dump())
-    return Annotated[Any, NamedIn(package, attribute), BeforeValidator(parser(package, attribute)), dump]
+def _field(package: str, attribute: str = "Config", *, optional: bool = False) -> Any:
+    parse = parser(package, attribute)
+    before = (lambda value: None if value is None else parse(value)) if optional else parse
+    dump = PlainSerializer(lambda named: None if named is None else named.dump())
+    return Annotated[Any, NamedIn(package, attribute), BeforeValidator(before), dump]
 
 
 MethodField = _field("raydistill.methods")
 TaskField = _field("raydistill.tasks")
 EncodingField = _field("raydistill.tasks", "EncodeConfig")
 SourceField = _field("raydistill.data.sources")
+OptionalSourceField = _field("raydistill.data.sources", optional=True)

@@ -1,87 +1,109 @@
-"""Texts of a source to encoded corpora: Ray Data tasks read and encode, one writer stores rows in source order."""
+"""Texts of sources to encoded corpora: data tasks read and encode, one writer stores the rows in their order."""
 
 import dataclasses
-import itertools
+import hashlib
 import json
 import logging
-import os
 import tempfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-
-from raydistill.config.named import Named, parser
-from raydistill.data.corpus import tokenizer_info
+from raydistill import __version__
+from raydistill.config.named import Named
+from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
-from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.encoding import TEXTS_PER_BLOCK, Recipe, encoded_blocks
 from raydistill.data.storage import join
-from raydistill.draws import uniform
+from raydistill.data.units import WeightedSource, interleave
 from raydistill.models.load import load_tokenizer
 
 TRAIN, HELD_OUT = "train", "held_out"
-_TEXTS_PER_BLOCK = 1_000
-_MAX_TASKS = 2_000
 _NO_LIMIT = 1_000_000
+_logger = logging.getLogger(__name__)
 
 
 def binarize(
     *,
-    source: Named,
+    sources: Sequence[WeightedSource],
     encoding: Named,
     tokenizer_folder: str,
     output: str,
     held_out: float = 0.02,
     rows_per_shard: int = ROWS_PER_SHARD,
     seed: int = 0,
+    parallel: int = 1,
 ) -> dict[str, Any]:
-    """Encode a source's texts into the corpora ``<output>/train`` and ``<output>/held_out``; needs a running Ray.
+    """Encode texts of sources into the corpora ``<output>/train`` and ``<output>/held_out``; needs a running Ray.
 
-    A share ``held_out`` of the texts, chosen by a hash of the seed and the text's place in the source, goes to the
-    held-out corpus with all its rows; 0 writes only ``train``. The files depend on the arguments alone.
-    Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts`` and of ``dropped`` rows by
-    reason.
-    Raises ValueError if the source gives no row, or one of the parts stays empty.
+    A share ``held_out`` of the texts, chosen by a hash of the seed and the text's place in its source, goes to the
+    held-out corpus with all its rows and copies; 0 writes only ``train``. The files depend on the arguments alone:
+    an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
+    ``parallel`` is the number of calls that share the machine.
+    Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
+    reason, and of rows ``taken_over`` from an interrupted call.
+    Raises ValueError if the sources give no row, or one of the parts stays empty.
     """
-    items = source.module.items(source.config)
+    items = [weighted.source.module.items(weighted.source.config) for weighted in sources]
+    found = [
+        SourceInfo(
+            source=weighted.source.dump(),
+            weight=weighted.weight,
+            fingerprints={item.key: item.fingerprint for item in own},
+        )
+        for weighted, own in zip(sources, items, strict=True)
+    ]
     tokenizer = load_tokenizer(tokenizer_folder)
     encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
-    files = _tokenizer_files(tokenizer)
+    recipe = Recipe([info.source for info in found], encoding.dump(), _tokenizer_files(tokenizer), held_out, seed)
+    digest = _recipe_hash(recipe, found, rows_per_shard)
     parts = [TRAIN, HELD_OUT] if held_out > 0 else [TRAIN]
-    build = partial(
-        _encode_items, source=source.dump(), encoding=encoding.dump(), files=files, held_out=held_out, seed=seed
-    )
-    counts: Counter[str] = Counter()
     with ExitStack() as stack:
-        writers = {
-            part: stack.enter_context(
-                CorpusWriter(join(output, part), vocab_size=len(tokenizer), rows_per_shard=rows_per_shard)
+        writers = [
+            stack.enter_context(
+                CorpusWriter(
+                    join(output, part), vocab_size=len(tokenizer), rows_per_shard=rows_per_shard, recipe=digest
+                )
             )
             for part in parts
-        }
-        for block in _encoded_blocks(items, build):
-            counts.update(json.loads(block["counts"]))
-            writers[parts[block["part"]]].add(_rows(block))
-        _check_not_empty({part: writer.rows for part, writer in writers.items()}, counts, held_out)
-        for part, writer in writers.items():
+        ]
+        taken_over = sum(writer.taken_over for writer in writers)
+        if taken_over:
+            _logger.warning("%s: %d rows of an interrupted run are taken over", output, taken_over)
+        units = interleave(items, [weighted.weight for weighted in sources])
+        starts = [writer.start for writer in writers]
+        for block in encoded_blocks(units, recipe, starts=starts, parallel=parallel):
+            writers[block.part].add(block.ids, block.lengths, place=block.place, counts=block.counts)
+        counts = sum((writer.counts for writer in writers), Counter())
+        rows = {part: writer.rows for part, writer in zip(parts, writers, strict=True)}
+        _check_not_empty(rows, counts, held_out)
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in recipe.files.items()}
+        for part, writer in zip(parts, writers, strict=True):
             writer.finish(
-                tokenizer=tokenizer_info(
-                    tokenizer, max_length=encoding.config.max_length, files=writer.write_tokenizer(files)
-                ),
+                tokenizer=tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=digests),
+                tokenizer_files=recipe.files,
                 encoding=encoding.dump(),
-                source=source.dump(),
-                fingerprints={item.key: item.fingerprint for item in items},
+                sources=found,
                 split={"part": part, "held_out": held_out, "seed": seed},
             )
-    summary = {part: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
-    return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts)}
+    summary = {
+        part: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in zip(parts, writers, strict=True)
+    }
+    return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
+
+
+def _recipe_hash(recipe: Recipe, sources: Sequence[SourceInfo], rows_per_shard: int) -> str:
+    """SHA-256 of all that the files of the corpora depend on."""
+    content = {
+        "version": [__version__, FORMAT_VERSION, TEXTS_PER_BLOCK],
+        "sources": [info.model_dump() for info in sources],
+        "encoding": recipe.encoding,
+        "tokenizer": {name: hashlib.sha256(content).hexdigest() for name, content in recipe.files.items()},
+        "split": [recipe.held_out, recipe.seed, rows_per_shard],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _with_max_length(encoding: Named, tokenizer: Any, folder: Path) -> Named:
@@ -106,102 +128,9 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
 def _check_not_empty(rows: Mapping[str, int], counts: Mapping[str, int], held_out: float) -> None:
     if not any(rows.values()):
         raise ValueError(
-            f"the source's {counts['texts']} texts give no row; lower encoding.min_length, or choose another unit "
+            f"the sources' {counts['texts']} texts give no row; lower encoding.min_length, or choose another unit "
             "or other files"
         )
     for part, number in rows.items():
         if number == 0:
             raise ValueError(f"held_out is {held_out}, which leaves no row in {part}; change it or add text")
-
-
-def _encoded_blocks(items: list[Item], build: Any) -> Iterator[dict[str, Any]]:
-    """Run the data tasks and hand over what they yield, in the order of the items.
-
-    Raises a ValueError that a task met, with its message alone.
-    """
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    context.target_max_block_size = 2**22
-    rows = [dataclasses.asdict(item) for item in items]
-    with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MAX_TASKS))
-        dataset = dataset.map_batches(build, batch_size=None, batch_format="pyarrow", num_cpus=1)
-        blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-    try:
-        for table in blocks:
-            for block in table.to_pylist():
-                if block["error"]:
-                    raise ValueError(block["error"])
-                yield block
-    finally:
-        blocks.close()
-
-
-def _rows(block: Mapping[str, Any]) -> list[NDArray[np.integer]]:
-    ids = np.frombuffer(block["ids"], dtype=np.int32)
-    lengths = np.frombuffer(block["lengths"], dtype=np.int32)
-    return np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
-
-
-def _encode_items(table: pa.Table, **options: Any) -> Iterator[pa.Table]:
-    """The data task; a ValueError, which the user can mend, is handed over as data and so without Ray's traceback."""
-    try:
-        for fields in table.to_pylist():
-            yield from _encode_item(Item(**fields), **options)
-    except ValueError as error:
-        yield _block(error=str(error))
-
-
-def _encode_item(
-    item: Item,
-    *,
-    source: Mapping[str, Any],
-    encoding: Mapping[str, Any],
-    files: Mapping[str, bytes],
-    held_out: float,
-    seed: int,
-) -> Iterator[pa.Table]:
-    """For each block of texts and each part, the encoded rows end to end, and their lengths."""
-    reader = parser("raydistill.data.sources")(dict(source))
-    encoder = parser("raydistill.tasks", attribute="EncodeConfig")(dict(encoding))
-    tokenizer = _load_files(tuple(sorted(files.items())))
-    numbered = enumerate(reader.module.read(reader.config, item))
-    while block := list(itertools.islice(numbered, _TEXTS_PER_BLOCK)):
-        numbers = np.array([number for number, _ in block])
-        is_held_out = uniform("held out", seed, zlib.crc32(item.key.encode()), numbers) < held_out
-        for part, chosen in enumerate((~is_held_out, is_held_out)):
-            texts = [text for (_, text), take in zip(block, chosen, strict=True) if take]
-            if texts:
-                yield _encoded(texts, part, encoder, tokenizer)
-
-
-def _encoded(examples: list[Example], part: int, encoder: Named, tokenizer: Any) -> pa.Table:
-    texts = [example for example in examples if DROPPED not in example]
-    rows = encoder.module.cut(texts, tokenizer, encoder.config)
-    reasons = encoder.module.drop_reasons(rows, tokenizer, encoder.config)
-    kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
-    lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
-    left_out = (example[DROPPED] for example in examples if DROPPED in example)
-    counts = {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
-    return _block(part=part, ids=ids.tobytes(), lengths=lengths.tobytes(), counts=json.dumps(counts))
-
-
-def _block(*, part: int = 0, ids: bytes = b"", lengths: bytes = b"", counts: str = "{}", error: str = "") -> pa.Table:
-    columns = {"part": [part], "ids": pa.array([ids], type=pa.large_binary()), "lengths": [lengths]}
-    return pa.table({**columns, "counts": [counts], "error": [error]})
-
-
-@lru_cache(maxsize=1)
-def _load_files(files: tuple[tuple[str, bytes], ...]) -> Any:
-    """The tokenizer in these files, loaded once in a process; a task has one CPU, so one thread."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files:
-            (Path(folder) / name).write_bytes(content)
-        return load_tokenizer(folder)

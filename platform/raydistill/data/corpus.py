@@ -18,10 +18,10 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from raydistill.data.shards import ShardInfo, ShardReader, check_content, check_sizes
 from raydistill.data.storage import Folder, join
 from raydistill.tasks._base import Encoding
 
@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _CACHE_BYTES = 64_000_000
 
 
@@ -37,12 +37,22 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ShardInfo(_Record):
-    """One Parquet file of a corpus."""
+class FileInfo(_Record):
+    """A file of a corpus that is no shard."""
 
-    file: str
-    rows: int
+    bytes: int
     sha256: str
+
+
+class SourceInfo(_Record):
+    """Where texts of a corpus came from."""
+
+    source: dict[str, Any]
+    """Section of the source."""
+    weight: float
+    """How often each of its texts entered."""
+    fingerprints: dict[str, str]
+    """What identifies each item that was read, by the item's name."""
 
 
 class TokenizerInfo(_Record):
@@ -59,6 +69,10 @@ class TokenizerInfo(_Record):
     """SHA-256 of each file in the folder ``tokenizer/``."""
 
 
+class _Versioned(BaseModel):
+    version: int
+
+
 class Manifest(_Record):
     """The table of contents of a corpus; a folder without one is not a corpus."""
 
@@ -70,17 +84,18 @@ class Manifest(_Record):
     row_group_rows: int
     """Rows of every row group but the last of a shard."""
     shards: list[ShardInfo]
-    files: dict[str, str]
-    """SHA-256 of the lengths and of the token counts."""
+    files: dict[str, FileInfo]
+    """The lengths and the token counts."""
     tokenizer: TokenizerInfo
     encoding: dict[str, Any]
     """Task and options that encoded the texts."""
-    source: dict[str, Any]
-    """Section of the source the texts came from."""
-    fingerprints: dict[str, str]
-    """What identifies each item that was read, by the item's name."""
+    sources: list[SourceInfo]
     split: dict[str, Any]
-    """Which part of the source's rows this corpus holds."""
+    """Which part of the sources' rows this corpus holds."""
+    counts: dict[str, int]
+    """Texts of this part, and rows that were dropped by reason."""
+    recipe: str | None
+    """Hash of all that the files depend on; None for a corpus that was not made by binarize."""
 
 
 def tokenizer_info(tokenizer: Any, *, max_length: int, files: Mapping[str, str]) -> TokenizerInfo:
@@ -125,22 +140,17 @@ class Corpus:
 
     @classmethod
     def open(cls, uri: str) -> "Corpus":
-        """Read a corpus's manifest; raises ValueError when ``uri`` holds no finished corpus of this version."""
+        """Read a corpus's manifest and compare the sizes of its files with it.
+
+        Raises ValueError when ``uri`` holds no finished corpus of this version, or a file is missing or truncated.
+        """
         folder = Folder(uri)
         if not folder.exists(MANIFEST):
             raise ValueError(f"corpus {uri!r} has no {MANIFEST}; give the folder of a finished binarize stage")
         content = folder.read_bytes(MANIFEST)
-        try:
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as error:
-            found = error.errors()[0]
-            place = ".".join(map(str, found["loc"])) or MANIFEST
-            raise ValueError(f"corpus {uri!r}: {place}: {found['msg']}; binarize it again") from None
-        if manifest.version != FORMAT_VERSION:
-            raise ValueError(
-                f"corpus {uri!r} has format version {manifest.version}, this program reads {FORMAT_VERSION}; "
-                "binarize it again"
-            )
+        manifest = _parse(content, uri)
+        files = {name: info.bytes for name, info in manifest.files.items()}
+        check_sizes(folder, {**files, **{shard.file: shard.bytes for shard in manifest.shards}})
         return cls(uri, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
 
     def __len__(self) -> int:
@@ -153,16 +163,17 @@ class Corpus:
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
-        """Length of each row, special tokens included."""
+        """Length of each row, special tokens included; raises ValueError when the file was changed."""
         path = self._folder.full_path(LENGTHS)
         if self._folder.is_local:
+            check_content(self._folder, LENGTHS, self.manifest.files[LENGTHS].sha256)
             mapped: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
             return mapped
         return self._array(LENGTHS)
 
     @cached_property
     def token_counts(self) -> NDArray[np.int64]:
-        """How often each vocabulary id occurs, special tokens included."""
+        """How often each vocabulary id occurs, special tokens included; raises ValueError when the file was changed."""
         return self._array(TOKEN_COUNTS)
 
     @cached_property
@@ -202,11 +213,8 @@ class Corpus:
     def _row_group(self, shard: int, group: int) -> tuple[NDArray[Any], NDArray[Any]]:
         key = (shard, group)
         if key not in self._groups:
-            with self._folder.open_input(self.manifest.shards[shard].file) as stream:
-                table = pq.ParquetFile(stream).read_row_group(group, columns=["input_ids"])
-            column = table.column("input_ids").combine_chunks()
-            column = column.chunk(0) if hasattr(column, "chunk") else column
-            loaded = (column.values.to_numpy(), column.offsets.to_numpy())
+            with ShardReader(self._folder, self.manifest.shards[shard]) as reader:
+                loaded = reader.read_ids(group)
             self._groups[key] = loaded
             self._cached_bytes += sum(array.nbytes for array in loaded)
             while self._cached_bytes > _CACHE_BYTES and len(self._groups) > 1:
@@ -216,17 +224,38 @@ class Corpus:
         return self._groups[key]
 
     def _array(self, name: str) -> NDArray[Any]:
+        check_content(self._folder, name, self.manifest.files[name].sha256)
         array: NDArray[Any] = np.load(io.BytesIO(self._folder.read_bytes(name)), allow_pickle=False)
         return array
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of what ``verify`` reads, the tokenizer left out."""
+        shards = sum(shard.bytes for shard in self.manifest.shards)
+        return shards + sum(info.bytes for info in self.manifest.files.values())
 
     def verify(self) -> None:
         """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
         shards = {shard.file: shard.sha256 for shard in self.manifest.shards}
+        files = {name: info.sha256 for name, info in self.manifest.files.items()}
         tokenizer = {f"{TOKENIZER}/{name}": digest for name, digest in self.manifest.tokenizer.files.items()}
-        for name, expected in {**self.manifest.files, **tokenizer, **shards}.items():
-            found = hashlib.sha256(self._folder.read_bytes(name)).hexdigest()
-            if found != expected:
-                raise ValueError(f"corpus {self.uri!r}: {name} has SHA-256 {found}, its manifest says {expected}")
+        for name, expected in {**files, **tokenizer, **shards}.items():
+            check_content(self._folder, name, expected)
+
+
+def _parse(content: bytes, uri: str) -> Manifest:
+    """The manifest of this program's version in a file's content; raises ValueError for any other."""
+    try:
+        version = _Versioned.model_validate_json(content).version
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"corpus {uri!r} has format version {version}, this program reads {FORMAT_VERSION}; binarize it again"
+            )
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"])) or MANIFEST
+        raise ValueError(f"corpus {uri!r}: {place}: {found['msg']}; binarize it again") from None
 
 
 @lru_cache(maxsize=4)

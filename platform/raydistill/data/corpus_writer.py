@@ -1,14 +1,13 @@
 """Writing a corpus: rows in, a finished folder out, or nothing that looks finished."""
 
 import io
-import uuid
-from collections.abc import Iterable, Mapping
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import (
@@ -17,48 +16,62 @@ from raydistill.data.corpus import (
     MANIFEST,
     TOKEN_COUNTS,
     TOKENIZER,
+    Corpus,
+    FileInfo,
     Manifest,
-    ShardInfo,
+    SourceInfo,
     TokenizerInfo,
 )
+from raydistill.data.journal import END, JOURNAL, START, Entry, Place, whole_entries, write_entry
+from raydistill.data.shards import ROW_GROUP_ROWS, ShardInfo, ShardReader, ShardWriter
 from raydistill.data.storage import Folder, HashingStream, sibling
 
-ROW_GROUP_ROWS = 1000
 ROWS_PER_SHARD = 65_000
+_logger = logging.getLogger(__name__)
 
 
 class CorpusWriter:
     """Collects rows of token ids in order and writes them as a corpus.
 
-    Use it as a context manager and call ``finish`` last. On a local path all files are written to a folder beside
-    ``uri`` that is renamed at the end; on other storage the manifest, without which a folder is no corpus, is
-    written last. Rows given after an error, or a process that dies, leave no finished corpus.
+    Use it as a context manager and call ``finish`` last. On a local path all files are written to the folder
+    ``<uri>.writing``, which is renamed at the end; on other storage the manifest, without which a folder is no
+    corpus, is written last. Rows given after an error, or a process that dies, leave no finished corpus.
+
+    With a ``recipe``, a hash of all that the rows depend on, the finished shards of an interrupted writer of the same
+    recipe are kept: ``start`` is the block from which on rows are missing, earlier rows are left out when they are
+    given again, and a finished corpus of the recipe is left as it is, with ``start`` beyond every block.
     """
 
-    def __init__(self, uri: str, *, vocab_size: int, rows_per_shard: int = ROWS_PER_SHARD) -> None:
+    def __init__(
+        self, uri: str, *, vocab_size: int, rows_per_shard: int = ROWS_PER_SHARD, recipe: str | None = None
+    ) -> None:
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard is {rows_per_shard}; give at least 1")
         self._target = Folder(uri)
-        self._folder = (
-            Folder(sibling(uri, f".writing-{uuid.uuid4().hex[:8]}")) if self._target.is_local else self._target
-        )
-        if self._folder is self._target:
-            self._target.delete()
+        self._folder = Folder(sibling(uri, ".writing")) if self._target.is_local else self._target
         self.dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
         self._rows_per_shard = rows_per_shard
-        self._group: list[NDArray[np.integer]] = []
-        self._lengths: list[NDArray[np.int32]] = []
+        self._recipe = recipe
+        self._group: list[tuple[NDArray[np.integer], NDArray[np.int32]]] = []
+        self._group_rows = 0
         self._token_counts = np.zeros(vocab_size, dtype=np.int64)
         self._shards: list[ShardInfo] = []
-        self._open: tuple[pq.ParquetWriter, HashingStream] | None = None
-        self._shard_rows = 0
+        self._shard: ShardWriter | None = None
         self._written = 0
         self.tokens = 0
+        self.counts: Counter[str] = Counter()
+        """Texts, and dropped rows by reason, as ``add`` was told."""
+        self.start = START
+        self._skip = 0
+        self.is_finished = False
+        self._take_over()
+        self.taken_over = self.rows
+        """Rows that an earlier writer of the recipe has left."""
 
     @property
     def rows(self) -> int:
-        """Rows given so far."""
-        return self._written + len(self._group)
+        """Rows in the corpus so far."""
+        return self._written + self._group_rows
 
     def __enter__(self) -> "CorpusWriter":
         return self
@@ -66,41 +79,59 @@ class CorpusWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._open is not None:
-            self._open[0].close()
-            self._open[1].close()
-        if self._folder is not self._target or error is not None:
+        if self._shard is not None:
+            self._shard.abort()
+        can_be_resumed = self._recipe is not None and self._shards
+        if not self.is_finished and not can_be_resumed:
             self._folder.delete()
 
-    def add(self, rows: Iterable[NDArray[np.integer]]) -> None:
-        """Append rows; raises ValueError for an id outside the vocabulary."""
-        for row in rows:
-            self._group.append(row)
-            if len(self._group) == min(ROW_GROUP_ROWS, self._rows_per_shard - self._shard_rows):
-                self._write_group()
+    def add(
+        self,
+        ids: NDArray[np.integer],
+        lengths: NDArray[np.int32],
+        *,
+        place: Place = START,
+        counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Append the rows of a block, their ids end to end; blocks come in the order of their places.
 
-    def write_tokenizer(self, files: Mapping[str, bytes]) -> dict[str, str]:
-        """Store the tokenizer's files and return the SHA-256 of each."""
-        return {name: self._folder.write_bytes(f"{TOKENIZER}/{name}", content) for name, content in files.items()}
+        Raises ValueError for an id outside the vocabulary and for a row without tokens.
+        """
+        if place < self.start:
+            return
+        done = self._skip if place == self.start else 0
+        first = int(lengths[:done].sum())
+        while done < len(lengths):
+            in_shard = self._shard.rows if self._shard else 0
+            room = min(ROW_GROUP_ROWS, self._rows_per_shard - in_shard) - self._group_rows
+            taken = lengths[done : done + room]
+            stop = first + int(taken.sum())
+            self._group.append((ids[first:stop], taken))
+            self._group_rows += len(taken)
+            first, done = stop, done + len(taken)
+            if len(taken) == room:
+                self._write_group()
+                if self._shard is not None and self._shard.rows == self._rows_per_shard:
+                    self._close_shard(place, done)
+        self.counts.update(counts or {})
 
     def finish(
         self,
         *,
         tokenizer: TokenizerInfo,
+        tokenizer_files: Mapping[str, bytes],
         encoding: Mapping[str, Any],
-        source: Mapping[str, Any],
-        fingerprints: Mapping[str, str],
+        sources: Sequence[SourceInfo],
         split: Mapping[str, Any],
-    ) -> Manifest:
+    ) -> None:
         """Write what is left, the lengths, the counts and the manifest, and give the folder its name."""
+        if self.is_finished:
+            return
         if self._group:
             self._write_group()
-        self._close_shard()
-        lengths = np.concatenate(self._lengths) if self._lengths else np.empty(0, dtype=np.int32)
-        files = {
-            LENGTHS: self._write_array(LENGTHS, lengths),
-            TOKEN_COUNTS: self._write_array(TOKEN_COUNTS, self._token_counts),
-        }
+        self._close_shard(END, 0)
+        for name, content in tokenizer_files.items():
+            self._folder.write_bytes(f"{TOKENIZER}/{name}", content)
         manifest = Manifest(
             version=FORMAT_VERSION,
             rows=self.rows,
@@ -108,66 +139,111 @@ class CorpusWriter:
             dtype=self.dtype.name,
             row_group_rows=ROW_GROUP_ROWS,
             shards=self._shards,
-            files=files,
+            files={LENGTHS: self._write_lengths(), TOKEN_COUNTS: self._write_token_counts()},
             tokenizer=tokenizer,
             encoding=dict(encoding),
-            source=dict(source),
-            fingerprints=dict(fingerprints),
+            sources=list(sources),
             split=dict(split),
+            counts=dict(sorted(self.counts.items())),
+            recipe=self._recipe,
         )
         self._folder.write_bytes(MANIFEST, manifest.model_dump_json(indent=1).encode())
         if self._folder is not self._target:
             self._folder.replace(self._target)
-        return manifest
+        # Until here the shards could be taken over, whatever happened.
+        self._target.delete(JOURNAL)
+        self.is_finished = True
+
+    def _take_over(self) -> None:
+        """Keep what an earlier writer of the same recipe left, and nothing else."""
+        if self._recipe is not None:
+            finished = self._finished_before(self._recipe)
+            if finished is not None:
+                self._written, self.tokens, self.start = finished.rows, finished.tokens, END
+                self.counts.update(finished.counts)
+                self.is_finished = True
+                self._target.delete(JOURNAL)
+                return
+            if self._folder is self._target and self._target.exists(MANIFEST):
+                # A folder that is written to must not look finished.
+                self._target.delete()
+            for entry in whole_entries(self._folder, self._recipe):
+                self._take_over_shard(entry)
+        if not self._shards:
+            self._folder.delete()
+
+    def _finished_before(self, recipe: str) -> Manifest | None:
+        if not self._target.exists(MANIFEST):
+            return None
+        try:
+            corpus = Corpus.open(self._target.uri)
+            if corpus.manifest.recipe != recipe:
+                return None
+            corpus.verify()
+        except ValueError as error:
+            _logger.warning("%s: it is written anew", error)
+            return None
+        return corpus.manifest
+
+    def _take_over_shard(self, entry: Entry) -> None:
+        with ShardReader(self._folder, entry.shard) as reader:
+            for group in range(reader.num_groups):
+                self._count(reader.read_ids(group)[0])
+        self._shards.append(entry.shard)
+        self._written += entry.shard.rows
+        self.start, self._skip, self.counts = entry.place, entry.rows_of_block, Counter(entry.counts)
 
     def _write_group(self) -> None:
-        ids, lengths = self._checked_group()
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        columns = {
-            "row_id": pa.array(np.arange(self._written, self._written + len(lengths))),
-            "input_ids": pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids.astype(self.dtype))),
-            "length": pa.array(lengths),
-        }
-        table = pa.table(columns)
-        if self._open is None:
-            stream = self._folder.open_output(self._shard_file())
-            self._open = (pq.ParquetWriter(stream, table.schema, compression="zstd"), stream)
-        self._open[0].write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._lengths.append(lengths)
-        self._token_counts += np.bincount(ids, minlength=len(self._token_counts))
-        self._written += len(lengths)
-        self.tokens += len(ids)
-        self._shard_rows += len(lengths)
-        self._group = []
-        if self._shard_rows == self._rows_per_shard:
-            self._close_shard()
-
-    def _checked_group(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        ids = np.concatenate(self._group).astype(np.int64)
-        vocab_size = len(self._token_counts)
-        if len(ids) and not (ids.min() >= 0 and ids.max() < vocab_size):
+        ids = np.concatenate([ids for ids, _ in self._group])
+        lengths = np.concatenate([lengths for _, lengths in self._group])
+        if len(ids) and not (ids.min() >= 0 and ids.max() < len(self._token_counts)):
             raise ValueError(
-                f"the tokenizer gave id {ids.max()} but its vocabulary has {vocab_size} entries; "
+                f"the tokenizer gave id {ids.max()} but its vocabulary has {len(self._token_counts)} entries; "
                 "repair the tokenizer's files"
             )
-        lengths = np.fromiter(map(len, self._group), dtype=np.int32, count=len(self._group))
         if not lengths.all():
             raise ValueError("a row without tokens cannot be stored; the encoding has to drop it")
-        return ids, lengths
+        if self._shard is None:
+            self._shard = ShardWriter(self._folder, f"shards/part-{len(self._shards):05d}.parquet", self.dtype)
+        self._shard.write(self._written, ids, lengths)
+        self._count(ids)
+        self._written += len(lengths)
+        self._group, self._group_rows = [], 0
 
-    def _shard_file(self) -> str:
-        return f"shards/part-{len(self._shards):05d}.parquet"
+    def _count(self, ids: NDArray[np.integer]) -> None:
+        self._token_counts += np.bincount(ids, minlength=len(self._token_counts))
+        self.tokens += len(ids)
 
-    def _close_shard(self) -> None:
-        if self._open is None:
+    def _close_shard(self, place: Place, rows_of_block: int) -> None:
+        if self._shard is None:
             return
-        parquet, stream = self._open
-        parquet.close()
-        stream.close()
-        self._shards.append(ShardInfo(file=self._shard_file(), rows=self._shard_rows, sha256=stream.hexdigest()))
-        self._open, self._shard_rows = None, 0
+        info = self._shard.close()
+        self._shard = None
+        if self._recipe is not None:
+            entry = Entry(
+                recipe=self._recipe, shard=info, place=place, rows_of_block=rows_of_block, counts=dict(self.counts)
+            )
+            write_entry(self._folder, len(self._shards), entry)
+        self._shards.append(info)
 
-    def _write_array(self, name: str, array: NDArray[Any]) -> str:
+    def _write_lengths(self) -> FileInfo:
+        """The lengths of all rows, copied from the shards, so that they are never held as a whole."""
+        stream = self._folder.open_output(LENGTHS)
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int32)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(stream, {**header, "shape": (self._written,)})
+        for shard in self._shards:
+            with ShardReader(self._folder, shard) as reader:
+                stream.write(reader.read_lengths())
+        return _closed(stream)
+
+    def _write_token_counts(self) -> FileInfo:
         buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        return self._folder.write_bytes(name, buffer.getvalue())
+        np.save(buffer, self._token_counts, allow_pickle=False)
+        stream = self._folder.open_output(TOKEN_COUNTS)
+        stream.write(buffer.getvalue())
+        return _closed(stream)
+
+
+def _closed(stream: HashingStream) -> FileInfo:
+    stream.close()
+    return FileInfo(bytes=stream.tell(), sha256=stream.hexdigest())

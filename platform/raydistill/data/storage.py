@@ -11,6 +11,8 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
 
+_PIECE_BYTES = 2**22
+
 
 class HashingStream:
     """A binary output stream that counts and hashes (SHA-256) what is written through it."""
@@ -90,10 +92,33 @@ class Folder:
         stream.close()
         return stream.hexdigest()
 
-    def delete(self) -> None:
-        """Remove the folder and all below it, if it is there."""
-        if self.exists():
-            self.fs.delete_dir(self.path)
+    def write_at_once(self, name: str, content: bytes) -> None:
+        """Write a small file so that a reader sees all of it or none, whatever interrupts this process."""
+        if not self.is_local:
+            self.write_bytes(name, content)
+            return
+        self.write_bytes(f"{name}.part", content)
+        os.replace(self.full_path(f"{name}.part"), self.full_path(name))
+
+    def sizes(self, name: str = "") -> dict[str, int]:
+        """Bytes of each file in the folder or in one below it, by its path from here; empty where there is none."""
+        selector = arrow_fs.FileSelector(self.full_path(name), allow_not_found=True)
+        prefix = f"{name}/" if name else ""
+        infos = self.fs.get_file_info(selector)
+        return {prefix + info.base_name: int(info.size) for info in infos if info.type == arrow_fs.FileType.File}
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a file, which is never held as a whole; raises FileNotFoundError when there is none."""
+        digest = hashlib.sha256()
+        with self.open_input(name) as stream:
+            while piece := stream.read(_PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
+
+    def delete(self, name: str = "") -> None:
+        """Remove the folder, or one below it, with all that it holds, if it is there."""
+        if self.exists(name):
+            self.fs.delete_dir(self.full_path(name))
 
     def replace(self, target: "Folder") -> None:
         """Rename this local folder to ``target``, whose earlier content is removed first."""

@@ -10,6 +10,7 @@ import pytest
 from raydistill.config.named import parser
 from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.units import WeightedSource
 from raydistill.models.load import load_tokenizer
 from toy_checkpoint import toy_tokenizer
 
@@ -31,6 +32,10 @@ def source(**section):
     return parser("raydistill.data.sources")(section)
 
 
+def sources(**section):
+    return [WeightedSource(source(**section))]
+
+
 def encoding(**section):
     return parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm", "max_length": 32, **section})
 
@@ -49,7 +54,7 @@ def ids_of(corpus: Corpus) -> list[list[int]]:
 def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_cluster, tmp_path, tokenizer_folder):
     write_files(tmp_path / "texts")
     arguments = {
-        "source": source(name="text", path=f"{tmp_path}/texts/*.gz"),
+        "sources": sources(name="text", path=f"{tmp_path}/texts/*.gz"),
         "encoding": encoding(),
         "tokenizer_folder": tokenizer_folder,
         "held_out": 0.1,
@@ -82,7 +87,7 @@ def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_c
 def test_a_corpus_describes_its_tokenizer_and_carries_it(ray_cluster, tmp_path, tokenizer_folder):
     write_files(tmp_path / "texts", num_files=1)
     binarize(
-        source=source(name="text", path=f"{tmp_path}/texts/*.gz"),
+        sources=sources(name="text", path=f"{tmp_path}/texts/*.gz"),
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
@@ -102,7 +107,7 @@ def test_long_texts_are_split_and_short_and_unknown_ones_counted(ray_cluster, tm
     texts = [sentence(1, length=50), "w5 w6", " ".join(["nothing"] * 20), sentence(2)]
     (tmp_path / "a.txt").write_text("\n".join(texts))
     summary = binarize(
-        source=source(name="text", path=str(tmp_path / "a.txt"), unit="line"),
+        sources=sources(name="text", path=str(tmp_path / "a.txt"), unit="line"),
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
@@ -128,14 +133,14 @@ def test_a_package_archive_is_binarized(ray_cluster, tmp_path, tokenizer_folder,
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
     section = {"name": "package_archive", "package": "plays==1.0", "sha256": digest, "members": "texts/*.txt"}
     summary = binarize(
-        source=source(**section),
+        sources=sources(**section),
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
         held_out=0,
     )
     assert summary["train"]["rows"] == 40
-    assert set(Corpus.open(str(tmp_path / "out" / "train")).manifest.fingerprints.values()) == {digest}
+    assert set(Corpus.open(str(tmp_path / "out" / "train")).manifest.sources[0].fingerprints.values()) == {digest}
 
 
 def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
@@ -143,7 +148,7 @@ def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
     datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "saved")
     section = {"name": "huggingface", "path": str(tmp_path / "saved"), "column": "body", "max_rows": 20}
     summary = binarize(
-        source=source(**section),
+        sources=sources(**section),
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
@@ -162,16 +167,16 @@ def test_mistakes_inside_data_tasks_arrive_as_one_line(ray_cluster, tmp_path, to
     (tmp_path / "a.txt").write_bytes(np.arange(128, 255, dtype=np.uint8).tobytes())
     with pytest.raises(ValueError, match=r"a\.txt is not utf-8-sig at byte 0; give its charset$"):
         binarize(
-            source=source(name="text", path=str(tmp_path / "a.txt")),
+            sources=sources(name="text", path=str(tmp_path / "a.txt")),
             encoding=encoding(),
             tokenizer_folder=tokenizer_folder,
             output=str(tmp_path / "out"),
         )
     assert "Traceback" not in capfd.readouterr().err
     (tmp_path / "a.txt").write_text("w5 w6")
-    with pytest.raises(ValueError, match=r"the source's 1 texts give no row; lower encoding\.min_length"):
+    with pytest.raises(ValueError, match=r"the sources' 1 texts give no row; lower encoding\.min_length"):
         binarize(
-            source=source(name="text", path=str(tmp_path / "a.txt")),
+            sources=sources(name="text", path=str(tmp_path / "a.txt")),
             encoding=encoding(),
             tokenizer_folder=tokenizer_folder,
             output=str(tmp_path / "out"),

@@ -111,6 +111,75 @@ def test_verify_names_the_file_that_changed(tmp_path):
         corpus.verify()
 
 
+SHARD = "shards/part-00001.parquet"
+
+
+def flip(path, place) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", [SHARD, "lengths.npy", "token_counts.npy"])
+def test_a_truncated_or_missing_file_is_refused_by_name_when_the_corpus_is_opened(tmp_path, name):
+    write_corpus(tmp_path / "corpus", random_rows(150))
+    path = tmp_path / "corpus" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=rf"{name} has {len(content) - 1} bytes, its manifest says {len(content)}; "):
+        Corpus.open(str(tmp_path / "corpus"))
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        Corpus.open(str(tmp_path / "corpus"))
+
+
+def test_every_flipped_bit_of_a_shard_is_refused_by_name_when_it_is_read(tmp_path):
+    rows = random_rows(150)
+    write_corpus(tmp_path / "corpus", rows)
+    path = tmp_path / "corpus" / SHARD
+    harmless = set()
+    for place in range(0, path.stat().st_size, 7):
+        flip(path, place)
+        try:
+            read = Corpus.open(str(tmp_path / "corpus")).read_rows(range(100, 150))
+        except ValueError as error:
+            assert SHARD in str(error)
+            assert "\n" not in str(error)
+        else:
+            # Only a byte that reading the ids does not look at, such as one of another column, may go unseen.
+            assert [row.tolist() for row in read] == [row.tolist() for row in rows[100:]]
+            harmless.add(place)
+        with pytest.raises(ValueError, match=f"{SHARD} has SHA-256"):
+            Corpus.open(str(tmp_path / "corpus")).verify()
+        flip(path, place)
+    assert len(harmless) < 0.5 * path.stat().st_size / 7
+
+
+def test_a_shard_replaced_by_one_of_the_same_size_is_refused_by_name(tmp_path):
+    rows = random_rows(150)
+    write_corpus(tmp_path / "corpus", rows)
+    # Equal lengths, and ids that compress alike: the first token of one row is another.
+    other = [row.copy() for row in rows]
+    other[120][1] = other[120][2]
+    write_corpus(tmp_path / "other", other)
+    path = tmp_path / "corpus" / SHARD
+    size = path.stat().st_size
+    path.write_bytes((tmp_path / "other" / SHARD).read_bytes()[:size].ljust(size, b" "))
+    assert path.stat().st_size == size
+    with pytest.raises(ValueError, match=f"{SHARD} has SHA-256"):
+        Corpus.open(str(tmp_path / "corpus")).verify()
+    with pytest.raises(ValueError, match=f"{SHARD} is not the file that was written there"):
+        Corpus.open(str(tmp_path / "corpus")).read_rows([110])
+
+
+@pytest.mark.parametrize(("name", "read"), [("lengths.npy", "lengths"), ("token_counts.npy", "token_counts")])
+def test_changed_lengths_and_counts_are_refused_by_name(tmp_path, name, read):
+    write_corpus(tmp_path / "corpus", random_rows(150))
+    flip(tmp_path / "corpus" / name, 200)
+    with pytest.raises(ValueError, match=rf"{name} has SHA-256"):
+        getattr(Corpus.open(str(tmp_path / "corpus")), read)
+
+
 def test_another_format_version_is_refused(tmp_path):
     write_corpus(tmp_path / "corpus", random_rows(10))
     path = tmp_path / "corpus/manifest.json"

@@ -1,0 +1,190 @@
+"""The data tasks of binarize: Ray Data reads and encodes units of work, and hands the rows over in their order."""
+
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raydistill.cluster import physical_cores
+from raydistill.config.named import Named, parser
+from raydistill.data.journal import Place
+from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.units import Unit, entering, held_out
+from raydistill.models.load import load_tokenizer
+
+TEXTS_PER_BLOCK = 1_000
+_MAX_TASKS = 2_000
+_OUTPUT_BYTES = 2**22
+"""A task hands over its rows in pieces of about this size."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a data task needs to know besides its units, as plain data."""
+
+    sources: Sequence[Mapping[str, Any]]
+    """Section of each source."""
+    encoding: Mapping[str, Any]
+    """Section of the task that encodes."""
+    files: Mapping[str, bytes]
+    """The tokenizer's files."""
+    held_out: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows that one part of the corpus gets from a block of texts."""
+
+    place: Place
+    part: int
+    """0 for training, 1 for what is held out."""
+    ids: NDArray[np.int32]
+    """The rows, end to end."""
+    lengths: NDArray[np.int32]
+    counts: Mapping[str, int]
+    """Number of ``texts``, and of rows that were dropped by reason."""
+
+
+def encoded_blocks(
+    units: Sequence[Unit], recipe: Recipe, *, starts: Sequence[Place], parallel: int = 1
+) -> Iterator[Block]:
+    """Run the data tasks and hand over what they make, in the order of the units.
+
+    ``starts`` is the first block of each part that is wanted; texts of earlier blocks are not encoded.
+    ``parallel`` is the number of binarizes that share the machine. Raises a ValueError that a task met, with its
+    message alone.
+    """
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.target_max_block_size = _OUTPUT_BYTES
+    wanted = [_as_row(unit) for unit in units if Place(unit.number + 1, 0) > min(starts)]
+    if not wanted:
+        return
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.from_items(wanted, override_num_blocks=min(len(wanted), _MAX_TASKS))
+        build = partial(_encode_units, recipe=recipe, starts=tuple(starts))
+        dataset = dataset.map_batches(
+            build, batch_size=None, batch_format="pyarrow", **_share_of_cores(len(wanted), parallel)
+        )
+        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
+    try:
+        for table in tables:
+            yield from _blocks(table)
+    finally:
+        tables.close()
+
+
+def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
+    """As many tasks as this machine has cores for, whatever its logical CPUs; on a cluster one for each CPU."""
+    if os.environ.get("RAY_ADDRESS"):
+        return {"num_cpus": 1}
+    import ray
+
+    num_tasks = max(1, physical_cores() // parallel)
+    cpus = min(1.0, ray.cluster_resources()["CPU"] / (num_tasks * parallel))
+    return {"concurrency": min(num_tasks, num_units), "num_cpus": cpus}
+
+
+def _as_row(unit: Unit) -> dict[str, Any]:
+    return {"number": unit.number, "source": unit.source, "share": unit.share, **dataclasses.asdict(unit.item)}
+
+
+def _as_unit(row: Mapping[str, Any]) -> Unit:
+    item = Item(**{field.name: row[field.name] for field in dataclasses.fields(Item)})
+    return Unit(row["number"], row["source"], row["share"], item)
+
+
+def _blocks(table: pa.Table) -> Iterator[Block]:
+    columns = {name: table.column(name) for name in table.column_names}
+    for place in range(len(table)):
+        row = {name: column[place] for name, column in columns.items()}
+        if error := row["error"].as_py():
+            raise ValueError(error)
+        ids, lengths = (np.frombuffer(row[name].as_buffer(), dtype=np.int32) for name in ("ids", "lengths"))
+        where = Place(row["unit"].as_py(), row["block"].as_py())
+        yield Block(where, row["part"].as_py(), ids, lengths, json.loads(row["counts"].as_py()))
+
+
+def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Sequence[Place]) -> Iterator[pa.Table]:
+    """The data task; a ValueError, which the user can mend, is handed over as data and so without Ray's traceback."""
+    try:
+        for row in table.to_pylist():
+            for block in _encode_unit(_as_unit(row), recipe, starts):
+                yield _as_table(block)
+    except ValueError as error:
+        yield _as_table(error=str(error))
+
+
+def _encode_unit(unit: Unit, recipe: Recipe, starts: Sequence[Place]) -> Iterator[Block]:
+    reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[unit.source]))
+    encoder: Named = parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding))
+    tokenizer = _load_files(tuple(sorted(recipe.files.items())))
+    examples = iter(reader.module.read(reader.config, unit.item))
+    for number in itertools.count():
+        block = list(itertools.islice(examples, TEXTS_PER_BLOCK))
+        if not block:
+            return
+        numbers = np.arange(len(block)) + number * TEXTS_PER_BLOCK
+        enters = entering(unit, numbers, seed=recipe.seed)
+        apart = held_out(unit.item, numbers, share=recipe.held_out, seed=recipe.seed)
+        place = Place(unit.number, number)
+        for part, chosen in enumerate((enters & ~apart, enters & apart)):
+            if part < len(starts) and place >= starts[part] and chosen.any():
+                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, part, encoder, tokenizer)
+
+
+def _encoded(examples: list[Example], place: Place, part: int, encoder: Named, tokenizer: Any) -> Block:
+    texts = [example for example in examples if DROPPED not in example]
+    rows = encoder.module.cut(texts, tokenizer, encoder.config)
+    reasons = encoder.module.drop_reasons(rows, tokenizer, encoder.config)
+    kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+    ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
+    lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
+    left_out = (example[DROPPED] for example in examples if DROPPED in example)
+    return Block(place, part, ids, lengths, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))})
+
+
+def _as_table(block: Block | None = None, *, error: str = "") -> pa.Table:
+    """One row, which is smaller and faster to hand over than one for each row of ids."""
+    if block is None:
+        nothing = np.empty(0, dtype=np.int32)
+        block = Block(Place(0, 0), 0, nothing, nothing, {})
+    return pa.table(
+        {
+            "unit": [block.place.unit],
+            "block": [block.place.block],
+            "part": [block.part],
+            "ids": pa.array([block.ids.tobytes()], type=pa.large_binary()),
+            "lengths": pa.array([block.lengths.tobytes()], type=pa.large_binary()),
+            "counts": [json.dumps(block.counts)],
+            "error": [error],
+        }
+    )
+
+
+@lru_cache(maxsize=1)
+def _load_files(files: tuple[tuple[str, bytes], ...]) -> Any:
+    """The tokenizer in these files, loaded once in a process; a task has one CPU, so one thread."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files:
+            (Path(folder) / name).write_bytes(content)
+        return load_tokenizer(folder)

@@ -1,0 +1,191 @@
+"""One Parquet file of a corpus: how its rows are written, and how it is opened by what was recorded of it."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from raydistill.data.storage import Folder
+
+ROW_GROUP_ROWS = 1000
+_DIGESTS = b"raydistill.row_groups"
+"""Key in the Parquet footer of a digest for each row group; pages and their headers have no other."""
+_TAIL_BYTES = 8
+"""At the end of a Parquet file: the length of its footer, 4 bytes, and a mark."""
+
+
+class ShardInfo(BaseModel):
+    """One Parquet file of a corpus, and what tells it from any other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    footer_sha256: str
+    """SHA-256 of the Parquet footer, which every reader reads: a cheap check that this is the file."""
+
+
+class ShardWriter:
+    """Writes row groups to one file; ``close`` tells what was written, ``abort`` leaves what nobody knows of."""
+
+    def __init__(self, folder: Folder, file: str, dtype: np.dtype[Any]) -> None:
+        self._folder, self._file, self._dtype = folder, file, dtype
+        self._stream = folder.open_output(file)
+        ids = pa.from_numpy_dtype(dtype)
+        schema = pa.schema([("row_id", pa.int64()), ("input_ids", pa.list_(ids)), ("length", pa.int32())])
+        # The bytes of ids, split by their place, compress best and fastest: high bytes are nearly all small.
+        encodings = {
+            "row_id": "DELTA_BINARY_PACKED",
+            "input_ids.list.element": "BYTE_STREAM_SPLIT",
+            "length": "DELTA_BINARY_PACKED",
+        }
+        self._parquet = pq.ParquetWriter(
+            self._stream,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding=encodings,
+            write_statistics=False,
+        )
+        self._digests: list[str] = []
+        self.rows = 0
+
+    def write(self, first_row: int, ids: NDArray[np.integer], lengths: NDArray[np.int32]) -> None:
+        """Append a row group: rows numbered from ``first_row``, their ids end to end."""
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        ids = ids.astype(self._dtype)
+        columns = [
+            pa.array(np.arange(first_row, first_row + len(lengths))),
+            pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)),
+            pa.array(lengths),
+        ]
+        self._parquet.write_table(pa.table(columns, schema=self._parquet.schema), row_group_size=ROW_GROUP_ROWS)
+        self._digests.append(_digest(ids, lengths))
+        self.rows += len(lengths)
+
+    def close(self) -> ShardInfo:
+        """Finish the file and describe it."""
+        self._parquet.add_key_value_metadata({_DIGESTS: " ".join(self._digests)})
+        self._parquet.close()
+        self._stream.close()
+        with self._folder.open_input(self._file) as stream:
+            footer = _footer_sha256(stream)
+        return ShardInfo(
+            file=self._file,
+            rows=self.rows,
+            bytes=self._stream.tell(),
+            sha256=self._stream.hexdigest(),
+            footer_sha256=footer,
+        )
+
+    def abort(self) -> None:
+        """Let go of the file, half-written as it is."""
+        self._parquet.is_open = False
+        self._stream.close()
+
+
+class ShardReader:
+    """A shard opened for reading; everything it reads is compared with what was recorded.
+
+    Raises ValueError that names the file when it is damaged, another one, or cannot be read.
+    """
+
+    def __init__(self, folder: Folder, info: ShardInfo) -> None:
+        self._name = f"corpus {folder.uri!r}: {info.file}"
+        with self._named_errors():
+            self._stream = folder.open_input(info.file)
+            if _footer_sha256(self._stream) != info.footer_sha256:
+                raise ValueError(f"{self._name} is not the file that was written there; {_REMEDY}")
+            self._parquet = pq.ParquetFile(self._stream)
+            self._digests = self._parquet.metadata.metadata[_DIGESTS].decode().split()
+
+    def __enter__(self) -> "ShardReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    @property
+    def num_groups(self) -> int:
+        """Number of row groups."""
+        return len(self._digests)
+
+    def read_ids(self, group: int) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
+        """The ids of a row group's rows, end to end, and where each row starts, with the end of the last."""
+        with self._named_errors():
+            column = self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids").combine_chunks()
+            column = column.chunk(0) if hasattr(column, "chunk") else column
+            ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
+        if _digest(ids, np.diff(offsets)) != self._digests[group]:
+            raise ValueError(f"{self._name} has other rows than were written; {_REMEDY}")
+        return ids, offsets
+
+    def read_lengths(self) -> NDArray[np.int32]:
+        """Length of each row of the shard."""
+        with self._named_errors():
+            lengths: NDArray[np.int32] = self._parquet.read(columns=["length"]).column("length").to_numpy()
+        return lengths
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self._name} is damaged or cannot be read: {reason}; {_REMEDY}") from None
+
+
+_REMEDY = "copy it again from where it is whole, or binarize it again"
+
+
+def _digest(ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> str:
+    """16 digits that tell the rows of a row group from any others."""
+    content = hashlib.sha256(np.ascontiguousarray(ids))
+    content.update(lengths.astype(np.int32))
+    return content.hexdigest()[:16]
+
+
+def check_sizes(folder: Folder, recorded: dict[str, int]) -> None:
+    """Compare the bytes of files with what was recorded; raises ValueError naming the first that differs.
+
+    Costs one listing of each folder and reads no file.
+    """
+    found: dict[str, int] = {}
+    for parent in sorted({name.rpartition("/")[0] for name in recorded}):
+        found.update(folder.sizes(parent))
+    for name, expected in recorded.items():
+        if name not in found:
+            raise ValueError(f"corpus {folder.uri!r}: {name} is missing; {_REMEDY}")
+        if found[name] != expected:
+            raise ValueError(
+                f"corpus {folder.uri!r}: {name} has {found[name]} bytes, its manifest says {expected}; {_REMEDY}"
+            )
+
+
+def check_content(folder: Folder, name: str, expected: str) -> None:
+    """Compare a file's SHA-256 with what was recorded; raises ValueError naming the file."""
+    try:
+        found = folder.sha256(name)
+    except OSError as error:
+        raise ValueError(f"corpus {folder.uri!r}: {name} cannot be read: {error}; {_REMEDY}") from None
+    if found != expected:
+        raise ValueError(f"corpus {folder.uri!r}: {name} has SHA-256 {found}, its manifest says {expected}; {_REMEDY}")
+
+
+def _footer_sha256(stream: Any) -> str:
+    size = stream.size()
+    stream.seek(max(size - _TAIL_BYTES, 0))
+    tail = stream.read(_TAIL_BYTES)
+    length = min(int.from_bytes(tail[:4], "little") + _TAIL_BYTES, size)
+    stream.seek(size - length)
+    digest = hashlib.sha256(stream.read(length)).hexdigest()
+    stream.seek(0)
+    return digest

@@ -1,0 +1,75 @@
+"""Several sources as one list of work: which items are read when, and which of their texts enter."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydistill.config.named import Named
+from raydistill.data.sources._base import Item
+from raydistill.draws import uniform
+
+
+@dataclass(frozen=True)
+class WeightedSource:
+    """A source and how often its texts enter."""
+
+    source: Named
+    weight: float = 1.0
+    """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"the weight of source {self.source.name} is {self.weight}; give a positive number")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One reading of an item; an item is read as often as its source's weight says."""
+
+    number: int
+    """Place among all units."""
+    source: int
+    """Number of the item's source."""
+    share: float
+    """Share of the item's texts that enter in this reading."""
+    item: Item
+
+
+def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float]) -> list[Unit]:
+    """All readings of the items of each source, mixed so that every stretch has about the same share of each source.
+
+    A source's items stay in their order, and each reading of a source starts when the one before it is over, so that
+    copies of a text lie far apart. One source of weight 1 gives its items as they are.
+    """
+    readings = []
+    for source, (own, weight) in enumerate(zip(items, weights, strict=True)):
+        copies, fraction = divmod(weight, 1)
+        shares = [1.0] * int(copies) + [fraction] * (fraction > 0)
+        length = sum(shares)
+        for copy, share in enumerate(shares):
+            for place, item in enumerate(own):
+                # Where in the source's whole stretch, from 0 to 1, the middle of this item lies.
+                middle = (copy + share * (place + 0.5) / len(own)) / length
+                readings.append((middle, source, share, item))
+    readings.sort(key=lambda reading: reading[:2])
+    return [Unit(number, source, share, item) for number, (_, source, share, item) in enumerate(readings)]
+
+
+def entering(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+    """Which of an item's texts, given by their numbers in it, enter in this reading."""
+    if unit.share >= 1:
+        return np.ones(len(numbers), dtype=bool)
+    return uniform("source weight", seed, unit.source, _key(unit.item), numbers) < unit.share
+
+
+def held_out(item: Item, numbers: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which of an item's texts are held out: the same in every reading, also by a source that has the item too."""
+    return uniform("held out", seed, _key(item), numbers) < share
+
+
+def _key(item: Item) -> int:
+    return zlib.crc32(item.key.encode())
