@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
+from raydistill.environment import keep_quiet
 from raydistill.job import files
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def _options(
     ] = False,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Before any library is imported that would look for them.
+    keep_quiet()
 
 
 @app.command("run")

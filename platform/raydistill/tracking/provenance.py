@@ -1,23 +1,36 @@
-"""What code and which versions made a run."""
+"""What code, versions, machine and command made a run."""
 
+import hashlib
+import os
 import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import raydistill
+from raydistill.tracking.store import is_secret, without_secrets
 
-_PACKAGES = ("torch", "ray", "transformers", "deepspeed", "mlflow")
+_PACKAGES = (
+    *("torch", "transformers", "tokenizers", "safetensors", "deepspeed", "accelerate"),
+    *("ray", "mlflow", "datasets", "pyarrow", "numpy", "pydantic"),
+)
 
 
 def environment() -> dict[str, str]:
-    """Tags of a run: versions, platform and, if this package lies in a git work tree, its commit."""
+    """Tags of a run: versions, machine and, if this package lies in a git work tree, its commit.
+
+    ``packages`` is a hash of ``package_list``, equal where all installed versions are. The machine is this process's.
+    """
     tags = {f"version.{package}": _version(package) for package in _PACKAGES}
     tags["version.raydistill"] = raydistill.__version__
     tags["version.python"] = platform.python_version()
+    tags["packages"] = hashlib.sha256(package_list().encode()).hexdigest()[:16]
     tags["platform"] = platform.platform()
+    tags |= _machine()
     commit = git_commit(Path(raydistill.__file__).parent)
     if commit is not None:
         tags["mlflow.source.git.commit"] = commit.removesuffix("+changes")
@@ -25,9 +38,54 @@ def environment() -> dict[str, str]:
     return tags
 
 
-def command() -> str:
-    """The command of this process as it was typed."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+def package_list() -> str:
+    """Every installed distribution with its version, one a line, sorted."""
+    found = {f"{entry.metadata['Name'].lower()}=={entry.version}" for entry in distributions()}
+    return "\n".join(sorted(found)) + "\n"
+
+
+def command(arguments: Sequence[str] | None = None) -> str:
+    """The command line of this process (or ``arguments``), quoted for a shell, with passwords as stars.
+
+    The program goes by its name. A run repeats with it in the same working directory and environment.
+    """
+    program, *rest = sys.argv if arguments is None else arguments
+    return shlex.join([Path(program).name, *map(_told, rest)])
+
+
+def _told(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if equals and value and is_secret(key):
+        return f"{key}=***"
+    return f"{key}{equals}{without_secrets(value)}" if "://" in value else without_secrets(argument)
+
+
+def _machine() -> dict[str, str]:
+    tags = {"cpu": _cpu(), "cpu_cores": str(_num_cores())}
+    if "SC_PHYS_PAGES" in os.sysconf_names:
+        tags["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
+    gpus = _gpus()
+    if gpus:
+        tags["gpu"] = ", ".join(gpus)
+    return tags
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _gpus() -> list[str]:
+    cuda = import_module("torch").cuda
+    return [cuda.get_device_name(index) for index in range(cuda.device_count())]
 
 
 def git_commit(folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from raydistill.json_file import write_json
 
 STORE_FILE = "store.json"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_SECRETS = ("password", "passwd", "pwd", "secret", "token", "key")
+_SECRETS = frozenset({"password", "passwd", "passphrase", "pwd", "secret", "token", "key"})
 _HIDDEN = "***"
 
 
@@ -52,10 +53,10 @@ def without_secrets(uri: str) -> str:
     name, colon, _ = user.partition(":")
     netloc = f"{name}:{_HIDDEN}@{host}" if at and colon else parts.netloc
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    if not any(_is_secret(key) for key, _ in pairs):
+    if not any(is_secret(key) for key, _ in pairs):
         query = parts.query
     else:
-        query = urlencode([(key, _HIDDEN if _is_secret(key) else value) for key, value in pairs], safe="*")
+        query = urlencode([(key, _HIDDEN if is_secret(key) else value) for key, value in pairs], safe="*")
     if (netloc, query) == (parts.netloc, parts.query):
         return uri
     return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
@@ -88,5 +89,7 @@ def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str,
     return replace(store, uri=given)
 
 
-def _is_secret(key: str) -> bool:
-    return any(word in key.lower() for word in _SECRETS)
+def is_secret(key: str) -> bool:
+    """Whether what a key of this name holds is not for files and messages."""
+    words = re.split(r"[^a-z]+", key.lower())
+    return any(word in _SECRETS for word in words) or words[-1].endswith(("password", "token", "secret"))

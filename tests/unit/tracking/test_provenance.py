@@ -1,8 +1,13 @@
+import os
 import subprocess
+import sys
 
+import numpy
+import pytest
 import torch
 
-from raydistill.tracking.provenance import environment, git_commit
+from raydistill.tracking import provenance
+from raydistill.tracking.provenance import command, environment, git_commit, package_list
 
 
 def git(folder, *arguments) -> str:
@@ -41,3 +46,42 @@ def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
 
 def test_the_environment_tells_the_version_of_torch():
     assert environment()["version.torch"] == torch.__version__
+
+
+def test_the_environment_tells_the_machine_and_every_installed_version():
+    tags = environment()
+    assert tags["cpu"]
+    assert int(tags["cpu_cores"]) == len(os.sched_getaffinity(0))
+    assert float(tags["memory_gib"]) > 0.5
+    assert tags["version.numpy"] == numpy.__version__
+    assert f"numpy=={numpy.__version__}" in package_list().splitlines()
+    assert all(isinstance(value, str) and value for value in tags.values())
+
+
+def test_another_version_of_any_package_changes_the_hash_of_packages(monkeypatch):
+    before = environment()["packages"]
+    assert environment()["packages"] == before
+    monkeypatch.setattr(provenance, "package_list", lambda: package_list().replace("numpy==", "numpy==1"))
+    assert environment()["packages"] != before
+
+
+def test_the_command_is_told_as_a_shell_takes_it(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/raydistill", "run", "my job.yaml", "scaling.num_workers=2", "seed=7"])
+    assert command() == "raydistill run 'my job.yaml' scaling.num_workers=2 seed=7"
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("tracking.uri=postgresql://me:hidden@host/runs", "'tracking.uri=postgresql://me:***@host/runs'"),
+        ("https://me:hidden@host", "'https://me:***@host'"),
+        ("corpus.source.token=hidden", "'corpus.source.token=***'"),
+        ("a.access_token=hidden", "'a.access_token=***'"),
+        ("a.hf-password=hidden", "'a.hf-password=***'"),
+        ("binarize.tokenizer=some/folder", "binarize.tokenizer=some/folder"),
+        ("data.num_tokens=5", "data.num_tokens=5"),
+        ("monkey=5", "monkey=5"),
+    ],
+)
+def test_a_told_command_has_no_secrets(typed, told):
+    assert command(["raydistill", typed]) == f"raydistill {told}"
