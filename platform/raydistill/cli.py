@@ -17,6 +17,7 @@ import typer
 from raydistill import __version__, discovery
 from raydistill.environment import keep_quiet
 from raydistill.job import files
+from raydistill.job.storage_faults import storage_problem
 
 if TYPE_CHECKING:
     from raydistill.job.load import Job
@@ -269,6 +270,10 @@ def _reported(*, debug: bool, resume: str = "") -> Iterator[_Failure]:
         if _is_refusal(error):
             _print_lines(getattr(error, "lines", None) or [str(error)] * bool(str(error)), err=True)
             raise typer.Exit(USER_CAN_FIX) from None
+        problem = storage_problem(error, failure.folder)
+        if problem is not None and not debug:
+            typer.echo(problem, err=True)
+            raise typer.Exit(USER_CAN_FIX) from None
         typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
         raise typer.Exit(FAILED) from None
 
@@ -287,12 +292,26 @@ def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
     summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     if debug:
         return f"{text}{summary}"
-    place = folder if folder is not None and folder.is_dir() else Path(tempfile.gettempdir())
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=place, prefix="raydistill-error-", suffix=".log", delete=False
-    ) as log:
-        log.write(text)
-    return f"{summary}; the traceback is in {log.name}"
+    for place in (folder, Path(tempfile.gettempdir())):
+        try:
+            if place is not None and place.is_dir():
+                return f"{summary}; the traceback is in {_written(text, place)}"
+        except OSError:
+            # A disk that takes no traceback is often what it is about; the next place may take it.
+            continue
+    return f"{text}{summary}"
+
+
+def _written(text: str, folder: Path) -> str:
+    """The name of a new log in ``folder``; none is left when it cannot be written."""
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix="raydistill-error-", suffix=".log")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as log:
+            log.write(text)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return name
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What can go wrong is found before any cluster time is spent."""
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from raydistill.stages import _corpora
 from raydistill.stages._base import Forecast
 
 _LEAST_FREE_BYTES = 2 * 2**30
+_PROBE_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,25 @@ def _with_facts(forecast: Forecast, record: StageRecord) -> Forecast:
 def _check_storage(job: Job) -> list[str]:
     if "://" in job.config.storage:
         return [f"storage is {job.config.storage!r}; name a folder that every machine of the cluster sees"]
-    folder = _existing_parent(job_folder(job))
+    folder = _nearest(job_folder(job))
+    if not folder.is_dir():
+        return [f"storage is {job.config.storage!r}, where {folder} is a file; name another folder"]
     free = shutil.disk_usage(folder).free
     if free < _LEAST_FREE_BYTES:
         return [f"storage is {job.config.storage!r}, where {free / 2**30:.1f} GiB are free; make room for 2 GiB"]
+    try:
+        # Without a name, so that nothing is left.
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        why = error.strerror or error
+        return [f"storage is {job.config.storage!r}, but {folder} cannot be written ({why}); name another folder"]
     return []
 
 
-def _existing_parent(folder: Path) -> Path:
-    return next(parent for parent in [folder, *folder.parents] if parent.is_dir())
+def _nearest(path: Path) -> Path:
+    """The path itself or the closest folder above it that exists; a file that stands in the way."""
+    return next(each for each in [path, *path.parents] if each.exists() or each.is_symlink())
 
 
 def report_lines(previews: list[Preview]) -> Mapping[str, list[str]]:

@@ -16,6 +16,7 @@ from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, stage_records
+from raydistill.json_file import write_text
 from raydistill.stages._base import Run, StageContext
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import Tracker, start_tracker
@@ -64,7 +65,7 @@ def _write_resolved(job: Job, folder: Path) -> Path:
     text = yaml.safe_dump(job.dump(), sort_keys=False)
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
-        target.write_text(text, encoding="utf-8")
+        write_text(target, text)
     return path
 
 

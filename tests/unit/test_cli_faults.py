@@ -1,0 +1,92 @@
+"""What the command line tells when the storage fails, and where a traceback goes that the storage cannot take."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from raydistill.cli import app
+from raydistill.job import preflight, record, run
+
+JOB = """\
+name: toy
+storage: {storage}
+stages:
+  corpus: {{kind: binarize, source: {{name: text, path: texts/*.txt}}, tokenizer: some/folder}}
+"""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """A job file; its preflight accepts everything."""
+    monkeypatch.setattr(preflight, "check_job", lambda job: [])
+    path = tmp_path / "toy.yaml"
+    path.write_text(JOB.format(storage=tmp_path / "runs"))
+    return path
+
+
+def run_raising(monkeypatch, job, make_error, *options):
+    """What the command does when the job raises an error made from its folder."""
+
+    def run_job(loaded, *, echo):
+        folder = record.job_folder(loaded)
+        folder.mkdir(parents=True, exist_ok=True)
+        raise make_error(folder)
+
+    monkeypatch.setattr(run, "run_job", run_job)
+    return CliRunner().invoke(app, ["run", str(job), *options])
+
+
+def full(folder: Path) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "stage.json"))
+
+
+def test_a_full_disk_is_one_line_that_tells_how_to_go_on_and_exits_2(job, monkeypatch, tmp_path):
+    result = run_raising(monkeypatch, job, full)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f"storage {tmp_path}/runs is full (No space left on device): make room, "
+        "then run the same command again; it continues"
+    ]
+    assert not list((tmp_path / "runs" / "toy").iterdir())
+
+
+def test_debug_still_prints_the_traceback_of_a_full_disk(job, monkeypatch):
+    assert "Traceback (most recent call last)" in run_raising(monkeypatch, job, full, "--debug").stderr
+
+
+@pytest.mark.parametrize("refusing", [["runs"], ["runs", "tmp"]])
+def test_a_traceback_goes_where_there_is_room_and_else_to_standard_error(job, monkeypatch, tmp_path, refusing):
+    places = {"runs": tmp_path / "runs" / "toy", "tmp": tmp_path / "tmp"}
+    places["tmp"].mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(places["tmp"]))
+    monkeypatch.setattr("tempfile.mkstemp", mkstemp_on_full_disks([places[name] for name in refusing]))
+    result = run_raising(monkeypatch, job, lambda folder: RuntimeError("worker 1 died"))
+    assert result.exit_code == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("RuntimeError: worker 1 died")
+    if "tmp" in refusing:
+        assert "Traceback (most recent call last)" in result.stderr
+        assert not list(places["tmp"].iterdir())
+    else:
+        (log,) = places["tmp"].iterdir()
+        assert last.endswith(str(log))
+        assert "Traceback" in log.read_text()
+    assert not list(places["runs"].iterdir())
+
+
+def mkstemp_on_full_disks(folders):
+    """A ``mkstemp`` whose files in these folders take nothing."""
+    mkstemp = tempfile.mkstemp
+
+    def make(dir, prefix, suffix):
+        descriptor, name = mkstemp(dir=dir, prefix=prefix, suffix=suffix)
+        if Path(dir) in folders:
+            os.close(descriptor)
+            descriptor = os.open("/dev/full", os.O_WRONLY)
+        return descriptor, name
+
+    return make
