@@ -48,25 +48,29 @@ class FileSet:
             raise ValueError("exclude leaves out members of a package; narrow path instead")
 
 
-def list_items(files: FileSet, *, in_ranges: bool = False) -> list[Item]:
-    """The files in the order of their names; raises ValueError when there are none.
-
-    ``in_ranges`` cuts large files that are not packed into ranges of bytes, for ``Lines`` to read.
-    """
+def list_items(files: FileSet) -> list[Item]:
+    """The files in the order of their names; raises ValueError when there are none."""
     if files.package is not None:
         archive = _archive(files)
         names = archives.list_members(archive, files.members or "", exclude=files.exclude)
         return [Item(name, fingerprint=files.sha256 or "", local_copy=str(archive)) for name in names]
-    whole = [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(files.path or "")]
-    return [item for file in whole for item in _ranges(file)] if in_ranges else whole
+    return [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(files.path or "")]
 
 
-def _ranges(file: Item) -> list[Item]:
+def in_ranges(file: Item) -> list[Item]:
+    """Ranges of bytes of a large file, for ``Lines`` to read; a package's member or a packed file stays whole."""
+    if file.local_copy or is_packed(file.name):
+        return [file]
     size = _size(file.name)
-    if Path(file.name).suffix in _UNPACK or size <= RANGE_BYTES:
+    if size <= RANGE_BYTES:
         return [file]
     starts = range(0, size, RANGE_BYTES)
     return [Item(file.name, file.fingerprint, start, min(start + RANGE_BYTES, size)) for start in starts]
+
+
+def is_packed(name: str) -> bool:
+    """Whether a file's ending says that it has to be unpacked."""
+    return Path(name).suffix in _UNPACK
 
 
 def _size(path: str) -> int:

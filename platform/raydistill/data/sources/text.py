@@ -30,8 +30,10 @@ def is_listed_early(config: Config) -> bool:
 
 def items(config: Config) -> list[Item]:
     """The files that match, large ones in ranges, in the order of their paths; raises ValueError for none."""
-    in_ranges = config.unit != "file" and _lines.is_cuttable(config.charset)
-    return _files.list_items(_files.FileSet(path=config.path), in_ranges=in_ranges)
+    files = _files.list_items(_files.FileSet(path=config.path))
+    if config.unit == "file" or not _lines.is_cuttable(config.charset):
+        return files
+    return [item for file in files for item in _files.in_ranges(file)]
 
 
 def read(config: Config, item: Item) -> Iterator[Example]:

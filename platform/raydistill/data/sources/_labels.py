@@ -1,0 +1,80 @@
+"""Labels of rows: names as they stand, names for raw values, or classes of a score."""
+
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Tag
+
+Column = str | int
+"""A column's name, or its number from 0; negative numbers count from the end, -1 is the last."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Classes of a score: ``names`` from the lowest scores to the highest, parted by thresholds."""
+
+    column: Column
+    """Column of numbers."""
+    threshold: float | tuple[float, ...]
+    """One number, or several in ascending order; a score on a threshold belongs to the class above it."""
+    names: tuple[str | None, ...]
+    """Names of the classes, one more than thresholds; examples of a class that is null are left out."""
+
+    def __post_init__(self) -> None:
+        thresholds = self.thresholds
+        if list(thresholds) != sorted(set(thresholds)) or not all(map(math.isfinite, thresholds)):
+            raise ValueError(f"threshold is {self.threshold}; give different numbers in ascending order")
+        if len(self.names) != len(thresholds) + 1:
+            raise ValueError(
+                f"names has {len(self.names)} entries; give {len(thresholds) + 1}, one more than thresholds"
+            )
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The thresholds, one or several, as a tuple."""
+        return self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+
+
+Label = Annotated[
+    Annotated[Column, Tag("column")] | Annotated[Scores, Tag("scores")],
+    Discriminator(lambda value: "scores" if isinstance(value, dict | Scores) else "column"),
+]
+"""A label's column, or the classes of a score; what is no mapping is taken for a column, so that mistakes are told of
+one of the two."""
+
+
+def class_of_score(scores: Scores, raw: Any) -> str | None:
+    """The class of a score, None where its examples are left out; raises ValueError for what is no number."""
+    try:
+        score = float(raw)
+    except (TypeError, ValueError):
+        score = math.nan
+    if math.isnan(score):
+        raise ValueError(f"has the score {raw!r} in column {scores.column!r}, which is no number")
+    return scores.names[bisect_right(scores.thresholds, score)]
+
+
+def class_of_name(names: Mapping[Column, str | None], raw: Any) -> str | None:
+    """The class that ``names`` gives a raw label, None where its examples are left out; raises ValueError for others.
+
+    Numbers and truth values, of a file or a configuration, are compared as JSON writes them.
+    """
+    by_text = {_text(key): name for key, name in names.items()}
+    if _text(raw) not in by_text:
+        raise ValueError(f"has the label {raw!r}, which labels does not name; it names {', '.join(by_text)}")
+    return by_text[_text(raw)]
+
+
+def plain_label(raw: Any) -> str | int | float:
+    """A raw label as it stands; raises ValueError for a blank one and for what is no text, number or truth value."""
+    if not isinstance(raw, str | int | float) or raw == "":
+        raise ValueError(f"has the label {raw!r}; give a text or a number, or leave label out")
+    return raw
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,241 @@
+"""Rows of CSV, TSV and JSON-lines files: texts, pairs of texts and labels, from files or members of a package."""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from raydistill.data.sources import _files, _labels, _lines
+from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.sources._labels import Column, Label, Scores
+
+_LONGEST_FIELD = 2**31 - 1
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Config(_files.FileSet):
+    """Which files, how they are written, and which columns mean what.
+
+    Blank lines are left out; a row whose texts are all blank is dropped and counted.
+    """
+
+    text: Column = "text"
+    """Column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last."""
+    text_pair: Column | None = None
+    """Column of the second text of a pair."""
+    label: Label | None = None
+    """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
+    labels: dict[Column, str | None] | None = None
+    """Name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
+    format: Literal["csv", "tsv", "jsonl"] | None = None
+    """How the files are written. None: by their ending, ``.gz`` and the like left out."""
+    delimiter: str | None = None
+    """What parts the fields. None: a comma, in TSV a tab."""
+    quoting: Literal["none", "minimal"] | None = None
+    """Whether a field in double quotes may hold delimiters and newlines (``minimal``). None: yes, in TSV no."""
+    header: bool = True
+    """Whether the first line names the columns; without one columns are given by number."""
+    skip_rows: int = 0
+    """Rows after the header, or at the start, that hold no data."""
+    short_lines: Literal["refuse", "skip"] = "refuse"
+    """What happens to a row without all its columns; those that are skipped are counted."""
+    charset: str = "utf-8-sig"
+    """Character encoding of the files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _lines.check_charset(self.charset)
+        if self.skip_rows < 0:
+            raise ValueError(f"skip_rows is {self.skip_rows}; it must not be negative")
+        if self.labels is not None and (self.label is None or isinstance(self.label, Scores)):
+            raise ValueError("labels names the raw values of a label's column; give that column as label")
+
+    def columns(self) -> dict[str, Column]:
+        """The columns that are read, by what they mean."""
+        label = self.label.column if isinstance(self.label, Scores) else self.label
+        columns = {"text": self.text, "text_pair": self.text_pair, "label": label}
+        return {role: column for role, column in columns.items() if column is not None}
+
+
+def is_listed_early(config: Config) -> bool:
+    """Files are listed, and their headers read, in the preflight already."""
+    return True
+
+
+def items(config: Config) -> list[Item]:
+    """The files, large ones without quoting in ranges, in the order of their names.
+
+    Raises ValueError when there are none, for a file whose format is not known and for a column it does not have.
+    """
+    files = _files.list_items(config)
+    for file in files:
+        _check(config, file)
+    return [item for file in files for item in (_files.in_ranges(file) if _is_cuttable(config, file) else [file])]
+
+
+def read(config: Config, item: Item) -> Iterator[Example]:
+    """The rows of one file, or of one range of it; raises ValueError, naming file and line, for one that is wrong."""
+    with _files.open_item(config, item) as stream:
+        lines = _lines.Lines(stream, item, charset=config.charset)
+        is_json = _format(config, item.name) == "jsonl"
+        for values in _json_rows(config, lines) if is_json else _delimited_rows(config, item, lines):
+            try:
+                example = values if DROPPED in values else _example(config, values)
+            except ValueError as error:
+                raise ValueError(f"{lines.place()} {error}") from None
+            yield example
+
+
+def _format(config: Config, name: str) -> str:
+    path = PurePosixPath(name)
+    ending = PurePosixPath(path.stem).suffix if _files.is_packed(name) else path.suffix
+    if config.format is None and ending not in _FORMATS:
+        raise ValueError(f"format is missing and {name} ends with none of {', '.join(_FORMATS)}; give it")
+    return config.format or _FORMATS[ending]
+
+
+def _is_quoted(config: Config, name: str) -> bool:
+    return (config.quoting or ("minimal" if _format(config, name) == "csv" else "none")) == "minimal"
+
+
+def _is_cuttable(config: Config, file: Item) -> bool:
+    is_one_line = _format(config, file.name) == "jsonl" or not _is_quoted(config, file.name)
+    return is_one_line and config.skip_rows == 0 and _lines.is_cuttable(config.charset)
+
+
+def _delimiter(config: Config, name: str) -> str:
+    return config.delimiter or _DELIMITERS[_format(config, name)]
+
+
+def _check(config: Config, file: Item) -> None:
+    """Raise ValueError for options that do not fit a file's format, and for columns that it does not have."""
+    if _format(config, file.name) == "jsonl":
+        if config.delimiter or config.quoting or config.skip_rows:
+            raise ValueError(f"{file.name} is read as JSON lines, which have no delimiter, quoting or skip_rows")
+        numbered = {role: column for role, column in config.columns().items() if not isinstance(column, str)}
+        if numbered:
+            raise ValueError(f"{file.name} is read as JSON lines, whose keys are names, but columns are {numbered}")
+        return
+    if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
+        raise ValueError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
+    _indices(config, file.name, _header(config, file))
+
+
+def _header(config: Config, file: Item) -> list[str] | None:
+    """The fields of a file's first line, None for files without a header."""
+    if not config.header:
+        return None
+    whole = replace(file, start=0, stop=0)
+    with _files.open_item(config, whole) as stream:
+        return next(_records(config, whole, _lines.Lines(stream, whole, charset=config.charset)), [])
+
+
+def _indices(config: Config, name: str, header: Sequence[str] | None) -> dict[str, int]:
+    """The numbers of the columns, by what they mean."""
+    indices = {}
+    for role, column in config.columns().items():
+        if isinstance(column, int):
+            indices[role] = column
+        elif header is None:
+            raise ValueError(f"{role} is {column!r}, but without a header columns are given by number; give it")
+        elif header.count(column) != 1:
+            problem = "names more than once" if column in header else "does not have"
+            raise ValueError(f"{role} is {column!r}, which {name} {problem}; choices: {', '.join(header)}")
+        else:
+            indices[role] = header.index(column)
+    return indices
+
+
+def _records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[str]]:
+    """The fields of each record."""
+    delimiter = _delimiter(config, item.name)
+    if not _is_quoted(config, item.name):
+        for line in lines:
+            yield line.removesuffix("\n").removesuffix("\r").split(delimiter)
+        return
+    reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
+    while True:
+        # The limit is one of the whole process, so it is raised for the time of one record.
+        limit = csv.field_size_limit(_LONGEST_FIELD)
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
+        finally:
+            csv.field_size_limit(limit)
+        if record is None:
+            return
+        yield record
+
+
+def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator[Mapping[str, Any]]:
+    """The raw values of each row by what they mean."""
+    records = _records(config, item, lines)
+    if item.start:
+        header = _header(config, item)
+    else:
+        header = next(records, []) if config.header else None
+        for _ in range(config.skip_rows):
+            next(records, None)
+    indices = _indices(config, item.name, header)
+    # A column that is counted from the end is the wrong one when the last fields are missing.
+    least = len(header) if header is not None and min(indices.values()) < 0 else 0
+    for fields in records:
+        if fields in ([], [""]):
+            continue
+        places = [index if index >= 0 else len(fields) + index for index in indices.values()]
+        if len(fields) < least or not 0 <= min(places) <= max(places) < len(fields) or len({*places}) < len(places):
+            yield _short(config, f"{lines.place()} has {len(fields)} fields, too few for the columns {indices}")
+        else:
+            yield dict(zip(indices, map(fields.__getitem__, places), strict=True))
+
+
+def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any]]:
+    columns = config.columns()
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{lines.place()} is no JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
+        missing = [column for column in columns.values() if column not in values]
+        if missing:
+            yield _short(config, f"{lines.place()} has no {', '.join(map(str, missing))}")
+        else:
+            yield {role: values[column] for role, column in columns.items()}
+
+
+def _short(config: Config, problem: str) -> Example:
+    if config.short_lines == "refuse":
+        raise ValueError(f"{problem}; mend it, or set short_lines: skip")
+    return {DROPPED: "short line"}
+
+
+def _example(config: Config, values: Mapping[str, Any]) -> Example:
+    """The example in a row's values; raises ValueError for a text that is none and a label that has no name."""
+    texts = {role: value for role, value in values.items() if role != "label"}
+    for role, value in texts.items():
+        if not isinstance(value, str | None):
+            raise ValueError(f"has {value!r} as {role}, which is no text")
+    if not any(value and value.strip() for value in texts.values()):
+        return {DROPPED: "no text"}
+    example = {role: value or "" for role, value in texts.items()}
+    if "label" not in values:
+        return example
+    label = _label(config, values["label"])
+    return {DROPPED: "no label"} if label is None else {**example, "label": label}
+
+
+def _label(config: Config, raw: Any) -> str | int | float | None:
+    if isinstance(config.label, Scores):
+        return _labels.class_of_score(config.label, raw)
+    if config.labels is not None:
+        return _labels.class_of_name(config.labels, raw)
+    return _labels.plain_label(raw)
