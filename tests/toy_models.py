@@ -17,7 +17,7 @@ LENGTHS = (9, 14, 11, 17, 10, 13)
 PARTNER_LENGTHS = (16, 8, 12, 13, 17, 9)
 
 
-def _perturb(model: nn.Module, seed: int, dtype: torch.dtype) -> nn.Module:
+def perturb(model: nn.Module, seed: int, dtype: torch.dtype) -> nn.Module:
     """Move biases and norms off the values that would hide their gradients."""
     generator = torch.Generator().manual_seed(seed)
     model.to(dtype)
@@ -42,7 +42,7 @@ def toy_bert(num_layers: int, *, hidden_size: int = 16, seed: int = 0, dropout: 
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
     )
-    return _perturb(BertForMaskedLM(config), seed, dtype)
+    return perturb(BertForMaskedLM(config), seed, dtype)
 
 
 def toy_distilbert(num_layers: int, *, hidden_size: int = 16, seed: int = 1, dropout: float = 0.0, dtype=torch.float64):
@@ -59,7 +59,7 @@ def toy_distilbert(num_layers: int, *, hidden_size: int = 16, seed: int = 1, dro
         dropout=dropout,
         attention_dropout=dropout,
     )
-    return _perturb(DistilBertForMaskedLM(config), seed, dtype)
+    return perturb(DistilBertForMaskedLM(config), seed, dtype)
 
 
 def _ids(stream: str, row: int, length: int) -> np.ndarray:

@@ -1,0 +1,107 @@
+"""What every model family provides.
+
+Blocks are numbered from 0; ``hs[k]`` is what ``k`` blocks have made of the embeddings, so ``hs[k]`` is the input of
+block k and ``hs[k + 1]`` its output. For k below the number of blocks N it equals ``hidden_states[k]`` of transformers,
+and ``last_states(hs[N])`` equals ``hidden_states[N]``: decoders normalize after their last block, and transformers
+shows only the result. Every submodule is called, never read, so hooks on it (ZeRO-3 gathers weights in them) fire;
+the projection of the vocabulary head alone is handed out as weights, for the chunked losses.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from raydistill.models.blocks._masks import padding_bias
+
+
+class Blocks(ABC):
+    """Parts of one model with a vocabulary head; a family's module names the subclass ``Family``."""
+
+    HEAD: ClassVar[str]
+    """``masked_lm``, whose tokens see the whole row, or ``causal_lm``, whose tokens see those before them."""
+    LAYERS: ClassVar[str]
+    """Name of the list of blocks in the model."""
+    PROJECTION: ClassVar[str]
+    """Name of the vocabulary projection, whose weight is the word embeddings' where the two are tied."""
+    HEAD_TENSORS: ClassVar[tuple[str, ...]] = ()
+    """Tensors that every checkpoint with the head has and one without it lacks."""
+    HEAD_TRANSFORM: ClassVar[tuple[str, ...]] = ()
+    """Modules of the head before the projection that the published extraction of a student leaves out by default."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @classmethod
+    def refusal(cls, config: Any) -> str | None:
+        """Why a model configuration of the family is not supported, in one line; None if it is."""
+        return None
+
+    @classmethod
+    def head_tensors(cls, config: Any) -> tuple[str, ...]:
+        """Tensors that a checkpoint with the head has and one without it lacks; none if the head is all tied."""
+        return cls.HEAD_TENSORS if config.tie_word_embeddings else (*cls.HEAD_TENSORS, f"{cls.PROJECTION}.weight")
+
+    @classmethod
+    def max_length(cls, config: Any) -> int:
+        """Most tokens of a row."""
+        return int(config.max_position_embeddings)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The blocks in order."""
+        found: nn.ModuleList = self.model.get_submodule(self.LAYERS)
+        return found
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.layers)
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of a block."""
+        return int(self.model.config.num_attention_heads)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embedding output hs[0] (B, T, D) of ids (B, T) and bool mask (B, T), rows padded on the right."""
+
+    def run(self, hidden: Tensor, attention_mask: Tensor, start: int, stop: int) -> Tensor:
+        """hs[start] to hs[stop]: blocks ``start`` to ``stop - 1`` on states (B, T, D), mask bool (B, T).
+
+        Rows are padded on the right. States at padding mean nothing and reach no state of a real token.
+        """
+        if start == stop:
+            return hidden
+        inputs = self.block_inputs(hidden, attention_mask)
+        for layer in self.layers[start:stop]:
+            hidden = layer(hidden, **inputs)
+        return hidden
+
+    def block_inputs(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        """What each block takes besides the states (B, T, D)."""
+        attention = self.model.config._attn_implementation
+        return {"attention_mask": padding_bias(attention_mask, hidden.dtype, attention=attention)}
+
+    def last_states(self, rows: Tensor) -> Tensor:
+        """Rows (R, D) of the last block's output to the last hidden states of transformers: here they are the same."""
+        return rows
+
+    def head_transform(self, last_states: Tensor) -> Tensor:
+        """Last hidden states (R, D) to the input (R, D') of the vocabulary projection: here they are the same."""
+        return last_states
+
+    def head_states(self, rows: Tensor) -> Tensor:
+        """Rows (R, D) of the last block's output to the input (R, D') of the vocabulary projection."""
+        return self.head_transform(self.last_states(rows))
+
+    def head_projection(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (V, D') and bias (V,), or None without one, of the vocabulary projection."""
+        projection: Any = self.model.get_submodule(self.PROJECTION)
+        return projection.weight, projection.bias

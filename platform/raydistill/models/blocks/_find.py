@@ -1,0 +1,41 @@
+"""The family of a model, found by its configuration's ``model_type``."""
+
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+from raydistill import discovery
+from raydistill.models.blocks._base import Blocks
+
+_PACKAGE = "raydistill.models.blocks"
+
+ATTENTIONS = ("eager", "sdpa")
+"""Supported attention implementations of transformers, those that take a mask over (B, heads, queries, keys)."""
+
+
+def families(head: str) -> list[str]:
+    """Model types with a named head, sorted."""
+    return [name for name in discovery.names(_PACKAGE) if head == family_of(name).HEAD]
+
+
+@cache
+def family_of(model_type: str) -> type[Blocks]:
+    """The parts of a model type of transformers; raises ValueError with the choices for one that is not supported."""
+    found: type[Blocks] = discovery.load(_PACKAGE, model_type, key="model type").Family
+    return found
+
+
+def blocks_of(model: nn.Module) -> Blocks:
+    """The parts of a model with a vocabulary head.
+
+    Raises ValueError for a family, an attention implementation or an option of the family that is not supported.
+    """
+    config: Any = model.config
+    family = family_of(config.model_type)
+    if config._attn_implementation not in ATTENTIONS:
+        raise ValueError(f"attention is {config._attn_implementation!r}; choices: {', '.join(ATTENTIONS)}")
+    refusal = family.refusal(config)
+    if refusal is not None:
+        raise ValueError(refusal)
+    return family(model)

@@ -1,0 +1,33 @@
+"""``BertForMaskedLM``: the last block's output is the last hidden state."""
+
+from typing import Any
+
+from torch import Tensor
+
+from raydistill.models.blocks import _base
+
+
+class Family(_base.Blocks):
+    """BERT; token types are all 0."""
+
+    HEAD = "masked_lm"
+    LAYERS = "bert.encoder.layer"
+    PROJECTION = "cls.predictions.decoder"
+    HEAD_TENSORS = ("cls.predictions.transform.dense.weight", "cls.predictions.bias")
+
+    @classmethod
+    def refusal(cls, config: Any) -> str | None:
+        """A BERT whose tokens see only those before them is refused."""
+        if config.is_decoder:
+            return "is_decoder is true in the model's configuration; a masked-language model needs false"
+        return None
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embedding output, token type 0 added."""
+        embedded: Tensor = self.model.bert.embeddings(input_ids=input_ids)
+        return embedded
+
+    def head_transform(self, last_states: Tensor) -> Tensor:
+        """Dense, activation and layer norm of the head."""
+        states: Tensor = self.model.cls.predictions.transform(last_states)
+        return states

@@ -1,0 +1,51 @@
+"""``RobertaForMaskedLM``: BERT's blocks, positions counted from the padding id, the last block's output is the last
+hidden state.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from raydistill.models.blocks import _base
+
+
+class Family(_base.Blocks):
+    """RoBERTa; token types are all 0."""
+
+    HEAD = "masked_lm"
+    LAYERS = "roberta.encoder.layer"
+    PROJECTION = "lm_head.decoder"
+    HEAD_TENSORS = ("lm_head.dense.weight", "lm_head.bias")
+    HEAD_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
+
+    @classmethod
+    def refusal(cls, config: Any) -> str | None:
+        """A RoBERTa whose tokens see only those before them is refused."""
+        if config.is_decoder:
+            return "is_decoder is true in the model's configuration; a masked-language model needs false"
+        return None
+
+    @classmethod
+    def max_length(cls, config: Any) -> int:
+        """The table's first rows, up to the padding id, belong to no token."""
+        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Embedding output, token type 0 added; position t is row ``padding id + 1 + t`` of the position table.
+
+        Positions follow the mask. The family's own count of ids other than padding would take a real token that was
+        replaced by the padding id for padding, and move all that follow it.
+        """
+        padding_id = self.model.config.pad_token_id
+        numbers = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
+        position_ids = numbers * attention_mask + padding_id
+        embedded: Tensor = self.model.roberta.embeddings(input_ids=input_ids, position_ids=position_ids)
+        return embedded
+
+    def head_transform(self, last_states: Tensor) -> Tensor:
+        """Dense, GELU and layer norm of the head."""
+        head = self.model.lm_head
+        states: Tensor = head.layer_norm(gelu(head.dense(last_states)))
+        return states
