@@ -203,6 +203,7 @@ def test_a_format_that_the_ending_does_not_tell_has_to_be_given(tmp_path):
     ("options", "message"),
     [
         ({"skip_rows": -1}, "skip_rows is -1"),
+        ({"delimiter": ""}, "delimiter is empty"),
         ({"labels": {"a": "b"}}, "labels names the raw values of a label's column"),
         ({"label": {"column": 0, "threshold": [1, 1], "names": ["a", "b", "c"]}}, "ascending order"),
         ({"label": {"column": 0, "threshold": 1, "names": ["a"]}}, "names has 1 entries; give 2"),

@@ -49,6 +49,8 @@ class Config(_files.FileSet):
     def __post_init__(self) -> None:
         super().__post_init__()
         _lines.check_charset(self.charset)
+        if self.delimiter == "":
+            raise ValueError("delimiter is empty; give a character, or null for the format's own")
         if self.skip_rows < 0:
             raise ValueError(f"skip_rows is {self.skip_rows}; it must not be negative")
         if self.labels is not None and (self.label is None or isinstance(self.label, Scores)):
