@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from raydistill import __version__
 from raydistill.config.named import Named
 from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
-from raydistill.data.encoding import TEXTS_PER_BLOCK, Recipe, encoded_blocks
+from raydistill.data.encoding import Recipe, encoded_blocks
+from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.units import WeightedSource, interleave
 from raydistill.models.load import load_tokenizer
 
 TRAIN, HELD_OUT = "train", "held_out"
+_TEXTS_PER_BLOCK = 1_000
 _NO_LIMIT = 1_000_000
 _logger = logging.getLogger(__name__)
 
@@ -47,40 +50,37 @@ def binarize(
     Raises ValueError if the sources give no row, or one of the parts stays empty.
     """
     items = [weighted.source.module.items(weighted.source.config) for weighted in sources]
-    found = [
-        SourceInfo(
-            source=weighted.source.dump(),
-            weight=weighted.weight,
-            fingerprints={item.key: item.fingerprint for item in own},
-        )
-        for weighted, own in zip(sources, items, strict=True)
-    ]
+    found = [_source_info(weighted, own) for weighted, own in zip(sources, items, strict=True)]
     tokenizer = load_tokenizer(tokenizer_folder)
     encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
-    recipe = Recipe([info.source for info in found], encoding.dump(), _tokenizer_files(tokenizer), held_out, seed)
-    digest = _recipe_hash(recipe, found, rows_per_shard)
+    recipe = Recipe(
+        sources=[info.source for info in found],
+        encoding=encoding.dump(),
+        files=_tokenizer_files(tokenizer),
+        held_out=held_out,
+        seed=seed,
+        texts_per_block=_TEXTS_PER_BLOCK,
+    )
+    open_writer = partial(
+        CorpusWriter,
+        vocab_size=len(tokenizer),
+        rows_per_shard=rows_per_shard,
+        recipe=_recipe_hash(recipe, found, rows_per_shard),
+    )
     parts = [TRAIN, HELD_OUT] if held_out > 0 else [TRAIN]
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(
-                CorpusWriter(
-                    join(output, part), vocab_size=len(tokenizer), rows_per_shard=rows_per_shard, recipe=digest
-                )
-            )
-            for part in parts
-        ]
-        taken_over = sum(writer.taken_over for writer in writers)
+        writers = {part: stack.enter_context(open_writer(join(output, part))) for part in parts}
+        taken_over = sum(writer.taken_over for writer in writers.values())
         if taken_over:
-            _logger.warning("%s: %d rows of an interrupted run are taken over", output, taken_over)
+            _logger.warning("%s: %d rows of an earlier run are taken over", output, taken_over)
         units = interleave(items, [weighted.weight for weighted in sources])
-        starts = [writer.start for writer in writers]
+        starts = [writer.start for writer in writers.values()]
         for block in encoded_blocks(units, recipe, starts=starts, parallel=parallel):
-            writers[block.part].add(block.ids, block.lengths, place=block.place, counts=block.counts)
-        counts = sum((writer.counts for writer in writers), Counter())
-        rows = {part: writer.rows for part, writer in zip(parts, writers, strict=True)}
-        _check_not_empty(rows, counts, held_out)
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in recipe.files.items()}
-        for part, writer in zip(parts, writers, strict=True):
+            writers[parts[block.part]].add(block.ids, block.lengths, place=block.place, counts=block.counts)
+        counts = sum((writer.counts for writer in writers.values()), Counter())
+        _check_not_empty({part: writer.rows for part, writer in writers.items()}, counts, held_out)
+        digests = _digests(recipe.files)
+        for part, writer in writers.items():
             writer.finish(
                 tokenizer=tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=digests),
                 tokenizer_files=recipe.files,
@@ -88,20 +88,27 @@ def binarize(
                 sources=found,
                 split={"part": part, "held_out": held_out, "seed": seed},
             )
-    summary = {
-        part: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in zip(parts, writers, strict=True)
-    }
+    summary = {part: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
     return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
+
+
+def _source_info(weighted: WeightedSource, items: Sequence[Item]) -> SourceInfo:
+    fingerprints = {item.key: item.fingerprint for item in items}
+    return SourceInfo(source=weighted.source.dump(), weight=weighted.weight, fingerprints=fingerprints)
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def _recipe_hash(recipe: Recipe, sources: Sequence[SourceInfo], rows_per_shard: int) -> str:
     """SHA-256 of all that the files of the corpora depend on."""
     content = {
-        "version": [__version__, FORMAT_VERSION, TEXTS_PER_BLOCK],
+        "version": [__version__, FORMAT_VERSION],
         "sources": [info.model_dump() for info in sources],
         "encoding": recipe.encoding,
-        "tokenizer": {name: hashlib.sha256(content).hexdigest() for name, content in recipe.files.items()},
-        "split": [recipe.held_out, recipe.seed, rows_per_shard],
+        "tokenizer": _digests(recipe.files),
+        "split": [recipe.held_out, recipe.seed, rows_per_shard, recipe.texts_per_block],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -24,7 +24,6 @@ from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.units import Unit, entering, held_out
 from raydistill.models.load import load_tokenizer
 
-TEXTS_PER_BLOCK = 1_000
 _MAX_TASKS = 2_000
 _OUTPUT_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
@@ -42,6 +41,7 @@ class Recipe:
     """The tokenizer's files."""
     held_out: float
     seed: int
+    texts_per_block: int
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,11 @@ def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
     """As many tasks as this machine has cores for, whatever its logical CPUs; on a cluster one for each CPU."""
     if os.environ.get("RAY_ADDRESS"):
         return {"num_cpus": 1}
-    import ray
+    import ray.data
 
     num_tasks = max(1, physical_cores() // parallel)
     cpus = min(1.0, ray.cluster_resources()["CPU"] / (num_tasks * parallel))
-    return {"concurrency": min(num_tasks, num_units), "num_cpus": cpus}
+    return {"compute": ray.data.TaskPoolStrategy(size=min(num_tasks, num_units)), "num_cpus": cpus}
 
 
 def _as_row(unit: Unit) -> dict[str, Any]:
@@ -139,10 +139,10 @@ def _encode_unit(unit: Unit, recipe: Recipe, starts: Sequence[Place]) -> Iterato
     tokenizer = _load_files(tuple(sorted(recipe.files.items())))
     examples = iter(reader.module.read(reader.config, unit.item))
     for number in itertools.count():
-        block = list(itertools.islice(examples, TEXTS_PER_BLOCK))
+        block = list(itertools.islice(examples, recipe.texts_per_block))
         if not block:
             return
-        numbers = np.arange(len(block)) + number * TEXTS_PER_BLOCK
+        numbers = np.arange(len(block)) + number * recipe.texts_per_block
         enters = entering(unit, numbers, seed=recipe.seed)
         apart = held_out(unit.item, numbers, share=recipe.held_out, seed=recipe.seed)
         place = Place(unit.number, number)

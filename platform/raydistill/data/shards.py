@@ -148,8 +148,8 @@ _REMEDY = "copy it again from where it is whole, or binarize it again"
 
 def _digest(ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> str:
     """16 digits that tell the rows of a row group from any others."""
-    content = hashlib.sha256(np.ascontiguousarray(ids))
-    content.update(lengths.astype(np.int32))
+    content = hashlib.sha256(np.ascontiguousarray(ids).data)
+    content.update(lengths.astype(np.int32).data)
     return content.hexdigest()[:16]
 
 

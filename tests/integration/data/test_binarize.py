@@ -7,6 +7,8 @@ import datasets
 import numpy as np
 import pytest
 
+import raydistill.data.binarize
+import raydistill.data.corpus_writer
 from raydistill.config.named import parser
 from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus, tokenizer_hash
@@ -101,6 +103,91 @@ def test_a_corpus_describes_its_tokenizer_and_carries_it(ray_cluster, tmp_path, 
     assert (corpus.encoding.vocab_size, corpus.encoding.max_length) == (61, 32)
     assert corpus.manifest.encoding["name"] == "mlm"
     assert corpus.token_counts.sum() == corpus.manifest.tokens
+
+
+class StoppedError(Exception):
+    """What interrupts a binarize in these tests."""
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_binarize_of_mixed_sources_goes_on_and_writes_the_same_bytes(
+    ray_cluster, tmp_path, tokenizer_folder, monkeypatch
+):
+    write_files(tmp_path / "a", num_files=5, num_texts=70)
+    write_files(tmp_path / "b", num_files=2, num_texts=61)
+    arguments = {
+        "sources": [
+            WeightedSource(source(name="text", path=f"{tmp_path}/a/*.gz"), 0.5),
+            WeightedSource(source(name="text", path=f"{tmp_path}/b/*.gz"), 2.5),
+        ],
+        "encoding": encoding(),
+        "tokenizer_folder": tokenizer_folder,
+        "held_out": 0.2,
+        "rows_per_shard": 40,
+    }
+    monkeypatch.setattr("raydistill.data.binarize._TEXTS_PER_BLOCK", 7)
+    undisturbed = binarize(**arguments, output=str(tmp_path / "undisturbed"))
+    assert undisturbed["taken_over"] == 0
+    for number_of_shards in (3, 5):
+        interrupt_after(number_of_shards, monkeypatch, lambda: binarize(**arguments, output=str(tmp_path / "out")))
+        assert not (tmp_path / "out/train").exists()
+    encoded = []
+    blocks = raydistill.data.binarize.encoded_blocks
+    monkeypatch.setattr(
+        "raydistill.data.binarize.encoded_blocks",
+        lambda *given, **named: (encoded.append(block) or block for block in blocks(*given, **named)),
+    )
+    resumed = binarize(**arguments, output=str(tmp_path / "out"))
+    assert resumed == {**undisturbed, "taken_over": 8 * 40}
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
+    # Of what is there, only the block in which a part's last shard ended is encoded again.
+    missing = undisturbed["train"]["rows"] + undisturbed["held_out"]["rows"] - 8 * 40
+    assert missing <= sum(len(block.lengths) for block in encoded) <= missing + 2 * 7
+
+
+def interrupt_after(number: int, monkeypatch, action) -> None:
+    """Run an action that is stopped when it has finished so many shards."""
+    finished = []
+    original = raydistill.data.corpus_writer.write_entry
+
+    def write_entry(*given) -> None:
+        original(*given)
+        finished.append(given)
+        if len(finished) == number:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raydistill.data.corpus_writer.write_entry", write_entry)
+        with pytest.raises(StoppedError):
+            action()
+
+
+def test_a_text_enters_as_often_as_its_source_weighs_and_its_copies_stay_in_one_part(
+    ray_cluster, tmp_path, tokenizer_folder
+):
+    write_files(tmp_path / "a", num_files=4, num_texts=50)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/b.txt").write_text("\n\n".join(sentence(9000 + 8 * n, length=20) for n in range(100)))
+    summary = binarize(
+        sources=[
+            WeightedSource(source(name="text", path=f"{tmp_path}/a/*.gz"), 0.5),
+            WeightedSource(source(name="text", path=f"{tmp_path}/b/*.txt"), 2.5),
+        ],
+        encoding=encoding(),
+        tokenizer_folder=tokenizer_folder,
+        output=str(tmp_path / "out"),
+        held_out=0.2,
+    )
+    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "held_out")}
+    lengths = np.concatenate([corpus.lengths for corpus in parts.values()])
+    assert summary["texts"] == len(lengths)
+    assert 70 <= np.count_nonzero(lengths == 16) <= 130, "half of 200 texts"
+    assert 230 <= np.count_nonzero(lengths == 22) <= 270, "100 texts, twice, and half of them a third time"
+    described = [(info.source["path"], info.weight) for info in parts["train"].manifest.sources]
+    assert described == [(f"{tmp_path}/a/*.gz", 0.5), (f"{tmp_path}/b/*.txt", 2.5)]
 
 
 def test_long_texts_are_split_and_short_and_unknown_ones_counted(ray_cluster, tmp_path, tokenizer_folder):

@@ -120,6 +120,15 @@ def flip(path, place) -> None:
     path.write_bytes(content)
 
 
+def refusal_of(corpus: Corpus, rows: range) -> str | None:
+    """The words in which rows are refused, None when they are read."""
+    try:
+        corpus.read_rows(rows)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("name", [SHARD, "lengths.npy", "token_counts.npy"])
 def test_a_truncated_or_missing_file_is_refused_by_name_when_the_corpus_is_opened(tmp_path, name):
     write_corpus(tmp_path / "corpus", random_rows(150))
@@ -137,22 +146,22 @@ def test_every_flipped_bit_of_a_shard_is_refused_by_name_when_it_is_read(tmp_pat
     rows = random_rows(150)
     write_corpus(tmp_path / "corpus", rows)
     path = tmp_path / "corpus" / SHARD
-    harmless = set()
+    num_harmless = 0
     for place in range(0, path.stat().st_size, 7):
         flip(path, place)
-        try:
-            read = Corpus.open(str(tmp_path / "corpus")).read_rows(range(100, 150))
-        except ValueError as error:
-            assert SHARD in str(error)
-            assert "\n" not in str(error)
+        corpus = Corpus.open(str(tmp_path / "corpus"))
+        refusal = refusal_of(corpus, range(100, 150))
+        if refusal:
+            assert SHARD in refusal
+            assert "\n" not in refusal
         else:
             # Only a byte that reading the ids does not look at, such as one of another column, may go unseen.
-            assert [row.tolist() for row in read] == [row.tolist() for row in rows[100:]]
-            harmless.add(place)
+            assert [row.tolist() for row in corpus.read_rows(range(100, 150))] == [row.tolist() for row in rows[100:]]
+            num_harmless += 1
         with pytest.raises(ValueError, match=f"{SHARD} has SHA-256"):
-            Corpus.open(str(tmp_path / "corpus")).verify()
+            corpus.verify()
         flip(path, place)
-    assert len(harmless) < 0.5 * path.stat().st_size / 7
+    assert num_harmless < 0.5 * path.stat().st_size / 7
 
 
 def test_a_shard_replaced_by_one_of_the_same_size_is_refused_by_name(tmp_path):

@@ -26,12 +26,12 @@ TOKENIZER = TokenizerInfo(
 )
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What interrupts a writer in these tests."""
 
 
 def stop(*_: object, **__: object) -> None:
-    raise Stopped
+    raise StoppedError
 
 
 def open_writer(uri: Path | str, *, recipe: str | None = "a") -> CorpusWriter:
@@ -47,11 +47,11 @@ def add_blocks(writer: CorpusWriter, *, before: int = len(BLOCKS)) -> None:
 
 
 def write(uri: Path | str, *, stop_before: int | None = None, recipe: str | None = "a") -> CorpusWriter:
-    """Write a corpus, or raise ``Stopped`` before one of its blocks."""
+    """Write a corpus, or raise ``StoppedError`` before one of its blocks."""
     with open_writer(uri, recipe=recipe) as writer:
         add_blocks(writer, before=len(BLOCKS) if stop_before is None else stop_before)
         if stop_before is not None:
-            raise Stopped
+            raise StoppedError
         writer.finish(tokenizer=TOKENIZER, tokenizer_files={"vocab.txt": b"words"}, encoding={}, sources=[], split={})
     return writer
 
@@ -77,7 +77,7 @@ def undisturbed(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("stops", [[5], [8], [17], [5, 6, 12]])
 def test_a_resumed_corpus_has_the_bytes_of_an_undisturbed_one(tmp_path, undisturbed, stops):
     for place in stops:
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             write(tmp_path / "corpus", stop_before=place)
         assert [path.name for path in tmp_path.iterdir()] == ["corpus.writing"]
         with pytest.raises(ValueError, match=r"no manifest\.json"):
@@ -90,7 +90,7 @@ def test_a_resumed_corpus_has_the_bytes_of_an_undisturbed_one(tmp_path, undistur
 
 
 def test_rows_are_missing_from_the_block_on_that_the_last_shard_ends_in(tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(tmp_path / "corpus", stop_before=12)
     # The second shard ends with row 2,600, in the ninth block.
     assert open_writer(tmp_path / "corpus").start == BLOCKS[8][0]
@@ -98,9 +98,10 @@ def test_rows_are_missing_from_the_block_on_that_the_last_shard_ends_in(tmp_path
 
 @pytest.mark.parametrize("function", ["CorpusWriter._write_lengths", "Manifest.model_dump_json", "Folder.replace"])
 def test_an_interruption_at_the_end_loses_no_row(tmp_path, undisturbed, monkeypatch, function):
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         patch.setattr(f"raydistill.data.corpus_writer.{function}", stop)
-        write(tmp_path / "corpus")
+        with pytest.raises(StoppedError):
+            write(tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
     writer = open_writer(tmp_path / "corpus")
     assert (writer.taken_over, writer.start) == (NUM_ROWS, END)
@@ -124,7 +125,7 @@ with open_writer({str(tmp_path / "corpus")!r}) as writer:
 
 
 def test_shards_of_an_interrupted_write_are_taken_over_up_to_the_first_damaged_one(tmp_path, undisturbed):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(tmp_path / "corpus", stop_before=17)
     flip(tmp_path / "corpus.writing/shards/part-00001.parquet", 100)
     assert write(tmp_path / "corpus").taken_over == ROWS_PER_SHARD
@@ -132,7 +133,7 @@ def test_shards_of_an_interrupted_write_are_taken_over_up_to_the_first_damaged_o
 
 
 def test_nothing_is_taken_over_from_another_recipe(tmp_path, undisturbed):
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(tmp_path / "corpus", stop_before=17, recipe="b")
     assert write(tmp_path / "corpus").taken_over == 0
     assert write(tmp_path / "corpus", recipe="b").taken_over == 0
@@ -155,7 +156,7 @@ def test_a_finished_corpus_of_the_recipe_is_left_as_it_is_unless_it_is_damaged(t
 
 def test_a_write_to_other_storage_is_resumed_in_place(undisturbed):
     uri = "memory://resumed/corpus"
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(uri, stop_before=12)
     with pytest.raises(ValueError, match=r"no manifest\.json"):
         Corpus.open(uri)
@@ -164,7 +165,7 @@ def test_a_write_to_other_storage_is_resumed_in_place(undisturbed):
     assert corpus.hash == Corpus.open(str(undisturbed)).hash
     corpus.verify()
     assert not corpus._folder.exists("journal")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write(uri, stop_before=1, recipe="b")
     with pytest.raises(ValueError, match=r"no manifest\.json"):
         Corpus.open(uri)

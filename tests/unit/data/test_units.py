@@ -1,0 +1,66 @@
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from raydistill.data.sources._base import Item
+from raydistill.data.units import WeightedSource, entering, held_out, interleave
+
+
+def items(name: str, number: int) -> list[Item]:
+    return [Item(f"{name}{place}", fingerprint="") for place in range(number)]
+
+
+def test_one_source_is_read_in_its_order():
+    units = interleave([items("a", 5)], [1.0])
+    assert [unit.item.name for unit in units] == ["a0", "a1", "a2", "a3", "a4"]
+    assert [unit.number for unit in units] == [0, 1, 2, 3, 4]
+    assert {unit.share for unit in units} == {1.0}
+
+
+def test_a_weight_reads_items_once_for_each_whole_and_once_in_part():
+    units = interleave([items("a", 3)], [2.25])
+    assert [unit.item.name for unit in units] == 3 * ["a0", "a1", "a2"]
+    assert [unit.share for unit in units] == 6 * [1.0] + 3 * [0.25]
+
+
+def test_every_stretch_has_each_source_in_its_proportion():
+    units = interleave([items("a", 10), items("b", 100), items("c", 30)], [1.0, 0.5, 2.0])
+    whole = Counter(unit.source for unit in units)
+    assert whole == {0: 10, 1: 100, 2: 60}
+    for start in range(0, len(units), 17):
+        stretch = Counter(unit.source for unit in units[start : start + 17])
+        assert all(abs(stretch[source] - number / 10) <= 1.5 for source, number in whole.items())
+
+
+def test_a_share_takes_that_share_of_the_texts_and_a_whole_reading_all():
+    numbers = np.arange(10_000)
+    [part] = interleave([items("a", 1)], [0.3])
+    assert abs(entering(part, numbers, seed=0).mean() - 0.3) < 0.02
+    assert (entering(part, numbers, seed=0) != entering(part, numbers, seed=1)).any()
+    [whole] = interleave([items("a", 1)], [1.0])
+    assert entering(whole, numbers, seed=0).all()
+
+
+def test_copies_of_a_text_are_all_held_out_or_none():
+    numbers = np.arange(1000)
+    units = interleave([items("a", 1), items("a", 1)], [2.5, 1.0])
+    decisions = [held_out(unit.item, numbers, share=0.2, seed=0) for unit in units]
+    assert len(decisions) == 4
+    assert all((decision == decisions[0]).all() for decision in decisions)
+    assert abs(decisions[0].mean() - 0.2) < 0.05
+
+
+def test_which_texts_enter_does_not_depend_on_which_are_held_out():
+    numbers = np.arange(100_000)
+    [part] = interleave([items("a", 1)], [0.5])
+    apart = held_out(part.item, numbers, share=0.5, seed=0)
+    assert abs(entering(part, numbers[apart], seed=0).mean() - 0.5) < 0.01
+
+
+@pytest.mark.parametrize("weight", [0, -1, math.inf, math.nan])
+def test_a_weight_that_is_no_positive_number_is_refused(weight):
+    with pytest.raises(ValueError, match=f"the weight of source text is {weight}; give a positive number"):
+        WeightedSource(SimpleNamespace(name="text"), weight)
