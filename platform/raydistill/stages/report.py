@@ -29,7 +29,8 @@ class Config(_base.StageConfig):
     metric: str | None = None
     """The task's metric that is drawn, such as ``loss`` or ``accuracy``; by default the task's first."""
     lines: list[str] | None = None
-    """Models of the evaluations whose metric is a level line, by default those that are not among ``trainings``."""
+    """Models, or rows such as ``student (method=finetune)``, of the evaluations whose metric is a level line; by
+    default the models that are not among ``trainings``."""
 
     @model_validator(mode="after")
     def _has_inputs(self) -> "Config":
@@ -59,9 +60,9 @@ class Stage(_base.Stage):
             if forecast is None or not (forecast.compared if kind == "evaluate" else forecast.models):
                 raise ValueError(f"{key} is {name!r}; name an earlier {kind} stage")
         compared = [model for name in self.config.evaluations for model in earlier[name].compared]
-        for position, model in enumerate(self.config.lines or []):
-            if model not in compared:
-                raise ValueError(f"lines.{position} is {model!r}; models of the evaluations: {', '.join(compared)}")
+        for position, line in enumerate(self.config.lines or []):
+            if not any(line == model or line.startswith(f"{model} (") for model in compared):
+                raise ValueError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
         metrics = [metric for name in self.config.evaluations for metric in earlier[name].metrics]
         if metrics and self.config.metric not in (None, *metrics):
             raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
@@ -98,15 +99,20 @@ class Stage(_base.Stage):
         self, entries: Mapping[str, Sequence[tuple[str, tables.Entry]]], context: _base.StageContext, metric: str
     ) -> list[pictures.Level]:
         drawn = {run.name for name in self.config.trainings for run in context.runs[name]} | {*self.config.trainings}
-        levels = []
+        levels: list[pictures.Level] = []
+        rows: list[str] = []
         for name, found in entries.items():
-            models = self.config.lines
-            if models is None:
-                models = [entry.model for reference, entry in found if _base.stage_of(reference) not in drawn]
-            for row in tables.group([entry for _, entry in found if entry.model in models]):
-                if metric in row.figures:
+            chosen = self.config.lines
+            if chosen is None:
+                chosen = [entry.model for reference, entry in found if _base.stage_of(reference) not in drawn]
+            for row in tables.group([entry for _, entry in found]):
+                rows += [row.model, row.name]
+                if metric in row.figures and (row.model in chosen or row.name in chosen):
                     label = row.name if len(entries) == 1 else f"{row.name}, {name}"
                     levels.append(pictures.Level(label, row.figures[metric]))
+        for position, line in enumerate(self.config.lines or []):
+            if line not in rows:
+                raise ValueError(f"lines.{position} is {line!r}; choices: {', '.join(dict.fromkeys(rows))}")
         return levels
 
 

@@ -48,9 +48,10 @@ def evaluated(folder: Path) -> Run:
         entry("teacher", "teacher", 4.5),
         *(entry("student", "distill", 5.0 + seed / 2, seed=seed) for seed in (1, 2)),
         *(entry("student before", "distill@initial", 9.0, seed=seed) for seed in (1, 2)),
-        entry("alone", "alone", 6.5),
+        *(entry("alone", "alone", 6.5, **{"optimizer.learning_rate": rate}) for rate in (0.1, 0.2)),
     ]
-    del entries[-1]["figures"]["accuracy"]
+    for each in entries[-2:]:
+        del each["figures"]["accuracy"]
     return Run("evaluate", {}, folder / "evaluate", {"entries": entries})
 
 
@@ -107,11 +108,21 @@ def test_csv_has_every_run(context: StageContext) -> None:
 
 
 def test_models_that_have_no_curve_are_level_lines(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert levels(monkeypatch, context) == {"teacher": 4.5, "alone": 6.5}
+    assert levels(monkeypatch, context) == {
+        "teacher": 4.5,
+        "alone (learning_rate=0.1)": 6.5,
+        "alone (learning_rate=0.2)": 6.5,
+    }
 
 
-def test_lines_choose_among_the_models(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert levels(monkeypatch, context, lines=["student", "teacher"]) == {"teacher": 4.5, "student": 5.75}
+def test_lines_choose_models_or_single_rows(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = ["student", "alone (learning_rate=0.2)"]
+    assert levels(monkeypatch, context, lines=chosen) == {"student": 5.75, "alone (learning_rate=0.2)": 6.5}
+
+
+def test_a_line_for_a_row_that_is_not_there_is_refused_with_those_that_are(context: StageContext) -> None:
+    with pytest.raises(ValueError, match=r"lines.0 is 'alone \(rate=1\)'; choices: teacher, student, .*0.2\)$"):
+        stage(lines=["alone (rate=1)"]).run(context)
 
 
 def test_another_metric_has_lines_for_the_models_that_have_it(
@@ -152,7 +163,7 @@ def test_what_cannot_be_reported_is_refused_before_the_run(config: dict[str, Any
 
 
 def test_a_report_that_fits_is_forecast() -> None:
-    forecast = stage(lines=["teacher"], metric="accuracy").check(ScalingConfig(), EARLIER)
+    forecast = stage(lines=["teacher", "student (method=causal)"], metric="accuracy").check(ScalingConfig(), EARLIER)
     assert forecast.lines == ["reports on evaluate, distill"]
 
 
