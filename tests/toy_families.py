@@ -76,6 +76,11 @@ MASKED = (toy_bert, toy_distilbert, toy_roberta)
 DECODERS = (toy_gpt2, toy_llama, toy_qwen2, toy_mistral)
 
 
+def head_of(family: Any) -> str:
+    """Name of the head that a toy family has."""
+    return "masked_lm" if family in MASKED else "causal_lm"
+
+
 def _sizes(num_layers: int, hidden_size: int, dropout: float) -> dict[str, Any]:
     return {
         "vocab_size": VOCABULARY,

@@ -7,12 +7,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from raydistill.models.load import load_config, model_class, weight_files
-
-_HEAD_TENSORS = {
-    ("masked_lm", "bert"): ("cls.predictions.transform.dense.weight", "cls.predictions.bias"),
-    ("masked_lm", "distilbert"): ("vocab_transform.weight", "vocab_projector.bias"),
-}
+from raydistill.models.blocks import family_of
+from raydistill.models.load import check_family, load_config, model_class, weight_files
 
 
 def missing_head(folder: str | Path, *, head: str) -> list[str]:
@@ -21,10 +17,8 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
     Raises ValueError for a folder without safetensors files or a family without that head.
     """
     files = weight_files(folder)
-    family = load_config(folder).model_type
-    if (head, family) not in _HEAD_TENSORS:
-        families = ", ".join(sorted(name for kind, name in _HEAD_TENSORS if kind == head))
-        raise ValueError(f"{str(folder)!r} is a {family} model; a {head} head works with: {families}")
+    config = load_config(folder)
+    check_family(config, head=head, of=folder)
     present: set[str] = set()
     for file in files:
         try:
@@ -32,7 +26,7 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
                 present.update(tensors.keys())
         except SafetensorError as error:
             raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
-    return [name for name in _HEAD_TENSORS[head, family] if name not in present]
+    return [name for name in family_of(config.model_type).head_tensors(config) if name not in present]
 
 
 def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
@@ -42,6 +36,11 @@ def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
     for layer in layers:
         if not 0 <= layer < num_layers:
             raise ValueError(f"{key} has {layer}; the teacher has blocks 0 to {num_layers - 1}")
+
+
+def max_length(config: Any) -> int:
+    """Most tokens of a row that a model with this configuration has positions for."""
+    return family_of(config.model_type).max_length(config)
 
 
 def num_parameters(config: Any, *, head: str) -> int:

@@ -1,6 +1,6 @@
-"""Students made from a teacher: its embeddings, chosen blocks and head, in the student's own architecture.
+"""Students made from a teacher: its embeddings, chosen blocks, final norm and head, in the student's own architecture.
 
-Source: the published ``extract_distilbert.py`` of DistilBERT and Causal-Distill.
+Source: the published ``extract_distilbert.py`` and ``extract.py`` of DistilBERT and Causal-Distill.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForMaskedLM, DistilBertConfig
+from transformers import DistilBertConfig
 
+from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
+from raydistill.models.load import model_class
 
 _UP_TO_6 = (0, 2, 4, 7, 9, 11)
 _UP_TO_9 = (0, 2, 3, 4, 7, 8, 9, 10, 11)
 
-_BLOCK_PREFIXES = {"bert": "bert.encoder.layer.", "distilbert": "distilbert.transformer.layer."}
 _BLOCK_NAMES = {
     "attention.self.query": "attention.q_lin",
     "attention.self.key": "attention.k_lin",
@@ -26,6 +27,7 @@ _BLOCK_NAMES = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
+_POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _SHARED_NAMES = {
     "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
     "bert.embeddings.position_embeddings.weight": "distilbert.embeddings.position_embeddings.weight",
@@ -49,19 +51,24 @@ def published_layers(num_layers: int) -> list[int]:
     return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
 
 
-def student_config(teacher: Any, *, architecture: str, num_layers: int) -> Any:
+def student_config(teacher: Any, *, architecture: str | None, num_layers: int) -> Any:
     """Configuration of a student with the teacher's sizes and ``num_layers`` blocks.
 
+    ``architecture`` None is DistilBERT for a BERT teacher, as published, and the teacher's own for every other.
     A DistilBERT made from BERT has the published dropout of 0.1; a student of the teacher's family keeps its own.
-    Raises ValueError for a teacher of another family or an unknown architecture.
+    Raises ValueError for a teacher that is not supported or cannot become that architecture.
     """
-    if teacher.model_type not in ("bert", "distilbert") or (teacher.model_type, architecture) == ("distilbert", "bert"):
-        raise ValueError(f"student.architecture is {architecture!r}, but the teacher is a {teacher.model_type}")
+    family_of(teacher.model_type)
+    choices = ("distilbert", "bert") if teacher.model_type == "bert" else (teacher.model_type,)
+    if architecture is None:
+        architecture = choices[0]
+    if architecture not in choices:
+        raise ValueError(
+            f"student.architecture is {architecture!r}, but the teacher is a {teacher.model_type}; "
+            f"choices: {', '.join(choices)}"
+        )
     if architecture == teacher.model_type:
-        values = {**teacher.to_dict(), "num_hidden_layers" if architecture == "bert" else "n_layers": num_layers}
-        return type(teacher)(**values)
-    if architecture != "distilbert":
-        raise ValueError(f"student.architecture is {architecture!r}; choices: bert, distilbert")
+        return _shortened(teacher, num_layers)
     return DistilBertConfig(
         vocab_size=teacher.vocab_size,
         max_position_embeddings=teacher.max_position_embeddings,
@@ -79,47 +86,61 @@ def student_config(teacher: Any, *, architecture: str, num_layers: int) -> Any:
     )
 
 
-def random_student(teacher: Any, *, architecture: str, num_layers: int, seed: int) -> nn.Module:
-    """A fresh student with the sizes of a teacher's configuration, drawn from ``seed`` alone.
+def _shortened(teacher: Any, num_layers: int) -> Any:
+    """The teacher's configuration with another number of blocks."""
+    key = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    values = {**teacher.to_dict(), key: num_layers}
+    if values.get("layer_types"):
+        # Equal in all blocks, which is all that is supported.
+        values["layer_types"] = values["layer_types"][:1] * num_layers
+    return type(teacher)(**values)
+
+
+def random_student(teacher: Any, *, architecture: str | None, num_layers: int, seed: int) -> nn.Module:
+    """A fresh student in float32 with the sizes of a teacher's configuration, drawn from ``seed`` alone.
 
     DistilBERT's positions are sinusoids. Deviation: the published code draws noise over them and freezes that.
     """
     config = student_config(teacher, architecture=architecture, num_layers=num_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = AutoModelForMaskedLM.from_config(config)
+        # The configuration may name the half precision that the teacher was stored in.
+        model: nn.Module = model_class(family_of(config.model_type).HEAD).from_config(config, dtype=torch.float32)
     return model.eval()
 
 
 def student_from_layers(
-    teacher: nn.Module, *, architecture: str, layers: Sequence[int], vocab_transform: bool, seed: int = 0
+    teacher: nn.Module, *, architecture: str | None, layers: Sequence[int], vocab_transform: bool, seed: int = 0
 ) -> nn.Module:
-    """A student with the teacher's embeddings, the blocks ``layers`` of it, and its vocabulary projection.
+    """A student with the teacher's embeddings, the blocks ``layers`` of it, its final norm and vocabulary projection.
 
-    DistilBERT has no token types: the teacher's are dropped. Without ``vocab_transform`` the transform of a
-    DistilBERT student's head starts fresh, drawn from ``seed``, as published; a student of the teacher's family
-    copies the whole head. Raises ValueError for a layer that the teacher lacks or a family it cannot become.
+    DistilBERT has no token types: the teacher's are dropped. Without ``vocab_transform`` the transform in the head of
+    a DistilBERT made from BERT, or of a RoBERTa, starts fresh, drawn from ``seed``, as published; other students
+    copy the whole head. Raises ValueError for a layer that the teacher lacks or a family it cannot become.
     """
     config: Any = teacher.config
     check_layers(layers, config.num_hidden_layers, key="layers")
     student = random_student(config, architecture=architecture, num_layers=len(layers), seed=seed)
-    if architecture == config.model_type:
-        state = _same_family_state(teacher, layers)
+    made: Any = student.config
+    if made.model_type == config.model_type:
+        left_out = () if vocab_transform else family_of(config.model_type).HEAD_TRANSFORM
+        state = _same_family_state(teacher, layers, left_out=left_out)
     else:
+        left_out = () if vocab_transform else tuple(_TRANSFORM_NAMES.values())
         state = _distilbert_state(teacher, layers, vocab_transform=vocab_transform)
     loaded = student.load_state_dict(state, strict=False)
-    fresh = {name for name in loaded.missing_keys if not name.startswith(tuple(_TRANSFORM_NAMES.values()))}
+    fresh = {name for name in loaded.missing_keys if not name.startswith(left_out)}
     assert not fresh, fresh
     assert not loaded.unexpected_keys, loaded.unexpected_keys
     return student
 
 
-def _same_family_state(teacher: nn.Module, layers: Sequence[int]) -> dict[str, Tensor]:
-    """The teacher's tensors with its blocks renumbered."""
+def _same_family_state(teacher: nn.Module, layers: Sequence[int], *, left_out: tuple[str, ...]) -> dict[str, Tensor]:
+    """The teacher's tensors with its blocks renumbered, without those of the modules in ``left_out``."""
     config: Any = teacher.config
-    prefix = _BLOCK_PREFIXES[config.model_type]
+    prefix = f"{family_of(config.model_type).LAYERS}."
     tensors = teacher.state_dict()
-    state = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
+    state = {name: tensor for name, tensor in tensors.items() if not name.startswith((prefix, *left_out))}
     for position, layer in enumerate(layers):
         source = f"{prefix}{layer}."
         for name, tensor in tensors.items():
@@ -133,7 +154,7 @@ def _distilbert_state(teacher: nn.Module, layers: Sequence[int], *, vocab_transf
     tensors = teacher.state_dict()
     state = {new: tensors[old] for old, new in _SHARED_NAMES.items()}
     modules = {
-        f"{_BLOCK_PREFIXES['bert']}{layer}.{old}": f"{_BLOCK_PREFIXES['distilbert']}{position}.{new}"
+        f"{family_of('bert').LAYERS}.{layer}.{old}": f"{family_of('distilbert').LAYERS}.{position}.{new}"
         for position, layer in enumerate(layers)
         for old, new in _BLOCK_NAMES.items()
     }
@@ -147,7 +168,9 @@ def _distilbert_state(teacher: nn.Module, layers: Sequence[int], *, vocab_transf
 
 
 def freeze_position_embeddings(model: nn.Module) -> None:
-    """Take position embeddings out of training; call it again after loading, which forgets it."""
+    """Take position embeddings out of training, where the family has a table of them; call it again after loading,
+    which forgets it.
+    """
     for name, parameter in model.named_parameters():
-        if name.endswith("position_embeddings.weight"):
+        if name.endswith(_POSITION_TABLES):
             parameter.requires_grad_(False)

@@ -8,16 +8,22 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-_HEADS: dict[str, Any] = {"masked_lm": AutoModelForMaskedLM}
+from raydistill.models.blocks import families, family_of
+
+_HEADS: dict[str, Any] = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
 _DROPOUT_FIELDS = (
     "dropout",
     "attention_dropout",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "seq_classif_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
+    "resid_pdrop",
+    "summary_first_dropout",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
@@ -57,6 +63,20 @@ def with_dropout(config: Any, dropout: float) -> Any:
     return changed
 
 
+def check_family(config: Any, *, head: str, of: str | Path) -> None:
+    """Raise ValueError when the family of a configuration does not have a head, or is not supported as configured.
+
+    ``of`` says in the message whose configuration it is.
+    """
+    model_class(head)
+    choices = families(head)
+    if config.model_type not in choices:
+        raise ValueError(f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(choices)}")
+    refusal = family_of(config.model_type).refusal(config)
+    if refusal is not None:
+        raise ValueError(f"{str(of)!r}: {refusal}")
+
+
 def load_model(
     folder: str | Path,
     *,
@@ -65,13 +85,14 @@ def load_model(
     allow_new_head: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A model with the named head (``masked_lm``), in evaluation mode.
+    """A model with the named head (``masked_lm`` or ``causal_lm``), in evaluation mode.
 
     ``dropout`` replaces what the checkpoint says. With ``allow_new_head`` weights that only the head has may be
     missing; they are drawn alike on every call. Raises ValueError, naming the weight, when any other is missing or
-    has not the configuration's shape, and when there is no safetensors file.
+    has not the configuration's shape, when there is no safetensors file, and for a family without that head.
     """
     config = load_config(folder)
+    check_family(config, head=head, of=folder)
     if dropout is not None:
         config = with_dropout(config, dropout)
     weight_files(folder)

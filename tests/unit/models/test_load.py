@@ -12,13 +12,14 @@ from transformers.utils import logging as transformers_logging
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, with_dropout
 from toy_checkpoint import toy_tokenizer
+from toy_families import DECODERS, MASKED, head_of, toy_gpt2
 from toy_models import toy_batch, toy_bert, toy_distilbert
 
-FAMILIES = pytest.mark.parametrize("family", [toy_bert, toy_distilbert])
+FAMILIES = pytest.mark.parametrize("family", [*MASKED, *DECODERS])
 PLAIN_LOADER = """
-import sys, torch
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-model = AutoModelForMaskedLM.from_pretrained(sys.argv[1])
+import sys, torch, transformers
+from transformers import AutoTokenizer
+model = getattr(transformers, sys.argv[2]).from_pretrained(sys.argv[1])
 ids = torch.tensor([AutoTokenizer.from_pretrained(sys.argv[1])("w9 w17 w30")["input_ids"]])
 print(model.eval()(ids).logits.double().sum().item())
 assert not [name for name in sys.modules if name.startswith("raydistill")]
@@ -40,18 +41,27 @@ def edit_weights(folder: Path, change) -> None:
 def test_a_saved_model_comes_back_in_evaluation_mode_with_the_same_logits(tmp_path, family):
     model, batch = family(2, dtype=torch.float32).eval(), toy_batch()
     save_model(model, toy_tokenizer(), tmp_path)
-    loaded = load_model(tmp_path, head="masked_lm")
+    loaded = load_model(tmp_path, head=head_of(family))
     assert not loaded.training
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     assert torch.equal(loaded(**inputs).logits, model(**inputs).logits)
 
 
-def test_a_saved_student_gives_its_logits_in_a_process_of_plain_transformers(tmp_path):
-    save(tmp_path, toy_distilbert)
+@FAMILIES
+def test_a_loaded_models_projection_is_tied_as_the_saved_ones(tmp_path, family):
+    for model in (family(1, dtype=torch.float32), load_model(save(tmp_path, family), head=head_of(family))):
+        tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        assert tied == model.config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("family", [toy_distilbert, toy_gpt2])
+def test_a_saved_student_gives_its_logits_in_a_process_of_plain_transformers(tmp_path, family):
+    save(tmp_path, family)
+    auto_class = {"masked_lm": "AutoModelForMaskedLM", "causal_lm": "AutoModelForCausalLM"}[head_of(family)]
     ids = torch.tensor([load_tokenizer(tmp_path)("w9 w17 w30")["input_ids"]])
     with torch.no_grad():
-        expected = load_model(tmp_path, head="masked_lm")(ids).logits.double().sum().item()
-    command = [sys.executable, "-c", PLAIN_LOADER, str(tmp_path)]
+        expected = load_model(tmp_path, head=head_of(family))(ids).logits.double().sum().item()
+    command = [sys.executable, "-c", PLAIN_LOADER, str(tmp_path), auto_class]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert float(done.stdout.splitlines()[-1]) == pytest.approx(expected, abs=1e-5)
 
@@ -60,9 +70,30 @@ def test_a_saved_student_gives_its_logits_in_a_process_of_plain_transformers(tmp
 def test_dropout_of_the_checkpoint_is_kept_or_replaced_everywhere(tmp_path, family):
     save(tmp_path, family)
     for wanted, expected in ((None, 0.3), (0.0, 0.0), (0.05, 0.05)):
-        model = load_model(tmp_path, head="masked_lm", dropout=wanted)
-        rates = {module.p for name, module in model.named_modules() if isinstance(module, torch.nn.Dropout)}
+        model = load_model(tmp_path, head=head_of(family), dropout=wanted)
+        rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+        rates |= {module.attention_dropout for module in model.modules() if hasattr(module, "attention_dropout")}
         assert rates == {expected}
+
+
+@pytest.mark.parametrize(
+    ("family", "head", "message"),
+    [
+        (toy_gpt2, "masked_lm", r"is a gpt2 model; a masked_lm head works with: bert, distilbert, roberta"),
+        (toy_bert, "causal_lm", r"is a bert model; a causal_lm head works with: gpt2, llama, mistral, qwen2"),
+    ],
+)
+def test_a_family_without_the_head_is_refused(tmp_path, family, head, message):
+    with pytest.raises(ValueError, match=message):
+        load_model(save(tmp_path, family), head=head)
+
+
+def test_a_family_that_is_refused_as_configured_is_refused_before_its_weights_are_read(tmp_path):
+    save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
+    with pytest.raises(ValueError, match="is_decoder is true"):
+        load_model(tmp_path, head="masked_lm")
 
 
 def test_replacing_dropout_leaves_the_configuration_alone():
@@ -191,5 +222,5 @@ def test_a_folder_without_tokenizer_is_refused(tmp_path):
 
 
 def test_an_unknown_head_is_refused_with_the_choices(tmp_path):
-    with pytest.raises(ValueError, match=r"head is 'ner'; choices: masked_lm"):
+    with pytest.raises(ValueError, match=r"head is 'ner'; choices: causal_lm, masked_lm"):
         load_model(save(tmp_path), head="ner")
