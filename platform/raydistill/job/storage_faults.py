@@ -1,6 +1,7 @@
 """A full disk, storage that nobody may write to and storage that vanished, recognised in whatever was raised."""
 
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,10 +33,10 @@ def storage_problem(error: BaseException, folder: Path | None) -> str | None:
 
 def _of_system(error: OSError, folder: Path | None) -> str | None:
     path = Path(str(error.filename)) if error.filename else None
-    place, why = _place(path, folder), error.strerror or str(error)
+    place, why = _place(path, folder), os.strerror(error.errno or 0)
     if error.errno in _FULL:
         return f"{place} is full ({why}): make room, {_AGAIN}"
-    if path is None or folder is None or not path.is_relative_to(folder.parent):
+    if folder is None or not (_lies_in(path, folder.parent) or str(folder.parent) in str(error)):
         return None
     if error.errno in _REFUSED:
         return f"{place} cannot be written ({why}): allow it, or set storage to another folder; {_AGAIN}"
@@ -44,8 +45,13 @@ def _of_system(error: OSError, folder: Path | None) -> str | None:
     return None
 
 
+def _lies_in(path: Path | None, folder: Path) -> bool:
+    return path is not None and path.is_relative_to(folder)
+
+
 def _place(path: Path | None, folder: Path | None) -> str:
-    if folder is not None and (path is None or path.is_relative_to(folder.parent)):
+    # Arrow and others name no file; what a job writes lies in its storage.
+    if folder is not None and (path is None or _lies_in(path, folder.parent)):
         return f"storage {folder.parent}"
     return "a disk" if path is None else f"the disk of {path.parent}"
 

@@ -88,3 +88,11 @@ def test_other_errors_are_not_the_storages(job):
     assert storage_problem(RuntimeError("worker 1 died"), job) is None
     assert storage_problem(of_task(ConnectionRefusedError(111, "Connection refused")), job) is None
     assert storage_problem(FileNotFoundError("no file"), None) is None
+
+
+def test_arrows_errors_are_found_without_a_file_name(job):
+    write = OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+    assert f"storage {job.parent} is full (No space left on device)" in storage_problem(of_task(write), job)
+    for part, found in ((job / "corpus", True), (Path("/etc"), False)):
+        refused = PermissionError(errno.EACCES, f"Failed to open local file '{part}/0.parquet'")
+        assert (storage_problem(of_task(refused), job) is not None) is found
