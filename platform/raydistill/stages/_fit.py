@@ -7,7 +7,7 @@ from typing import Any
 from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.models import checks, layer_selection
-from raydistill.models.load import load_tokenizer
+from raydistill.models.load import check_family, load_tokenizer
 from raydistill.stages import _base, _checkpoints, _corpora
 from raydistill.stages._base import CorpusForecast, Forecast
 
@@ -47,6 +47,7 @@ def _teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forecas
     found = []
     for position, reference in enumerate(config.teachers):
         model, folder = _model(f"teachers.{position}", reference, earlier)
+        check_family(model, head=config.task.module.Task.HEAD, of=f"teachers.{position}")
         _check_head(f"teachers.{position}", reference.head, folder, config.task.module.Task.HEAD)
         _check_tokenizer(f"teachers.{position}", folder, corpus)
         found.append(model)
@@ -94,6 +95,7 @@ def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: 
     start = config.student
     if start.checkpoint is not None:
         model, folder = _model("student.checkpoint", start.checkpoint, earlier)
+        check_family(model, head=config.task.module.Task.HEAD, of="student.checkpoint")
         _check_head("student.checkpoint", start.checkpoint.head, folder, config.task.module.Task.HEAD)
         _check_tokenizer("student.checkpoint", folder, corpus)
         return model
@@ -114,10 +116,11 @@ def _check_corpus(corpus: CorpusForecast, student: Any, teachers: list[Any]) -> 
                 f"{key} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
                 "binarize with that model's tokenizer"
             )
-        if model.max_position_embeddings < corpus.max_length:
+        positions = checks.max_length(model)
+        if positions < corpus.max_length:
             raise ValueError(
-                f"{key} has {model.max_position_embeddings} positions, the corpus rows of up to {corpus.max_length} "
-                f"tokens; binarize with encoding.max_length={model.max_position_embeddings}"
+                f"{key} has {positions} positions, the corpus rows of up to {corpus.max_length} tokens; "
+                f"binarize with encoding.max_length={positions}"
             )
 
 
@@ -142,7 +145,7 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
 def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student: Any, teachers: list[Any]) -> list[str]:
     training, workers = config.training, scaling.num_workers
     student_size = checks.num_parameters(student, head=config.task.module.Task.HEAD)
-    lines = [f"student {student.model_type}, {student_size:,} parameters"]
+    lines = [f"student {student.model_type}, {student_size:,} parameters", *_layer_lines(config.student, teachers)]
     memory = student_size * _BYTES_PER_FLOAT * _copies(training.zero_stage, workers)
     for position, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
         size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
@@ -152,6 +155,18 @@ def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student:
     lines.append(f"about {memory / _GIB:.2f} GiB of weights, gradients and moments a worker, activations besides")
     lines.append(_steps_line(training, corpus))
     return lines
+
+
+def _layer_lines(config: StudentConfig, teachers: list[Any]) -> list[str]:
+    """A warning where the published list of layers is not spread over the teacher, which nobody would guess."""
+    if config.init != "layers" or config.layers is not None:
+        return []
+    layers, depth = student_layers(config), teachers[0].num_hidden_layers
+    # A spread of n blocks reaches into the last of n equal parts.
+    if (layers[-1] + 1) * len(layers) > depth * (len(layers) - 1):
+        return []
+    named = ", ".join(map(str, layers))
+    return [f"student copies the published teacher blocks {named} of {depth}, not spread over them; see student.layers"]
 
 
 def _copies(zero_stage: int, workers: int) -> float:

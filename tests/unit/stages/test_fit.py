@@ -1,0 +1,49 @@
+"""What a training's models are told and refused, from configurations alone."""
+
+from types import SimpleNamespace
+
+import pytest
+from transformers import BertConfig, GPT2Config, RobertaConfig
+
+from raydistill.config.sections import StudentConfig
+from raydistill.stages import _fit
+
+
+def lines(num_blocks: int, **student) -> list[str]:
+    return _fit._layer_lines(StudentConfig(**student), [BertConfig(num_hidden_layers=num_blocks)])
+
+
+@pytest.mark.parametrize(("num_layers", "named"), [(2, "0, 2"), (3, "0, 2, 4"), (4, "0, 2, 4, 7")])
+def test_a_published_list_that_is_not_spread_over_the_teacher_is_pointed_out(num_layers, named):
+    [line] = lines(12, num_layers=num_layers)
+    assert f"teacher blocks {named} of 12, not spread" in line
+
+
+@pytest.mark.parametrize("num_layers", [1, 5, 6, 8, 9])
+def test_a_published_list_that_is_spread_over_the_teacher_is_not_pointed_out(num_layers):
+    assert lines(12, num_layers=num_layers) == []
+
+
+def test_six_published_blocks_are_spread_over_12_blocks_and_not_over_24():
+    assert "0, 2, 4, 7, 9, 11 of 24" in lines(24, num_layers=6)[0]
+
+
+def test_layers_that_the_user_chose_and_fresh_students_are_not_pointed_out():
+    assert lines(12, layers=[0, 2, 4]) == []
+    assert lines(12, num_layers=3, init="random") == []
+
+
+def test_the_positions_that_a_robertas_rows_cannot_use_are_not_counted():
+    corpus = SimpleNamespace(vocab_size=50, max_length=513)
+    student = RobertaConfig(vocab_size=60, max_position_embeddings=514)
+    with pytest.raises(ValueError, match=r"student has 512 positions, .*encoding\.max_length=512"):
+        _fit._check_corpus(corpus, student, [])
+
+
+def test_a_gpt2s_positions_are_found_under_their_own_name():
+    corpus = SimpleNamespace(vocab_size=50, max_length=513)
+    _fit._check_corpus(corpus, GPT2Config(vocab_size=60, n_positions=513), [])
+    with pytest.raises(ValueError, match=r"teachers\.0 has 512 positions"):
+        _fit._check_corpus(
+            corpus, GPT2Config(vocab_size=60, n_positions=513), [GPT2Config(vocab_size=60, n_positions=512)]
+        )
