@@ -1,0 +1,117 @@
+"""Rows of token ids in the published ``binarized_text.*.pickle`` files; nothing in a pickle is ever executed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydistill.data.sources import _files
+from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._pickled_lists import read_list
+
+_ROWS_PER_COUNT = 1_000
+
+
+@dataclass(frozen=True)
+class Config(_files.FileSet):
+    """Which files; each is a pickled list of one-dimensional integer arrays, special tokens included.
+
+    The tokenizer has to be the one that made them.
+    """
+
+    token_counts: str | None = None
+    """File (or member of the package) with the published token counts of a single pickle: a pickled list with the
+    number of occurrences of each id. Counts that do not agree with the rows are refused."""
+
+
+def is_listed_early(config: Config) -> bool:
+    """Files are listed in the preflight already."""
+    return True
+
+
+def items(config: Config) -> list[Item]:
+    """The files in the order of their names; raises ValueError when there are none, or several with one count."""
+    found = _files.list_items(config)
+    if config.token_counts is not None and len(found) > 1:
+        raise ValueError(f"token_counts belongs to one pickle, but {len(found)} files match; read them one by one")
+    if config.token_counts is not None:
+        _counts_item(config)
+    return found
+
+
+def read(config: Config, item: Item) -> Iterator[Example]:
+    """The rows of one file; raises ValueError, naming it, for one that holds anything else or has other counts."""
+    counts = None if config.token_counts is None else _Counts(_read_counts(config))
+    with _files.open_item(config, item) as stream:
+        for number, row in enumerate(_named(read_list(stream), item.name)):
+            if not isinstance(row, np.ndarray):
+                raise ValueError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is no array")
+            if counts is not None:
+                counts.add(row)
+            yield {"input_ids": row}
+    if counts is not None and (problem := counts.problem()):
+        raise ValueError(f"token_counts is {config.token_counts!r}, but {item.name} {problem}; give those that belong")
+
+
+class _Counts:
+    """Occurrences of ids, compared with those that are expected."""
+
+    def __init__(self, expected: NDArray[np.int64]) -> None:
+        self._expected = expected
+        self._left = expected.copy()
+        self._rows: list[NDArray[np.integer]] = []
+        self._too_large = -1
+
+    def add(self, row: NDArray[np.integer]) -> None:
+        """Count a row's ids."""
+        self._rows.append(row)
+        if len(self._rows) == _ROWS_PER_COUNT:
+            self._count()
+
+    def problem(self) -> str | None:
+        """How the rows differ from what was expected, None when they do not."""
+        self._count()
+        if self._too_large >= 0:
+            return f"holds id {self._too_large} and the counts end at {len(self._expected) - 1}"
+        wrong = np.flatnonzero(self._left)
+        if not len(wrong):
+            return None
+        number = self._expected[wrong[0]] - self._left[wrong[0]]
+        return f"holds id {wrong[0]} {number} times and not {self._expected[wrong[0]]}"
+
+    def _count(self) -> None:
+        ids = np.concatenate([np.empty(0, np.int64), *self._rows]).astype(np.int64)
+        is_known = (ids >= 0) & (ids < len(self._left))
+        self._too_large = max([self._too_large, *ids[~is_known].tolist()])
+        self._left -= np.bincount(ids[is_known], minlength=len(self._left))
+        self._rows = []
+
+
+def _counts_item(config: Config) -> tuple[_files.FileSet, Item]:
+    if config.path is not None:
+        files = _files.FileSet(path=config.token_counts)
+    else:
+        files = _files.FileSet(package=config.package, sha256=config.sha256, members=config.token_counts)
+    found = _files.list_items(files)
+    if len(found) > 1:
+        raise ValueError(f"token_counts is {config.token_counts!r}, which matches {len(found)} files; give one")
+    return files, found[0]
+
+
+def _read_counts(config: Config) -> NDArray[np.int64]:
+    files, item = _counts_item(config)
+    with _files.open_item(files, item) as stream:
+        counts = list(_named(read_list(stream), item.name))
+    if not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
+        raise ValueError(f"token_counts is {config.token_counts!r}, whose list holds something else than counts")
+    return np.array(counts, dtype=np.int64)
+
+
+def _named(values: Iterator[Any], name: str) -> Iterator[Any]:
+    """The same values; a mistake in them gets the file's name."""
+    try:
+        yield from values
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
