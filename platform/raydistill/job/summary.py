@@ -41,7 +41,7 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     width = max(len(name) for name in ["job", "MLflow", *result.outputs])
     lines += ["", f"{'job':<{width}}  {result.folder}"]
     lines += [f"{name:<{width}}  {output}" for name, output in result.outputs.items()]
-    lines += [f"{'report':<{width}}  {each['report']}" for each in result.summaries.values() if "report" in each]
+    lines += [f"{'page':<{width}}  {each['report']}" for each in result.summaries.values() if "report" in each]
     uris = [str(summary["uri"]) for summary in result.summaries.values() if "uri" in summary]
     lines += [f"{'model':<{width}}  {uri}" for uri in uris]
     lines += [f"{'MLflow':<{width}}  mlflow ui --backend-store-uri {_tracking_uri(job, result)}"]

@@ -152,8 +152,8 @@ def _draw(
         Shown(
             _METRIC,
             column(metric).heading.capitalize(),
-            "Curves are measured in training, on the held-out rows that `training.eval_rows` leaves; level lines are "
-            "figures of the tables, whose rows may be more. Against the optimizer step." + band,
+            "Curves: against the optimizer step, measured during training on at most `training.eval_rows` held-out "
+            "rows. Level lines: figures of the tables, over all rows that the evaluation reads." + band,
         ),
     ]
 
