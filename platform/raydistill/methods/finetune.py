@@ -1,14 +1,17 @@
 """Train a model on its task alone, for instance to adapt a teacher to a corpus; no teacher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydistill.batch import Batch
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.methods._base import Distiller, Requirements
 from raydistill.models.blocks import blocks_of
+
+_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 
 
 @dataclass(frozen=True)
@@ -17,27 +20,35 @@ class Config:
 
 
 class Method(Distiller):
-    """Mean cross-entropy of the student at the task's label positions."""
+    """Mean cross-entropy of the student at the task's label positions.
+
+    Its only term is ``mlm`` for a masked-language model and ``clm`` for a causal one.
+    """
+
+    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
+        super().__init__(config, student, teachers)
+        self.term = _TERMS[blocks_of(student).HEAD]
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """No teacher, no partners."""
-        return Requirements(tasks=("mlm",))
+        return Requirements(tasks=("mlm", "clm"))
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of labels, for the term ``mlm``."""
-        return {"mlm": batch["labels"].new_full((), batch["labels"].shape[0], dtype=torch.float64)}
+        """Number of labels."""
+        return {self.term: batch["labels"].new_full((), batch["labels"].shape[0], dtype=torch.float64)}
 
     def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The masked-LM loss, which is also its only term; see the base class for the denominators."""
+        """The loss, which is also its only term; see the base class for the denominators."""
         blocks = blocks_of(self.student)
         mask = batch["attention_mask"]
         hidden = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, blocks.num_blocks)
         rows = hidden.flatten(0, 1).index_select(0, batch["label_index"])
+        count = denominators[self.term].clamp(min=1)
         loss, sums = vocabulary_losses(
             blocks.head_states(rows),
             blocks.head_projection(),
-            weights={"ce": 1 / denominators["mlm"].clamp(min=1)},
+            weights={"ce": 1 / count},
             labels=batch["labels"],
         )
-        return loss, {"mlm": sums["ce"] / denominators["mlm"].clamp(min=1)}
+        return loss, {self.term: sums["ce"] / count}

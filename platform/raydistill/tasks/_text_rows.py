@@ -1,4 +1,4 @@
-"""Examples to rows of token ids between CLS and SEP, as masked models read them."""
+"""Examples to rows of token ids between two special tokens: CLS and SEP as masked models read them, or others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,16 @@ from transformers.tokenization_utils_base import LARGE_INTEGER
 
 Row = NDArray[np.integer]
 _LARGEST_ID = int(np.iinfo(np.int32).max)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The special tokens that a row starts and ends with."""
+
+    first: int
+    last: int
+    names: tuple[str, str]
+    """What they are called in messages."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +59,37 @@ def encode(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: Encode
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
     """The rows of ``encode`` before any is dropped, int64."""
-    limit = config.max_length or int(tokenizer.model_max_length)
-    if limit >= LARGE_INTEGER:
-        raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
-    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
-    of_texts = iter(_encode_texts([_text(example) for example in examples if "input_ids" not in example], tokenizer))
+    return cut_between(
+        examples, tokenizer, config, Ends(tokenizer.cls_token_id, tokenizer.sep_token_id, ("CLS", "SEP"))
+    )
+
+
+def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig, ends: Ends) -> list[Row]:
+    """What ``cut`` does, with other special tokens at the ends of a row."""
+    limit = length_limit(tokenizer, config)
     parts: list[Row] = []
-    for example in examples:
-        row = _checked_row(example["input_ids"], cls_id, sep_id) if "input_ids" in example else next(of_texts)
+    for row in whole_rows(examples, tokenizer, ends):
         if len(row) <= limit:
             parts.append(row)
         else:
-            parts.extend(split_long(row, max_length=limit, cls_id=cls_id, sep_id=sep_id))
+            parts.extend(split_long(row, max_length=limit, cls_id=ends.first, sep_id=ends.last))
     return parts
+
+
+def length_limit(tokenizer: Any, config: EncodeConfig) -> int:
+    """Longest row; raises ValueError when neither ``config`` nor the tokenizer limits it."""
+    limit = config.max_length or int(tokenizer.model_max_length)
+    if limit >= LARGE_INTEGER:
+        raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
+    return limit
+
+
+def whole_rows(examples: Sequence[Mapping[str, Any]], tokenizer: Any, ends: Ends) -> Iterator[Row]:
+    """One row an example, however long, int64."""
+    texts = [_text(example) for example in examples if "input_ids" not in example]
+    of_texts = iter(_encode_texts(texts, tokenizer, ends))
+    for example in examples:
+        yield _checked_row(example["input_ids"], ends) if "input_ids" in example else next(of_texts)
 
 
 def _text(example: Mapping[str, Any]) -> str:
@@ -74,29 +102,29 @@ def _text(example: Mapping[str, Any]) -> str:
     raise ValueError(f"an example has {', '.join(example) or 'no key'}; this task reads text, words or input_ids")
 
 
-def _encode_texts(texts: list[str], tokenizer: Any) -> list[Row]:
+def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> list[Row]:
     """One row a text, views of a single array: a thousand small arrays would take longer than their tokens."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    cls_id, sep_id = tokenizer.cls_token_id, tokenizer.sep_token_id
     # The fast form leaves out offsets, which nobody reads.
     encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    rows = [[cls_id, *encoding.ids, sep_id] for encoding in encodings]
-    ends = np.cumsum([len(row) for row in rows], dtype=np.int64).tolist()
-    flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=ends[-1] if ends else 0)
-    return [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    rows = [[ends.first, *encoding.ids, ends.last] for encoding in encodings]
+    stops = np.cumsum([len(row) for row in rows], dtype=np.int64).tolist()
+    flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=stops[-1] if stops else 0)
+    return [flat[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
 
 
-def _checked_row(ids: Any, cls_id: int, sep_id: int) -> Row:
+def _checked_row(ids: Any, ends: Ends) -> Row:
     row = np.asarray(ids)
     if row.ndim != 1 or row.dtype.kind not in "iu" or not len(row):
         raise ValueError(f"input_ids are of shape {row.shape} and type {row.dtype}; a row is a list of token ids")
-    if row[0] != cls_id or row[-1] != sep_id:
+    if row[0] != ends.first or row[-1] != ends.last:
+        first, last = ends.names
         raise ValueError(
-            f"input_ids start with {row[0]} and end with {row[-1]}; rows of this tokenizer start with {cls_id} (CLS) "
-            f"and end with {sep_id} (SEP); give the tokenizer that made them"
+            f"input_ids start with {row[0]} and end with {row[-1]}; rows of this tokenizer start with {ends.first} "
+            f"({first}) and end with {ends.last} ({last}); give the tokenizer that made them"
         )
     if row.min() < 0 or row.max() > _LARGEST_ID:
         raise ValueError(f"input_ids range from {row.min()} to {row.max()}; token ids are between 0 and {_LARGEST_ID}")

@@ -3,25 +3,19 @@
 Devlin et al. 2019, sec. 3.1; weighting as published with DistilBERT (Sanh et al. 2019) and Causal-Distill.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
 
 from raydistill.batch import PARTNER, Batch
-from raydistill.models.blocks import blocks_of
 from raydistill.tasks._base import Encoding, TaskBase
 from raydistill.tasks._masking import Masking
 from raydistill.tasks._text_rows import EncodeConfig, cut, drop_reasons, encode
+from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "cut", "drop_reasons", "encode"]
-
-_LARGEST_EXPONENT = 700.0
-"""Beyond it the exponential is no float."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +76,15 @@ class Task(TaskBase):
     @classmethod
     def greater_is_better(cls, config: Config) -> dict[str, bool]:
         """Loss and perplexity are better when smaller, accuracy when greater."""
-        return {"loss": False, "perplexity": False, "accuracy": True}
+        return dict(GREATER_IS_BETTER)
 
-    @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Summed cross-entropy in nats (``loss``), ``correct`` answers and ``tokens``, all at masked tokens."""
-        blocks = blocks_of(student)
-        mask, labels = batch["attention_mask"], batch["labels"]
-        hidden = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, blocks.num_blocks)
-        rows = hidden.flatten(0, 1).index_select(0, batch["label_index"])
-        logits = linear(blocks.head_states(rows), *blocks.head_projection())
-        return {
-            "loss": cross_entropy(logits.float(), labels, reduction="sum").double(),
-            "correct": (logits.argmax(-1) == labels).sum().double(),
-            "tokens": logits.new_tensor(labels.shape[0], dtype=torch.float64),
-        }
+        return token_sums(student, batch)
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """``loss`` is the mean cross-entropy at masked tokens in nats, ``perplexity`` its exponential, ``accuracy`` the
         share of masked tokens whose most likely id is right, ``tokens`` the number of masked tokens.
         """
-        tokens = sums["tokens"]
-        if tokens == 0:
-            raise ValueError("no held-out token is masked; hold out more text, or raise task.mask_probability")
-        loss = sums["loss"] / tokens
-        perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
-        return {"loss": loss, "perplexity": perplexity, "accuracy": sums["correct"] / tokens, "tokens": tokens}
+        nothing = "no held-out token is masked; hold out more text, or raise task.mask_probability"
+        return token_metrics(sums, nothing=nothing)

@@ -1,4 +1,7 @@
-"""What every method keeps, over all methods found; a new method adds its configurations to ``CASES``."""
+"""What every method keeps, over all methods found and the model families they are run on.
+
+A new method adds its configurations to ``CASES``; a new family adds itself to ``MODELS``.
+"""
 
 import copy
 from itertools import pairwise
@@ -7,8 +10,13 @@ import pytest
 import torch
 
 from raydistill import discovery
+from raydistill.models.blocks import blocks_of
 from raydistill.optim.parameter_groups import parameter_groups
+from raydistill.tasks import clm
+from raydistill.tasks._base import Encoding
+from toy_families import toy_gpt2, toy_llama, toy_roberta
 from toy_models import (
+    VOCABULARY,
     largest_difference,
     pad_further,
     parameter_gradients,
@@ -24,29 +32,46 @@ SITES = {
         {"teacher_variable_names": ["$L:[0:2]$H:1$[2:6]"], "student_variable_names": ["$L:[0:2]$H:1$[2:6]"]},
     ]
 }
+MODELS = {
+    "distilbert": (toy_bert, toy_distilbert),
+    "roberta": (toy_roberta, toy_roberta),
+    "gpt2": (toy_gpt2, toy_gpt2),
+    "llama": (toy_llama, toy_llama),
+}
+"""Teacher and student of each family."""
 CASES = {
-    "finetune": [{}],
+    "finetune": [({}, list(MODELS))],
     "causal": [
-        {"mapping": SITES},
-        {"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1},
-        {"alpha_causal_ce": 0.0},
+        ({"mapping": SITES}, ["distilbert", "roberta"]),
+        ({"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1}, ["distilbert"]),
+        ({"alpha_causal_ce": 0.0}, ["distilbert"]),
     ],
 }
-PARAMETERS = [pytest.param(name, options, id=f"{name}-{n}") for name in CASES for n, options in enumerate(CASES[name])]
-every_method = pytest.mark.parametrize(("name", "options"), PARAMETERS)
+"""Configurations of each method, and the families that each is run on."""
+PARAMETERS = [
+    pytest.param(name, options, family, id=f"{name}-{number}-{family}")
+    for name, cases in CASES.items()
+    for number, (options, families) in enumerate(cases)
+    for family in families
+]
+every_method = pytest.mark.parametrize(("name", "options", "family"), PARAMETERS)
 
 
-def build(name, options, *, student=None):
+def build(name, options, family, *, dropout=0.0):
     """A method with a student of 3 blocks and as many teachers, of 4 blocks, as it needs."""
     module = discovery.load(PACKAGE, name)
     config = module.Config(**options)
     needed = module.Method.requirements(config)
-    teachers = [toy_bert(4, seed=10 + number) for number in range(needed.min_teachers)]
-    return module.Method(config, student or toy_distilbert(3), teachers)
+    make_teacher, make_student = MODELS[family]
+    teachers = [make_teacher(4, seed=10 + number) for number in range(needed.min_teachers)]
+    return module.Method(config, make_student(3, dropout=dropout), teachers)
 
 
 def prepared(method, **keys):
-    return method.prepare_batch(method.config, toy_batch(**keys))
+    batch = toy_batch(**keys)
+    if blocks_of(method.student).HEAD == "causal_lm":
+        batch = clm.Task(clm.Config(), Encoding(VOCABULARY, {}, (), 40)).prepare_batch(batch)
+    return method.prepare_batch(method.config, batch)
 
 
 def evaluate(method, batch, denominators=None):
@@ -58,8 +83,8 @@ def test_every_method_has_cases():
 
 
 @every_method
-def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options):
-    method = build(name, options)
+def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options, family):
+    method = build(name, options, family)
     batch = prepared(method)
     loss, terms = evaluate(method, batch)
     assert loss.shape == ()
@@ -69,8 +94,8 @@ def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options):
 
 
 @every_method
-def test_gradient_reaches_every_student_parameter_and_no_teacher(name, options):
-    method = build(name, options)
+def test_gradient_reaches_every_student_parameter_and_no_teacher(name, options, family):
+    method = build(name, options, family)
     evaluate(method, prepared(method))[0].backward()
     assert [key for key, parameter in method.student.named_parameters() if parameter.grad is None] == []
     assert sum(parameter.grad.abs().sum() for parameter in method.student.parameters()) > 0
@@ -79,8 +104,8 @@ def test_gradient_reaches_every_student_parameter_and_no_teacher(name, options):
 
 
 @every_method
-def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, options):
-    method = build(name, options).train()
+def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, options, family):
+    method = build(name, options, family).train()
     held = {id(parameter) for parameter in method.parameters()}
     assert all(id(parameter) not in held for teacher in method.teachers for parameter in teacher.parameters())
     assert all(key.startswith("student.") for key in method.state_dict())
@@ -88,8 +113,8 @@ def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, 
 
 
 @every_method
-def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(name, options):
-    method = build(name, options)
+def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(name, options, family):
+    method = build(name, options, family)
     next(method.student.parameters()).requires_grad_(False)
     grouped = [id(parameter) for group in parameter_groups(method, weight_decay=0.1) for parameter in group["params"]]
     trainable = [id(parameter) for parameter in method.parameters() if parameter.requires_grad]
@@ -97,8 +122,8 @@ def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(name, optio
 
 
 @every_method
-def test_a_seed_repeats_the_loss(name, options):
-    method = build(name, options, student=toy_distilbert(3, dropout=0.2))
+def test_a_seed_repeats_the_loss(name, options, family):
+    method = build(name, options, family, dropout=0.2)
     losses = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -107,8 +132,8 @@ def test_a_seed_repeats_the_loss(name, options):
 
 
 @every_method
-def test_twenty_steps_on_one_batch_lower_the_loss(name, options):
-    method = build(name, options)
+def test_twenty_steps_on_one_batch_lower_the_loss(name, options, family):
+    method = build(name, options, family)
     batch = prepared(method)
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     losses = []
@@ -122,15 +147,15 @@ def test_twenty_steps_on_one_batch_lower_the_loss(name, options):
 
 
 @every_method
-def test_a_batch_of_one_row_has_a_finite_loss(name, options):
-    method = build(name, options)
+def test_a_batch_of_one_row_has_a_finite_loss(name, options, family):
+    method = build(name, options, family)
     loss, _ = evaluate(method, prepared(method, rows=[2]))
     assert torch.isfinite(loss)
 
 
 @every_method
-def test_padding_changes_nothing(name, options):
-    method = build(name, options)
+def test_padding_changes_nothing(name, options, family):
+    method = build(name, options, family)
     batch = prepared(method)
     padded = pad_further(batch, 5)
     results = [evaluate(method, candidate) for candidate in (batch, padded)]
@@ -140,8 +165,8 @@ def test_padding_changes_nothing(name, options):
 
 
 @every_method
-def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, options):
-    method = build(name, options)
+def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, options, family):
+    method = build(name, options, family)
     if not method.teachers:
         pytest.skip("the method has no teacher")
     student = copy.deepcopy(method.teachers[0]).requires_grad_(True).train()
@@ -151,15 +176,15 @@ def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, opt
         vanishing = {key: term.item() for key, term in terms.items() if key in method.zero_at_teacher}
         assert vanishing
         assert max(abs(term) for term in vanishing.values()) < 1e-11
-    different = build(name, options)
+    different = build(name, options, family)
     _, terms = evaluate(different, prepared(different))
     assert min(terms[key].item() for key in vanishing) > 1e-3
 
 
 @every_method
 @pytest.mark.parametrize("sizes", [(3, 3), (1, 2, 3)])
-def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, sizes):
-    method = build(name, options)
+def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, family, sizes):
+    method = build(name, options, family)
     if method.row_coupled:
         pytest.skip("the unit of a row-coupled method is the micro-batch")
     whole = prepared(method)
@@ -173,8 +198,8 @@ def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, si
 
 
 @every_method
-def test_a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(name, options):
-    method = build(name, options)
+def test_a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(name, options, family):
+    method = build(name, options, family)
     batch = prepared(method)
     # Tensors on "meta" have shapes and no values: item(), nonzero() and boolean indexing fail on them.
     method.student.to("meta")

@@ -1,0 +1,92 @@
+"""Causal language modelling: each token is predicted from those before it in its row.
+
+Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydistill.batch import Batch
+from raydistill.tasks import _text_rows
+from raydistill.tasks._base import TaskBase
+from raydistill.tasks._text_rows import Ends, Row, cut_between, drop_reasons, length_limit, whole_rows
+from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
+
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "cut", "drop_reasons"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The task has no options."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig(_text_rows.EncodeConfig):
+    """How texts become rows; defaults are the published ones."""
+
+    pack: bool = False
+    """Join texts, each with its end token, and cut them into rows of ``max_length`` tokens. Only texts that are read
+    together, up to 1,000, are joined; the last row of them is shorter."""
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError when a tokenizer lacks the special token that the task needs."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos token; task clm needs a causal model's tokenizer")
+
+
+def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
+    """Rows ``bos ... eos`` before any is dropped, int64, long ones split so that each part has both.
+
+    A tokenizer without bos has its eos in both places, as GPT-2's are the same token. Examples are read as those of
+    task ``mlm`` are. Packed rows are ``... eos bos ... eos bos ...`` (with one token where both are the same).
+    Deviation: the published code puts a space before and after each text, which byte-level tokenizers encode.
+    """
+    last = tokenizer.eos_token_id
+    first = last if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ends = Ends(first, last, ("bos", "eos"))
+    if not config.pack:
+        return cut_between(examples, tokenizer, config, ends)
+    limit = length_limit(tokenizer, config)
+    # Without its two special tokens nothing is left of an empty text.
+    texts = [row for row in whole_rows(examples, tokenizer, ends) if len(row) > 2]
+    if first == last:
+        texts = [*(row[:1] for row in texts[:1]), *(row[1:] for row in texts)]
+    stream = np.concatenate([np.empty(0, dtype=np.int64), *texts])
+    return [stream[start : start + limit] for start in range(0, len(stream), limit)]
+
+
+class Task(TaskBase):
+    """Writes ``labels`` and ``label_index``: the state at each token but a row's last predicts the next token.
+
+    ``label_index`` has the places of the states that predict, ``labels`` the ids that stand one place further.
+    """
+
+    HEAD = "causal_lm"
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Label every row; neither rows nor partners change."""
+        ids = batch["input_ids"]
+        predicts = np.arange(ids.shape[1]) < batch["lengths"].numpy()[:, None] - 1
+        index = torch.from_numpy(np.flatnonzero(predicts))
+        return batch.with_columns(label_index=index, labels=ids.flatten()[index + 1])
+
+    @classmethod
+    def greater_is_better(cls, config: Config) -> dict[str, bool]:
+        """Loss and perplexity are better when smaller, accuracy when greater."""
+        return dict(GREATER_IS_BETTER)
+
+    def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Summed cross-entropy in nats (``loss``), ``correct`` answers and ``tokens``, over all predicted tokens."""
+        return token_sums(student, batch)
+
+    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """``loss`` is the mean cross-entropy of predicted tokens in nats, ``perplexity`` its exponential, ``accuracy``
+        the share of them whose most likely id is right, ``tokens`` their number.
+        """
+        return token_metrics(sums, nothing="no held-out token is predicted; hold out more text")
