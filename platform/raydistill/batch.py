@@ -66,13 +66,14 @@ def pad_rows(rows: Sequence[NDArray[np.integer]], *, pad_id: int, prefix: str = 
     """
     lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
     mask = np.arange(lengths.max()) < lengths[:, None]
-    input_ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    input_ids[mask] = np.concatenate(rows)
+    token_index = np.flatnonzero(mask)
+    input_ids = np.full(mask.size, pad_id, dtype=np.int64)
+    input_ids[token_index] = np.concatenate(rows)
     columns = {
-        "input_ids": input_ids,
+        "input_ids": input_ids.reshape(mask.shape),
         "attention_mask": mask,
         "lengths": lengths,
-        "token_index": np.flatnonzero(mask),
+        "token_index": token_index,
     }
     return {prefix + name: torch.from_numpy(column) for name, column in columns.items()}
 

@@ -5,7 +5,10 @@ never of arrival order, so results do not depend on workers, micro-batches or re
 finalizer of SplitMix64 (Steele, Lea and Flood 2014), chained over the keys.
 """
 
+import itertools
 import zlib
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,12 +16,23 @@ from numpy.typing import ArrayLike, NDArray
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_ALL_BITS = 2**64 - 1
 
 
-def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _mix(state: Any) -> Any:
     state = (state ^ (state >> np.uint64(30))) * _MIX_1
     state = (state ^ (state >> np.uint64(27))) * _MIX_2
     return state ^ (state >> np.uint64(31))
+
+
+@lru_cache(maxsize=256)
+def _start(stream: str, keys: tuple[int, ...]) -> np.uint64:
+    """The hash of a stream's name and its leading scalar keys, which are the same for many calls."""
+    with np.errstate(over="ignore"):
+        state = _mix(np.uint64(zlib.crc32(stream.encode())) + _GAMMA)
+        for key in keys:
+            state = _mix((state ^ np.uint64(key & _ALL_BITS)) + _GAMMA)
+    return np.uint64(state)
 
 
 def hash64(stream: str, *keys: ArrayLike) -> NDArray[np.uint64]:
@@ -26,10 +40,11 @@ def hash64(stream: str, *keys: ArrayLike) -> NDArray[np.uint64]:
 
     ``stream`` names the purpose, so that two purposes with equal keys draw independently.
     """
+    scalars = tuple(itertools.takewhile(lambda key: isinstance(key, int), keys))
+    state = np.asarray(_start(stream, scalars))
     with np.errstate(over="ignore"):
-        state = _mix(np.asarray(zlib.crc32(stream.encode()), dtype=np.uint64) + _GAMMA)
-        for key in keys:
-            state = _mix((state ^ np.asarray(key).astype(np.int64).view(np.uint64)) + _GAMMA)
+        for key in keys[len(scalars) :]:
+            state = _mix((state ^ np.asarray(key).astype(np.int64, copy=False).view(np.uint64)) + _GAMMA)
     return np.asarray(state)
 
 

@@ -12,6 +12,12 @@ def test_a_draw_depends_on_its_keys_and_not_on_the_shape_of_the_call():
     np.testing.assert_array_equal(draws.hash64("s", 1, INDEX[500:900:3]), whole[500:900:3])
 
 
+def test_a_key_gives_the_same_draw_as_a_number_and_in_an_array():
+    expected = draws.hash64("s", 5, -7, 2**63 - 1)
+    assert draws.hash64("s", np.int32(5), np.int64(-7), 2**63 - 1) == expected
+    assert draws.hash64("s", 5, np.array([-7]), np.array([[2**63 - 1]])).tolist() == [[int(expected)]]
+
+
 def test_keys_broadcast_against_each_other():
     table = draws.uniform("s", 1, np.arange(3)[:, None], np.arange(5))
     assert table.shape == (3, 5)

@@ -14,7 +14,7 @@ import io
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -195,19 +195,22 @@ class Corpus:
         return ids.get("pad", ids.get("unk", 0))
 
     def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
-        """The token ids of these rows, in the order asked for.
+        """The token ids of these rows, in the order asked for, as copies.
 
-        Only the row groups that hold them are read; the last ones read stay in memory, up to 64 MB.
+        Only the row groups that hold them are read, each once; the last ones read stay in memory, up to 64 MB.
         """
         indices = np.asarray(rows, dtype=np.int64)
         shards = np.searchsorted(self.shard_offsets, indices, side="right") - 1
-        within = indices - self.shard_offsets[shards]
-        groups = within // self.manifest.row_group_rows
+        groups, within = np.divmod(indices - self.shard_offsets[shards], self.manifest.row_group_rows)
+        order = np.lexsort((groups, shards))
+        changes = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(groups[order]) != 0)) + 1
         result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(indices)
-        for place in np.lexsort((within, groups, shards)):
-            values, offsets = self._row_group(int(shards[place]), int(groups[place]))
-            row = int(within[place] % self.manifest.row_group_rows)
-            result[place] = values[offsets[row] : offsets[row + 1]]
+        for places in np.split(order, changes) if len(order) else []:
+            values, offsets = self._row_group(int(shards[places[0]]), int(groups[places[0]]))
+            starts, stops = offsets[within[places]].tolist(), offsets[within[places] + 1].tolist()
+            for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
+                # A view would keep the whole row group in memory.
+                result[place] = values[start:stop].copy()
         return result
 
     def _row_group(self, shard: int, group: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -256,12 +259,3 @@ def _parse(content: bytes, uri: str) -> Manifest:
         found = error.errors()[0]
         place = ".".join(map(str, found["loc"])) or MANIFEST
         raise ValueError(f"corpus {uri!r}: {place}: {found['msg']}; binarize it again") from None
-
-
-@lru_cache(maxsize=4)
-def open_cached(uri: str, corpus_hash: str) -> Corpus:
-    """A corpus opened once in a process; raises ValueError if its hash is not ``corpus_hash``."""
-    corpus = Corpus.open(uri)
-    if corpus.hash != corpus_hash:
-        raise ValueError(f"corpus {uri!r} changed: its hash is {corpus.hash}, expected {corpus_hash}")
-    return corpus

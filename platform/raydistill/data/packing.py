@@ -1,60 +1,73 @@
-"""Micro-batches as one block of bytes: a JSON header and raw column buffers, no pickle."""
+"""Micro-batches as one block of bytes: a JSON header and raw column buffers, no pickle.
+
+Integers are stored in the fewest bytes that hold them, since most of a batch is ids and indices of 64 bits.
+"""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raydistill.batch import Batch
 
 _ALIGNMENT = 64
+_NARROW = ((np.uint16, 0, 2**16 - 1), (np.int32, -(2**31), 2**31 - 1))
 
 
-def pack(batches: Sequence[Batch]) -> bytes:
+def pack(batches: Sequence[Batch]) -> bytearray:
     """The bytes that ``unpack`` reads; columns lie at multiples of 64 bytes."""
     headers: list[dict[str, Any]] = []
-    buffers: list[np.ndarray[Any, Any]] = []
+    buffers: list[tuple[int, NDArray[Any]]] = []
     position = 0
     for batch in batches:
         columns = []
         for name, column in batch.columns.items():
-            array = np.ascontiguousarray(column.numpy())
-            columns.append([name, array.dtype.str, list(array.shape), position])
-            buffers.append(array)
-            position += _padded(array.nbytes)
+            array = column.numpy()
+            stored = _narrowed(array)
+            columns.append([name, array.dtype.str, stored.dtype.str, list(array.shape), position])
+            buffers.append((position, stored))
+            position += _padded(stored.nbytes)
         headers.append({"columns": columns, "seed": batch.seed, "epoch": batch.epoch, "step": batch.step})
     header = json.dumps(headers).encode()
     start = _padded(8 + len(header))
     content = bytearray(start + position)
     content[:8] = len(header).to_bytes(8, "little")
     content[8 : 8 + len(header)] = header
-    for array, at in zip(buffers, _starts(buffers, start), strict=True):
-        content[at : at + array.nbytes] = array.tobytes()
-    return bytes(content)
+    for position, array in buffers:
+        here = np.frombuffer(content, dtype=array.dtype, count=array.size, offset=start + position)
+        here.reshape(array.shape)[...] = array
+    return content
 
 
 def unpack(content: Any) -> list[Batch]:
-    """Batches from packed bytes or a buffer; the columns share one writable copy of them."""
-    memory = bytearray(content)
+    """Batches from packed bytes or a buffer, which is not needed afterwards; the columns can be written."""
+    memory = memoryview(content)
     length = int.from_bytes(memory[:8], "little")
     start = _padded(8 + length)
     batches = []
-    for header in json.loads(memory[8 : 8 + length]):
+    for header in json.loads(bytes(memory[8 : 8 + length])):
         columns = {}
-        for name, dtype, shape, position in header["columns"]:
-            count = int(np.prod(shape))
-            array = np.frombuffer(memory, dtype=np.dtype(dtype), count=count, offset=start + position)
-            columns[name] = torch.from_numpy(array.reshape(shape))
+        for name, dtype, stored, shape, position in header["columns"]:
+            array = np.frombuffer(memory, dtype=stored, count=math.prod(shape), offset=start + position)
+            columns[name] = torch.from_numpy(array.astype(dtype).reshape(shape))
         batches.append(Batch(columns, seed=header["seed"], epoch=header["epoch"], step=header["step"]))
     return batches
 
 
+def _narrowed(array: NDArray[Any]) -> NDArray[Any]:
+    """Int64 as a shorter type that holds every value, anything else as it is."""
+    if array.dtype != np.int64 or array.size == 0:
+        return array
+    lowest, highest = int(array.min()), int(array.max())
+    for dtype, low, high in _NARROW:
+        if low <= lowest and highest <= high:
+            return array.astype(dtype)
+    return array
+
+
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _starts(buffers: Sequence[np.ndarray[Any, Any]], start: int) -> list[int]:
-    sizes = [_padded(array.nbytes) for array in buffers]
-    return [start + int(before) for before in np.concatenate([[0], np.cumsum(sizes)])[: len(sizes)]]

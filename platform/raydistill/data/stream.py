@@ -5,9 +5,10 @@ which rows these are, reads their row groups, collates, and lets task and method
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,11 @@ from raydistill.batch import Batch, add_partners, collate
 from raydistill.config.named import Named, parser
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
-from raydistill.data.plan import Partners, Plan, bucket_upper_edge, micro_batches
+from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
 from raydistill.draws import permutation
 from raydistill.tasks._base import TaskBase
 
-_ROWS_PER_ITEM = 1024
+_ROWS_PER_ITEM = 4096
 _MAX_ITEMS = 20_000
 _AHEAD_BYTES = 128 * 2**20
 _EVALUATION_EPOCH = 0
@@ -107,7 +108,7 @@ def feed(
     start_step: int = 0,
     stop_step: int,
     num_data_tasks: int = 1,
-) -> Iterator[list[Batch]]:
+) -> Generator[list[Batch], None, None]:
     """The micro-batches of each optimizer step from ``start_step`` up to ``stop_step - 1``, one list a step.
 
     Steps count from 0 over all epochs; every rank gets the same number of them, each with
@@ -188,34 +189,46 @@ class BatchBuilder:
     def __init__(self, spec: FeedSpec) -> None:
         self.corpus = open_cached(spec.corpus, spec.corpus_hash)
         self.plan = spec.plan()
+        task = parser("raydistill.tasks")(dict(spec.task))
         self._seed = spec.seed
-        self._task = spec.make_task()
-        self._method = None if spec.method is None else parser("raydistill.methods")(dict(spec.method))
+        self._task = task.module.Task(task.config, self.corpus.encoding)
+        self._partners: Partners | None = None
+        self._prepare: Callable[[Batch], Batch] = lambda batch: batch
+        if spec.method is not None:
+            method = parser("raydistill.methods")(dict(spec.method))
+            distiller = method.module.Method
+            self._prepare = partial(distiller.prepare_batch, method.config)
+            if distiller.requirements(method.config).partners:
+                self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
 
-    @cached_property
-    def _partners(self) -> Partners | None:
-        method = self._method
-        if method is None or not method.module.Method.requirements(method.config).partners:
-            return None
-        return Partners(self.corpus.shard_offsets, seed=self._seed)
-
-    def batch(self, rows: NDArray[np.int64], *, epoch: int, step: int) -> Batch:
+    def batch(self, rows: Rows, *, epoch: int, step: int) -> Batch:
         """One micro-batch of these rows of the corpus."""
+        return next(self.batches([(rows, epoch, step)]))
+
+    def batches(self, wanted: Sequence[tuple[Rows, int, int]]) -> Iterator[Batch]:
+        """One micro-batch for each (rows, epoch, step); the rows of all of them are read before the first is built.
+
+        So a row group is read once for all, even when the corpus keeps fewer of them than a window has.
+        """
+        rows = np.concatenate([rows for rows, _, _ in wanted])
         texts = self.corpus.read_rows(rows)
-        pad_id = self.corpus.pad_id
-        batch = collate(texts, rows, pad_id=pad_id, seed=self._seed, epoch=epoch, step=step)
-        if self._partners is not None:
-            partner_ids = self._partners.of(rows)
-            # The bucket's edge, not the batch's width: a row's partner must not depend on its neighbours.
-            edges = bucket_upper_edge([len(text) for text in texts])
-            partners = self.corpus.read_rows(partner_ids)
-            cut = [partner[:edge] for partner, edge in zip(partners, edges, strict=True)]
-            batch = add_partners(batch, cut, partner_ids, pad_id=pad_id)
-        batch = self._task.prepare_batch(batch)
-        if self._method is None:
-            return batch
-        prepared: Batch = self._method.module.Method.prepare_batch(self._method.config, batch)
-        return prepared
+        partner_ids = None if self._partners is None else self._partners.of(rows)
+        partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids)
+        start = 0
+        for part, epoch, step in wanted:
+            here = slice(start, start + len(part))
+            start += len(part)
+            pad_id = self.corpus.pad_id
+            batch = collate(texts[here], part, pad_id=pad_id, seed=self._seed, epoch=epoch, step=step)
+            if partner_ids is not None:
+                batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id)
+            yield self._prepare(self._task.prepare_batch(batch))
+
+    def _cut_partners(self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows) -> list[NDArray[np.integer]]:
+        # The bucket's edge, not the batch's width: a row's partner must not depend on its neighbours.
+        edges = bucket_upper_edge([len(text) for text in texts]).tolist()
+        partners = self.corpus.read_rows(partner_ids)
+        return [partner[:edge] for partner, edge in zip(partners, edges, strict=True)]
 
 
 _BUILDERS: dict[str, BatchBuilder] = {}
@@ -234,17 +247,26 @@ def _builder(spec: FeedSpec) -> BatchBuilder:
 def _packed_steps(table: pa.Table, *, spec: FeedSpec, rank: int, world_size: int) -> Iterator[pa.Table]:
     """The data task: for each step of the items in ``table``, this rank's micro-batches as one row of bytes."""
     builder = _builder(spec)
+    plan = builder.plan
     for item in table.to_pylist():
-        for step in range(item["start"], item["stop"]):
-            parts = micro_batches(
-                builder.plan.rows(step),
-                rank=rank,
-                world_size=world_size,
-                num_micro_batches=spec.num_micro_batches,
+        steps = range(item["start"], item["stop"])
+        wanted = [
+            (part, plan.epoch_of(step), step)
+            for step in steps
+            for part in micro_batches(
+                plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches
             )
-            epoch = builder.plan.epoch_of(step)
-            content = pack([builder.batch(part, epoch=epoch, step=step) for part in parts])
-            yield pa.table({"step": [step], "batches": pa.array([content], type=pa.large_binary())})
+        ]
+        batches = builder.batches(wanted)
+        for step in steps:
+            content = pack(list(islice(batches, spec.num_micro_batches)))
+            yield pa.table({"step": [step], "batches": _binary(content)})
+
+
+def _binary(content: bytearray) -> pa.Array:
+    """A column of one binary value, without a copy."""
+    offsets = np.array([0, len(content)], dtype=np.int64)
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(content)])
 
 
 def _buffers(column: pa.ChunkedArray) -> Iterator[Any]:

@@ -12,6 +12,8 @@ from raydistill.tasks._base import Encoding
 
 Row = NDArray[np.integer]
 
+_LOW_BITS = np.uint64(2**32 - 1)
+
 
 class MaskOptions(Protocol):
     """The options of ``tasks/mlm.py`` that masking reads."""
@@ -38,8 +40,9 @@ class Masking:
             raise ValueError("masked language modelling needs the corpus's token counts")
         if len(counts) != encoding.vocab_size:
             raise ValueError(f"token counts are of {len(counts)} ids, the vocabulary has {encoding.vocab_size}")
-        self._weights = np.maximum(counts, 1).astype(np.float64) ** -config.smoothing
-        self._weights[list(encoding.all_special_ids)] = 0.0
+        # Inverse weights, infinite where a token is never chosen.
+        self._scales = np.maximum(counts, 1).astype(np.float64) ** config.smoothing
+        self._scales[list(encoding.all_special_ids)] = np.inf
 
     def __call__(self, batch: Batch, prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Masked ids (B, T) and flat indices (M,) of the targets, ascending."""
@@ -56,23 +59,28 @@ class Masking:
     def _choose(self, ids: Row, lengths: Row, keys: tuple[int, int, Row], prefix: str) -> NDArray[np.bool_]:
         """Targets (B, T): the smallest exponential(1) / weight of a row, weighted sampling without replacement."""
         seed, epoch, row_ids = keys
-        weights = self._weights[ids] * (np.arange(ids.shape[1]) < lengths[:, None])
+        positions = np.arange(ids.shape[1])
+        scales = self._scales[ids]
+        scales[positions >= lengths[:, None]] = np.inf
         rounding = draws.uniform(prefix + "mlm count", seed, epoch, row_ids)
         counts = np.floor(self.config.mask_probability * lengths + rounding).astype(np.int64)
-        counts = np.minimum(counts, np.count_nonzero(weights, axis=1))
-        positions = np.arange(ids.shape[1])
-        times = draws.exponential(prefix + "mlm choice", seed, epoch, row_ids[:, None], positions)
-        with np.errstate(divide="ignore"):
-            times = np.where(weights > 0, times / weights, np.inf)
-        chosen = np.zeros(ids.shape, dtype=np.bool_)
-        np.put_along_axis(chosen, np.argsort(times, axis=1, kind="stable"), positions < counts[:, None], axis=1)
+        counts = np.minimum(counts, np.count_nonzero(scales < np.inf, axis=1))
+        most = int(counts.max())
+        if most == 0:
+            return np.zeros(ids.shape, dtype=np.bool_)
+        times = draws.exponential(prefix + "mlm choice", seed, epoch, row_ids[:, None], positions) * scales
+        smallest = np.sort(np.partition(times, most - 1, axis=1)[:, :most], axis=1)
+        last = smallest[np.arange(len(counts)), np.maximum(counts, 1) - 1]
+        last[counts == 0] = 0.0
+        chosen: NDArray[np.bool_] = times <= last[:, None]
         return chosen
 
     def _replacements(self, originals: Row, index: Row, width: int, keys: tuple[int, int, Row], prefix: str) -> Row:
         """What stands at the targets afterwards: the mask token, the original or any id of the vocabulary."""
         seed, epoch, row_ids = keys
-        where = (seed, epoch, row_ids[index // width], index % width)
-        kind = draws.uniform(prefix + "mlm kind", *where)
-        random_ids = draws.integers(prefix + "mlm random", *where, high=self.encoding.vocab_size)
-        kept = np.where(kind < self.config.mask + self.config.keep, originals, random_ids)
+        bits = draws.hash64(prefix + "mlm replacement", seed, epoch, row_ids[index // width], index % width)
+        # Two draws of 32 bits each: what the token becomes, and which id where it becomes a random one.
+        kind = (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
+        random_ids = ((bits & _LOW_BITS) * np.uint64(self.encoding.vocab_size)) >> np.uint64(32)
+        kept = np.where(kind < self.config.mask + self.config.keep, originals, random_ids.astype(np.int64))
         return np.where(kind < self.config.mask, self._mask_id, kept)

@@ -34,6 +34,21 @@ def test_rows_evicted_from_memory_are_read_again(tmp_path, monkeypatch):
     assert len(corpus._groups) == 1
 
 
+def test_rows_asked_for_together_read_each_row_group_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("raydistill.data.corpus._CACHE_BYTES", 1)
+    corpus = write_corpus(tmp_path / "corpus", random_rows(300))
+    loads, load = [], corpus._row_group
+    monkeypatch.setattr(corpus, "_row_group", lambda *group: loads.append(group) or load(*group))
+    corpus.read_rows([299, 0, 150, 1, 298, 151, 0])
+    assert loads == [(0, 0), (1, 0), (2, 0)]
+
+
+def test_rows_do_not_keep_their_row_group_in_memory(tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", random_rows(300))
+    assert all(row.base is None for row in corpus.read_rows([0, 150]))
+    assert corpus.read_rows([]) == []
+
+
 def test_the_manifest_counts_rows_tokens_and_ids(tmp_path):
     rows = random_rows(250)
     corpus = write_corpus(tmp_path / "corpus", rows)
