@@ -10,6 +10,7 @@ from raydistill.models import checks, layer_selection
 from raydistill.models.load import check_family, load_tokenizer
 from raydistill.stages import _base, _checkpoints, _corpora
 from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.training.selection import criterion_of
 
 _BYTES_PER_FLOAT = 4
 _GIB = 2**30
@@ -21,6 +22,11 @@ def student_layers(config: StudentConfig) -> list[int]:
         return list(config.layers)
     assert config.num_layers is not None
     return layer_selection.published_layers(config.num_layers)
+
+
+def distils(method: Any) -> bool:
+    """Whether a method reads teachers while it trains; for another, a teacher is only what the student starts from."""
+    return bool(method.module.Method.requirements(method.config).max_teachers != 0)
 
 
 def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Forecast]) -> Forecast:
@@ -37,6 +43,7 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     _check_corpus(corpus, student, teachers)
     config.method.module.Method.check(config.method.config, student, teachers)
     _check_batches(config, scaling, corpus)
+    criterion_of(config.training, config.task)
     return Forecast(
         lines=_lines(config, scaling, corpus, student, teachers),
         models={"": student, _base.INITIAL: student},
@@ -76,6 +83,9 @@ def _check_requirements(config: Any, teachers: list[Any]) -> None:
     method = config.method
     needs = method.module.Method.requirements(method.config)
     most = needs.max_teachers
+    if most == 0 and config.student.init != "checkpoint":
+        # It gives the student its start and is not loaded for the training.
+        most = 1
     if len(teachers) < needs.min_teachers or (most is not None and len(teachers) > most):
         wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
         raise ValueError(f"teachers has {len(teachers)}; method {method.name} takes {wanted}")
@@ -148,6 +158,9 @@ def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student:
     lines = [f"student {student.model_type}, {student_size:,} parameters", *_layer_lines(config.student, teachers)]
     memory = student_size * _BYTES_PER_FLOAT * _copies(training.zero_stage, workers)
     for position, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
+        if not distils(config.method):
+            lines.append(f"teacher {position} {teacher.model_type} gives the student its start alone")
+            continue
         size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
         shared = workers if reference.placement == "zero3" else 1
         memory += size * _BYTES_PER_FLOAT / shared
@@ -178,9 +191,12 @@ def _copies(zero_stage: int, workers: int) -> float:
 
 
 def _steps_line(training: Any, corpus: CorpusForecast) -> str:
+    stop = f", stops after {training.stop_after_steps}" if training.stop_after_steps else ""
     if corpus.rows is None or corpus.tokens is None:
         limit = f", at most {training.max_steps} steps" if training.max_steps else ""
-        return f"{training.num_epochs} epochs of batches of {training.batch_size}{limit}; rows known after binarize"
+        epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"
+        return f"{epochs}{limit}{stop}; rows known after binarize"
     steps = -(-corpus.rows // training.batch_size) * training.num_epochs
     steps = min(steps, training.max_steps or steps)
-    return f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch, {steps:,} steps of {training.batch_size} rows"
+    size = f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch"
+    return f"{size}, {steps:,} steps of {training.batch_size} rows{stop}"

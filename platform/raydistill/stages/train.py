@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from raydistill.training.trainer import train
 
 _HOW_ONLY = {"zero_stage", "logging_steps", "checkpoint_steps", "keep_checkpoints", "max_failures"}
 """Keys of ``training`` on which the trained student does not depend."""
+
+_OUTCOME = ("step", "stopped", "delivered", "best_metric", "best_value", "best_step", "note")
+"""What a ``TrainResult`` tells of how training ended; kept in the summary and as tags."""
 
 
 class Config(_base.StageConfig):
@@ -84,6 +88,7 @@ class Stage(_base.Stage):
             teachers=[
                 TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head)
                 for folder, teacher in zip(teachers, self.config.teachers, strict=True)
+                if _fit.distils(self.config.method)
             ],
             task=self.config.task,
             method=self.config.method,
@@ -94,8 +99,12 @@ class Stage(_base.Stage):
         )
         lineage = self._lineage(spec)
         context.tracker.set_tags(context.run_key, lineage)
-        result = train(spec, str(context.output), context.tracker, context.run_key)
-        return {"student": result.student, "metrics": result.metrics, "lineage": lineage}
+        result = train(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel > 1)
+        outcome = {
+            name: value for name, value in asdict(result).items() if name in _OUTCOME and value not in ("", None)
+        }
+        context.tracker.set_tags(context.run_key, outcome)
+        return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
 
     @property
     def _freezes_positions(self) -> bool:

@@ -12,13 +12,12 @@ _FILE = "training.json"
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training left, or why it failed."""
+    """What a training left."""
 
     student: str
     """Folder of the trained student."""
     metrics: dict[str, float]
     """Latest value of every metric; for a best student, its own where evaluations are concerned."""
-    failure: str = ""
     step: int = 0
     """Optimizer steps taken."""
     stopped: str = ""

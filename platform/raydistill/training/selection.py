@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raydistill.config.named import Named
 from raydistill.config.sections import TrainingConfig
+from raydistill.training import checkpoint_folder
 
 METHOD, TASK = "held_out/", "eval/"
 """What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
@@ -130,8 +131,5 @@ def prune_best(output: Path, keep: Iterable[int | None]) -> None:
 
 def replace_by_copy(target: Path, source: Path) -> None:
     """Make ``target`` a copy of a folder; it is never half-written."""
-    temporary = target.with_name(f".{target.name}.copy")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    shutil.copytree(source, checkpoint_folder.start_partial(target), dirs_exist_ok=True)
+    checkpoint_folder.finish(target)

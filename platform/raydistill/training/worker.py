@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,25 @@ from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
 from raydistill.optim.schedules import linear_warmup_decay
 from raydistill.tracking.tracker import Tracker
+from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import report_checkpoint, restore, write_student
 from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.history import append_history, cut_history
 from raydistill.training.progress import Record
 from raydistill.training.result import TrainResult
+from raydistill.training.selection import (
+    METHOD,
+    TASK,
+    Standing,
+    best_folder,
+    criterion_of,
+    missing_note,
+    prune_best,
+    replace_by_copy,
+    stop_reason,
+    updated,
+)
 from raydistill.training.spec import TrainSpec
 
 Terms = dict[str, float]
@@ -30,21 +45,40 @@ Terms = dict[str, float]
 
 @dataclass
 class Position:
-    """Where a run is: saved with every checkpoint."""
+    """Where a run is: saved with every checkpoint, as plain data."""
 
     step: int = 0
     tokens: int = 0
-    best_held_out: float = math.inf
     metrics: Terms = field(default_factory=dict)
     """Latest value of every metric."""
+    standing: Standing = field(default_factory=Standing)
+    """Which evaluation is the best."""
+    best_metrics: Terms = field(default_factory=dict)
+    """What that evaluation found."""
+    saved_bests: list[int | None] = field(default_factory=list)
+    """Steps of the kept students that the latest checkpoints know, so that none of them is deleted."""
+    stopped: str = ""
+    """Why training ended before its schedule."""
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Position":
+        """A position that ``asdict`` made plain data of."""
+        return cls(**{**state, "standing": Standing(**state["standing"])})
 
 
 class NonFiniteLossError(ArithmeticError):
     """A term of the loss is no finite number; its text names the term and the step."""
 
 
-def train_worker(config: Mapping[str, Any]) -> None:
-    """Entry point of a Ray Train worker; ``config`` has plain data and actor handles."""
+class EvaluationError(ValueError):
+    """Evaluations have nothing to score, or not the metric that was asked for."""
+
+
+def train_worker(config: Mapping[str, Any]) -> str:
+    """Entry point of a Ray Train worker; ``config`` has plain data and actor handles.
+
+    Returns why the training failed, where a restarted group of workers would meet the same, else nothing.
+    """
     spec = TrainSpec.model_validate(config["spec"])
     prepare_environment(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(config["num_threads"])
@@ -55,10 +89,9 @@ def train_worker(config: Mapping[str, Any]) -> None:
     loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers)
     try:
         loop.run()
-    except NonFiniteLossError as error:
-        # Returned, not raised: Ray Train would start the group again only to meet the same number.
-        if rank == 0:
-            TrainResult(student="", metrics={}, failure=str(error)).write(Path(config["output"]))
+    except (NonFiniteLossError, EvaluationError, StorageError) as error:
+        return str(error)
+    return ""
 
 
 class Loop:
@@ -78,8 +111,11 @@ class Loop:
         self.held_out_spec = self._feed_spec(spec.held_out)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
+        self.last_step = min(self.num_steps, training.stop_after_steps or self.num_steps)
         self.position = Position()
-        self._held_out: list[Batch] | None = None
+        self.task = self.held_out_spec.make_task()
+        self.criterion = criterion_of(training, spec.task)
+        self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
 
     def _feed_spec(self, corpus: Sequence[CorpusPart]) -> FeedSpec:
@@ -98,20 +134,25 @@ class Loop:
         """Train from the latest checkpoint, or from the start, to the end, and write the student."""
         state = restore(self.engine)
         if state is not None:
-            self.position = Position(**state["position"])
+            self.position = Position.from_state(state["position"])
+        if self.rank == 0:
+            cut_history(self.output, -1 if state is None else self.position.step)
+        self._prune_best()
         steps = feed(
             self.feed_spec,
             rank=self.rank,
             world_size=self.num_workers,
             start_step=self.position.step,
-            stop_step=self.num_steps,
+            stop_step=self.last_step,
             num_data_tasks=max(1, self.spec.scaling.data_cpus // self.num_workers),
         )
-        if self.position.step == 0:
-            self._evaluate()
-        self._pace.restart()
-        while self.position.step < self.num_steps:
-            self._one_step(self._next(steps))
+        # Closed, so that the data tasks end when training stops early.
+        with closing(steps):
+            if state is None:
+                self._evaluate()
+            self._pace.restart()
+            while self.position.step < self.last_step and not self.position.stopped:
+                self._one_step(self._next(steps))
         self._finish()
 
     def _next(self, steps: Iterator[list[Batch]]) -> list[Batch]:
@@ -142,12 +183,12 @@ class Loop:
         if log:
             self._log(totals, learning_rate)
         if evaluate:
-            self._evaluate()
-        if save:
+            self._select(self._evaluate())
+        if save or self.position.stopped:
             self._save()
 
     def _is_due(self, every: int) -> bool:
-        return self.position.step % every == 0 or self.position.step == self.num_steps
+        return self.position.step % every == 0 or self.position.step == self.last_step
 
     def _denominators(self, batches: Sequence[Batch]) -> tuple[list[dict[str, Tensor]], Tensor]:
         """What each micro-batch divides its sums by, and the tokens of the whole step, with one collective."""
@@ -182,48 +223,108 @@ class Loop:
         self.position.metrics |= metrics
         if self.rank > 0:
             return
+        append_history(self.output, self.position.step, metrics)
         self.tracker.log_metrics(self.run_key, metrics, self.position.step)
-        remaining = (self.num_steps - self.position.step) * self._pace.seconds_per_step
-        self.board.post.remote(Record(self.position.step, self.num_steps, metrics, remaining))
+        remaining = (self.last_step - self.position.step) * self._pace.seconds_per_step
+        self.board.post.remote(Record(self.position.step, self.last_step, metrics, remaining))
 
-    def _evaluate(self) -> None:
-        """Held-out loss on the same masked tokens each time; keeps the best student in ``best``."""
+    def _evaluate(self) -> Terms:
+        """The method's loss and the task's metrics on the same held-out rows and targets each time."""
         start = time.perf_counter()
-        batches = self._held_out_batches()
-        denominators, _ = self._denominators(batches)
-        totals = self.engine.evaluate(batches, denominators)
-        metrics = {f"held_out/{name}": value.item() for name, value in self._all_reduced(totals).items()}
+        totals, scores = self.engine.evaluate(*self._held_out_batches(), self.task.score)
+        totals, scores = self._all_reduced(totals), self._all_reduced(scores)
+        _check_finite(totals, self.position.step)
+        try:
+            found = self.task.metrics({name: value.item() for name, value in scores.items()})
+            metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
+            metrics |= {f"{TASK}{name}": found[name] for name in self.task.greater_is_better(self.task.config)}
+            self.criterion.value(metrics)
+        except ValueError as error:
+            raise EvaluationError(str(error)) from None
         self._publish(metrics)
-        if metrics["held_out/loss"] < self.position.best_held_out:
-            self.position.best_held_out = metrics["held_out/loss"]
-            if self.position.step > 0:
-                self._write_student("best")
         self._pace.exclude(time.perf_counter() - start)
+        return metrics
 
-    def _held_out_batches(self) -> list[Batch]:
+    def _held_out_batches(self) -> tuple[list[Batch], list[dict[str, Tensor]]]:
+        """This rank's held-out batches and their denominators, read and counted once."""
         if self._held_out is None:
-            batches = held_out_batches(
+            found = held_out_batches(
                 self.held_out_spec,
                 micro_batch_size=self.spec.training.micro_batch_size,
                 num_rows=self.spec.training.eval_rows,
                 rank=self.rank,
                 world_size=self.num_workers,
             )
-            self._held_out = [batch.to(self.engine.device) for batch in batches]
+            batches = [batch.to(self.engine.device) for batch in found]
+            denominators, _ = self._denominators(batches)
+            self._held_out = batches, denominators
         return self._held_out
+
+    def _select(self, metrics: Terms) -> None:
+        """Keep the student if this evaluation is the best so far, and stop when better ones fail to come."""
+        start = time.perf_counter()
+        position = self.position
+        # Rank 0's value counts, so that no rank stops alone.
+        value = torch.tensor(self.criterion.value(metrics), dtype=torch.float64, device=self.engine.device)
+        dist.broadcast(value, 0)
+        position.standing = updated(position.standing, self.criterion, step=position.step, value=value.item())
+        if position.standing.best_step == position.step:
+            position.best_metrics = metrics
+        if position.standing.kept_step == position.step:
+            self._write_student(best_folder(self.output, position.step))
+            self._prune_best()
+        if position.step < self.last_step:
+            position.stopped = stop_reason(position.standing, self.criterion)
+        self._pace.exclude(time.perf_counter() - start)
+
+    def _prune_best(self) -> None:
+        if self.rank == 0:
+            prune_best(self.output, [*self.position.saved_bests, self.position.standing.kept_step])
 
     def _save(self) -> None:
         start = time.perf_counter()
-        report_checkpoint(self.engine, self.position.metrics, {"position": vars(self.position)})
+        position = self.position
+        # One more than are kept: the oldest of them goes only when this one is complete.
+        known = [*position.saved_bests, position.standing.kept_step]
+        position.saved_bests = known[-self.spec.training.keep_checkpoints - 1 :]
+        report_checkpoint(self.engine, position.metrics, {"position": asdict(position)})
+        self._prune_best()
         self._pace.exclude(time.perf_counter() - start)
 
     def _finish(self) -> None:
-        self._write_student("student")
+        position, training = self.position, self.spec.training
+        if not position.stopped and self.last_step < self.num_steps:
+            position.stopped = f"training.stop_after_steps is {training.stop_after_steps}"
+        kept = position.standing.kept_step
+        delivers_best = training.load_best_model_at_end and kept is not None
+        if not delivers_best:
+            self._write_student(self.output / "student")
         if self.rank == 0:
-            TrainResult(student=str(self.output / "student"), metrics=self.position.metrics).write(self.output)
+            result = self._result(delivers_best=delivers_best)
+            if delivers_best:
+                replace_by_copy(Path(result.student), Path(result.best))
+            for sentence in filter(None, (result.stopped, result.note)):
+                self.board.post.remote(Record(position.step, self.last_step, {}, 0.0, note=sentence))
+            result.write(self.output)
 
-    def _write_student(self, name: str) -> None:
-        write_student(self.engine, self.spec.student, self.output / name, head=self.spec.task.module.Task.HEAD)
+    def _result(self, *, delivers_best: bool) -> TrainResult:
+        position, standing = self.position, self.position.standing
+        kept, wants_best = standing.kept_step, self.spec.training.load_best_model_at_end
+        return TrainResult(
+            student=str(self.output / "student"),
+            metrics=position.metrics | (position.best_metrics if delivers_best else {}),
+            step=position.step,
+            stopped=position.stopped,
+            delivered="best" if delivers_best else "last",
+            best_metric=self.criterion.key,
+            best_value=standing.best_value,
+            best_step=standing.best_step,
+            best="" if kept is None else str(best_folder(self.output, kept)),
+            note=missing_note(standing, self.criterion) if wants_best and kept is None else "",
+        )
+
+    def _write_student(self, folder: Path) -> None:
+        write_student(self.engine, self.spec.student, folder, head=self.task.HEAD)
 
 
 class Pace:

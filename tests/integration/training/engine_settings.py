@@ -1,21 +1,30 @@
 """What one worker group of the engine tests runs: several settings one after the other, on batches read directly."""
 
+import errno
 import json
+import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import ray.train
 import torch
+from safetensors.torch import load_file
 
 from raydistill.batch import Batch
 from raydistill.data.plan import micro_batches
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.evaluation import evaluate_models
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training import worker
+from raydistill.training.agreement import StorageError, agree
 from raydistill.training.assembly import build_engine
-from raydistill.training.engine import held_numel, prepare_environment
+from raydistill.training.engine import Engine, held_numel, prepare_environment
+from raydistill.training.history import read_history
+from raydistill.training.result import TrainResult
+from raydistill.training.spec import TrainSpec
 from toy_training import make_spec
 
 
@@ -43,15 +52,20 @@ def run_settings(config: dict[str, Any]) -> None:
     prepare_environment(use_gpu=False)
     torch.set_num_threads(1)
     worker.feed = direct_feed
-    worker.restore = lambda engine: None
-    worker.report_checkpoint = lambda engine, metrics, state: None
     seen = {name: run_one(Path(config["folder"]), setting) for name, setting in config["settings"].items()}
     rank = ray.train.get_context().get_world_rank()
+    seen["agreement"] = _what_all_hear(rank)
     (Path(config["folder"]) / f"{config['name']}-{rank}.json").write_text(json.dumps(seen))
 
 
 def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Train under one setting; returns losses by step, the held-out loss at the end and the teacher's share."""
+    """Train under one setting; returns what it left: losses by step, history, result, failure, the teacher's share.
+
+    ``save`` names the folders to keep the state in, ``load`` one to start from.
+    ``plain`` has the figures of the student on disk, evaluated without an engine (rank 0).
+    """
+    setting = dict(setting)
+    loaded, saved = setting.pop("load", None), setting.pop("save", None)
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     spec = make_spec(folder, num_workers=num_workers, **setting)
@@ -60,14 +74,58 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
     output = folder / f"out-{num_workers}"
     output.mkdir(exist_ok=True)
     config = {"output": str(output), "tracker": NullTracker(), "run_key": "", "board": board}
+    worker.restore = lambda engine: engine.load(folder / loaded) if loaded else None
+    worker.report_checkpoint = lambda engine, metrics, state: _save(engine, folder, state, saved) if saved else None
     loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers)
-    failure = ""
+    seen: dict[str, Any] = {"failure": ""}
     try:
         loop.run()
-    except worker.NonFiniteLossError as error:
-        failure = str(error)
-    share = held_numel(engine.distiller.teachers[0])
-    metrics = loop.position.metrics
+        if rank == 0:
+            seen["result"] = asdict(TrainResult.read(output))
+            seen["is_rounded"] = _is_rounded(output / "student")
+            seen["plain"] = _plain_figures(spec, output / "student")
+    except (worker.NonFiniteLossError, worker.EvaluationError) as error:
+        seen["failure"] = str(error)
+    seen["history"] = read_history(output)
+    seen["teacher_numel"] = held_numel(engine.distiller.teachers[0])
+    seen["best_folders"] = sorted(path.name for path in output.glob("best-*"))
     engine.close()
-    losses = [record["train/loss"] for record in board.records if "train/loss" in record]
-    return {"losses": losses, "held_out": metrics.get("held_out/loss"), "teacher_numel": share, "failure": failure}
+    seen["losses"] = [record["train/loss"] for record in board.records if "train/loss" in record]
+    seen["held_out"] = loop.position.metrics.get("held_out/loss")
+    return seen
+
+
+def _what_all_hear(rank: int) -> str:
+    """What this rank is told when the disk of the last one is full."""
+
+    def write() -> None:
+        if rank == ray.train.get_context().get_world_size() - 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+
+    try:
+        agree(write, subject="folder", remedy="make room")
+    except StorageError as error:
+        return str(error)
+    return ""
+
+
+def _save(engine: Engine, folder: Path, state: dict[str, Any], name: str) -> None:
+    """Write the state of a step and nothing around it, in ``<name>-<step>``."""
+    target = folder / f"{name}-{state['position']['step']}"
+    target.mkdir(exist_ok=True)
+    torch.distributed.barrier()
+    engine.save(target, state)
+    torch.distributed.barrier()
+
+
+def _is_rounded(student: Path) -> bool:
+    """Whether every weight is one that bfloat16 can hold."""
+    weights = load_file(student / "model.safetensors")
+    frozen = [name for name in weights if "position_embeddings" in name]
+    return all(torch.equal(tensor, tensor.bfloat16().float()) for name, tensor in weights.items() if name not in frozen)
+
+
+def _plain_figures(spec: TrainSpec, student: Path) -> dict[str, float]:
+    models = {"student": str(student)}
+    rows = spec.training.eval_rows
+    return evaluate_models(models, spec.held_out, task=spec.task.dump(), seed=spec.seed, max_rows=rows)["student"]

@@ -25,10 +25,42 @@ SETTINGS: dict[str, dict[str, Any]] = {
     for stage in STAGES
     for placement in PLACEMENTS
 }
+for _stage in STAGES:
+    _SAVING = {"save": f"zero{_stage}", "training": {"zero_stage": _stage, "checkpoint_steps": 4}}
+    SETTINGS[f"zero{_stage}-replicate"] |= _SAVING
+RESUMED = {f"resumed-{stage}": {"load": f"zero{stage}-4", "training": {"zero_stage": stage}} for stage in STAGES}
+HALF = {"zero_stage": 2, "precision": "bf16", "checkpoint_steps": 4}
+RESUMED_HALF = {
+    "half": {"save": "half", "training": HALF},
+    **{f"resumed-half-{stage}": {"load": "half-4", "training": HALF | {"zero_stage": stage}} for stage in (0, 2)},
+}
+SHRUNK_STAGES = {0: 3, 1: 2, 3: 0}
+SHRUNK = {
+    f"shrunk-{stage}": {"load": f"zero{stage}-4", "training": {"zero_stage": other}}
+    for stage, other in SHRUNK_STAGES.items()
+}
+"""What 2 workers saved at one stage, continued by 1 worker at another."""
 BREAKING = {
     "training": {"max_steps": 4},
     "optimizer": {"learning_rate": 1e30, "warmup_proportion": 0.0, "max_grad_norm": 1e30},
 }
+REPEATED = {"training": {"zero_stage": 2, "dropout": 0.3, "max_steps": 5, "eval_steps": 2}}
+STOPPED = {"training": {"stop_after_steps": 4}}
+SELECTING = {
+    "training": {
+        "zero_stage": 2,
+        "max_steps": 12,
+        "eval_steps": 1,
+        "metric_for_best_model": "eval/loss",
+        "load_best_model_at_end": True,
+        "early_stopping_patience": 3,
+    },
+    "optimizer": {"learning_rate": 0.3},
+}
+UNBEATEN = {
+    "training": {"max_steps": 2, "eval_steps": 1, "load_best_model_at_end": True, "saving_criterion": 0.0},
+}
+UNKNOWN_METRIC = {"training": {"metric_for_best_model": "held_out/muki"}}
 PER_MICRO_BATCH = {"training": {"loss_normalization": "per_micro_batch"}}
 
 
@@ -53,14 +85,27 @@ def _run_group(folder: Path, *, num_workers: int, settings: dict[str, Any]) -> l
 
 
 @pytest.fixture(scope="module")
-def one_worker(inputs: Path, ray_cluster: None) -> dict[str, Any]:
-    settings = {**SETTINGS, "breaking": BREAKING}
+def one_worker(inputs: Path, two_workers: list[dict[str, Any]]) -> dict[str, Any]:
+    # After the two workers, whose state it continues, and before it saves its own.
+    settings = {**SHRUNK, **SETTINGS, "breaking": BREAKING}
     return _run_group(inputs, num_workers=1, settings=settings)[0]
 
 
 @pytest.fixture(scope="module")
 def two_workers(inputs: Path, ray_cluster: None) -> list[dict[str, Any]]:
-    settings = {**SETTINGS, "breaking": BREAKING, "per_micro_batch": PER_MICRO_BATCH}
+    settings = {
+        **SETTINGS,
+        **RESUMED,
+        **RESUMED_HALF,
+        "breaking": BREAKING,
+        "per_micro_batch": PER_MICRO_BATCH,
+        "first": REPEATED,
+        "second": REPEATED,
+        "stopped": STOPPED,
+        "selecting": SELECTING,
+        "unbeaten": UNBEATEN,
+        "unknown_metric": UNKNOWN_METRIC,
+    }
     return _run_group(inputs, num_workers=2, settings=settings)
 
 
@@ -135,3 +180,98 @@ def test_normalization_per_micro_batch_is_another_mean(two_workers: list, plain:
     # Parts of a batch hold different numbers of tokens, so their mean of means is near the mean, and not equal to it.
     assert losses[0] == pytest.approx(plain[0], rel=0.2)
     assert abs(losses[0] - plain[0]) > 1e-4
+
+
+def _without_speed(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in line.items() if not name.startswith("speed/")} for line in history]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_evaluations_find_what_the_saved_student_gives_without_an_engine(
+    one_worker: dict, two_workers: list, setting: str
+) -> None:
+    for seen in (one_worker[setting], two_workers[0][setting]):
+        last = [line for line in seen["history"] if "eval/loss" in line][-1]
+        for metric in ("loss", "perplexity", "accuracy"):
+            assert last[f"eval/{metric}"] == pytest.approx(seen["plain"][metric], rel=1e-5)
+
+
+def test_the_same_training_gives_the_same_losses_to_the_last_bit(two_workers: list) -> None:
+    first, second = (_without_speed(two_workers[0][name]["history"]) for name in ("first", "second"))
+    assert [line["step"] for line in first] == [0, 1, 2, 2, 3, 4, 4, 5, 5]
+    assert len({line["train/loss"] for line in first if "train/loss" in line}) == 5
+    assert first == second
+
+
+def test_a_training_that_stops_after_some_steps_keeps_the_schedule_of_the_full_one(
+    two_workers: list, plain: list[float]
+) -> None:
+    seen = two_workers[0]["stopped"]
+    assert seen["losses"] == pytest.approx(plain[:4], abs=1e-4)
+    assert seen["result"]["step"] == 4
+    assert "stop_after_steps is 4" in seen["result"]["stopped"]
+    assert [line["step"] for line in seen["history"] if "eval/loss" in line] == [0, 4]
+
+
+def test_training_stops_when_its_patience_is_spent_and_leaves_the_best_student(two_workers: list) -> None:
+    seen = two_workers[0]["selecting"]
+    result = seen["result"]
+    losses = {line["step"]: line["eval/loss"] for line in seen["history"] if "eval/loss" in line and line["step"] > 0}
+    best_step = min(losses, key=lambda step: losses[step])
+    assert len(losses) < 12
+    assert list(losses) == list(range(1, best_step + 4))
+    assert (result["step"], result["best_step"]) == (best_step + 3, best_step)
+    assert result["stopped"].startswith("early stopping")
+    assert (result["delivered"], result["note"]) == ("best", "")
+    assert result["best_value"] == result["metrics"]["eval/loss"] == losses[best_step]
+    assert seen["plain"]["loss"] == pytest.approx(losses[best_step], rel=1e-5)
+    assert seen["plain"]["loss"] < losses[best_step + 3] - 1e-3
+    assert result["best"].endswith(f"/best-{best_step}")
+    assert seen["best_folders"] == [f"best-{best_step}"]
+
+
+def test_without_a_student_that_beats_the_criterion_the_last_one_is_left_and_told(two_workers: list) -> None:
+    seen = two_workers[0]["unbeaten"]
+    result = seen["result"]
+    assert (result["delivered"], result["best"], seen["best_folders"]) == ("last", "", [])
+    assert "saving_criterion=0.0" in result["note"]
+    assert result["metrics"]["held_out/loss"] == seen["history"][-1]["held_out/loss"]
+
+
+def test_a_metric_that_the_method_lacks_ends_training_before_its_first_step(two_workers: list) -> None:
+    for seen in two_workers:
+        failure = seen["unknown_metric"]["failure"]
+        assert "'held_out/muki'" in failure
+        assert "held_out/causal_ce" in failure
+        assert not seen["unknown_metric"]["losses"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_training_has_the_losses_of_an_undisturbed_one(two_workers: list, stage: int) -> None:
+    undisturbed = two_workers[0][f"zero{stage}-replicate"]["losses"]
+    assert len(undisturbed) == 10
+    assert two_workers[0][f"resumed-{stage}"]["losses"] == pytest.approx(undisturbed[4:], rel=1e-6)
+
+
+@pytest.mark.parametrize("stage", SHRUNK_STAGES)
+def test_one_worker_continues_at_another_stage_what_two_workers_saved(
+    one_worker: dict, two_workers: list, stage: int
+) -> None:
+    undisturbed = two_workers[0][f"zero{stage}-replicate"]["losses"]
+    assert one_worker[f"shrunk-{stage}"]["losses"] == pytest.approx(undisturbed[4:], rel=1e-5)
+
+
+def test_a_half_precision_training_resumes_with_its_float32_weights(two_workers: list) -> None:
+    undisturbed = two_workers[0]["half"]["losses"][4:]
+    assert two_workers[0]["resumed-half-2"]["losses"] == pytest.approx(undisturbed, rel=1e-6)
+    # Stages round gradients at different places.
+    assert two_workers[0]["resumed-half-0"]["losses"] == pytest.approx(undisturbed, rel=0.02)
+
+
+@pytest.mark.parametrize("setting", RESUMED_HALF)
+def test_a_student_trained_in_half_precision_is_written_in_float32(two_workers: list, setting: str) -> None:
+    assert not two_workers[0][setting]["is_rounded"]
+
+
+def test_a_full_disk_of_one_rank_is_told_to_all(two_workers: list) -> None:
+    assert [seen["agreement"] for seen in two_workers] == ["folder: No space left on device; make room"] * 2
