@@ -99,18 +99,19 @@ def seal(folder: Path, files: dict[str, dict[str, int | str]]) -> None:
 def fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None when every file is as its manifest says."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        listed = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = [(name, {what: expected[what] for what in ("size", "sha256")}) for name, expected in listed.items()]
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
-    for name, expected in files.items():
+    for name, expected in files:
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         found = describe(checkpoint, [name])[name]
-        for what in ("size", "sha256"):
-            if found[what] != expected[what]:
-                return f"{name} has {what} {found[what]} where {MANIFEST} says {expected[what]}"
+        for what, value in expected.items():
+            if found[what] != value:
+                return f"{name} has {what} {found[what]} where {MANIFEST} says {value}"
     return None
 
 
