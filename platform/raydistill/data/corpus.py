@@ -31,6 +31,7 @@ TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
 FORMAT_VERSION = 2
 _CACHE_BYTES = 64_000_000
+_OPEN_SHARDS = 16
 
 
 class _Record(BaseModel):
@@ -137,6 +138,7 @@ class Corpus:
         """First row of each shard, and the number of rows at the end."""
         self._groups: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[Any]]] = OrderedDict()
         self._cached_bytes = 0
+        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
 
     @classmethod
     def open(cls, uri: str) -> "Corpus":
@@ -216,8 +218,7 @@ class Corpus:
     def _row_group(self, shard: int, group: int) -> tuple[NDArray[Any], NDArray[Any]]:
         key = (shard, group)
         if key not in self._groups:
-            with ShardReader(self._folder, self.manifest.shards[shard]) as reader:
-                loaded = reader.read_ids(group)
+            loaded = self._reader(shard).read_ids(group)
             self._groups[key] = loaded
             self._cached_bytes += sum(array.nbytes for array in loaded)
             while self._cached_bytes > _CACHE_BYTES and len(self._groups) > 1:
@@ -225,6 +226,14 @@ class Corpus:
                 self._cached_bytes -= sum(array.nbytes for array in dropped)
         self._groups.move_to_end(key)
         return self._groups[key]
+
+    def _reader(self, shard: int) -> ShardReader:
+        if shard not in self._readers:
+            self._readers[shard] = ShardReader(self._folder, self.manifest.shards[shard])
+            while len(self._readers) > _OPEN_SHARDS:
+                self._readers.popitem(last=False)[1].close()
+        self._readers.move_to_end(shard)
+        return self._readers[shard]
 
     def _array(self, name: str) -> NDArray[Any]:
         check_content(self._folder, name, self.manifest.files[name].sha256)

@@ -111,6 +111,10 @@ class ShardReader:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._stream.close()
 
     @property

@@ -9,6 +9,9 @@ from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.stages._base import CorpusForecast, Forecast
 
+_VERIFIED_BYTES = 2**30
+"""Corpora up to this size are read through before they are used, in a second or two."""
+
 
 def references(corpora: Sequence[CorpusRef]) -> dict[str, str]:
     """Dotted key to the name of each corpus, as a stage lists its inputs."""
@@ -18,18 +21,29 @@ def references(corpora: Sequence[CorpusRef]) -> dict[str, str]:
 
 
 def train_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
-    """The weighted ``train`` folders, once stages have run."""
-    return [CorpusPart(folder(reference.corpus, outputs, TRAIN), reference.weight) for reference in corpora]
+    """The weighted ``train`` folders, once stages have run; raises ValueError for a corpus that was changed."""
+    return [CorpusPart(_checked(reference.corpus, outputs, TRAIN), reference.weight) for reference in corpora]
 
 
 def held_out_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
-    """The ``held_out`` folders, once stages have run; every row counts once, whatever the weights in training."""
-    return [CorpusPart(folder(reference.corpus, outputs, HELD_OUT)) for reference in corpora]
+    """The ``held_out`` folders, once stages have run; every row counts once, whatever the weights in training.
+
+    Raises ValueError for a corpus that was changed.
+    """
+    return [CorpusPart(_checked(reference.corpus, outputs, HELD_OUT)) for reference in corpora]
 
 
 def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
     """Folder of the ``train`` or ``held_out`` part of a corpus reference, once stages have run."""
     return str(outputs.get(reference, Path(reference)) / part)
+
+
+def _checked(reference: str, outputs: Mapping[str, Path], part: str) -> str:
+    """The folder of a part whose files are there and whole; what a large one holds is compared as it is read."""
+    corpus = Corpus.open(folder(reference, outputs, part))
+    if corpus.num_bytes <= _VERIFIED_BYTES:
+        corpus.verify()
+    return corpus.uri
 
 
 def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> CorpusForecast:
