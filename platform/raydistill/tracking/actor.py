@@ -23,10 +23,23 @@ class TrackerActor:
     """
 
     def __init__(self, store: Store, folder: str) -> None:
-        self._delivery = Delivery(store, Path(folder))
-        self._delivery.remember_store()
         self._error: str | None = None
+        self._failure: str | None = None
+        self._opened: Delivery | None = None
+        try:
+            self._opened = Delivery(store, Path(folder))
+            self._opened.remember_store()
+        except OSError as error:
+            # Raised here, it would fill the driver's terminal with Ray's tracebacks; ``status`` tells it.
+            self._failure = str(error)
+            return
         threading.Thread(target=self._deliver_for_ever, name="delivery", daemon=True).start()
+
+    @property
+    def _delivery(self) -> Delivery:
+        if self._opened is None:
+            raise RuntimeError(self._failure)
+        return self._opened
 
     def append(self, record: dict[str, Any]) -> int:
         """Spool a record and return its sequence number; it is delivered later."""
@@ -42,12 +55,17 @@ class TrackerActor:
         return found if found.done else replace(found, error=self._error)
 
     def status(self) -> dict[str, Any]:
-        """Whether the store is open, how many records wait and were rejected, and the latest error."""
+        """Whether the store is open, how many records wait and were rejected, the latest error of the store.
+
+        ``failure`` tells why there is no spool: then nothing is recorded.
+        """
+        opened = self._opened
         return {
-            "ready": self._delivery.writer is not None,
-            "waiting": len(self._delivery.pending),
-            "rejected": self._delivery.num_rejected,
+            "ready": opened is not None and opened.writer is not None,
+            "waiting": len(opened.pending) if opened else 0,
+            "rejected": opened.num_rejected if opened else 0,
             "error": self._error,
+            "failure": self._failure,
         }
 
     def close(self) -> None:

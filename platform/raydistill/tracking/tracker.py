@@ -22,6 +22,7 @@ from raydistill.tracking.store import spool_folder, store_of, without_secrets
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.05
+_OPENING_S = 30.0
 _FAILING_S = 60.0
 _CLOSE_S = 10.0
 
@@ -196,22 +197,33 @@ class RayTracker(Tracker):
         self.uri = uri
         self.folder = folder
         """Where records are spooled on the driver's node."""
+        self._is_refused = False
 
     def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until MLflow is open; raises ValueError with its error when it cannot be opened in time."""
-        deadline = time.monotonic() + timeout_s
+        refusal = self._refusal(time.monotonic() + timeout_s)
+        if refusal is not None:
+            self._is_refused = True
+            raise ValueError(refusal)
+
+    def _refusal(self, deadline: float) -> str | None:
         status: dict[str, Any] = {"error": None}
         while time.monotonic() < deadline:
             try:
-                status = ray.get(self._actor.status.remote(), timeout=max(deadline - time.monotonic(), _POLL_S))
+                status = ray.get(self._actor.status.remote(), timeout=_left(deadline))
             except ray.exceptions.GetTimeoutError:
                 break
             except ray.exceptions.RayError as error:
-                raise ValueError(f"tracking at {self.folder} cannot start: {_last_line(error)}") from error
+                return f"tracking at {self.folder} cannot start: {_last_line(error)}"
+            if status["failure"] is not None:
+                return f"tracking at {self.folder} cannot start: {status['failure']}"
             if status["ready"]:
-                return
+                return None
+            if status["error"] is not None:
+                # A server that is only starting answers by then.
+                deadline = min(deadline, time.monotonic() + _OPENING_S)
             time.sleep(_POLL_S)
-        raise ValueError(f"tracking.uri {self.uri!r} cannot be opened: {status['error'] or 'no answer'}")
+        return f"tracking.uri {self.uri!r} cannot be opened: {status['error'] or 'no answer'}; start it or change it"
 
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Wait until MLflow has everything sent so far; False, with a warning, if it lacks or refused a record."""
@@ -232,7 +244,8 @@ class RayTracker(Tracker):
 
     def close(self, timeout_s: float = 60.0) -> None:
         """Flush, then end the actor, which frees the spool for another run of the job; always ends."""
-        self.flush(timeout_s)
+        if not self._is_refused:
+            self.flush(timeout_s)
         try:
             ray.get(self._actor.close.remote(), timeout=_CLOSE_S)
         except ray.exceptions.RayError as error:

@@ -65,13 +65,14 @@ def test_records_of_driver_and_workers_reach_mlflow_and_a_second_tracker_resumes
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path):
+def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path, monkeypatch):
     tracker = start_tracker(AWAY, folder=str(tmp_path), experiment="job")
     tracker.start_run("job", name="job")
     tracker.log_metrics("job", {"loss": 3.0}, 0)
     assert not tracker.flush(timeout_s=1.0)
-    with pytest.raises(ValueError, match=r"tracking\.uri 'http://127\.0\.0\.1:9' cannot be opened"):
-        tracker.ready(timeout_s=3.0)
+    monkeypatch.setattr("raydistill.tracking.tracker._OPENING_S", 1.0)
+    with pytest.raises(ValueError, match=r"tracking\.uri 'http://127\.0\.0\.1:9' cannot be opened: Connection refused"):
+        tracker.ready()
     ray.kill(tracker._actor)
     again = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="job")
     assert again.flush()
@@ -93,7 +94,7 @@ def test_a_tracker_that_is_killed_goes_on_without_loss_or_repetition(tmp_path):
         tracker.log_metrics("job", {"loss": float(step % 7)}, step)
         if step in (50, 200):
             os.kill(process_of(tmp_path), signal.SIGKILL)
-    assert tracker.flush()
+    assert tracker.flush(timeout_s=300.0)
     history = client_of(tracker).get_metric_history(run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(step, float(step % 7)) for step in range(300)]
     tracker.close()
@@ -119,11 +120,13 @@ def test_calls_of_a_tracker_that_is_gone_return_at_once_and_raise_nothing(tmp_pa
 
 
 def process_of(storage: Path) -> int:
-    """The process that holds the lock of the spool."""
+    """The process that holds the lock of the spool, once there is one."""
     lock = storage / "tracking" / "job" / "lock"
-    inode = lock.stat().st_ino
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if "FLOCK" in fields and fields[-3].endswith(f":{inode}"):
-            return int(fields[-4])
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if "FLOCK" in fields and fields[-3].endswith(f":{lock.stat().st_ino}"):
+                return int(fields[-4])
+        time.sleep(0.1)
     raise AssertionError("nobody holds the lock")

@@ -137,3 +137,11 @@ def test_a_reason_does_not_tell_a_password():
     assert (
         reason(error, uri="postgresql://me:hidden@host/runs") == "RuntimeError: postgresql://me:***@host/runs is away"
     )
+
+
+def test_a_spool_that_cannot_be_opened_is_told_and_raises_nothing_at_the_start(tmp_path):
+    (tmp_path / "file").touch()
+    actor = TrackerActor(STORE, str(tmp_path / "file" / "spool"))
+    assert "Not a directory" in actor.status()["failure"]
+    with pytest.raises(RuntimeError, match="Not a directory"):
+        actor.append(record(1))
