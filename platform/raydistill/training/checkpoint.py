@@ -1,70 +1,108 @@
 """Checkpoints of a training: written through Ray Train, restored by a restarted worker group or job."""
 
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray.train
-from ray.train import Checkpoint
+import torch.distributed as dist
+from ray.train import Checkpoint, CheckpointUploadMode
 
 from raydistill.models.load import load_model, load_tokenizer, save_model
+from raydistill.training import checkpoint_folder
+from raydistill.training.agreement import StorageError, agree
 from raydistill.training.engine import Engine
 
-_REGISTER = "checkpoint_manager_snapshot.json"
-"""Ray Train's own list of a run's checkpoints, beside them."""
+T = TypeVar("T")
 
-
-def remove_unregistered(folder: Path) -> None:
-    """Delete checkpoints of a run that Ray Train does not know: a worker died between writing and registering one.
-
-    Ray Train prunes only what it knows, so these would stay for ever. No training may run in ``folder``.
-    """
-    if not (folder / _REGISTER).is_file():
-        return
-    register = json.loads((folder / _REGISTER).read_text(encoding="utf-8"))
-    known = {result["checkpoint_dir_name"] for result in register["checkpoint_results"]}
-    for entry in folder.glob("checkpoint_*"):
-        if entry.is_dir() and entry.name not in known:
-            shutil.rmtree(entry)
+_REMEDY = "make room there, or make it writable, and start again: the run continues from its latest checkpoint"
 
 
 def report_checkpoint(engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
-    """Write all ranks' shares and hand them to Ray Train, which makes them the latest checkpoint as one.
+    """Write a checkpoint of the step in ``state["position"]`` and make it Ray Train's latest.
 
-    All ranks call it at the same step. ``state`` has what continues a run: the step and counters.
+    All ranks call it at the same step; ``state`` is plain data. Raises StorageError on all of them.
     """
-    folder = Path(tempfile.mkdtemp(prefix="raydistill-checkpoint-"))
+    storage = _storage()
+    target = checkpoint_folder.checkpoint_path(storage, int(state["position"]["step"]))
+    agree_here = partial(agree, subject=str(storage), remedy=_REMEDY)
     try:
-        engine.save(folder, dict(state))
-        ray.train.report(dict(metrics), checkpoint=Checkpoint.from_directory(str(folder)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        agree_here(_at_first(lambda: checkpoint_folder.start_partial(target)))
+        folder = checkpoint_folder.partial_path(target)
+        files = agree_here(lambda: checkpoint_folder.describe(folder, engine.save(folder, state)))
+        parts: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, files)
+        agree_here(_at_first(lambda: _finish(target, {name: part[name] for part in parts for name in part})))
+    except StorageError:
+        _at_first(lambda: checkpoint_folder.remove_partial(target))()
+        raise
+    _register(target, metrics)
 
 
 def restore(engine: Engine) -> dict[str, Any] | None:
-    """Restore the latest checkpoint of this run, if there is one; returns the state that was saved with it."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        return engine.load(Path(folder))
+    """Restore the latest checkpoint of this run, if there is one; returns the state that was saved with it.
+
+    All ranks call it. What lies in the run's folder counts, and Ray Train is told of what it does not know: a job
+    that starts again begins with an empty list, and a crash may have come between writing and registering.
+    """
+    storage = _storage()
+    agree(_at_first(lambda: _probe(storage)), subject=str(storage), remedy=_REMEDY)
+    registered = ray.train.get_checkpoint()
+    known = -1 if registered is None else checkpoint_folder.step_of(Path(registered.path))
+    found: list[Any] = [checkpoint_folder.checkpoints(storage)]
+    dist.broadcast_object_list(found, 0)
+    for checkpoint in found[0]:
+        if checkpoint_folder.step_of(checkpoint) > known:
+            _register(checkpoint, {})
+    return engine.load(found[0][-1]) if found[0] else None
 
 
 def write_student(engine: Engine, source: str, target: Path, *, head: str) -> None:
     """Save the student as a transformers checkpoint with the tokenizer of ``source``; all ranks call it.
 
-    Rank 0 writes under a temporary name and renames, so ``target`` is never half-written.
+    Rank 0 writes under another name and renames, so ``target`` is never half-written. Raises StorageError on all.
     """
     state = engine.student_state()
-    if state is None:
-        return
-    model = load_model(source, head=head)
-    model.load_state_dict(state)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    save_model(model, load_tokenizer(source), temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+
+    def write() -> None:
+        model = load_model(source, head=head)
+        model.load_state_dict(state or {})
+        save_model(model, load_tokenizer(source), checkpoint_folder.start_partial(target))
+        checkpoint_folder.finish(target)
+
+    try:
+        agree(_at_first(write), subject=str(target.parent), remedy=_REMEDY)
+    except StorageError:
+        _at_first(lambda: checkpoint_folder.remove_partial(target))()
+        raise
+
+
+def _storage() -> Path:
+    return Path(ray.train.get_context().get_storage().experiment_fs_path)
+
+
+def _at_first(action: Callable[[], T]) -> Callable[[], T | None]:
+    """``action`` on rank 0, nothing elsewhere."""
+    return action if dist.get_rank() == 0 else lambda: None
+
+
+def _finish(target: Path, files: dict[str, dict[str, int | str]]) -> None:
+    checkpoint_folder.seal(checkpoint_folder.partial_path(target), files)
+    checkpoint_folder.finish(target)
+
+
+def _register(checkpoint: Path, metrics: Mapping[str, float]) -> None:
+    """Tell Ray Train of a checkpoint that lies where its own would."""
+    ray.train.report(
+        dict(metrics),
+        checkpoint=Checkpoint.from_directory(str(checkpoint)),
+        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+def _probe(storage: Path) -> None:
+    """Raise OSError where a run could not keep anything."""
+    file = storage / ".probe"
+    file.write_bytes(bytes(4096))
+    file.unlink()

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from raydistill.batch import Batch
 from raydistill.methods._base import Distiller
 from raydistill.optim.parameter_groups import parameter_groups
+from raydistill.training.agreement import agree
+from raydistill.training.master_state import MasterState
+from raydistill.training.state_files import read_state, write_state
 
 _ENGINE_HOLDS = -1
 """Pseudo module id by which the engine keeps a gathered weight from being released by module hooks."""
@@ -61,6 +64,27 @@ def held_numel(model: nn.Module) -> int:
     )
 
 
+Score = Callable[[nn.Module, Batch], dict[str, Tensor]]
+"""Sums that tell how well a student does on a batch, see ``TaskBase.score``."""
+
+
+class _Scored(nn.Module):
+    """What the engine wraps: the distiller's loss, and a score of its student when one is asked for.
+
+    The score runs inside this forward because a sharded student's weights are gathered by its hooks.
+    """
+
+    def __init__(self, distiller: Distiller) -> None:
+        super().__init__()
+        self.distiller = distiller
+
+    def forward(
+        self, batch: Batch, denominators: dict[str, Tensor], score: Score | None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        loss, terms = self.distiller(batch, denominators)
+        return loss, terms, {} if score is None else score(self.distiller.student, batch)
+
+
 class Engine:
     """A ``Distiller`` with its optimizer under DeepSpeed.
 
@@ -85,8 +109,10 @@ class Engine:
         self.num_micro_batches = int(config["gradient_accumulation_steps"])
         groups = parameter_groups(distiller, weight_decay=weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon)
-        self._engine: Any = deepspeed.initialize(model=distiller, optimizer=optimizer, config=dict(config))[0]
+        self._engine: Any = deepspeed.initialize(model=_Scored(distiller), optimizer=optimizer, config=dict(config))[0]
         self.device: torch.device = self._engine.device
+        zero_stage = config["zero_optimization"]["stage"]
+        self._masters = MasterState(distiller, self._engine.optimizer, zero_stage=zero_stage)
         self._read_directly = [
             parameter
             for teacher in distiller.teachers
@@ -104,26 +130,35 @@ class Engine:
         undo_averages = dist.get_world_size() * self.num_micro_batches
         totals: dict[str, Tensor] = {}
         for batch, counts in zip(batches, denominators, strict=True):
-            loss, terms = self._forward(batch, counts)
+            loss, terms, _ = self._forward(batch, counts)
             self._engine.backward(loss * undo_averages)
             self._engine.step()
             _add(totals, {"loss": loss.detach(), **terms})
         return totals
 
     @torch.no_grad()
-    def evaluate(self, batches: Sequence[Batch], denominators: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """This rank's sums of the terms and ``loss`` without dropout; every rank must bring equally many batches."""
+    def evaluate(
+        self, batches: Sequence[Batch], denominators: Sequence[dict[str, Tensor]], score: Score
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """This rank's sums without dropout: of the terms and ``loss``, and of the student's scores.
+
+        Every rank must bring equally many batches.
+        """
         self._engine.eval()
         totals: dict[str, Tensor] = {}
+        scores: dict[str, Tensor] = {}
         for batch, counts in zip(batches, denominators, strict=True):
-            loss, terms = self._forward(batch, counts)
+            loss, terms, sums = self._forward(batch, counts, score)
             _add(totals, {"loss": loss, **terms})
-        return totals
+            _add(scores, sums)
+        return totals, scores
 
-    def _forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _forward(
+        self, batch: Batch, denominators: dict[str, Tensor], score: Score | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         with self._gathered_projections():
-            loss, terms = self._engine(batch, denominators)
-        return loss, terms
+            loss, terms, scores = self._engine(batch, denominators, score)
+        return loss, terms, scores
 
     @contextmanager
     def _gathered_projections(self) -> Iterator[None]:
@@ -142,19 +177,33 @@ class Engine:
                 parameter.ds_active_sub_modules.discard(_ENGINE_HOLDS)
                 parameter.partition()
 
-    def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Write this rank's share of weights and optimizer, and ``state``; all ranks call it."""
-        self._engine.save_checkpoint(str(folder), tag="state", client_state=state, exclude_frozen_parameters=False)
+    def save(self, folder: Path, state: Mapping[str, Any]) -> list[str]:
+        """Write weights, optimizer and plain ``state`` into a folder; returns the files that this rank wrote.
+
+        All ranks call it. Raises OSError or SafetensorError, after the last collective.
+        """
+        return write_state(self._masters, self._buffers(), folder, state)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Restore what ``save`` wrote with as many ranks; returns its state. Raises ValueError if it is incomplete."""
-        path, state = self._engine.load_checkpoint(str(folder), tag="state")
-        if path is None:
-            raise ValueError(f"checkpoint {str(folder)!r} is incomplete; remove it to continue from the one before")
-        return dict(state)
+        """Restore what ``save`` wrote with any number of ranks at any ZeRO stage; returns its state.
+
+        All ranks call it. Raises StorageError when files cannot be read or are of another training.
+        """
+        state = agree(
+            lambda: read_state(self._masters, self._buffers(), folder),
+            subject=f"checkpoint {folder}",
+            remedy="remove it to continue from the one before",
+        )
+        self._masters.refresh()
+        return state
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """What the distiller keeps besides parameters."""
+        kept = self.distiller.state_dict().keys()
+        return {name: buffer for name, buffer in self.distiller.named_buffers() if name in kept}
 
     def student_state(self) -> dict[str, Tensor] | None:
-        """The student's whole state on the CPU at rank 0, None elsewhere; all ranks call it."""
+        """The student's whole state in float32 on the CPU at rank 0, None elsewhere; all ranks call it."""
         import deepspeed
 
         student = self.distiller.student
@@ -165,6 +214,12 @@ class Engine:
         tensors |= dict(student.named_buffers(remove_duplicate=False))
         for name in student.state_dict():
             tensor = tensors[name]
+            if id(tensor) in self._masters.names:
+                # What the optimizer steps, not the rounded copy that a half-precision model computes with.
+                whole = self._masters.gather(self._masters.names[id(tensor)], None)
+                if is_first:
+                    state[name] = whole.to("cpu", copy=True)
+                continue
             with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
                 if is_first:
                     dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype

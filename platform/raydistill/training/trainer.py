@@ -2,17 +2,18 @@
 
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, TrainingFailedError
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
 from raydistill.tracking.tracker import Tracker
-from raydistill.training.checkpoint import remove_unregistered
+from raydistill.training import checkpoint_folder
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
@@ -21,12 +22,15 @@ from raydistill.training.worker import train_worker
 _CHECKPOINTS = "checkpoints"
 
 
-def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str) -> TrainResult:
+def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: bool = False) -> TrainResult:
     """Train as ``spec`` says and leave the student in ``<output>/student``.
 
     Called again with the same ``output`` after an interruption, it continues from the latest checkpoint there.
-    Raises ValueError when the loss stops being finite.
+    ``parallel``: other trainings of this process run meanwhile, which is seen in how progress is shown.
+    Raises ValueError, of one line, when the latest checkpoint is damaged, when the loss stops being finite and when
+    checkpoints or students cannot be written; OSError when anything else cannot.
     """
+    storage = Path(output).resolve() / _CHECKPOINTS
     board = start_board()
     config = {
         "spec": spec.model_dump(mode="json"),
@@ -43,15 +47,42 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str) -> Train
         torch_config=TorchConfig(backend="nccl" if spec.scaling.use_gpu else "gloo"),
         run_config=_run_config(spec, output),
     )
-    with Display(board, title=spec.name):
-        result = _fit(trainer)
-    remove_unregistered(Path(output) / _CHECKPOINTS)
-    if result.error is not None:
-        raise result.error
-    found = TrainResult.read(Path(output))
-    if found.failure:
-        raise ValueError(found.failure)
-    return found
+    try:
+        _prepare(storage)
+        with Display(board, title=spec.name, parallel=parallel):
+            result = _fit(trainer)
+        if result.return_value:
+            raise ValueError(result.return_value)
+        return TrainResult.read(Path(output))
+    except TrainingFailedError as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise
+        raise cause from error
+    finally:
+        # A storage that vanished is what the training ended of; the next start tidies again.
+        with suppress(OSError):
+            _tidy(storage)
+
+
+def _prepare(storage: Path) -> None:
+    """Make a run's folder ready for a start: raises ValueError when its latest checkpoint is damaged."""
+    _tidy(storage)
+    checkpoint_folder.check_latest(storage)
+    checkpoint_folder.forget_register(storage)
+
+
+def _tidy(storage: Path) -> None:
+    for folder in (storage, storage.parent):
+        checkpoint_folder.tidy(folder)
+
+
+def _system_error(error: TrainingFailedError) -> OSError | None:
+    """The OSError that ended a training in a worker or in Ray Train's controller, for which it has a file's name."""
+    failures = [getattr(error, "controller_failure", None), *getattr(error, "worker_failures", {}).values()]
+    # What a worker raises comes wrapped with the text of its traceback.
+    bare = [getattr(failure, "_base_exc", failure) for failure in failures]
+    return next((cause for cause in bare if isinstance(cause, OSError)), None)
 
 
 def _fit(trainer: TorchTrainer) -> Result:

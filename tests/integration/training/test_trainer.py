@@ -7,13 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from raydistill.training.checkpoint_folder import checkpoints, step_of
+from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.trainer import train
 from toy_training import FileTracker, make_spec, write_inputs
 
 NUM_STEPS = 8
 GROUP_RESTART, JOB_END = 4, 7
-"""Steps whose logging ends a worker: the first is within ``max_failures``, the second is one too many."""
+"""Steps whose logging kills a worker: the first is within ``max_failures``, the second is one too many."""
+LAST_CHECKPOINT_BEFORE_A_CRASH = 2
 
 
 def _spec(folder: Path) -> Any:
@@ -37,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[st
     for name, crashes in {"undisturbed": (), "disturbed": (GROUP_RESTART, JOB_END)}.items():
         output = folder / name
         output.mkdir()
-        tracker = FileTracker(folder / f"{name}.jsonl", checkpoints=output / "checkpoints", crashes=crashes)
+        tracker = FileTracker(folder / f"{name}.jsonl", crashes=crashes)
         if crashes:
             with pytest.raises(Exception):  # noqa: B017, PT011
                 train(_spec(folder), str(output), tracker, "run")
@@ -61,14 +64,35 @@ def test_a_restarted_job_continues_from_its_last_checkpoint(runs: dict[str, Any]
 def test_losses_after_restarts_are_those_of_an_undisturbed_run(runs: dict[str, Any]) -> None:
     expected = _loss_by_step(runs["undisturbed steps"])
     assert list(expected) == list(range(1, NUM_STEPS + 1))
-    assert _loss_by_step(runs["disturbed steps"]) == pytest.approx(expected, abs=1e-5)
+    assert _loss_by_step(runs["disturbed steps"]) == pytest.approx(expected, rel=1e-6)
+
+
+def _history(runs: dict[str, Any], name: str) -> list[dict[str, float]]:
+    lines = read_history(runs["folder"] / name)
+    return [{key: value for key, value in line.items() if not key.startswith("speed/")} for line in lines]
+
+
+def test_the_history_of_a_restarted_job_is_that_of_an_undisturbed_one(runs: dict[str, Any]) -> None:
+    expected, found = _history(runs, "undisturbed"), _history(runs, "disturbed")
+    assert [line["step"] for line in expected] == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 8]
+    assert [line["step"] for line in found] == [line["step"] for line in expected]
+    for line, wanted in zip(found, expected, strict=True):
+        assert line == pytest.approx(wanted, abs=1e-5, rel=1e-5)
+
+
+def test_another_group_of_workers_gives_the_same_losses_to_the_last_bit(runs: dict[str, Any]) -> None:
+    first, second = (
+        [line for line in _history(runs, name) if line["step"] <= LAST_CHECKPOINT_BEFORE_A_CRASH]
+        for name in ("undisturbed", "disturbed")
+    )
+    assert len(first) == 3
+    assert first == second
 
 
 def test_only_the_last_checkpoints_are_kept(runs: dict[str, Any]) -> None:
     for name in ("undisturbed", "disturbed"):
-        entries = (runs["folder"] / name / "checkpoints").glob("checkpoint_*")
-        kept = [entry for entry in entries if entry.is_dir()]
-        assert len(kept) == 2
+        kept = checkpoints(runs["folder"] / name / "checkpoints")
+        assert [step_of(path) for path in kept] == [6, 8]
 
 
 def test_restarts_end_in_the_same_student(runs: dict[str, Any]) -> None:
@@ -84,7 +108,15 @@ def test_restarts_end_in_the_same_student(runs: dict[str, Any]) -> None:
 
 
 def test_the_best_student_by_held_out_loss_is_kept_beside_the_last(runs: dict[str, Any]) -> None:
-    assert (runs["folder"] / "undisturbed" / "best" / "model.safetensors").is_file()
+    for name in ("undisturbed", "disturbed"):
+        result: TrainResult = runs[name]
+        losses = {line["step"]: line["held_out/loss"] for line in _history(runs, name) if "held_out/loss" in line}
+        del losses[0]
+        assert result.best_step == min(losses, key=lambda step: losses[step])
+        assert (result.best_metric, result.best_value) == ("held_out/loss", losses[result.best_step])
+        assert Path(result.best) == runs["folder"] / name / f"best-{result.best_step}"
+        assert (Path(result.best) / "model.safetensors").is_file()
+        assert (result.delivered, result.step, result.stopped) == ("last", NUM_STEPS, "")
 
 
 def test_each_logging_step_has_terms_rate_speed_and_waiting(runs: dict[str, Any]) -> None:
