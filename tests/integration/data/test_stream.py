@@ -49,10 +49,11 @@ def test_one_and_two_workers_get_the_same_rows_with_the_same_masks_in_each_step(
     assert sorted(rows) == list(range(NUM_ROWS))
 
 
-def test_a_feed_started_later_gives_the_remaining_steps_over_epochs(ray_cluster, corpus):
-    spec = make_spec(corpus)
-    every = steps_of(spec, stop_step=22)
-    rest = steps_of(spec, start_step=7, stop_step=22)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_feed_started_later_gives_the_remaining_steps_over_epochs(ray_cluster, corpus, world_size):
+    every = steps_of(make_spec(corpus), stop_step=22)
+    spec = make_spec(corpus, num_micro_batches=2 // world_size)
+    rest = steps_of(spec, world_size=world_size, start_step=7, stop_step=22)
     assert [row_ids(batches) for batches in rest] == [row_ids(batches) for batches in every[7:]]
     assert [(batch.step, batch.epoch) for (batch, _) in rest] == [(step, step // 11) for step in range(7, 22)]
     assert all(

@@ -85,6 +85,12 @@ def test_a_row_of_few_candidates_has_no_more_targets_than_those():
     assert batch["labels"].tolist() == [7]
 
 
+def test_a_row_without_candidates_has_no_target_beside_rows_that_have_some():
+    batch = make_task().prepare_batch(batch_of([np.array([2, 1, 1, 3]), *rows_of(1, 30)]))
+    assert len(batch["labels"]) >= 4
+    assert (batch["label_index"] >= 30).all()
+
+
 def test_a_batch_may_have_no_target():
     batch = make_task().prepare_batch(batch_of([np.array([2, 1, 1, 3])]))
     assert len(batch["labels"]) == len(batch["label_index"]) == 0
