@@ -99,7 +99,7 @@ class Stage(_base.Stage):
         )
         lineage = self._lineage(spec)
         context.tracker.set_tags(context.run_key, lineage)
-        result = train(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel > 1)
+        result = train(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel)
         outcome = {
             name: value for name, value in asdict(result).items() if name in _OUTCOME and value not in ("", None)
         }

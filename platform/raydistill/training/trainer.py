@@ -22,11 +22,11 @@ from raydistill.training.worker import train_worker
 _CHECKPOINTS = "checkpoints"
 
 
-def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: bool = False) -> TrainResult:
+def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: int = 1) -> TrainResult:
     """Train as ``spec`` says and leave the student in ``<output>/student``.
 
     Called again with the same ``output`` after an interruption, it continues from the latest checkpoint there.
-    ``parallel``: other trainings of this process run meanwhile, which is seen in how progress is shown.
+    ``parallel`` trainings share the machine: each gets its share of the cores, and lines of progress tell whose they are.
     Raises ValueError, of one line, when the latest checkpoint is damaged, when the loss stops being finite and when
     checkpoints or students cannot be written; OSError when anything else cannot.
     """
@@ -38,7 +38,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
         "tracker": tracker,
         "run_key": run_key,
         "board": board,
-        "num_threads": cluster.threads_per_worker(spec.scaling),
+        "num_threads": cluster.threads_per_worker(spec.scaling, parallel=parallel),
     }
     trainer = TorchTrainer(
         train_worker,
@@ -49,7 +49,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
     )
     try:
         _prepare(storage)
-        with Display(board, title=spec.name, parallel=parallel):
+        with Display(board, title=spec.name, parallel=parallel > 1):
             result = _fit(trainer)
         if result.return_value:
             raise ValueError(result.return_value)

@@ -40,6 +40,9 @@ from raydistill.training.selection import (
 )
 from raydistill.training.spec import TrainSpec
 
+_HELD_OUT_SEED = 0
+"""Key of the rows, masks and partners of held-out evaluations: the same for runs of any seed, so that they compare."""
+
 Terms = dict[str, float]
 
 
@@ -107,8 +110,8 @@ class Loop:
         self.run_key: str = config["run_key"]
         self.board = config["board"]
         training = spec.training
-        self.feed_spec = self._feed_spec(spec.corpus)
-        self.held_out_spec = self._feed_spec(spec.held_out)
+        self.feed_spec = self._feed_spec(spec.corpus, seed=spec.seed)
+        self.held_out_spec = self._feed_spec(spec.held_out, seed=_HELD_OUT_SEED)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
         self.last_step = min(self.num_steps, training.stop_after_steps or self.num_steps)
@@ -118,13 +121,13 @@ class Loop:
         self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
 
-    def _feed_spec(self, corpus: Sequence[CorpusPart]) -> FeedSpec:
+    def _feed_spec(self, corpus: Sequence[CorpusPart], *, seed: int) -> FeedSpec:
         training = self.spec.training
         return FeedSpec.make(
             corpus,
             self.spec.task,
             self.spec.method,
-            seed=self.spec.seed,
+            seed=seed,
             batch_size=training.batch_size,
             num_micro_batches=training.num_micro_batches(self.num_workers),
             group_by_length=training.group_by_length,
