@@ -66,8 +66,9 @@ def write_student(engine: Engine, source: str, target: Path, *, head: str) -> No
     state = engine.student_state()
 
     def write() -> None:
+        assert state is not None
         model = load_model(source, head=head)
-        model.load_state_dict(state or {})
+        model.load_state_dict(state)
         save_model(model, load_tokenizer(source), checkpoint_folder.start_partial(target))
         checkpoint_folder.finish(target)
 

@@ -21,7 +21,8 @@ from raydistill.training import checkpoint_folder, state_files, trainer, worker
 from raydistill.training.result import TrainResult
 from toy_training import make_spec
 
-NUM_STEPS = 8
+NUM_STEPS = 9
+"""One epoch of the toy corpus, in the middle of which the faults come."""
 
 
 class Recorder(Tracker):
