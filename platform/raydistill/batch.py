@@ -10,7 +10,7 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
 ``lengths``              (B,)         int64   real tokens of a row
 ``token_index``          (R,)         int64   flat indices of the real tokens
 ``labels``               (M,)         int64   target ids, written by the task
-``label_index``          (M,)         int64   flat indices of the targets, ascending
+``label_index``          (M,)         int64   flat indices of the states that predict them, ascending
 ``partner_*``            as above             the same columns of each row's partner, own padded length
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
 ``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T')

@@ -20,7 +20,8 @@ from raydistill.data.encoding import Recipe, encoded_blocks
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.units import WeightedSource, interleave
-from raydistill.models.load import load_tokenizer
+from raydistill.models.checks import max_length
+from raydistill.models.load import load_config, load_tokenizer
 
 TRAIN, HELD_OUT = "train", "held_out"
 _TEXTS_PER_BLOCK = 1_000
@@ -119,8 +120,7 @@ def _with_max_length(encoding: Named, tokenizer: Any, folder: Path) -> Named:
         return encoding
     limits = [int(tokenizer.model_max_length)]
     if (folder / "config.json").is_file():
-        model = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        limits.append(int(model.get("max_position_embeddings", limits[0])))
+        limits.append(max_length(load_config(folder)))
     if min(limits) > _NO_LIMIT:
         raise ValueError("encoding.max_length is missing and the tokenizer states no limit; give it")
     return dataclasses.replace(encoding, config=dataclasses.replace(encoding.config, max_length=min(limits)))

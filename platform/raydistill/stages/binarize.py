@@ -10,6 +10,7 @@ from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.binarize import binarize
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
 from raydistill.data.units import WeightedSource
+from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _checkpoints
 
@@ -68,18 +69,18 @@ class Stage(_base.Stage):
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         model, folder = _checkpoints.model_config(self.config.tokenizer, earlier)
-        vocab_size, limit, digest = model.vocab_size, model.max_position_embeddings, None
+        vocab_size, limit, digest = model.vocab_size, max_length(model), None
         if folder is not None:
             tokenizer = load_tokenizer(folder)
             self.config.encoding.module.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
-        max_length = self.config.encoding.config.max_length or limit
-        if max_length > limit:
-            raise ValueError(f"encoding.max_length is {max_length}; the tokenizer's model takes at most {limit}")
-        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, max_length, digest)
+        longest = self.config.encoding.config.max_length or limit
+        if longest > limit:
+            raise ValueError(f"encoding.max_length is {longest}; the tokenizer's model takes at most {limit}")
+        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, longest, digest)
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
-        line = f"{names} texts, {vocab_size} ids, at most {max_length} tokens a row"
+        line = f"{names} texts, {vocab_size} ids, at most {longest} tokens a row"
         return _base.Forecast(lines=[line], corpus=corpus)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:

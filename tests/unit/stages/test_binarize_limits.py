@@ -1,0 +1,31 @@
+"""The longest row that a corpus's models have positions for, as the preflight and binarize find it."""
+
+import pytest
+from transformers import BertConfig, GPT2Config, RobertaConfig
+
+from raydistill.config.named import parser
+from raydistill.config.sections import ScalingConfig
+from raydistill.data.binarize import _with_max_length
+from raydistill.models.load import load_tokenizer
+from raydistill.stages.binarize import Config, Stage
+from toy_checkpoint import toy_tokenizer
+
+MODELS = [
+    (BertConfig(max_position_embeddings=33), 33),
+    (RobertaConfig(max_position_embeddings=36, pad_token_id=1), 34),
+    (GPT2Config(n_positions=35), 35),
+]
+
+
+@pytest.mark.parametrize(("model", "longest"), MODELS)
+def test_the_longest_row_is_what_the_model_has_positions_for(tmp_path, model, longest):
+    toy_tokenizer().save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    encoding = parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm"})
+    assert _with_max_length(encoding, load_tokenizer(tmp_path), tmp_path).config.max_length == longest
+    config = {"kind": "binarize", "tokenizer": str(tmp_path), "source": {"name": "text", "path": "a.txt"}}
+    forecast = Stage("corpus", Config.model_validate(config)).check(ScalingConfig(), {})
+    assert forecast.corpus.max_length == longest
+    longer = Config.model_validate({**config, "encoding": {"name": "mlm", "max_length": longest + 1}})
+    with pytest.raises(ValueError, match=rf"max_length is {longest + 1}; .* at most {longest}"):
+        Stage("corpus", longer).check(ScalingConfig(), {})
