@@ -9,6 +9,7 @@ task, waits for data. Takes about two minutes.
 """
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -123,8 +124,9 @@ def report(name: str, value: float, unit: str, **bound: Any) -> None:
 
 def main() -> None:
     """Print the figures."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # Two for the data tasks; the reader of the feed holds none, as it does nothing else.
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
         corpus = write_corpus(f"{folder}/corpus", rows(), rows_per_shard=SHARD_ROWS, vocabulary=VOCABULARY).uri
         for method in METHODS:
