@@ -1,6 +1,7 @@
 """Train a student: by its task alone, or distilled from teachers."""
 
 import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,8 @@ from raydistill.training.trainer import train
 
 _HOW_ONLY = {"zero_stage", "logging_steps", "checkpoint_steps", "keep_checkpoints", "max_failures"}
 """Keys of ``training`` on which the trained student does not depend."""
+
+_DRAWING = threading.Lock()
 
 _OUTCOME = ("step", "stopped", "delivered", "best_metric", "best_value", "best_step", "note")
 """What a ``TrainResult`` tells of how training ended; kept in the summary and as tags."""
@@ -77,8 +80,10 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         teachers = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
         initial = context.output / "initial"
-        if not initial.is_dir():
-            self._write_initial(initial, teachers, context)
+        # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
+        with _DRAWING:
+            if not initial.is_dir():
+                self._write_initial(initial, teachers, context)
         spec = TrainSpec(
             name=self.name,
             corpus=_corpora.train_parts(self.config.corpus, context.outputs),

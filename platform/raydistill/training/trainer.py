@@ -26,7 +26,8 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
     """Train as ``spec`` says and leave the student in ``<output>/student``.
 
     Called again with the same ``output`` after an interruption, it continues from the latest checkpoint there.
-    ``parallel`` trainings share the machine: each gets its share of the cores, and lines of progress tell whose they are.
+    ``parallel`` trainings share the machine: each gets its share of the cores, and lines of progress tell whose
+    they are.
     Raises ValueError, of one line, when the latest checkpoint is damaged, when the loss stops being finite and when
     checkpoints or students cannot be written; OSError when anything else cannot.
     """
