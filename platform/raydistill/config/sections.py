@@ -145,8 +145,8 @@ class StudentConfig(Section):
     """Teacher blocks to copy, from 0; by default the published list for ``num_layers``."""
     vocab_transform: bool = False
     """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
-    freeze_position_embeddings: bool = True
-    """Keep position embeddings as they start, as published for DistilBERT."""
+    freeze_position_embeddings: bool | None = None
+    """Keep position embeddings as they start; by default for DistilBERT alone, as published."""
 
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":

@@ -89,7 +89,7 @@ class Stage(_base.Stage):
             corpus=_corpora.train_parts(self.config.corpus, context.outputs),
             held_out=_corpora.held_out_parts(self.config.corpus, context.outputs),
             student=str(initial),
-            freeze_position_embeddings=self._freezes_positions,
+            freeze_position_embeddings=self._freezes_positions(initial),
             teachers=[
                 TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head)
                 for folder, teacher in zip(teachers, self.config.teachers, strict=True)
@@ -111,10 +111,12 @@ class Stage(_base.Stage):
         context.tracker.set_tags(context.run_key, outcome)
         return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
 
-    @property
-    def _freezes_positions(self) -> bool:
-        """A student that is made here keeps its positions; one that continues a checkpoint trains them."""
-        return self.config.student.init != "checkpoint" and self.config.student.freeze_position_embeddings
+    def _freezes_positions(self, initial: Path) -> bool:
+        """A student that is made here may keep its positions; one that continues a checkpoint trains them."""
+        wanted = self.config.student.freeze_position_embeddings
+        if self.config.student.init == "checkpoint":
+            return False
+        return load_config(initial).model_type == "distilbert" if wanted is None else wanted
 
     def _write_initial(self, folder: Path, teachers: list[Path], context: _base.StageContext) -> None:
         """Build the student and save it with the corpus's tokenizer, in one rename."""
