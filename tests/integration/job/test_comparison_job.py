@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -22,6 +23,13 @@ def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tup
     lines: list[str] = []
     job = load_job({**files.read_job("smoke/comparison"), "storage": str(storage)})
     return storage, run_job(job, echo=lines.append), lines
+
+
+def tracked(storage: Path) -> tuple[mlflow.MlflowClient, dict[str, Any]]:
+    """MLflow's client and its runs by name."""
+    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("smoke-comparison")
+    return client, {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
 def test_two_runs_of_a_matrix_train_at_one_time(finished: tuple[Path, JobResult, list[str]]) -> None:
@@ -76,9 +84,7 @@ def test_the_report_and_its_pictures_are_in_the_folder_and_in_mlflow(
     finished: tuple[Path, JobResult, list[str]],
 ) -> None:
     storage, result, _ = finished
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("smoke-comparison")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    client, runs = tracked(storage)
     kept = {artifact.path for artifact in client.list_artifacts(runs["report"].info.run_id)}
     assert {"report.md", "metric.png", "loss_terms.png", "evaluate.csv"} <= kept
     for picture in ("metric.png", "loss_terms.png"):
@@ -89,9 +95,7 @@ def test_each_run_tells_its_seed_its_hashes_and_the_command_that_repeats_it(
     finished: tuple[Path, JobResult, list[str]],
 ) -> None:
     storage, result, _ = finished
-    client = mlflow.MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("smoke-comparison")
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    _, runs = tracked(storage)
     tags = runs[RUNS[3]].data.tags
     assert (tags["seed"], tags["matrix.seed"], tags["matrix.method"]) == ("2", "2", "causal")
     assert tags["hash"].startswith(result.outputs[RUNS[3]].name.removeprefix("student-"))
