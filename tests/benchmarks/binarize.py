@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Ray gives its workers a lower priority than other processes have, which would decide on a machine that is not idle.
+os.environ.update(RAY_worker_niceness="0")
 os.environ.update(TOKENIZERS_PARALLELISM="false", HF_DATASETS_OFFLINE="1", HF_HUB_OFFLINE="1")
 
 import datasets
@@ -29,9 +31,10 @@ from raydistill.data.units import WeightedSource
 from raydistill.models.load import load_tokenizer
 from toy_text import save_tokenizer, write_text
 
-ROUNDS = 3
+ROUNDS = 5
 NUM_BYTES = 30_000_000
-MAX_LENGTH = 128
+MAX_LENGTH = 512
+"""Longer than any line: the two make the same tokens, where binarize would split and the other cut."""
 BOUND, GOAL = 1.0, 1.2
 
 
@@ -87,13 +90,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_text(root / "text.txt", NUM_BYTES)
-        write_text(root / "short.txt", 200_000)
+        for number in range(2):
+            # Two files, so that both of Ray's workers start.
+            write_text(root / f"short-{number}.txt", 100_000)
         save_tokenizer(root / "tokenizer")
         cache = str(root / "cache")
         dataset = datasets.load_dataset("text", data_files=str(root / "text.txt"), cache_dir=cache, split="train")
         environment = {"env_vars": {"TOKENIZERS_PARALLELISM": "false"}}
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
-        ours(root / "short.txt", root / "tokenizer", root / "warm")
+        ours(root / "short-*.txt", root / "tokenizer", root / "warm")
         speeds: dict[str, list[float]] = {"ours": [], "theirs": []}
         for number in range(ROUNDS):
             output = root / f"theirs-{number}"

@@ -80,10 +80,10 @@ def binarize(
             writers[parts[block.part]].add(block.ids, block.lengths, place=block.place, counts=block.counts)
         counts = sum((writer.counts for writer in writers.values()), Counter())
         _check_not_empty({part: writer.rows for part, writer in writers.items()}, counts, held_out)
-        digests = _digests(recipe.files)
+        info = tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=_digests(recipe.files))
         for part, writer in writers.items():
             writer.finish(
-                tokenizer=tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=digests),
+                tokenizer=info,
                 tokenizer_files=recipe.files,
                 encoding=encoding.dump(),
                 sources=found,
