@@ -40,7 +40,7 @@ from raydistill.training.selection import (
 )
 from raydistill.training.spec import TrainSpec
 
-_HELD_OUT_SEED = 0
+HELD_OUT_SEED = 0
 """Key of the rows, masks and partners of held-out evaluations: the same for runs of any seed, so that they compare."""
 
 Terms = dict[str, float]
@@ -111,7 +111,7 @@ class Loop:
         self.board = config["board"]
         training = spec.training
         self.feed_spec = self._feed_spec(spec.corpus, seed=spec.seed)
-        self.held_out_spec = self._feed_spec(spec.held_out, seed=_HELD_OUT_SEED)
+        self.held_out_spec = self._feed_spec(spec.held_out, seed=HELD_OUT_SEED)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
         self.last_step = min(self.num_steps, training.stop_after_steps or self.num_steps)

@@ -72,12 +72,12 @@ def test_the_table_has_mean_spread_and_number_of_the_seeds(finished: tuple[Path,
     entries = [entry for entry in result.summaries["evaluate"]["entries"] if entry["model"] == "student"]
     causal = [entry["figures"]["loss"] for entry in entries if entry["assignment"]["method"] == "causal"]
     with (result.outputs["report"] / "evaluate.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["model"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {"teacher", "student (method=finetune)", "student (method=causal)"}
-    row = rows["student (method=causal)"]
+        rows = {(row["model"], row["method"]): row for row in csv.DictReader(file)}
+    assert set(rows) == {("teacher", ""), ("student", "finetune"), ("student", "causal")}
+    row = rows["student", "causal"]
     assert int(row["n"]) == 2
-    assert float(row["loss"]) == pytest.approx(sum(causal) / 2)
-    assert float(row["loss spread"]) == pytest.approx(abs(causal[0] - causal[1]) / 2**0.5)
+    assert float(row["loss_mean"]) == pytest.approx(sum(causal) / 2)
+    assert float(row["loss_spread"]) == pytest.approx(abs(causal[0] - causal[1]) / 2**0.5)
 
 
 def test_the_report_and_its_pictures_are_in_the_folder_and_in_mlflow(

@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from raydistill.data.corpus import tokenizer_hash
+from raydistill.models.load import save_model
+from raydistill.training.history import read_history
+from toy_checkpoint import toy_tokenizer
+from toy_corpus import random_rows, write_corpus
+from toy_models import toy_distilbert
 
 
 def start(job: str, storage: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -63,16 +71,45 @@ def wait_for(path: Path, pattern: str, *, timeout_s: float = 240) -> None:
         time.sleep(0.1)
 
 
+def toy_job(folder: Path) -> Path:
+    """A job of one training that lasts long enough to be interrupted."""
+    files = {}
+    toy_tokenizer().save_pretrained(folder / "tokenizer")
+    for path in (folder / "tokenizer").iterdir():
+        files[path.name] = path.read_bytes()
+    options = {"tokenizer_hash": tokenizer_hash(toy_tokenizer()), "tokenizer_files": files}
+    write_corpus(folder / "corpus" / "train", random_rows(90), **options)
+    write_corpus(folder / "corpus" / "held_out", random_rows(20, seed=1), **options)
+    save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), folder / "model")
+    training = {"max_steps": 400, "batch_size": 8, "logging_steps": 1, "checkpoint_steps": 20, "eval_steps": 400}
+    stage = {
+        "kind": "train",
+        "corpus": str(folder / "corpus"),
+        "method": "finetune",
+        "student": {"init": "checkpoint", "checkpoint": str(folder / "model")},
+        "training": {**training, "num_epochs": 1000},
+    }
+    job = folder / "toy.yaml"
+    job.write_text(json.dumps({"name": "toy", "stages": {"train": stage}}), encoding="utf-8")
+    return job
+
+
+@pytest.mark.long
 def test_ctrl_c_in_a_training_exits_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    process = start("smoke/causal", tmp_path / "runs", log)
-    wait_for(tmp_path / "runs", "smoke-causal/distill-*/history.jsonl")
+    log, job = tmp_path / "log", str(toy_job(tmp_path))
+    process = start(job, tmp_path / "runs", log)
+    wait_for(tmp_path / "runs", "toy/train-*/checkpoints/checkpoint_*")
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) == 130
     assert "the same command again continues where it stopped" in log.read_text(encoding="utf-8")
-    result, _ = run_to_the_end("smoke/causal", tmp_path / "runs", log)
-    assert result["stages"]["corpus"]["skipped"]
-    assert not result["stages"]["distill"]["skipped"]
+    [output] = (tmp_path / "runs" / "toy").glob("train-*")
+    interrupted_at = read_history(output)[-1]["step"]
+    result, _ = run_to_the_end(job, tmp_path / "runs", log)
+    assert 0 < interrupted_at < 400
+    assert "train: continuing" in log.read_text(encoding="utf-8")
+    assert result["stages"]["train"]["summary"]["step"] == 400
+    trained = [record["step"] for record in read_history(output) if "train/loss" in record]
+    assert trained == list(range(1, 401))
 
 
 @pytest.mark.long

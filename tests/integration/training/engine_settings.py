@@ -128,4 +128,6 @@ def _is_rounded(student: Path) -> bool:
 def _plain_figures(spec: TrainSpec, student: Path) -> dict[str, float]:
     models = {"student": str(student)}
     rows = spec.training.eval_rows
-    return evaluate_models(models, spec.held_out, task=spec.task.dump(), seed=spec.seed, max_rows=rows)["student"]
+    return evaluate_models(models, spec.held_out, task=spec.task.dump(), seed=worker.HELD_OUT_SEED, max_rows=rows)[
+        "student"
+    ]

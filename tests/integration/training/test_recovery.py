@@ -53,8 +53,8 @@ def killed(inputs: Path, ray_cluster: None) -> dict[str, Any]:
         _run_driver(inputs, recorder.folder, write=4, driver=5),
         _run_driver(inputs, recorder.folder, cluster=7),
     ]
-    survivors = _survivors_after(recorder, seconds=60)
     result = train(inputs, recorder, num_workers=2, zero_stage=3)
+    survivors = _survivors_after(recorder, seconds=60)
     return {"recorder": recorder, "ends": ends, "survivors": survivors, "result": result}
 
 
@@ -122,6 +122,7 @@ def test_nothing_half_written_is_left_after_kills(killed: dict[str, Any]) -> Non
     assert (Path(killed["result"].student) / "model.safetensors").is_file()
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_the_training_with_one_line_and_no_restart(full: dict[str, Any]) -> None:
     storage = full["recorder"].folder / "checkpoints"
     assert full["text"].startswith(f"{storage}: No space left on device; ")
@@ -129,11 +130,13 @@ def test_a_full_disk_ends_the_training_with_one_line_and_no_restart(full: dict[s
     assert full["groups"] == 1
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_nothing_half_written(full: dict[str, Any]) -> None:
     assert full["kept"] == {2: None, 4: None}
     assert full["left"] == []
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(full: dict[str, Any]) -> None:
     storage = full["recorder"].folder / "checkpoints"
     assert full["refusal"] == (
@@ -142,6 +145,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(full: dict[s
     )
 
 
+@pytest.mark.long
 def test_two_workers_continue_at_another_stage_what_one_worker_saved(
     full: dict[str, Any], undisturbed: Recorder
 ) -> None:
