@@ -91,9 +91,13 @@ def _nearest(path: Path) -> Path:
 
 
 def report_lines(previews: list[Preview]) -> Mapping[str, list[str]]:
-    """Lines to print, by run; runs of one stage with equal lines stand together under all their names."""
+    """Lines to print, by run; runs of one stage with equal lines stand under the first one's name."""
     together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for preview in previews:
         lines = (*preview.lines, *(["finished before, will be skipped"] if preview.finished else []))
         together.setdefault((preview.stage.partition("[")[0], lines), []).append(preview.stage)
-    return {", ".join(names): list(lines) for (_, lines), names in together.items()}
+    return {_heading(names): list(lines) for (_, lines), names in together.items()}
+
+
+def _heading(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
