@@ -4,10 +4,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-SEED = "seed"
-"""The one matrix key that makes no group of its own."""
-
-Assignment = Mapping[str, Any]
+from raydistill.config.matrix import SEED, Assignment
 
 
 def grouped(runs: Sequence[tuple[str, Assignment]]) -> list[tuple[str, list[int]]]:
