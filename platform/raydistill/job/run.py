@@ -3,7 +3,8 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -101,8 +102,18 @@ class _Runner:
         repeat = f"raydistill run {resolved} storage=NEW_FOLDER"
         return {"job": self.job.name, "command": command(), "repeat": repeat, **environment()}
 
-    def _ended(self, key: str) -> "_Ended":
-        return _Ended(self.tracker, key)
+    @contextmanager
+    def _ended(self, key: str) -> Iterator[None]:
+        """Ends a tracked run with the status that fits how the block ends."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            self.tracker.end_run(key, status)
 
     def _run_stage(self, runs: list[StageRun]) -> None:
         """The runs of one stage, side by side where the cluster has room."""
@@ -170,19 +181,3 @@ class _Runner:
     def _finished(self, name: str) -> Run:
         assignment = self.job.runs[name].assignment
         return Run(name, assignment, self.result.outputs[name], self.result.summaries[name])
-
-
-@dataclass
-class _Ended:
-    """Ends a tracked run with the status that fits how its block ended."""
-
-    tracker: Tracker
-    key: str
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit)
-        status = "FINISHED" if kind is None else "KILLED" if interrupted else "FAILED"
-        self.tracker.end_run(self.key, status)

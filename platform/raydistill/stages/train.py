@@ -80,13 +80,14 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         teachers = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
         initial = context.output / "initial"
+        corpus = _corpora.train_parts(self.config.corpus, context.outputs)
         # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
         with _DRAWING:
             if not initial.is_dir():
-                self._write_initial(initial, teachers, context)
+                self._write_initial(initial, teachers, context, tokenizer=open_mixture(corpus).tokenizer_uri)
         spec = TrainSpec(
             name=self.name,
-            corpus=_corpora.train_parts(self.config.corpus, context.outputs),
+            corpus=corpus,
             held_out=_corpora.held_out_parts(self.config.corpus, context.outputs),
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions(initial),
@@ -118,8 +119,10 @@ class Stage(_base.Stage):
             return False
         return load_config(initial).model_type == "distilbert" if wanted is None else wanted
 
-    def _write_initial(self, folder: Path, teachers: list[Path], context: _base.StageContext) -> None:
-        """Build the student and save it with the corpus's tokenizer, in one rename."""
+    def _write_initial(
+        self, folder: Path, teachers: list[Path], context: _base.StageContext, *, tokenizer: str
+    ) -> None:
+        """Build the student and save it with the tokenizer of that folder, in one rename."""
         config, head = self.config.student, self.config.task.module.Task.HEAD
         if config.checkpoint is not None:
             source = _checkpoints.resolve(config.checkpoint, context.outputs)
@@ -140,10 +143,9 @@ class Stage(_base.Stage):
                 num_layers=config.num_layers or len(config.layers or []),
                 seed=context.seed,
             )
-        corpus = open_mixture(_corpora.train_parts(self.config.corpus, context.outputs))
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
+        save_model(student, load_tokenizer(tokenizer), temporary)
         temporary.rename(folder)
 
     def _lineage(self, spec: TrainSpec) -> dict[str, str]:
