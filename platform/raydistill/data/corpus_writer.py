@@ -219,12 +219,12 @@ class CorpusWriter:
             return
         info = self._shard.close()
         self._shard = None
+        self._shards.append(info)  # Before the entry: a stop while it is written must not delete the shard.
         if self._recipe is not None:
             entry = Entry(
                 recipe=self._recipe, shard=info, place=place, rows_of_block=rows_of_block, counts=dict(self.counts)
             )
-            write_entry(self._folder, len(self._shards), entry)
-        self._shards.append(info)
+            write_entry(self._folder, len(self._shards) - 1, entry)
 
     def _write_lengths(self) -> FileInfo:
         """The lengths of all rows, copied from the shards, so that they are never held as a whole."""

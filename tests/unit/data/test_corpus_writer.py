@@ -9,7 +9,7 @@ import pytest
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.data.corpus_writer import CorpusWriter
-from raydistill.data.journal import END, Place
+from raydistill.data.journal import END, Place, write_entry
 from toy_corpus import MAX_LENGTH, SPECIAL_IDS, VOCABULARY, random_rows
 
 ROWS_PER_SHARD = 1300
@@ -106,6 +106,19 @@ def test_an_interruption_at_the_end_loses_no_row(tmp_path, undisturbed, monkeypa
     writer = open_writer(tmp_path / "corpus")
     assert (writer.taken_over, writer.start) == (NUM_ROWS, END)
     write(tmp_path / "corpus")
+    assert files_of(tmp_path / "corpus") == files_of(undisturbed)
+
+
+def test_a_stop_right_after_a_shards_entry_keeps_the_shard(tmp_path, undisturbed, monkeypatch):
+    def write_entry_and_stop(*given: object) -> None:
+        write_entry(*given)
+        raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("raydistill.data.corpus_writer.write_entry", write_entry_and_stop)
+        with pytest.raises(StoppedError):
+            write(tmp_path / "corpus")
+    assert write(tmp_path / "corpus").taken_over == ROWS_PER_SHARD
     assert files_of(tmp_path / "corpus") == files_of(undisturbed)
 
 
