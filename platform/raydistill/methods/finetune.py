@@ -10,6 +10,7 @@ from raydistill.batch import Batch
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.methods._base import Distiller, Requirements
 from raydistill.models.blocks import blocks_of
+from raydistill.models.layout import Layout
 
 _TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 
@@ -41,9 +42,10 @@ class Method(Distiller):
     def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss, which is also its only term; see the base class for the denominators."""
         blocks = blocks_of(self.student)
-        mask = batch["attention_mask"]
-        hidden = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, blocks.num_blocks)
-        rows = hidden.flatten(0, 1).index_select(0, batch["label_index"])
+        layout = Layout.of(batch["attention_mask"], batch["token_index"])
+        embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
+        hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
+        rows = hidden.index_select(0, layout.places(batch["label_index"]))
         count = denominators[self.term].clamp(min=1)
         loss, sums = vocabulary_losses(
             blocks.head_states(rows),

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, linear
 from raydistill.batch import Batch
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
 from raydistill.models.blocks import blocks_of
+from raydistill.models.layout import Layout
 
 GREATER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
 """The metrics that models can be compared by."""
@@ -25,9 +26,10 @@ def token_sums(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
     Logits of all labels never exist at once.
     """
     blocks = blocks_of(student)
-    mask, labels = batch["attention_mask"], batch["labels"]
-    hidden = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, blocks.num_blocks)
-    states = blocks.head_states(hidden.flatten(0, 1).index_select(0, batch["label_index"]))
+    layout, labels = Layout.of(batch["attention_mask"], batch["token_index"]), batch["labels"]
+    embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
+    hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
+    states = blocks.head_states(hidden.index_select(0, layout.places(batch["label_index"])))
     loss = states.new_zeros((), dtype=torch.float64)
     correct = torch.zeros_like(loss)
     chunks = zip(states.split(DEFAULT_CHUNK_ROWS), labels.split(DEFAULT_CHUNK_ROWS), strict=True)

@@ -4,6 +4,6 @@ A file's name is the family's ``model_type`` in transformers, and its class ``Fa
 """
 
 from raydistill.models.blocks._base import Blocks
-from raydistill.models.blocks._find import ATTENTIONS, blocks_of, families, family_of
+from raydistill.models.blocks._find import blocks_of, families, family_of
 
-__all__ = ["ATTENTIONS", "Blocks", "blocks_of", "families", "family_of"]
+__all__ = ["Blocks", "blocks_of", "families", "family_of"]

@@ -5,6 +5,9 @@ block k and ``hs[k + 1]`` its output. For k below the number of blocks N it equa
 and ``last_states(hs[N])`` equals ``hidden_states[N]``: decoders normalize after their last block, and transformers
 shows only the result. Every submodule is called, never read, so hooks on it (ZeRO-3 gathers weights in them) fire;
 the projection of the vocabulary head alone is handed out as weights, for the chunked losses.
+
+States are packed: those of R tokens one under another (R, D), with a ``Layout`` that says where in their rows they
+stand. Token ids are packed alike.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +15,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from raydistill.models.blocks._masks import padding_bias
+from raydistill.models.blocks._attention import packed, padding_mask
+from raydistill.models.layout import Layout
 
 
 class Blocks(ABC):
@@ -69,25 +73,27 @@ class Blocks(ABC):
         return int(self.model.config.hidden_size)
 
     @abstractmethod
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Embedding output hs[0] (B, T, D) of ids (B, T) and bool mask (B, T), rows padded on the right."""
+    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
+        """Embedding output hs[0] (R, D) of packed ids (R,)."""
 
-    def run(self, hidden: Tensor, attention_mask: Tensor, start: int, stop: int) -> Tensor:
-        """hs[start] to hs[stop]: blocks ``start`` to ``stop - 1`` on states (B, T, D), mask bool (B, T).
+    def run(self, hidden: Tensor, layout: Layout, start: int, stop: int) -> Tensor:
+        """hs[start] to hs[stop]: blocks ``start`` to ``stop - 1`` on packed states (R, D).
 
-        Rows are padded on the right. States at padding mean nothing and reach no state of a real token.
+        Where the layout has places of padding, an encoder's states there are those of transformers on padded rows;
+        they reach no state of a real token.
         """
         if start == stop:
             return hidden
-        inputs = self.block_inputs(hidden, attention_mask)
-        for layer in self.layers[start:stop]:
-            hidden = layer(hidden, **inputs)
-        return hidden
+        inputs = self.block_inputs(hidden, layout)
+        states = hidden.unsqueeze(0)
+        with packed(self.model.config):
+            for layer in self.layers[start:stop]:
+                states = layer(states, layout=layout, **inputs)
+        return states.squeeze(0)
 
-    def block_inputs(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """What each block takes besides the states (B, T, D)."""
-        attention = self.model.config._attn_implementation
-        return {"attention_mask": padding_bias(attention_mask, hidden.dtype, attention=attention)}
+    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
+        """What each block takes besides the states (R, D) and the layout; masks are over padded rows."""
+        return {"attention_mask": padding_mask(layout)}
 
     def last_states(self, rows: Tensor) -> Tensor:
         """Rows (R, D) of the last block's output to the last hidden states of transformers: here they are the same."""

@@ -6,12 +6,10 @@ from typing import Any
 from torch import nn
 
 from raydistill import discovery
+from raydistill.models.blocks._attention import SUPPORTED
 from raydistill.models.blocks._base import Blocks
 
 _PACKAGE = "raydistill.models.blocks"
-
-ATTENTIONS = ("eager", "sdpa")
-"""Supported attention implementations of transformers, those that take a mask over (B, heads, queries, keys)."""
 
 
 def families(head: str) -> list[str]:
@@ -33,8 +31,10 @@ def blocks_of(model: nn.Module) -> Blocks:
     """
     config: Any = model.config
     family = family_of(config.model_type)
-    if config._attn_implementation not in ATTENTIONS:
-        raise ValueError(f"attention is {config._attn_implementation!r}; choices: {', '.join(ATTENTIONS)}")
+    if config._attn_implementation != SUPPORTED:
+        raise ValueError(
+            f"attention is {config._attn_implementation!r}; load the model with attn_implementation={SUPPORTED!r}"
+        )
     refusal = family.refusal(config)
     if refusal is not None:
         raise ValueError(refusal)

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from raydistill.models.blocks import _base
+from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):
@@ -22,10 +23,11 @@ class Family(_base.Blocks):
             return "is_decoder is true in the model's configuration; a masked-language model needs false"
         return None
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         """Embedding output, token type 0 added."""
-        embedded: Tensor = self.model.bert.embeddings(input_ids=input_ids)
-        return embedded
+        position_ids = layout.position.unsqueeze(0)
+        embedded: Tensor = self.model.bert.embeddings(input_ids=input_ids.unsqueeze(0), position_ids=position_ids)
+        return embedded.squeeze(0)
 
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Dense, activation and layer norm of the head."""

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from raydistill.models.blocks import _base
+from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):
@@ -13,10 +14,11 @@ class Family(_base.Blocks):
     PROJECTION = "vocab_projector"
     HEAD_TENSORS = ("vocab_transform.weight", "vocab_projector.bias")
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         """Embedding output of tokens and positions."""
-        embedded: Tensor = self.model.distilbert.embeddings(input_ids)
-        return embedded
+        position_ids = layout.position.unsqueeze(0)
+        embedded: Tensor = self.model.distilbert.embeddings(input_ids.unsqueeze(0), position_ids=position_ids)
+        return embedded.squeeze(0)
 
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Transform, activation and layer norm of the head."""

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from raydistill.models.blocks import _base
-from raydistill.models.blocks._masks import causal_bias
+from raydistill.models.blocks._attention import causal_mask
+from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):
@@ -16,16 +16,15 @@ class Family(_base.Blocks):
     LAYERS = "transformer.h"
     PROJECTION = "lm_head"
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         """Tokens and positions added, then dropout."""
         decoder = self.model.transformer
-        position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        embedded: Tensor = decoder.drop(decoder.wte(input_ids) + decoder.wpe(position_ids))
+        embedded: Tensor = decoder.drop(decoder.wte(input_ids) + decoder.wpe(layout.position))
         return embedded
 
-    def block_inputs(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
         """The causal mask."""
-        return {"attention_mask": causal_bias(hidden, attention=self.model.config._attn_implementation)}
+        return {"attention_mask": causal_mask(layout)}
 
     def last_states(self, rows: Tensor) -> Tensor:
         """The final layer norm."""

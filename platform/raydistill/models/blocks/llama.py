@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.models.blocks import _base
-from raydistill.models.blocks._masks import causal_bias
+from raydistill.models.blocks._attention import causal_mask
+from raydistill.models.layout import Layout
 
 _ROTARY_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles do not depend on how wide the batch happens to be."""
@@ -32,19 +33,18 @@ class Family(_base.Blocks):
             return "layer_types differ from block to block; only models with equal blocks are supported"
         return None
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         """Tokens alone; positions enter in each block."""
         embedded: Tensor = self.model.model.embed_tokens(input_ids)
         return embedded
 
-    def block_inputs(self, hidden: Tensor, attention_mask: Tensor) -> dict[str, Any]:
-        """The causal mask, and cosine and sine of each position's angles."""
-        config, rotary = self.model.config, self.model.model.rotary_emb
+    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
+        """The causal mask, and cosine and sine (1, R, d) of each state's angles."""
+        rotary = self.model.model.rotary_emb
         _restore_frequencies(rotary)
-        position_ids = torch.arange(hidden.shape[1], device=hidden.device)[None]
         return {
-            "attention_mask": causal_bias(hidden, attention=config._attn_implementation, window=_window(config)),
-            "position_embeddings": rotary(hidden, position_ids=position_ids),
+            "attention_mask": causal_mask(layout, window=_window(self.model.config)),
+            "position_embeddings": rotary(hidden, position_ids=layout.position.unsqueeze(0)),
         }
 
     def last_states(self, rows: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ hidden state.
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
 from raydistill.models.blocks import _base
+from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):
@@ -32,17 +32,17 @@ class Family(_base.Blocks):
         """The table's first rows, up to the padding id, belong to no token."""
         return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
 
-    def embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
         """Embedding output, token type 0 added; position t is row ``padding id + 1 + t`` of the position table.
 
-        Positions follow the mask. The family's own count of ids other than padding would take a real token that was
-        replaced by the padding id for padding, and move all that follow it.
+        Padding is at row ``padding id``. Both follow the mask: the family's own count of ids other than padding would
+        take a real token that was replaced by the padding id for padding, and move all that follow it.
         """
-        padding_id = self.model.config.pad_token_id
-        numbers = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-        position_ids = numbers * attention_mask + padding_id
-        embedded: Tensor = self.model.roberta.embeddings(input_ids=input_ids, position_ids=position_ids)
-        return embedded
+        position_ids = (layout.position + 1) * layout.real + self.model.config.pad_token_id
+        embedded: Tensor = self.model.roberta.embeddings(
+            input_ids=input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0)
+        )
+        return embedded.squeeze(0)
 
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Dense, GELU and layer norm of the head."""
