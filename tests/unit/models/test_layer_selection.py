@@ -12,6 +12,7 @@ from raydistill.models.layer_selection import (
     student_config,
     student_from_layers,
 )
+from raydistill.models.layout import Layout
 from toy_models import toy_batch, toy_bert, toy_distilbert
 
 HALVES = {
@@ -85,12 +86,13 @@ def test_a_distilbert_of_all_layers_computes_what_its_teacher_does_but_for_token
 def test_a_bert_of_chosen_layers_computes_what_those_layers_do():
     teacher, student = make("bert")
     batch = toy_batch()
-    blocks, mask = blocks_of(teacher.eval()), batch["attention_mask"]
-    hidden = blocks.embed(batch["input_ids"], mask)
+    mask = batch["attention_mask"]
+    blocks, layout = blocks_of(teacher.eval()), Layout.of(mask, batch["token_index"])
+    hidden = blocks.embed(layout.take(batch["input_ids"]), layout)
     for layer in (2, 0):
-        hidden = blocks.run(hidden, mask, layer, layer + 1)
+        hidden = blocks.run(hidden, layout, layer, layer + 1)
     expected = teacher.cls(hidden)
-    torch.testing.assert_close(student(batch["input_ids"], attention_mask=mask).logits, expected)
+    torch.testing.assert_close(student(batch["input_ids"], attention_mask=mask).logits[mask], expected)
 
 
 def test_a_distilbert_of_a_distilbert_keeps_head_and_embeddings():

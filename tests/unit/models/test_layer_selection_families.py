@@ -14,6 +14,7 @@ from raydistill.models.layer_selection import (
     student_config,
     student_from_layers,
 )
+from raydistill.models.layout import Layout
 from raydistill.models.load import load_model, save_model
 from toy_checkpoint import toy_tokenizer
 from toy_families import DECODERS, MASKED, head_of, toy_gpt2, toy_llama, toy_qwen2, toy_roberta
@@ -35,13 +36,14 @@ def make(family, layers=(2, 0), *, vocab_transform: bool = True, **options):
 def test_a_student_of_chosen_layers_computes_what_those_layers_do_between_embeddings_and_head(family):
     teacher, student = make(family)
     batch = toy_batch()
-    blocks, mask = blocks_of(teacher), batch["attention_mask"]
-    hidden = blocks.embed(batch["input_ids"], mask)
+    mask = batch["attention_mask"]
+    blocks, layout = blocks_of(teacher), Layout.of(mask, batch["token_index"])
+    hidden = blocks.embed(layout.take(batch["input_ids"]), layout)
     for layer in (2, 0):
-        hidden = blocks.run(hidden, mask, layer, layer + 1)
-    expected = linear(blocks.head_states(hidden.flatten(0, 1)), *blocks.head_projection()).view(*hidden.shape[:2], -1)
+        hidden = blocks.run(hidden, layout, layer, layer + 1)
+    expected = linear(blocks.head_states(hidden), *blocks.head_projection())
     logits = student(batch["input_ids"], attention_mask=mask).logits
-    torch.testing.assert_close(logits[mask], expected[mask], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits[mask], expected, rtol=1e-4, atol=1e-4)
     assert student.config.num_hidden_layers == 2
 
 

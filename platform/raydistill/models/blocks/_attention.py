@@ -20,7 +20,8 @@ _PACKED = "raydistill_packed"
 def packed(config: Any) -> Iterator[None]:
     """Inside, blocks of the model with this configuration take states (1, R, D) and their ``layout``.
 
-    The configuration is as before afterwards, so that the model still runs and saves plainly.
+    The configuration is as before afterwards, so that the model still runs and saves plainly. One thread at a time
+    runs a model.
     """
     before = config._attn_implementation
     config._attn_implementation = _registered()

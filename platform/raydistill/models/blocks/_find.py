@@ -38,4 +38,8 @@ def blocks_of(model: nn.Module) -> Blocks:
     refusal = family.refusal(config)
     if refusal is not None:
         raise ValueError(refusal)
-    return family(model)
+    blocks = family(model)
+    if any(getattr(layer, "gradient_checkpointing", False) for layer in blocks.layers):
+        # The second forward, in the backward pass, would take all packed states for one row.
+        raise ValueError("gradient_checkpointing is true in the model; set it to false in the model's configuration")
+    return blocks
