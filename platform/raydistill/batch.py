@@ -30,12 +30,14 @@ PARTNER = "partner_"
 
 @dataclass(frozen=True)
 class Batch:
-    """Columns of one micro-batch and the keys of its draws: seed, epoch (from 0) and optimizer step (from 0)."""
+    """Columns of one micro-batch and the keys of its draws: seed, epoch, optimizer step and micro-batch, from 0."""
 
     columns: Mapping[str, Tensor]
     seed: int
     epoch: int
     step: int
+    micro_batch: int = 0
+    """Number within its rank's optimizer step; the k-th of every rank has number k."""
 
     def __getitem__(self, column: str) -> Tensor:
         return self.columns[column]
@@ -86,11 +88,12 @@ def collate(
     seed: int = 0,
     epoch: int = 0,
     step: int = 0,
+    micro_batch: int = 0,
 ) -> Batch:
     """Rows of token ids to a batch without partners."""
     columns = pad_rows(rows, pad_id=pad_id)
     columns["row_id"] = torch.as_tensor(np.asarray(row_ids, dtype=np.int64))
-    return Batch(columns, seed=seed, epoch=epoch, step=step)
+    return Batch(columns, seed=seed, epoch=epoch, step=step, micro_batch=micro_batch)
 
 
 def add_partners(

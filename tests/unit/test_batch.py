@@ -8,7 +8,7 @@ ROWS = [np.array([2, 9, 3], dtype=np.uint16), np.array([2, 7, 8, 6, 3], dtype=np
 
 
 def make():
-    return collate(ROWS, [10, 11, 12], pad_id=1, seed=4, epoch=2, step=7)
+    return collate(ROWS, [10, 11, 12], pad_id=1, seed=4, epoch=2, step=7, micro_batch=3)
 
 
 def test_rows_are_padded_on_the_right_to_the_longest():
@@ -39,7 +39,7 @@ def test_ids_above_the_range_of_signed_short_survive():
 
 def test_keys_of_the_draws_are_kept():
     batch = make()
-    assert (batch.seed, batch.epoch, batch.step, batch.num_rows) == (4, 2, 7, 3)
+    assert (batch.seed, batch.epoch, batch.step, batch.micro_batch, batch.num_rows) == (4, 2, 7, 3, 3)
     assert batch["row_id"].tolist() == [10, 11, 12]
 
 
@@ -58,7 +58,11 @@ def test_adding_a_column_makes_a_new_batch():
     changed = batch.with_columns(lengths=torch.zeros(3))
     assert changed["lengths"].tolist() == [0, 0, 0]
     assert batch["lengths"].tolist() == [3, 5, 1]
-    assert (changed.seed, changed.epoch, changed.step) == (4, 2, 7)
+    assert (changed.seed, changed.epoch, changed.step, changed.micro_batch) == (4, 2, 7, 3)
+
+
+def test_a_batch_is_the_first_of_its_step_unless_told_otherwise():
+    assert collate(ROWS, [0, 1, 2], pad_id=1).micro_batch == 0
 
 
 def test_moving_a_batch_moves_every_column():

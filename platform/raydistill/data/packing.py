@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raydistill.batch import Batch
 
 _ALIGNMENT = 64
+_KEYS = ("seed", "epoch", "step", "micro_batch")
 _NARROW = ((np.uint16, 0, 2**16 - 1), (np.int32, -(2**31), 2**31 - 1))
 
 
@@ -31,7 +32,7 @@ def pack(batches: Sequence[Batch]) -> bytearray:
             columns.append([name, array.dtype.str, stored.dtype.str, list(array.shape), position])
             buffers.append((position, stored))
             position += _padded(stored.nbytes)
-        headers.append({"columns": columns, "seed": batch.seed, "epoch": batch.epoch, "step": batch.step})
+        headers.append({"columns": columns, **{key: getattr(batch, key) for key in _KEYS}})
     header = json.dumps(headers).encode()
     start = _padded(8 + len(header))
     content = bytearray(start + position)
@@ -54,7 +55,7 @@ def unpack(content: Any) -> list[Batch]:
         for name, dtype, stored, shape, position in header["columns"]:
             array = np.frombuffer(memory, dtype=stored, count=math.prod(shape), offset=start + position)
             columns[name] = torch.from_numpy(array.astype(dtype).reshape(shape))
-        batches.append(Batch(columns, seed=header["seed"], epoch=header["epoch"], step=header["step"]))
+        batches.append(Batch(columns, **{key: header[key] for key in _KEYS}))
     return batches
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -156,8 +156,8 @@ def held_out_batches(
     """Batches of one rank's share of at most ``num_rows`` rows of a corpus, read without Ray.
 
     The rows are a seeded sample of all parts, sorted by length; they, their masks and their partners depend on the
-    corpus, the seed, task and method alone, so that every model and every call sees the same. Ranks get equally many
-    batches.
+    corpus, the seed, task and method alone, so that every model and every call sees the same; where task or method
+    draw for a whole micro-batch, on ``micro_batch_size`` and ``world_size`` too. Ranks get equally many batches.
     ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
     """
     builder = _builder(spec)
@@ -183,6 +183,15 @@ def check_batches(plan: Plan, spec: FeedSpec, *, world_size: int) -> None:
         )
 
 
+class Wanted(NamedTuple):
+    """One micro-batch to build: rows of the corpus and the keys of its draws."""
+
+    rows: Rows
+    epoch: int
+    step: int
+    micro_batch: int = 0
+
+
 class BatchBuilder:
     """Builds batches of given rows: read, collate, add partners, then task and method prepare."""
 
@@ -193,42 +202,53 @@ class BatchBuilder:
         self._seed = spec.seed
         self._task = task.module.Task(task.config, self.corpus.encoding)
         self._partners: Partners | None = None
+        self._partner_width = "bucket"
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
         if spec.method is not None:
             method = parser("raydistill.methods")(dict(spec.method))
             distiller = method.module.Method
             self._prepare = partial(distiller.prepare_batch, method.config)
-            if distiller.requirements(method.config).partners:
+            requirements = distiller.requirements(method.config)
+            self._partner_width = requirements.partner_width
+            if requirements.partners:
                 self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
 
     def batch(self, rows: Rows, *, epoch: int, step: int) -> Batch:
-        """One micro-batch of these rows of the corpus."""
-        return next(self.batches([(rows, epoch, step)]))
+        """One micro-batch of these rows of the corpus, the first of its step."""
+        return next(self.batches([Wanted(rows, epoch, step)]))
 
-    def batches(self, wanted: Sequence[tuple[Rows, int, int]]) -> Iterator[Batch]:
-        """One micro-batch for each (rows, epoch, step); the rows of all of them are read before the first is built.
+    def batches(self, wanted: Sequence[Wanted]) -> Iterator[Batch]:
+        """The wanted micro-batches; the rows of all of them are read before the first is built.
 
         So a row group is read once for all, even when the corpus keeps fewer of them than a window has.
         """
-        rows = np.concatenate([rows for rows, _, _ in wanted])
+        rows = np.concatenate([one.rows for one in wanted])
         texts = self.corpus.read_rows(rows)
         partner_ids = None if self._partners is None else self._partners.of(rows)
-        partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids)
+        partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids, wanted)
         start = 0
-        for part, epoch, step in wanted:
+        pad_id = self.corpus.pad_id
+        for part, epoch, step, micro_batch in wanted:
             here = slice(start, start + len(part))
             start += len(part)
-            pad_id = self.corpus.pad_id
-            batch = collate(texts[here], part, pad_id=pad_id, seed=self._seed, epoch=epoch, step=step)
+            keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
+            batch = collate(texts[here], part, pad_id=pad_id, **keys)
             if partner_ids is not None:
                 batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id)
             yield self._prepare(self._task.prepare_batch(batch))
 
-    def _cut_partners(self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows) -> list[NDArray[np.integer]]:
-        # The bucket's edge, not the batch's width: a row's partner must not depend on its neighbours.
-        edges = bucket_upper_edge([len(text) for text in texts]).tolist()
+    def _cut_partners(
+        self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows, wanted: Sequence[Wanted]
+    ) -> list[NDArray[np.integer]]:
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        if self._partner_width == "batch":
+            sizes = [len(one.rows) for one in wanted]
+            edges = np.repeat(np.maximum.reduceat(lengths, np.cumsum([0, *sizes[:-1]])), sizes)
+        else:
+            # A row's partner does not depend on its neighbours.
+            edges = bucket_upper_edge(lengths)
         partners = self.corpus.read_rows(partner_ids)
-        return [partner[:edge] for partner, edge in zip(partners, edges, strict=True)]
+        return [partner[:edge] for partner, edge in zip(partners, edges.tolist(), strict=True)]
 
 
 _BUILDERS: dict[str, BatchBuilder] = {}
@@ -251,10 +271,12 @@ def _packed_steps(table: pa.Table, *, spec: FeedSpec, rank: int, world_size: int
     for item in table.to_pylist():
         steps = range(item["start"], item["stop"])
         wanted = [
-            (part, plan.epoch_of(step), step)
+            Wanted(part, plan.epoch_of(step), step, number)
             for step in steps
-            for part in micro_batches(
-                plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches
+            for number, part in enumerate(
+                micro_batches(
+                    plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches
+                )
             )
         ]
         batches = builder.batches(wanted)

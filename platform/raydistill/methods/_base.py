@@ -20,6 +20,11 @@ class Requirements:
     """Most teachers, None for any number."""
     partners: bool = False
     """Whether each row needs a partner row of the corpus."""
+    partner_width: str = "bucket"
+    """Where partners are cut: ``bucket``, at the upper edge of the base row's length bucket, or ``batch``, at the
+    padded width of the base's micro-batch, as published."""
+    row_coupled: bool = False
+    """Whether the loss of a row depends on the other rows of its micro-batch."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks the method can train; empty means all."""
     equal_widths: bool = False
@@ -35,8 +40,6 @@ class Distiller(nn.Module, ABC):
     teacher: teachers are kept in a tuple, which ``nn.Module`` does not register.
     """
 
-    row_coupled: ClassVar[bool] = False
-    """The loss of a row depends on the other rows of its micro-batch."""
     zero_at_teacher: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that vanish when the student equals its teacher."""
 

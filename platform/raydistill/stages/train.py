@@ -67,15 +67,19 @@ class Stage(_base.Stage):
         """The configuration without what decides only how fast, on what and how visibly the student is made."""
         found = super().identity(scaling)
         per_micro_batch = self.config.training.loss_normalization == "per_micro_batch"
-        row_coupled = self.config.method.module.Method.row_coupled
-        ignored = _HOW_ONLY if per_micro_batch or row_coupled else {*_HOW_ONLY, "micro_batch_size"}
+        ignored = _HOW_ONLY if per_micro_batch or self._row_coupled() else {*_HOW_ONLY, "micro_batch_size"}
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
         return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        return _fit.check_training(self.config, scaling, earlier)
+        forecast = _fit.check_training(self.config, scaling, earlier)
+        if self._row_coupled():
+            rows = self.config.training.micro_batch_size
+            line = f"micro-batches of {rows} rows are a part of what is learned; another size makes another student"
+            forecast.lines.append(line)
+        return forecast
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         teachers = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
@@ -111,6 +115,12 @@ class Stage(_base.Stage):
         }
         context.tracker.set_tags(context.run_key, outcome)
         return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
+
+    def _row_coupled(self) -> bool:
+        """Whether rows of one micro-batch change each other's loss, so that its size decides what is learned."""
+        method, task = self.config.method, self.config.task
+        requirements = method.module.Method.requirements(method.config)
+        return bool(requirements.row_coupled or task.module.Task.row_coupled(task.config))
 
     def _freezes_positions(self, initial: Path) -> bool:
         """A student that is made here may keep its positions; one that continues a checkpoint trains them."""

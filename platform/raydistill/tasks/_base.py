@@ -49,7 +49,16 @@ class TaskBase(ABC):
 
     @abstractmethod
     def prepare_batch(self, batch: Batch) -> Batch:
-        """Write inputs and targets; a function of the rows, their ids, the seed and the epoch alone."""
+        """Write inputs and targets; a function of the rows, their ids, the seed and the epoch alone.
+
+        Of each row it is a function alone, unless ``row_coupled``. Partners, where there are any, get inputs and
+        targets too.
+        """
+
+    @classmethod
+    def row_coupled(cls, config: Any) -> bool:
+        """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
+        return False
 
     @classmethod
     @abstractmethod

@@ -1,33 +1,48 @@
 """How batches are built from rows; through Ray Data they are tested in tests/integration/data/test_stream.py."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
 from raydistill.batch import PARTNER, Batch
-from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.packing import unpack
+from raydistill.data.plan import bucket_upper_edge, micro_batches
+from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted, _packed_steps, held_out_batches
+from raydistill.methods import causal
+from raydistill.methods._base import Requirements
 from toy_corpus import random_rows, write_corpus
 
 CAUSAL = {"name": "causal", "mapping": "middle_6"}
 
 
 @pytest.fixture(scope="module")
-def builder(tmp_path_factory) -> BatchBuilder:
+def spec(tmp_path_factory) -> FeedSpec:
     corpus = write_corpus(tmp_path_factory.mktemp("stream") / "corpus", random_rows(330))
-    return BatchBuilder(FeedSpec.make(corpus.uri, {"name": "mlm"}, CAUSAL, seed=5, batch_size=32))
+    return FeedSpec.make(corpus.uri, {"name": "mlm"}, CAUSAL, seed=5, batch_size=32, num_micro_batches=3)
+
+
+@pytest.fixture(scope="module")
+def builder(spec) -> BatchBuilder:
+    return BatchBuilder(spec)
 
 
 def equal(first: Batch, second: Batch) -> bool:
     assert first.columns.keys() == second.columns.keys()
     same = all(torch.equal(first[name], second[name]) for name in first.columns)
-    return same and (first.seed, first.epoch, first.step) == (second.seed, second.epoch, second.step)
+    return same and all(getattr(first, key) == getattr(second, key) for key in ("seed", "epoch", "step"))
 
 
 def test_batches_built_together_equal_batches_built_alone(builder):
-    wanted = [(np.array([5, 300, 7]), 0, 3), (np.array([7, 7, 12, 100]), 1, 40), (np.array([0]), 1, 41)]
+    wanted = [
+        Wanted(np.array([5, 300, 7]), 0, 3),
+        Wanted(np.array([7, 7, 12, 100]), 1, 40, 2),
+        Wanted(np.array([0]), 1, 41, 1),
+    ]
     together = list(builder.batches(wanted))
-    alone = [builder.batch(rows, epoch=epoch, step=step) for rows, epoch, step in wanted]
+    assert [batch.micro_batch for batch in together] == [0, 2, 1]
+    alone = [builder.batch(one.rows, epoch=one.epoch, step=one.step) for one in wanted]
+    assert {batch.micro_batch for batch in alone} == {0}
     assert all(equal(*pair) for pair in zip(together, alone, strict=True))
 
 
@@ -62,3 +77,49 @@ def test_a_rows_masks_partner_and_span_do_not_depend_on_the_division(builder, wo
     whole = draws_by_row([builder.batch(rows, epoch=0, step=4)])
     assert len(whole) >= 30
     assert draws_by_row([builder.batch(part, epoch=0, step=4) for part in parts]) == whole
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_micro_batches_of_a_ranks_step_are_numbered_from_zero(spec, rank):
+    items = pa.table({"start": [3, 5], "stop": [5, 6]})
+    tables = list(_packed_steps(items, spec=spec, rank=rank, world_size=2))
+    found = [(batch.step, batch.micro_batch) for table in tables for batch in unpack(table["batches"][0].as_buffer())]
+    assert found == [(step, number) for step in (3, 4, 5) for number in range(3)]
+
+
+def test_held_out_batches_have_number_zero(spec):
+    batches = list(held_out_batches(spec, micro_batch_size=20, num_rows=50))
+    assert [batch.micro_batch for batch in batches] == [0, 0, 0]
+
+
+PARTS = [np.array([5, 300, 7]), np.array([8, 12, 100, 41, 42]), np.array([0])]
+
+
+def cut_partners(spec) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Lengths of each micro-batch's rows, of their partners and of their partners before any is cut."""
+    builder = BatchBuilder(spec)
+    found = []
+    for batch in builder.batches([Wanted(part, 0, 0, number) for number, part in enumerate(PARTS)]):
+        whole = builder.corpus.lengths[batch[PARTNER + "row_id"].numpy()]
+        found.append((batch["lengths"].numpy(), batch[PARTNER + "lengths"].numpy(), whole))
+    return found
+
+
+def test_a_partner_is_cut_at_the_upper_edge_of_its_bases_length_bucket(spec):
+    cut = 0
+    for lengths, partner_lengths, whole in cut_partners(spec):
+        assert partner_lengths.tolist() == np.minimum(whole, bucket_upper_edge(lengths)).tolist()
+        cut += (partner_lengths < whole).sum()
+    assert cut > 0
+
+
+def test_a_partner_is_cut_at_its_micro_batchs_padded_width_where_the_method_asks_for_it(spec, monkeypatch):
+    requirements = Requirements(partners=True, partner_width="batch", row_coupled=True)
+    monkeypatch.setattr(causal.Method, "requirements", classmethod(lambda cls, config: requirements))
+    widths, beyond_bucket = set(), 0
+    for lengths, partner_lengths, whole in cut_partners(spec):
+        assert partner_lengths.tolist() == np.minimum(whole, lengths.max()).tolist()
+        widths.add(int(lengths.max()))
+        beyond_bucket += (partner_lengths > bucket_upper_edge(lengths)).sum()
+    assert len(widths) == 3
+    assert beyond_bucket > 0

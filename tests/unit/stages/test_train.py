@@ -5,15 +5,20 @@ from typing import Any
 
 import pytest
 
+from raydistill.config.sections import ScalingConfig
+from raydistill.methods import finetune
+from raydistill.methods._base import Requirements
 from raydistill.models.load import save_model
+from raydistill.stages import _base, _fit
 from raydistill.stages.train import Config, Stage
+from raydistill.tasks import mlm
 from toy_checkpoint import toy_tokenizer
 from toy_models import toy_bert, toy_distilbert
 
 
-def stage(**student: Any) -> Stage:
+def stage(*, training: dict[str, Any] | None = None, **student: Any) -> Stage:
     config = {"kind": "train", "corpus": "corpus", "method": "finetune", "student": {"layers": [0], **student}}
-    return Stage("train", Config.model_validate(config))
+    return Stage("train", Config.model_validate({**config, "training": training or {}}))
 
 
 @pytest.mark.parametrize(
@@ -31,3 +36,30 @@ def test_positions_are_frozen_for_a_new_distilbert_unless_told_otherwise(
 ) -> None:
     save_model(model(1), toy_tokenizer(), tmp_path / "initial")
     assert stage(**options)._freezes_positions(tmp_path / "initial") is frozen
+
+
+def couple(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    if part == "method":
+        coupled = Requirements(row_coupled=True)
+        monkeypatch.setattr(finetune.Method, "requirements", classmethod(lambda cls, config: coupled))
+    if part == "task":
+        monkeypatch.setattr(mlm.Task, "row_coupled", classmethod(lambda cls, config: True))
+
+
+@pytest.mark.parametrize(("part", "counts"), [("nothing", False), ("method", True), ("task", True)])
+def test_the_size_of_a_micro_batch_is_a_part_of_a_training_whose_rows_are_coupled(
+    monkeypatch: pytest.MonkeyPatch, part: str, counts: bool
+) -> None:
+    couple(monkeypatch, part)
+    monkeypatch.setattr(_fit, "check_training", lambda *_: _base.Forecast(lines=["a line"]))
+    identities, lines = [], []
+    for size in (4, 8):
+        of_size = stage(training={"micro_batch_size": size})
+        identities.append(of_size.identity(ScalingConfig()))
+        lines.append(of_size.check(ScalingConfig(), {}).lines[1:])
+    assert (identities[0] != identities[1]) is counts
+    told = [
+        [f"micro-batches of {size} rows are a part of what is learned; another size makes another student"]
+        for size in (4, 8)
+    ]
+    assert lines == (told if counts else [[], []])
