@@ -1,4 +1,4 @@
-"""Reading and writing activations at flat positions and column slices; differentiable, inputs stay as they are."""
+"""Reading and writing activations at places and column slices; differentiable, inputs stay as they are."""
 
 from collections.abc import Sequence
 
@@ -6,27 +6,26 @@ import torch
 from torch import Tensor
 
 
-def read(hidden_states: Tensor, positions: Tensor, columns: Sequence[slice]) -> Tensor:
-    """Activations at some positions and columns.
+def read(states: Tensor, places: Tensor, columns: Sequence[slice]) -> Tensor:
+    """Activations at some places and columns.
 
-    Shapes: hidden_states (B, T, D), positions (P,) flat indices ``row * T + position``; returns (P, C), the slices
-    of ``columns`` side by side, C columns in all.
+    Shapes: states (R, D), places (P,) numbers of rows of ``states``; returns (P, C), the slices of ``columns`` side
+    by side, C columns in all.
     """
-    rows = hidden_states.flatten(0, 1).index_select(0, positions)
+    rows = states.index_select(0, places)
     return torch.cat([rows[:, part] for part in columns], dim=1)
 
 
-def write(hidden_states: Tensor, positions: Tensor, columns: Sequence[slice], values: Tensor) -> Tensor:
-    """A copy of the hidden states with ``values`` at some positions and columns.
+def write(states: Tensor, places: Tensor, columns: Sequence[slice], values: Tensor) -> Tensor:
+    """A copy of the states with ``values`` at some places and columns.
 
-    Shapes: hidden_states (B, T, D), positions (P,) flat and distinct, values (P, C) as ``read`` returns them;
-    returns (B, T, D). Gradient flows into ``values`` and into what is not overwritten.
+    Shapes: states (R, D), places (P,) distinct, values (P, C) as ``read`` returns them; returns (R, D). Gradient
+    flows into ``values`` and into what is not overwritten.
     """
-    flat = hidden_states.flatten(0, 1)
-    rows = flat.index_select(0, positions)
+    rows = states.index_select(0, places)
     start = 0
     for part in columns:
         width = part.stop - part.start
         rows[:, part] = values[:, start : start + width].to(rows.dtype)
         start += width
-    return flat.index_copy(0, positions, rows).view_as(hidden_states)
+    return states.index_copy(0, places, rows)

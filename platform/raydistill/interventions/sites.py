@@ -148,19 +148,19 @@ def _group(group: Any) -> Group:
     return Group(teacher, student)
 
 
-def draw(mapping: Mapping, seed: int, step: int) -> tuple[Variable, Variable]:
-    """The teacher's and the student's sites of one optimizer step, equal on every rank.
+def draw(mapping: Mapping, seed: int, *keys: int) -> tuple[Variable, Variable]:
+    """The teacher's and the student's sites that belong to ``keys``, such as an optimizer step; equal on every rank.
 
     A group is drawn uniformly, then a teacher and a student alternative of it, independently of each other.
     """
-    group = mapping.groups[_index("interchange_group", seed, step, len(mapping.groups))]
-    teacher = group.teacher[_index("interchange_teacher", seed, step, len(group.teacher))]
-    student = group.student[_index("interchange_student", seed, step, len(group.student))]
+    group = mapping.groups[_index("interchange_group", seed, keys, len(mapping.groups))]
+    teacher = group.teacher[_index("interchange_teacher", seed, keys, len(group.teacher))]
+    student = group.student[_index("interchange_student", seed, keys, len(group.student))]
     return teacher, student
 
 
-def _index(stream: str, seed: int, step: int, size: int) -> int:
-    return int(draws.integers(stream, seed, step, high=size))
+def _index(stream: str, seed: int, keys: tuple[int, ...], size: int) -> int:
+    return int(draws.integers(stream, seed, *keys, high=size))
 
 
 def columns_by_layer(sites: Variable, *, num_heads: int, hidden_size: int) -> dict[int, tuple[slice, ...]]:

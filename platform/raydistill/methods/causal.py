@@ -4,7 +4,7 @@ Wu, Geiger, Rozner, Kreiss, Lu, Icard, Potts and Goodman 2022, "Causal Distillat
 published code frankaging/Causal-Distill @ 473600b. Terms, shapes and deviations: see README.md in this folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,131 +12,54 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import PARTNER, Batch
-from raydistill.interventions.interchange import read, write
-from raydistill.interventions.positions import consecutive_positions
-from raydistill.interventions.sites import (
-    PRESETS,
-    check_variables,
-    columns_by_layer,
-    draw,
-    load_mapping,
-    resolve_mapping,
-)
+from raydistill.interventions import passes
+from raydistill.interventions.positions import in_batch_partners, interchange_positions
+from raydistill.interventions.sites import check_variables, columns_by_layer, draw, load_mapping
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.losses.hidden_states import cosine_distance
 from raydistill.losses.reduction import mean_over
 from raydistill.methods._base import Distiller, Requirements
-from raydistill.models.blocks import Blocks, blocks_of
+from raydistill.methods._causal_config import Config
+from raydistill.models.blocks import Blocks, blocks_of, family_of
+from raydistill.models.layout import Layout
 
-Columns = dict[int, tuple[slice, ...]]
+__all__ = ["Config", "Method"]
 
-BASE_TERMS = {"kl": "ce", "mse": "mse", "ce": "mlm", "cos": "cos"}
-"""Terms of the base pass, by the kind of loss."""
+CROSSWAY = "crossway_"
+"""Prefix of the second direction's denominators."""
 
-COUNTERFACTUAL_TERMS = {"kl": "causal_ce", "cos": "causal_cos"}
-"""Terms of the counterfactual pass, by the kind of loss."""
+BASE_TERMS = {"ce": "kl", "mse": "mse", "mlm": "ce", "clm": "ce", "cos": "cos"}
+"""Kind of loss of each term of the base pass."""
 
-PASS_TERMS = (BASE_TERMS, COUNTERFACTUAL_TERMS)
+COUNTERFACTUAL_TERMS = {"causal_ce": "kl", "causal_cos": "cos"}
+"""Kind of loss of each term of the counterfactual pass."""
 
-
-@dataclass(frozen=True)
-class Config:
-    """Weights of the terms and the intervention; defaults are the published ones."""
-
-    alpha_ce: float = 0.25
-    """Weight of the KL divergence to the teacher, over all tokens."""
-    alpha_mlm: float = 0.25
-    """Weight of the masked-LM cross-entropy."""
-    alpha_cos: float = 0.25
-    """Weight of the cosine distance of the last hidden states, over all tokens."""
-    alpha_causal_ce: float = 0.25
-    """Weight of the KL divergence under intervention, over all tokens of the base."""
-    alpha_causal_cos: float = 0.0
-    """Weight of the cosine distance of the last hidden states under intervention."""
-    alpha_mse: float = 0.0
-    """Weight of the squared error of the logits, over all tokens."""
-    temperature: float = 2.0
-    """Softens both KL divergences, which are multiplied by its square."""
-    mapping: str | dict[str, Any] | None = None
-    """Which activations are interchanged: a preset (``middle_6``), the path of a ``.nm`` file, which is read at
-    once, or such a file's content. Needed while a causal weight is positive."""
-    interchange_proportion: float = 0.3
-    """Share of the shorter of a row and its partner that is interchanged, as one span."""
-    max_tokens: int | None = None
-    """Most positions of a row that are interchanged, None for no limit."""
-    site_offset: int = 0
-    """0 reads the input of the block whose output is written, as published; 1 reads its output."""
-
-    def __post_init__(self) -> None:
-        for name, weight in self.alphas.items():
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"alpha_{name} is {weight}; a weight must be a number that is not negative")
-        if not any(self.alphas.values()):
-            raise ValueError("all alphas are 0, so there is no loss; give at least one a positive weight")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive")
-        if not 0 < self.interchange_proportion <= 1:
-            raise ValueError(f"interchange_proportion is {self.interchange_proportion}; it must be in (0, 1]")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1, or null for no limit")
-        if self.site_offset not in (0, 1):
-            raise ValueError(f"site_offset is {self.site_offset}; choices: 0 (published), 1 (aligned)")
-        self._resolve_mapping()
-
-    def _resolve_mapping(self) -> None:
-        if self.mapping is not None:
-            object.__setattr__(self, "mapping", resolve_mapping(self.mapping))
-            load_mapping(self.mapping)
-        elif self.intervenes:
-            raise ValueError(
-                "mapping is missing while alpha_causal_ce or alpha_causal_cos is positive; give a preset "
-                f"({', '.join(sorted(PRESETS))}) or a .nm file, or set both weights to 0"
-            )
-
-    @property
-    def alphas(self) -> dict[str, float]:
-        """Weight of each term, by the term's name."""
-        return {
-            "ce": self.alpha_ce,
-            "mlm": self.alpha_mlm,
-            "mse": self.alpha_mse,
-            "cos": self.alpha_cos,
-            "causal_ce": self.alpha_causal_ce,
-            "causal_cos": self.alpha_causal_cos,
-        }
-
-    @property
-    def active(self) -> frozenset[str]:
-        """Names of the terms with a positive weight; the others cost nothing."""
-        return frozenset(name for name, weight in self.alphas.items() if weight > 0)
-
-    @property
-    def intervenes(self) -> bool:
-        """Whether any term needs the counterfactual passes."""
-        return bool(self.active & {"causal_ce", "causal_cos"})
+_LABEL_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """A model and the last hidden states (B, T, D) of one of its passes, None when nothing reads them."""
+class _Outputs:
+    """A model and the last hidden states (R, D) of one of its passes, None when nothing reads them."""
 
     blocks: Blocks
-    hidden: Tensor | None
+    layout: Layout
+    states: Tensor | None
 
     def rows(self, index: Tensor) -> Tensor:
-        """Last hidden states (R, D) at flat positions (R,)."""
-        assert self.hidden is not None
-        return self.hidden.flatten(0, 1).index_select(0, index)
+        """Last hidden states (P, D) at flat positions (P,)."""
+        assert self.states is not None
+        return self.states.index_select(0, self.layout.places(index))
 
 
 class Method(Distiller):
-    """Six terms over one base pass and one counterfactual pass of teacher and student."""
+    """Terms over one base pass and one counterfactual pass of teacher and student."""
 
     zero_at_teacher = ("ce", "mse", "cos", "causal_ce", "causal_cos")
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
-        self.mapping = load_mapping(config.mapping) if config.mapping is not None and config.intervenes else None
+        swaps = config.intervenes and not config.data_augment
+        self.mapping = load_mapping(config.mapping) if swaps and config.mapping is not None else None
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
@@ -144,10 +67,12 @@ class Method(Distiller):
         return Requirements(
             min_teachers=1,
             max_teachers=1,
-            partners=config.intervenes,
-            tasks=("mlm",),
+            partners=config.intervenes and config.pairing == "corpus",
+            partner_width=config.partner_width,
+            tasks=("mlm", "clm"),
             equal_widths=bool(config.active & {"cos", "causal_cos"}),
             equal_vocabularies=True,
+            row_coupled=config.row_coupled,
         )
 
     @classmethod
@@ -155,6 +80,7 @@ class Method(Distiller):
         """Refuse models of other vocabularies, of other widths under a cosine term, or without a mapped site."""
         (teacher_config,) = teacher_configs
         _check_equal("vocab_size", student_config, teacher_config, "teacher and student must share one tokenizer")
+        _check_head(config, student_config, teacher_config)
         for term in sorted(config.active & {"cos", "causal_cos"}):
             remedy = f"set method.alpha_{term} to 0 or make the widths equal"
             _check_equal("hidden_size", student_config, teacher_config, remedy)
@@ -175,119 +101,182 @@ class Method(Distiller):
         """Draw the interchanged positions, from (seed, epoch, row id)."""
         if not config.intervenes:
             return batch
-        base, partner = consecutive_positions(
-            batch["lengths"].numpy(),
-            batch[PARTNER + "lengths"].numpy(),
-            batch["row_id"].numpy(),
-            width=batch["input_ids"].shape[1],
-            partner_width=batch[PARTNER + "input_ids"].shape[1],
+        lengths, row_ids = batch["lengths"].numpy(), batch["row_id"].numpy()
+        width = batch["input_ids"].shape[1]
+        if config.pairing == "in_batch":
+            partners = in_batch_partners(row_ids, seed=batch.seed, epoch=batch.epoch)
+            partner_lengths, partner_width = lengths[partners], width
+        else:
+            partner_lengths = batch[PARTNER + "lengths"].numpy()
+            partner_width = batch[PARTNER + "input_ids"].shape[1]
+        base, partner = interchange_positions(
+            config.interchange_mode,
+            lengths,
+            partner_lengths,
+            row_ids,
+            width=width,
+            partner_width=partner_width,
             proportion=config.interchange_proportion,
             max_tokens=config.max_tokens,
+            padded=config.positions == "padded",
+            label_index=batch["label_index"].numpy(),
             seed=batch.seed,
             epoch=batch.epoch,
         )
+        if config.pairing == "in_batch":
+            # Drawn as positions of the partner of row i in row i; they lie in the row that is the partner.
+            partner = partners[partner // width] * width + partner % width
         return batch.with_columns(
             interchange_base=torch.from_numpy(base), interchange_partner=torch.from_numpy(partner)
         )
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Labels for ``mlm``, real tokens of the base for every other term."""
-        counts = {name: "labels" if name == "mlm" else "token_index" for name in self.config.active}
+        """Labels for the label terms and with masked ``kd_positions`` for what compares logits, else real tokens."""
+        counts = self._counts(batch, "")
+        if self.config.crossway:
+            counts |= self._counts(_exchanged(batch), CROSSWAY)
+        return counts
+
+    def _counts(self, batch: Batch, prefix: str) -> dict[str, Tensor]:
+        """Denominators of one direction."""
+        of_labels = {"mlm", "clm"} | ({"ce", "mse", "causal_ce"} if self.config.kd_positions == "masked" else set())
+        columns = {name: "labels" if name in of_labels else "token_index" for name in self.config.active}
         return {
-            name: batch[column].new_full((), batch[column].shape[0], dtype=torch.float64)
-            for name, column in sorted(counts.items())
+            prefix + name: batch[column].new_full((), batch[column].shape[0], dtype=torch.float64)
+            for name, column in sorted(columns.items())
         }
 
     def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the active terms and each of them; see the base class for the denominators."""
-        teacher, student = blocks_of(self.teachers[0]), blocks_of(self.student)
-        teacher_columns, student_columns = self._columns(batch, teacher, student)
-        with torch.no_grad():
-            teacher_passes = self._teacher_passes(teacher, batch, teacher_columns)
-        student_passes = self._student_passes(student, batch, student_columns)
-        counts = {name: count.clamp(min=1) for name, count in denominators.items()}
+        if not self.config.crossway:
+            return self._direction(batch, denominators, "")
+        loss, terms = self._direction(batch, denominators, "")
+        exchanged_loss, exchanged_terms = self._direction(_exchanged(batch), denominators, CROSSWAY)
+        return (loss + exchanged_loss) / 2, {name: (terms[name] + exchanged_terms[name]) / 2 for name in terms}
+
+    def _direction(
+        self, batch: Batch, denominators: dict[str, Tensor], prefix: str
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms with the rows of ``batch`` as bases."""
+        counts = {name: denominators[prefix + name].clamp(min=1) for name in self.config.active}
+        of_teacher, of_student = self._teacher_outputs(batch), self._student_outputs(batch)
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
-        for names, of_student, of_teacher in zip(PASS_TERMS, student_passes, teacher_passes, strict=True):
-            active = {kind: name for kind, name in names.items() if name in self.config.active}
+        for kinds, teacher, student in zip((BASE_TERMS, COUNTERFACTUAL_TERMS), of_teacher, of_student, strict=True):
+            active = {kind: name for name, kind in kinds.items() if name in self.config.active}
             if active:
-                loss, found = self._compare(active, batch, of_student, of_teacher, counts)
+                loss, found = self._compare(active, batch, student, teacher, counts)
                 losses.append(loss)
                 terms.update(found)
         return torch.stack(losses).sum(), terms
 
-    def _columns(self, batch: Batch, teacher: Blocks, student: Blocks) -> tuple[Columns, Columns]:
-        """Columns written in each layer of the teacher and of the student in this step, layers ascending."""
-        if self.mapping is None:
-            return {}, {}
-        sites = draw(self.mapping, batch.seed, batch.step)
-        teacher_columns, student_columns = (
-            columns_by_layer(variable, num_heads=blocks.num_heads, hidden_size=blocks.hidden_size)
-            for variable, blocks in zip(sites, (teacher, student), strict=True)
+    @torch.no_grad()
+    def _teacher_outputs(self, batch: Batch) -> tuple[_Outputs, _Outputs]:
+        """Base and counterfactual pass; in eval mode both agree up to the first write."""
+        needs_base = bool(self.config.active & {"ce", "mse", "cos"})
+        return self._outputs(0, batch, needs_base=needs_base, shares_prefix=True)
+
+    def _student_outputs(self, batch: Batch) -> tuple[_Outputs, _Outputs]:
+        """Base and counterfactual pass; while training each pass has its own dropout, unless they share it."""
+        shares_prefix = self.config.share_student_prefix or not self.training
+        return self._outputs(
+            1, batch, needs_base=bool(self.config.active & set(BASE_TERMS)), shares_prefix=shares_prefix
         )
-        return teacher_columns, student_columns
 
-    def _teacher_passes(self, blocks: Blocks, batch: Batch, columns: Columns) -> tuple[_Pass, _Pass]:
-        """Base pass, and the counterfactual pass resumed from it: in eval mode both agree up to the first write."""
-        mask = batch["attention_mask"]
-        compares_base = bool(self.config.active & {"ce", "mse", "cos"})
-        base = counterfactual = None
-        if columns or compares_base:
-            resumed_from = min(columns) + 1 if columns else 0
-            hidden = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, resumed_from)
-            if compares_base:
-                base = blocks.run(hidden, mask, resumed_from, blocks.num_blocks)
-            if columns:
-                values = source_values(blocks, batch, columns, site_offset=self.config.site_offset)
-                counterfactual = run_with_writes(blocks, batch, (hidden, resumed_from), columns, values)
-        return _Pass(blocks, base), _Pass(blocks, counterfactual)
+    def _outputs(self, side: int, batch: Batch, *, needs_base: bool, shares_prefix: bool) -> tuple[_Outputs, _Outputs]:
+        """Passes of the teacher (side 0) or the student (side 1)."""
+        blocks = blocks_of((self.teachers[0], self.student)[side])
+        base = self._rows(batch, "")
+        planned = passes.Passes(base, needs_base=needs_base)
+        if self.config.intervenes and self.config.data_augment:
+            planned = passes.Passes(base, counterfactual=self._augmented(batch, base), needs_base=needs_base)
+        elif self.mapping is not None:
+            in_batch = self.config.pairing == "in_batch"
+            source = base if in_batch else self._rows(batch, PARTNER)
+            planned = passes.Passes(
+                base,
+                source=None if in_batch and shares_prefix else source,
+                counterfactual=None if shares_prefix else base,
+                interchange=passes.Interchange(
+                    self._columns(side, batch, blocks),
+                    base.layout.places(batch["interchange_base"]),
+                    source.layout.places(batch["interchange_partner"]),
+                    self.config.site_offset,
+                ),
+                needs_base=needs_base,
+            )
+        last = (None if states is None else blocks.last_states(states) for states in passes.run(blocks, planned))
+        of_base, of_counterfactual = (_Outputs(blocks, base.layout, states) for states in last)
+        return of_base, of_counterfactual
 
-    def _student_passes(self, blocks: Blocks, batch: Batch, columns: Columns) -> tuple[_Pass, _Pass]:
-        """Base, source and counterfactual pass, each with its own dropout."""
-        mask = batch["attention_mask"]
-        base = counterfactual = None
-        if self.config.active & set(BASE_TERMS.values()):
-            base = blocks.run(blocks.embed(batch["input_ids"], mask), mask, 0, blocks.num_blocks)
-        if columns:
-            values = source_values(blocks, batch, columns, site_offset=self.config.site_offset)
-            embedded = blocks.embed(batch["input_ids"], mask)
-            counterfactual = run_with_writes(blocks, batch, (embedded, 0), columns, values)
-        return _Pass(blocks, base), _Pass(blocks, counterfactual)
+    def _rows(self, batch: Batch, prefix: str) -> passes.Rows:
+        """Token ids of the real tokens, or where padding enters the loss of all places."""
+        mask = batch[prefix + "attention_mask"]
+        index = batch[prefix + "token_index"]
+        if self.config.computes_padding:
+            index = torch.arange(mask.numel(), device=mask.device)
+        layout = Layout.of(mask, index)
+        return passes.Rows(layout.take(batch[prefix + "input_ids"]), layout)
+
+    def _augmented(self, batch: Batch, base: passes.Rows) -> passes.Rows:
+        """The base with the partner's tokens at the interchanged positions."""
+        partner = batch[("" if self.config.pairing == "in_batch" else PARTNER) + "input_ids"]
+        tokens = partner.flatten().index_select(0, batch["interchange_partner"])
+        places = base.layout.places(batch["interchange_base"])
+        return passes.Rows(base.ids.index_copy(0, places, tokens), base.layout)
+
+    def _columns(self, side: int, batch: Batch, blocks: Blocks) -> passes.Columns:
+        """Columns written in each block in this step or micro-batch, blocks ascending."""
+        assert self.mapping is not None
+        keys = (batch.step,) if self.config.site_draw == "step" else (batch.step, batch.micro_batch)
+        sites = draw(self.mapping, batch.seed, *keys)[side]
+        return columns_by_layer(sites, num_heads=blocks.num_heads, hidden_size=blocks.hidden_size)
 
     def _compare(
-        self, active: dict[str, str], batch: Batch, student: _Pass, teacher: _Pass, counts: dict[str, Tensor]
+        self, active: dict[str, str], batch: Batch, student: _Outputs, teacher: _Outputs, counts: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum and terms of one pass; ``active`` has the terms' names by kind of loss."""
         alphas = self.config.alphas
-        labels = batch["labels"] if "ce" in active else None
-        index = batch["token_index"] if labels is None else labels_first(batch)
-        states = student.rows(index)
         losses, terms = [], {}
         if "cos" in active:
-            name = active["cos"]
-            term = mean_over(cosine_distance(states, teacher.rows(index)), counts[name])
+            name, tokens = active["cos"], batch["token_index"]
+            term = mean_over(cosine_distance(student.rows(tokens), teacher.rows(tokens)), counts[name])
             losses.append(alphas[name] * term)
             terms[name] = term.detach()
         weights = {kind: alphas[name] / counts[name] for kind, name in active.items() if kind != "cos"}
         if weights:
-            if labels is not None and set(weights) == {"ce"}:
-                index, states = index[: labels.shape[0]], states[: labels.shape[0]]
+            index = self._compared(batch, weights.keys())
             loss, sums = vocabulary_losses(
-                student.blocks.head_states(states),
+                student.blocks.head_transform(student.rows(index)),
                 student.blocks.head_projection(),
                 *(_teacher_head(teacher, index) if set(weights) != {"ce"} else (None, None)),
                 weights=weights,
-                labels=labels,
+                labels=batch["labels"] if "ce" in weights else None,
                 temperature=self.config.temperature,
             )
             losses.append(loss)
             terms.update({active[kind]: value / counts[active[kind]].to(value.dtype) for kind, value in sums.items()})
         return torch.stack(losses).sum(), terms
 
+    def _compared(self, batch: Batch, kinds: Collection[str]) -> Tensor:
+        """Flat positions (R,) whose logits enter these kinds of loss; with labels, the labelled ones first."""
+        if set(kinds) == {"ce"} or self.config.kd_positions == "masked":
+            return batch["label_index"]
+        return labels_first(batch) if "ce" in kinds else batch["token_index"]
+
 
 @torch.no_grad()
-def _teacher_head(teacher: _Pass, index: Tensor) -> tuple[Tensor, Projection]:
-    return teacher.blocks.head_states(teacher.rows(index)), teacher.blocks.head_projection()
+def _teacher_head(teacher: _Outputs, index: Tensor) -> tuple[Tensor, Projection]:
+    return teacher.blocks.head_transform(teacher.rows(index)), teacher.blocks.head_projection()
+
+
+def _exchanged(batch: Batch) -> Batch:
+    """The batch with bases and partners in each other's place; in-batch partners exchange their positions alone."""
+    swapped = {"interchange_base": batch["interchange_partner"], "interchange_partner": batch["interchange_base"]}
+    for name in batch.columns:
+        if name.startswith(PARTNER):
+            swapped |= {name: batch[name.removeprefix(PARTNER)], name.removeprefix(PARTNER): batch[name]}
+    return batch.with_columns(**swapped)
 
 
 def labels_first(batch: Batch) -> Tensor:
@@ -298,34 +287,25 @@ def labels_first(batch: Batch) -> Tensor:
     return tokens.index_select(0, torch.argsort(labelled, descending=True, stable=True))
 
 
-def source_values(blocks: Blocks, batch: Batch, columns: Columns, *, site_offset: int) -> dict[int, Tensor]:
-    """What the partner's pass holds for each written layer L: columns of the input of block L, or with
-    ``site_offset`` 1 of its output, at ``interchange_partner``. Returns (P, C) by layer; runs no deeper block.
-    """
-    mask = batch[PARTNER + "attention_mask"]
-    hidden = blocks.embed(batch[PARTNER + "input_ids"], mask)
-    values, depth = {}, 0
-    for layer, slices in sorted(columns.items()):
-        hidden = blocks.run(hidden, mask, depth, layer + site_offset)
-        depth = layer + site_offset
-        values[layer] = read(hidden, batch["interchange_partner"], slices)
-    return values
-
-
-def run_with_writes(
-    blocks: Blocks, batch: Batch, resumed_from: tuple[Tensor, int], columns: Columns, values: dict[int, Tensor]
-) -> Tensor:
-    """Run the base from the input of a block, overwriting the output of each written layer; last hidden states.
-
-    ``resumed_from`` is that input (B, T, D) and the block's number, at most one past the lowest written layer.
-    """
-    mask = batch["attention_mask"]
-    hidden, start = resumed_from
-    for layer, slices in sorted(columns.items()):
-        hidden = blocks.run(hidden, mask, start, layer + 1)
-        hidden = write(hidden, batch["interchange_base"], slices, values[layer])
-        start = layer + 1
-    return blocks.run(hidden, mask, start, blocks.num_blocks)
+def _check_head(config: Config, student_config: Any, teacher_config: Any) -> None:
+    """Refuse the label term of another kind of model, and options that only masked models have."""
+    heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
+    if heads[0] != heads[1]:
+        raise ValueError(
+            f"the student is a {heads[0]} model and the teacher a {heads[1]} model; choose two of one kind"
+        )
+    term = _LABEL_TERMS[heads[0]]
+    for other in sorted(config.active & set(_LABEL_TERMS.values()) - {term}):
+        raise ValueError(
+            f"method.alpha_{other} is {config.alphas[other]}, but {student_config.model_type} is a {heads[0]} model; "
+            f"set it to 0 and method.alpha_{term} instead"
+        )
+    if heads[0] == "causal_lm" and config.intervenes and config.interchange_mode == "masked":
+        raise ValueError(
+            f"method.interchange_mode is 'masked', but {student_config.model_type} masks no token; change it"
+        )
+    if heads[0] == "causal_lm" and config.computes_padding:
+        raise ValueError("method.positions is 'padded', which only masked models take; set it to valid")
 
 
 def _check_equal(key: str, student_config: Any, teacher_config: Any, remedy: str) -> None:

@@ -1,0 +1,176 @@
+"""Base, source and counterfactual pass of one model, run as one.
+
+The rows of all passes that are under way stand under each other, so that a block is called once for all of them: a
+sharded model gathers its weights once, a matrix product is larger. A pass ends where nothing reads it any more.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from raydistill.interventions.interchange import read, write
+from raydistill.models.layout import Layout
+
+Columns = Mapping[int, tuple[slice, ...]]
+"""Columns that are written, by the number of the block whose output they are in."""
+
+BASE, SOURCE, COUNTERFACTUAL = "base", "source", "counterfactual"
+
+
+class Model(Protocol):
+    """What ``models.blocks`` provides and a pass needs."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+
+    def embed(self, ids: Tensor, layout: Layout) -> Tensor:
+        """Input (R, D) of block 0 for ids (R,)."""
+
+    def run(self, hidden: Tensor, layout: Layout, start: int, stop: int) -> Tensor:
+        """Blocks ``start`` to ``stop - 1`` on states (R, D)."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Input of a pass: token ids (R,) and where they stand."""
+
+    ids: Tensor
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Interchange:
+    """What the counterfactual pass takes over from the source pass."""
+
+    columns: Columns
+    """Written columns of each block, at least one block."""
+    base_places: Tensor
+    """Rows (P,) of the counterfactual pass that are written."""
+    source_places: Tensor
+    """Rows (P,) of the source pass that are read, in the same order."""
+    site_offset: int
+    """0 reads the input of the block whose output is written, 1 its output."""
+
+    @property
+    def first_write(self) -> int:
+        """Number of blocks after which the first value is written; up to there nothing differs from the base."""
+        return min(self.columns) + 1
+
+    @property
+    def last_read(self) -> int:
+        """Number of blocks after which the last value is read."""
+        return max(self.columns) + self.site_offset
+
+    def depths(self) -> Iterator[int]:
+        """Numbers of blocks after which something is read or written."""
+        for layer in self.columns:
+            yield layer + self.site_offset
+            yield layer + 1
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Which passes are run; see ``run``."""
+
+    base: Rows
+    source: Rows | None = None
+    """Input of the source pass; None where the base pass is the source, or nothing is interchanged."""
+    counterfactual: Rows | None = None
+    """Input of the counterfactual pass; None where there is none, or where it resumes from the base pass."""
+    interchange: Interchange | None = None
+    needs_base: bool = True
+    """Whether the base's last states are read."""
+
+    def spans(self, num_blocks: int) -> dict[str, tuple[int, int]]:
+        """Numbers of blocks between which each pass is under way; one that nothing reads is missing."""
+        swap = self.interchange
+        resumes = swap is not None and self.counterfactual is None
+        spans = {}
+        if swap is not None and self.source is not None:
+            spans[SOURCE] = (0, swap.last_read)
+        if swap is not None and resumes:
+            spans[COUNTERFACTUAL] = (swap.first_write, num_blocks)
+        elif self.counterfactual is not None:
+            spans[COUNTERFACTUAL] = (0, num_blocks)
+        base_ends = [num_blocks if self.needs_base else 0]
+        if swap is not None and resumes:
+            base_ends.append(swap.first_write)
+        if swap is not None and self.source is None:
+            base_ends.append(swap.last_read)
+        if max(base_ends) > 0:
+            spans[BASE] = (0, max(base_ends))
+        return spans
+
+    def rows(self, name: str) -> Rows:
+        """Input of a pass that is run; the one that resumes from the base pass has its places."""
+        found = {BASE: self.base, SOURCE: self.source, COUNTERFACTUAL: self.counterfactual or self.base}[name]
+        assert found is not None
+        return found
+
+
+def run(model: Model, passes: Passes) -> tuple[Tensor | None, Tensor | None]:
+    """Outputs (R, D) of the last block in the base and in the counterfactual pass, None for one that is not needed.
+
+    Deviation: where the counterfactual pass resumes from the base pass, the two share their dropout up to the first
+    written block; the published passes draw it independently, which giving ``counterfactual`` restores.
+    """
+    num_blocks, swap = model.num_blocks, passes.interchange
+    spans = passes.spans(num_blocks)
+    if not spans:
+        return None, None
+    states = _embed(model, passes, [name for name, (start, _) in spans.items() if start == 0])
+    source = BASE if passes.source is None else SOURCE
+    values: dict[int, Tensor] = {}
+    depths = {num_blocks, *(depth for span in spans.values() for depth in span), *(swap.depths() if swap else ())}
+    for depth, following in pairwise([*sorted(depths), num_blocks]):
+        if swap is not None:
+            values |= _read_values(states[source], swap, depth) if source in states else {}
+            states = _written(states, values, swap, depth)
+        if depth < following:
+            under_way = {name: of_pass for name, of_pass in states.items() if spans[name][1] > depth}
+            states = _advance(model, passes, under_way, depth, following)
+    return states.get(BASE) if passes.needs_base else None, states.get(COUNTERFACTUAL)
+
+
+def _embed(model: Model, passes: Passes, names: Sequence[str]) -> dict[str, Tensor]:
+    rows = [passes.rows(name) for name in names]
+    hidden = model.embed(torch.cat([of_pass.ids for of_pass in rows]), _stack(passes, names))
+    return dict(zip(names, hidden.split([len(of_pass.ids) for of_pass in rows]), strict=True))
+
+
+def _advance(model: Model, passes: Passes, states: dict[str, Tensor], start: int, stop: int) -> dict[str, Tensor]:
+    """States of all passes under way, from the input of block ``start`` to the input of block ``stop``."""
+    if len(states) == 1:
+        ((name, hidden),) = states.items()
+        return {name: model.run(hidden, passes.rows(name).layout, start, stop)}
+    hidden = model.run(torch.cat(list(states.values())), _stack(passes, list(states)), start, stop)
+    parts = hidden.split([len(of_pass) for of_pass in states.values()])
+    return dict(zip(states, parts, strict=True))
+
+
+def _stack(passes: Passes, names: Sequence[str]) -> Layout:
+    return Layout.stack([passes.rows(name).layout for name in names])
+
+
+def _read_values(source: Tensor, swap: Interchange, depth: int) -> dict[int, Tensor]:
+    """Values (P, C) that are read after ``depth`` blocks, by the block whose output they replace."""
+    layers = (layer for layer in swap.columns if layer + swap.site_offset == depth)
+    return {layer: read(source, swap.source_places, swap.columns[layer]) for layer in layers}
+
+
+def _written(
+    states: Mapping[str, Tensor], values: Mapping[int, Tensor], swap: Interchange, depth: int
+) -> dict[str, Tensor]:
+    """The states with what is written after ``depth`` blocks; there the counterfactual pass may begin."""
+    if depth < swap.first_write:
+        return dict(states)
+    counterfactual = states[COUNTERFACTUAL] if COUNTERFACTUAL in states else states[BASE]
+    for layer, columns in swap.columns.items():
+        if layer + 1 == depth:
+            counterfactual = write(counterfactual, swap.base_places, columns, values[layer])
+    return {**states, COUNTERFACTUAL: counterfactual}

@@ -1,0 +1,131 @@
+"""Options of method ``causal``."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "kd_positions": ("all", "masked"),
+    "site_offset": (0, 1),
+    "site_draw": ("step", "micro_batch"),
+    "interchange_mode": ("consecutive", "random", "masked"),
+    "positions": ("valid", "padded"),
+    "pairing": ("corpus", "in_batch"),
+    "partner_width": ("bucket", "batch"),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Weights of the terms and the intervention; defaults are the published ones."""
+
+    alpha_ce: float = 0.25
+    """Weight of the KL divergence to the teacher."""
+    alpha_mlm: float = 0.25
+    """Weight of the masked-LM cross-entropy; 0 for decoders."""
+    alpha_clm: float = 0.0
+    """Weight of the next-token cross-entropy of decoders, in place of ``alpha_mlm``."""
+    alpha_cos: float = 0.25
+    """Weight of the cosine distance of the last hidden states, over all tokens."""
+    alpha_causal_ce: float = 0.25
+    """Weight of the KL divergence under intervention."""
+    alpha_causal_cos: float = 0.0
+    """Weight of the cosine distance of the last hidden states under intervention, over all tokens."""
+    alpha_mse: float = 0.0
+    """Weight of the squared error of the logits."""
+    temperature: float = 2.0
+    """Softens both KL divergences, which are multiplied by its square."""
+    kd_positions: str = "all"
+    """Where logits are compared with the teacher's: at ``all`` tokens, as published, or where there is a label
+    (``masked``), which is several times cheaper."""
+    mapping: str | dict[str, Any] | None = None
+    """Which activations are interchanged: a preset (``middle_6``), the path of a ``.nm`` file, which is read at
+    once, or such a file's content. Needed while a causal weight is positive, unless ``data_augment`` is set."""
+    site_offset: int = 0
+    """0 reads the input of the block whose output is written, as published; 1 reads its output."""
+    site_draw: str = "step"
+    """The group of the mapping is drawn once an optimizer ``step``, or as published once a ``micro_batch``."""
+    interchange_mode: str = "consecutive"
+    """Which positions are interchanged: one span (``consecutive``), single ones (``random``), or the base's masked
+    tokens with single ones of the partner (``masked``), whose number no option changes."""
+    interchange_proportion: float = 0.3
+    """Share of the shorter of a row and its partner that is interchanged."""
+    max_tokens: int | None = None
+    """Most positions of a row that are interchanged, None for no limit."""
+    positions: str = "valid"
+    """Modes ``random`` and ``masked`` draw among real tokens (``valid``), or as published among padding too
+    (``padded``); padding is then computed."""
+    pairing: str = "corpus"
+    """The partner of a row is any row of the ``corpus``, the same in every epoch as published, or another row of its
+    micro-batch (``in_batch``), which spares the teacher its source pass."""
+    partner_width: str = "bucket"
+    """A partner of the corpus is cut to the longest length in the base row's length bucket, or as published to the
+    padded width of its ``batch``."""
+    data_augment: bool = False
+    """Interchange the tokens themselves instead of activations: the published ablation."""
+    crossway: bool = False
+    """Mean of both directions: base and partner exchange their parts, positions too. Twice the cost."""
+    share_student_prefix: bool = False
+    """The student's counterfactual pass resumes from its base pass, and with ``in_batch`` that is its source pass too:
+    cheaper, but the passes share their dropout, which is published as independent."""
+
+    def __post_init__(self) -> None:
+        for name, weight in self.alphas.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"alpha_{name} is {weight}; a weight must be a number that is not negative")
+        if not any(self.alphas.values()):
+            raise ValueError("all alphas are 0, so there is no loss; give at least one a positive weight")
+        if self.alpha_mlm and self.alpha_clm:
+            raise ValueError("alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be positive")
+        if not 0 < self.interchange_proportion <= 1:
+            raise ValueError(f"interchange_proportion is {self.interchange_proportion}; it must be in (0, 1]")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1, or null for no limit")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choices: {', '.join(map(str, choices))}")
+        if self.crossway and not self.intervenes:
+            raise ValueError("crossway is true, but no causal weight is positive; set it to false")
+        self._resolve_mapping()
+
+    def _resolve_mapping(self) -> None:
+        if self.mapping is not None:
+            object.__setattr__(self, "mapping", resolve_mapping(self.mapping))
+            load_mapping(self.mapping)
+        elif self.intervenes and not self.data_augment:
+            raise ValueError(
+                "mapping is missing while alpha_causal_ce or alpha_causal_cos is positive; give a preset "
+                f"({', '.join(sorted(PRESETS))}) or a .nm file, or set both weights to 0"
+            )
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Weight of each term, by the term's name."""
+        names = ("ce", "mlm", "clm", "mse", "cos", "causal_ce", "causal_cos")
+        return {name: getattr(self, f"alpha_{name}") for name in names}
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Names of the terms with a positive weight; the others cost nothing."""
+        return frozenset(name for name, weight in self.alphas.items() if weight > 0)
+
+    @property
+    def intervenes(self) -> bool:
+        """Whether any term needs the counterfactual passes."""
+        return bool(self.active & {"causal_ce", "causal_cos"})
+
+    @property
+    def computes_padding(self) -> bool:
+        """Whether states at padding enter the loss, which they do only as published."""
+        return self.intervenes and self.positions == "padded" and self.interchange_mode != "consecutive"
+
+    @property
+    def row_coupled(self) -> bool:
+        """Whether the loss of a row depends on the other rows of its micro-batch, or on its number in the step."""
+        of_partner = "in_batch" if self.pairing == "in_batch" else self.partner_width
+        coupled = of_partner in ("in_batch", "batch") or self.computes_padding or self.site_draw == "micro_batch"
+        return self.intervenes and coupled
