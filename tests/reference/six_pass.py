@@ -6,6 +6,7 @@ every position, and sums over boolean masks. Slow on purpose.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,66 +14,117 @@ from torch import Tensor, nn
 Variable = Mapping[int, list[int]]
 """Columns that are interchanged, by block."""
 
+BLOCKS = {
+    "bert": "bert.encoder.layer",
+    "distilbert": "distilbert.transformer.layer",
+    "roberta": "roberta.encoder.layer",
+    "gpt2": "transformer.h",
+    "llama": "model.layers",
+}
+"""The list of blocks in a model, by model type."""
+
+HEADS = {"bert": "cls", "distilbert": "vocab_transform", "roberta": "lm_head", "gpt2": "lm_head", "llama": "lm_head"}
+"""The module whose input is the last hidden state, by model type; decoders normalize before it."""
+
+INTERVENED = ("causal_ce", "causal_cos")
+
 
 @dataclass(frozen=True)
-class Example:
-    """One batch: ids (B, T) and masks (B, T) of the base and of its source, labels (B, T) with -100 for no label.
+class Side:
+    """Rows of one side: ids, real tokens, labels with -100 for none, interchanged positions; (B, T) each.
 
-    Position masks say what is interchanged; both have equally many True in each row, paired in order.
+    A label stands where the state is that predicts it.
     """
 
     ids: Tensor
     mask: Tensor
     labels: Tensor
     positions: Tensor
-    source_ids: Tensor
-    source_mask: Tensor
-    source_positions: Tensor
+
+
+@dataclass(frozen=True)
+class Example:
+    """A base and the source whose activations it receives, row by row; without interventions there is no source.
+
+    Both sides have equally many True positions in each row, paired in order.
+    """
+
+    base: Side
+    source: Side | None = None
+
+    def exchanged(self) -> "Example":
+        """The source as base and the base as source."""
+        assert self.source is not None
+        return Example(self.source, self.base)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Weights by term, temperature, and 0 to read the input of a written block or 1 to read its output."""
+    """Weights by term, temperature, where to read, where to compare, and how to intervene."""
 
     alphas: Mapping[str, float]
     temperature: float = 2.0
     site_offset: int = 0
+    """0 reads the input of a written block, 1 reads its output."""
+    only_labelled: bool = False
+    """Compare logits at labelled positions only."""
+    swap_tokens: bool = False
+    """Exchange ids and no activation."""
+    crossway: bool = False
+    """The mean over both directions."""
     read_shift: int = 0
     """For negative controls: read this many blocks deeper in the student than the definition says."""
+    write_shift: int = 0
+    """For negative controls: write this many blocks deeper in the student than the definition says."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass gave: logits (B, T, V) and hidden states, each (B, T, D), embeddings first."""
+    """What one forward pass gave: logits (B, T, V) and the last hidden state (B, T, D).
+
+    ``hidden_states`` are the input of the first block and every block's output, which the next block takes. The last
+    of them is not yet normalized in decoders.
+    """
 
     logits: Tensor
-    hidden_states: tuple[Tensor, ...]
     last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...]
 
 
 def block_list(model: nn.Module) -> nn.ModuleList:
-    return model.bert.encoder.layer if hasattr(model, "bert") else model.distilbert.transformer.layer
-
-
-def head_input_module(model: nn.Module) -> nn.Module:
-    return model.cls if hasattr(model, "bert") else model.vocab_transform
+    return model.get_submodule(BLOCKS[model.config.model_type])
 
 
 def run(model: nn.Module, ids: Tensor, mask: Tensor, writes: Mapping[int, Callable[[Tensor], Tensor]]) -> Outputs:
     """One forward pass; ``writes`` replace the outputs of blocks."""
-    seen: list[Tensor] = []
-    hooks = [head_input_module(model).register_forward_pre_hook(lambda module, args: seen.append(args[0]))]
-    for layer, replace in writes.items():
-        hooks.append(
-            block_list(model)[layer].register_forward_hook(lambda m, a, output, replace=replace: replace(output))
-        )
+    hidden_states: list[Tensor] = []
+    last: list[Tensor] = []
+
+    def write_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        number = len(hidden_states) - 1
+        hidden_states.append(writes[number](output) if number in writes else output)
+        return hidden_states[-1]
+
+    blocks = block_list(model)
+    head = model.get_submodule(HEADS[model.config.model_type])
+    hooks = [blocks[0].register_forward_pre_hook(lambda module, args: hidden_states.append(args[0]))]
+    hooks += [block.register_forward_hook(write_output) for block in blocks]
+    hooks.append(head.register_forward_pre_hook(lambda module, args: last.append(args[0])))
     try:
-        result = model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True)
+        result = model(input_ids=ids, attention_mask=mask.long(), **more_inputs(model, mask))
     finally:
         for hook in hooks:
             hook.remove()
-    (last,) = seen
-    return Outputs(result.logits, result.hidden_states, last)
+    assert len(hidden_states) == len(blocks) + 1
+    (last_hidden_state,) = last
+    return Outputs(result.logits, last_hidden_state, tuple(hidden_states))
+
+
+def more_inputs(model: nn.Module, mask: Tensor) -> dict[str, Any]:
+    """RoBERTa's positions by the mask, since by itself it takes a real token that is the padding id for padding."""
+    if model.config.model_type == "roberta":
+        return {"position_ids": mask.cumsum(dim=1) * mask + model.config.pad_token_id}
+    return {"use_cache": False} if model.config.model_type in ("gpt2", "llama") else {}
 
 
 def write(values: Tensor, positions: Tensor, columns: list[int]) -> Callable[[Tensor], Tensor]:
@@ -89,15 +141,28 @@ def write(values: Tensor, positions: Tensor, columns: list[int]) -> Callable[[Te
     return replace
 
 
-def three_passes(model: nn.Module, example: Example, variable: Variable, offset: int) -> tuple[Outputs, Outputs]:
-    """Base and counterfactual outputs; the source pass runs in between."""
-    base = run(model, example.ids, example.mask, {})
-    source = run(model, example.source_ids, example.source_mask, {})
+def three_passes(
+    model: nn.Module, example: Example, variable: Variable, offset: int, write_shift: int = 0
+) -> tuple[Outputs, Outputs]:
+    """Base and counterfactual outputs; the source pass runs in between.
+
+    ``offset`` 0 reads the input of a written block, 1 its output.
+    """
+    base, source = example.base, example.source
+    of_base, of_source = run(model, base.ids, base.mask, {}), run(model, source.ids, source.mask, {})
     writes = {}
     for layer, columns in variable.items():
-        values = source.hidden_states[layer + offset][example.source_positions][:, columns]
-        writes[layer] = write(values, example.positions, columns)
-    return base, run(model, example.ids, example.mask, writes)
+        values = of_source.hidden_states[layer + offset][source.positions][:, columns]
+        writes[layer + write_shift] = write(values, base.positions, columns)
+    return of_base, run(model, base.ids, base.mask, writes)
+
+
+def two_passes_with_swapped_tokens(model: nn.Module, example: Example) -> tuple[Outputs, Outputs]:
+    """Outputs for the base, and for the base with the source's ids at the interchanged positions."""
+    base, source = example.base, example.source
+    swapped = base.ids.clone()
+    swapped[base.positions] = source.ids[source.positions]
+    return run(model, base.ids, base.mask, {}), run(model, swapped, base.mask, {})
 
 
 def tempered_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -113,6 +178,31 @@ def one_minus_cosine(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - dot / torch.sqrt(((student**2).sum(dim=-1) + 1e-12) * ((teacher**2).sum(dim=-1) + 1e-12))
 
 
+def negative_log_likelihood(logits: Tensor, labels: Tensor) -> Tensor:
+    return torch.logsumexp(logits, dim=-1) - logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def term_values(
+    student: tuple[Outputs, Outputs | None], teacher: tuple[Outputs, Outputs | None], rows: Side, setting: Setting
+) -> dict[str, Tensor]:
+    """Every weighted term as a mean, from the base and counterfactual outputs of both models."""
+    (base, swapped), (of_teacher, teacher_swapped) = student, teacher
+    tokens, labelled, tau = rows.mask, rows.labels != -100, setting.temperature
+    compared = labelled if setting.only_labelled else tokens
+    formulas = {
+        "ce": lambda: tempered_kl(base.logits[compared], of_teacher.logits[compared], tau),
+        "mlm": lambda: negative_log_likelihood(base.logits[labelled], rows.labels[labelled]),
+        "clm": lambda: negative_log_likelihood(base.logits[labelled], rows.labels[labelled]),
+        "mse": lambda: ((base.logits[compared] - of_teacher.logits[compared]) ** 2).sum(dim=-1),
+        "cos": lambda: one_minus_cosine(base.last_hidden_state[tokens], of_teacher.last_hidden_state[tokens]),
+        "causal_ce": lambda: tempered_kl(swapped.logits[compared], teacher_swapped.logits[compared], tau),
+        "causal_cos": lambda: one_minus_cosine(
+            swapped.last_hidden_state[tokens], teacher_swapped.last_hidden_state[tokens]
+        ),
+    }
+    return {name: formulas[name]().mean() for name, alpha in setting.alphas.items() if alpha}
+
+
 def causal_loss(
     student: nn.Module,
     teacher: nn.Module,
@@ -120,25 +210,30 @@ def causal_loss(
     variables: tuple[Variable, Variable],
     setting: Setting,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted total and every term as a mean; ``variables`` are the teacher's and the student's."""
+    """Weighted total and every weighted term; ``variables`` are the teacher's and the student's."""
+    directions = [example, example.exchanged()] if setting.crossway else [example]
+    found = [_terms_of_one_direction(student, teacher, direction, variables, setting) for direction in directions]
+    terms = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+    return sum(setting.alphas[name] * term for name, term in terms.items()), terms
+
+
+def _terms_of_one_direction(
+    student: nn.Module, teacher: nn.Module, example: Example, variables: tuple[Variable, Variable], setting: Setting
+) -> dict[str, Tensor]:
+    offset = setting.site_offset
     with torch.no_grad():
-        teacher_base, teacher_swapped = three_passes(teacher, example, variables[0], setting.site_offset)
-    offset = setting.site_offset + setting.read_shift
-    base, swapped = three_passes(student, example, variables[1], offset)
-    tokens, labelled, tau = example.mask, example.labels != -100, setting.temperature
-    nll = torch.logsumexp(base.logits[labelled], dim=-1) - base.logits[labelled].gather(
-        -1, example.labels[labelled].unsqueeze(-1)
-    ).squeeze(-1)
-    terms = {
-        "ce": tempered_kl(base.logits[tokens], teacher_base.logits[tokens], tau).mean(),
-        "mlm": nll.mean(),
-        "cos": one_minus_cosine(base.last_hidden_state[tokens], teacher_base.last_hidden_state[tokens]).mean(),
-        "causal_ce": tempered_kl(swapped.logits[tokens], teacher_swapped.logits[tokens], tau).mean(),
-        "causal_cos": one_minus_cosine(
-            swapped.last_hidden_state[tokens], teacher_swapped.last_hidden_state[tokens]
-        ).mean(),
-    }
-    if setting.alphas.get("mse"):
-        # Like the published code, which compares raw logits only when that is weighted.
-        terms["mse"] = ((base.logits[tokens] - teacher_base.logits[tokens]) ** 2).sum(dim=-1).mean()
-    return sum(alpha * terms[name] for name, alpha in setting.alphas.items() if alpha), terms
+        of_teacher = _passes(teacher, example, setting, (variables[0], offset))
+    where = (variables[1], offset + setting.read_shift, setting.write_shift)
+    of_student = _passes(student, example, setting, where)
+    return term_values(of_student, of_teacher, example.base, setting)
+
+
+def _passes(
+    model: nn.Module, example: Example, setting: Setting, where: tuple[Any, ...]
+) -> tuple[Outputs, Outputs | None]:
+    """Base outputs, and counterfactual ones where a term with a weight compares them."""
+    if not any(setting.alphas.get(name) for name in INTERVENED):
+        return run(model, example.base.ids, example.base.mask, {}), None
+    if setting.swap_tokens:
+        return two_passes_with_swapped_tokens(model, example)
+    return three_passes(model, example, *where)
