@@ -1,16 +1,87 @@
 """Every job that comes with the package is valid as it is."""
 
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models
+from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast
 
+from raydistill import cluster
+from raydistill.config import overrides
 from raydistill.job import files
-from raydistill.job.load import load_job
+from raydistill.job.load import JobConfig, accepts, load_job
 from raydistill.job.preflight import check_job
+from raydistill.models.blocks import family_of
+from raydistill.stages import _checkpoints
+
+HUB = {"google-bert/bert-base-uncased": BertConfig, "openai-community/gpt2": GPT2Config}
+"""Checkpoints of the hub that jobs name; the defaults of these classes are their sizes."""
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    """Folders with the configuration, a tokenizer of as many ids and the names of the head's weights."""
+    folders = {}
+    for name, config_type in HUB.items():
+        folders[name] = tmp_path_factory.mktemp("hub")
+        config = config_type()
+        config.save_pretrained(folders[name])
+        heads = family_of(config.model_type).head_tensors(config)
+        save_file({head: torch.zeros(1) for head in heads}, folders[name] / "model.safetensors")
+        _tokenizer(config.vocab_size).save_pretrained(folders[name])
+    return folders
+
+
+@pytest.fixture
+def hub_and_gpus(checkpoints, monkeypatch) -> None:
+    """Stands in for the hub and for a machine with 4 GPUs."""
+
+    def from_hub(name: str, revision: str | None) -> Path:
+        assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{name} is not pinned to a revision"
+        return checkpoints[name]
+
+    monkeypatch.setattr(_checkpoints, "_from_hub", from_hub)
+    monkeypatch.setattr(cluster, "_local_resources", lambda: {"GPU": 4})
+
+
+def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    roles = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "eos_token")
+    words = [*roles, *(f"w{number}" for number in range(len(roles), vocab_size))]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=roles[1]))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{role: role for role in roles})
+
+
+def _check(name: str, storage: Path, changes: Sequence[str] = ()) -> None:
+    raw = {**files.read_job(name), "storage": str(storage)}
+    values = overrides.parse(changes)
+    job = load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))
+    assert [preview.stage for preview in check_job(job)] == list(job.runs)
+
+
+def _commands() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Name and overrides of each ``raydistill run`` in the comments of a shipped job, long lines joined."""
+    for name in files.names(files.JOBS):
+        comments = re.sub(r"\\\n# +", "", files.shipped_text(files.JOBS, name))
+        for line in re.findall(r"^# +(raydistill run .*)$", comments, flags=re.MULTILINE):
+            _, _, job, *changes = shlex.split(line)
+            yield job, tuple(changes)
 
 
 @pytest.mark.parametrize("name", files.names(files.JOBS))
-def test_a_shipped_job_passes_its_preflight_and_says_what_it_is(name: str, tmp_path: Path) -> None:
-    job = load_job({**files.read_job(name), "storage": str(tmp_path)})
-    assert [preview.stage for preview in check_job(job)] == list(job.runs)
+def test_a_shipped_job_passes_its_preflight_and_says_what_it_is(name: str, tmp_path: Path, hub_and_gpus: None) -> None:
+    _check(name, tmp_path)
     assert len(files.description(files.JOBS, name)) > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [pytest.param(*each, id=" ".join([each[0], *each[1]])) for each in _commands()]
+)
+def test_a_command_in_the_comments_of_a_shipped_job_passes_its_preflight(
+    name: str, changes: tuple[str, ...], tmp_path: Path, hub_and_gpus: None
+) -> None:
+    _check(name, tmp_path, changes)
