@@ -97,12 +97,12 @@ class Passes:
             spans[COUNTERFACTUAL] = (swap.first_write, num_blocks)
         elif self.counterfactual is not None:
             spans[COUNTERFACTUAL] = (0, num_blocks)
-        base_ends = [num_blocks if self.needs_base else 0]
+        base_ends = [num_blocks] if self.needs_base else []
         if swap is not None and resumes:
             base_ends.append(swap.first_write)
         if swap is not None and self.source is None:
             base_ends.append(swap.last_read)
-        if max(base_ends) > 0:
+        if base_ends:
             spans[BASE] = (0, max(base_ends))
         return spans
 

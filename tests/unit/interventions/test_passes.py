@@ -1,0 +1,139 @@
+"""The stacked passes against passes that are run one after the other, on a model whose rows see each other."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raydistill.interventions.passes import Interchange, Passes, Rows, run
+from raydistill.models.layout import Layout
+
+NUM_BLOCKS, WIDTH, VOCABULARY = 4, 6, 9
+LENGTHS, SOURCE_LENGTHS = (5, 3), (2, 7)
+BASE_PLACES, SOURCE_PLACES = torch.tensor([1, 4, 6]), torch.tensor([0, 3, 8])
+
+
+class ToyModel:
+    """Blocks that mix a state with the mean of its row; it keeps what it was called with."""
+
+    num_blocks = NUM_BLOCKS
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.table = torch.randn(VOCABULARY, WIDTH, dtype=torch.float64, generator=generator)
+        self.weights = torch.randn(NUM_BLOCKS, WIDTH, WIDTH, dtype=torch.float64, generator=generator)
+        self.calls = []
+
+    def embed(self, ids, layout):
+        return self.table[ids] + layout.position[:, None]
+
+    def run(self, hidden, layout, start, stop):
+        for block in range(start, stop):
+            self.calls.append((block, len(hidden)))
+            sums = torch.zeros(layout.num_rows, WIDTH, dtype=hidden.dtype).index_add(0, layout.row, hidden)
+            counts = torch.bincount(layout.row, minlength=layout.num_rows)[:, None]
+            hidden = torch.tanh((hidden + (sums / counts)[layout.row]) @ self.weights[block])
+        return hidden
+
+
+def rows(seed, lengths):
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    layout = Layout.of(mask, mask.flatten().nonzero().squeeze(1))
+    ids = torch.randint(VOCABULARY, (sum(lengths),), generator=torch.Generator().manual_seed(seed))
+    return Rows(ids, layout)
+
+
+BASE, SOURCE = rows(1, LENGTHS), rows(2, SOURCE_LENGTHS)
+
+
+def one_by_one(swap, source):
+    """Last states of the base and of the counterfactual pass, each pass run alone, one block after the other."""
+    model = ToyModel()
+
+    def alone(of_pass, depth):
+        return model.run(model.embed(of_pass.ids, of_pass.layout), of_pass.layout, 0, depth)
+
+    hidden = model.embed(BASE.ids, BASE.layout)
+    for block in range(NUM_BLOCKS):
+        hidden = model.run(hidden, BASE.layout, block, block + 1)
+        for part in swap.columns.get(block, ()):
+            hidden = hidden.clone()
+            hidden[BASE_PLACES, part] = alone(source, block + swap.site_offset)[SOURCE_PLACES % len(source.ids)][
+                :, part
+            ]
+    return alone(BASE, NUM_BLOCKS), hidden
+
+
+COLUMNS = {
+    "middle": {1: (slice(0, 6),)},
+    "slices": {2: (slice(1, 3), slice(4, 5))},
+    "embeddings": {0: (slice(0, 6),)},
+    "last": {3: (slice(2, 6),)},
+    "several": {0: (slice(0, 2),), 2: (slice(0, 6),)},
+    "neighbours": {1: (slice(0, 6),), 2: (slice(3, 6),)},
+}
+
+
+def interchange(columns, site_offset, source):
+    return Interchange(columns, BASE_PLACES, SOURCE_PLACES % len(source.ids), site_offset)
+
+
+@pytest.mark.parametrize("resumes", [False, True])
+@pytest.mark.parametrize("in_batch", [False, True])
+@pytest.mark.parametrize("site_offset", [0, 1])
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+def test_stacked_passes_equal_passes_one_after_the_other(columns, site_offset, in_batch, resumes):
+    source = BASE if in_batch else SOURCE
+    swap = interchange(columns, site_offset, source)
+    passes = Passes(
+        BASE,
+        source=None if in_batch else SOURCE,
+        counterfactual=None if resumes else BASE,
+        interchange=swap,
+    )
+    for found, expected in zip(run(ToyModel(), passes), one_by_one(swap, source), strict=True):
+        assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+    base, counterfactual = run(ToyModel(), replace(passes, needs_base=False))
+    assert base is None
+    assert torch.allclose(counterfactual, one_by_one(swap, source)[1], rtol=0, atol=1e-12)
+
+
+def test_only_a_base_runs_where_nothing_is_interchanged_and_nothing_where_nothing_is_needed():
+    model = ToyModel()
+    base, counterfactual = run(model, Passes(BASE))
+    assert counterfactual is None
+    assert torch.equal(base, ToyModel().run(model.embed(BASE.ids, BASE.layout), BASE.layout, 0, NUM_BLOCKS))
+    idle = ToyModel()
+    assert run(idle, Passes(BASE, needs_base=False)) == (None, None)
+    assert idle.calls == []
+
+
+def test_a_counterfactual_of_other_tokens_runs_from_the_embeddings():
+    other = Rows(BASE.ids.flip(0), BASE.layout)
+    _, counterfactual = run(ToyModel(), Passes(BASE, counterfactual=other))
+    model = ToyModel()
+    assert torch.allclose(
+        counterfactual, model.run(model.embed(other.ids, other.layout), other.layout, 0, NUM_BLOCKS), rtol=0, atol=1e-12
+    )
+
+
+def test_each_block_runs_once_for_the_passes_under_way():
+    swap = interchange({1: (slice(0, 6),)}, 0, SOURCE)
+    base, source = len(BASE.ids), len(SOURCE.ids)
+    shared, separate, alone = ToyModel(), ToyModel(), ToyModel()
+    run(shared, Passes(BASE, source=SOURCE, interchange=swap))
+    assert shared.calls == [(0, base + source), (1, base), (2, 2 * base), (3, 2 * base)]
+    run(separate, Passes(BASE, source=SOURCE, counterfactual=BASE, interchange=swap))
+    assert separate.calls == [(0, 2 * base + source), (1, 2 * base), (2, 2 * base), (3, 2 * base)]
+    run(alone, Passes(BASE, interchange=interchange({1: (slice(0, 6),)}, 0, BASE), needs_base=False))
+    assert alone.calls == [(0, base), (1, base), (2, base), (3, base)]
+
+
+def test_gradient_flows_through_the_values_into_the_source():
+    model = ToyModel()
+    model.table.requires_grad_()
+    foreign = Rows(torch.full_like(SOURCE.ids, VOCABULARY - 1), SOURCE.layout)
+    base = Rows(BASE.ids.clamp(max=VOCABULARY - 2), BASE.layout)
+    swap = interchange({1: (slice(0, 6),)}, 0, SOURCE)
+    run(model, Passes(base, source=foreign, interchange=swap))[1].sum().backward()
+    assert model.table.grad[VOCABULARY - 1].abs().sum() > 0
