@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, DistilBertConfig, DistilBertForMaskedLM
 
 from raydistill import draws
-from raydistill.batch import Batch, add_partners, collate
+from raydistill.batch import PARTNER, Batch, add_partners, collate
 
 VOCABULARY = 61
 PAD = 0
@@ -67,23 +67,25 @@ def _ids(stream: str, row: int, length: int) -> np.ndarray:
 
 
 def toy_batch(rows: Sequence[int] = range(len(LENGTHS)), *, seed: int = 3, epoch: int = 0, step: int = 0) -> Batch:
-    """Rows with partners and masked tokens; each row's content depends on its number alone."""
+    """Rows with partners, masked tokens in both; each row's content depends on its number alone."""
     batch = collate(
         [_ids("base", row, LENGTHS[row]) for row in rows], list(rows), pad_id=PAD, seed=seed, epoch=epoch, step=step
     )
     partners = [_ids("partner", row, PARTNER_LENGTHS[row]) for row in rows]
     batch = add_partners(batch, partners, np.asarray(rows) + 100, pad_id=PAD)
-    width = batch["input_ids"].shape[1]
-    position = np.arange(width)
-    masked = draws.uniform("masked", np.asarray(rows)[:, None], position) < 0.25
+    return batch.with_columns(**_masked(batch, "", rows), **_masked(batch, PARTNER, rows))
+
+
+def _masked(batch: Batch, prefix: str, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Some tokens of each row masked, its second always."""
+    ids = batch[prefix + "input_ids"]
+    position = np.arange(ids.shape[1])
+    masked = draws.uniform(prefix + "masked", np.asarray(rows)[:, None], position) < 0.25
     masked |= position == 1
-    label_index = torch.from_numpy(np.flatnonzero(masked & batch["attention_mask"].numpy()))
-    flat = batch["input_ids"].flatten()
-    return batch.with_columns(
-        labels=flat[label_index],
-        label_index=label_index,
-        input_ids=flat.index_fill(0, label_index, MASK).view(-1, width),
-    )
+    index = torch.from_numpy(np.flatnonzero(masked & batch[prefix + "attention_mask"].numpy()))
+    flat = ids.flatten()
+    columns = {"labels": flat[index], "label_index": index, "input_ids": flat.index_fill(0, index, MASK).view_as(ids)}
+    return {prefix + name: column for name, column in columns.items()}
 
 
 def pad_further(batch: Batch, extra: int) -> Batch:
@@ -91,7 +93,7 @@ def pad_further(batch: Batch, extra: int) -> Batch:
     columns = dict(batch.columns)
     for prefix, index_columns in (
         ("", ("token_index", "label_index", "interchange_base")),
-        ("partner_", ("partner_token_index", "interchange_partner")),
+        (PARTNER, ("partner_token_index", "partner_label_index", "interchange_partner")),
     ):
         ids = columns[prefix + "input_ids"]
         width = ids.shape[1]

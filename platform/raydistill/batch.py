@@ -3,7 +3,7 @@
 Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged positions); indices are flat,
 ``row * T + position``, so that no step asks the device for a count:
 
-======================== ============ ======= ==========================================================
+======================== ============ ======= ================================================================
 ``row_id``               (B,)         int64   identity of the row in its corpus; keys of all draws
 ``input_ids``            (B, T)       int64   padded with the tokenizer's pad id; masked once a task ran
 ``attention_mask``       (B, T)       bool    True at real tokens
@@ -11,10 +11,11 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
 ``token_index``          (R,)         int64   flat indices of the real tokens
 ``labels``               (M,)         int64   target ids, written by the task
 ``label_index``          (M,)         int64   flat indices of the states that predict them, ascending
-``partner_*``            as above             the same columns of each row's partner, own padded length
+``partner_*``            as above             the same columns of each row's partner, labels too; own padded length T'
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
-``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T')
-======================== ============ ======= ==========================================================
+``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T'), or into the base's own
+                                              (B, T) where partners are rows of the batch
+======================== ============ ======= ================================================================
 """
 
 from collections.abc import Mapping, Sequence

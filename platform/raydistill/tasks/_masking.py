@@ -1,5 +1,6 @@
-"""Which tokens of a row become targets of masked language modelling, and what stands there instead."""
+"""Which tokens become targets of masked language modelling, and what stands there instead."""
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from raydistill.batch import Batch
 from raydistill.tasks._base import Encoding
 
 Row = NDArray[np.integer]
+Times = NDArray[np.float64]
+Keys = tuple[int, int, Row]
 
 _LOW_BITS = np.uint64(2**32 - 1)
 
@@ -23,13 +26,15 @@ class MaskOptions(Protocol):
     @property
     def smoothing(self) -> float: ...
     @property
+    def sampling(self) -> str: ...
+    @property
     def mask(self) -> float: ...
     @property
     def keep(self) -> float: ...
 
 
 class Masking:
-    """Draws targets and replacements by row, from (seed, epoch, row id, position) alone."""
+    """Draws targets and replacements, keyed by (seed, epoch, row id, position)."""
 
     def __init__(self, config: MaskOptions, encoding: Encoding) -> None:
         self.config = config
@@ -43,6 +48,7 @@ class Masking:
         # Inverse weights, infinite where a token is never chosen.
         self._scales = np.maximum(counts, 1).astype(np.float64) ** config.smoothing
         self._scales[list(encoding.all_special_ids)] = np.inf
+        self._choose = self._choose_of_batch if config.sampling == "batch" else self._choose_by_row
 
     def __call__(self, batch: Batch, prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Masked ids (B, T) and flat indices (M,) of the targets, ascending."""
@@ -50,32 +56,43 @@ class Masking:
         lengths = batch[prefix + "lengths"].numpy()
         # Keyed by the row that is being prepared, not by the partner, so two rows with one partner draw apart.
         keys = (batch.seed, batch.epoch, batch["row_id"].numpy())
-        chosen = self._choose(ids, lengths, keys, prefix)
-        index = np.flatnonzero(chosen)
+        index = self._choose(self._times(ids, lengths, keys, prefix), lengths, keys, prefix)
         masked = ids.copy().reshape(-1)
         masked[index] = self._replacements(masked[index], index, ids.shape[1], keys, prefix)
         return torch.from_numpy(masked.reshape(ids.shape)), torch.from_numpy(index)
 
-    def _choose(self, ids: Row, lengths: Row, keys: tuple[int, int, Row], prefix: str) -> NDArray[np.bool_]:
-        """Targets (B, T): the smallest exponential(1) / weight of a row, weighted sampling without replacement."""
+    def _times(self, ids: Row, lengths: Row, keys: Keys, prefix: str) -> Times:
+        """Exponential(1) / weight of each place (B, T), infinite where none is chosen.
+
+        The k smallest of some places are k of them drawn by weight without replacement.
+        """
         seed, epoch, row_ids = keys
         positions = np.arange(ids.shape[1])
         scales = self._scales[ids]
         scales[positions >= lengths[:, None]] = np.inf
-        rounding = draws.uniform(prefix + "mlm count", seed, epoch, row_ids)
+        return draws.exponential(prefix + "mlm choice", seed, epoch, row_ids[:, None], positions) * scales
+
+    def _choose_by_row(self, times: Times, lengths: Row, keys: Keys, prefix: str) -> Row:
+        """Flat targets, of each row p of its tokens, rounded up or down by a draw of the row."""
+        rounding = draws.uniform(prefix + "mlm count", *keys)
         counts = np.floor(self.config.mask_probability * lengths + rounding).astype(np.int64)
-        counts = np.minimum(counts, np.count_nonzero(scales < np.inf, axis=1))
+        counts = np.minimum(counts, np.count_nonzero(times < np.inf, axis=1))
         most = int(counts.max())
         if most == 0:
-            return np.zeros(ids.shape, dtype=np.bool_)
-        times = draws.exponential(prefix + "mlm choice", seed, epoch, row_ids[:, None], positions) * scales
+            return np.empty(0, dtype=np.int64)
         smallest = np.sort(np.partition(times, most - 1, axis=1)[:, :most], axis=1)
         last = smallest[np.arange(len(counts)), np.maximum(counts, 1) - 1]
         last[counts == 0] = 0.0
-        chosen: NDArray[np.bool_] = times <= last[:, None]
-        return chosen
+        return np.flatnonzero(times <= last[:, None])
 
-    def _replacements(self, originals: Row, index: Row, width: int, keys: tuple[int, int, Row], prefix: str) -> Row:
+    def _choose_of_batch(self, times: Times, lengths: Row, keys: Keys, prefix: str) -> Row:
+        """Flat targets, p of all tokens of the micro-batch, rounded up, wherever they lie."""
+        flat = times.reshape(-1)
+        wanted = math.ceil(self.config.mask_probability * int(lengths.sum()))
+        count = min(wanted, int(np.count_nonzero(flat < np.inf)))
+        return np.sort(np.argpartition(flat, count - 1)[:count])
+
+    def _replacements(self, originals: Row, index: Row, width: int, keys: Keys, prefix: str) -> Row:
         """What stands at the targets afterwards: the mask token, the original or any id of the vocabulary."""
         seed, epoch, row_ids = keys
         bits = draws.hash64(prefix + "mlm replacement", seed, epoch, row_ids[index // width], index % width)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raydistill.batch import Batch
+from raydistill.batch import PARTNER, Batch
 from raydistill.tasks import _text_rows
 from raydistill.tasks._base import TaskBase
 from raydistill.tasks._text_rows import Ends, Row, cut_between, drop_reasons, length_limit, whole_rows
@@ -64,17 +64,21 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 class Task(TaskBase):
     """Writes ``labels`` and ``label_index``: the state at each token but a row's last predicts the next token.
 
-    ``label_index`` has the places of the states that predict, ``labels`` the ids that stand one place further.
+    ``label_index`` has the places of the states that predict, ``labels`` the ids that stand one place further; the
+    same under ``partner_*`` where there are partners.
     """
 
     HEAD = "causal_lm"
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Label every row; neither rows nor partners change."""
-        ids = batch["input_ids"]
-        predicts = np.arange(ids.shape[1]) < batch["lengths"].numpy()[:, None] - 1
-        index = torch.from_numpy(np.flatnonzero(predicts))
-        return batch.with_columns(label_index=index, labels=ids.flatten()[index + 1])
+        columns: dict[str, Tensor] = {}
+        for prefix in ("", PARTNER) if PARTNER + "input_ids" in batch else ("",):
+            ids = batch[prefix + "input_ids"]
+            predicts = np.arange(ids.shape[1]) < batch[prefix + "lengths"].numpy()[:, None] - 1
+            index = torch.from_numpy(np.flatnonzero(predicts))
+            columns |= {prefix + "label_index": index, prefix + "labels": ids.flatten()[index + 1]}
+        return batch.with_columns(**columns)
 
     @classmethod
     def greater_is_better(cls, config: Config) -> dict[str, bool]:

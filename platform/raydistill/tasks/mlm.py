@@ -24,6 +24,9 @@ class Config:
 
     mask_probability: float = 0.15
     """Share of a row's tokens that become targets, special tokens counted."""
+    sampling: str = "row"
+    """``row`` draws the targets of each row alone; ``batch`` draws those of a whole micro-batch at once, as published,
+    so that rows of rare tokens have more of them and a row's masks depend on its neighbours."""
     smoothing: float = 0.7
     """A token is chosen with weight count ** -smoothing, so that rare tokens are chosen more often."""
     mask: float = 0.8
@@ -36,6 +39,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.mask_probability < 1:
             raise ValueError(f"mask_probability is {self.mask_probability}; it must be between 0 and 1")
+        if self.sampling not in ("row", "batch"):
+            raise ValueError(f"sampling is {self.sampling!r}; choices: row, batch (published)")
         if self.smoothing < 0:
             raise ValueError(f"smoothing is {self.smoothing}; it must not be negative")
         shares = (self.mask, self.keep, self.random)
@@ -51,11 +56,11 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 class Task(TaskBase):
-    """Chooses targets by row and replaces them; writes ``input_ids``, ``labels`` and ``label_index``.
+    """Chooses targets and replaces them; writes ``input_ids``, ``labels`` and ``label_index``, of partners too.
 
     A row of n tokens has floor(p * n + u) targets, u uniform from the row's key, so a batch has p of its tokens on
-    average. Deviation: the published draw is one over a whole micro-batch, which makes a row's masks depend on its
-    neighbours.
+    average. Deviation: the published draw is one over a whole micro-batch, of ceil(p * n) targets for n tokens in
+    all, which makes a row's masks depend on its neighbours; ``sampling: batch`` draws so.
     """
 
     HEAD = "masked_lm"
@@ -66,12 +71,17 @@ class Task(TaskBase):
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Mask the rows and, when there are any, their partners, by independent draws."""
-        input_ids, index = self._masking(batch, "")
-        columns = {"input_ids": input_ids, "label_index": index}
-        columns["labels"] = batch["input_ids"].flatten()[index]
-        if PARTNER + "input_ids" in batch:
-            columns[PARTNER + "input_ids"], _ = self._masking(batch, PARTNER)
+        columns: dict[str, Tensor] = {}
+        for prefix in ("", PARTNER) if PARTNER + "input_ids" in batch else ("",):
+            input_ids, index = self._masking(batch, prefix)
+            labels = batch[prefix + "input_ids"].flatten()[index]
+            columns |= {prefix + "input_ids": input_ids, prefix + "label_index": index, prefix + "labels": labels}
         return batch.with_columns(**columns)
+
+    @classmethod
+    def row_coupled(cls, config: Config) -> bool:
+        """Whether one draw chooses the targets of a whole micro-batch."""
+        return config.sampling == "batch"
 
     @classmethod
     def greater_is_better(cls, config: Config) -> dict[str, bool]:

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from raydistill.batch import PARTNER
+from raydistill.batch import PARTNER, Batch
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.clm import Config, Task
 from toy_families import DECODERS, toy_gpt2
-from toy_models import LENGTHS, VOCABULARY, pad_further, toy_batch
+from toy_models import LENGTHS, PARTNER_LENGTHS, VOCABULARY, pad_further, toy_batch
 
 TASK = Task(Config(), Encoding(VOCABULARY, {}, (2, 3), 40))
 
@@ -35,6 +35,16 @@ def test_rows_and_partners_stay_as_they_are():
     before, after = toy_batch(), prepared()
     for name in ("input_ids", PARTNER + "input_ids", "attention_mask", "token_index"):
         assert torch.equal(after[name], before[name])
+
+
+def test_partners_are_labelled_as_rows_are():
+    batch = prepared()
+    rows = {name: batch[PARTNER + name] for name in ("input_ids", "attention_mask", "lengths", "row_id")}
+    as_rows = TASK.prepare_batch(Batch(rows, seed=3, epoch=0, step=0))
+    for name in ("labels", "label_index"):
+        assert torch.equal(batch[PARTNER + name], as_rows[name])
+    assert PARTNER + "labels" not in as_rows
+    assert batch[PARTNER + "labels"].shape[0] == sum(PARTNER_LENGTHS) - len(PARTNER_LENGTHS)
 
 
 def test_labels_depend_on_no_seed_or_epoch():

@@ -177,6 +177,25 @@ def test_partners_are_masked_by_a_draw_of_their_own():
     assert (ours & theirs).sum() / ours.sum() == pytest.approx(share, abs=0.05)
 
 
+@pytest.mark.parametrize("sampling", ["row", "batch"])
+def test_partners_labels_are_their_original_ids_at_ascending_positions(sampling):
+    # Partners of other lengths than the rows, so that an index into the wrong one shows.
+    plain = add_partners(batch_of(rows_of(20, 25)), rows_of(20, 40, seed=9), np.arange(20) + 500, pad_id=0)
+    batch = make_task(sampling=sampling).prepare_batch(plain)
+    index, before = batch["partner_label_index"], plain["partner_input_ids"].flatten()
+    assert torch.equal(batch["partner_labels"], before[index])
+    assert (index.diff() > 0).all()
+    assert 20 * 6 <= len(index) <= 20 * 7
+    changed = torch.nonzero(batch["partner_input_ids"].flatten() != before).flatten()
+    assert 0.7 * len(index) < len(changed)
+    assert set(changed.tolist()) <= set(index.tolist())
+    assert torch.equal(plain["partner_input_ids"][0], torch.from_numpy(rows_of(20, 40, seed=9)[0]))
+
+
+def test_a_batch_without_partners_gets_no_labels_of_partners():
+    assert not [name for name in make_task().prepare_batch(batch_of(rows_of(3, 25))).columns if "partner" in name]
+
+
 def test_a_base_row_is_masked_alike_with_and_without_a_partner():
     rows, task = rows_of(10, 25), make_task()
     alone = task.prepare_batch(batch_of(rows))
@@ -201,6 +220,7 @@ def test_a_tokenizer_without_mask_token_is_refused():
     [
         ({"mask_probability": 0.0}, "mask_probability is 0.0"),
         ({"smoothing": -1.0}, "smoothing is -1.0"),
+        ({"sampling": "rows"}, r"sampling is 'rows'; choices: row, batch \(published\)"),
         ({"mask": 0.9}, "mask, keep and random are 0.9, 0.1, 0.1; they must add up to 1"),
     ],
 )
