@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from raydistill.interventions.interchange import read, write
-from raydistill.models.layout import Layout
+from raydistill.layout import Layout
 
 Columns = Mapping[int, tuple[slice, ...]]
 """Columns that are written, by the number of the block whose output they are in."""

@@ -15,13 +15,13 @@ from raydistill.batch import PARTNER, Batch
 from raydistill.interventions import passes
 from raydistill.interventions.positions import in_batch_partners, interchange_positions
 from raydistill.interventions.sites import check_variables, columns_by_layer, draw, load_mapping
+from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.losses.hidden_states import cosine_distance
 from raydistill.losses.reduction import mean_over
 from raydistill.methods._base import Distiller, Requirements
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
-from raydistill.models.layout import Layout
 
 __all__ = ["Config", "Method"]
 

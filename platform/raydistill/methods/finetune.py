@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch
+from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.methods._base import Distiller, Requirements
 from raydistill.models.blocks import blocks_of
-from raydistill.models.layout import Layout
 
 _TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from raydistill.batch import Batch
+from raydistill.layout import Layout
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
 from raydistill.models.blocks import blocks_of
-from raydistill.models.layout import Layout
 
 GREATER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
 """The metrics that models can be compared by."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from raydistill.interventions.passes import Interchange, Passes, Rows, run
-from raydistill.models.layout import Layout
+from raydistill.layout import Layout
 
 NUM_BLOCKS, WIDTH, VOCABULARY = 4, 6, 9
 LENGTHS, SOURCE_LENGTHS = (5, 3), (2, 7)

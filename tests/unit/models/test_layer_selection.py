@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig
 
+from raydistill.layout import Layout
 from raydistill.models.blocks import blocks_of
 from raydistill.models.layer_selection import (
     freeze_position_embeddings,
@@ -12,7 +13,6 @@ from raydistill.models.layer_selection import (
     student_config,
     student_from_layers,
 )
-from raydistill.models.layout import Layout
 from toy_models import toy_batch, toy_bert, toy_distilbert
 
 HALVES = {

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import linear
 from transformers import AutoConfig
 
+from raydistill.layout import Layout
 from raydistill.models.blocks import blocks_of
 from raydistill.models.layer_selection import (
     freeze_position_embeddings,
@@ -14,7 +15,6 @@ from raydistill.models.layer_selection import (
     student_config,
     student_from_layers,
 )
-from raydistill.models.layout import Layout
 from raydistill.models.load import load_model, save_model
 from toy_checkpoint import toy_tokenizer
 from toy_families import DECODERS, MASKED, head_of, toy_gpt2, toy_llama, toy_qwen2, toy_roberta

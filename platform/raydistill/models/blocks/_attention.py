@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
-from raydistill.models.layout import Layout
+from raydistill.layout import Layout
 
 SUPPORTED = "sdpa"
 """The attention of transformers that packed states are handed on to."""
@@ -34,6 +33,9 @@ def packed(config: Any) -> Iterator[None]:
 @cache
 def _registered() -> str:
     """Name under which transformers finds the packed attention from now on; harmless to all who do not ask for it."""
+    # Imported here: it imports every library that transformers can work with, DeepSpeed too.
+    from transformers import AttentionInterface
+
     AttentionInterface.register(_PACKED, _attend)
     return _PACKED
 
@@ -52,6 +54,8 @@ def _attend(
 
     ``attention_mask`` is over padded rows. The rest is for transformers' own function: grouped heads, scale, dropout.
     """
+    from transformers import AttentionInterface
+
     attend = AttentionInterface()[SUPPORTED]
     rows = [layout.spread(states) for states in (query, key, value)]
     output, _ = attend(module, *rows, attention_mask, **options)

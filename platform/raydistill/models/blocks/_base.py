@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from raydistill.layout import Layout
 from raydistill.models.blocks._attention import packed, padding_mask
-from raydistill.models.layout import Layout
 
 
 class Blocks(ABC):

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from raydistill.layout import Layout
 from raydistill.models.blocks import _base
-from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):

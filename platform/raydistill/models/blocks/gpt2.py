@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from raydistill.layout import Layout
 from raydistill.models.blocks import _base
 from raydistill.models.blocks._attention import causal_mask
-from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):

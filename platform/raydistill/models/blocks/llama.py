@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydistill.layout import Layout
 from raydistill.models.blocks import _base
 from raydistill.models.blocks._attention import causal_mask
-from raydistill.models.layout import Layout
 
 _ROTARY_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles do not depend on how wide the batch happens to be."""

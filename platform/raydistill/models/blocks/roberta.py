@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import gelu
 
+from raydistill.layout import Layout
 from raydistill.models.blocks import _base
-from raydistill.models.layout import Layout
 
 
 class Family(_base.Blocks):

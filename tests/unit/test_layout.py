@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from raydistill.models.layout import Layout
+from raydistill.layout import Layout
 
 MASK = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
 REAL = torch.tensor([0, 1, 4, 5, 6, 7, 8])
