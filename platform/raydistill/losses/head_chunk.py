@@ -1,0 +1,173 @@
+"""One chunk of rows of the vocabulary head: logits, sums of losses and the gradient of the logits, in shared buffers.
+
+On a CPU the elementwise part goes over slabs of a few rows, which stay in the cache from one operation to the next;
+on other devices a slab is the whole chunk. No operation waits for the device.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from raydistill.losses.reduction import accumulation_dtype
+
+Projection = tuple[Tensor, Tensor | None]
+"""Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map."""
+
+_ALIGNMENT = 16
+"""Rows of the buffers are padded to a multiple of as many columns: cache lines on a CPU, tensor cores on a GPU."""
+
+_LOWEST = -1e30
+"""Logit of the columns that pad a row: finite, so that a difference of two is no NaN, and of probability 0."""
+
+_SLAB_BYTES = 2**21
+"""Bytes of a slab on a CPU: its three buffers stay in the last level of the cache."""
+
+_TILE_COLUMNS = 1024
+"""Columns of the logits that a CPU computes at once; one product for all columns is 1.0 to 1.3 times slower."""
+
+
+@dataclass
+class Problem:
+    """What the losses of all chunks need besides the student, and takes no gradient; ``sums`` holds the results.
+
+    ``labels`` (M,) belong to the first M rows. Teacher is None if neither ``kl`` nor ``mse`` is among ``weights``.
+    """
+
+    teacher_states: Tensor | None
+    teacher_projection: Projection | None
+    labels: Tensor | None
+    weights: dict[str, Tensor | float]
+    temperature: float
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Workspace:
+    """Buffers of all chunks of one call, and what turns a chunk's states into losses and slopes."""
+
+    def __init__(self, problem: Problem, states: Tensor, projection: Projection, chunk_rows: int) -> None:
+        self.problem, self.states, self.projection = problem, states, projection
+        self.columns = projection[0].shape[0]
+        wide = accumulation_dtype(states.dtype)
+        padded = -(-self.columns // _ALIGNMENT) * _ALIGNMENT
+        on_cpu = states.device.type == "cpu"
+        self.slab_rows = max(1, _SLAB_BYTES // (padded * wide.itemsize)) if on_cpu else max(1, chunk_rows)
+        self._logits = states.new_empty(chunk_rows, padded, dtype=wide)
+        self._slope = torch.empty_like(self._logits)
+        self._scratch = self._logits.new_empty(min(self.slab_rows, chunk_rows), padded)
+        self._narrow = None if states.dtype == wide else states.new_empty(chunk_rows, padded)
+        problem.sums = {term: states.new_zeros((), dtype=wide) for term in problem.weights}
+
+    def slope(self, chunk: slice) -> Tensor:
+        """Add a chunk's losses to the sums and return the gradient of their weighted sum in its logits.
+
+        Shape (rows, V), in the states' dtype; the next call overwrites it.
+        """
+        problem, rows = self.problem, chunk.stop - chunk.start
+        logits, slope = self._logits[:rows], self._slope[:rows]
+        _project(self.states[chunk], self.projection[0], logits[:, : self.columns])
+        logits[:, self.columns :].fill_(_LOWEST)
+        if problem.teacher_states is not None and problem.teacher_projection is not None:
+            _project(problem.teacher_states[chunk], problem.teacher_projection[0], slope[:, : self.columns])
+            slope[:, self.columns :].fill_(_LOWEST)
+        for start in range(0, rows, self.slab_rows):
+            slab = slice(start, start + self.slab_rows)
+            labels = None if problem.labels is None else problem.labels[chunk][slab]
+            self._losses(logits[slab], slope[slab], labels)
+        if self._narrow is not None:
+            slope = self._narrow[:rows].copy_(slope)
+        return slope[:, : self.columns]
+
+    def _losses(self, logits: Tensor, slope: Tensor, labels: Tensor | None) -> None:
+        """Losses of a slab; ``slope`` comes with the teacher's products and leaves with the gradient of the logits."""
+        problem = self.problem
+        temperature = 1.0
+        scratch = self._scratch[: slope.shape[0]]
+        if problem.teacher_projection is not None:
+            temperature = problem.temperature
+            _temper(slope[:, : self.columns], problem.teacher_projection[1], temperature)
+        _temper(logits[:, : self.columns], self.projection[1], temperature)
+        if problem.teacher_projection is not None:
+            self._distances(logits, slope, scratch)
+        if labels is not None and labels.shape[0] > 0:
+            labelled = logits[: labels.shape[0]]
+            if temperature != 1.0:
+                labelled.mul_(temperature)
+            if problem.teacher_projection is None:
+                self._cross_entropy(labelled, labels, slope)
+            else:
+                slope[: labels.shape[0]].add_(self._cross_entropy(labelled, labels, scratch[: labels.shape[0]]))
+
+    def _distances(self, student: Tensor, slope: Tensor, scratch: Tensor) -> None:
+        """``kl`` and ``mse`` of logits over temperature; ``slope`` holds the teacher's, then the gradient.
+
+        With p the teacher's and q the student's distribution, KL is the mean under p of the differences of logits plus
+        the difference of the logarithms of both normalizers; its gradient, times tau squared, is tau (q - p).
+        """
+        weights, sums, tau = self.problem.weights, self.problem.sums, self.problem.temperature
+        if "kl" not in weights:
+            difference = slope.sub_(student)
+            sums["mse"] += tau**2 * torch.dot(difference.flatten(), difference.flatten())
+            difference.mul_(-2 * tau * weights["mse"])
+            return
+        teacher = torch.softmax(slope, dim=-1, out=scratch)
+        teacher_normalizers = _log_normalizers(slope, teacher)
+        difference = slope.sub_(student)
+        sums["kl"] += tau**2 * torch.dot(teacher.flatten(), difference.flatten())
+        pull = None
+        if "mse" in weights:
+            sums["mse"] += tau**2 * torch.dot(difference.flatten(), difference.flatten())
+            pull = difference * (-2 * tau * weights["mse"])
+        torch.softmax(student, dim=-1, out=slope)
+        sums["kl"] += tau**2 * (_log_normalizers(student, slope) - teacher_normalizers).sum()
+        slope.sub_(teacher).mul_(tau * weights["kl"])
+        if pull is not None:
+            slope += pull
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, out: Tensor) -> Tensor:
+        """Sum of -log q[label]; its gradient, of weight times q - onehot(label), goes to ``out``."""
+        at_labels = labels.unsqueeze(-1)
+        torch.softmax(logits, dim=-1, out=out)
+        at_label = logits[:, : self.columns].gather(-1, at_labels).squeeze(-1)
+        self.problem.sums["ce"] += (_log_normalizers(logits, out) - at_label).sum()
+        minus_one = torch.full_like(at_labels, -1, dtype=out.dtype)
+        return out.scatter_add_(-1, at_labels, minus_one).mul_(self.problem.weights["ce"])
+
+
+def add_product(into: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """Write ``left @ right`` to ``into`` if it is the first of a sum, else add it; ``into`` may be of a wider dtype."""
+    if into.dtype == left.dtype:
+        into.addmm_(left, right, beta=0.0 if first else 1.0)
+    elif first:
+        _product(left, right, into)
+    else:
+        into += _product(left, right, torch.empty_like(into))
+
+
+def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
+    """``left @ right`` in the dtype of ``out``, which is theirs or a wider one."""
+    if out.dtype == left.dtype:
+        return torch.mm(left, right, out=out)
+    if left.device.type == "cuda":
+        return torch.mm(left, right, out.dtype, out=out)
+    return out.copy_(left @ right)
+
+
+def _project(states: Tensor, weight: Tensor, out: Tensor) -> None:
+    """``states @ weight.T`` to ``out``."""
+    tile = _TILE_COLUMNS if out.device.type == "cpu" else weight.shape[0]
+    for start in range(0, weight.shape[0], tile):
+        _product(states, weight[start : start + tile].T, out[:, start : start + tile])
+
+
+def _temper(products: Tensor, bias: Tensor | None, temperature: float) -> None:
+    """Turn products of states and weights into logits over temperature, in place."""
+    if bias is not None:
+        torch.add(bias.to(products.dtype) / temperature, products, alpha=1 / temperature, out=products)
+    elif temperature != 1.0:
+        products.mul_(1 / temperature)
+
+
+def _log_normalizers(logits: Tensor, probabilities: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials of each row (rows,): the largest logit is at the largest probability."""
+    return logits.amax(dim=-1) - probabilities.amax(dim=-1).log()
