@@ -25,11 +25,12 @@ def register_student(
     tags: Mapping[str, str],
     alias: str = "candidate",
     metrics: Mapping[str, float] | None = None,
-    task: str = "fill-mask",
+    task: str | None = None,
     timestamp: int | None = None,
 ) -> int:
     """Register the model and tokenizer in ``folder`` and return the version number.
 
+    ``task`` is the transformers pipeline that loads it, None for ``text-generation`` or ``fill-mask`` by its head.
     No hub is asked. The same content of the same run is registered once: a second call gives the version of the
     first, and points ``alias`` to it again; after one that was interrupted it continues with what that one made.
     ``timestamp`` (in ms) keeps the metrics of a second call equal to those of the first.
@@ -70,7 +71,7 @@ def _registered(client: Any, name: str, run_id: str, content: str) -> int | None
     return max((int(found.version) for found in versions), default=None)
 
 
-def _log_student(client: Any, folder: Path, *, run_id: str, task: str, content: str) -> str:
+def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, content: str) -> str:
     mlflow = load_mlflow("mlflow")
     run = client.get_run(run_id)
     logged = _logged_before(client, run, content) or client.create_logged_model(
@@ -96,7 +97,7 @@ def _logged_before(client: Any, run: Any, content: str) -> Any | None:
     return found[0] if found else None
 
 
-def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task: str) -> None:
+def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task: str | None) -> None:
     model = load_mlflow("mlflow.models").Model(
         artifact_path=logged.artifact_location, run_id=run_id, model_uuid=logged.model_id, model_id=logged.model_id
     )
@@ -104,7 +105,7 @@ def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task:
     load_mlflow("mlflow.transformers").save_model(
         components,
         str(target),
-        task=task,
+        task=task or ("text-generation" if components["model"].can_generate() else "fill-mask"),
         mlflow_model=model,
         pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS],
     )

@@ -90,12 +90,13 @@ class Tracker(ABC):
         tags: Mapping[str, Any] | None = None,
         alias: str = "candidate",
         metrics: Mapping[str, Any] | None = None,
-        task: str = "fill-mask",
+        task: str | None = None,
         timeout_s: float = 600.0,
     ) -> int | None:
         """Register the model and tokenizer in ``folder`` (on the driver's node) and return the version number.
 
-        The same content is registered once for a run. ``task`` is the transformers pipeline that loads it.
+        The same content is registered once for a run. ``task`` is the transformers pipeline that loads it, None for
+        the one of its head.
         Raises ValueError, with the remedy, when the registry refuses or does not answer in time.
         """
         options = {

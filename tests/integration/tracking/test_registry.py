@@ -2,12 +2,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
 from raydistill.tracking.writer import MlflowWriter, Store
-from toy_checkpoint import save_student
+from toy_checkpoint import save_student, toy_tokenizer
+from toy_families import toy_gpt2
 
 KEY = "job/register"
 # Runs where importing this package fails; prints nothing, saves what both ways of loading answer.
@@ -62,7 +64,7 @@ def register(
     writer: MlflowWriter, folder: Path, *, key: str = KEY, name: str = "student", alias: str = "candidate"
 ) -> int:
     record = {"op": "register_model", "key": key, "time": 5, "folder": str(folder), "name": name, "alias": alias}
-    return writer.deliver({**record, "tags": {"method": "causal"}, "metrics": {"loss": 2.5}, "task": "fill-mask"})
+    return writer.deliver({**record, "tags": {"method": "causal"}, "metrics": {"loss": 2.5}, "task": None})
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,21 @@ def test_a_registered_student_gives_its_logits_where_this_package_is_not_install
         expected = model(torch.tensor([[2, 7, 4, 9, 3]])).logits
     assert [torch.equal(logits, expected) for logits in answers["logits"]] == [True, True]
     assert answers["words"] == [[7, 9], [7, 9]]
+
+
+def test_a_registered_decoder_generates(writer, tmp_path):
+    model = toy_gpt2(2, dtype=torch.float32)
+    model.save_pretrained(tmp_path)
+    toy_tokenizer().save_pretrained(tmp_path)
+    number = register(writer, tmp_path, name="decoder")
+    source = writer._client.get_model_version("decoder", str(number)).source
+    logged = writer._client.get_logged_model(source.removeprefix("models:/"))
+    pipeline = mlflow.transformers.load_model(logged.artifact_location)
+    ids = torch.tensor([[7, 9]])
+    with torch.no_grad():
+        expected = model.eval()(ids).logits
+        assert torch.equal(pipeline.model.eval()(ids.to(pipeline.model.device)).logits.cpu(), expected)
+    assert pipeline("w7 w9", max_new_tokens=1, do_sample=False, return_full_text=False)
 
 
 def test_a_version_carries_its_tags_run_and_metrics(writer, store, student):
