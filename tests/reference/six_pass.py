@@ -131,11 +131,10 @@ def write(values: Tensor, positions: Tensor, columns: list[int]) -> Callable[[Te
     """A function that overwrites some columns at True positions by rows of values, in row-major order."""
 
     def replace(output: Tensor) -> Tensor:
+        rows = output[positions]
+        rows[:, columns] = values
         replaced = output.clone()
-        for column_number, column in enumerate(columns):
-            of_column = output[:, :, column].clone()
-            of_column[positions] = values[:, column_number]
-            replaced[:, :, column] = of_column
+        replaced[positions] = rows
         return replaced
 
     return replace

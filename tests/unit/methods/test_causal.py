@@ -1,245 +1,43 @@
-import dataclasses
-from itertools import pairwise
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from raydistill.interventions.sites import draw, load_mapping
-from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.methods.causal import Config, Method, labels_first
-from reference import six_pass
-from reference.of_batch import as_example, columns_of
-from toy_models import (
-    largest_difference,
-    pad_further,
-    parameter_gradients,
-    toy_batch,
-    toy_bert,
-    toy_distilbert,
-)
-
-ALPHAS = {"ce": 0.25, "mlm": 0.3, "mse": 0.01, "cos": 0.4, "causal_ce": 0.5, "causal_cos": 0.35}
+from reference.comparison import ALPHAS, config, make_batch, mapping, models, of_package, weights
+from toy_families import toy_gpt2, toy_llama
+from toy_models import toy_batch, toy_bert, toy_distilbert
 
 
-def weights(**alphas):
-    return {f"alpha_{name}": alphas.get(name, 0.0) for name in ALPHAS}
-
-
-def mapping(*groups):
-    keys = ("teacher_variable_names", "student_variable_names")
-    return {"interchange_variable_mappings": [dict(zip(keys, group, strict=True)) for group in groups]}
-
-
-ONE_SITE = mapping((["$L:2"], ["$L:1"]))
-
-
-def config(**options):
-    return Config(**{**weights(**ALPHAS), "mapping": ONE_SITE, **options})
-
-
-def method_and_batch(settings, student, teacher, **keys):
-    return Method(settings, student, [teacher]), Method.prepare_batch(settings, toy_batch(**keys))
-
-
-def reference_loss(settings, student, teacher, batch, **setting):
-    sites = draw(load_mapping(settings.mapping), batch.seed, batch.step)
-    variables = (columns_of(sites[0], teacher), columns_of(sites[1], student))
-    setting = six_pass.Setting(
-        settings.alphas, temperature=settings.temperature, site_offset=settings.site_offset, **setting
-    )
-    return six_pass.causal_loss(student, teacher, as_example(batch), variables, setting)
-
-
-SITES = {
-    "one_layer": mapping((["$L:2"], ["$L:1"])),
-    "embeddings": mapping((["$L:0"], ["$L:0"])),
-    "last_layer": mapping((["$L:3"], ["$L:2"])),
-    "layer_ranges": mapping((["$L:[1:4]"], ["$L:[0:2]"])),
-    "separate_layers_of_the_student": mapping((["$L:[0:4]"], ["$L:[0:3]"])),
-    "one_head": mapping((["$L:2$H:1$[0:8]"], ["$L:1$H:0$[0:8]"])),
-    "slice_from_the_middle_of_a_head": mapping((["$L:1$H:[0:2]$[2:5]"], ["$L:1$H:1$[3:6]"])),
-    "ranges_of_heads_and_layers": mapping((["$L:[0:3]$H:[0:2]$[1:7]"], ["$L:[1:3]$H:0$[4:8]"])),
-    "groups_and_alternatives": mapping((["$L:1", "$L:2"], ["$L:0", "$L:2"]), (["$L:[2:4]"], ["$L:1"])),
-}
-
-
-@pytest.mark.parametrize("site_offset", [0, 1])
-@pytest.mark.parametrize("sites", SITES)
-@pytest.mark.parametrize("student_family", [toy_distilbert, toy_bert])
-def test_loss_terms_and_all_gradients_equal_the_six_pass_reference(student_family, sites, site_offset):
-    settings = config(mapping=SITES[sites], site_offset=site_offset)
-    assert_equal_to_reference(settings, student_family(3, seed=1), toy_bert(4), steps=range(2))
-
-
-@pytest.mark.parametrize("preset", ["middle_3", "late_3", "full_3", "full_6"])
-def test_presets_equal_the_six_pass_reference(preset):
-    student = toy_distilbert(int(preset[-1]))
-    assert_equal_to_reference(config(mapping=preset), student, toy_bert(12), steps=range(3))
-
-
-@pytest.mark.parametrize("options", [{"max_tokens": 2}, {"interchange_proportion": 1.0}, {"temperature": 5.0}])
-def test_options_equal_the_six_pass_reference(options):
-    assert_equal_to_reference(config(**options), toy_distilbert(3), toy_bert(4), steps=range(1))
-
-
-def test_models_of_different_widths_equal_the_six_pass_reference():
-    settings = config(alpha_cos=0.0, alpha_causal_cos=0.0)
-    teacher = toy_bert(4, hidden_size=24)
-    student = toy_distilbert(3)
-    loss, terms, batch = evaluate(settings, student, teacher, step=0)
-    sites = draw(load_mapping(settings.mapping), batch.seed, batch.step)
-    with torch.no_grad():
-        teacher_base, teacher_swapped = six_pass.three_passes(
-            teacher, as_example(batch), columns_of(sites[0], teacher), 0
-        )
-    base, swapped = six_pass.three_passes(student, as_example(batch), columns_of(sites[1], student), 0)
-    tokens = batch["attention_mask"]
-    for name, (ours, theirs) in {"ce": (base, teacher_base), "causal_ce": (swapped, teacher_swapped)}.items():
-        expected = six_pass.tempered_kl(ours.logits[tokens], theirs.logits[tokens], 2.0).mean()
-        assert abs(terms[name].item() - expected.item()) < 1e-9
-    assert torch.isfinite(loss)
-
-
-def evaluate(settings, student, teacher, **keys):
-    method, batch = method_and_batch(settings, student, teacher, **keys)
-    loss, terms = method(batch, method.denominators(batch))
-    return loss, terms, batch
-
-
-def assert_equal_to_reference(settings, student, teacher, steps):
-    for step in steps:
-        loss, terms, batch = evaluate(settings, student, teacher, step=step)
-        assert batch["interchange_base"].numel() > 0
-        expected, expected_terms = reference_loss(settings, student, teacher, batch)
-        assert abs(loss.item() - expected.item()) < 1e-9
-        assert terms.keys() == expected_terms.keys()
-        assert max(abs(terms[name].item() - expected_terms[name].item()) for name in terms) < 1e-9
-        gradients = parameter_gradients(loss, student)
-        assert largest_difference(gradients, parameter_gradients(expected, student)) < 1e-9
-        assert max(gradient.abs().max().item() for gradient in gradients.values()) > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("sites", "site_offset", "shift"), [("one_layer", 0, 1), ("one_layer", 1, -1), ("last_layer", 0, -1)]
-)
-def test_a_student_that_reads_one_block_off_has_other_gradients(sites, site_offset, shift):
-    settings, student, teacher = config(mapping=SITES[sites], site_offset=site_offset), toy_distilbert(3), toy_bert(4)
-    loss, _, batch = evaluate(settings, student, teacher)
-    shifted, _ = reference_loss(settings, student, teacher, batch, read_shift=shift)
-    difference = largest_difference(parameter_gradients(loss, student), parameter_gradients(shifted, student))
-    assert difference > 1e-3
-
-
-def test_site_offset_changes_the_loss():
-    losses = {evaluate(config(site_offset=offset), toy_distilbert(3), toy_bert(4))[0].item() for offset in (0, 1)}
-    assert len(losses) == 2
+def test_defaults_are_the_published_ones():
+    published = {"ce": 0.25, "mlm": 0.25, "clm": 0.0, "mse": 0.0, "cos": 0.25, "causal_ce": 0.25, "causal_cos": 0.0}
+    settings = Config(mapping="middle_6")
+    assert settings.alphas == published
+    assert (settings.temperature, settings.interchange_proportion, settings.max_tokens) == (2.0, 0.3, None)
+    assert (settings.kd_positions, settings.site_offset, settings.interchange_mode) == ("all", 0, "consecutive")
+    assert (settings.pairing, settings.data_augment, settings.crossway) == ("corpus", False, False)
+    assert not settings.share_student_prefix
 
 
 def test_gradient_reaches_the_student_through_its_source_pass():
-    settings, student, teacher = config(**weights(causal_ce=1.0)), toy_distilbert(3), toy_bert(4)
-    loss, _, batch = evaluate(settings, student, teacher)
+    student, teacher = toy_distilbert(3), toy_bert(4)
+    settings = config(**weights(causal_ce=1.0))
+    batch = make_batch(settings)
     only_in_source = sorted(set(batch["partner_input_ids"].tolist()[0]) - set(batch["input_ids"].flatten().tolist()))
     assert only_in_source
-    name = "distilbert.embeddings.word_embeddings.weight"
+    # Apart from the embeddings the head's weight would have a gradient for every token.
     student.vocab_projector.weight = torch.nn.Parameter(student.vocab_projector.weight.detach().clone())
-    loss, _, _ = evaluate(settings, student, teacher)
-    assert parameter_gradients(loss, student)[name][only_in_source].abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("sizes", [(3, 3), (1, 2, 3), (1, 1, 1, 1, 1, 1)])
-def test_micro_batches_add_up_to_the_global_batch(sizes):
-    settings, student, teacher = config(), toy_distilbert(3), toy_bert(4)
-    method, whole = method_and_batch(settings, student, teacher)
-    totals = method.denominators(whole)
-    loss, terms = method(whole, totals)
-    expected = parameter_gradients(loss, student)
-    bounds = [sum(sizes[:part]) for part in range(len(sizes) + 1)]
-    parts = [Method.prepare_batch(settings, toy_batch(range(start, stop))) for start, stop in pairwise(bounds)]
-    counts = [method.denominators(part) for part in parts]
-    assert {name: sum(count[name] for count in counts) for name in totals} == totals
-    results = [method(part, totals) for part in parts]
-    for name, term in terms.items():
-        assert abs(sum(found[name] for _, found in results).item() - term.item()) < 1e-10
-    gradients = parameter_gradients(sum(found for found, _ in results), student)
-    assert largest_difference(gradients, expected) < 1e-10
-
-
-def test_dropout_of_the_three_student_passes_is_independent():
-    settings = config(**weights(cos=1.0, causal_cos=1.0), max_tokens=1)
-    student, teacher = toy_distilbert(3, dropout=0.3), toy_bert(4)
-    method, batch = method_and_batch(settings, student, teacher)
-    none = torch.zeros(0, dtype=torch.int64)
-    batch = batch.with_columns(interchange_base=none, interchange_partner=none)
-    _, terms = method(batch, method.denominators(batch))
-    assert abs(terms["cos"] - terms["causal_cos"]) > 1e-6
-    method.eval()
-    _, terms = method(batch, method.denominators(batch))
-    assert abs(terms["cos"] - terms["causal_cos"]) < 1e-12
-
-
-def calls_of_blocks(settings, batch_columns_removed=()):
-    """How often each block and each vocabulary head ran: teacher blocks, student blocks, heads."""
-    student, teacher = toy_distilbert(3), toy_bert(4)
-    watched = [
-        *six_pass.block_list(teacher),
-        *six_pass.block_list(student),
-        teacher.cls.predictions.transform,
-        student.vocab_transform,
-    ]
-    calls = [0] * len(watched)
-    for number, module in enumerate(watched):
-
-        def count(*_, number=number):
-            calls[number] += 1
-
-        module.register_forward_hook(count)
-    method, batch = method_and_batch(settings, student, teacher)
-    columns = {name: column for name, column in batch.columns.items() if not name.startswith(batch_columns_removed)}
-    batch = dataclasses.replace(batch, columns=columns)
-    method(batch, method.denominators(batch))
-    return calls[:4], calls[4:7], calls[7:]
-
-
-def test_source_pass_ends_at_the_site_and_the_teacher_reuses_its_prefix():
-    teacher, student, _ = calls_of_blocks(config())
-    assert teacher == [2, 2, 1, 2]
-    assert student == [3, 2, 2]
-
-
-def test_without_causal_weights_there_are_no_counterfactual_passes_and_no_partners():
-    settings = config(alpha_causal_ce=0.0, alpha_causal_cos=0.0, mapping=None)
-    teacher, student, heads = calls_of_blocks(settings, ("partner_", "interchange_"))
-    assert (teacher, student, heads) == ([1] * 4, [1] * 3, [1, 1])
-    assert not Method.requirements(settings).partners
-    assert "interchange_base" not in Method.prepare_batch(settings, toy_batch())
-
-
-@pytest.mark.parametrize("term", ["cos", "causal_cos"])
-def test_cosine_terms_alone_run_no_vocabulary_head(term):
-    assert calls_of_blocks(config(**weights(**{term: 1.0})))[2] == [0, 0]
-
-
-def test_the_masked_lm_term_alone_runs_no_teacher():
-    teacher, student, heads = calls_of_blocks(config(**weights(mlm=1.0)))
-    assert (teacher, student, heads) == ([0] * 4, [1] * 3, [0, 1])
-
-
-def test_causal_terms_alone_run_no_base_pass_beyond_the_teachers_prefix():
-    teacher, student, heads = calls_of_blocks(config(**weights(causal_ce=1.0)))
-    assert (teacher, student, heads) == ([2, 2, 1, 1], [2, 1, 1], [1, 1])
+    gradients = of_package(settings, student, teacher, batch).gradients
+    assert gradients["distilbert.embeddings.word_embeddings.weight"][only_in_source].abs().max() > 1e-6
 
 
 def test_a_subset_of_terms_has_the_values_it_has_among_all():
-    student, teacher = toy_distilbert(3), toy_bert(4)
-    _, every, _ = evaluate(config(), student, teacher)
+    every = of_package(config(), *models(), make_batch(config())).terms
+    assert every.keys() == ALPHAS.keys()
     for names in (("mlm",), ("mlm", "cos"), ("ce", "causal_cos"), ("mse", "mlm"), ("causal_ce",)):
-        loss, terms, _ = evaluate(config(**weights(**dict.fromkeys(names, 0.5))), student, teacher)
-        assert set(terms) == set(names)
-        for name in names:
-            assert abs(terms[name] - every[name]) < 1e-12
-        assert abs(loss - sum(0.5 * every[name] for name in names)) < 1e-12
+        settings = config(**weights(**dict.fromkeys(names, 0.5)))
+        found = of_package(settings, *models(), make_batch(settings))
+        assert set(found.terms) == set(names)
+        assert all(abs(found.terms[name] - every[name]) < 1e-12 for name in names)
+        assert abs(found.loss - sum(0.5 * every[name] for name in names)) < 1e-12
 
 
 def test_labels_first_puts_labelled_tokens_before_the_others_and_keeps_all():
@@ -249,48 +47,34 @@ def test_labels_first_puts_labelled_tokens_before_the_others_and_keeps_all():
     assert sorted(index.tolist()) == batch["token_index"].tolist()
 
 
-class Shapes(TorchDispatchMode):
-    """Records the shape of every tensor made in its scope."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        self.seen.extend(made.shape for made in tree_leaves(result) if isinstance(made, torch.Tensor))
-        return result
-
-
-def test_no_tensor_of_all_positions_by_vocabulary_is_made(monkeypatch):
-    monkeypatch.setitem(vocabulary_losses.__kwdefaults__, "chunk_rows", 8)
-    settings, student, teacher = config(), toy_distilbert(3), toy_bert(4)
-    method, batch = method_and_batch(settings, student, teacher)
-    with Shapes() as shapes:
-        method(batch, method.denominators(batch))[0].backward()
-    vocabulary, width = student.config.vocab_size, student.config.hidden_size
-    rows = {shape[:-1].numel() for shape in shapes.seen if len(shape) > 1 and shape[-1] == vocabulary}
-    # The transposed weight of the head has the vocabulary last, and the model's width before it.
-    assert max(rows - {width}) == 8
-    assert batch["token_index"].numel() > 64
-
-
-def test_padding_changes_no_gradient():
-    settings, student, teacher = config(), toy_distilbert(3), toy_bert(4)
-    method, batch = method_and_batch(settings, student, teacher)
-    loss, _ = method(batch, method.denominators(batch))
-    padded = pad_further(batch, 7)
-    padded_loss, _ = method(padded, method.denominators(padded))
-    gradients = parameter_gradients(loss, student), parameter_gradients(padded_loss, student)
-    assert largest_difference(*gradients) < 1e-10
-
-
-def test_a_batch_without_interchanged_positions_still_has_a_loss():
+def test_without_interchanged_positions_the_counterfactual_pass_is_the_base_pass():
     settings = config(interchange_proportion=0.01)
-    loss, terms, batch = evaluate(settings, toy_distilbert(3), toy_bert(4))
-    assert batch["interchange_base"].numel() == 0
+    terms = of_package(settings, *models(), make_batch(settings)).terms
     assert abs(terms["causal_ce"] - terms["ce"]) < 1e-12
-    assert torch.isfinite(loss)
+    assert abs(terms["causal_cos"] - terms["cos"]) < 1e-12
+
+
+def test_partners_of_the_corpus_are_asked_for_where_they_are_read():
+    assert Method.requirements(config()).partners
+    assert Method.requirements(config(data_augment=True, mapping=None)).partners
+    assert not Method.requirements(config(pairing="in_batch")).partners
+    assert not Method.requirements(config(alpha_causal_ce=0.0, alpha_causal_cos=0.0)).partners
+    assert Method.requirements(config()).partner_width == "bucket"
+    assert Method.requirements(config(partner_width="batch")).partner_width == "batch"
+
+
+def test_crossway_counts_both_directions_and_keeps_the_terms_names():
+    settings = config(crossway=True, kd_positions="masked")
+    student, teacher = models()
+    batch = make_batch(settings)
+    method = Method(settings, student, [teacher])
+    denominators = method.denominators(batch)
+    assert denominators.keys() == ALPHAS.keys() | {f"crossway_{name}" for name in ALPHAS}
+    assert denominators["mlm"] == denominators["ce"] == batch["labels"].shape[0]
+    assert denominators["crossway_mlm"] == denominators["crossway_ce"] == batch["partner_labels"].shape[0]
+    assert denominators["cos"] == batch["token_index"].shape[0]
+    assert denominators["crossway_cos"] == batch["partner_token_index"].shape[0]
+    assert of_package(settings, student, teacher, batch).terms.keys() == ALPHAS.keys()
 
 
 @pytest.mark.parametrize(
@@ -303,10 +87,21 @@ def test_a_batch_without_interchanged_positions_still_has_a_loss():
         ({"mapping": "midle_6"}, "mapping is 'midle_6'; did you mean 'middle_6'"),
         ({"alpha_ce": -1.0}, "alpha_ce is -1.0"),
         (weights(), "all alphas are 0"),
+        ({"alpha_clm": 0.1}, "alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"interchange_proportion": 1.5}, "interchange_proportion is 1.5"),
         ({"max_tokens": 0}, "max_tokens is 0"),
-        ({"site_offset": 2}, r"site_offset is 2; choices: 0 \(published\), 1 \(aligned\)"),
+        ({"site_offset": 2}, "site_offset is 2; choices: 0, 1"),
+        ({"site_draw": "epoch"}, "site_draw is 'epoch'; choices: step, micro_batch"),
+        ({"kd_positions": "labels"}, "kd_positions is 'labels'; choices: all, masked"),
+        ({"interchange_mode": "span"}, "interchange_mode is 'span'; choices: consecutive, random, masked"),
+        ({"positions": "all"}, "positions is 'all'; choices: valid, padded"),
+        ({"pairing": "batch"}, "pairing is 'batch'; choices: corpus, in_batch"),
+        ({"partner_width": "row"}, "partner_width is 'row'; choices: bucket, batch"),
+        (
+            {"crossway": True, "alpha_causal_ce": 0.0, "alpha_causal_cos": 0.0},
+            "crossway is true, but no causal weight is positive; set it to false",
+        ),
     ],
 )
 def test_a_bad_option_is_refused_by_key_value_and_remedy(options, message):
@@ -321,7 +116,7 @@ def check(settings, student=None, teacher=None):
 
 def test_models_with_all_mapped_sites_pass_the_check():
     check(config())
-    check(config(mapping=SITES["ranges_of_heads_and_layers"]))
+    check(config(mapping=mapping((["$L:[0:3]$H:[0:2]$[1:7]"], ["$L:[1:3]$H:0$[4:8]"]))))
 
 
 def test_another_width_is_refused_only_where_a_cosine_compares_it():
@@ -347,3 +142,32 @@ def test_mapped_sites_that_a_model_lacks_are_refused():
     with pytest.raises(ValueError, match="mapping names teacher head 11"):
         check(config(mapping=mapping((["$L:1$H:11$[0:4]"], ["$L:1"]))))
     check(config(mapping="middle_6", alpha_causal_ce=0.0, alpha_causal_cos=0.0))
+
+
+def test_the_label_term_must_fit_the_models_head():
+    decoders = toy_gpt2(3).config, toy_gpt2(4).config
+    with pytest.raises(
+        ValueError, match=r"alpha_mlm is 0\.3, but gpt2 is a causal_lm model; set it to 0 and method\.alpha_clm"
+    ):
+        check(config(), *decoders)
+    check(config("gpt2"), *decoders)
+    with pytest.raises(ValueError, match=r"alpha_clm is 0\.3, but distilbert is a masked_lm model"):
+        check(config("gpt2"))
+
+
+def test_teacher_and_student_must_have_one_kind_of_head():
+    with pytest.raises(ValueError, match="the student is a causal_lm model and the teacher a masked_lm model"):
+        check(config(), student=toy_llama(3).config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interchange_mode": "masked"}, "interchange_mode is 'masked', but llama masks no token"),
+        ({"interchange_mode": "random", "positions": "padded"}, "positions is 'padded', which only masked models take"),
+    ],
+)
+def test_options_that_only_masked_models_have_are_refused_for_decoders(options, message):
+    with pytest.raises(ValueError, match=message):
+        check(config("llama", **options), toy_llama(3).config, toy_llama(4).config)
+    check(config(**options))

@@ -4,6 +4,7 @@ A new method adds its configurations to ``CASES``; a new family adds itself to `
 """
 
 import copy
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -45,6 +46,10 @@ CASES = {
         ({"mapping": SITES}, ["distilbert", "roberta"]),
         ({"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1}, ["distilbert"]),
         ({"alpha_causal_ce": 0.0}, ["distilbert"]),
+        ({"mapping": SITES, "alpha_mlm": 0.0, "alpha_clm": 0.25, "kd_positions": "masked"}, ["gpt2"]),
+        ({"mapping": SITES, "crossway": True, "share_student_prefix": True, "kd_positions": "masked"}, ["roberta"]),
+        ({"mapping": SITES, "pairing": "in_batch", "interchange_mode": "random", "positions": "padded"}, ["roberta"]),
+        ({"data_augment": True, "interchange_mode": "masked"}, ["distilbert"]),
     ],
 }
 """Configurations of each method, and the families that each is run on."""
@@ -57,14 +62,21 @@ PARAMETERS = [
 every_method = pytest.mark.parametrize(("name", "options", "family"), PARAMETERS)
 
 
+@cache
+def made_once(make, num_blocks, **options):
+    """A toy model to copy: making one takes longer than a step."""
+    return make(num_blocks, **options)
+
+
 def build(name, options, family, *, dropout=0.0):
     """A method with a student of 3 blocks and as many teachers, of 4 blocks, as it needs."""
     module = discovery.load(PACKAGE, name)
     config = module.Config(**options)
     needed = module.Method.requirements(config)
     make_teacher, make_student = MODELS[family]
-    teachers = [make_teacher(4, seed=10 + number) for number in range(needed.min_teachers)]
-    return module.Method(config, make_student(3, dropout=dropout), teachers)
+    teachers = [made_once(make_teacher, 4, seed=10 + number) for number in range(needed.min_teachers)]
+    student = made_once(make_student, 3, dropout=dropout)
+    return module.Method(config, copy.deepcopy(student), copy.deepcopy(teachers))
 
 
 def prepared(method, **keys):
@@ -89,7 +101,7 @@ def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options, f
     loss, terms = evaluate(method, batch)
     assert loss.shape == ()
     assert torch.isfinite(loss)
-    assert terms.keys() == method.denominators(batch).keys()
+    assert terms.keys() <= method.denominators(batch).keys()
     assert all(term.shape == () and torch.isfinite(term) and not term.requires_grad for term in terms.values())
 
 
@@ -132,12 +144,12 @@ def test_a_seed_repeats_the_loss(name, options, family):
 
 
 @every_method
-def test_twenty_steps_on_one_batch_lower_the_loss(name, options, family):
+def test_ten_steps_on_one_batch_lower_the_loss(name, options, family):
     method = build(name, options, family)
     batch = prepared(method)
-    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
     losses = []
-    for _ in range(20):
+    for _ in range(10):
         optimizer.zero_grad()
         loss, _ = evaluate(method, batch)
         loss.backward()
