@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from raydistill.batch import PARTNER, Batch
+from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.clm import Config, Task
 from toy_families import DECODERS, toy_gpt2
@@ -100,7 +101,7 @@ def test_no_tensor_has_the_logits_of_all_tokens():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
         sums = TASK.score(model, many)
     rows = {shape[0] for event in profile.events() for shape in event.input_shapes if shape[1:] == [VOCABULARY]}
-    assert 0 < max(rows) <= 256 < many["labels"].shape[0]
+    assert 0 < max(rows) <= DEFAULT_CHUNK_ROWS < many["labels"].shape[0]
     assert sums["loss"].item() == pytest.approx(again * TASK.score(model, batch)["loss"].item(), rel=1e-6)
 
 
