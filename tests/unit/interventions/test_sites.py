@@ -2,7 +2,9 @@ import json
 from collections import Counter
 
 import pytest
+import torch
 
+from raydistill.interventions.passes import Interchange, Passes, Rows, run
 from raydistill.interventions.sites import (
     PRESETS,
     Site,
@@ -12,6 +14,9 @@ from raydistill.interventions.sites import (
     load_mapping,
     parse_variable,
 )
+from raydistill.layout import Layout
+from raydistill.models.blocks import blocks_of
+from toy_models import toy_batch, toy_bert
 
 # Groups of the eight published files (spec 3.5), written independently of the presets.
 PUBLISHED = {
@@ -56,6 +61,13 @@ def test_presets_are_the_published_files():
     assert set(PRESETS) == set(PUBLISHED)
     for name in PRESETS:
         assert written(load_mapping(name)) == written(load_mapping(published_file(name))), name
+
+
+def test_published_mappings_have_their_numbers_of_groups():
+    counts = {name: len(load_mapping(published_file(name)).groups) for name in PUBLISHED}
+    assert counts == {
+        "middle_3": 1, "middle_6": 1, "middle_9": 1, "late_3": 2, "late_6": 2, "full_3": 3, "full_6": 6, "full_9": 9,
+    }  # fmt: skip
 
 
 def test_a_file_is_read_as_it_is(tmp_path):
@@ -152,3 +164,97 @@ def test_sites_that_a_model_lacks_are_refused(variable, message):
     with pytest.raises(ValueError, match=message):
         check_variables([parse_variable(variable)], owner="student", **sizes)
     check_variables([parse_variable("$L:2$H:1$[0:8]"), parse_variable("$L:0")], owner="student", **sizes)
+
+
+class FirstBlocks:
+    """A model that ends after some blocks, so that its last states are the hidden states at that depth."""
+
+    def __init__(self, blocks, num_blocks):
+        self.blocks = blocks
+        self.num_blocks = num_blocks
+        self.embed, self.run = blocks.embed, blocks.run
+
+
+class Intervened:
+    """Hidden states (R, D) by depth of a toy BERT: of the base, of the source, and of the base under intervention."""
+
+    def __init__(self, variable, *, site_offset=0):
+        self.blocks = blocks_of(toy_bert(4).eval())
+        self.columns = columns_by_layer(parse_variable(variable), num_heads=2, hidden_size=16)
+        self.site_offset = site_offset
+        batch = toy_batch()
+        self.base, self.source = (rows_of(batch, prefix) for prefix in ("", "partner_"))
+        self.to, self.origin = torch.tensor([1, 2, 3, 11, 40]), torch.tensor([4, 5, 6, 20, 33])
+
+    @torch.no_grad()
+    def plain(self, rows, depth):
+        return self.blocks.run(self.blocks.embed(rows.ids, rows.layout), rows.layout, 0, depth)
+
+    def read(self, depth):
+        return self.plain(self.source, depth)[self.origin]
+
+    @torch.no_grad()
+    def counterfactual(self, depth):
+        written = {layer: columns for layer, columns in self.columns.items() if layer < depth}
+        swap = Interchange(written, self.to, self.origin, self.site_offset) if written else None
+        passes = Passes(self.base, source=self.source, counterfactual=self.base, interchange=swap, needs_base=False)
+        return run(FirstBlocks(self.blocks, depth), passes)[1]
+
+    def expected(self, base, values, *columns):
+        """``base`` with some columns of ``values`` where the intervention writes."""
+        found = base.clone()
+        for column in columns or range(16):
+            found[self.to, column] = values[:, column]
+        return found
+
+
+def rows_of(batch, prefix):
+    layout = Layout.of(batch[prefix + "attention_mask"], batch[prefix + "token_index"])
+    return Rows(layout.take(batch[prefix + "input_ids"]), layout)
+
+
+def assert_close(found, expected):
+    assert (found - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("site_offset", [0, 1])
+def test_the_output_of_a_block_becomes_the_input_or_output_of_the_sources_block_at_the_positions_and_nothing_else(
+    site_offset,
+):
+    case = Intervened("$L:2", site_offset=site_offset)
+    for depth in (1, 2):
+        assert_close(case.counterfactual(depth), case.plain(case.base, depth))
+    after = case.expected(case.plain(case.base, 3), case.read(2 + site_offset))
+    assert_close(case.counterfactual(3), after)
+    assert (after - case.plain(case.base, 3)).abs().max() > 0.1
+    # What follows is the model's own continuation from there.
+    with torch.no_grad():
+        assert_close(case.counterfactual(4), case.blocks.run(after, case.base.layout, 3, 4))
+
+
+def test_each_block_of_a_range_receives_the_sources_states_of_its_own_depth():
+    case = Intervened("$L:[1:4]")
+    previous = case.plain(case.base, 1)
+    for depth in (2, 3, 4):
+        with torch.no_grad():
+            previous = case.expected(
+                case.blocks.run(previous, case.base.layout, depth - 1, depth), case.read(depth - 1)
+            )
+        assert_close(case.counterfactual(depth), previous)
+
+
+@pytest.mark.parametrize(
+    ("variable", "columns"),
+    [
+        ("$L:1$H:1$[0:4]", [8, 9, 10, 11]),
+        ("$L:1$H:1$[2:4]", [10, 11]),
+        ("$L:1$H:[0:2]$[5:8]", [5, 6, 7, 13, 14, 15]),
+        ("$L:1$H:0$[7:8]", [7]),
+    ],
+)
+def test_a_slice_of_a_head_changes_its_own_dimensions_only(variable, columns):
+    case = Intervened(variable)
+    base = case.plain(case.base, 2)
+    assert_close(case.counterfactual(2), case.expected(base, case.read(1), *columns))
+    changed = (case.counterfactual(2) - base).abs().amax(dim=0) > 1e-9
+    assert changed.nonzero().flatten().tolist() == columns
