@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kd_positions": ("all", "masked"),
     "site_offset": (0, 1),
     "site_draw": ("step", "micro_batch"),
-    "interchange_mode": ("consecutive", "random", "masked"),
+    "interchange_mode": MODES,
     "positions": ("valid", "padded"),
     "pairing": ("corpus", "in_batch"),
     "partner_width": ("bucket", "batch"),

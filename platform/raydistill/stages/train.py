@@ -66,8 +66,12 @@ class Stage(_base.Stage):
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         """The configuration without what decides only how fast, on what and how visibly the student is made."""
         found = super().identity(scaling)
-        per_micro_batch = self.config.training.loss_normalization == "per_micro_batch"
-        ignored = _HOW_ONLY if per_micro_batch or self._row_coupled() else {*_HOW_ONLY, "micro_batch_size"}
+        ignored = _HOW_ONLY
+        if self.config.training.loss_normalization == "per_micro_batch" or self._row_coupled():
+            # Which rows are together depends on it too.
+            found["num_workers"] = scaling.num_workers
+        else:
+            ignored = {*_HOW_ONLY, "micro_batch_size"}
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]

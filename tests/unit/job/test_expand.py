@@ -139,12 +139,18 @@ def test_a_run_continues_with_other_settings_of_how_it_is_made(key: str) -> None
     assert few.hash == more.hash
 
 
-def test_micro_batches_count_where_the_loss_is_normalised_by_them() -> None:
-    def digest(size: int) -> str:
-        training = {"micro_batch_size": size, "loss_normalization": "per_micro_batch"}
-        return stage_records(load(distill={"training": training}))["distill"].hash
+@pytest.mark.parametrize(
+    "coupling",
+    [{"training": {"loss_normalization": "per_micro_batch"}}, {"task": {"name": "mlm", "sampling": "batch"}}],
+    ids=["normalization", "task"],
+)
+def test_micro_batches_and_workers_count_where_rows_depend_on_those_beside_them(coupling: dict[str, Any]) -> None:
+    def digest(size: int, num_workers: int) -> str:
+        training = {**coupling.get("training", {}), "micro_batch_size": size}
+        section = {**coupling, "training": training, "scaling": {"num_workers": num_workers}}
+        return stage_records(load(distill=section))["distill"].hash
 
-    assert digest(2) != digest(4)
+    assert len({digest(2, 1), digest(4, 1), digest(2, 2)}) == 3
 
 
 def test_a_wrong_value_of_a_matrix_is_one_line_that_names_the_run() -> None:
