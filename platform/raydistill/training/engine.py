@@ -113,6 +113,13 @@ class Engine:
         self.device: torch.device = self._engine.device
         zero_stage = config["zero_optimization"]["stage"]
         self._masters = MasterState(distiller, self._engine.optimizer, zero_stage=zero_stage)
+        # At stage 0 in half precision DeepSpeed has stepped it with gradients of 0, which Adam counts when it corrects
+        # its moments' bias: its first real steps would be too short.
+        self._masters.forget_steps()
+        self._is_alone = zero_stage == 0 and dist.get_world_size() == 1
+        if self._is_alone:
+            # There is nothing to add up, yet DeepSpeed would copy all gradients to one tensor and back.
+            self._engine.enable_backward_allreduce = False
         self._read_directly = [
             parameter
             for teacher in distiller.teachers
@@ -132,6 +139,8 @@ class Engine:
         for batch, counts in zip(batches, denominators, strict=True):
             loss, terms, _ = self._forward(batch, counts)
             self._engine.backward(loss * undo_averages)
+            if self._is_alone:
+                _fill_gradients(self.distiller)
             self._engine.step()
             _add(totals, {"loss": loss.detach(), **terms})
         return totals
@@ -229,6 +238,13 @@ class Engine:
     def close(self) -> None:
         """Free the engine's hooks and buffers."""
         self._engine.destroy()
+
+
+def _fill_gradients(module: nn.Module) -> None:
+    """Give parameters that no term reaches a gradient of 0, as they have with several ranks."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _add(totals: dict[str, Tensor], terms: Mapping[str, Tensor]) -> None:

@@ -88,6 +88,10 @@ class MasterState:
             dist.all_reduce(whole)
         return whole.view(shape)
 
+    def forget_steps(self) -> None:
+        """Leave the optimizer as it is before its first step."""
+        self._torch_optimizer.state.clear()
+
     def holds(self, name: str) -> bool:
         """Whether this rank has a share of a parameter."""
         return self._shares[name] is not None
