@@ -11,6 +11,7 @@ from raydistill.tracking.tracker import Tracker
 from raydistill.training.spec import TrainSpec
 from toy_checkpoint import toy_tokenizer
 from toy_corpus import random_rows, write_corpus
+from toy_families import toy_llama
 from toy_models import toy_bert, toy_distilbert
 
 MAPPING = {
@@ -30,8 +31,27 @@ def write_inputs(folder: Path) -> None:
     save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), folder / "student")
 
 
-def make_spec(folder: Path, *, placement: str = "replicate", num_workers: int = 1, **sections: Any) -> TrainSpec:
-    """Causal distillation of the inputs in ``folder``; ``sections`` override keys of training and optimizer."""
+def write_more_models(folder: Path) -> None:
+    """Beside the inputs, ``deep``: 12 BERT blocks to 6, and ``llama``: 3 blocks to 2, in float32."""
+    import torch
+
+    models = {
+        "deep-teacher": toy_bert(12, dtype=torch.float32),
+        "deep-student": toy_distilbert(6, dtype=torch.float32),
+        "llama-teacher": toy_llama(3, dtype=torch.float32),
+        "llama-student": toy_llama(2, seed=5, dtype=torch.float32),
+    }
+    for name, model in models.items():
+        save_model(model, toy_tokenizer(), folder / name)
+
+
+def make_spec(
+    folder: Path, *, placement: str = "replicate", num_workers: int = 1, models: str = "", **sections: Any
+) -> TrainSpec:
+    """Causal distillation of the inputs in ``folder``; ``sections`` override keys of sections.
+
+    ``models`` is how the names of teacher and student in ``folder`` begin.
+    """
     training = {
         "max_steps": 10,
         "batch_size": 11,
@@ -48,11 +68,11 @@ def make_spec(folder: Path, *, placement: str = "replicate", num_workers: int = 
             "name": "toy",
             "corpus": str(folder / "train"),
             "held_out": str(folder / "held_out"),
-            "student": str(folder / "student"),
+            "student": str(folder / f"{models}student"),
             "freeze_position_embeddings": True,
-            "teachers": [{"folder": str(folder / "teacher"), "placement": placement}],
-            "task": {"name": "mlm"},
-            "method": {"name": "causal", "mapping": MAPPING, "alpha_mse": 0.01},
+            "teachers": [{"folder": str(folder / f"{models}teacher"), "placement": placement}],
+            "task": {"name": "mlm", **sections.get("task", {})},
+            "method": {"name": "causal", "mapping": MAPPING, "alpha_mse": 0.01, **sections.get("method", {})},
             "training": training,
             "optimizer": {"learning_rate": 0.02, "warmup_proportion": 0.2, **sections.get("optimizer", {})},
             "scaling": {"num_workers": num_workers},

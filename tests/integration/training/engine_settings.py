@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from raydistill.batch import Batch
 from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted
 from raydistill.evaluation import evaluate_models
+from raydistill.interventions.sites import Variable
+from raydistill.methods import causal
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training import worker
 from raydistill.training.agreement import StorageError, agree
@@ -36,7 +38,8 @@ def direct_feed(
     for step in range(start_step, stop_step):
         rows = builder.plan.rows(step)
         parts = micro_batches(rows, rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches)
-        yield [builder.batch(part, epoch=builder.plan.epoch_of(step), step=step) for part in parts]
+        epoch = builder.plan.epoch_of(step)
+        yield list(builder.batches([Wanted(part, epoch, step, number) for number, part in enumerate(parts)]))
 
 
 class Recorder:
@@ -47,11 +50,26 @@ class Recorder:
         self.post = SimpleNamespace(remote=lambda record: self.records.append(dict(record.metrics)))
 
 
+class SiteRecorder:
+    """Stands where the method draws sites and keeps the student's blocks of each pass that trains."""
+
+    def __init__(self) -> None:
+        self.draw, self.blocks = causal.draw, list[list[int]]()
+
+    def __call__(self, *arguments: Any) -> tuple[Variable, Variable]:
+        teacher, student = self.draw(*arguments)
+        # Once a forward pass: the teacher's sites are drawn without gradients, as are those of evaluations.
+        if torch.is_grad_enabled():
+            self.blocks.append([site.layer for site in student])
+        return teacher, student
+
+
 def run_settings(config: dict[str, Any]) -> None:
     """Worker of a group: run every setting and let rank 0 write what was seen to ``<folder>/<name>.json``."""
     prepare_environment(use_gpu=False)
     torch.set_num_threads(1)
     worker.feed = direct_feed
+    causal.draw = SiteRecorder()
     seen = {name: run_one(Path(config["folder"]), setting) for name, setting in config["settings"].items()}
     rank = ray.train.get_context().get_world_rank()
     seen["agreement"] = _what_all_hear(rank)
@@ -59,7 +77,7 @@ def run_settings(config: dict[str, Any]) -> None:
 
 
 def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
-    """Train under one setting; returns what it left: losses by step, history, result, failure, the teacher's share.
+    """Train under one setting; returns what it left: losses by step, sites, history, result, failure and so on.
 
     ``save`` names the folders to keep the state in, ``load`` one to start from.
     ``plain`` has the figures of the student on disk, evaluated without an engine (rank 0).
@@ -77,7 +95,8 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
     worker.restore = lambda engine: engine.load(folder / loaded) if loaded else None
     worker.report_checkpoint = lambda engine, metrics, state: _save(engine, folder, state, saved) if saved else None
     loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers)
-    seen: dict[str, Any] = {"failure": ""}
+    seen: dict[str, Any] = {"failure": "", "sites": []}
+    causal.draw.blocks = seen["sites"]
     try:
         loop.run()
         if rank == 0:
