@@ -1,0 +1,231 @@
+"""What plan, stream, Ray Train and DeepSpeed leave of the speed of a bare step, and what a second worker adds.
+
+``share_of_bare_step``: tokens/s of causal distillation by one worker of 2 threads, as share of the same steps in a
+plain loop in one process, without Ray: method, backward pass, clipping, AdamW, on batches that were built before.
+``long_step`` has the models of ``reference/workload.py``; ``short_step`` 2 layers, 256 wide, at the same vocabulary.
+``two_workers``: tokens/s of two workers of one thread each as multiple of one such worker, at equal global batches.
+
+Both sides of a ratio run in turn, several times, and take the same batches; a figure is the median ratio over windows
+of logging steps, without the first one, in which buffers are allocated. Building batches is tens of times faster than
+these steps (``stream.py``) and runs ahead of them, so it falls mostly into that first window. Takes about nine minutes.
+"""
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from integration.training.engine_settings import direct_feed
+from raydistill import cluster
+from raydistill.batch import Batch
+from raydistill.config.sections import ScalingConfig
+from raydistill.data.stream import FeedSpec
+from raydistill.models.layer_selection import freeze_position_embeddings, student_from_layers
+from raydistill.models.load import load_model, save_model
+from raydistill.optim.parameter_groups import parameter_groups
+from raydistill.tracking.tracker import NullTracker
+from raydistill.training.history import read_history
+from raydistill.training.spec import TrainSpec
+from raydistill.training.trainer import train
+from reference.workload import ROWS, VOCABULARY, WIDTH, make_models
+from toy_checkpoint import toy_tokenizer
+from toy_corpus import write_corpus
+
+SHARE, MULTIPLE = 0.95, 1.8
+ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """A workload: its models in a folder, how many windows are timed, the first one besides."""
+
+    name: str
+    mapping: str | dict[str, Any]
+    steps_per_window: int
+    num_windows: int
+    batch_size: int = ROWS
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a run."""
+        return (self.num_windows + 1) * self.steps_per_window
+
+
+MIDDLE_2 = {"interchange_variable_mappings": [{"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:0"]}]}
+LONG = Size("long_step", "middle_6", steps_per_window=2, num_windows=3)
+SHORT = Size("short_step", MIDDLE_2, steps_per_window=10, num_windows=4)
+SHARED_LONG = Size("long_step", "middle_6", steps_per_window=1, num_windows=2, batch_size=4 * ROWS)
+
+
+def rows(num_rows: int, *, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of random ids, 60 to 100 % of ``WIDTH`` long."""
+    random = np.random.default_rng(seed)
+    for length in random.integers(int(0.6 * WIDTH), WIDTH + 1, num_rows):
+        yield np.array([2, *random.integers(5, VOCABULARY, length - 2), 3])
+
+
+def make_short_models() -> tuple[nn.Module, nn.Module]:
+    """Teacher and student of ``short_step``."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
+    teacher = BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **shape)).eval()
+    return teacher, student_from_layers(teacher, architecture="distilbert", layers=[0, 1], vocab_transform=False)
+
+
+def write_inputs(folder: Path) -> None:
+    """Corpora and the models of both sizes."""
+    write_corpus(folder / "train", rows(4096, seed=0), vocabulary=VOCABULARY, rows_per_shard=1024)
+    write_corpus(folder / "held_out", rows(ROWS, seed=1), vocabulary=VOCABULARY)
+    for name, models in {LONG.name: make_models(), SHORT.name: make_short_models()}.items():
+        for owner, model in zip(("teacher", "student"), models, strict=True):
+            save_model(model, toy_tokenizer(), folder / name / owner)
+
+
+def make_spec(folder: Path, size: Size, scaling: ScalingConfig) -> TrainSpec:
+    """A training at the settings of the published job, but for the number and size of its steps."""
+    models = folder / size.name
+    return TrainSpec.model_validate(
+        {
+            "name": size.name,
+            "corpus": str(folder / "train"),
+            "held_out": str(folder / "held_out"),
+            "student": str(models / "student"),
+            "freeze_position_embeddings": True,
+            "teachers": [{"folder": str(models / "teacher")}],
+            "task": {"name": "mlm"},
+            "method": {"name": "causal", "mapping": size.mapping},
+            "training": {
+                "max_steps": size.num_steps,
+                "batch_size": size.batch_size,
+                "micro_batch_size": ROWS,
+                "group_by_length": False,
+                "precision": "fp32",
+                "logging_steps": size.steps_per_window,
+                "eval_rows": ROWS,
+            },
+            "optimizer": {},
+            "scaling": scaling,
+            "seed": 1,
+        }
+    )
+
+
+def loop_seconds(folder: Path, size: Size, *, num_workers: int, num_threads: int) -> list[float]:
+    """Seconds of each window in the training loop, on a cluster of its own."""
+    scaling = ScalingConfig(num_workers=num_workers, data_cpus=num_workers)
+    with tempfile.TemporaryDirectory(dir=folder) as output, cluster.connection([scaling]):
+        with patch.object(cluster, "threads_per_worker", return_value=num_threads):
+            train(make_spec(folder, size, scaling), output, NullTracker(), "run")
+        logged = [line for line in read_history(Path(output)) if "train/loss" in line]
+    tokens = np.diff([0, *(line["progress/tokens"] for line in logged)])
+    seconds = tokens / np.array([line["speed/tokens_per_s"] for line in logged])
+    return seconds.tolist()[1:]
+
+
+def bare_seconds(folder: Path, size: Size, *, num_threads: int) -> tuple[list[float], list[int]]:
+    """Seconds and tokens of each window of the same steps in a plain loop."""
+    torch.set_num_threads(num_threads)
+    spec = make_spec(folder, size, ScalingConfig())
+    training, settings = spec.training, spec.optimizer
+    student = load_model(spec.student, head="masked_lm").train()
+    freeze_position_embeddings(student)
+    teacher = load_model(spec.teachers[0].folder, head="masked_lm")
+    method = spec.method.module.Method(spec.method.config, student, [teacher])
+    groups = parameter_groups(method, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=settings.betas, eps=settings.epsilon)
+    feed_spec = FeedSpec.make(
+        spec.corpus,
+        spec.task,
+        spec.method,
+        seed=spec.seed,
+        batch_size=training.batch_size,
+        num_micro_batches=training.num_micro_batches(1),
+        group_by_length=training.group_by_length,
+    )
+    steps = list(direct_feed(feed_spec, rank=0, world_size=1, stop_step=size.num_steps))
+    borders = [time.perf_counter()]
+    for step, batches in enumerate(steps, 1):
+        bare_step(method, optimizer, batches, max_grad_norm=settings.max_grad_norm)
+        if step % size.steps_per_window == 0:
+            borders.append(time.perf_counter())
+    tokens = [sum(len(batch["token_index"]) for batch in batches) for batches in steps]
+    windows = np.reshape(tokens, (-1, size.steps_per_window)).sum(axis=1)
+    return np.diff(borders).tolist()[1:], windows.tolist()[1:]
+
+
+def bare_step(
+    method: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch], *, max_grad_norm: float
+) -> None:
+    """One optimizer step over all micro-batches."""
+    counts = [method.denominators(batch) for batch in batches]
+    totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+    optimizer.zero_grad()
+    for batch in batches:
+        method(batch, totals)[0].backward()
+    torch.nn.utils.clip_grad_norm_(method.parameters(), max_grad_norm)
+    optimizer.step()
+
+
+def measure_share(folder: Path, size: Size) -> None:
+    """Print the loop's share of the bare step's tokens/s."""
+    bare_before, tokens = bare_seconds(folder, size, num_threads=2)
+    ratios, loops, bares = [], [], []
+    for _ in range(ROUNDS):
+        loop = loop_seconds(folder, size, num_workers=1, num_threads=2)
+        bare_after, _ = bare_seconds(folder, size, num_threads=2)
+        bare = [(before + after) / 2 for before, after in zip(bare_before, bare_after, strict=True)]
+        ratios += [fast / slow for fast, slow in zip(bare, loop, strict=True)]
+        loops += [count / seconds for count, seconds in zip(tokens, loop, strict=True)]
+        bares += [count / seconds for count, seconds in zip(tokens, bare, strict=True)]
+        bare_before = bare_after
+    name = f"training_loop.share_of_bare_step.{size.name}"
+    report(name, ratios, "x", bound=SHARE)
+    report(f"{name}.loop", loops, "tokens/s")
+    report(f"{name}.bare", bares, "tokens/s")
+
+
+def measure_two_workers(folder: Path, size: Size) -> None:
+    """Print how much faster two workers of one thread are than one."""
+    ratios = []
+    for _ in range(ROUNDS):
+        one = loop_seconds(folder, size, num_workers=1, num_threads=1)
+        two = loop_seconds(folder, size, num_workers=2, num_threads=1)
+        ratios += [slow / fast for slow, fast in zip(one, two, strict=True)]
+    report("training_loop.two_workers", ratios, "x", bound=MULTIPLE)
+
+
+def report(name: str, values: Iterable[float], unit: str, *, bound: float | None = None) -> None:
+    """Print the median of some values as a figure."""
+    value = statistics.median(values)
+    figure = {"name": name, "value": round(value, 3), "unit": unit}
+    print(json.dumps(figure if bound is None else {**figure, "bound": bound, "met": value >= bound}), flush=True)  # noqa: T201
+
+
+def main() -> None:
+    """Print the figures."""
+    os.environ.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_inputs(folder)
+        measure_share(folder, SHORT)
+        measure_share(folder, LONG)
+        measure_two_workers(folder, SHARED_LONG)
+
+
+if __name__ == "__main__":
+    main()
