@@ -3,7 +3,8 @@
 ``share_of_bare_step``: tokens/s of causal distillation by one worker of 2 threads, as share of the same steps in a
 plain loop in one process, without Ray: method, backward pass, clipping, AdamW, on batches that were built before.
 ``long_step`` has the models of ``reference/workload.py``; ``short_step`` 2 layers, 256 wide, at the same vocabulary.
-``two_workers``: tokens/s of two workers of one thread each as multiple of one such worker, at equal global batches.
+``two_workers``: tokens/s of two workers of one thread each as multiple of one such worker, at equal global batches of
+32 rows in micro-batches of 8, with the models of ``short_step``.
 
 Both sides of a ratio run in turn, several times, and take the same batches; a figure is the median ratio over windows
 of logging steps, without the first one, in which buffers are allocated. Building batches is tens of times faster than
@@ -67,9 +68,9 @@ class Size:
 
 
 MIDDLE_2 = {"interchange_variable_mappings": [{"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:0"]}]}
-LONG = Size("long_step", "middle_6", steps_per_window=2, num_windows=3)
-SHORT = Size("short_step", MIDDLE_2, steps_per_window=10, num_windows=4)
-SHARED_LONG = Size("long_step", "middle_6", steps_per_window=1, num_windows=2, batch_size=4 * ROWS)
+LONG = Size("long_step", "middle_6", steps_per_window=1, num_windows=2)
+SHORT = Size("short_step", MIDDLE_2, steps_per_window=4, num_windows=4)
+SHARED = Size("short_step", MIDDLE_2, steps_per_window=1, num_windows=3, batch_size=4 * ROWS)
 
 
 def rows(num_rows: int, *, seed: int) -> Iterator[NDArray[np.int64]]:
@@ -224,7 +225,7 @@ def main() -> None:
         write_inputs(folder)
         measure_share(folder, SHORT)
         measure_share(folder, LONG)
-        measure_two_workers(folder, SHARED_LONG)
+        measure_two_workers(folder, SHARED)
 
 
 if __name__ == "__main__":
