@@ -61,14 +61,16 @@ class Batch:
         return replace(self, columns=moved)
 
 
-def pad_rows(rows: Sequence[NDArray[np.integer]], *, pad_id: int, prefix: str = "") -> dict[str, Tensor]:
-    """Right-pad id sequences to the longest and derive mask, lengths and flat token indices.
+def pad_rows(
+    rows: Sequence[NDArray[np.integer]], *, pad_id: int, prefix: str = "", min_width: int = 0
+) -> dict[str, Tensor]:
+    """Right-pad id sequences to the longest, or to ``min_width``, and derive mask, lengths and flat token indices.
 
     ``rows``: B one-dimensional integer arrays, none empty. Returns ``input_ids``, ``attention_mask``, ``lengths``
     and ``token_index`` under ``prefix``, shapes as in the module's table.
     """
     lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-    mask = np.arange(lengths.max()) < lengths[:, None]
+    mask = np.arange(max(lengths.max(), min_width)) < lengths[:, None]
     token_index = np.flatnonzero(mask)
     input_ids = np.full(mask.size, pad_id, dtype=np.int64)
     input_ids[token_index] = np.concatenate(rows)
@@ -98,9 +100,17 @@ def collate(
 
 
 def add_partners(
-    batch: Batch, partners: Sequence[NDArray[np.integer]], partner_ids: NDArray[np.int64], *, pad_id: int
+    batch: Batch,
+    partners: Sequence[NDArray[np.integer]],
+    partner_ids: NDArray[np.int64],
+    *,
+    pad_id: int,
+    min_width: int = 0,
 ) -> Batch:
-    """The batch with a partner for each row, under ``partner_*``; partners are truncated by the caller."""
-    columns = pad_rows(partners, pad_id=pad_id, prefix=PARTNER)
+    """The batch with a partner for each row, under ``partner_*``; partners are truncated by the caller.
+
+    They are padded to the longest of them, or to ``min_width``.
+    """
+    columns = pad_rows(partners, pad_id=pad_id, prefix=PARTNER, min_width=min_width)
     columns[PARTNER + "row_id"] = torch.as_tensor(np.asarray(partner_ids, dtype=np.int64))
     return batch.with_columns(**columns)

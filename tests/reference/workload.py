@@ -30,9 +30,8 @@ def make_models() -> tuple[nn.Module, nn.Module]:
     """Teacher and student."""
     torch.manual_seed(0)
     teacher = BertForMaskedLM(BertConfig()).eval()
-    return teacher, student_from_layers(
-        teacher, architecture="distilbert", layers=published_layers(6), vocab_transform=False
-    )
+    student = student_from_layers(teacher, architecture="distilbert", layers=published_layers(6), vocab_transform=False)
+    return teacher, student.train()
 
 
 def make_batch(settings: Config, step: int) -> Batch:

@@ -234,7 +234,9 @@ class BatchBuilder:
             keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
             batch = collate(texts[here], part, pad_id=pad_id, **keys)
             if partner_ids is not None:
-                batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id)
+                # Published partners are padded to the width that they are cut to.
+                min_width = batch["input_ids"].shape[1] if self._partner_width == "batch" else 0
+                batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id, min_width=min_width)
             yield self._prepare(self._task.prepare_batch(batch))
 
     def _cut_partners(

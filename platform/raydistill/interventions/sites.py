@@ -49,7 +49,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Mapping:
-    """Groups of corresponding variables; one is drawn in each optimizer step."""
+    """Groups of corresponding variables; one is drawn at a time."""
 
     groups: tuple[Group, ...]
 

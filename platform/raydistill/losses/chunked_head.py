@@ -1,7 +1,8 @@
 """Vocabulary head and vocabulary losses in chunks of rows, with the gradient by hand.
 
-Logits of all rows never exist: each chunk's logits become loss sums and gradients of the head's input, weight and
-bias, and are dropped. The gradients are computed in the forward pass, so the backward pass reads no weight.
+Logits of more rows than a chunk has never exist: each chunk's logits become loss sums and gradients of the head's
+input, weight and bias, and are dropped. The gradients are computed in the forward pass, so the backward pass reads no
+weight.
 """
 
 from collections.abc import Mapping
@@ -99,7 +100,10 @@ class _ChunkedHead(torch.autograd.Function):
             slope = workspace.slope(chunk)
             if any(needs):
                 gradients.add(chunk, slope, states, weight)
-        ctx.save_for_backward(*gradients.cast(states, weight, bias))
+        ctx.dtype, ctx.scale = states.dtype, workspace.scale
+        # A scaled gradient is rounded only once it has the scale that it is asked for.
+        kept = gradients.cast(states, weight, bias) if workspace.scale is None else gradients.all()
+        ctx.save_for_backward(*kept)
         total = states.new_zeros((), dtype=accumulation_dtype(states.dtype))
         for term, value in problem.sums.items():
             total = total + problem.weights[term] * value
@@ -109,6 +113,10 @@ class _ChunkedHead(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = ctx.saved_tensors
+        if ctx.scale is not None:
+            # In float16 the product of the loss's scale and of these would be rounded to 0 or be infinite on its way.
+            factor = upstream / ctx.scale
+            return *(None if kept is None else (kept * factor).to(ctx.dtype) for kept in gradients), None, None, None
         # Only a CPU's number can be looked at without waiting; there, the copy of a weight's size is worth avoiding.
         if upstream.device.type != "cpu" or upstream.item() != 1:
             gradients = tuple(None if kept is None else kept * upstream.to(kept.dtype) for kept in gradients)
@@ -135,7 +143,8 @@ class _Gradients:
     def empty(cls, states: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], rows: int) -> "_Gradients":
         """Of ``rows`` rows with a loss; those after them have a gradient of 0."""
         wide = accumulation_dtype(states.dtype)
-        of_states = torch.empty_like(states) if needs[0] else None
+        dtype = wide if states.dtype == torch.float16 else states.dtype
+        of_states = torch.empty_like(states, dtype=dtype) if needs[0] else None
         if of_states is not None:
             of_states[rows:].zero_()
         # The first chunk overwrites the weight's gradient; with no chunk it is 0.
@@ -149,12 +158,17 @@ class _Gradients:
     def add(self, chunk: slice, slope: Tensor, states: Tensor, weight: Tensor) -> None:
         """Add one chunk's share, ``slope`` being the gradient of its logits (rows, V)."""
         if self.states is not None:
-            torch.mm(slope, weight, out=self.states[chunk])
+            add_product(self.states[chunk], slope, weight, first=True)
         if self.weight is not None:
             add_product(self.weight, slope.T, states[chunk], first=chunk.start == 0)
         if self.bias is not None:
             self.bias += slope.sum(dim=0, dtype=self.bias.dtype)
 
-    def cast(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor | None]:
+    def all(self) -> tuple[Tensor | None, ...]:
+        """As they were summed."""
+        return self.states, self.weight, self.bias
+
+    def cast(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        """In the dtypes of the inputs."""
         pairs = ((self.states, states), (self.weight, weight), (self.bias, bias))
-        return [None if gradient is None or of is None else gradient.to(of.dtype) for gradient, of in pairs]
+        return tuple(None if gradient is None or of is None else gradient.to(of.dtype) for gradient, of in pairs)

@@ -60,12 +60,13 @@ class Workspace:
         self._slope = torch.empty_like(self._logits)
         self._scratch = self._logits.new_empty(min(self.slab_rows, chunk_rows), padded)
         self._narrow = None if states.dtype == wide else states.new_empty(chunk_rows, padded)
+        self.scale = _scale(problem, states)
         problem.sums = {term: states.new_zeros((), dtype=wide) for term in problem.weights}
 
     def slope(self, chunk: slice) -> Tensor:
         """Add a chunk's losses to the sums and return the gradient of their weighted sum in its logits.
 
-        Shape (rows, V), in the states' dtype; the next call overwrites it.
+        Shape (rows, V), in the states' dtype, times ``scale``; the next call overwrites it.
         """
         problem, rows = self.problem, chunk.stop - chunk.start
         logits, slope = self._logits[:rows], self._slope[:rows]
@@ -78,6 +79,8 @@ class Workspace:
             slab = slice(start, start + self.slab_rows)
             labels = None if problem.labels is None else problem.labels[chunk][slab]
             self._losses(logits[slab], slope[slab], labels)
+        if self.scale is not None:
+            slope.mul_(self.scale)
         if self._narrow is not None:
             slope = self._narrow[:rows].copy_(slope)
         return slope[:, : self.columns]
@@ -136,6 +139,17 @@ class Workspace:
         self.problem.sums["ce"] += (_log_normalizers(logits, out) - at_label).sum()
         minus_one = torch.full_like(at_labels, -1, dtype=out.dtype)
         return out.scatter_add_(-1, at_labels, minus_one).mul_(self.problem.weights["ce"])
+
+
+def _scale(problem: Problem, states: Tensor) -> Tensor | None:
+    """What slopes are multiplied by before they are rounded to float16, which has no small numbers; None elsewhere.
+
+    Weights are one over a count of rows, so that most slopes would be rounded to 0; times this they are near 1.
+    """
+    if states.dtype != torch.float16:
+        return None
+    weights = [states.new_ones((), dtype=torch.float32) * weight for weight in problem.weights.values()]
+    return 1 / torch.stack(weights).max().clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def add_product(into: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:

@@ -23,8 +23,10 @@ class Requirements:
     partner_width: str = "bucket"
     """Where partners are cut: ``bucket``, at the upper edge of the base row's length bucket, or ``batch``, at the
     padded width of the base's micro-batch, as published."""
+    min_rows: int = 1
+    """Fewest rows of a micro-batch."""
     row_coupled: bool = False
-    """Whether the loss of a row depends on the other rows of its micro-batch."""
+    """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks the method can train; empty means all."""
     equal_widths: bool = False

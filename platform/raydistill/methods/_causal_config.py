@@ -19,7 +19,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Weights of the terms and the intervention; defaults are the published ones."""
+    """Weights of the terms and the intervention; defaults are the published ones unless a key says otherwise."""
 
     alpha_ce: float = 0.25
     """Weight of the KL divergence to the teacher."""
@@ -64,7 +64,7 @@ class Config:
     """A partner of the corpus is cut to the longest length in the base row's length bucket, or as published to the
     padded width of its ``batch``."""
     data_augment: bool = False
-    """Interchange the tokens themselves instead of activations: the published ablation."""
+    """Interchange the tokens themselves instead of activations: the published ablation. No site is read or drawn."""
     crossway: bool = False
     """Mean of both directions: base and partner exchange their parts, positions too. Twice the cost."""
     share_student_prefix: bool = False
@@ -79,8 +79,8 @@ class Config:
             raise ValueError("all alphas are 0, so there is no loss; give at least one a positive weight")
         if self.alpha_mlm and self.alpha_clm:
             raise ValueError("alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
         if not 0 < self.interchange_proportion <= 1:
             raise ValueError(f"interchange_proportion is {self.interchange_proportion}; it must be in (0, 1]")
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -91,6 +91,8 @@ class Config:
                 raise ValueError(f"{name} is {value!r}; choices: {', '.join(map(str, choices))}")
         if self.crossway and not self.intervenes:
             raise ValueError("crossway is true, but no causal weight is positive; set it to false")
+        if self.data_augment and self.share_student_prefix:
+            raise ValueError("share_student_prefix is true, but with data_augment no prefix is equal; set it to false")
         self._resolve_mapping()
 
     def _resolve_mapping(self) -> None:
@@ -128,5 +130,5 @@ class Config:
     def row_coupled(self) -> bool:
         """Whether the loss of a row depends on the other rows of its micro-batch, or on its number in the step."""
         of_partner = "in_batch" if self.pairing == "in_batch" else self.partner_width
-        coupled = of_partner in ("in_batch", "batch") or self.computes_padding or self.site_draw == "micro_batch"
-        return self.intervenes and coupled
+        draws_sites = self.site_draw == "micro_batch" and not self.data_augment
+        return self.intervenes and (of_partner in ("in_batch", "batch") or self.computes_padding or draws_sites)

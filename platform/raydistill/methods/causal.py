@@ -36,6 +36,9 @@ COUNTERFACTUAL_TERMS = {"causal_ce": "kl", "causal_cos": "cos"}
 
 _LABEL_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 
+Inputs = tuple[passes.Rows, passes.Rows]
+"""Rows of the base and of the source pass."""
+
 
 @dataclass(frozen=True)
 class _Outputs:
@@ -69,6 +72,7 @@ class Method(Distiller):
             max_teachers=1,
             partners=config.intervenes and config.pairing == "corpus",
             partner_width=config.partner_width,
+            min_rows=2 if config.intervenes and config.pairing == "in_batch" else 1,
             tasks=("mlm", "clm"),
             equal_widths=bool(config.active & {"cos", "causal_cos"}),
             equal_vocabularies=True,
@@ -84,7 +88,7 @@ class Method(Distiller):
         for term in sorted(config.active & {"cos", "causal_cos"}):
             remedy = f"set method.alpha_{term} to 0 or make the widths equal"
             _check_equal("hidden_size", student_config, teacher_config, remedy)
-        if not config.intervenes or config.mapping is None:
+        if not config.intervenes or config.data_augment or config.mapping is None:
             return
         groups = load_mapping(config.mapping).groups
         for owner, model_config in (("teacher", teacher_config), ("student", student_config)):
@@ -159,7 +163,8 @@ class Method(Distiller):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and terms with the rows of ``batch`` as bases."""
         counts = {name: denominators[prefix + name].clamp(min=1) for name in self.config.active}
-        of_teacher, of_student = self._teacher_outputs(batch), self._student_outputs(batch)
+        inputs = self._inputs(batch)
+        of_teacher, of_student = self._teacher_outputs(batch, inputs), self._student_outputs(batch, inputs)
         losses: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         for kinds, teacher, student in zip((BASE_TERMS, COUNTERFACTUAL_TERMS), of_teacher, of_student, strict=True):
@@ -171,31 +176,30 @@ class Method(Distiller):
         return torch.stack(losses).sum(), terms
 
     @torch.no_grad()
-    def _teacher_outputs(self, batch: Batch) -> tuple[_Outputs, _Outputs]:
+    def _teacher_outputs(self, batch: Batch, inputs: Inputs) -> tuple[_Outputs, _Outputs]:
         """Base and counterfactual pass; in eval mode both agree up to the first write."""
         needs_base = bool(self.config.active & {"ce", "mse", "cos"})
-        return self._outputs(0, batch, needs_base=needs_base, shares_prefix=True)
+        return self._outputs(0, batch, inputs, needs_base=needs_base, shares_prefix=True)
 
-    def _student_outputs(self, batch: Batch) -> tuple[_Outputs, _Outputs]:
+    def _student_outputs(self, batch: Batch, inputs: Inputs) -> tuple[_Outputs, _Outputs]:
         """Base and counterfactual pass; while training each pass has its own dropout, unless they share it."""
         shares_prefix = self.config.share_student_prefix or not self.training
-        return self._outputs(
-            1, batch, needs_base=bool(self.config.active & set(BASE_TERMS)), shares_prefix=shares_prefix
-        )
+        needs_base = bool(self.config.active & set(BASE_TERMS))
+        return self._outputs(1, batch, inputs, needs_base=needs_base, shares_prefix=shares_prefix)
 
-    def _outputs(self, side: int, batch: Batch, *, needs_base: bool, shares_prefix: bool) -> tuple[_Outputs, _Outputs]:
+    def _outputs(
+        self, side: int, batch: Batch, inputs: Inputs, *, needs_base: bool, shares_prefix: bool
+    ) -> tuple[_Outputs, _Outputs]:
         """Passes of the teacher (side 0) or the student (side 1)."""
         blocks = blocks_of((self.teachers[0], self.student)[side])
-        base = self._rows(batch, "")
+        base, source = inputs
         planned = passes.Passes(base, needs_base=needs_base)
         if self.config.intervenes and self.config.data_augment:
             planned = passes.Passes(base, counterfactual=self._augmented(batch, base), needs_base=needs_base)
         elif self.mapping is not None:
-            in_batch = self.config.pairing == "in_batch"
-            source = base if in_batch else self._rows(batch, PARTNER)
             planned = passes.Passes(
                 base,
-                source=None if in_batch and shares_prefix else source,
+                source=None if source is base and shares_prefix else source,
                 counterfactual=None if shares_prefix else base,
                 interchange=passes.Interchange(
                     self._columns(side, batch, blocks),
@@ -208,6 +212,12 @@ class Method(Distiller):
         last = (None if states is None else blocks.last_states(states) for states in passes.run(blocks, planned))
         of_base, of_counterfactual = (_Outputs(blocks, base.layout, states) for states in last)
         return of_base, of_counterfactual
+
+    def _inputs(self, batch: Batch) -> Inputs:
+        """Rows of the base and of the source pass; the same where partners are in the batch or no state is read."""
+        base = self._rows(batch, "")
+        is_source = self.mapping is None or self.config.pairing == "in_batch"
+        return base, base if is_source else self._rows(batch, PARTNER)
 
     def _rows(self, batch: Batch, prefix: str) -> passes.Rows:
         """Token ids of the real tokens, or where padding enters the loss of all places."""

@@ -145,10 +145,13 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
     smallest = training.batch_size - 1
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
-    if smallest < parts:
+    method = config.method
+    min_rows = method.module.Method.requirements(method.config).min_rows
+    if smallest < parts * min_rows:
+        needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {method.name}"
         raise ValueError(
             f"training.micro_batch_size is {training.micro_batch_size}: an optimizer step has {parts} micro-batches, "
-            f"and some steps only {smallest} rows; raise it, or lower scaling.num_workers"
+            f"and some steps only {smallest} rows{needed}; raise it, or lower scaling.num_workers"
         )
 
 

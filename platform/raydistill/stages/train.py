@@ -67,7 +67,7 @@ class Stage(_base.Stage):
         """The configuration without what decides only how fast, on what and how visibly the student is made."""
         found = super().identity(scaling)
         ignored = _HOW_ONLY
-        if self.config.training.loss_normalization == "per_micro_batch" or self._row_coupled():
+        if self._row_coupled():
             # Which rows are together depends on it too.
             found["num_workers"] = scaling.num_workers
         else:
@@ -80,9 +80,11 @@ class Stage(_base.Stage):
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         forecast = _fit.check_training(self.config, scaling, earlier)
         if self._row_coupled():
-            rows = self.config.training.micro_batch_size
-            line = f"micro-batches of {rows} rows are a part of what is learned; another size makes another student"
-            forecast.lines.append(line)
+            rows, workers = self.config.training.micro_batch_size, scaling.num_workers
+            forecast.lines.append(
+                f"the size of micro-batches, {rows}, and the number of workers, {workers}, are a part of what is "
+                "learned; others make another student"
+            )
         return forecast
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
@@ -122,6 +124,8 @@ class Stage(_base.Stage):
 
     def _row_coupled(self) -> bool:
         """Whether rows of one micro-batch change each other's loss, so that its size decides what is learned."""
+        if self.config.training.loss_normalization == "per_micro_batch":
+            return True
         method, task = self.config.method, self.config.task
         requirements = method.module.Method.requirements(method.config)
         return bool(requirements.row_coupled or task.module.Task.row_coupled(task.config))

@@ -20,7 +20,7 @@ __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "cut", "drop_rea
 
 @dataclass(frozen=True)
 class Config:
-    """Which tokens are masked and how; defaults are the published ones."""
+    """Which tokens are masked and how; defaults are the published ones, but for ``sampling``."""
 
     mask_probability: float = 0.15
     """Share of a row's tokens that become targets, special tokens counted."""

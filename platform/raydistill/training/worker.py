@@ -199,7 +199,7 @@ class Loop:
         tokens = sum(batch["token_index"].shape[0] for batch in batches)
         names = list(counts[0])
         local = [torch.stack([count[name].double() for count in counts]).sum() for name in names]
-        totals = torch.stack([*local, local[0].new_tensor(tokens)])
+        totals = torch.stack([*local, local[0].new_full((), tokens)])
         dist.all_reduce(totals)
         if self.spec.training.loss_normalization == "per_micro_batch":
             parts = self.num_workers * len(batches)

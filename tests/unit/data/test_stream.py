@@ -102,6 +102,9 @@ def cut_partners(spec) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     for batch in builder.batches([Wanted(part, 0, 0, number) for number, part in enumerate(PARTS)]):
         whole = builder.corpus.lengths[batch[PARTNER + "row_id"].numpy()]
         found.append((batch["lengths"].numpy(), batch[PARTNER + "lengths"].numpy(), whole))
+        longest = int(batch["lengths"].max())
+        padded = longest if builder._partner_width == "batch" else int(batch[PARTNER + "lengths"].max())
+        assert batch[PARTNER + "input_ids"].shape[1] == padded
     return found
 
 

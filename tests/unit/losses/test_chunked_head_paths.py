@@ -128,6 +128,25 @@ def test_bfloat16_differs_from_float32_by_its_rounding():
     assert largest_error([gradient.float() for gradient in gradients], torch.autograd.grad(expected, wide)) < 3 * 2**-8
 
 
+@pytest.mark.parametrize("loss_scale", [1.0, 2.0**16, 2.0**20])
+def test_float16_loses_no_gradient_to_weights_of_one_over_a_count(loss_scale):
+    student, (states, projection), labels = inputs(vocabulary=300, dtype=torch.float16)
+    of_teacher = states.float(), tuple(part.float() for part in projection)
+    weights = {"kl": torch.tensor(0.25 / 20_000), "ce": torch.tensor(0.25 / 3_000)}
+    total, _ = vocabulary_losses(
+        student[0], (student[1], student[2]), states, projection, weights=weights, labels=labels, temperature=2.0
+    )
+    gradients = torch.autograd.grad(total * loss_scale, student)
+    wide = [tensor.detach().float().requires_grad_() for tensor in student]
+    expected, _ = vocabulary_losses(
+        wide[0], (wide[1], wide[2]), *of_teacher, weights=weights, labels=labels, temperature=2.0
+    )
+    unscaled = [gradient.float() / loss_scale for gradient in gradients]
+    # Without loss scaling the gradient itself has few of the 10 bits left.
+    bound = 2**-4 if loss_scale == 1 else 4 * 2**-10
+    assert largest_error(unscaled, torch.autograd.grad(expected, wide)) < bound
+
+
 def test_a_gradient_sum_over_many_bfloat16_chunks_is_kept_in_float32():
     rows = 600
     student, _, labels = inputs(vocabulary=20, dtype=torch.bfloat16, rows=rows, labelled=rows)

@@ -102,6 +102,11 @@ def test_crossway_counts_both_directions_and_keeps_the_terms_names():
             {"crossway": True, "alpha_causal_ce": 0.0, "alpha_causal_cos": 0.0},
             "crossway is true, but no causal weight is positive; set it to false",
         ),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        (
+            {"data_augment": True, "share_student_prefix": True},
+            "share_student_prefix is true, but with data_augment no prefix is equal; set it to false",
+        ),
     ],
 )
 def test_a_bad_option_is_refused_by_key_value_and_remedy(options, message):

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import BertConfig, GPT2Config, RobertaConfig
 
-from raydistill.config.sections import StudentConfig
+from raydistill.config.named import parser
+from raydistill.config.sections import ScalingConfig, StudentConfig, TrainingConfig
 from raydistill.stages import _fit
 
 
@@ -47,3 +48,16 @@ def test_a_gpt2s_positions_are_found_under_their_own_name():
         _fit._check_corpus(
             corpus, GPT2Config(vocab_size=60, n_positions=513), [GPT2Config(vocab_size=60, n_positions=512)]
         )
+
+
+@pytest.mark.parametrize(("pairing", "is_refused"), [("in_batch", True), ("corpus", False)])
+def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, is_refused):
+    method = parser("raydistill.methods")({"name": "causal", "mapping": "middle_6", "pairing": pairing})
+    training = TrainingConfig(batch_size=7, micro_batch_size=2)
+    config = SimpleNamespace(method=method, training=training)
+    corpus = SimpleNamespace(rows=700)
+    if not is_refused:
+        _fit._check_batches(config, ScalingConfig(num_workers=1), corpus)
+        return
+    with pytest.raises(ValueError, match=r"has 4 micro-batches, and some steps only 7 rows, at least 2 for each with"):
+        _fit._check_batches(config, ScalingConfig(num_workers=1), corpus)

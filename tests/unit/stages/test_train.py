@@ -59,7 +59,10 @@ def test_the_size_of_a_micro_batch_is_a_part_of_a_training_whose_rows_are_couple
         lines.append(of_size.check(ScalingConfig(), {}).lines[1:])
     assert (identities[0] != identities[1]) is counts
     told = [
-        [f"micro-batches of {size} rows are a part of what is learned; another size makes another student"]
+        [
+            f"the size of micro-batches, {size}, and the number of workers, 1, are a part of what is learned; "
+            "others make another student"
+        ]
         for size in (4, 8)
     ]
     assert lines == (told if counts else [[], []])
