@@ -50,9 +50,7 @@ def check_resources(scaling: ScalingConfig) -> None:
     A local cluster is started with as many logical CPUs as a job asks for, so only GPUs can be missing there.
     Raises ValueError naming key, value and remedy.
     """
-    import ray
-
-    available = ray.cluster_resources() if ray.is_initialized() else _local_resources()
+    available = _available_resources()
     gpus = int(available.get("GPU", 0))
     if scaling.use_gpu and scaling.num_workers > gpus:
         raise ValueError(
@@ -67,10 +65,12 @@ def check_resources(scaling: ScalingConfig) -> None:
         )
 
 
-def _local_resources() -> dict[str, float]:
+def _available_resources() -> dict[str, float]:
+    """Of the cluster when connected; of this machine its GPUs alone."""
+    import ray
     import torch
 
-    return {"GPU": torch.cuda.device_count()}
+    return ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def hub_and_gpus(checkpoints, monkeypatch) -> None:
         return checkpoints[name]
 
     monkeypatch.setattr(_checkpoints, "_from_hub", from_hub)
-    monkeypatch.setattr(cluster, "_local_resources", lambda: {"GPU": 4})
+    monkeypatch.setattr(cluster, "_available_resources", lambda: {"GPU": 4})
 
 
 def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
