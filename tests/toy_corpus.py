@@ -1,14 +1,17 @@
 """A small corpus of random ids, written as binarize writes one, for tests of whatever reads corpora."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.data.corpus_writer import CorpusWriter
+from raydistill.data.row_columns import table_of
+from raydistill.tasks._base import Column
 
 VOCABULARY = 61
 SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -30,11 +33,15 @@ def write_corpus(
     vocabulary: int = VOCABULARY,
     tokenizer_files: dict[str, bytes] | None = None,
     tokenizer_hash: str = "0" * 64,
+    encoding: Mapping[str, Any] | None = None,
+    columns: Mapping[str, Column] | None = None,
+    values: Sequence[Mapping[str, Any]] = (),
 ) -> Corpus:
-    """Write rows as a corpus and open it."""
-    with CorpusWriter(str(folder), vocab_size=vocabulary, rows_per_shard=rows_per_shard) as writer:
-        for row in rows:
-            writer.add(row, np.array([len(row)], dtype=np.int32))
+    """Write rows as a corpus, with the values of each where it has columns, and open it."""
+    with CorpusWriter(str(folder), vocab_size=vocabulary, rows_per_shard=rows_per_shard, columns=columns) as writer:
+        for number, row in enumerate(rows):
+            table = table_of([values[number]], columns) if columns else None
+            writer.add(row, np.array([len(row)], dtype=np.int32), values=table)
         tokenizer = TokenizerInfo(
             hash=tokenizer_hash,
             vocab_size=vocabulary,
@@ -44,5 +51,7 @@ def write_corpus(
             files={name: hashlib.sha256(content).hexdigest() for name, content in (tokenizer_files or {}).items()},
         )
         files = tokenizer_files or {}
-        writer.finish(tokenizer=tokenizer, tokenizer_files=files, encoding={"name": "mlm"}, sources=[], split={})
+        writer.finish(
+            tokenizer=tokenizer, tokenizer_files=files, encoding=encoding or {"name": "mlm"}, sources=[], split={}
+        )
     return Corpus.open(str(folder))

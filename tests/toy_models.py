@@ -95,6 +95,8 @@ def pad_further(batch: Batch, extra: int) -> Batch:
         ("", ("token_index", "label_index", "interchange_base")),
         (PARTNER, ("partner_token_index", "partner_label_index", "interchange_partner")),
     ):
+        if prefix + "input_ids" not in columns:
+            continue
         ids = columns[prefix + "input_ids"]
         width = ids.shape[1]
         columns[prefix + "input_ids"] = nn.functional.pad(ids, (0, extra), value=PAD)

@@ -9,8 +9,9 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
 ``attention_mask``       (B, T)       bool    True at real tokens
 ``lengths``              (B,)         int64   real tokens of a row
 ``token_index``          (R,)         int64   flat indices of the real tokens
-``labels``               (M,)         int64   target ids, written by the task
-``label_index``          (M,)         int64   flat indices of the states that predict them, ascending
+``labels``               (M,)         int64   target ids, written by the task; float32 where they are scores
+``label_index``          (M,)         int64   flat indices of the states that predict them, ascending; of tokens only
+``token_types``          (R,)         int64   0 in the first text of a pair, 1 in the second; of pairs only
 ``partner_*``            as above             the same columns of each row's partner, labels too; own padded length T'
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
 ``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T'), or into the base's own
@@ -45,6 +46,10 @@ class Batch:
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns
+
+    def get(self, column: str) -> Tensor | None:
+        """A column, None where the batch does not have it."""
+        return self.columns.get(column)
 
     @property
     def num_rows(self) -> int:

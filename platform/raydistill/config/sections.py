@@ -99,7 +99,9 @@ class ModelRef(Section):
     path: str | None = None
     """Folder of the checkpoint inside that distribution."""
     head: Literal["pretrained", "new"] = "pretrained"
-    """``new`` allows a checkpoint without the head that the task needs and starts one."""
+    """``new`` allows a checkpoint without the head that the task needs, or with other classes, and starts one."""
+    labels: list[str] = []
+    """Names of a classifier's outputs in their order, where its configuration does not name them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -135,7 +137,7 @@ class StudentConfig(Section):
     init: Literal["layers", "checkpoint", "random"] = "layers"
     """``layers``: embeddings and chosen blocks of teacher 0; ``checkpoint``: a model as it is; ``random``: fresh."""
     checkpoint: ModelRef | None = None
-    """The model that ``init: checkpoint`` continues."""
+    """The model that ``init: checkpoint`` continues, or that the other two start from instead of teacher 0."""
     architecture: Literal["bert", "distilbert", "roberta", "gpt2", "llama", "mistral", "qwen2"] | None = None
     """Family of a student made from layers or from nothing; by default ``distilbert`` for a BERT teacher, as
     published, and the teacher's own for every other."""
@@ -150,8 +152,8 @@ class StudentConfig(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
-        if (self.init == "checkpoint") != (self.checkpoint is not None):
-            raise ValueError("checkpoint goes with init: checkpoint, and only with it")
+        if self.init == "checkpoint" and self.checkpoint is None:
+            raise ValueError("init is 'checkpoint'; name the model as checkpoint")
         if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
             raise ValueError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):

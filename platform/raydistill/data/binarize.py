@@ -67,6 +67,7 @@ def binarize(
         vocab_size=len(tokenizer),
         rows_per_shard=rows_per_shard,
         recipe=_recipe_hash(recipe, found, rows_per_shard),
+        columns=encoding.module.columns(encoding.config),
     )
     parts = [TRAIN, HELD_OUT] if held_out > 0 else [TRAIN]
     with ExitStack() as stack:
@@ -77,7 +78,9 @@ def binarize(
         units = interleave(items, [weighted.weight for weighted in sources])
         starts = [writer.start for writer in writers.values()]
         for block in encoded_blocks(units, recipe, starts=starts, parallel=parallel):
-            writers[parts[block.part]].add(block.ids, block.lengths, place=block.place, counts=block.counts)
+            writers[parts[block.part]].add(
+                block.ids, block.lengths, place=block.place, counts=block.counts, values=block.values
+            )
         counts = sum((writer.counts for writer in writers.values()), Counter())
         _check_not_empty({part: writer.rows for part, writer in writers.items()}, counts, held_out)
         info = tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=_digests(recipe.files))

@@ -5,7 +5,7 @@ A corpus folder holds::
     manifest.json              what follows, and the SHA-256 of each file; written last
     lengths.npy                length of each row, int32
     token_counts.npy           occurrences of each vocabulary id, int64
-    shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32
+    shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32, the task's columns
     tokenizer/                 the tokenizer's own files, so that the corpus can be used alone
 """
 
@@ -13,25 +13,29 @@ import hashlib
 import io
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from raydistill.data.row_columns import schema_of
 from raydistill.data.shards import ShardInfo, ShardReader, check_content, check_sizes
 from raydistill.data.storage import Folder, join
-from raydistill.tasks._base import Encoding
+from raydistill.tasks._base import Column, Encoding
 
 MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _CACHE_BYTES = 64_000_000
 _OPEN_SHARDS = 16
+_OPEN_TABLES = 256
+_Places = NDArray[np.int64]
 
 
 class _Record(BaseModel):
@@ -54,6 +58,18 @@ class SourceInfo(_Record):
     """How often each of its texts entered."""
     fingerprints: dict[str, str]
     """What identifies each item that was read, by the item's name."""
+
+
+class ColumnInfo(_Record):
+    """What each row has beside its ids, see ``tasks._base.Column``."""
+
+    dtype: str
+    per: Literal["row", "token", "list"]
+
+    @classmethod
+    def of(cls, column: Column) -> "ColumnInfo":
+        """The record of a task's column."""
+        return cls(dtype=column.dtype, per=column.per)
 
 
 class TokenizerInfo(_Record):
@@ -82,6 +98,8 @@ class Manifest(_Record):
     tokens: int
     dtype: str
     """Type of the ids, ``uint16`` or ``int32``."""
+    columns: dict[str, ColumnInfo] = {}
+    """What each row has beside its ids."""
     row_group_rows: int
     """Rows of every row group but the last of a shard."""
     shards: list[ShardInfo]
@@ -138,6 +156,7 @@ class Corpus:
         """First row of each shard, and the number of rows at the end."""
         self._groups: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[Any]]] = OrderedDict()
         self._cached_bytes = 0
+        self._tables: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
 
     @classmethod
@@ -188,7 +207,14 @@ class Corpus:
             all_special_ids=tuple(tokenizer.all_special_ids),
             max_length=tokenizer.max_length,
             token_counts=self.token_counts,
+            num_rows=len(self),
+            labels=tuple(self.manifest.encoding.get("labels") or ()),
         )
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """What each row has beside its ids."""
+        return {name: Column(info.dtype, info.per) for name, info in self.manifest.columns.items()}
 
     @property
     def pad_id(self) -> int:
@@ -201,19 +227,40 @@ class Corpus:
 
         Only the row groups that hold them are read, each once; the last ones read stay in memory, up to 64 MB.
         """
+        result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(rows)
+        for shard, group, places, within in self._by_group(rows):
+            values, offsets = self._row_group(shard, group)
+            starts, stops = offsets[within].tolist(), offsets[within + 1].tolist()
+            for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
+                # A view would keep the whole row group in memory.
+                result[place] = values[start:stop].copy()
+        return result
+
+    def read_columns(self, rows: Sequence[int] | NDArray[np.integer]) -> pa.Table:
+        """What these rows have beside their ids, in the order asked for; one column for each of ``columns``."""
+        pieces, found = [], []
+        for shard, group, places, within in self._by_group(rows):
+            key = (shard, group)
+            if key not in self._tables:
+                self._tables[key] = self._reader(shard).read_columns(group, self.columns)
+                while len(self._tables) > _OPEN_TABLES:
+                    self._tables.popitem(last=False)
+            self._tables.move_to_end(key)
+            pieces.append(self._tables[key].take(within))
+            found.append(places)
+        if not pieces:
+            return schema_of(self.columns).empty_table()
+        return pa.concat_tables(pieces).take(np.argsort(np.concatenate(found)))
+
+    def _by_group(self, rows: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[int, int, _Places, _Places]]:
+        """For each row group that holds some of the rows: its shard and number, their places in ``rows`` and in it."""
         indices = np.asarray(rows, dtype=np.int64)
         shards = np.searchsorted(self.shard_offsets, indices, side="right") - 1
         groups, within = np.divmod(indices - self.shard_offsets[shards], self.manifest.row_group_rows)
         order = np.lexsort((groups, shards))
         changes = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(groups[order]) != 0)) + 1
-        result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(indices)
         for places in np.split(order, changes) if len(order) else []:
-            values, offsets = self._row_group(int(shards[places[0]]), int(groups[places[0]]))
-            starts, stops = offsets[within[places]].tolist(), offsets[within[places] + 1].tolist()
-            for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
-                # A view would keep the whole row group in memory.
-                result[place] = values[start:stop].copy()
-        return result
+            yield int(shards[places[0]]), int(groups[places[0]]), places, within[places]
 
     def _row_group(self, shard: int, group: int) -> tuple[NDArray[Any], NDArray[Any]]:
         key = (shard, group)

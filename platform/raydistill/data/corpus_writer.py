@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import (
@@ -16,6 +17,7 @@ from raydistill.data.corpus import (
     MANIFEST,
     TOKEN_COUNTS,
     TOKENIZER,
+    ColumnInfo,
     Corpus,
     FileInfo,
     Manifest,
@@ -23,8 +25,10 @@ from raydistill.data.corpus import (
     TokenizerInfo,
 )
 from raydistill.data.journal import END, JOURNAL, START, Entry, Place, whole_entries, write_entry
+from raydistill.data.row_columns import check_lengths, schema_of
 from raydistill.data.shards import ROW_GROUP_ROWS, ShardInfo, ShardReader, ShardWriter
 from raydistill.data.storage import Folder, HashingStream, sibling
+from raydistill.tasks._base import Column
 
 ROWS_PER_SHARD = 65_000
 _logger = logging.getLogger(__name__)
@@ -43,7 +47,13 @@ class CorpusWriter:
     """
 
     def __init__(
-        self, uri: str, *, vocab_size: int, rows_per_shard: int = ROWS_PER_SHARD, recipe: str | None = None
+        self,
+        uri: str,
+        *,
+        vocab_size: int,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        recipe: str | None = None,
+        columns: Mapping[str, Column] | None = None,
     ) -> None:
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard is {rows_per_shard}; give at least 1")
@@ -52,7 +62,8 @@ class CorpusWriter:
         self.dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
         self._rows_per_shard = rows_per_shard
         self._recipe = recipe
-        self._group: list[tuple[NDArray[np.integer], NDArray[np.int32]]] = []
+        self._columns = dict(columns or {})
+        self._group: list[tuple[NDArray[np.integer], NDArray[np.int32], pa.Table | None]] = []
         self._group_rows = 0
         self._token_counts = np.zeros(vocab_size, dtype=np.int64)
         self._shards: list[ShardInfo] = []
@@ -92,13 +103,16 @@ class CorpusWriter:
         *,
         place: Place = START,
         counts: Mapping[str, int] | None = None,
+        values: pa.Table | None = None,
     ) -> None:
         """Append the rows of a block, their ids end to end; blocks come in the order of their places.
 
-        Raises ValueError for an id outside the vocabulary and for a row without tokens.
+        ``values`` has the corpus's columns. Raises ValueError for an id outside the vocabulary, for a row without
+        tokens, and for values that do not fit the columns.
         """
         if place < self.start:
             return
+        self._check_values(values, lengths)
         done = self._skip if place == self.start else 0
         first = int(lengths[:done].sum())
         while done < len(lengths):
@@ -106,7 +120,7 @@ class CorpusWriter:
             room = min(ROW_GROUP_ROWS, self._rows_per_shard - in_shard) - self._group_rows
             taken = lengths[done : done + room]
             stop = first + int(taken.sum())
-            self._group.append((ids[first:stop], taken))
+            self._group.append((ids[first:stop], taken, None if values is None else values.slice(done, len(taken))))
             self._group_rows += len(taken)
             first, done = stop, done + len(taken)
             if len(taken) == room:
@@ -114,6 +128,16 @@ class CorpusWriter:
                 if self._shard is not None and self._shard.rows == self._rows_per_shard:
                     self._close_shard(place, done)
         self.counts.update(counts or {})
+
+    def _check_values(self, values: pa.Table | None, lengths: NDArray[np.int32]) -> None:
+        if not self._columns:
+            assert values is None, "a corpus without columns was given values"
+            return
+        expected = schema_of(self._columns)
+        if values is None or values.schema != expected or len(values) != len(lengths):
+            found = "none" if values is None else f"{len(values)} rows of {', '.join(values.column_names)}"
+            raise ValueError(f"values are {found}; the corpus takes {len(lengths)} of {', '.join(self._columns)}")
+        check_lengths(values, self._columns, lengths)
 
     def finish(
         self,
@@ -137,6 +161,7 @@ class CorpusWriter:
             rows=self.rows,
             tokens=self.tokens,
             dtype=self.dtype.name,
+            columns={name: ColumnInfo.of(column) for name, column in self._columns.items()},
             row_group_rows=ROW_GROUP_ROWS,
             shards=self._shards,
             files={LENGTHS: self._write_lengths(), TOKEN_COUNTS: self._write_token_counts()},
@@ -194,8 +219,9 @@ class CorpusWriter:
         self.start, self._skip, self.counts = entry.place, entry.rows_of_block, Counter(entry.counts)
 
     def _write_group(self) -> None:
-        ids = np.concatenate([ids for ids, _ in self._group])
-        lengths = np.concatenate([lengths for _, lengths in self._group])
+        ids = np.concatenate([ids for ids, _, _ in self._group])
+        lengths = np.concatenate([lengths for _, lengths, _ in self._group])
+        values = pa.concat_tables([values for _, _, values in self._group]) if self._columns else None
         if len(ids) and not (ids.min() >= 0 and ids.max() < len(self._token_counts)):
             raise ValueError(
                 f"the tokenizer gave id {ids.max()} but its vocabulary has {len(self._token_counts)} entries; "
@@ -204,8 +230,9 @@ class CorpusWriter:
         if not lengths.all():
             raise ValueError("a row without tokens cannot be stored; the encoding has to drop it")
         if self._shard is None:
-            self._shard = ShardWriter(self._folder, f"shards/part-{len(self._shards):05d}.parquet", self.dtype)
-        self._shard.write(self._written, ids, lengths)
+            file = f"shards/part-{len(self._shards):05d}.parquet"
+            self._shard = ShardWriter(self._folder, file, self.dtype, self._columns)
+        self._shard.write(self._written, ids, lengths, values)
         self._count(ids)
         self._written += len(lengths)
         self._group, self._group_rows = [], 0

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from raydistill.cluster import physical_cores
 from raydistill.config.named import Named, parser
 from raydistill.data.journal import Place
+from raydistill.data.row_columns import table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.units import Unit, entering, held_out
 from raydistill.models.load import load_tokenizer
@@ -54,6 +55,8 @@ class Block:
     ids: NDArray[np.int32]
     """The rows, end to end."""
     lengths: NDArray[np.int32]
+    values: pa.Table | None
+    """What the rows have beside their ids, None for a task without columns."""
     counts: Mapping[str, int]
     """Number of ``texts``, and of rows that were dropped by reason."""
 
@@ -120,7 +123,9 @@ def _blocks(table: pa.Table) -> Iterator[Block]:
             raise ValueError(error)
         ids, lengths = (np.frombuffer(row[name].as_buffer(), dtype=np.int32) for name in ("ids", "lengths"))
         where = Place(row["unit"].as_py(), row["block"].as_py())
-        yield Block(where, row["part"].as_py(), ids, lengths, json.loads(row["counts"].as_py()))
+        content = row["values"].as_buffer()
+        values = pa.ipc.open_stream(content).read_all() if content else None
+        yield Block(where, row["part"].as_py(), ids, lengths, values, json.loads(row["counts"].as_py()))
 
 
 def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Sequence[Place]) -> Iterator[pa.Table]:
@@ -153,20 +158,28 @@ def _encode_unit(unit: Unit, recipe: Recipe, starts: Sequence[Place]) -> Iterato
 
 def _encoded(examples: list[Example], place: Place, part: int, encoder: Named, tokenizer: Any) -> Block:
     texts = [example for example in examples if DROPPED not in example]
-    rows = encoder.module.cut(texts, tokenizer, encoder.config)
+    columns = encoder.module.columns(encoder.config)
+    labelled = encoder.module.cut(texts, tokenizer, encoder.config)
+    rows = [row.ids for row in labelled] if columns else labelled
     reasons = encoder.module.drop_reasons(rows, tokenizer, encoder.config)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
+    values = None
+    if columns:
+        pairs = zip(labelled, reasons, strict=True)
+        values = table_of([row.values for row, reason in pairs if reason is None], columns)
     left_out = (example[DROPPED] for example in examples if DROPPED in example)
-    return Block(place, part, ids, lengths, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))})
+    return Block(
+        place, part, ids, lengths, values, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
+    )
 
 
 def _as_table(block: Block | None = None, *, error: str = "") -> pa.Table:
     """One row, which is smaller and faster to hand over than one for each row of ids."""
     if block is None:
         nothing = np.empty(0, dtype=np.int32)
-        block = Block(Place(0, 0), 0, nothing, nothing, {})
+        block = Block(Place(0, 0), 0, nothing, nothing, None, {})
     return pa.table(
         {
             "unit": [block.place.unit],
@@ -174,10 +187,21 @@ def _as_table(block: Block | None = None, *, error: str = "") -> pa.Table:
             "part": [block.part],
             "ids": pa.array([block.ids.tobytes()], type=pa.large_binary()),
             "lengths": pa.array([block.lengths.tobytes()], type=pa.large_binary()),
+            "values": pa.array([_ipc(block.values)], type=pa.large_binary()),
             "counts": [json.dumps(block.counts)],
             "error": [error],
         }
     )
+
+
+def _ipc(table: pa.Table | None) -> bytes:
+    """A table as bytes, none for no table."""
+    if table is None:
+        return b""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue())
 
 
 @lru_cache(maxsize=1)

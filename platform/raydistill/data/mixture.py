@@ -10,11 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus
 from raydistill.draws import permutation
-from raydistill.tasks._base import Encoding
+from raydistill.tasks._base import Column, Encoding
 
 Rows = NDArray[np.int64]
 
@@ -120,6 +121,7 @@ class Mixture:
             self._corpora[0].encoding,
             max_length=max(corpus.encoding.max_length for corpus in self._corpora),
             token_counts=np.rint(counts).astype(np.int64),
+            num_rows=len(self),
         )
 
     def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
@@ -131,6 +133,18 @@ class Mixture:
             for place, row in zip(places, self._corpora[part].read_rows(within[places]), strict=True):
                 result[place] = row
         return result
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """What each row has beside its ids, the same in all parts."""
+        return self._corpora[0].columns
+
+    def read_columns(self, rows: Sequence[int] | NDArray[np.integer]) -> pa.Table:
+        """What these rows have beside their ids, in the order asked for."""
+        parts, within = self._located(np.asarray(rows, dtype=np.int64))
+        places = [np.flatnonzero(parts == part) for part in range(len(self._corpora))]
+        pieces = [corpus.read_columns(within[here]) for corpus, here in zip(self._corpora, places, strict=True)]
+        return pa.concat_tables(pieces).take(np.argsort(np.concatenate(places)))
 
     def _located(self, rows: Rows) -> tuple[Rows, Rows]:
         """The part of each row, and its number there."""
@@ -182,6 +196,8 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
     facts: list[tuple[str, Any]] = [
         ("tokenizer hash", lambda corpus: corpus.manifest.tokenizer.hash),
         ("task", lambda corpus: corpus.manifest.encoding["name"]),
+        ("labels", lambda corpus: corpus.manifest.encoding.get("labels")),
+        ("columns", lambda corpus: corpus.columns),
     ]
     for name, fact in facts:
         first = fact(corpora[0])

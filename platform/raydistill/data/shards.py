@@ -1,7 +1,7 @@
 """One Parquet file of a corpus: how its rows are written, and how it is opened by what was recorded of it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from raydistill.data.row_columns import digest_of, schema_of
 from raydistill.data.storage import Folder
+from raydistill.tasks._base import Column
 
 ROW_GROUP_ROWS = 1000
 _DIGESTS = b"raydistill.row_groups"
 """Key in the Parquet footer of a digest for each row group; pages and their headers have no other."""
+_COLUMN_DIGESTS = b"raydistill.columns"
+"""The same of what the rows have beside their ids."""
 _TAIL_BYTES = 8
 """At the end of a Parquet file: the length of its footer, 4 bytes, and a mark."""
 
@@ -36,11 +40,14 @@ class ShardInfo(BaseModel):
 class ShardWriter:
     """Writes row groups to one file; ``close`` tells what was written, ``abort`` leaves what nobody knows of."""
 
-    def __init__(self, folder: Folder, file: str, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, folder: Folder, file: str, dtype: np.dtype[Any], columns: Mapping[str, Column] | None = None
+    ) -> None:
         self._folder, self._file, self._dtype = folder, file, dtype
         self._stream = folder.open_output(file)
         ids = pa.from_numpy_dtype(dtype)
         schema = pa.schema([("row_id", pa.int64()), ("input_ids", pa.list_(ids)), ("length", pa.int32())])
+        schema = pa.unify_schemas([schema, schema_of(columns or {})])
         # The bytes of ids, split by their place, compress best and fastest: high bytes are nearly all small.
         encodings = {
             "row_id": "DELTA_BINARY_PACKED",
@@ -56,24 +63,31 @@ class ShardWriter:
             write_statistics=False,
         )
         self._digests: list[str] = []
+        self._column_digests: list[str] = []
         self.rows = 0
 
-    def write(self, first_row: int, ids: NDArray[np.integer], lengths: NDArray[np.int32]) -> None:
-        """Append a row group: rows numbered from ``first_row``, their ids end to end."""
+    def write(
+        self, first_row: int, ids: NDArray[np.integer], lengths: NDArray[np.int32], values: pa.Table | None = None
+    ) -> None:
+        """Append a row group: rows numbered from ``first_row``, their ids end to end, and the values of columns."""
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         ids = ids.astype(self._dtype)
         columns = [
             pa.array(np.arange(first_row, first_row + len(lengths))),
             pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)),
             pa.array(lengths),
+            *(values.columns if values is not None else []),
         ]
         self._parquet.write_table(pa.table(columns, schema=self._parquet.schema), row_group_size=ROW_GROUP_ROWS)
         self._digests.append(_digest(ids, lengths))
+        self._column_digests.append("none" if values is None else digest_of(values))
         self.rows += len(lengths)
 
     def close(self) -> ShardInfo:
         """Finish the file and describe it."""
-        self._parquet.add_key_value_metadata({_DIGESTS: " ".join(self._digests)})
+        self._parquet.add_key_value_metadata(
+            {_DIGESTS: " ".join(self._digests), _COLUMN_DIGESTS: " ".join(self._column_digests)}
+        )
         self._parquet.close()
         self._stream.close()
         with self._folder.open_input(self._file) as stream:
@@ -105,7 +119,9 @@ class ShardReader:
             if _footer_sha256(self._stream) != info.footer_sha256:
                 raise ValueError(f"{self._name} is not the file that was written there; {_REMEDY}")
             self._parquet = pq.ParquetFile(self._stream)
-            self._digests = self._parquet.metadata.metadata[_DIGESTS].decode().split()
+            metadata = self._parquet.metadata.metadata
+            self._digests = metadata[_DIGESTS].decode().split()
+            self._column_digests = metadata[_COLUMN_DIGESTS].decode().split()
 
     def __enter__(self) -> "ShardReader":
         return self
@@ -131,6 +147,14 @@ class ShardReader:
         if _digest(ids, np.diff(offsets)) != self._digests[group]:
             raise ValueError(f"{self._name} has other rows than were written; {_REMEDY}")
         return ids, offsets
+
+    def read_columns(self, group: int, columns: Mapping[str, Column]) -> pa.Table:
+        """What a row group's rows have beside their ids."""
+        with self._named_errors():
+            table = self._parquet.read_row_group(group, columns=list(columns)).select(list(columns))
+        if digest_of(table) != self._column_digests[group]:
+            raise ValueError(f"{self._name} has other values than were written; {_REMEDY}")
+        return table
 
     def read_lengths(self) -> NDArray[np.int32]:
         """Length of each row of the shard."""

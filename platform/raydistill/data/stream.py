@@ -20,6 +20,7 @@ from raydistill.config.named import Named, parser
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
+from raydistill.data.row_columns import tensors_of
 from raydistill.draws import permutation
 from raydistill.tasks._base import TaskBase
 
@@ -226,6 +227,8 @@ class BatchBuilder:
         texts = self.corpus.read_rows(rows)
         partner_ids = None if self._partners is None else self._partners.of(rows)
         partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids, wanted)
+        columns = self.corpus.columns
+        values = self.corpus.read_columns(rows) if columns else None
         start = 0
         pad_id = self.corpus.pad_id
         for part, epoch, step, micro_batch in wanted:
@@ -233,6 +236,8 @@ class BatchBuilder:
             start += len(part)
             keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
             batch = collate(texts[here], part, pad_id=pad_id, **keys)
+            if values is not None:
+                batch = batch.with_columns(**tensors_of(values.slice(here.start, len(part)), columns))
             if partner_ids is not None:
                 # Published partners are padded to the width that they are cut to.
                 min_width = batch["input_ids"].shape[1] if self._partner_width == "batch" else 0

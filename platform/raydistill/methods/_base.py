@@ -27,8 +27,12 @@ class Requirements:
     """Fewest rows of a micro-batch."""
     row_coupled: bool = False
     """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
+    heads: tuple[str, ...] = ()
+    """Heads of the tasks that the method can train; empty means all."""
     tasks: tuple[str, ...] = ()
-    """Names of the tasks the method can train; empty means all."""
+    """Names of the tasks that the method can train; empty means all with these heads."""
+    stored: tuple[str, ...] = ()
+    """Kinds of teacher outputs that the method reads and takes from a store too; empty where teachers must run."""
     equal_widths: bool = False
     """Whether teacher and student hidden sizes must agree."""
     equal_vocabularies: bool = False
@@ -81,3 +85,8 @@ class Distiller(nn.Module, ABC):
         ``denominators`` are totals over all micro-batches and ranks of the optimizer step, so that the terms of
         all micro-batches and ranks add up to the terms of the global batch.
         """
+
+
+def label_term(batch: Batch) -> str:
+    """Name of the term of the true labels: ``ce`` of classes, ``mse`` of scores."""
+    return "mse" if batch["labels"].is_floating_point() else "ce"

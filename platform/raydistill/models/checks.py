@@ -26,7 +26,7 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
                 present.update(tensors.keys())
         except SafetensorError as error:
             raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
-    return [name for name in family_of(config.model_type).head_tensors(config) if name not in present]
+    return [name for name in family_of(config.model_type).head_tensors(config, head) if name not in present]
 
 
 def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:

@@ -12,7 +12,7 @@ from transformers import DistilBertConfig
 
 from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
-from raydistill.models.load import model_class
+from raydistill.models.load import head_of, model_class
 
 _UP_TO_6 = (0, 2, 4, 7, 9, 11)
 _UP_TO_9 = (0, 2, 3, 4, 7, 8, 9, 10, 11)
@@ -51,20 +51,22 @@ def published_layers(num_layers: int) -> list[int]:
     return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
 
 
-def student_config(teacher: Any, *, architecture: str | None, num_layers: int) -> Any:
+def student_config(teacher: Any, *, architecture: str | None, num_layers: int, head: str | None = None) -> Any:
     """Configuration of a student with the teacher's sizes and ``num_layers`` blocks.
 
-    ``architecture`` None is DistilBERT for a BERT teacher, as published, and the teacher's own for every other.
+    ``head`` None is the family's vocabulary head. ``architecture`` None is DistilBERT for a BERT teacher with a
+    vocabulary head, as published, and the teacher's own for every other.
     A DistilBERT made from BERT has the published dropout of 0.1; a student of the teacher's family keeps its own.
     Raises ValueError for a teacher that is not supported or cannot become that architecture.
     """
     family_of(teacher.model_type)
-    choices = ("distilbert", "bert") if teacher.model_type == "bert" else (teacher.model_type,)
+    becomes_distilbert = teacher.model_type == "bert" and head in (None, "masked_lm")
+    choices = ("distilbert", "bert") if becomes_distilbert else (teacher.model_type,)
     if architecture is None:
         architecture = choices[0]
     if architecture not in choices:
         raise ValueError(
-            f"student.architecture is {architecture!r}, but the teacher is a {teacher.model_type}; "
+            f"student.architecture is {architecture!r}, but it is made from a {teacher.model_type}; "
             f"choices: {', '.join(choices)}"
         )
     if architecture == teacher.model_type:
@@ -96,16 +98,19 @@ def _shortened(teacher: Any, num_layers: int) -> Any:
     return type(teacher)(**values)
 
 
-def random_student(teacher: Any, *, architecture: str | None, num_layers: int, seed: int) -> nn.Module:
+def random_student(
+    teacher: Any, *, architecture: str | None, num_layers: int, seed: int, head: str | None = None
+) -> nn.Module:
     """A fresh student in float32 with the sizes of a teacher's configuration, drawn from ``seed`` alone.
 
     DistilBERT's positions are sinusoids. Deviation: the published code draws noise over them and freezes that.
     """
-    config = student_config(teacher, architecture=architecture, num_layers=num_layers)
+    config = student_config(teacher, architecture=architecture, num_layers=num_layers, head=head)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The configuration may name the half precision that the teacher was stored in.
-        model: nn.Module = model_class(family_of(config.model_type).HEAD).from_config(config, dtype=torch.float32)
+        made = model_class(head or family_of(config.model_type).HEAD)
+        model: nn.Module = made.from_config(config, dtype=torch.float32)
     return model.eval()
 
 
@@ -120,7 +125,9 @@ def student_from_layers(
     """
     config: Any = teacher.config
     check_layers(layers, config.num_hidden_layers, key="layers")
-    student = random_student(config, architecture=architecture, num_layers=len(layers), seed=seed)
+    student = random_student(
+        config, architecture=architecture, num_layers=len(layers), seed=seed, head=head_of(teacher)
+    )
     made: Any = student.config
     if made.model_type == config.model_type:
         left_out = () if vocab_transform else family_of(config.model_type).HEAD_TRANSFORM

@@ -1,19 +1,36 @@
 """Checkpoints in and out: transformers folders, safetensors only, never code from outside."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from raydistill.models.blocks import families, family_of
+from raydistill.models.classes import class_order, reorder_classes, with_classes
 
-_HEADS: dict[str, Any] = {"causal_lm": AutoModelForCausalLM, "masked_lm": AutoModelForMaskedLM}
+_HEADS: dict[str, Any] = {
+    "causal_lm": AutoModelForCausalLM,
+    "masked_lm": AutoModelForMaskedLM,
+    "sequence_classification": AutoModelForSequenceClassification,
+    "token_classification": AutoModelForTokenClassification,
+    "question_answering": AutoModelForQuestionAnswering,
+}
+CLASSIFIERS = ("sequence_classification", "token_classification")
+"""Heads whose outputs are classes with names, or a score."""
 _DROPOUT_FIELDS = (
     "dropout",
     "attention_dropout",
@@ -27,6 +44,14 @@ _DROPOUT_FIELDS = (
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
+
+
+def head_of(model: nn.Module) -> str:
+    """The name of a transformers model's head; raises ValueError for a model without any that is supported."""
+    for head, auto in _HEADS.items():
+        if type(model) in auto._model_mapping.values():
+            return head
+    raise ValueError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 def model_class(head: str) -> Any:
@@ -81,23 +106,34 @@ def load_model(
     folder: str | Path,
     *,
     head: str,
+    labels: Sequence[str] | None = None,
+    names: Sequence[str] = (),
     dropout: float | None = None,
     allow_new_head: bool = False,
+    seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A model with the named head (``masked_lm`` or ``causal_lm``), in evaluation mode.
+    """A model with the named head, in evaluation mode.
 
-    ``dropout`` replaces what the checkpoint says. With ``allow_new_head`` weights that only the head has may be
-    missing; they are drawn alike on every call. Raises ValueError, naming the weight, when any other is missing or
-    has not the configuration's shape, when there is no safetensors file, and for a family without that head.
+    A classifier has one output for each name in ``labels``, in that order, whatever the checkpoint's, whose outputs
+    are ``names``, by default those of its configuration; with no label it has a single output, a score; None keeps
+    the checkpoint's classes. ``dropout`` replaces what the checkpoint says. With ``allow_new_head`` weights that only
+    the head has may be missing; they are drawn from ``seed``. Raises ValueError, naming the weight, when any other is
+    missing or has not the configuration's shape, when there is no safetensors file, for a family without that head and
+    for other classes than ``labels``.
     """
     config = load_config(folder)
     check_family(config, head=head, of=folder)
+    order: list[int] = []
+    if head in CLASSIFIERS and labels is not None:
+        if not allow_new_head:
+            order = class_order(config, labels, names=names)
+        config = with_classes(config, labels)
     if dropout is not None:
         config = with_dropout(config, dropout)
     weight_files(folder)
     with _quiet_transformers(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model, info = model_class(head).from_pretrained(
             folder,
             config=config,
@@ -109,19 +145,27 @@ def load_model(
             output_loading_info=True,
             **_FROM_FOLDER,
         )
-    _check_loaded(folder, info, encoder_prefix=f"{model.base_model_prefix}.", allow_new_head=allow_new_head)
+    _check_loaded(folder, info, model, allow_new_head=allow_new_head)
+    if order:
+        reorder_classes(model, head, order)
     loaded: nn.Module = model.eval()
     return loaded
 
 
-def _check_loaded(folder: str | Path, info: dict[str, Any], *, encoder_prefix: str, allow_new_head: bool) -> None:
-    mismatched = sorted(info["mismatched_keys"])
+def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow_new_head: bool) -> None:
+    of_head = family_of(model.config.model_type).HEAD_MODULES
+    encoder_prefix = f"{model.base_model_prefix}."
+    # A classifier of other classes is a head that the checkpoint lacks.
+    replaced = [
+        entry for entry in info["mismatched_keys"] if allow_new_head and not entry[0].startswith(encoder_prefix)
+    ]
+    mismatched = sorted(entry for entry in info["mismatched_keys"] if entry not in replaced)
     if mismatched:
         name, *shapes = mismatched[0]
         found, expected = (tuple(shape) for shape in shapes)
         raise ValueError(f"{str(folder)!r} has {name} of shape {found}, its config.json says {expected}; correct it")
     missing = sorted(info["missing_keys"])
-    of_encoder = [name for name in missing if name.startswith(encoder_prefix)]
+    of_encoder = [name for name in missing if name.startswith(encoder_prefix) and not name.startswith(of_head)]
     if of_encoder:
         raise ValueError(f"{str(folder)!r} lacks {of_encoder[0]}; choose a checkpoint with all weights of its encoder")
     if missing and not allow_new_head:

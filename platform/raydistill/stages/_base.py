@@ -50,6 +50,8 @@ class CorpusForecast:
     """What the ids mean; None while the tokenizer is not made yet."""
     rows: int | None = None
     tokens: int | None = None
+    labels: tuple[str, ...] = ()
+    """Names of the classes in the order of their ids."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
     found = [_forecast_one(reference.corpus, earlier) for reference in corpora]
     first = found[0]
     for reference, other in zip(corpora[1:], found[1:], strict=True):
-        for what in ("task", "tokenizer_hash", "vocab_size"):
+        for what in ("task", "tokenizer_hash", "vocab_size", "labels"):
             mine, its = getattr(first, what), getattr(other, what)
             if mine is not None and its is not None and mine != its:
                 raise ValueError(
@@ -66,6 +66,7 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
         first.tokenizer_hash,
         rows=_weighted([one.rows for one in found], weights),
         tokens=_weighted([one.tokens for one in found], weights),
+        labels=first.labels,
     )
 
 
@@ -96,4 +97,5 @@ def of_folder(root: Path) -> CorpusForecast:
         manifest.tokenizer.hash,
         rows=manifest.rows,
         tokens=manifest.tokens,
+        labels=tuple(manifest.encoding.get("labels") or ()),
     )

@@ -7,7 +7,8 @@ from typing import Any
 from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.models import checks, layer_selection
-from raydistill.models.load import check_family, load_tokenizer
+from raydistill.models.classes import class_order, with_classes
+from raydistill.models.load import CLASSIFIERS, check_family, load_tokenizer
 from raydistill.stages import _base, _checkpoints, _corpora
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.training.selection import criterion_of
@@ -55,7 +56,7 @@ def _teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forecas
     for position, reference in enumerate(config.teachers):
         model, folder = _model(f"teachers.{position}", reference, earlier)
         check_family(model, head=config.task.module.Task.HEAD, of=f"teachers.{position}")
-        _check_head(f"teachers.{position}", reference.head, folder, config.task.module.Task.HEAD)
+        _check_head(f"teachers.{position}", reference, (model, folder), config.task.module.Task.HEAD, corpus)
         _check_tokenizer(f"teachers.{position}", folder, corpus)
         found.append(model)
     return found
@@ -68,27 +69,40 @@ def _model(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> tuple[A
         raise ValueError(f"{key}: {error}") from None
 
 
-def _check_head(key: str, wanted: str, folder: Path | None, head: str) -> None:
-    if folder is None or wanted == "new":
+def _check_head(key: str, reference: Any, found: tuple[Any, Path | None], head: str, corpus: CorpusForecast) -> None:
+    """Refuse a checkpoint without the head, or with one whose classes are not the corpus's."""
+    model, folder = found
+    if reference.head == "new":
         return
-    missing = checks.missing_head(folder, head=head)
+    missing = [] if folder is None else checks.missing_head(folder, head=head)
     if missing:
         raise ValueError(
             f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
             f"choose one that has it, or write {key}.head: new to start one"
         )
+    if head in CLASSIFIERS:
+        try:
+            class_order(model, corpus.labels, names=reference.labels)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
 
 
 def _check_requirements(config: Any, teachers: list[Any]) -> None:
     method = config.method
     needs = method.module.Method.requirements(method.config)
     most = needs.max_teachers
-    if most == 0 and config.student.init != "checkpoint":
+    if most == 0 and config.student.checkpoint is None:
         # It gives the student its start and is not loaded for the training.
         most = 1
     if len(teachers) < needs.min_teachers or (most is not None and len(teachers) > most):
         wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
         raise ValueError(f"teachers has {len(teachers)}; method {method.name} takes {wanted}")
+    head = config.task.module.Task.HEAD
+    if needs.heads and head not in needs.heads:
+        raise ValueError(
+            f"task is {config.task.name!r}, which needs a {head} head; method {method.name} works with "
+            f"{', '.join(needs.heads)}"
+        )
     if needs.tasks and config.task.name not in needs.tasks:
         raise ValueError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
 
@@ -102,20 +116,24 @@ def _check_tokenizer(key: str, folder: Path | None, corpus: CorpusForecast) -> N
 
 
 def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:
-    start = config.student
+    start, head = config.student, config.task.module.Task.HEAD
+    source = teachers[0] if teachers else None
     if start.checkpoint is not None:
-        model, folder = _model("student.checkpoint", start.checkpoint, earlier)
-        check_family(model, head=config.task.module.Task.HEAD, of="student.checkpoint")
-        _check_head("student.checkpoint", start.checkpoint.head, folder, config.task.module.Task.HEAD)
+        source, folder = _model("student.checkpoint", start.checkpoint, earlier)
+        check_family(source, head=head, of="student.checkpoint")
+        _check_head("student.checkpoint", start.checkpoint, (source, folder), head, corpus)
         _check_tokenizer("student.checkpoint", folder, corpus)
-        return model
-    if not teachers:
+    if source is None:
         raise ValueError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
+    if head in CLASSIFIERS:
+        source = with_classes(source, corpus.labels)
+    if start.init == "checkpoint":
+        return source
     layers = student_layers(start) if start.init == "layers" else None
     if layers is not None:
-        checks.check_layers(layers, teachers[0].num_hidden_layers, key="student.layers")
+        checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
     num_layers = len(layers) if layers is not None else start.num_layers or len(start.layers or [])
-    return layer_selection.student_config(teachers[0], architecture=start.architecture, num_layers=num_layers)
+    return layer_selection.student_config(source, architecture=start.architecture, num_layers=num_layers, head=head)
 
 
 def _check_corpus(corpus: CorpusForecast, student: Any, teachers: list[Any]) -> None:
@@ -176,6 +194,8 @@ def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student:
 def _layer_lines(config: StudentConfig, teachers: list[Any]) -> list[str]:
     """A warning where the published list of layers is not spread over the teacher, which nobody would guess."""
     if config.init != "layers" or config.layers is not None:
+        return []
+    if not teachers or config.checkpoint is not None:
         return []
     layers, depth = student_layers(config), teachers[0].num_hidden_layers
     # A spread of n blocks reaches into the last of n equal parts.

@@ -78,7 +78,8 @@ class Stage(_base.Stage):
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
             raise ValueError(f"encoding.max_length is {longest}; the tokenizer's model takes at most {limit}")
-        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, longest, digest)
+        labels = tuple(getattr(self.config.encoding.config, "labels", ()))
+        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, longest, digest, labels=labels)
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
         line = f"{names} texts, {vocab_size} ids, at most {longest} tokens a row"
         return _base.Forecast(lines=[line], corpus=corpus)

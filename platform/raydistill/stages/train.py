@@ -16,9 +16,11 @@ from raydistill.config.sections import (
     TeacherConfig,
     TrainingConfig,
 )
-from raydistill.data.mixture import open_mixture
+from raydistill.data.corpus import Corpus
+from raydistill.data.mixture import Mixture, open_mixture
 from raydistill.models import layer_selection
-from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
+from raydistill.models.classes import with_classes
+from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
 from raydistill.stages import _base, _checkpoints, _corpora, _fit
 from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
@@ -94,7 +96,7 @@ class Stage(_base.Stage):
         # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
         with _DRAWING:
             if not initial.is_dir():
-                self._write_initial(initial, teachers, context, tokenizer=open_mixture(corpus).tokenizer_uri)
+                self._write_initial(initial, teachers, context, open_mixture(corpus))
         spec = TrainSpec(
             name=self.name,
             corpus=corpus,
@@ -102,7 +104,7 @@ class Stage(_base.Stage):
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions(initial),
             teachers=[
-                TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head)
+                TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head, labels=teacher.labels)
                 for folder, teacher in zip(teachers, self.config.teachers, strict=True)
                 if _fit.distils(self.config.method)
             ],
@@ -138,32 +140,42 @@ class Stage(_base.Stage):
         return load_config(initial).model_type == "distilbert" if wanted is None else wanted
 
     def _write_initial(
-        self, folder: Path, teachers: list[Path], context: _base.StageContext, *, tokenizer: str
+        self, folder: Path, teachers: list[Path], context: _base.StageContext, corpus: Corpus | Mixture
     ) -> None:
-        """Build the student and save it with the tokenizer of that folder, in one rename."""
-        config, head = self.config.student, self.config.task.module.Task.HEAD
-        if config.checkpoint is not None:
-            source = _checkpoints.resolve(config.checkpoint, context.outputs)
-            student = load_model(source, head=head, allow_new_head=config.checkpoint.head == "new")
-        elif config.init == "layers":
-            teacher = load_model(teachers[0], head=head, allow_new_head=self.config.teachers[0].head == "new")
+        """Build the student and save it with the tokenizer of the corpus, in one rename."""
+        config, head, labels = self.config.student, self.config.task.module.Task.HEAD, corpus.encoding.labels
+        reference = config.checkpoint or self.config.teachers[0]
+        origin = _checkpoints.resolve(reference, context.outputs) if config.checkpoint else teachers[0]
+        if config.init == "random":
+            source_config = load_config(origin)
+            student = layer_selection.random_student(
+                with_classes(source_config, labels) if head in CLASSIFIERS else source_config,
+                architecture=config.architecture,
+                num_layers=config.num_layers or len(config.layers or []),
+                seed=context.seed,
+                head=head,
+            )
+        else:
+            # Only a new head is drawn, by the run's own seed.
+            student = load_model(
+                origin,
+                head=head,
+                labels=labels,
+                names=reference.labels,
+                allow_new_head=reference.head == "new",
+                seed=context.seed,
+            )
+        if config.init == "layers":
             student = layer_selection.student_from_layers(
-                teacher,
+                student,
                 architecture=config.architecture,
                 layers=_fit.student_layers(config),
                 vocab_transform=config.vocab_transform,
                 seed=context.seed,
             )
-        else:
-            student = layer_selection.random_student(
-                load_config(teachers[0]),
-                architecture=config.architecture,
-                num_layers=config.num_layers or len(config.layers or []),
-                seed=context.seed,
-            )
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_model(student, load_tokenizer(tokenizer), temporary)
+        save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
         temporary.rename(folder)
 
     def _lineage(self, spec: TrainSpec) -> dict[str, str]:

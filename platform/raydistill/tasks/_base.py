@@ -3,13 +3,30 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydistill.batch import Batch
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a corpus keeps of each row beside its token ids, and how many values of it."""
+
+    dtype: str
+    """NumPy's name of the values' type, such as ``int64``."""
+    per: Literal["row", "token", "list"] = "row"
+    """``row``: one value; ``token``: one for each token of the row; ``list``: any number."""
+
+
+class LabelledRow(NamedTuple):
+    """A row of token ids and the values of its columns, by the names that the task's ``columns`` gives."""
+
+    ids: NDArray[np.integer]
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,6 +42,10 @@ class Encoding:
     """Longest row, special tokens included."""
     token_counts: NDArray[np.int64] | None = field(default=None, compare=False)
     """Occurrences of each id in the corpus, (vocab_size,)."""
+    num_rows: int = 0
+    """Rows of the corpus; row ids are below it."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes in the order of their ids; empty where there are none."""
 
     def special_id(self, role: str) -> int:
         """Id of a role; raises ValueError when the tokenizer has no such token."""
@@ -37,7 +58,9 @@ class TaskBase(ABC):
     """A task; its module names the subclass ``Task``.
 
     Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how examples become rows: ``cut``
-    makes rows of them and ``drop_reasons`` tells which are left out.
+    makes rows of them, ``drop_reasons`` tells which are left out, and ``columns`` what each has beside its ids; with
+    columns ``cut`` gives ``LabelledRow``, without it arrays of ids. An ``EncodeConfig`` of classes has their names in
+    ``labels``.
     """
 
     HEAD: ClassVar[str]
@@ -67,14 +90,15 @@ class TaskBase(ABC):
 
     @abstractmethod
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Sums over a batch's targets from which ``metrics`` follow, 0-d float64 tensors; switches no dropout off.
+        """Sums over a batch's targets from which ``metrics`` follow, float64; switches no dropout off.
 
-        Sums of all batches and ranks are added, so the cut into batches must not matter.
+        Those of all batches and ranks are added, so their shapes are fixed and the cut into batches must not matter. A
+        value for each row of the corpus is such a sum too: of vectors that are 0 but for the batch's rows.
         """
 
     @abstractmethod
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Metrics from the added sums: those of ``greater_is_better`` and counts.
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics from the added sums, floats or float64 arrays: those of ``greater_is_better`` and counts.
 
         Raises ValueError with one line when there is nothing to score.
         """

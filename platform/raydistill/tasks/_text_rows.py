@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
+from raydistill.tasks._base import Column
+
 Row = NDArray[np.integer]
 _LARGEST_ID = int(np.iinfo(np.int32).max)
 
@@ -74,6 +76,11 @@ def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: E
         else:
             parts.extend(split_long(row, max_length=limit, cls_id=ends.first, sep_id=ends.last))
     return parts
+
+
+def columns(config: EncodeConfig) -> dict[str, Column]:
+    """Rows of text have nothing beside their ids."""
+    return {}
 
 
 def length_limit(tokenizer: Any, config: EncodeConfig) -> int:

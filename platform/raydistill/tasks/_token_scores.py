@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +41,13 @@ def token_sums(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
     return {"loss": loss, "correct": correct, "tokens": torch.full_like(loss, labels.shape[0])}
 
 
-def token_metrics(sums: Mapping[str, float], *, nothing: str) -> dict[str, float]:
+def token_metrics(sums: Mapping[str, Any], *, nothing: str) -> dict[str, float]:
     """``loss`` is the mean cross-entropy in nats, ``perplexity`` its exponential, ``accuracy`` the share of labels that
     are the most likely id, ``tokens`` the number of labels. Raises ValueError with ``nothing`` when there is none.
     """
-    tokens = sums["tokens"]
+    tokens = float(sums["tokens"])
     if tokens == 0:
         raise ValueError(nothing)
-    loss = sums["loss"] / tokens
+    loss = float(sums["loss"]) / tokens
     perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
-    return {"loss": loss, "perplexity": perplexity, "accuracy": sums["correct"] / tokens, "tokens": tokens}
+    return {"loss": loss, "perplexity": perplexity, "accuracy": float(sums["correct"]) / tokens, "tokens": tokens}

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from raydistill.batch import PARTNER, Batch
 from raydistill.tasks import _text_rows
 from raydistill.tasks._base import TaskBase
-from raydistill.tasks._text_rows import Ends, Row, cut_between, drop_reasons, length_limit, whole_rows
+from raydistill.tasks._text_rows import Ends, Row, columns, cut_between, drop_reasons, length_limit, whole_rows
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
 
-__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "cut", "drop_reasons"]
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Task(TaskBase):
         """Summed cross-entropy in nats (``loss``), ``correct`` answers and ``tokens``, over all predicted tokens."""
         return token_sums(student, batch)
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """``loss`` is the mean cross-entropy of predicted tokens in nats, ``perplexity`` its exponential, ``accuracy``
         the share of them whose most likely id is right, ``tokens`` their number.
         """

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from raydistill.batch import PARTNER, Batch
 from raydistill.tasks._base import Encoding, TaskBase
 from raydistill.tasks._masking import Masking
-from raydistill.tasks._text_rows import EncodeConfig, cut, drop_reasons, encode
+from raydistill.tasks._text_rows import EncodeConfig, columns, cut, drop_reasons, encode
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
 
-__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "cut", "drop_reasons", "encode"]
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "encode"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Task(TaskBase):
         """Summed cross-entropy in nats (``loss``), ``correct`` answers and ``tokens``, all at masked tokens."""
         return token_sums(student, batch)
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """``loss`` is the mean cross-entropy at masked tokens in nats, ``perplexity`` its exponential, ``accuracy`` the
         share of masked tokens whose most likely id is right, ``tokens`` the number of masked tokens.
         """

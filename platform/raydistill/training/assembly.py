@@ -1,10 +1,13 @@
 """From a ``TrainSpec`` to an engine: student and teachers loaded where they belong, the method around them."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from raydistill.data.mixture import open_mixture
 from raydistill.methods._base import Distiller
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_model
@@ -25,8 +28,9 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         num_micro_batches=training.num_micro_batches(num_workers),
         max_grad_norm=spec.optimizer.max_grad_norm,
     )
-    student = _load_student(spec, config)
-    teachers = [_load_teacher(teacher, spec, precision, device) for teacher in spec.teachers]
+    labels = open_mixture(spec.corpus).encoding.labels
+    student = _load_student(spec, config, labels)
+    teachers = [_load_teacher(teacher, spec, precision, device, labels) for teacher in spec.teachers]
     distiller: Distiller = spec.method.module.Method(spec.method.config, student, teachers)
     return Engine(
         distiller,
@@ -37,21 +41,33 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     )
 
 
-def _load_student(spec: TrainSpec, config: dict[str, Any]) -> nn.Module:
+def _load_student(spec: TrainSpec, config: dict[str, Any], labels: Sequence[str]) -> nn.Module:
     with sharded_loading(config if spec.training.zero_stage == 3 else None):
-        student = load_model(spec.student, head=spec.task.module.Task.HEAD, dropout=spec.training.dropout)
+        student = load_model(
+            spec.student, head=spec.task.module.Task.HEAD, labels=labels, dropout=spec.training.dropout
+        )
     if spec.freeze_position_embeddings:
         freeze_position_embeddings(student)
     return student
 
 
-def _load_teacher(teacher: TeacherSpec, spec: TrainSpec, precision: Precision, device: torch.device) -> nn.Module:
-    head, dtype, allow_new = spec.task.module.Task.HEAD, _DTYPES[precision], teacher.head == "new"
+def _load_teacher(
+    teacher: TeacherSpec, spec: TrainSpec, precision: Precision, device: torch.device, labels: Sequence[str]
+) -> nn.Module:
+    load = partial(
+        load_model,
+        teacher.folder,
+        head=spec.task.module.Task.HEAD,
+        labels=labels,
+        names=teacher.labels,
+        allow_new_head=teacher.head == "new",
+        dtype=_DTYPES[precision],
+    )
     if teacher.placement == "replicate":
-        return load_model(teacher.folder, head=head, dtype=dtype, allow_new_head=allow_new).to(device)
+        return load().to(device)
     config = deepspeed_config(
         zero_stage=3, precision=precision, num_micro_batches=1, max_grad_norm=spec.optimizer.max_grad_norm
     )
     with sharded_loading(config):
-        model = load_model(teacher.folder, head=head, dtype=dtype, allow_new_head=allow_new)
+        model = load()
     return shard_teacher(model, config)

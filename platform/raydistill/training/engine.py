@@ -123,7 +123,7 @@ class Engine:
         self._read_directly = [
             parameter
             for teacher in distiller.teachers
-            for parameter in teacher.get_output_embeddings().parameters()  # type: ignore[operator]
+            for parameter in _vocabulary_projection(teacher)
             if hasattr(parameter, "ds_id")
         ]
 
@@ -238,6 +238,12 @@ class Engine:
     def close(self) -> None:
         """Free the engine's hooks and buffers."""
         self._engine.destroy()
+
+
+def _vocabulary_projection(model: Any) -> list[Any]:
+    """Parameters that are read outside of the module that holds them; a classifier has none."""
+    projection = model.get_output_embeddings()
+    return [] if projection is None else list(projection.parameters())
 
 
 def _fill_gradients(module: nn.Module) -> None:

@@ -16,6 +16,8 @@ class TeacherSpec(Section):
     placement: Literal["replicate", "zero3"] = "replicate"
     head: Literal["pretrained", "new"] = "pretrained"
     """``new`` lets a checkpoint without the task's head start one, the same on every worker."""
+    labels: list[str] = []
+    """Names of a classifier's outputs in their order, where its configuration does not name them."""
 
 
 class TrainSpec(Section):

@@ -207,9 +207,10 @@ class Loop:
         return [dict(zip(names, totals[:-1], strict=True))] * len(batches), totals[-1]
 
     def _all_reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        values = torch.stack([totals[name].double() for name in totals])
+        values = torch.cat([value.double().flatten() for value in totals.values()])
         dist.all_reduce(values)
-        return dict(zip(totals, values, strict=True))
+        parts = values.split([value.numel() for value in totals.values()])
+        return {name: part.view(totals[name].shape) for name, part in zip(totals, parts, strict=True)}
 
     def _log(self, totals: dict[str, Tensor], learning_rate: float) -> None:
         elapsed, waited, tokens = self._pace.restart()
@@ -238,7 +239,7 @@ class Loop:
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
         _check_finite(totals, self.position.step)
         try:
-            found = self.task.metrics({name: value.item() for name, value in scores.items()})
+            found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
             metrics |= {f"{TASK}{name}": found[name] for name in self.task.greater_is_better(self.task.config)}
             self.criterion.value(metrics)

@@ -31,7 +31,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
         folders[name] = tmp_path_factory.mktemp("hub")
         config = config_type()
         config.save_pretrained(folders[name])
-        heads = family_of(config.model_type).head_tensors(config)
+        heads = family_of(config.model_type).head_tensors(config, family_of(config.model_type).HEAD)
         save_file({head: torch.zeros(1) for head in heads}, folders[name] / "model.safetensors")
         _tokenizer(config.vocab_size).save_pretrained(folders[name])
     return folders

@@ -12,9 +12,11 @@ import torch
 
 from raydistill import discovery
 from raydistill.models.blocks import blocks_of
+from raydistill.models.load import head_of
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.tasks import clm
 from raydistill.tasks._base import Encoding
+from toy_classifiers import CLASSIFIERS, toy_labelled_batch
 from toy_families import toy_gpt2, toy_llama, toy_roberta
 from toy_models import (
     VOCABULARY,
@@ -27,6 +29,7 @@ from toy_models import (
 )
 
 PACKAGE = "raydistill.methods"
+KINDS = {"sequence_classification": "classes", "token_classification": "tokens", "question_answering": "spans"}
 SITES = {
     "interchange_variable_mappings": [
         {"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:1"]},
@@ -38,10 +41,17 @@ MODELS = {
     "roberta": (toy_roberta, toy_roberta),
     "gpt2": (toy_gpt2, toy_gpt2),
     "llama": (toy_llama, toy_llama),
+    **{name: (make, make) for name, make in CLASSIFIERS.items()},
 }
 """Teacher and student of each family."""
+SEQUENCES = ["bert_classes", "bert_scores"]
 CASES = {
     "finetune": [({}, list(MODELS))],
+    "kd": [
+        ({}, [*SEQUENCES, "distilbert_classes", "bert_tokens", "bert_spans"]),
+        ({"alpha": 0.3, "temperature": 2.0, "reduction": "mean"}, ["roberta_classes", "gpt2_classes"]),
+        ({"alpha": 1.0}, ["bert_classes"]),
+    ],
     "causal": [
         ({"mapping": SITES}, ["distilbert", "roberta"]),
         ({"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1}, ["distilbert"]),
@@ -80,6 +90,10 @@ def build(name, options, family, *, dropout=0.0):
 
 
 def prepared(method, **keys):
+    head = head_of(method.student)
+    if head in KINDS:
+        kind = "scores" if head == "sequence_classification" and method.student.config.num_labels == 1 else KINDS[head]
+        return method.prepare_batch(method.config, toy_labelled_batch(kind, **keys))
     batch = toy_batch(**keys)
     if blocks_of(method.student).HEAD == "causal_lm":
         batch = clm.Task(clm.Config(), Encoding(VOCABULARY, {}, (), 40)).prepare_batch(batch)

@@ -11,8 +11,10 @@ stand. Token ids are packed alike.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from raydistill.layout import Layout
@@ -20,10 +22,16 @@ from raydistill.models.blocks._attention import packed, padding_mask
 
 
 class Blocks(ABC):
-    """Parts of one model with a vocabulary head; a family's module names the subclass ``Family``."""
+    """Parts of one model with a head; a family's module names the subclass ``Family``."""
 
     HEAD: ClassVar[str]
-    """``masked_lm``, whose tokens see the whole row, or ``causal_lm``, whose tokens see those before them."""
+    """The vocabulary head: ``masked_lm``, whose tokens see the whole row, or ``causal_lm``, whose tokens see those
+    before them."""
+    OUTPUTS: ClassVar[Mapping[str, str]] = {}
+    """The other heads, ``sequence_classification``, ``token_classification``, ``question_answering``, and the linear
+    layer that gives each one's logits."""
+    HEAD_MODULES: ClassVar[tuple[str, ...]] = ()
+    """Name prefixes of modules that belong to these heads although they do not lie beside the encoder."""
     LAYERS: ClassVar[str]
     """Name of the list of blocks in the model."""
     PROJECTION: ClassVar[str]
@@ -42,8 +50,10 @@ class Blocks(ABC):
         return None
 
     @classmethod
-    def head_tensors(cls, config: Any) -> tuple[str, ...]:
-        """Tensors that a checkpoint with the head has and one without it lacks; none if the head is all tied."""
+    def head_tensors(cls, config: Any, head: str) -> tuple[str, ...]:
+        """Tensors that a checkpoint with a head has and one without it lacks; none if the head is all tied."""
+        if head in cls.OUTPUTS:
+            return (f"{cls.OUTPUTS[head]}.weight",)
         return cls.HEAD_TENSORS if config.tie_word_embeddings else (*cls.HEAD_TENSORS, f"{cls.PROJECTION}.weight")
 
     @classmethod
@@ -73,8 +83,8 @@ class Blocks(ABC):
         return int(self.model.config.hidden_size)
 
     @abstractmethod
-    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
-        """Embedding output hs[0] (R, D) of packed ids (R,)."""
+    def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
+        """Embedding output hs[0] (R, D) of packed ids (R,) and, for families that have them, token types (R,)."""
 
     def run(self, hidden: Tensor, layout: Layout, start: int, stop: int) -> Tensor:
         """hs[start] to hs[stop]: blocks ``start`` to ``stop - 1`` on packed states (R, D).
@@ -94,6 +104,26 @@ class Blocks(ABC):
     def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
         """What each block takes besides the states (R, D) and the layout; masks are over padded rows."""
         return {"attention_mask": padding_mask(layout)}
+
+    def pooled_places(self, layout: Layout, lengths: Tensor) -> Tensor:
+        """Numbers (B,) of the packed states that stand for their rows, of ``lengths`` (B,), in classifications.
+
+        The first of each row for encoders, the last for decoders, whose other tokens do not see the whole row.
+        """
+        starts = torch.arange(layout.num_rows, device=lengths.device) * layout.width
+        return layout.places(starts if self.HEAD == "masked_lm" else starts + lengths - 1)
+
+    def class_logits(self, last_states: Tensor) -> Tensor:
+        """Last hidden states (B, D) at ``pooled_places`` to logits (B, C) of a sequence-classification head."""
+        raise NotImplementedError
+
+    def token_logits(self, last_states: Tensor) -> Tensor:
+        """Last hidden states (R, D) to logits (R, C) of a token-classification head."""
+        raise NotImplementedError
+
+    def span_logits(self, last_states: Tensor) -> Tensor:
+        """Last hidden states (R, D) to logits (R, 2) of being the first and the last token of an answer."""
+        raise NotImplementedError
 
     def last_states(self, rows: Tensor) -> Tensor:
         """Rows (R, D) of the last block's output to the last hidden states of transformers: here they are the same."""

@@ -14,7 +14,8 @@ _PACKAGE = "raydistill.models.blocks"
 
 def families(head: str) -> list[str]:
     """Model types with a named head, sorted."""
-    return [name for name in discovery.names(_PACKAGE) if head == family_of(name).HEAD]
+    found = ((name, family_of(name)) for name in discovery.names(_PACKAGE))
+    return [name for name, family in found if head == family.HEAD or head in family.OUTPUTS]
 
 
 @cache
@@ -25,7 +26,7 @@ def family_of(model_type: str) -> type[Blocks]:
 
 
 def blocks_of(model: nn.Module) -> Blocks:
-    """The parts of a model with a vocabulary head.
+    """The parts of a model with a head.
 
     Raises ValueError for a family, an attention implementation or an option of the family that is not supported.
     """

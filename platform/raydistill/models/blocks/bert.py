@@ -9,11 +9,17 @@ from raydistill.models.blocks import _base
 
 
 class Family(_base.Blocks):
-    """BERT; token types are all 0."""
+    """BERT; without token types they are all 0."""
 
     HEAD = "masked_lm"
     LAYERS = "bert.encoder.layer"
     PROJECTION = "cls.predictions.decoder"
+    OUTPUTS = {
+        "sequence_classification": "classifier",
+        "token_classification": "classifier",
+        "question_answering": "qa_outputs",
+    }
+    HEAD_MODULES = ("bert.pooler.",)
     HEAD_TENSORS = ("cls.predictions.transform.dense.weight", "cls.predictions.bias")
 
     @classmethod
@@ -23,11 +29,30 @@ class Family(_base.Blocks):
             return "is_decoder is true in the model's configuration; a masked-language model needs false"
         return None
 
-    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
-        """Embedding output, token type 0 added."""
-        position_ids = layout.position.unsqueeze(0)
-        embedded: Tensor = self.model.bert.embeddings(input_ids=input_ids.unsqueeze(0), position_ids=position_ids)
+    def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
+        """Embedding output of tokens, positions and types."""
+        embedded: Tensor = self.model.bert.embeddings(
+            input_ids=input_ids.unsqueeze(0),
+            position_ids=layout.position.unsqueeze(0),
+            token_type_ids=None if token_types is None else token_types.unsqueeze(0),
+        )
         return embedded.squeeze(0)
+
+    def class_logits(self, last_states: Tensor) -> Tensor:
+        """Pooler, dropout and classifier."""
+        pooled = self.model.bert.pooler(last_states.unsqueeze(1))
+        logits: Tensor = self.model.classifier(self.model.dropout(pooled))
+        return logits
+
+    def token_logits(self, last_states: Tensor) -> Tensor:
+        """Dropout and classifier."""
+        logits: Tensor = self.model.classifier(self.model.dropout(last_states))
+        return logits
+
+    def span_logits(self, last_states: Tensor) -> Tensor:
+        """A linear layer."""
+        logits: Tensor = self.model.qa_outputs(last_states)
+        return logits
 
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Dense, activation and layer norm of the head."""

@@ -1,6 +1,7 @@
 """``DistilBertForMaskedLM``: the last block's output is the last hidden state."""
 
 from torch import Tensor
+from torch.nn.functional import relu
 
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base
@@ -12,13 +13,34 @@ class Family(_base.Blocks):
     HEAD = "masked_lm"
     LAYERS = "distilbert.transformer.layer"
     PROJECTION = "vocab_projector"
+    OUTPUTS = {
+        "sequence_classification": "classifier",
+        "token_classification": "classifier",
+        "question_answering": "qa_outputs",
+    }
     HEAD_TENSORS = ("vocab_transform.weight", "vocab_projector.bias")
 
-    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Embedding output of tokens and positions."""
         position_ids = layout.position.unsqueeze(0)
         embedded: Tensor = self.model.distilbert.embeddings(input_ids.unsqueeze(0), position_ids=position_ids)
         return embedded.squeeze(0)
+
+    def class_logits(self, last_states: Tensor) -> Tensor:
+        """Dense layer, ReLU, dropout and classifier."""
+        pooled = relu(self.model.pre_classifier(last_states))
+        logits: Tensor = self.model.classifier(self.model.dropout(pooled))
+        return logits
+
+    def token_logits(self, last_states: Tensor) -> Tensor:
+        """Dropout and classifier."""
+        logits: Tensor = self.model.classifier(self.model.dropout(last_states))
+        return logits
+
+    def span_logits(self, last_states: Tensor) -> Tensor:
+        """Dropout and a linear layer."""
+        logits: Tensor = self.model.qa_outputs(self.model.dropout(last_states))
+        return logits
 
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Transform, activation and layer norm of the head."""

@@ -15,8 +15,9 @@ class Family(_base.Blocks):
     HEAD = "causal_lm"
     LAYERS = "transformer.h"
     PROJECTION = "lm_head"
+    OUTPUTS = {"sequence_classification": "score"}
 
-    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Tokens and positions added, then dropout."""
         decoder = self.model.transformer
         embedded: Tensor = decoder.drop(decoder.wte(input_ids) + decoder.wpe(layout.position))
@@ -25,6 +26,11 @@ class Family(_base.Blocks):
     def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
         """The causal mask."""
         return {"attention_mask": causal_mask(layout)}
+
+    def class_logits(self, last_states: Tensor) -> Tensor:
+        """A linear layer."""
+        logits: Tensor = self.model.score(last_states)
+        return logits
 
     def last_states(self, rows: Tensor) -> Tensor:
         """The final layer norm."""

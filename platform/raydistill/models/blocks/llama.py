@@ -22,6 +22,7 @@ class Family(_base.Blocks):
     HEAD = "causal_lm"
     LAYERS = "model.layers"
     PROJECTION = "lm_head"
+    OUTPUTS = {"sequence_classification": "score"}
 
     @classmethod
     def refusal(cls, config: Any) -> str | None:
@@ -33,7 +34,7 @@ class Family(_base.Blocks):
             return "layer_types differ from block to block; only models with equal blocks are supported"
         return None
 
-    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Tokens alone; positions enter in each block."""
         embedded: Tensor = self.model.model.embed_tokens(input_ids)
         return embedded
@@ -46,6 +47,11 @@ class Family(_base.Blocks):
             "attention_mask": causal_mask(layout, window=_window(self.model.config)),
             "position_embeddings": rotary(hidden, position_ids=layout.position.unsqueeze(0)),
         }
+
+    def class_logits(self, last_states: Tensor) -> Tensor:
+        """A linear layer."""
+        logits: Tensor = self.model.score(last_states)
+        return logits
 
     def last_states(self, rows: Tensor) -> Tensor:
         """The final norm."""

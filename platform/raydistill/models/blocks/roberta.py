@@ -17,6 +17,11 @@ class Family(_base.Blocks):
     HEAD = "masked_lm"
     LAYERS = "roberta.encoder.layer"
     PROJECTION = "lm_head.decoder"
+    OUTPUTS = {
+        "sequence_classification": "classifier.out_proj",
+        "token_classification": "classifier",
+        "question_answering": "qa_outputs",
+    }
     HEAD_TENSORS = ("lm_head.dense.weight", "lm_head.bias")
     HEAD_TRANSFORM = ("lm_head.dense", "lm_head.layer_norm")
 
@@ -32,7 +37,7 @@ class Family(_base.Blocks):
         """The table's first rows, up to the padding id, belong to no token."""
         return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
 
-    def embed(self, input_ids: Tensor, layout: Layout) -> Tensor:
+    def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Embedding output, token type 0 added; position t is row ``padding id + 1 + t`` of the position table.
 
         Padding is at row ``padding id``. Both follow the mask: the family's own count of ids other than padding would
@@ -43,6 +48,21 @@ class Family(_base.Blocks):
             input_ids=input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0)
         )
         return embedded.squeeze(0)
+
+    def class_logits(self, last_states: Tensor) -> Tensor:
+        """Dropout, dense layer, tanh, dropout and projection, all in the model's own head."""
+        logits: Tensor = self.model.classifier(last_states.unsqueeze(1))
+        return logits
+
+    def token_logits(self, last_states: Tensor) -> Tensor:
+        """Dropout and classifier."""
+        logits: Tensor = self.model.classifier(self.model.dropout(last_states))
+        return logits
+
+    def span_logits(self, last_states: Tensor) -> Tensor:
+        """A linear layer."""
+        logits: Tensor = self.model.qa_outputs(last_states)
+        return logits
 
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Dense, GELU and layer norm of the head."""

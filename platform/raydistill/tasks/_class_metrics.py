@@ -1,0 +1,95 @@
+"""Metrics of classes and scores by their names, from logits and labels; scikit-learn and SciPy compute them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydistill.discovery import unknown_choice
+
+Values = NDArray[Any]
+
+
+def _accuracy(predictions: Values, labels: Values) -> float:
+    return float(np.mean(predictions == labels))
+
+
+def _f1(predictions: Values, labels: Values) -> float:
+    """Of class 1, as GLUE has it."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, zero_division=0.0))
+
+
+def _macro_f1(predictions: Values, labels: Values) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
+
+
+def _matthews(predictions: Values, labels: Values) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def _pearson(predictions: Values, labels: Values) -> float:
+    from scipy.stats import pearsonr
+
+    # Of a constant there is no correlation.
+    constant = np.ptp(predictions) == 0 or np.ptp(labels) == 0
+    return 0.0 if constant else float(pearsonr(predictions, labels).statistic)
+
+
+def _spearman(predictions: Values, labels: Values) -> float:
+    from scipy.stats import spearmanr
+
+    constant = np.ptp(predictions) == 0 or np.ptp(labels) == 0
+    return 0.0 if constant else float(spearmanr(predictions, labels).statistic)
+
+
+OF_CLASSES: dict[str, Callable[[Values, Values], float]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "matthews": _matthews,
+}
+OF_SCORES: dict[str, Callable[[Values, Values], float]] = {"pearson": _pearson, "spearman": _spearman}
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raise ValueError for a metric that there is not, or for metrics of classes and of scores together."""
+    known = [*OF_CLASSES, *OF_SCORES]
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown_choice("metrics", name, known))
+    if not names:
+        raise ValueError(f"metrics is empty; choices: {', '.join(known)}")
+    if set(names) & set(OF_CLASSES) and set(names) & set(OF_SCORES):
+        raise ValueError(f"metrics is {', '.join(names)}; those of classes and of scores do not go together")
+
+
+def metrics_of(logits: Values, labels: Values, names: Sequence[str]) -> dict[str, float]:
+    """The named metrics, the mean ``loss`` and the number of ``rows``.
+
+    Shapes: logits (N, C) or (N, 1) of scores, labels (N,). Raises ValueError for metrics of classes asked of scores or
+    the other way round.
+    """
+    of_scores = logits.shape[1] == 1
+    table = OF_SCORES if of_scores else OF_CLASSES
+    unfit = [name for name in names if name not in table]
+    if unfit:
+        raise ValueError(f"metrics has {unfit[0]}, which is none of {', '.join(table)}; change task.metrics")
+    predictions = logits[:, 0] if of_scores else logits.argmax(axis=1)
+    found = {name: table[name](predictions, labels) for name in names}
+    return {**found, "loss": _loss(logits, labels), "rows": float(len(labels))}
+
+
+def _loss(logits: Values, labels: Values) -> float:
+    if logits.shape[1] == 1:
+        return float(np.mean((logits[:, 0] - labels) ** 2))
+    from scipy.special import log_softmax
+
+    of_labels = log_softmax(logits, axis=1)[np.arange(len(labels)), labels.astype(int)]
+    return float(-np.mean(of_labels))

@@ -1,0 +1,74 @@
+"""Single texts and pairs of texts to one row of token ids each, cut to a length from the longer text's end."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers.tokenization_utils_base import LARGE_INTEGER
+
+
+class PairRow(NamedTuple):
+    """Token ids of an example and where its second text starts."""
+
+    ids: NDArray[np.int64]
+    second: int
+    """Position of the second text's first token; the row's length where there is no second text."""
+
+
+def encode_pairs(examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_length: int | None) -> list[PairRow]:
+    """One row an example with the tokenizer's own special tokens, such as ``[CLS] a [SEP] b [SEP]``.
+
+    An example has ``text``, or ``words``, and may have ``text_pair``. Longer rows lose tokens from the end of the
+    longer text, of the second at a tie, as published. Raises ValueError for an example without a text.
+    """
+    limit = max_length or int(tokenizer.model_max_length)
+    if limit >= LARGE_INTEGER:
+        raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    firsts = backend.encode_batch_fast([_text(example) for example in examples], add_special_tokens=False)
+    pairs = [example.get("text_pair") for example in examples]
+    seconds = iter(backend.encode_batch_fast([pair for pair in pairs if pair is not None], add_special_tokens=False))
+    # Special tokens after the second text, which may itself have no token.
+    ends = backend.encode("a", "a").sequence_ids[::-1].index(1) if len(pairs) > pairs.count(None) else 0
+    return [
+        _row(first, None if pair is None else next(seconds), backend, limit, ends)
+        for first, pair in zip(firsts, pairs, strict=True)
+    ]
+
+
+def _text(example: Mapping[str, Any]) -> str:
+    if "text" in example:
+        return str(example["text"])
+    if "words" in example:
+        return " ".join(example["words"])
+    raise ValueError(
+        f"an example has {', '.join(example) or 'no key'}; this task reads text, with text_pair or without"
+    )
+
+
+def _row(first: Any, second: Any, backend: Any, limit: int, ends: int) -> PairRow:
+    room = limit - backend.num_special_tokens_to_add(second is not None)
+    keep_first, keep_second = _kept(len(first), 0 if second is None else len(second), room)
+    first.truncate(keep_first)
+    if second is None:
+        ids = backend.post_process(first, None, True).ids
+        return PairRow(np.array(ids, dtype=np.int64), len(ids))
+    second.truncate(keep_second)
+    encoding = backend.post_process(first, second, True)
+    return PairRow(np.array(encoding.ids, dtype=np.int64), len(encoding) - keep_second - ends)
+
+
+def _kept(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text are kept when tokens go one by one from the longer, from the second at a tie."""
+    excess = max(0, first + second - room)
+    from_longer = min(excess, abs(first - second))
+    if first > second:
+        first -= from_longer
+    else:
+        second -= from_longer
+    rest = excess - from_longer
+    return first - rest // 2, second - (rest - rest // 2)

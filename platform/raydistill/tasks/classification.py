@@ -1,0 +1,129 @@
+"""Classes or a score of a text or a pair of texts.
+
+Devlin et al. 2019, sec. 4.1. Columns of any data set become ``text``, ``text_pair`` and ``label`` in its source.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raydistill.batch import Batch
+from raydistill.models.predictions import predict
+from raydistill.tasks import _class_metrics
+from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._pair_rows import encode_pairs
+from raydistill.tasks._row_scores import by_row, seen_rows
+
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """What the labels are, and how long rows may be."""
+
+    labels: tuple[str, ...] = ()
+    """Names of the classes in the order of their ids; none for a score, a label that is a number."""
+    max_length: int | None = 128
+    """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if self.max_length is not None and self.max_length < 5:
+            raise ValueError(f"max_length is {self.max_length}; it must be at least 5")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What models are compared by."""
+
+    metrics: tuple[str, ...] = ("accuracy",)
+    """Metrics, the most telling first: ``accuracy``, ``f1`` of class 1, ``macro_f1``, ``matthews``; of scores
+    ``pearson`` and ``spearman``."""
+
+    def __post_init__(self) -> None:
+        _class_metrics.check_metrics(self.metrics)
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise ValueError for names of classes that are too few or the same."""
+    if len(labels) == 1 or len(set(labels)) != len(labels):
+        raise ValueError(f"labels is {', '.join(labels)}; give two or more different names, or none for scores")
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError when a tokenizer lacks a special token that the task needs."""
+    if tokenizer.pad_token_id is None and tokenizer.unk_token_id is None and tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no pad, unk or eos token; rows could not be filled")
+
+
+def columns(config: EncodeConfig) -> dict[str, Column]:
+    """A class id or a score, and where the second text of a pair starts, the row's length for a single text."""
+    return {"label": Column("int64" if config.labels else "float32"), "second": Column("int32")}
+
+
+def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[LabelledRow]:
+    """One row an example; raises ValueError for a missing or unknown label."""
+    rows = encode_pairs(examples, tokenizer, max_length=config.max_length)
+    labels = [label_id(example, config.labels) for example in examples]
+    return [
+        LabelledRow(row.ids, {"label": label, "second": row.second}) for row, label in zip(rows, labels, strict=True)
+    ]
+
+
+def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
+    """The id of an example's class, or its score where there are no classes; raises ValueError for any other label."""
+    if "label" not in example:
+        raise ValueError("an example has no label; name its column as label in the source")
+    raw = example["label"]
+    if labels:
+        if str(raw) not in labels:
+            raise ValueError(f"an example has the label {raw!r}; encoding.labels names {', '.join(labels)}")
+        return list(labels).index(str(raw))
+    try:
+        return float(raw)
+    except ValueError:
+        raise ValueError(
+            f"an example has the label {raw!r}, which is no number; name classes in encoding.labels"
+        ) from None
+
+
+def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
+    """No row is left out."""
+    return [None] * len(rows)
+
+
+class Task(TaskBase):
+    """Labels are class ids, or scores; writes ``labels`` (B,) and, of pairs, ``token_types``."""
+
+    HEAD = "sequence_classification"
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Nothing is drawn."""
+        columns = {"labels": batch["label"]}
+        width = batch["attention_mask"].shape[1]
+        position = batch["token_index"] % width
+        token_types = (position >= batch["second"][batch["token_index"] // width]).long()
+        # Without a second text every model is given the types that it takes by itself.
+        if bool(token_types.any()):
+            columns["token_types"] = token_types
+        return batch.with_columns(**columns)
+
+    @classmethod
+    def greater_is_better(cls, config: Config) -> dict[str, bool]:
+        """All metrics but the loss are better when greater."""
+        return {**dict.fromkeys(config.metrics, True), "loss": False}
+
+    @torch.no_grad()
+    def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Logits and label of each row."""
+        logits = predict(student, batch, head=self.HEAD).logits
+        return by_row(batch, self.encoding.num_rows, {"logits": logits, "label": batch["labels"]})
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """The task's metrics, the mean ``loss`` in nats or squared units, and the number of ``rows``."""
+        found = seen_rows(sums, nothing="no held-out row has a label; hold out more text")
+        return _class_metrics.metrics_of(found["logits"], found["label"], self.config.metrics)
