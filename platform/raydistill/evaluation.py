@@ -36,7 +36,7 @@ def evaluate_models(
     scorer = spec.make_task()
     found = {}
     for name, folder in models.items():
-        model = load_model(folder, head=scorer.HEAD, labels=scorer.encoding.labels, names=(names or {}).get(name, ()))
+        model = load_model(folder, head=scorer.HEAD, labels=scorer.labels, names=(names or {}).get(name, ()))
         found[name] = figures(model, scorer, batches)
     return found
 

@@ -70,6 +70,11 @@ class Distiller(nn.Module, ABC):
         """
 
     @classmethod
+    def stored_layers(cls, config: Any, student_config: Any, teacher_config: Any) -> tuple[int, ...]:
+        """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
+        return ()
+
+    @classmethod
     def prepare_batch(cls, config: Any, batch: Batch) -> Batch:
         """Add the columns that the method draws for itself; runs on the CPU in the data tasks."""
         return batch

@@ -1,6 +1,7 @@
 """Whether models, corpus, method and loop of a training fit each other, found out before it starts."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     Raises ValueError with one line for the first thing that does not fit.
     """
     corpus = _corpora.forecast(config.corpus, earlier)
-    if corpus.task != config.task.name:
+    task = config.task.module.Task
+    if corpus.task not in (config.task.name, *task.ENCODINGS):
         raise ValueError(f"task is {config.task.name!r}, but the corpus is encoded for {corpus.task!r}")
+    corpus = replace(corpus, labels=task.outputs(config.task.config, corpus.labels))
     teachers = _teachers(config, corpus, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)

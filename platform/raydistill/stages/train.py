@@ -143,7 +143,8 @@ class Stage(_base.Stage):
         self, folder: Path, teachers: list[Path], context: _base.StageContext, corpus: Corpus | Mixture
     ) -> None:
         """Build the student and save it with the tokenizer of the corpus, in one rename."""
-        config, head, labels = self.config.student, self.config.task.module.Task.HEAD, corpus.encoding.labels
+        config, task = self.config.student, self.config.task.module.Task
+        head, labels = task.HEAD, task.outputs(self.config.task.config, corpus.encoding.labels)
         reference = config.checkpoint or self.config.teachers[0]
         origin = _checkpoints.resolve(reference, context.outputs) if config.checkpoint else teachers[0]
         if config.init == "random":

@@ -65,6 +65,8 @@ class TaskBase(ABC):
 
     HEAD: ClassVar[str]
     """Head that models need for the task."""
+    ENCODINGS: ClassVar[tuple[str, ...]] = ()
+    """Names of other tasks whose corpora it reads too."""
 
     def __init__(self, config: Any, encoding: Encoding) -> None:
         self.config = config
@@ -77,6 +79,16 @@ class TaskBase(ABC):
         Of each row it is a function alone, unless ``row_coupled``. Partners, where there are any, get inputs and
         targets too.
         """
+
+    @classmethod
+    def outputs(cls, config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of what a classifier's outputs stand for, given the names of the corpus's classes: here the same."""
+        return labels
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what a classifier's outputs stand for, none for a single score."""
+        return self.outputs(self.config, self.encoding.labels)
 
     @classmethod
     def row_coupled(cls, config: Any) -> bool:

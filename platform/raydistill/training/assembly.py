@@ -28,7 +28,8 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         num_micro_batches=training.num_micro_batches(num_workers),
         max_grad_norm=spec.optimizer.max_grad_norm,
     )
-    labels = open_mixture(spec.corpus).encoding.labels
+    task = spec.task.module.Task
+    labels = task.outputs(spec.task.config, open_mixture(spec.corpus).encoding.labels)
     student = _load_student(spec, config, labels)
     teachers = [_load_teacher(teacher, spec, precision, device, labels) for teacher in spec.teachers]
     distiller: Distiller = spec.method.module.Method(spec.method.config, student, teachers)

@@ -143,7 +143,7 @@ def test_a_layer_that_the_teacher_lacks_is_refused():
 
 
 def test_a_distilbert_teacher_cannot_become_a_bert():
-    with pytest.raises(ValueError, match=r"architecture is 'bert', but the teacher is a distilbert"):
+    with pytest.raises(ValueError, match=r"architecture is 'bert', but it is made from a distilbert"):
         student_config(toy_distilbert(1).config, architecture="bert", num_layers=1)
 
 
