@@ -233,7 +233,7 @@ def test_a_package_archive_is_binarized(ray_cluster, tmp_path, tokenizer_folder,
 def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
     rows = {"body": [sentence(number) for number in range(25)] + [None]}
     datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "saved")
-    section = {"name": "huggingface", "path": str(tmp_path / "saved"), "column": "body", "max_rows": 20}
+    section = {"name": "huggingface", "path": str(tmp_path / "saved"), "text": "body", "max_rows": 20}
     summary = binarize(
         sources=sources(**section),
         encoding=encoding(),
@@ -245,8 +245,8 @@ def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
     wrong = source(**{**section, "split": "test"})
     with pytest.raises(ValueError, match="split is 'test'; choices: train"):
         wrong.module.items(wrong.config)
-    wrong = source(**{**section, "column": "text"})
-    with pytest.raises(ValueError, match=r"column is 'text', .* choices: body"):
+    wrong = source(**{**section, "text": "text"})
+    with pytest.raises(ValueError, match=r"text is 'text', .* choices: body"):
         wrong.module.items(wrong.config)
 
 

@@ -71,7 +71,7 @@ def class_of_name(names: Mapping[Column, str | None], raw: Any) -> str | None:
 
 def plain_label(raw: Any) -> str | int | float:
     """A raw label as it stands; raises ValueError for a blank one and for what is no text, number or truth value."""
-    if not isinstance(raw, str | int | float) or raw == "":
+    if not isinstance(raw, str | int | float) or raw == "" or (isinstance(raw, float) and not math.isfinite(raw)):
         raise ValueError(f"has the label {raw!r}; give a text or a number, or leave label out")
     return raw
 

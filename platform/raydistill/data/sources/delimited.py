@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from raydistill.data.sources import _files, _labels, _lines
+from raydistill.data.sources import _files, _lines, _tables
 from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.sources._labels import Column, Label, Scores
 
@@ -86,7 +86,7 @@ def read(config: Config, item: Item) -> Iterator[Example]:
         is_json = _format(config, item.name) == "jsonl"
         for values in _json_rows(config, lines) if is_json else _delimited_rows(config, item, lines):
             try:
-                example = values if DROPPED in values else _example(config, values)
+                example = values if DROPPED in values else _tables.text_example(values, config.label, config.labels)
             except ValueError as error:
                 raise ValueError(f"{lines.place()} {error}") from None
             yield example
@@ -218,26 +218,3 @@ def _short(config: Config, problem: str) -> Example:
     if config.short_lines == "refuse":
         raise ValueError(f"{problem}; mend it, or set short_lines: skip")
     return {DROPPED: "short line"}
-
-
-def _example(config: Config, values: Mapping[str, Any]) -> Example:
-    """The example in a row's values; raises ValueError for a text that is none and a label that has no name."""
-    texts = {role: value for role, value in values.items() if role != "label"}
-    for role, value in texts.items():
-        if not isinstance(value, str | None):
-            raise ValueError(f"has {value!r} as {role}, which is no text")
-    if not any(value and value.strip() for value in texts.values()):
-        return {DROPPED: "no text"}
-    example = {role: value or "" for role, value in texts.items()}
-    if "label" not in values:
-        return example
-    label = _label(config, values["label"])
-    return {DROPPED: "no label"} if label is None else {**example, "label": label}
-
-
-def _label(config: Config, raw: Any) -> str | int | float | None:
-    if isinstance(config.label, Scores):
-        return _labels.class_of_score(config.label, raw)
-    if config.labels is not None:
-        return _labels.class_of_name(config.labels, raw)
-    return _labels.plain_label(raw)

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from raydistill.data.sources import _tables
 from raydistill.data.sources._base import Example, Item
 
 _ROWS_PER_ITEM = 20_000
@@ -13,8 +14,12 @@ _ROWS_PER_READ = 1_000
 
 
 @dataclass(frozen=True)
-class Config:
-    """Which data set, split and column."""
+class Config(_tables.Columns):
+    """Which data set and split, and which columns mean what.
+
+    Class ids become names. A row without a text is dropped and counted, and one without a label, such as a hidden one
+    of a test split, with the id -1.
+    """
 
     path: str
     """Name on the hub, such as ``Salesforce/wikitext``, or a folder that ``save_to_disk`` wrote."""
@@ -22,8 +27,6 @@ class Config:
     """Configuration of a hub data set, such as ``wikitext-103-v1``."""
     split: str = "train"
     """Split to read."""
-    column: str = "text"
-    """Column of strings, one text a row."""
     revision: str | None = None
     """Hub revision."""
     max_rows: int | None = None
@@ -37,10 +40,8 @@ def is_listed_early(config: Config) -> bool:
 
 def items(config: Config) -> list[Item]:
     """Ranges of 20,000 rows; raises ValueError for an unknown data set, split or column."""
-    dataset = _load(config)
-    if config.column not in dataset.column_names:
-        choices = ", ".join(dataset.column_names)
-        raise ValueError(f"column is {config.column!r}, which {config.path} does not have; choices: {choices}")
+    dataset = _open(config)
+    _tables.check_schema(config, dataset.features.arrow_schema, config.path)
     rows = len(dataset) if config.max_rows is None else min(len(dataset), config.max_rows)
     return [
         Item(f"{config.path}:{config.split}", str(dataset._fingerprint), start, min(start + _ROWS_PER_ITEM, rows))
@@ -49,27 +50,38 @@ def items(config: Config) -> list[Item]:
 
 
 def read(config: Config, item: Item) -> Iterator[Example]:
-    """The texts of one range of rows; rows without a text are left out."""
-    dataset = _load(config).select_columns([config.column])
+    """The examples of one range of rows; raises ValueError, naming the row, for a value that is wrong."""
+    dataset = _open(config)
+    names = _tables.class_names(dataset.features.arrow_schema)
+    chosen = dataset.select_columns(list(dict.fromkeys(config.columns().values())))
     for start in range(item.start, item.stop, _ROWS_PER_READ):
-        texts = dataset[start : min(start + _ROWS_PER_READ, item.stop)][config.column]
-        yield from ({"text": text} for text in texts if text)
+        rows = _rows(chosen[start : min(start + _ROWS_PER_READ, item.stop)])
+        yield from _tables.examples(config, names, rows, place=item.name, start=start)
+
+
+def _rows(columns: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _open(config: Config) -> Any:
+    return _load(config.path, config.subset, config.split, config.revision)
 
 
 @lru_cache(maxsize=2)
-def _load(config: Config) -> Any:
+def _load(path: str, subset: str | None, split: str, revision: str | None) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        if not Path(config.path).is_dir():
-            return datasets.load_dataset(config.path, config.subset, split=config.split, revision=config.revision)
-        loaded = datasets.load_from_disk(config.path)
+        if not Path(path).is_dir():
+            return datasets.load_dataset(path, subset, split=split, revision=revision)
+        loaded = datasets.load_from_disk(path)
     except (FileNotFoundError, ValueError, ConnectionError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"path is {config.path!r}, which cannot be loaded as a data set: {reason}") from None
+        raise ValueError(f"path is {path!r}, which cannot be loaded as a data set: {reason}") from None
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
-    if config.split not in loaded:
-        raise ValueError(f"split is {config.split!r}; choices: {', '.join(loaded)}")
-    return loaded[config.split]
+    if split not in loaded:
+        raise ValueError(f"split is {split!r}; choices: {', '.join(loaded)}")
+    return loaded[split]

@@ -1,11 +1,11 @@
-"""A text column of Parquet files on any storage."""
+"""Rows of Parquet files on any storage: texts, pairs and labels, words with tags, or questions with answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raydistill.data.sources import _tables
 from raydistill.data.sources._base import Example, Item
 from raydistill.data.storage import Folder, glob_files
 
@@ -15,13 +15,15 @@ _BUFFER_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Config:
-    """Which files and which column."""
+class Config(_tables.Columns):
+    """Which files, and which columns mean what.
+
+    Class ids become names where a data set's features in the file tell them. A row without a text is dropped and
+    counted, and one without a label, such as a hidden one with the id -1.
+    """
 
     path: str
     """A file, or a glob over files, local or a URI."""
-    column: str = "text"
-    """Column of strings, one text a row."""
 
 
 def is_listed_early(config: Config) -> bool:
@@ -30,23 +32,14 @@ def is_listed_early(config: Config) -> bool:
 
 
 def items(config: Config) -> list[Item]:
-    """Ranges of row groups of about 20,000 rows; raises ValueError without a matching file or the column."""
+    """Ranges of row groups of about 20,000 rows; raises ValueError without a matching file or a column."""
     found: list[Item] = []
     for path, fingerprint in glob_files(config.path):
         with Folder(path).open_input("") as stream:
             metadata = pq.read_metadata(stream)
-        _check_column(metadata.schema.to_arrow_schema(), config.column, path)
+        _tables.check_schema(config, metadata.schema.to_arrow_schema(), path)
         found.extend(_row_group_ranges(path, fingerprint, metadata))
     return found
-
-
-def _check_column(schema: pa.Schema, column: str, path: str) -> None:
-    if column not in schema.names:
-        raise ValueError(f"column is {column!r}, which {path} does not have; choices: {', '.join(schema.names)}")
-    kind = schema.field(column).type
-    values = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(values) or pa.types.is_large_string(values)):
-        raise ValueError(f"column is {column!r}, which holds {kind} in {path}; give one of strings")
 
 
 def _row_group_ranges(path: str, fingerprint: str, metadata: pq.FileMetaData) -> Iterator[Item]:
@@ -59,10 +52,14 @@ def _row_group_ranges(path: str, fingerprint: str, metadata: pq.FileMetaData) ->
 
 
 def read(config: Config, item: Item) -> Iterator[Example]:
-    """The texts of one range of row groups; rows without a text are left out."""
+    """The examples of one range of row groups; raises ValueError, naming the row, for a value that is wrong."""
     with Folder(item.name).open_input("") as stream:
-        groups = range(item.start, item.stop)
         # A row group may be large: neither its bytes nor its rows are held as a whole.
         file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-        for batch in file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=[config.column]):
-            yield from ({"text": text} for text in batch.column(0).to_pylist() if text)
+        names = _tables.class_names(file.schema_arrow)
+        start = sum(file.metadata.row_group(group).num_rows for group in range(item.start))
+        columns = list(dict.fromkeys(config.columns().values()))
+        groups = range(item.start, item.stop)
+        batches = file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=columns)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from _tables.examples(config, names, rows, place=item.name, start=start)
