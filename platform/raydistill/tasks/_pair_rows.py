@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers.tokenization_utils_base import LARGE_INTEGER
+
+from raydistill.tasks._tokenizing import length_limit, plain_backend
 
 
 class PairRow(NamedTuple):
@@ -22,13 +23,8 @@ def encode_pairs(examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_l
     An example has ``text``, or ``words``, and may have ``text_pair``. Longer rows lose tokens from the end of the
     longer text, of the second at a tie, as published. Raises ValueError for an example without a text.
     """
-    limit = max_length or int(tokenizer.model_max_length)
-    if limit >= LARGE_INTEGER:
-        raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
+    limit = length_limit(tokenizer, max_length)
+    backend = plain_backend(tokenizer)
     firsts = backend.encode_batch_fast([_text(example) for example in examples], add_special_tokens=False)
     pairs = [example.get("text_pair") for example in examples]
     seconds = iter(backend.encode_batch_fast([pair for pair in pairs if pair is not None], add_special_tokens=False))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from raydistill.tasks._base import Column
+from raydistill.tasks._tokenizing import length_limit, plain_backend
 
 Row = NDArray[np.integer]
 _LARGEST_ID = int(np.iinfo(np.int32).max)
@@ -68,7 +68,7 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 
 def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig, ends: Ends) -> list[Row]:
     """What ``cut`` does, with other special tokens at the ends of a row."""
-    limit = length_limit(tokenizer, config)
+    limit = length_limit(tokenizer, config.max_length)
     parts: list[Row] = []
     for row in whole_rows(examples, tokenizer, ends):
         if len(row) <= limit:
@@ -81,14 +81,6 @@ def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: E
 def columns(config: EncodeConfig) -> dict[str, Column]:
     """Rows of text have nothing beside their ids."""
     return {}
-
-
-def length_limit(tokenizer: Any, config: EncodeConfig) -> int:
-    """Longest row; raises ValueError when neither ``config`` nor the tokenizer limits it."""
-    limit = config.max_length or int(tokenizer.model_max_length)
-    if limit >= LARGE_INTEGER:
-        raise ValueError("max_length is null and the tokenizer has no limit; give encoding.max_length")
-    return limit
 
 
 def whole_rows(examples: Sequence[Mapping[str, Any]], tokenizer: Any, ends: Ends) -> Iterator[Row]:
@@ -111,10 +103,7 @@ def _text(example: Mapping[str, Any]) -> str:
 
 def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> list[Row]:
     """One row a text, views of a single array: a thousand small arrays would take longer than their tokens."""
-    backend = tokenizer.backend_tokenizer
-    backend.no_padding()
-    backend.no_truncation()
-    backend.encode_special_tokens = tokenizer.split_special_tokens
+    backend = plain_backend(tokenizer)
     # The fast form leaves out offsets, which nobody reads.
     encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
     rows = [[ends.first, *encoding.ids, ends.last] for encoding in encodings]

@@ -17,8 +17,11 @@ from raydistill.tasks import _class_metrics
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
 from raydistill.tasks._pair_rows import encode_pairs
 from raydistill.tasks._row_scores import by_row, seen_rows
+from raydistill.tasks._tokenizing import check_filler
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
+
+_NOTHING = "no held-out row has a label; hold out more text"
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ def check_labels(labels: Sequence[str]) -> None:
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise ValueError when a tokenizer lacks a special token that the task needs."""
-    if tokenizer.pad_token_id is None and tokenizer.unk_token_id is None and tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no pad, unk or eos token; rows could not be filled")
+    check_filler(tokenizer)
 
 
 def columns(config: EncodeConfig) -> dict[str, Column]:
@@ -125,5 +127,10 @@ class Task(TaskBase):
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The task's metrics, the mean ``loss`` in nats or squared units, and the number of ``rows``."""
-        found = seen_rows(sums, nothing="no held-out row has a label; hold out more text")
+        found = seen_rows(sums, nothing=_NOTHING)
         return _class_metrics.metrics_of(found["logits"], found["label"], self.config.metrics)
+
+    def predictions(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """``row_id``, ``label``, ``prediction`` and, of classes, the ``probability`` of each as its own column."""
+        found = seen_rows(sums, nothing=_NOTHING)
+        return _class_metrics.predictions_of(found["row_id"], found["logits"], found["label"], self.labels)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from raydistill.batch import PARTNER, Batch
 from raydistill.tasks import _text_rows
 from raydistill.tasks._base import TaskBase
-from raydistill.tasks._text_rows import Ends, Row, columns, cut_between, drop_reasons, length_limit, whole_rows
+from raydistill.tasks._text_rows import Ends, Row, columns, cut_between, drop_reasons, whole_rows
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
+from raydistill.tasks._tokenizing import length_limit
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
@@ -52,7 +53,7 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
     ends = Ends(first, last, ("bos", "eos"))
     if not config.pack:
         return cut_between(examples, tokenizer, config, ends)
-    limit = length_limit(tokenizer, config)
+    limit = length_limit(tokenizer, config.max_length)
     # Without its two special tokens nothing is left of an empty text.
     texts = [row for row in whole_rows(examples, tokenizer, ends) if len(row) > 2]
     if first == last:
