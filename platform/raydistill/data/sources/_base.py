@@ -10,8 +10,9 @@ from typing import Any
 
 Example = Mapping[str, Any]
 """One example. Keys: ``text``; ``text_pair`` of a pair; ``label``, a class's name or a number; ``words`` with one name
-in ``labels`` for each; or ``input_ids``, a row that is encoded already. A task takes those it knows. An example with
-the key ``DROPPED`` stands for one that the source left out."""
+in ``labels`` for each; ``question``, ``context`` and ``answers``, lists ``text`` and ``answer_start`` in a mapping, and
+an ``id``; or ``input_ids``, a row that is encoded already. A task takes those it knows. An example with the key
+``DROPPED`` stands for one that the source left out."""
 
 DROPPED = "dropped"
 """Key of why an example was left out, such as ``short line``: it is counted and not encoded."""

@@ -1,0 +1,105 @@
+"""Questions about texts, with answers that are pieces of these, from files of SQuAD's form."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raydistill.data.sources import _files
+from raydistill.data.sources._base import DROPPED, Example, Item
+
+
+@dataclass(frozen=True)
+class Config(_files.FileSet):
+    """Which files.
+
+    JSON of SQuAD's nested form, version 1.1 or 2.0; JSON whose ``data`` is a list of questions, each with its own
+    ``context``; or such questions one a line. Answers are lists of ``text`` with ``answer_start``, or of both.
+    """
+
+
+def is_listed_early(config: Config) -> bool:
+    """Files are listed in the preflight already."""
+    return True
+
+
+def items(config: Config) -> list[Item]:
+    """The files in the order of their names; raises ValueError when there are none."""
+    return _files.list_items(config)
+
+
+def read(config: Config, item: Item) -> Iterator[Example]:
+    """The questions of one file as ``id``, ``question``, ``context`` and ``answers`` (``text`` and ``answer_start``).
+
+    Those whose first answer is not where it should be are left out. Raises ValueError, naming file and place, for a
+    file of another form.
+    """
+    with _files.open_item(config, item) as stream:
+        content = stream.read()
+    for place, entry in _entries(_parsed(content, item.name), item.name):
+        yield _example(entry, f"{item.name} {place}")
+
+
+def _parsed(content: bytes, name: str) -> Any:
+    """What a file's JSON says, a list for one value a line."""
+    try:
+        return json.loads(content)
+    except ValueError as whole:
+        values = []
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                values.extend([json.loads(line)] if line.strip() else [])
+            except ValueError as error:
+                # With one value a line the first line is one; else the file was meant to be a single one.
+                problem = f"{name} line {number} is no JSON: {error}" if values else f"{name} is no JSON: {whole}"
+                raise ValueError(problem) from None
+        return values
+
+
+def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The questions of a file with their places, each with its ``context``."""
+    articles = document["data"] if isinstance(document, dict) and "data" in document else document
+    if isinstance(articles, dict) and "question" in articles:
+        articles = [articles]
+    if not isinstance(articles, list):
+        raise ValueError(f"{name} has no list 'data'; give a file of SQuAD's form")
+    for number, article in enumerate(articles):
+        if not isinstance(article, dict) or "paragraphs" not in article:
+            yield f"question {number + 1}", article
+            continue
+        for place, paragraph in enumerate(article["paragraphs"]):
+            where = f"article {number + 1} paragraph {place + 1}"
+            if not isinstance(paragraph, dict) or not {"context", "qas"} <= paragraph.keys():
+                raise ValueError(f"{name} {where} has no context or no qas; give a file of SQuAD's form")
+            for own, entry in enumerate(paragraph["qas"]):
+                asked = {**entry, "context": paragraph["context"]} if isinstance(entry, dict) else entry
+                yield f"{where} question {own + 1}", asked
+
+
+def _example(entry: Any, place: str) -> Example:
+    missing = {"question", "context"} - (entry.keys() if isinstance(entry, dict) else set())
+    if missing:
+        raise ValueError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
+    texts, starts = ([], []) if entry.get("is_impossible") else _answers(entry, place)
+    if texts and not (starts[0] >= 0 and entry["context"].startswith(texts[0], starts[0])):
+        return {DROPPED: "misplaced answer"}
+    return {
+        "id": str(entry.get("id", "")),
+        "question": entry["question"],
+        "context": entry["context"],
+        "answers": {"text": texts, "answer_start": starts},
+    }
+
+
+def _answers(entry: Mapping[str, Any], place: str) -> tuple[list[str], list[int]]:
+    """Texts and first characters of the answers that have a text."""
+    answers = entry.get("answers", [])
+    try:
+        if isinstance(answers, dict):
+            pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
+        else:
+            pairs = [(answer["text"], answer["answer_start"]) for answer in answers]
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{place} has the answers {answers!r}; each has a text and an answer_start") from None
+    found = [(text, int(start)) for text, start in pairs if text]
+    return [text for text, _ in found], [start for _, start in found]
