@@ -7,7 +7,7 @@ sharded model gathers its weights once, a matrix product is larger. A pass ends 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +28,8 @@ class Model(Protocol):
     def num_blocks(self) -> int:
         """Number of blocks."""
 
-    def embed(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Input (R, D) of block 0 for ids (R,)."""
+    def embed(self, ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
+        """Input (R, D) of block 0 for ids (R,) and, of pairs of texts, token types (R,)."""
 
     def run(self, hidden: Tensor, layout: Layout, start: int, stop: int) -> Tensor:
         """Blocks ``start`` to ``stop - 1`` on states (R, D)."""
@@ -41,6 +41,8 @@ class Rows:
 
     ids: Tensor
     layout: Layout
+    token_types: Tensor | None = None
+    """(R,) 0 in the first text of a pair and 1 in the second; all passes have them or none."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Passes:
     interchange: Interchange | None = None
     needs_base: bool = True
     """Whether the base's last states are read."""
+    kept: tuple[int, ...] = ()
+    """Numbers of blocks after which states of the base and of the counterfactual pass are kept."""
+    kept_places: Tensor | None = None
+    """Places (K,) of the base's rows whose states are kept, needed with ``kept``."""
 
     def spans(self, num_blocks: int) -> dict[str, tuple[int, int]]:
         """Numbers of blocks between which each pass is under way; one that nothing reads is missing."""
@@ -97,7 +103,7 @@ class Passes:
             spans[COUNTERFACTUAL] = (swap.first_write, num_blocks)
         elif self.counterfactual is not None:
             spans[COUNTERFACTUAL] = (0, num_blocks)
-        base_ends = [num_blocks] if self.needs_base else []
+        base_ends = [num_blocks, *self.kept] if self.needs_base else [*self.kept]
         if swap is not None and resumes:
             base_ends.append(swap.first_write)
         if swap is not None and self.source is None:
@@ -116,30 +122,59 @@ class Passes:
 def run(model: Model, passes: Passes) -> tuple[Tensor | None, Tensor | None]:
     """Outputs (R, D) of the last block in the base and in the counterfactual pass, None for one that is not needed.
 
+    See ``run_and_keep``.
+    """
+    base, counterfactual = run_and_keep(model, passes)
+    return base.last, counterfactual.last
+
+
+class Outputs(NamedTuple):
+    """What is read of one pass."""
+
+    last: Tensor | None
+    """Output (R, D) of the last block, None where it is not needed."""
+    kept: tuple[Tensor, ...]
+    """States (K, D) at ``kept_places`` after each of ``kept`` numbers of blocks, in that order."""
+
+
+def run_and_keep(model: Model, passes: Passes) -> tuple[Outputs, Outputs]:
+    """What is read of the base and of the counterfactual pass.
+
+    Without a counterfactual pass the states kept of it are the base's.
+
     Deviation: where the counterfactual pass resumes from the base pass, the two share their dropout up to the first
     written block; the published passes draw it independently, which giving ``counterfactual`` restores.
     """
     num_blocks, swap = model.num_blocks, passes.interchange
     spans = passes.spans(num_blocks)
     if not spans:
-        return None, None
+        return Outputs(None, ()), Outputs(None, ())
     states = _embed(model, passes, [name for name, (start, _) in spans.items() if start == 0])
     source = BASE if passes.source is None else SOURCE
     values: dict[int, Tensor] = {}
-    depths = {num_blocks, *(depth for span in spans.values() for depth in span), *(swap.depths() if swap else ())}
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    ends = (depth for span in spans.values() for depth in span)
+    depths = {num_blocks, *ends, *passes.kept, *(swap.depths() if swap else ())}
     for depth, following in pairwise([*sorted(depths), num_blocks]):
         if swap is not None:
             values |= _read_values(states[source], swap, depth) if source in states else {}
             states = _written(states, values, swap, depth)
+        if depth in passes.kept:
+            kept[depth] = _kept(states, passes)
         if depth < following:
             under_way = {name: of_pass for name, of_pass in states.items() if spans[name][1] > depth}
-            states = _advance(model, passes, under_way, depth, following)
-    return states.get(BASE) if passes.needs_base else None, states.get(COUNTERFACTUAL)
+            states = _advance(model, passes, under_way, depth, following) if under_way else {}
+    of_base, of_counterfactual = (tuple(kept[depth][side] for depth in passes.kept) for side in (0, 1))
+    base = states.get(BASE) if passes.needs_base else None
+    return Outputs(base, of_base), Outputs(states.get(COUNTERFACTUAL), of_counterfactual)
 
 
 def _embed(model: Model, passes: Passes, names: Sequence[str]) -> dict[str, Tensor]:
     rows = [passes.rows(name) for name in names]
-    hidden = model.embed(torch.cat([of_pass.ids for of_pass in rows]), _stack(passes, names))
+    token_types = [of_pass.token_types for of_pass in rows if of_pass.token_types is not None]
+    assert len(token_types) in (0, len(rows)), "some passes have token types, others none"
+    more = [torch.cat(token_types)] if token_types else []
+    hidden = model.embed(torch.cat([of_pass.ids for of_pass in rows]), _stack(passes, names), *more)
     return dict(zip(names, hidden.split([len(of_pass.ids) for of_pass in rows]), strict=True))
 
 
@@ -155,6 +190,15 @@ def _advance(model: Model, passes: Passes, states: dict[str, Tensor], start: int
 
 def _stack(passes: Passes, names: Sequence[str]) -> Layout:
     return Layout.stack([passes.rows(name).layout for name in names])
+
+
+def _kept(states: Mapping[str, Tensor], passes: Passes) -> tuple[Tensor, Tensor]:
+    """The kept states (K, D) of the base and of the counterfactual pass, which is the base until it begins."""
+    assert passes.kept_places is not None, "kept needs kept_places"
+    base = states[BASE].index_select(0, passes.kept_places)
+    if COUNTERFACTUAL not in states:
+        return base, base
+    return base, states[COUNTERFACTUAL].index_select(0, passes.kept_places)
 
 
 def _read_values(source: Tensor, swap: Interchange, depth: int) -> dict[int, Tensor]:

@@ -102,18 +102,36 @@ PRESETS: dict[str, dict[str, Any]] = {
 multiple_single_multilayer), written for whole vectors of any width."""
 
 
-def resolve_mapping(value: str | MappingType[str, Any]) -> str | dict[str, Any]:
-    """A preset's name as it is, the content of a ``.nm`` file, or inline content as it is; parses none of it.
+def full_mapping(*, teacher_layers: int, student_layers: int) -> Mapping:
+    """One group for each student block i, with the teacher's blocks i * k to i * k + k - 1, whole vectors of them.
 
-    Raises ValueError when a name is neither a preset nor a file of JSON.
+    k is the quotient of the depths, rounded down; the teacher's last blocks are in no group where it leaves a rest.
+    Raises ValueError for a student that is deeper than its teacher. Source: Causal-Distill-XXS.
+    """
+    size = teacher_layers // student_layers
+    if size == 0:
+        raise ValueError(
+            f"mapping is full, but the student has {student_layers} blocks and the teacher {teacher_layers}; "
+            "give a .nm file or another student"
+        )
+    blocks = [tuple(Site(layer) for layer in range(size * i, size * i + size)) for i in range(student_layers)]
+    return Mapping(tuple(Group((of_teacher,), ((Site(i),),)) for i, of_teacher in enumerate(blocks)))
+
+
+def resolve_mapping(value: str | MappingType[str, Any], *, generated: Sequence[str] = ()) -> str | dict[str, Any]:
+    """A name as it is, the content of a ``.nm`` file, or inline content as it is; parses none of it.
+
+    Names are those of presets and of mappings that the caller generates. Raises ValueError when one is neither a
+    name nor a file of JSON.
     """
     if not isinstance(value, str):
         return dict(value)
-    if value in PRESETS:
+    if value in PRESETS or value in generated:
         return value
     path = Path(value)
     if not path.is_file():
-        raise ValueError(discovery.unknown_choice("mapping", value, sorted(PRESETS)) + ", or the path of a .nm file")
+        choices = sorted([*generated, *PRESETS])
+        raise ValueError(discovery.unknown_choice("mapping", value, choices) + ", or the path of a .nm file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

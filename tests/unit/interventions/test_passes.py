@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from raydistill.interventions.passes import Interchange, Passes, Rows, run
+from raydistill.interventions.passes import Interchange, Passes, Rows, run, run_and_keep
 from raydistill.layout import Layout
 
 NUM_BLOCKS, WIDTH, VOCABULARY = 4, 6, 9
@@ -24,8 +24,9 @@ class ToyModel:
         self.weights = torch.randn(NUM_BLOCKS, WIDTH, WIDTH, dtype=torch.float64, generator=generator)
         self.calls = []
 
-    def embed(self, ids, layout):
-        return self.table[ids] + layout.position[:, None]
+    def embed(self, ids, layout, token_types=None):
+        types = 0 if token_types is None else token_types[:, None]
+        return self.table[ids] + layout.position[:, None] + 2 * types
 
     def run(self, hidden, layout, start, stop):
         for block in range(start, stop):
@@ -137,3 +138,53 @@ def test_gradient_flows_through_the_values_into_the_source():
     swap = interchange({1: (slice(0, 6),)}, 0, SOURCE)
     run(model, Passes(base, source=foreign, interchange=swap))[1].sum().backward()
     assert model.table.grad[VOCABULARY - 1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("needs_base", [False, True])
+@pytest.mark.parametrize("resumes", [False, True])
+def test_kept_states_are_those_after_a_write_and_before_the_first_write_the_bases(resumes, needs_base):
+    model, places, columns = ToyModel(), torch.tensor([0, 6]), slice(0, 6)
+    swap = interchange({1: (columns,)}, 0, SOURCE)
+    passes = Passes(
+        BASE,
+        source=SOURCE,
+        counterfactual=None if resumes else BASE,
+        interchange=swap,
+        needs_base=needs_base,
+        kept=(1, 2, 3),
+        kept_places=places,
+    )
+    base, counterfactual = run_and_keep(model, passes)
+    before = model.run(model.embed(BASE.ids, BASE.layout), BASE.layout, 0, 1)
+    plain = [before, *(model.run(before, BASE.layout, 1, depth) for depth in (2, 3))]
+    # Row 6 is a written place.
+    written = plain[1].index_copy(
+        0, BASE_PLACES, model.run(model.embed(SOURCE.ids, SOURCE.layout), SOURCE.layout, 0, 1)[SOURCE_PLACES]
+    )
+    changed = [before, written, model.run(written, BASE.layout, 2, 3)]
+    for found, expected in ((base, plain), (counterfactual, changed)):
+        for kept, states in zip(found.kept, expected, strict=True):
+            assert torch.allclose(kept, states[places], rtol=0, atol=1e-12)
+    assert (base.last is None) is not needs_base
+    assert (counterfactual.kept[1] - base.kept[1])[1].abs().max() > 1e-3
+
+
+def test_a_base_that_only_kept_states_need_runs_as_far_as_the_last_of_them():
+    model = ToyModel()
+    run_and_keep(model, Passes(BASE, needs_base=False, kept=(1, 2), kept_places=torch.tensor([0])))
+    assert model.calls == [(0, len(BASE.ids)), (1, len(BASE.ids))]
+
+
+def test_token_types_reach_the_embeddings_of_every_pass():
+    types = [torch.arange(len(of_pass.ids)) % 2 for of_pass in (BASE, SOURCE)]
+    base, source = (replace(of_pass, token_types=one) for of_pass, one in zip((BASE, SOURCE), types, strict=True))
+    swap = interchange({1: (slice(0, 6),)}, 0, SOURCE)
+    found = run(ToyModel(), Passes(base, source=source, counterfactual=base, interchange=swap))
+    model = ToyModel()
+    values = model.run(model.embed(source.ids, source.layout, types[1]), source.layout, 0, 1)[SOURCE_PLACES]
+    hidden = model.run(model.embed(base.ids, base.layout, types[0]), base.layout, 0, 2)
+    expected = model.run(hidden.index_copy(0, BASE_PLACES, values), base.layout, 2, NUM_BLOCKS)
+    assert torch.allclose(found[0], model.run(hidden, base.layout, 2, NUM_BLOCKS), rtol=0, atol=1e-12)
+    assert torch.allclose(found[1], expected, rtol=0, atol=1e-12)
+    with pytest.raises(AssertionError, match="some passes have token types"):
+        run(ToyModel(), Passes(base, source=SOURCE, interchange=swap))

@@ -11,6 +11,7 @@ from raydistill.interventions.sites import (
     check_variables,
     columns_by_layer,
     draw,
+    full_mapping,
     load_mapping,
     parse_variable,
 )
@@ -258,3 +259,16 @@ def test_a_slice_of_a_head_changes_its_own_dimensions_only(variable, columns):
     assert_close(case.counterfactual(2), case.expected(base, case.read(1), *columns))
     changed = (case.counterfactual(2) - base).abs().amax(dim=0) > 1e-9
     assert changed.nonzero().flatten().tolist() == columns
+
+
+@pytest.mark.parametrize("student_layers", [3, 6])
+def test_the_full_mapping_of_twelve_blocks_is_the_published_one(student_layers):
+    assert full_mapping(teacher_layers=12, student_layers=student_layers) == load_mapping(f"full_{student_layers}")
+
+
+def test_the_full_mapping_of_other_depths_leaves_the_rest_of_the_teacher_out():
+    groups = full_mapping(teacher_layers=8, student_layers=3).groups
+    assert [[site.layer for site in group.teacher[0]] for group in groups] == [[0, 1], [2, 3], [4, 5]]
+    assert [group.student for group in groups] == [((Site(0),),), ((Site(1),),), ((Site(2),),)]
+    with pytest.raises(ValueError, match="mapping is full, but the student has 4 blocks and the teacher 3"):
+        full_mapping(teacher_layers=3, student_layers=4)
