@@ -1,18 +1,26 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from raydistill import evaluation
 from raydistill.batch import Batch
+from raydistill.data.corpus import Corpus
 from raydistill.data.stream import FeedSpec, held_out_batches
-from raydistill.evaluation import evaluate_models, figures
+from raydistill.evaluation import evaluate_models, figures, latency_ms
+from raydistill.models.load import load_model
+from raydistill.tasks import classification
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.mlm import Config, Task
+from toy_classifiers import CLASSES, CLASSIFIERS
 from toy_corpus import SPECIAL_IDS, VOCABULARY, random_rows, write_corpus
 from toy_models import pad_further, toy_batch, toy_bert, toy_distilbert
 
 TASK = {"name": "mlm"}
+CLASSES_TASK = {"name": "classification"}
 
 
 def toy_task() -> Task:
@@ -63,7 +71,9 @@ def test_every_model_of_a_comparison_sees_the_same_masked_tokens(tmp_path):
     for name, model in {**models, "copy": models["student"]}.items():
         model.save_pretrained(folders[name])
     corpus = str(tmp_path / "corpus")
-    found = evaluate_models(folders, corpus, task=TASK, seed=5, max_rows=20, batch_size=7)
+    evaluations = evaluate_models(folders, corpus, task=TASK, seed=5, max_rows=20, batch_size=7)
+    found = {name: one.figures for name, one in evaluations.items()}
+    assert {one.predictions for one in evaluations.values()} == {None}
     batches = list(held_out_batches(FeedSpec.make(corpus, TASK, None, seed=5), micro_batch_size=3, num_rows=20))
     for name, model in models.items():
         assert found[name]["loss"] == pytest.approx(reference(model, batches)["loss"], abs=1e-5)
@@ -75,5 +85,103 @@ def test_another_seed_masks_other_tokens(tmp_path):
     write_corpus(tmp_path / "corpus", random_rows(30))
     toy_bert(1, dtype=torch.float32).save_pretrained(tmp_path / "model")
     folders, corpus = {"model": str(tmp_path / "model")}, str(tmp_path / "corpus")
-    first, second = (evaluate_models(folders, corpus, task=TASK, seed=seed)["model"] for seed in (1, 2))
+    first, second = (evaluate_models(folders, corpus, task=TASK, seed=seed)["model"].figures for seed in (1, 2))
     assert first["loss"] != second["loss"]
+
+
+def write_classes(folder: Path, *, num_rows: int = 23, encoding: str = "classification") -> Corpus:
+    """A corpus of rows whose class is that of their number."""
+    config = classification.EncodeConfig(labels=CLASSES)
+    values = [{"label": number % len(CLASSES), "second": 40} for number in range(num_rows)]
+    section = {"name": encoding, "labels": list(CLASSES)}
+    columns = classification.columns(config)
+    return write_corpus(folder, random_rows(num_rows), encoding=section, columns=columns, values=values)
+
+
+def save_classifier(folder: Path, *, labels: tuple[str, ...] = CLASSES, seed: int = 0) -> str:
+    CLASSIFIERS["bert_classes"](2, labels=labels, seed=seed, dtype=torch.float32).save_pretrained(folder)
+    return str(folder)
+
+
+def test_predictions_of_classes_are_those_of_transformers_own_forward_under_their_names(tmp_path):
+    corpus, folder = write_classes(tmp_path / "corpus"), save_classifier(tmp_path / "model")
+    one = evaluate_models({"model": folder}, corpus.uri, task=CLASSES_TASK, seed=5, max_rows=20, batch_size=7)["model"]
+    rows = one.predictions["row_id"]
+    assert one.predictions.keys() == {"row_id", "label", "prediction", *(f"probability.{name}" for name in CLASSES)}
+    assert len(set(rows)) == 20 == one.figures["rows"]
+    assert [CLASSES[row % 3] for row in rows] == list(one.predictions["label"])
+    model = load_model(folder, head="sequence_classification")
+    for position, ids in enumerate(corpus.read_rows(rows)):
+        with torch.no_grad():
+            expected = model(torch.tensor(ids[None].astype(int))).logits[0].double().softmax(-1).numpy()
+        probabilities = [one.predictions[f"probability.{name}"][position] for name in CLASSES]
+        assert probabilities == pytest.approx(expected, abs=1e-5)
+        assert one.predictions["prediction"][position] == CLASSES[expected.argmax()]
+    right = [said == meant for said, meant in zip(one.predictions["prediction"], one.predictions["label"], strict=True)]
+    assert one.figures["accuracy"] == sum(right) / 20
+
+
+def test_outputs_in_another_order_or_named_by_the_job_give_the_same_predictions(tmp_path):
+    corpus = write_classes(tmp_path / "corpus")
+    folders = {"named": save_classifier(tmp_path / "named"), "numbered": save_classifier(tmp_path / "numbered")}
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    names = {"id2label": {str(place): f"LABEL_{place}" for place in range(3)}}
+    names["label2id"] = {name: int(place) for place, name in names["id2label"].items()}
+    (tmp_path / "numbered" / "config.json").write_text(json.dumps({**config, **names}))
+    found = evaluate_models(folders, corpus.uri, task=CLASSES_TASK, seed=5, names={"numbered": CLASSES})
+    assert found["named"].figures == found["numbered"].figures
+    swapped = evaluate_models(folders, corpus.uri, task=CLASSES_TASK, seed=5, names={"numbered": CLASSES[::-1]})
+    red, blue = swapped["numbered"].predictions["probability.red"], found["named"].predictions["probability.blue"]
+    assert red == pytest.approx(blue, abs=1e-9)
+    with pytest.raises(ValueError, match="calls its classes LABEL_0, LABEL_1, LABEL_2; say what they are"):
+        evaluate_models(folders, corpus.uri, task=CLASSES_TASK, seed=5)
+
+
+def test_the_size_is_that_of_the_weights_on_disk(tmp_path):
+    folder = save_classifier(tmp_path / "model")
+    (tmp_path / "model" / "vocab.txt").write_text("no weight")
+    found = evaluate_models({"model": folder}, write_classes(tmp_path / "corpus").uri, task=CLASSES_TASK, seed=5)
+    assert found["model"].figures["size_mb"] == (tmp_path / "model" / "model.safetensors").stat().st_size / 1e6
+    assert not [name for name in found["model"].figures if name.endswith("_ms")]
+
+
+def test_the_latency_is_the_median_a_row_of_passes_after_an_uncounted_one(monkeypatch):
+    # A clock that only the passes move: the first of them, uncounted, by far the slowest.
+    clock, passes = [0.0], []
+
+    def run(batch: Batch) -> None:
+        clock[0] += 50.0 if not passes else 0.1 * batch.num_rows * (1 + len(passes) % 3)
+        passes.append(batch.num_rows)
+
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(evaluation, "_forward", lambda model, task: run)
+    batches = [toy_batch([row]) for row in range(3)] + [toy_batch([0, 1])]
+    assert latency_ms(toy_bert(1), toy_task(), batches, repeats=9) == pytest.approx(200)
+    assert passes == [1, 1, 1, 1, 2, 1, 1, 1, 2, 1]
+
+
+def test_a_slow_model_is_measured_on_each_batch_once_and_no_longer(monkeypatch):
+    clock, passes = [0.0], []
+
+    def run(batch: Batch) -> None:
+        clock[0] += 2.0
+        passes.append(batch)
+
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(evaluation, "_forward", lambda model, task: run)
+    latency_ms(toy_bert(1), toy_task(), [toy_batch([row]) for row in range(6)], repeats=20)
+    assert len(passes) == 1 + 5
+
+
+@pytest.mark.parametrize("task", ["mlm", "classification"])
+def test_a_latency_is_measured_for_single_rows_and_for_batches(tmp_path, task):
+    if task == "mlm":
+        write_corpus(tmp_path / "corpus", random_rows(30))
+        toy_bert(1, dtype=torch.float32).save_pretrained(tmp_path / "model")
+    else:
+        write_classes(tmp_path / "corpus")
+        save_classifier(tmp_path / "model")
+    found = evaluate_models(
+        {"model": str(tmp_path / "model")}, str(tmp_path / "corpus"), task={"name": task}, seed=5, latency_repeats=3
+    )["model"].figures
+    assert 0 < found["batch_latency_ms"] < found["latency_ms"]

@@ -16,16 +16,24 @@ class Column:
     """Between 0 and 1, written as a percentage."""
     is_count: bool = False
     """A property of the model or the data, whose zero spread says nothing."""
+    shows_spread: bool = True
+    """Whether tables have its spread; files of figures do anyway."""
 
 
 _FIRST = {
     "loss": Column("held-out loss", lambda value: f"{value:.4f}", unit="nats"),
     "perplexity": Column("perplexity", lambda value: f"{value:,.1f}"),
     "accuracy": Column("accuracy", lambda value: f"{value:.1%}", is_share=True),
+    "f1": Column("F1", lambda value: f"{value:.1%}", is_share=True),
+    "macro_f1": Column("macro F1", lambda value: f"{value:.1%}", is_share=True),
 }
 _LAST = {
     "tokens": Column("tokens", lambda value: f"{value:,.0f}", is_count=True),
+    "rows": Column("rows", lambda value: f"{value:,.0f}", is_count=True),
     "parameters": Column("parameters", lambda value: f"{value:,.0f}", is_count=True),
+    "size_mb": Column("MB", lambda value: significant(value, 4), is_count=True),
+    "latency_ms": Column("ms of one row", lambda value: significant(value, 3), shows_spread=False),
+    "batch_latency_ms": Column("ms a row in batches", lambda value: significant(value, 3), shows_spread=False),
 }
 
 

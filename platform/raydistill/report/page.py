@@ -15,6 +15,8 @@ class Comparison:
     groups: Sequence[Group]
     csv_groups: str
     csv_runs: str
+    notes: Sequence[str] = ()
+    """Sentences on how its figures were found."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def page(
 
 def _comparison(comparison: Comparison) -> str:
     notes = [
-        *_same_tokens(comparison.groups),
+        *_same(comparison.groups),
+        *comparison.notes,
         *(
             ["`n` runs differ in their seed alone; figures are their mean ± sample standard deviation."]
             if any(row.n > 1 for row in comparison.groups)
@@ -69,11 +72,13 @@ def _comparison(comparison: Comparison) -> str:
     return f"## {comparison.name}\n\n{markdown(comparison.groups)}\n{' '.join(notes)}\n"
 
 
-def _same_tokens(groups: Sequence[Group]) -> list[str]:
-    counts = {row.figures["tokens"].mean if "tokens" in row.figures else None for row in groups}
-    if len(counts) > 1 or None in counts:
-        return []
-    return [f"All models are scored on the same {counts.pop():,.0f} tokens."]
+def _same(groups: Sequence[Group]) -> list[str]:
+    """On how many tokens or rows all models are scored, where these are the same."""
+    for what in ("tokens", "rows"):
+        counts = {row.figures[what].mean if what in row.figures else None for row in groups}
+        if len(counts) == 1 and None not in counts:
+            return [f"All models are scored on the same {counts.pop():,.0f} {what}."]
+    return []
 
 
 def _runs(trained: Sequence[Trained], metric: str) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from raydistill.report.columns import column, in_order
 from raydistill.report.grouping import grouped, value_text, without_seed
 
-_IN_FILES_ONLY = {"tokens"}
+_IN_FILES_ONLY = {"tokens", "rows"}
 """Figures that are the same for all models of a comparison, left out where room is short."""
 
 
@@ -100,7 +100,7 @@ def _cell(figure: str, statistic: Statistic | None) -> str:
         return ""
     style = column(figure)
     mean = style.text(statistic.mean)
-    if statistic.spread is None or (style.is_count and statistic.spread == 0):
+    if statistic.spread is None or not style.shows_spread or (style.is_count and statistic.spread == 0):
         return mean
     return f"{mean} ± {style.text(statistic.spread)}"
 

@@ -36,11 +36,7 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
 
     Raises ValueError with one line for the first thing that does not fit.
     """
-    corpus = _corpora.forecast(config.corpus, earlier)
-    task = config.task.module.Task
-    if corpus.task not in (config.task.name, *task.ENCODINGS):
-        raise ValueError(f"task is {config.task.name!r}, but the corpus is encoded for {corpus.task!r}")
-    corpus = replace(corpus, labels=task.outputs(config.task.config, corpus.labels))
+    corpus = check_task(config, earlier)
     teachers = _teachers(config, corpus, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)
@@ -54,15 +50,36 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     )
 
 
+def check_task(config: Any, earlier: Mapping[str, Forecast]) -> CorpusForecast:
+    """What is known of a stage's corpus, with the outputs that its task asks models for as labels.
+
+    Raises ValueError when the task does not read such a corpus.
+    """
+    corpus = _corpora.forecast(config.corpus, earlier)
+    task = config.task.module.Task
+    if corpus.task not in (config.task.name, *task.ENCODINGS):
+        raise ValueError(f"task is {config.task.name!r}, but the corpus is encoded for {corpus.task!r}")
+    return replace(corpus, labels=task.outputs(config.task.config, corpus.labels))
+
+
+def check_model(key: str, reference: Any, *, head: str, corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:
+    """The configuration of the model that ``reference`` under ``key`` leads to.
+
+    Raises ValueError when it lacks the head, or has other classes or another tokenizer than the corpus.
+    """
+    model, folder = _model(key, reference, earlier)
+    check_family(model, head=head, of=key)
+    _check_head(key, reference, (model, folder), head, corpus)
+    _check_tokenizer(key, folder, corpus)
+    return model
+
+
 def _teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> list[Any]:
-    found = []
-    for position, reference in enumerate(config.teachers):
-        model, folder = _model(f"teachers.{position}", reference, earlier)
-        check_family(model, head=config.task.module.Task.HEAD, of=f"teachers.{position}")
-        _check_head(f"teachers.{position}", reference, (model, folder), config.task.module.Task.HEAD, corpus)
-        _check_tokenizer(f"teachers.{position}", folder, corpus)
-        found.append(model)
-    return found
+    head = config.task.module.Task.HEAD
+    return [
+        check_model(f"teachers.{position}", reference, head=head, corpus=corpus, earlier=earlier)
+        for position, reference in enumerate(config.teachers)
+    ]
 
 
 def _model(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> tuple[Any, Path | None]:
@@ -122,10 +139,7 @@ def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: 
     start, head = config.student, config.task.module.Task.HEAD
     source = teachers[0] if teachers else None
     if start.checkpoint is not None:
-        source, folder = _model("student.checkpoint", start.checkpoint, earlier)
-        check_family(source, head=head, of="student.checkpoint")
-        _check_head("student.checkpoint", start.checkpoint, (source, folder), head, corpus)
-        _check_tokenizer("student.checkpoint", folder, corpus)
+        source = check_model("student.checkpoint", start.checkpoint, head=head, corpus=corpus, earlier=earlier)
     if source is None:
         raise ValueError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
     if head in CLASSIFIERS:
@@ -142,17 +156,22 @@ def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: 
 def _check_corpus(corpus: CorpusForecast, student: Any, teachers: list[Any]) -> None:
     models = {"student": student, **{f"teachers.{position}": teacher for position, teacher in enumerate(teachers)}}
     for key, model in models.items():
-        if model.vocab_size < corpus.vocab_size:
-            raise ValueError(
-                f"{key} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
-                "binarize with that model's tokenizer"
-            )
-        positions = checks.max_length(model)
-        if positions < corpus.max_length:
-            raise ValueError(
-                f"{key} has {positions} positions, the corpus rows of up to {corpus.max_length} tokens; "
-                f"binarize with encoding.max_length={positions}"
-            )
+        check_size(key, model, corpus)
+
+
+def check_size(key: str, model: Any, corpus: CorpusForecast) -> None:
+    """Raise ValueError for a model under ``key`` with fewer token ids or positions than the corpus has."""
+    if model.vocab_size < corpus.vocab_size:
+        raise ValueError(
+            f"{key} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
+            "binarize with that model's tokenizer"
+        )
+    positions = checks.max_length(model)
+    if positions < corpus.max_length:
+        raise ValueError(
+            f"{key} has {positions} positions, the corpus rows of up to {corpus.max_length} tokens; "
+            f"binarize with encoding.max_length={positions}"
+        )
 
 
 def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) -> None:

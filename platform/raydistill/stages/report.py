@@ -76,7 +76,9 @@ class Stage(_base.Stage):
             for run in context.runs[name]
         ]
         metric = self._metric([training for _, training in trainings])
-        comparisons = [_write_tables(context.output, name, found) for name, found in entries.items()]
+        comparisons = [
+            _write_tables(context.output, name, found, _notes(context.runs[name])) for name, found in entries.items()
+        ]
         levels = self._levels(entries, context, metric)
         shown = _draw(context.output, [training for _, training in trainings], metric, levels)
         trained = [_trained(run, training, metric, context.output) for run, training in trainings]
@@ -124,10 +126,16 @@ def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:
             yield data["reference"], tables.Entry(entry.model, {**run.assignment, **entry.assignment}, entry.figures)
 
 
-def _write_tables(folder: Path, name: str, found: Sequence[tuple[str, tables.Entry]]) -> Comparison:
+def _notes(runs: Sequence[_base.Run]) -> list[str]:
+    return list(dict.fromkeys(note for run in runs for note in run.summary.get("notes", [])))
+
+
+def _write_tables(
+    folder: Path, name: str, found: Sequence[tuple[str, tables.Entry]], notes: Sequence[str]
+) -> Comparison:
     entries = [entry for _, entry in found]
     groups = tables.group(entries)
-    comparison = Comparison(name, groups, csv_groups=f"{name}.csv", csv_runs=f"{name}-runs.csv")
+    comparison = Comparison(name, groups, csv_groups=f"{name}.csv", csv_runs=f"{name}-runs.csv", notes=notes)
     texts = [tables.markdown(groups), tables.csv_groups(groups), tables.csv_runs(entries)]
     for file, text in zip(_files(comparison), texts, strict=True):
         (folder / file).write_text(text, encoding="utf-8")

@@ -114,3 +114,11 @@ class TaskBase(ABC):
 
         Raises ValueError with one line when there is nothing to score.
         """
+
+    def predictions(self, sums: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a model said of each row that was scored, from the added sums: columns of equal length by their names.
+
+        ``row_id`` is among them, with ``label`` and ``prediction``, of classes as their names. None for a task that
+        does not tell: one whose targets are tokens of a vocabulary.
+        """
+        return None

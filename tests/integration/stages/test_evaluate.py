@@ -1,7 +1,9 @@
 """Which checkpoints an evaluation scores, and what it leaves, with toy models on a toy corpus."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.evaluation import evaluate_models
 from raydistill.stages import evaluate
 from raydistill.stages._base import CorpusForecast, Forecast, Run, StageContext
+from raydistill.tasks import classification
 from raydistill.tracking.tracker import MemoryTracker
+from toy_classifiers import CLASSES, CLASSIFIERS
 from toy_corpus import VOCABULARY, random_rows, write_corpus
 from toy_models import toy_bert, toy_distilbert
 
@@ -65,16 +69,23 @@ def test_every_run_of_a_stage_is_an_entry_with_its_own_figures(
         folders, str(tmp_path / "corpus" / "held_out"), task={"name": "mlm"}, seed=5, max_rows=20, batch_size=8
     )
     assert [entry["figures"]["loss"] for entry in entries[:3]] == pytest.approx(
-        [figures["loss"] for figures in expected.values()], abs=1e-5
+        [one.figures["loss"] for one in expected.values()], abs=1e-5
     )
-    assert entries[3]["figures"] == entries[5]["figures"] == entries[4]["figures"]
-    assert "| student | 2 |" in (context.output / "comparison.md").read_text()
+    # One folder is scored once; two of one content score alike.
+    assert entries[3]["figures"] == entries[5]["figures"]
+    assert entries[3]["figures"]["loss"] == entries[4]["figures"]["loss"]
+    comparison = (context.output / "comparison.md").read_text()
+    assert "| student | 2 |" in comparison
+    assert "| parameters | MB | ms of one row | ms a row in batches |" in comparison
+    assert "at most 20 forward passes in float32 on 1 CPU thread of one machine" in comparison
     assert isinstance(context.tracker, MemoryTracker)
     tracked = context.tracker.runs[KEY].metrics
     losses = [entry["figures"]["loss"] for entry in entries if entry["model"] == "student"]
     assert tracked["student/loss"] == [(0, pytest.approx(sum(losses) / 2))]
     assert tracked["student/loss_spread"][0][1] > 0
     assert "teacher/loss_spread" not in tracked
+    assert tracked["teacher/latency_ms"][0][1] > 0
+    assert not (context.output / "predictions").exists()
 
 
 def test_tracked_names_have_only_signs_that_the_store_takes() -> None:
@@ -100,3 +111,61 @@ def test_the_forecast_names_models_and_metrics() -> None:
 def test_a_corpus_with_several_runs_is_refused() -> None:
     with pytest.raises(ValueError, match="corpus is 'corpus', which has 2 runs; name one of them"):
         stage().check(ScalingConfig(), corpus_forecast(2))
+
+
+def test_a_model_that_does_not_fit_the_corpus_or_the_task_is_refused() -> None:
+    earlier = corpus_forecast(1)
+    other = evaluate.Stage("evaluate", evaluate.Config(kind="evaluate", corpus="corpus", models={"m": "distill"}))
+    other.check(ScalingConfig(), earlier)
+    small = replace(earlier["corpus"], corpus=CorpusForecast("mlm", VOCABULARY + 1, 40))
+    with pytest.raises(ValueError, match=r"models\.m has 61 token ids, the corpus 62; binarize with that model's"):
+        other.check(ScalingConfig(), {**earlier, "corpus": small})
+    classes = replace(earlier["corpus"], corpus=CorpusForecast("classification", VOCABULARY, 40))
+    with pytest.raises(ValueError, match="task is 'mlm', but the corpus is encoded for 'classification'"):
+        other.check(ScalingConfig(), {**earlier, "corpus": classes})
+    config = {"kind": "evaluate", "corpus": "corpus", "models": {"m": {"checkpoint": "distill", "head": "new"}}}
+    with pytest.raises(ValueError, match=r"models\.m\.head is 'new', which would be evaluated untrained"):
+        evaluate.Stage("evaluate", evaluate.Config.model_validate(config)).check(ScalingConfig(), earlier)
+
+
+def classifiers(context: StageContext, tmp_path: Path) -> StageContext:
+    """The context with a corpus of classes and two runs whose students classify."""
+    config = classification.EncodeConfig(labels=CLASSES)
+    write_corpus(
+        tmp_path / "classes" / "held_out",
+        random_rows(30),
+        encoding={"name": "classification", "labels": list(CLASSES)},
+        columns=classification.columns(config),
+        values=[{"label": number % 3, "second": 40} for number in range(30)],
+    )
+    for run in context.runs["distill"]:
+        student = CLASSIFIERS["distilbert_classes"](1, seed=run.assignment["seed"], dtype=torch.float32)
+        student.save_pretrained(run.output / "student")
+    CLASSIFIERS["bert_classes"](1, dtype=torch.float32).save_pretrained(tmp_path / "teacher")
+    return replace(context, outputs={"corpus": tmp_path / "classes"})
+
+
+def test_classifiers_stand_in_one_table_and_leave_their_predictions_by_class_names(
+    ray_cluster: None, context: StageContext, tmp_path: Path
+) -> None:
+    models = {"a/teacher": {"checkpoint": str(tmp_path / "teacher"), "labels": CLASSES[::-1]}, "student": "distill"}
+    task = {"name": "classification", "metrics": ["accuracy", "macro_f1"]}
+    config = {"kind": "evaluate", "corpus": "corpus", "models": models, "task": task, "latency_repeats": 0}
+    context = classifiers(context, tmp_path)
+    summary = evaluate.Stage("evaluate", evaluate.Config.model_validate(config)).run(context)
+    names = ["a_teacher", "student[seed=1]", "student[seed=2]"]
+    assert summary["predictions"] == [f"predictions/{name}.parquet" for name in names]
+    for entry, file in zip(summary["entries"], summary["predictions"], strict=True):
+        table = pq.read_table(context.output / file).to_pandas()
+        assert table.columns[:3].tolist() == ["row_id", "label", "prediction"]
+        assert len(table) == 30
+        assert (table["label"] == [CLASSES[row % 3] for row in table["row_id"]]).all()
+        assert (table["label"] == table["prediction"]).mean() == entry["figures"]["accuracy"]
+    text = (context.output / "comparison.md").read_text()
+    assert "| model | n | held-out loss | accuracy | macro F1 | parameters | MB |" in text
+    mean = sum(entry["figures"]["accuracy"] for entry in summary["entries"][1:]) / 2
+    assert "| student | 2 | " in text
+    assert f" | {mean:.1%} ± " in text
+    assert isinstance(context.tracker, MemoryTracker)
+    kept = context.tracker.runs[KEY].artifacts
+    assert {str(context.output / file) for file in summary["predictions"]} < set(kept)

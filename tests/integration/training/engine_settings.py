@@ -149,4 +149,4 @@ def _plain_figures(spec: TrainSpec, student: Path) -> dict[str, float]:
     rows = spec.training.eval_rows
     return evaluate_models(models, spec.held_out, task=spec.task.dump(), seed=worker.HELD_OUT_SEED, max_rows=rows)[
         "student"
-    ]
+    ].figures
