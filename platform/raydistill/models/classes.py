@@ -57,3 +57,19 @@ def reorder_classes(model: nn.Module, head: str, order: Sequence[int]) -> None:
     output = model.get_submodule(family_of(config.model_type).OUTPUTS[head])
     for parameter in output.parameters():
         parameter.copy_(parameter[torch.tensor(order, device=parameter.device)].clone())
+
+
+@torch.no_grad()
+def redraw_classes(model: nn.Module, head: str, *, seed: int) -> None:
+    """Start the outputs of a model's named head anew, from ``seed``: what they had learned is of other classes.
+
+    As many classes as before could not be told from the same ones by the weights' shapes.
+    """
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.get_submodule(family_of(config.model_type).OUTPUTS[head]).parameters():
+        if parameter.dim() == 1:
+            parameter.zero_()
+        else:
+            drawn = torch.randn(parameter.shape, generator=generator) * getattr(config, "initializer_range", 0.02)
+            parameter.copy_(drawn)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DistilBertConfig
 
+from raydistill.models import layer_plan
 from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
 from raydistill.models.load import head_of, model_class
@@ -92,6 +93,8 @@ def _shortened(teacher: Any, num_layers: int) -> Any:
     """The teacher's configuration with another number of blocks."""
     key = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     values = {**teacher.to_dict(), key: num_layers}
+    # It is of the teacher's blocks.
+    values.pop(layer_plan.KEY, None)
     if values.get("layer_types"):
         # Equal in all blocks, which is all that is supported.
         values["layer_types"] = values["layer_types"][:1] * num_layers

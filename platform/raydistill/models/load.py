@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from raydistill.models.blocks import families, family_of
-from raydistill.models.classes import class_order, reorder_classes, with_classes
+from raydistill.models.classes import class_order, redraw_classes, reorder_classes, with_classes
 
 _HEADS: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
@@ -52,6 +52,15 @@ def head_of(model: nn.Module) -> str:
         if type(model) in auto._model_mapping.values():
             return head
     raise ValueError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
+
+
+def stored_head(config: Any) -> str:
+    """The name of the head that a checkpoint was saved with; raises ValueError where its configuration names none."""
+    named = (config.architectures or ["none"])[0]
+    for head, auto in _HEADS.items():
+        if named in {made.__name__ for made in auto._model_mapping.values()}:
+            return head
+    raise ValueError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 def model_class(head: str) -> Any:
@@ -97,9 +106,14 @@ def check_family(config: Any, *, head: str, of: str | Path) -> None:
     choices = families(head)
     if config.model_type not in choices:
         raise ValueError(f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(choices)}")
-    refusal = family_of(config.model_type).refusal(config)
+    family = family_of(config.model_type)
+    refusal = family.refusal(config)
     if refusal is not None:
         raise ValueError(f"{str(of)!r}: {refusal}")
+    try:
+        family.check_plan(config)
+    except ValueError as error:
+        raise ValueError(f"{str(of)!r}: {error}") from None
 
 
 def load_model(
@@ -118,16 +132,16 @@ def load_model(
     A classifier has one output for each name in ``labels``, in that order, whatever the checkpoint's, whose outputs
     are ``names``, by default those of its configuration; with no label it has a single output, a score; None keeps
     the checkpoint's classes. ``dropout`` replaces what the checkpoint says. With ``allow_new_head`` weights that only
-    the head has may be missing; they are drawn from ``seed``. Raises ValueError, naming the weight, when any other is
+    the head has may be missing, and outputs that are other classes are replaced; they are drawn from ``seed``. What
+    else the checkpoint has, such as BERT's pooler, is kept. Raises ValueError, naming the weight, when any other is
     missing or has not the configuration's shape, when there is no safetensors file, for a family without that head and
     for other classes than ``labels``.
     """
     config = load_config(folder)
     check_family(config, head=head, of=folder)
-    order: list[int] = []
+    order: list[int] | None = []
     if head in CLASSIFIERS and labels is not None:
-        if not allow_new_head:
-            order = class_order(config, labels, names=names)
+        order = _order(config, labels, names, allow_other=allow_new_head)
         config = with_classes(config, labels)
     if dropout is not None:
         config = with_dropout(config, dropout)
@@ -146,10 +160,22 @@ def load_model(
             **_FROM_FOLDER,
         )
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
-    if order:
+    if order is None:
+        redraw_classes(model, head, seed=seed)
+    elif order != sorted(order):
         reorder_classes(model, head, order)
     loaded: nn.Module = model.eval()
     return loaded
+
+
+def _order(config: Any, labels: Sequence[str], names: Sequence[str], *, allow_other: bool) -> list[int] | None:
+    """``class_order``, and None where a checkpoint of other classes is allowed and has such."""
+    try:
+        return class_order(config, labels, names=names)
+    except ValueError:
+        if allow_other:
+            return None
+        raise
 
 
 def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow_new_head: bool) -> None:

@@ -35,6 +35,7 @@ def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = Fa
     ``token_classification`` ``label_index``.
     """
     blocks = blocks_of(model)
+    blocks.draw_plan(seed=batch.seed, step=batch.step)
     layout = Layout.of(batch["attention_mask"], batch["token_index"])
     token_types = batch.get("token_types")
     states = [blocks.embed(layout.take(batch["input_ids"]), layout, token_types)]

@@ -6,18 +6,22 @@ and ``last_states(hs[N])`` equals ``hidden_states[N]``: decoders normalize after
 shows only the result. Every submodule is called, never read, so hooks on it (ZeRO-3 gathers weights in them) fire;
 the projection of the vocabulary head alone is handed out as weights, for the chunked losses.
 
+With a layer plan (``models/layer_plan.py``) blocks are numbered as they run: one with weights may stand for several.
+
 States are packed: those of R tokens one under another (R, D), with a ``Layout`` that says where in their rows they
 stand. Token ids are packed alike.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from raydistill.layout import Layout
+from raydistill.models import layer_plan
 from raydistill.models.blocks._attention import packed, padding_mask
 
 
@@ -41,13 +45,24 @@ class Blocks(ABC):
     HEAD_TRANSFORM: ClassVar[tuple[str, ...]] = ()
     """Modules of the head before the projection that the published extraction of a student leaves out by default."""
 
+    QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = None
+    """Names of the query and key projections in a block, which a layer plan may exchange; None: no plans."""
+
     def __init__(self, model: Any) -> None:
         self.model = model
+        plan = layer_plan.plan_of(model.config)
+        self._plan = None if plan is None else layer_plan.plain(plan)
 
     @classmethod
     def refusal(cls, config: Any) -> str | None:
         """Why a model configuration of the family is not supported, in one line; None if it is."""
         return None
+
+    @classmethod
+    def check_plan(cls, config: Any) -> None:
+        """Raise ValueError for a layer plan that is wrong, or that the family does not have."""
+        if layer_plan.plan_of(config) is not None and cls.QUERY_AND_KEY is None:
+            raise ValueError(f"layer_plan is set, but the model is a {config.model_type}; it needs a bert or a roberta")
 
     @classmethod
     def head_tensors(cls, config: Any, head: str) -> tuple[str, ...]:
@@ -63,14 +78,23 @@ class Blocks(ABC):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The blocks in order."""
+        """The blocks with weights, in order."""
         found: nn.ModuleList = self.model.get_submodule(self.LAYERS)
         return found
 
     @property
     def num_blocks(self) -> int:
-        """Number of blocks."""
-        return len(self.layers)
+        """Number of blocks that run one after another."""
+        return len(self.layers) if self._plan is None else len(self._plan)
+
+    def draw_plan(self, *, seed: int, step: int) -> None:
+        """Decide, while the model trains, what a layer plan leaves to be drawn in an optimizer step.
+
+        Otherwise, and in evaluation, it is plain.
+        """
+        plan = layer_plan.plan_of(self.model.config)
+        if plan is not None and self.model.training and layer_plan.is_drawn(plan):
+            self._plan = layer_plan.plain(plan, layer_plan.drawn_blocks(len(self.layers), seed=seed, step=step))
 
     @property
     def num_heads(self) -> int:
@@ -97,9 +121,20 @@ class Blocks(ABC):
         inputs = self.block_inputs(hidden, layout)
         states = hidden.unsqueeze(0)
         with packed(self.model.config):
-            for layer in self.layers[start:stop]:
-                states = layer(states, layout=layout, **inputs)
+            for layer, swap in self._steps(start, stop):
+                with self._swapped(layer) if swap else nullcontext():
+                    states = layer(states, layout=layout, **inputs)
         return states.squeeze(0)
+
+    def _steps(self, start: int, stop: int) -> list[tuple[nn.Module, bool]]:
+        """Blocks ``start`` to ``stop - 1`` and whether query and key are exchanged in each."""
+        if self._plan is None:
+            return [(layer, False) for layer in self.layers[start:stop]]
+        return [(self.layers[number], swap) for number, swap in self._plan[start:stop]]
+
+    def _swapped(self, layer: nn.Module) -> AbstractContextManager[None]:
+        assert self.QUERY_AND_KEY is not None
+        return layer_plan.exchanged(layer, self.QUERY_AND_KEY)
 
     def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
         """What each block takes besides the states (R, D) and the layout; masks are over padded rows."""

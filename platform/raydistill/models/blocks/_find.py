@@ -39,6 +39,7 @@ def blocks_of(model: nn.Module) -> Blocks:
     refusal = family.refusal(config)
     if refusal is not None:
         raise ValueError(refusal)
+    family.check_plan(config)
     blocks = family(model)
     if any(getattr(layer, "gradient_checkpointing", False) for layer in blocks.layers):
         # The second forward, in the backward pass, would take all packed states for one row.

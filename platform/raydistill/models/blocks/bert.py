@@ -13,6 +13,7 @@ class Family(_base.Blocks):
 
     HEAD = "masked_lm"
     LAYERS = "bert.encoder.layer"
+    QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
     PROJECTION = "cls.predictions.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier",

@@ -16,6 +16,7 @@ class Family(_base.Blocks):
 
     HEAD = "masked_lm"
     LAYERS = "roberta.encoder.layer"
+    QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
     PROJECTION = "lm_head.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier.out_proj",
