@@ -1,0 +1,163 @@
+"""Tags of words, such as those of named entities: the word's first token has its tag.
+
+Devlin et al. 2019, sec. 5.3; entities are counted as seqeval does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from raydistill.batch import Batch
+from raydistill.models.predictions import predict
+from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics, entity_types
+from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
+
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
+
+NO_TAG = -100
+"""Stands at tokens that are not the first of a word."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """What the tags are, and how long rows may be."""
+
+    labels: tuple[str, ...]
+    """Tags in the order of their ids, such as O, B-PER, I-PER: IOB1, IOB2 or IOBES."""
+    max_length: int | None = None
+    """Longest row, special tokens included; words beyond it are lost. None: the tokenizer's limit."""
+
+    def __post_init__(self) -> None:
+        check_tags(self.labels)
+        if self.max_length is not None and self.max_length < 3:
+            raise ValueError(f"max_length is {self.max_length}; it must be at least 3")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Tagging has no options."""
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError when a tokenizer lacks a special token that the task needs."""
+    check_filler(tokenizer)
+
+
+def columns(config: EncodeConfig) -> dict[str, Column]:
+    """A tag's id for each token, ``NO_TAG`` where there is none, and how many words of a sentence have no token."""
+    return {"tag": Column("int16", "token"), "lost_words": Column("int32")}
+
+
+def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[LabelledRow]:
+    """One row an example, which has ``words`` and ``labels``.
+
+    Words are lost that do not fit in, and those of which the tokenizer makes nothing. Raises ValueError for an example
+    without words or with a tag that the encoding does not name.
+    """
+    backend = plain_backend(tokenizer)
+    room = length_limit(tokenizer, config.max_length) - backend.num_special_tokens_to_add(False)
+    space = " " if _marks_spaces(backend) else ""
+    tags = [_tag_ids(example, config.labels) for example in examples]
+    words = [[space + word for word in example["words"]] for example in examples]
+    encodings = backend.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
+    return [_row(encoding, of_row, backend, room) for encoding, of_row in zip(encodings, tags, strict=True)]
+
+
+def _marks_spaces(backend: Any) -> bool:
+    """Whether a space is part of the word after it, so that words by themselves would be taken for parts of words."""
+    splitter = backend.pre_tokenizer
+    # The letter stands for a space in vocabularies of bytes.
+    return splitter is not None and any("\u0120" in piece for piece, _ in splitter.pre_tokenize_str("a b"))
+
+
+def _tag_ids(example: Mapping[str, Any], labels: Sequence[str]) -> NDArray[np.int16]:
+    if "words" not in example or "labels" not in example:
+        raise ValueError(f"an example has {', '.join(example) or 'no key'}; this task reads words and labels")
+    if len(example["words"]) != len(example["labels"]):
+        raise ValueError(f"an example has {len(example['words'])} words and {len(example['labels'])} labels")
+    unknown = [label for label in example["labels"] if label not in labels]
+    if unknown:
+        raise ValueError(f"a word has the label {unknown[0]!r}; encoding.labels names {', '.join(labels)}")
+    number = {label: place for place, label in enumerate(labels)}
+    return np.array([number[label] for label in example["labels"]], dtype=np.int16)
+
+
+def _row(encoding: Any, tags: NDArray[np.int16], backend: Any, room: int) -> LabelledRow:
+    encoding.truncate(max(0, room))
+    whole = backend.post_process(encoding, None, True)
+    # Special tokens are of no word.
+    words = np.array([-1 if word is None else word for word in whole.word_ids], dtype=np.int64)
+    is_first = (words >= 0) & (words != np.concatenate([[-1], words[:-1]]))
+    tag = np.full(len(words), NO_TAG, dtype=np.int16)
+    tag[is_first] = tags[words[is_first]]
+    lost = len(tags) - int(is_first.sum())
+    return LabelledRow(np.array(whole.ids, dtype=np.int64), {"tag": tag, "lost_words": lost})
+
+
+def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
+    """Rows that have only special tokens are left out."""
+    least = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
+    return [None if len(row) > least else "no word" for row in rows]
+
+
+class Task(TaskBase):
+    """The first token of each word is a target; writes ``labels`` and ``label_index`` (M,)."""
+
+    HEAD = "token_classification"
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Nothing is drawn."""
+        has_tag = batch["tag"] != NO_TAG
+        return batch.with_columns(labels=batch["tag"][has_tag], label_index=batch["token_index"][has_tag])
+
+    @classmethod
+    def greater_is_better(cls, config: Config) -> dict[str, bool]:
+        """All metrics but the loss are better when greater."""
+        return {**dict.fromkeys(("f1", "precision", "recall", "accuracy"), True), "loss": False}
+
+    @torch.no_grad()
+    def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Counts of words and, by type, of entities."""
+        logits, labels = predict(student, batch, head=self.HEAD).logits, batch["labels"]
+        predicted = logits.argmax(-1)
+        rows = batch["label_index"] // batch["attention_mask"].shape[1]
+        sizes = torch.bincount(rows, minlength=batch.num_rows).tolist()
+        counts = entity_counts(
+            self._tags(labels, sizes), self._tags(predicted, sizes), entity_types(self.encoding.labels)
+        )
+        loss = cross_entropy(logits.float(), labels, reduction="sum").double()
+        return {
+            "loss": loss,
+            "correct": (predicted == labels).sum().double(),
+            "words": torch.full_like(loss, labels.shape[0]),
+            "lost_words": batch["lost_words"].sum().double(),
+            **{name: torch.from_numpy(count).to(loss.device) for name, count in counts.items()},
+        }
+
+    def _tags(self, ids: Tensor, sizes: Sequence[int]) -> list[list[str]]:
+        """Tags of ids (M,), a list for each row."""
+        return [[self.encoding.labels[place] for place in part.tolist()] for part in ids.cpu().split(list(sizes))]
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Micro ``f1``, ``precision`` and ``recall`` of entities, the ``f1_<type>`` of each type, the ``accuracy`` of
+        words, and the mean ``loss`` in nats; numbers of ``entities``, ``words`` and ``lost_words``.
+
+        Words that are lost count nowhere else, as published.
+        """
+        words = float(sums["words"])
+        if words == 0:
+            raise ValueError("no held-out row has a tag; hold out more text")
+        return {
+            **entity_metrics(sums, entity_types(self.encoding.labels)),
+            "accuracy": float(sums["correct"]) / words,
+            "loss": float(sums["loss"]) / words,
+            "words": words,
+            "lost_words": float(sums["lost_words"]),
+        }
