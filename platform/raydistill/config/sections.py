@@ -149,6 +149,11 @@ class StudentConfig(Section):
     """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
     freeze_position_embeddings: bool | None = None
     """Keep position embeddings as they start; by default for DistilBERT alone, as published."""
+    freeze_layers: list[Annotated[int, Field(ge=0)]] = []
+    """Student blocks, from 0, that stay as they start; with a layer plan, of those that have weights."""
+    freeze_embeddings: bool = False
+    """Keep all embeddings and their norm as they start; a vocabulary projection that is tied to them stays with them.
+    """
 
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
@@ -162,17 +167,51 @@ class StudentConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW and its schedule; defaults are the published causal recipe's."""
+    """The optimizer and its schedule; defaults are the published causal recipe's."""
 
+    name: Literal["adamw", "adamw_hf4", "bert_adam"] = "adamw"
+    """``adamw``: PyTorch's; ``adamw_hf4``: that of transformers 4, which adds epsilon before it corrects the moments'
+    bias and decays after the update; ``bert_adam``: no correction of bias, each tensor's gradient clipped by itself,
+    with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
+    of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     betas: tuple[float, float] = (0.9, 0.98)
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled; biases and layer norms are never decayed."""
     warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of the steps over which the rate rises from 0; the first step's rate is 0, as published."""
+    """Share of the steps over which the rate rises from 0; the first step's rate is 0, as published. ``schedule:
+    constant`` has none."""
+    schedule: Literal[
+        "linear",
+        "linear_published",
+        "linear_squared",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+    ] = "linear"
+    """How the rate goes after the warm-up. ``linear``: to 0 at the last step, its warm-up rounded up to whole steps;
+    ``linear_published``: the same with a warm-up that is not rounded, as the first BERT code has it;
+    ``linear_squared``: the square of that, which Pea-KD's published fine-tuning comes to."""
+    schedule_power: Annotated[float, Field(gt=0)] = 1.0
+    """Power of ``schedule: polynomial``; 1 is linear."""
+    schedule_cycles: Annotated[int, Field(ge=1)] = 1
+    """Times that ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
-    """Global gradient norm that larger gradients are scaled down to."""
+    """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
+    tensor."""
+
+    @model_validator(mode="after")
+    def _options_of_the_schedule(self) -> "OptimizerConfig":
+        for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_with_restarts")):
+            if getattr(self, key) != 1 and self.schedule != schedule:
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, which only schedule: {schedule} reads, but schedule is "
+                    f"{self.schedule!r}; choose that one or leave {key}"
+                )
+        return self
 
 
 class TrainingConfig(Section):
@@ -208,6 +247,8 @@ class TrainingConfig(Section):
     """Restarts of the worker group after a failure."""
     stop_after_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps after which training ends while the schedule is that of the full run, unlike ``max_steps``."""
+    stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Epochs after which training ends while the schedule spans all ``num_epochs``."""
     metric_for_best_model: str = "loss"
     """What chooses the best student: ``loss``, the method's on held-out rows; a metric of the task, such as
     ``accuracy``; or a name as it is logged, such as ``eval/loss`` for the task's loss or ``held_out/ce`` for a term.
@@ -234,6 +275,16 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
             )
+        if self.stop_after_steps is not None and self.stop_after_epochs is not None:
+            raise ValueError(
+                f"stop_after_epochs is {self.stop_after_epochs} beside stop_after_steps, {self.stop_after_steps}; "
+                "give one of them"
+            )
+        if (self.stop_after_epochs or 0) > self.num_epochs:
+            raise ValueError(
+                f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
+                "leave it"
+            )
         compares = self.load_best_model_at_end or self.early_stopping_patience is not None
         if compares and self._evaluates_only_at_the_end:
             key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
@@ -246,8 +297,18 @@ class TrainingConfig(Section):
     def _evaluates_only_at_the_end(self) -> bool:
         limits = [steps for steps in (self.max_steps, self.stop_after_steps) if steps is not None]
         if self.eval_steps is None:
-            return self.num_epochs == 1
+            return 1 in (self.num_epochs, self.stop_after_epochs)
         return bool(limits) and self.eval_steps >= min(limits)
+
+    @property
+    def stop_key(self) -> str:
+        """The key that ends training before its schedule does, where one does."""
+        return "stop_after_epochs" if self.stop_after_steps is None else "stop_after_steps"
+
+    def last_step(self, num_steps: int, *, steps_per_epoch: int) -> int:
+        """Step after which training ends of a schedule of ``num_steps``; equal to it without a stop before that."""
+        limits = [self.stop_after_steps or num_steps, (self.stop_after_epochs or self.num_epochs) * steps_per_epoch]
+        return min(num_steps, *limits)
 
     def num_micro_batches(self, num_workers: int) -> int:
         """Forward passes of each worker in one optimizer step."""

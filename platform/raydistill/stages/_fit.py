@@ -9,7 +9,9 @@ from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.models import checks, layer_selection
 from raydistill.models.classes import class_order, with_classes
+from raydistill.models.freezing import check_frozen_layers
 from raydistill.models.load import CLASSIFIERS, check_family, load_tokenizer
+from raydistill.optim.optimizers import CLIP_PER_TENSOR
 from raydistill.stages import _base, _checkpoints, _corpora
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.training.selection import criterion_of
@@ -44,6 +46,8 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     config.method.module.Method.check(config.method.config, student, teachers)
     _check_batches(config, scaling, corpus)
     criterion_of(config.training, config.task)
+    _check_optimizer(config)
+    check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     return Forecast(
         lines=_lines(config, scaling, corpus, student, teachers),
         models={"": student, _base.INITIAL: student},
@@ -227,6 +231,16 @@ def _layer_lines(config: StudentConfig, teachers: list[Any]) -> list[str]:
     return [f"student copies the published teacher blocks {named} of {depth}, not spread over them; see student.layers"]
 
 
+def _check_optimizer(config: Any) -> None:
+    """An optimizer that clips each tensor by itself must see whole ones, which sharding cuts or lays end to end."""
+    name, stage = config.optimizer.name, config.training.zero_stage
+    if name in CLIP_PER_TENSOR and stage != 0:
+        raise ValueError(
+            f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
+            f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
+        )
+
+
 def _copies(zero_stage: int, workers: int) -> float:
     """Floats a worker holds for each student parameter: weight, gradient and two moments, sharded by ZeRO stage."""
     weight = 1 / workers if zero_stage == 3 else 1.0
@@ -237,6 +251,8 @@ def _copies(zero_stage: int, workers: int) -> float:
 
 def _steps_line(training: Any, corpus: CorpusForecast) -> str:
     stop = f", stops after {training.stop_after_steps}" if training.stop_after_steps else ""
+    if training.stop_after_epochs:
+        stop = f", stops after {training.stop_after_epochs} of {training.num_epochs} epochs"
     if corpus.rows is None or corpus.tokens is None:
         limit = f", at most {training.max_steps} steps" if training.max_steps else ""
         epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"

@@ -103,6 +103,8 @@ class Stage(_base.Stage):
             held_out=_corpora.held_out_parts(self.config.corpus, context.outputs),
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions(initial),
+            freeze_layers=self.config.student.freeze_layers,
+            freeze_embeddings=self.config.student.freeze_embeddings,
             teachers=[
                 TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head, labels=teacher.labels)
                 for folder, teacher in zip(teachers, self.config.teachers, strict=True)

@@ -9,8 +9,11 @@ from torch import nn
 
 from raydistill.data.mixture import open_mixture
 from raydistill.methods._base import Distiller
+from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_model
+from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
+from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
 from raydistill.training.engine import Engine, shard_teacher, sharded_loading
 from raydistill.training.spec import TeacherSpec, TrainSpec
@@ -20,26 +23,27 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> Engine:
     """Load the models of a training on this rank and wrap the method; all ranks call it."""
-    training = spec.training
+    training, settings = spec.training, spec.optimizer
     precision = resolve_precision(training.precision, use_gpu=spec.scaling.use_gpu)
     config = deepspeed_config(
         zero_stage=training.zero_stage,
         precision=precision,
         num_micro_batches=training.num_micro_batches(num_workers),
-        max_grad_norm=spec.optimizer.max_grad_norm,
+        max_grad_norm=0.0 if settings.name in CLIP_PER_TENSOR else settings.max_grad_norm,
     )
     task = spec.task.module.Task
     labels = task.outputs(spec.task.config, open_mixture(spec.corpus).encoding.labels)
     student = _load_student(spec, config, labels)
     teachers = [_load_teacher(teacher, spec, precision, device, labels) for teacher in spec.teachers]
     distiller: Distiller = spec.method.module.Method(spec.method.config, student, teachers)
-    return Engine(
-        distiller,
-        config,
-        betas=spec.optimizer.betas,
-        epsilon=spec.optimizer.epsilon,
-        weight_decay=spec.optimizer.weight_decay,
+    optimizer = make_optimizer(
+        settings.name,
+        parameter_groups(distiller, weight_decay=settings.weight_decay),
+        betas=settings.betas,
+        epsilon=settings.epsilon,
+        max_grad_norm=settings.max_grad_norm,
     )
+    return Engine(distiller, config, optimizer)
 
 
 def _load_student(spec: TrainSpec, config: dict[str, Any], labels: Sequence[str]) -> nn.Module:
@@ -49,6 +53,9 @@ def _load_student(spec: TrainSpec, config: dict[str, Any], labels: Sequence[str]
         )
     if spec.freeze_position_embeddings:
         freeze_position_embeddings(student)
+    if spec.freeze_embeddings:
+        freeze_embeddings(student)
+    freeze_layers(student, spec.freeze_layers)
     return student
 
 

@@ -23,8 +23,8 @@ def deepspeed_config(
 ) -> dict[str, Any]:
     """Configuration for a client optimizer at a ZeRO stage.
 
-    ``gradient_clipping`` is always written: DeepSpeed 0.19 clips at 1.0 when it is not. The micro-batch size is 1
-    because DeepSpeed only multiplies it into figures that are not used here.
+    ``gradient_clipping`` is always written: DeepSpeed 0.19 clips at 1.0 when it is not, and not at all at 0. The
+    micro-batch size is 1 because DeepSpeed only multiplies it into figures that are not used here.
     """
     zero: dict[str, Any] = {"stage": zero_stage}
     if zero_stage == 3:

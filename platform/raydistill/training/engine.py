@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from raydistill.batch import Batch
 from raydistill.methods._base import Distiller
-from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.agreement import agree
 from raydistill.training.master_state import MasterState
 from raydistill.training.state_files import read_state, write_state
@@ -92,23 +91,13 @@ class Engine:
     averages them over both, which ``backward`` undoes.
     """
 
-    def __init__(
-        self,
-        distiller: Distiller,
-        config: Mapping[str, Any],
-        *,
-        betas: tuple[float, float],
-        epsilon: float,
-        weight_decay: float,
-    ) -> None:
+    def __init__(self, distiller: Distiller, config: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
         import deepspeed
 
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         self.distiller = distiller
         self.num_micro_batches = int(config["gradient_accumulation_steps"])
-        groups = parameter_groups(distiller, weight_decay=weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon)
         self._engine: Any = deepspeed.initialize(model=_Scored(distiller), optimizer=optimizer, config=dict(config))[0]
         self.device: torch.device = self._engine.device
         zero_stage = config["zero_optimization"]["stage"]

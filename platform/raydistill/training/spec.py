@@ -31,6 +31,9 @@ class TrainSpec(Section):
     student: str
     """Folder of the student as it starts, with its tokenizer."""
     freeze_position_embeddings: bool
+    freeze_layers: list[int] = Field(default_factory=list)
+    """Blocks of the student, from 0, that are not trained."""
+    freeze_embeddings: bool = False
     teachers: list[TeacherSpec] = Field(default_factory=list)
     task: TaskField
     method: MethodField

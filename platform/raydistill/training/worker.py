@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
-from raydistill.optim.schedules import linear_warmup_decay
+from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
@@ -114,7 +114,8 @@ class Loop:
         self.held_out_spec = self._feed_spec(spec.held_out, seed=HELD_OUT_SEED)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
-        self.last_step = min(self.num_steps, training.stop_after_steps or self.num_steps)
+        self.last_step = training.last_step(self.num_steps, steps_per_epoch=self.steps_per_epoch)
+        self.schedule = self._schedule()
         self.position = Position()
         self.task = self.held_out_spec.make_task()
         self.criterion = criterion_of(training, spec.task)
@@ -132,6 +133,18 @@ class Loop:
             num_micro_batches=training.num_micro_batches(self.num_workers),
             group_by_length=training.group_by_length,
         )
+
+    def _schedule(self) -> Callable[[int], float]:
+        """Learning rate by optimizer step, from 0."""
+        optimizer = self.spec.optimizer
+        multiplier = SCHEDULES[optimizer.schedule]
+        shape = Shape(
+            self.num_steps,
+            optimizer.warmup_proportion,
+            power=optimizer.schedule_power,
+            num_cycles=optimizer.schedule_cycles,
+        )
+        return lambda step: optimizer.learning_rate * multiplier(step, shape)
 
     def run(self) -> None:
         """Train from the latest checkpoint, or from the start, to the end, and write the student."""
@@ -168,9 +181,7 @@ class Loop:
         step = self.position.step
         # Dropout depends on seed, rank and step alone, so a restarted run draws what an undisturbed one would.
         torch.manual_seed(int(draws.integers("dropout", self.spec.seed, self.rank, step, high=2**62)))
-        learning_rate = self.spec.optimizer.learning_rate * linear_warmup_decay(
-            step, num_steps=self.num_steps, warmup_proportion=self.spec.optimizer.warmup_proportion
-        )
+        learning_rate = self.schedule(step)
         denominators, tokens = self._denominators(batches)
         totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
         self.position.step = step + 1
@@ -298,7 +309,7 @@ class Loop:
     def _finish(self) -> None:
         position, training = self.position, self.spec.training
         if not position.stopped and self.last_step < self.num_steps:
-            position.stopped = f"training.stop_after_steps is {training.stop_after_steps}"
+            position.stopped = f"training.{training.stop_key} is {getattr(training, training.stop_key)}"
         kept = position.standing.kept_step
         delivers_best = training.load_best_model_at_end and kept is not None
         if not delivers_best:
