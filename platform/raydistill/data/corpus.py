@@ -252,6 +252,10 @@ class Corpus:
             return schema_of(self.columns).empty_table()
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(found)))
 
+    def located(self, rows: _Places) -> tuple[_Places, _Places]:
+        """The part of each row, here the only one, and its number there; a mixture has several parts."""
+        return np.zeros_like(rows), rows
+
     def _by_group(self, rows: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[int, int, _Places, _Places]]:
         """For each row group that holds some of the rows: its shard and number, their places in ``rows`` and in it."""
         indices = np.asarray(rows, dtype=np.int64)

@@ -126,7 +126,7 @@ class Mixture:
 
     def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
         """The token ids of these rows, in the order asked for."""
-        parts, within = self._located(np.asarray(rows, dtype=np.int64))
+        parts, within = self.located(np.asarray(rows, dtype=np.int64))
         result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(parts)
         for part in np.unique(parts):
             places = np.flatnonzero(parts == part)
@@ -141,12 +141,12 @@ class Mixture:
 
     def read_columns(self, rows: Sequence[int] | NDArray[np.integer]) -> pa.Table:
         """What these rows have beside their ids, in the order asked for."""
-        parts, within = self._located(np.asarray(rows, dtype=np.int64))
+        parts, within = self.located(np.asarray(rows, dtype=np.int64))
         places = [np.flatnonzero(parts == part) for part in range(len(self._corpora))]
         pieces = [corpus.read_columns(within[here]) for corpus, here in zip(self._corpora, places, strict=True)]
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(places)))
 
-    def _located(self, rows: Rows) -> tuple[Rows, Rows]:
+    def located(self, rows: Rows) -> tuple[Rows, Rows]:
         """The part of each row, and its number there."""
         shards = np.searchsorted(self.shard_offsets, rows, side="right") - 1
         within = rows - self.shard_offsets[shards]

@@ -21,6 +21,8 @@ from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
 from raydistill.data.row_columns import tensors_of
+from raydistill.data.stored_outputs import StoredColumns, StoredOutputs
+from raydistill.data.stored_outputs import tensors_of as stored_tensors_of
 from raydistill.draws import permutation
 from raydistill.tasks._base import TaskBase
 
@@ -48,6 +50,8 @@ class FeedSpec:
     group_by_length: bool = True
     corpus_hash: str = ""
     """Hash of the corpus, checked by every task; filled in by ``make``."""
+    stored: StoredOutputs | None = None
+    """Teacher outputs that are joined to the rows by their ids."""
 
     @classmethod
     def make(
@@ -60,6 +64,7 @@ class FeedSpec:
         batch_size: int = 1,
         num_micro_batches: int = 1,
         group_by_length: bool = True,
+        stored: StoredOutputs | None = None,
     ) -> "FeedSpec":
         """A spec of sections or their plain data; reads the manifest of each corpus for the hash.
 
@@ -75,6 +80,7 @@ class FeedSpec:
             num_micro_batches=num_micro_batches,
             group_by_length=group_by_length,
             corpus_hash=open_mixture(parts).hash,
+            stored=stored,
         )
 
     def plan(self) -> Plan:
@@ -98,7 +104,8 @@ class FeedSpec:
     def key(self) -> tuple[Any, ...]:
         """Equal for specs that build equal batches of equal rows."""
         sections = repr(dict(self.task)), repr(None if self.method is None else dict(self.method))
-        return (self.corpus, self.corpus_hash, self.seed, self.batch_size, self.group_by_length, *sections)
+        shape = self.seed, self.batch_size, self.group_by_length
+        return (self.corpus, self.corpus_hash, self.stored, *shape, *sections)
 
 
 def feed(
@@ -201,7 +208,8 @@ class BatchBuilder:
         self.plan = spec.plan()
         task = parser("raydistill.tasks")(dict(spec.task))
         self._seed = spec.seed
-        self._task = task.module.Task(task.config, self.corpus.encoding)
+        self._stored = None if spec.stored is None else StoredColumns(spec.stored)
+        self.task = task.module.Task(task.config, self.corpus.encoding)
         self._partners: Partners | None = None
         self._partner_width = "bucket"
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
@@ -229,6 +237,7 @@ class BatchBuilder:
         partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids, wanted)
         columns = self.corpus.columns
         values = self.corpus.read_columns(rows) if columns else None
+        stored = {} if self._stored is None else self._stored.read(*self.corpus.located(rows))
         start = 0
         pad_id = self.corpus.pad_id
         for part, epoch, step, micro_batch in wanted:
@@ -238,11 +247,12 @@ class BatchBuilder:
             batch = collate(texts[here], part, pad_id=pad_id, **keys)
             if values is not None:
                 batch = batch.with_columns(**tensors_of(values.slice(here.start, len(part)), columns))
+            batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))
             if partner_ids is not None:
                 # Published partners are padded to the width that they are cut to.
                 min_width = batch["input_ids"].shape[1] if self._partner_width == "batch" else 0
                 batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id, min_width=min_width)
-            yield self._prepare(self._task.prepare_batch(batch))
+            yield self._prepare(self.task.prepare_batch(batch))
 
     def _cut_partners(
         self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows, wanted: Sequence[Wanted]

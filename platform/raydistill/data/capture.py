@@ -1,0 +1,257 @@
+"""Teachers run over a corpus: Ray Data actors that compute outputs block by block, and one writer for each set."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from raydistill import draws
+from raydistill.batch import Batch
+from raydistill.data.corpus import Corpus
+from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_outputs import BATCH_ROWS, Header, OutputColumn, Values, record_batch
+from raydistill.data.teacher_outputs_writer import OutputSetWriter
+from raydistill.layout import Layout
+from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
+from raydistill.losses.top_k import TopK, top_k_of
+from raydistill.models.blocks import blocks_of
+from raydistill.models.dropout_scores import dropout_scores
+from raydistill.models.load import load_model
+from raydistill.models.predictions import predict
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""What a teacher may compute in."""
+
+
+@dataclass(frozen=True)
+class TeacherRun:
+    """One teacher over some corpora, as plain data."""
+
+    folder: str
+    """Its checkpoint."""
+    names: tuple[str, ...]
+    """Names of its outputs, where its configuration does not have them."""
+    corpora: tuple[str, ...]
+    sets: tuple[str, ...]
+    """Where the set of each corpus goes."""
+    headers: tuple[Header, ...]
+    num_threads: int = 1
+    use_gpu: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of a machine or cluster a capture may use."""
+
+    num_actors: int = 1
+    cpus: int = 1
+    """Logical CPUs of an actor."""
+    use_gpu: bool = False
+
+
+def capture(run: TeacherRun, share: Share) -> int:
+    """Write the sets of a teacher and return how many rows it ran on; needs a running Ray.
+
+    Sets that are finished are left alone, and finished shards of an interrupted call are kept. The files depend on the
+    corpora and the headers alone. Raises a ValueError that an actor met, with its message alone.
+    """
+    with ExitStack() as stack:
+        writers, items = [], []
+        for number, (uri, target, header) in enumerate(zip(run.corpora, run.sets, run.headers, strict=True)):
+            offsets = Corpus.open(uri).shard_offsets
+            writer = OutputSetWriter(target, header, shard_rows=np.diff(offsets).tolist())
+            writers.append(stack.enter_context(writer))
+            items += [{"corpus": number, "start": start, "stop": stop} for start, stop in _blocks(offsets, writer)]
+        for item, values in zip(items, _outputs(items, run, share), strict=True):
+            writers[item["corpus"]].add(np.arange(item["start"], item["stop"]), values)
+        for writer in writers:
+            writer.finish()
+    return sum(item["stop"] - item["start"] for item in items)
+
+
+def _blocks(offsets: NDArray[np.int64], writer: OutputSetWriter) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that become record batches, from the first row that is missing."""
+    for first, last in pairwise(offsets.tolist()):
+        if first >= writer.first_row:
+            yield from ((start, min(start + BATCH_ROWS, last)) for start in range(first, last, BATCH_ROWS))
+
+
+def _outputs(items: list[dict[str, int]], run: TeacherRun, share: Share) -> Iterator[Values]:
+    """What actors make of the items, in their order."""
+    import ray.data
+
+    if not items:
+        return
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    with ray.data.DataContext.current(context):
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _Actor,
+            fn_constructor_kwargs={"run": run},
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(share.num_actors, len(items))),
+            num_cpus=share.cpus,
+            num_gpus=1 if share.use_gpu else None,
+        )
+        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
+    try:
+        for table in tables:
+            for row in table.to_pylist():
+                if row["error"]:
+                    raise ValueError(row["error"])
+                yield _unpacked(row["content"], run.headers[row["corpus"]].columns)
+    finally:
+        tables.close()
+
+
+def _unpacked(content: bytes, columns: Mapping[str, OutputColumn]) -> Values:
+    batch = pa.ipc.open_stream(content).read_next_batch()
+    found: Values = {}
+    for name, column in columns.items():
+        flat = batch.column(name).flatten().to_numpy()
+        if column.per == "row":
+            found[name] = flat.reshape(-1, *column.shape)
+        else:
+            ends = np.cumsum(batch.column(name).value_lengths().to_numpy())
+            found[name] = np.split(flat, ends[:-1])
+    return found
+
+
+class _Actor:
+    """Holds a teacher and runs it; a ValueError, which the user can mend, is handed over as data."""
+
+    def __init__(self, run: TeacherRun) -> None:
+        torch.set_num_threads(run.num_threads)
+        self._run = run
+        self._outputs: TeacherOutputs | None = None
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
+        for item in table.to_pylist():
+            yield self._table(item["corpus"], np.arange(item["start"], item["stop"]))
+
+    def _table(self, corpus: int, rows: NDArray[np.int64]) -> pa.Table:
+        content, error = b"", ""
+        try:
+            if self._outputs is None:
+                self._outputs = TeacherOutputs(self._run)
+            columns = self._run.headers[corpus].columns
+            batch = record_batch(rows, self._outputs.of(corpus, rows), columns)
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            content = sink.getvalue().to_pybytes()
+        except ValueError as reason:
+            error = str(reason)
+        packed = pa.array([content], type=pa.large_binary())
+        return pa.table({"corpus": [corpus], "content": packed, "error": [error]})
+
+
+class TeacherOutputs:
+    """A teacher and the corpora it is asked about; needs no Ray."""
+
+    def __init__(self, run: TeacherRun) -> None:
+        self._headers = run.headers
+        header = run.headers[0]
+        self._options = header.options
+        self._device = torch.device("cuda" if run.use_gpu else "cpu")
+        self._builders = [
+            BatchBuilder(FeedSpec.make(uri, header.task, None, seed=self._options["mask_seed"])) for uri in run.corpora
+        ]
+        self._head = self._builders[0].task.HEAD
+        self._model: nn.Module = load_model(
+            run.folder,
+            head=self._head,
+            labels=header.labels,
+            names=run.names,
+            dropout=self._options["dropout"],
+            dtype=DTYPES[header.precision],
+        ).to(self._device)
+
+    def of(self, corpus: int, rows: NDArray[np.int64]) -> Values:
+        """Outputs of these rows in their order; they are run sorted by length, which wastes least."""
+        builder, columns = self._builders[corpus], self._headers[corpus].columns
+        order = np.argsort(builder.corpus.lengths[rows], kind="stable")
+        size = self._options["batch_size"]
+        parts = [
+            self._of_batch(builder.batch(rows[order[start : start + size]], epoch=0, step=0).to(self._device))
+            for start in range(0, len(rows), size)
+        ]
+        back = np.argsort(order)
+        found: Values = {}
+        for name, column in columns.items():
+            if column.per == "row":
+                found[name] = np.concatenate([part[name] for part in parts])[back]
+            else:
+                values = [one for part in parts for one in part[name]]
+                found[name] = [values[place] for place in back]
+        return found
+
+    def _of_batch(self, batch: Batch) -> Values:
+        kinds, header = self._headers[0].kinds, self._headers[0]
+        found: Values = {}
+        if "top_k" in kinds:
+            found |= self._top_k(batch)
+        if "logits" in kinds or "cls_states" in kinds:
+            found |= self._said(batch, header.layers)
+        if "dropout_scores" in kinds:
+            scores = dropout_scores(self._model, batch, head=self._head, seeds=self._seeds(batch))
+            found["dropout_scores"] = scores.cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def _said(self, batch: Batch, layers: Sequence[int]) -> Values:
+        said = predict(self._model, batch, head=self._head, with_states=bool(layers))
+        found = {"logits": _array(said.logits)}
+        if layers:
+            found["cls_states"] = _array(torch.stack([said.pooled_states(layer) for layer in layers], dim=1))
+        return found
+
+    def _seeds(self, batch: Batch) -> list[int]:
+        """One for each pass: the rows of a batch are the same whichever actor runs it."""
+        first = int(batch["row_id"][0])
+        passes = np.arange(self._options["dropout_passes"])
+        seeds: list[int] = draws.integers(
+            "dropout passes", self._options["dropout_seed"], first, passes, high=2**62
+        ).tolist()
+        return seeds
+
+    @torch.no_grad()
+    def _top_k(self, batch: Batch) -> Values:
+        """The likeliest ids at the masked places of each row; logits of all places never exist at once."""
+        blocks = blocks_of(self._model)
+        layout = Layout.of(batch["attention_mask"], batch["token_index"])
+        embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
+        hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
+        states = blocks.head_states(hidden.index_select(0, layout.places(batch["label_index"])))
+        projection = blocks.head_projection()
+        kept = [
+            top_k_of(linear(chunk, *projection), self._options["top_k"]) for chunk in states.split(DEFAULT_CHUNK_ROWS)
+        ]
+        width = batch["attention_mask"].shape[1]
+        rows = (batch["label_index"] // width).cpu().numpy()
+        ends = np.cumsum(np.bincount(rows, minlength=batch.num_rows))[:-1]
+        values = {"places": (batch["label_index"] % width).cpu().numpy(), **_named(kept)}
+        return {f"top_k_{name}": np.split(array, ends) for name, array in values.items()}
+
+
+def _named(kept: Sequence[TopK]) -> dict[str, NDArray[Any]]:
+    ids, log_probs, tails = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return {"ids": ids.cpu().numpy(), "log_probs": _array(log_probs), "log_tails": _array(tails)}
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    found: NDArray[Any] = values.float().cpu().numpy()
+    return found

@@ -1,0 +1,351 @@
+"""What a teacher said of the rows of a corpus, stored once: Arrow files in the corpus's shards and row order.
+
+The outputs of one teacher for one corpus are a set. Its folder holds::
+
+    manifest.json             what follows, and the SHA-256 of each file; written last
+    shards/part-00000.arrow   row_id int64 and the columns below, in record batches of 1,000 rows
+
+Columns by kind (C classes, L layers, H the width of the states, m masked places of a row, k likeliest ids):
+
+================== =============================================================== ==================================
+``logits``         ``logits`` (C,) float32                                         class order is the corpus's
+``cls_states``     ``cls_states`` (L, H) float16 or float32                        of the layers, as listed
+``dropout_scores`` ``dropout_scores`` () float32                                   see ``models/dropout_scores.py``
+``top_k``          ``top_k_places`` (m,), ``top_k_ids`` (m, k), ``top_k_log_probs``  see ``losses/top_k.py``; places
+                   (m, k), ``top_k_log_tails`` (m,)                                 are positions in the row
+================== =============================================================== ==================================
+
+Local files without compression are mapped, not read: a row costs the pages it lies in. What is read of a record batch
+is compared with its digest when the batch is opened first.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raydistill.data.storage import Folder
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+BATCH_ROWS = 1000
+"""Rows of every record batch but the last of a shard."""
+KINDS = ("logits", "cls_states", "dropout_scores", "top_k")
+ROW_ID = "row_id"
+_CACHE_BYTES = 64_000_000
+_OPEN_SHARDS = 64
+REMEDY = "copy it again from where it is whole, or capture it again"
+
+Values = dict[str, Any]
+"""By column: an array (B, ...), or for a column of places a list of B arrays (m, ...)."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OutputColumn(_Record):
+    """What a set has of each row, or of each masked place of it."""
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+    per: Literal["row", "place"] = "row"
+
+    @property
+    def size(self) -> int:
+        """Numbers of a row, or of a place."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of a row, or of a place."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a teacher's outputs is stored."""
+
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    """Numbers k of hidden states hs[k], for ``cls_states``."""
+    dtype: str
+    """Type of these states."""
+    top_k: int
+    """Likeliest ids at a masked place."""
+
+    def columns(self, *, num_classes: int, hidden_size: int, vocab_size: int) -> dict[str, OutputColumn]:
+        """The columns of a teacher's set."""
+        ids = "uint16" if vocab_size <= 2**16 else "int32"
+        by_kind = {
+            "logits": {"logits": OutputColumn(dtype="float32", shape=(num_classes,))},
+            "cls_states": {"cls_states": OutputColumn(dtype=self.dtype, shape=(len(self.layers), hidden_size))},
+            "dropout_scores": {"dropout_scores": OutputColumn(dtype="float32")},
+            "top_k": {
+                "top_k_places": OutputColumn(dtype="int32", per="place"),
+                "top_k_ids": OutputColumn(dtype=ids, shape=(self.top_k,), per="place"),
+                "top_k_log_probs": OutputColumn(dtype="float32", shape=(self.top_k,), per="place"),
+                "top_k_log_tails": OutputColumn(dtype="float32", per="place"),
+            },
+        }
+        return {name: column for kind in KINDS if kind in self.kinds for name, column in by_kind[kind].items()}
+
+
+class Header(_Record):
+    """What a set depends on: two sets with equal headers hold equal outputs."""
+
+    version: int = FORMAT_VERSION
+    teacher: str
+    """How the teacher was named."""
+    teacher_hash: str
+    """SHA-256 over its checkpoint's files."""
+    tokenizer_hash: str
+    corpus_hash: str
+    rows: int
+    task: dict[str, Any]
+    """Section of the task that prepared the rows."""
+    labels: tuple[str, ...]
+    """Names of the classes in the order of the logits; none for scores and vocabularies."""
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    """Numbers k of the hidden states hs[k] whose CLS states are stored, in their order."""
+    columns: dict[str, OutputColumn]
+    codec: Literal["none", "lz4", "zstd"]
+    precision: str
+    """What the teacher computed in."""
+    options: dict[str, Any]
+    """What else decides: seeds, passes, the size of batches."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class SetShard(_Record):
+    """One file of a set, and what tells it from any other."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+    digests: tuple[str, ...]
+    """Of the values of each record batch."""
+
+
+class Manifest(_Record):
+    """The table of contents of a set; a folder without one is not a set."""
+
+    header: Header
+    shards: tuple[SetShard, ...]
+
+
+class _Versioned(BaseModel):
+    header: dict[str, Any]
+
+
+def schema_of(columns: Mapping[str, OutputColumn]) -> pa.Schema:
+    """The Arrow schema of a set's files."""
+    types = {name: _arrow_type(column) for name, column in columns.items()}
+    return pa.schema({ROW_ID: pa.int64(), **types})
+
+
+def _arrow_type(column: OutputColumn) -> pa.DataType:
+    value = pa.from_numpy_dtype(np.dtype(column.dtype))
+    return pa.list_(value, column.size) if column.per == "row" else pa.list_(value)
+
+
+def record_batch(row_ids: NDArray[np.int64], values: Mapping[str, Any], columns: Mapping[str, OutputColumn]) -> Any:
+    """The outputs of some rows as one record batch."""
+    arrays = [pa.array(row_ids)]
+    for name, column in columns.items():
+        assert len(values[name]) == len(row_ids), f"{name} has {len(values[name])} of {len(row_ids)} rows"
+        arrays.append(_array(values[name], column))
+    return pa.record_batch(arrays, schema=schema_of(columns))
+
+
+def _array(values: Any, column: OutputColumn) -> pa.Array:
+    if column.per == "row":
+        flat = np.ascontiguousarray(values, dtype=column.dtype).reshape(-1)
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat), column.size)
+    parts = [np.asarray(value, dtype=column.dtype).reshape(-1) for value in values]
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate([np.empty(0, column.dtype), *parts])))
+
+
+def digest_of(batch: Any) -> str:
+    """16 digits that tell the values of a record batch from any others."""
+    content = hashlib.sha256()
+    for array in batch.columns:
+        if pa.types.is_list(array.type):
+            content.update(array.value_lengths().to_numpy().data)
+        flat = array if pa.types.is_integer(array.type) else array.flatten()
+        content.update(np.ascontiguousarray(flat.to_numpy()).data)
+    return content.hexdigest()[:16]
+
+
+class OutputSet:
+    """A finished set, opened for reading; rows are numbered as those of its corpus."""
+
+    def __init__(self, uri: str, manifest: Manifest, *, manifest_sha256: str) -> None:
+        self.uri = uri
+        self.header = manifest.header
+        self.shards = manifest.shards
+        self.hash = manifest_sha256
+        """SHA-256 of the manifest, which covers every other file."""
+        self._folder = Folder(uri)
+        sizes = [shard.rows for shard in manifest.shards]
+        self._offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._is_mapped = self._folder.is_local and self.header.codec == "none"
+        self._files: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
+        self._batches: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._cached_bytes = 0
+        self._compared: set[tuple[int, int]] = set()
+
+    @classmethod
+    def open(cls, uri: str) -> "OutputSet":
+        """Read a set's manifest and compare the sizes of its files with it.
+
+        Raises ValueError when ``uri`` holds no finished set of this version, or a file is missing or truncated.
+        """
+        folder = Folder(uri)
+        if not folder.exists(MANIFEST):
+            raise ValueError(f"teacher outputs {uri!r} have no {MANIFEST}; give the folder of a finished capture stage")
+        content = folder.read_bytes(MANIFEST)
+        manifest = _parse(content, uri)
+        sizes = folder.sizes("shards")
+        for shard in manifest.shards:
+            if sizes.get(shard.file) != shard.bytes:
+                raise ValueError(
+                    f"teacher outputs {uri!r}: {shard.file} has {sizes.get(shard.file, 0)} bytes, its manifest says "
+                    f"{shard.bytes}; {REMEDY}"
+                )
+        return cls(uri, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
+
+    def __len__(self) -> int:
+        return self.header.rows
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def read(self, rows: Sequence[int] | NDArray[np.integer], names: Sequence[str] | None = None) -> Values:
+        """The named columns, by default all, of these rows in the order asked for; of the stored type.
+
+        Raises ValueError for values that are not those that were written, and where a row has another's id.
+        """
+        asked = np.asarray(rows, dtype=np.int64)
+        wanted = {name: self.header.columns[name] for name in names or self.header.columns}
+        found: Values = {
+            name: np.empty((len(asked), *column.shape), dtype=column.dtype)
+            if column.per == "row"
+            else [np.empty((0, *column.shape), dtype=column.dtype)] * len(asked)
+            for name, column in wanted.items()
+        }
+        for shard, number, places, within in self._by_batch(asked):
+            batch = self._batch(shard, number)
+            self._check_ids(shard, batch, asked[places], within)
+            for name, column in wanted.items():
+                _take(batch.column(name), column, within, found[name], places)
+        return found
+
+    def _check_ids(self, shard: int, batch: Any, asked: NDArray[np.int64], within: NDArray[np.int64]) -> None:
+        stored = batch.column(ROW_ID).to_numpy()[within]
+        if not np.array_equal(stored, asked):
+            first = int(np.flatnonzero(stored != asked)[0])
+            raise ValueError(
+                f"{self._name(shard)} has row {stored[first]} where row {asked[first]} of the corpus belongs; {REMEDY}"
+            )
+
+    def _by_batch(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
+        """For each record batch with some of the rows: its shard and number, their places in ``rows`` and in it."""
+        shards = np.searchsorted(self._offsets, rows, side="right") - 1
+        numbers, within = np.divmod(rows - self._offsets[shards], BATCH_ROWS)
+        order = np.lexsort((numbers, shards))
+        changes = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(numbers[order]) != 0)) + 1
+        for places in np.split(order, changes) if len(order) else []:
+            yield int(shards[places[0]]), int(numbers[places[0]]), places, within[places]
+
+    def _batch(self, shard: int, number: int) -> Any:
+        key = (shard, number)
+        if key not in self._batches:
+            with self._named_errors(shard):
+                batch = self._open(shard).get_batch(number)
+                if key not in self._compared and digest_of(batch) != self.shards[shard].digests[number]:
+                    raise ValueError(f"{self._name(shard)} has other values than were written; {REMEDY}")
+            self._compared.add(key)
+            self._batches[key] = batch
+            # Mapped batches take no memory of their own.
+            self._cached_bytes += 0 if self._is_mapped else batch.nbytes
+            while self._cached_bytes > _CACHE_BYTES and len(self._batches) > 1:
+                self._cached_bytes -= self._batches.popitem(last=False)[1].nbytes
+        self._batches.move_to_end(key)
+        return self._batches[key]
+
+    def _open(self, shard: int) -> Any:
+        if shard not in self._files:
+            name = self.shards[shard].file
+            stream = pa.memory_map(self._folder.full_path(name)) if self._is_mapped else self._folder.open_input(name)
+            self._files[shard] = (pa.ipc.open_file(stream), stream)
+            while len(self._files) > _OPEN_SHARDS:
+                self._files.popitem(last=False)
+        self._files.move_to_end(shard)
+        return self._files[shard][0]
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
+        for number, shard in enumerate(self.shards):
+            with self._named_errors(number):
+                found = self._folder.sha256(shard.file)
+            if found != shard.sha256:
+                raise ValueError(
+                    f"{self._name(number)} has SHA-256 {found}, its manifest says {shard.sha256}; {REMEDY}"
+                )
+
+    def _name(self, shard: int) -> str:
+        return f"teacher outputs {self.uri!r}: {self.shards[shard].file}"
+
+    @contextmanager
+    def _named_errors(self, shard: int) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self._name(shard)} is damaged or cannot be read: {reason}; {REMEDY}") from None
+
+
+def _take(array: Any, column: OutputColumn, within: NDArray[np.int64], found: Any, places: NDArray[np.int64]) -> None:
+    """Write the values of some rows of a record batch to their places in what is handed out."""
+    flat = array.flatten().to_numpy()
+    if column.per == "row":
+        found[places] = flat.reshape(-1, *column.shape)[within]
+        return
+    lengths = array.value_lengths().to_numpy().astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    for place, row in zip(places.tolist(), within.tolist(), strict=True):
+        # A view would keep the whole batch in memory.
+        found[place] = flat[starts[row] : starts[row] + lengths[row]].copy().reshape(-1, *column.shape)
+
+
+def _parse(content: bytes, uri: str) -> Manifest:
+    try:
+        version = _Versioned.model_validate_json(content).header.get("version")
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"teacher outputs {uri!r} have format version {version}, this program reads {FORMAT_VERSION}; "
+                "capture them again"
+            )
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        found = error.errors()[0]
+        place = ".".join(map(str, found["loc"])) or MANIFEST
+        raise ValueError(f"teacher outputs {uri!r}: {place}: {found['msg']}; capture them again") from None

@@ -1,0 +1,57 @@
+"""A distribution over a vocabulary kept as its likeliest ids and the mass of all others, and the divergence from it."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from raydistill.losses.reduction import widen
+
+_LEAST = -80.0
+"""Logarithm that stands for that of a tail without mass; its product with the mass is 0 in float32."""
+
+
+class TopK(NamedTuple):
+    """What is kept of a distribution: leading shape (...), k ids."""
+
+    ids: Tensor
+    """(..., k) int64, the likeliest first."""
+    log_probs: Tensor
+    """(..., k) logits less the logarithm of the sum of the exponentials of all: logarithms of probabilities."""
+    log_tail: Tensor
+    """(...) logarithm of the probability of all other ids together, minus infinity where there is no other."""
+
+
+def top_k_of(logits: Tensor, k: int) -> TopK:
+    """The ``k`` likeliest ids of logits (..., V) and the mass of the rest.
+
+    The tail is summed by itself, not taken from 1, so that a small one keeps its digits. Raises ValueError for ``k``
+    outside 1 to V.
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"top_k is {k}; it must be between 1 and {logits.shape[-1]}, the size of the vocabulary")
+    log_probs = log_softmax(widen(logits), dim=-1)
+    kept, ids = log_probs.topk(k, dim=-1)
+    return TopK(ids, kept, _log_tail(log_probs, ids))
+
+
+def top_k_kl_divergence(student_logits: Tensor, teacher: TopK) -> Tensor:
+    """KL(teacher || student) in which all ids that the teacher's store left out count as one.
+
+    Shapes: ``student_logits`` (..., V); returns (...), in nats, at temperature 1. It never exceeds the divergence over
+    all ids, by the log-sum inequality, and falls short of it by P * KL(p' || q') at most, P the teacher's tail mass, p'
+    and q' the two distributions inside the tail; so by P * (log Q - log q) at most, Q the student's tail mass and q its
+    smallest probability there.
+    """
+    log_probs = log_softmax(widen(student_logits), dim=-1)
+    kept = log_probs.gather(-1, teacher.ids)
+    head = (teacher.log_probs.exp() * (teacher.log_probs - kept)).sum(dim=-1)
+    mass = teacher.log_tail.exp()
+    # Where no id is left over both logarithms are infinite, and the product is 0.
+    between = teacher.log_tail.clamp(min=_LEAST) - _log_tail(log_probs, teacher.ids).clamp(min=_LEAST)
+    return head + mass * between
+
+
+def _log_tail(log_probs: Tensor, ids: Tensor) -> Tensor:
+    """Logarithm of the probability (...) of all ids but these."""
+    return log_probs.scatter(-1, ids, float("-inf")).logsumexp(dim=-1)

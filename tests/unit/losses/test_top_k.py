@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import log_softmax
+
+from raydistill.losses.soft_targets import kl_divergence
+from raydistill.losses.top_k import top_k_kl_divergence, top_k_of
+
+VOCABULARY = 200
+
+
+def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
+    return torch.randn(5, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def test_what_is_kept_and_the_tail_are_one_distribution():
+    kept = top_k_of(logits(0), 16)
+    expected = log_softmax(logits(0), -1)
+    assert torch.equal(kept.log_probs, expected.gather(-1, kept.ids))
+    assert (kept.log_probs[:, -1] >= expected.scatter(-1, kept.ids, -math.inf).amax(-1)).all()
+    total = kept.log_probs.exp().sum(-1) + kept.log_tail.exp()
+    torch.testing.assert_close(total, torch.ones(5, dtype=torch.float64))
+
+
+def test_a_tail_smaller_than_rounding_keeps_its_digits():
+    sharp = torch.zeros(1, 50, dtype=torch.float32)
+    sharp[0, 7] = 40.0
+    assert top_k_of(sharp, 1).log_tail.item() == pytest.approx(math.log(49) - 40, rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 8, 64, VOCABULARY - 1])
+@pytest.mark.parametrize("scale", [0.5, 3.0, 12.0])
+def test_the_divergence_with_a_tail_bucket_is_below_the_exact_one_by_no_more_than_the_stated_bound(k, scale):
+    student, teacher = logits(1, scale), logits(2, scale)
+    kept = top_k_of(teacher, k)
+    exact = kl_divergence(student, teacher, temperature=1.0)
+    missing = exact - top_k_kl_divergence(student, kept)
+    of_student = log_softmax(student, -1)
+    outside = torch.ones_like(student, dtype=torch.bool).scatter(-1, kept.ids, False)
+    tails = of_student.masked_fill(~outside, -math.inf).logsumexp(-1)
+    smallest = of_student.masked_fill(~outside, math.inf).amin(-1)
+    within = torch.where(
+        outside,
+        (log_softmax(teacher, -1) - kept.log_tail[:, None]).exp()
+        * (log_softmax(teacher, -1) - kept.log_tail[:, None] - of_student + tails[:, None]),
+        0.0,
+    ).sum(-1)
+    torch.testing.assert_close(missing, kept.log_tail.exp() * within, atol=1e-12, rtol=1e-9)
+    rounding = 1e-12
+    assert (missing >= -rounding).all()
+    assert (missing <= kept.log_tail.exp() * (tails - smallest) + rounding).all()
+    if k < 64:
+        assert (missing > 1e-6).any()
+
+
+def test_the_divergence_is_exact_when_all_ids_are_kept_and_zero_at_the_teacher():
+    exact = kl_divergence(logits(1), logits(2), temperature=1.0)
+    whole = top_k_of(logits(2), VOCABULARY)
+    assert (whole.log_tail == -math.inf).all()
+    torch.testing.assert_close(top_k_kl_divergence(logits(1), whole), exact)
+    assert top_k_kl_divergence(logits(1), top_k_of(logits(1), 8)).abs().max() < 1e-12
+
+
+def test_its_gradient_is_finite_and_zero_at_the_teacher():
+    student = logits(1).requires_grad_()
+    top_k_kl_divergence(student, top_k_of(logits(1), 8)).sum().backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() < 1e-12
+    student = logits(1).requires_grad_()
+    top_k_kl_divergence(student, top_k_of(logits(2), VOCABULARY)).sum().backward()
+    assert student.grad is not None
+    assert torch.isfinite(student.grad).all()
+
+
+def test_more_ids_than_there_are_and_none_are_refused():
+    for k in (0, VOCABULARY + 1):
+        with pytest.raises(ValueError, match=rf"top_k is {k}; it must be between 1 and {VOCABULARY}"):
+            top_k_of(logits(0), k)
