@@ -129,8 +129,29 @@ def test_imports_go_downwards_only():
     assert not upwards
 
 
-def test_the_package_itself_imports_none_of_its_parts():
-    assert not {name for name in imports("raydistill") if part_of(name)}
+def new_modules_of(statement: str) -> set[str]:
+    """Modules that a fresh interpreter has imported after a statement and had not before."""
+    script = f"import sys; before = set(sys.modules); {statement}; print(*sys.modules.keys() - before)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_imports_none_of_its_parts_and_no_library():
+    found = new_modules_of("import raydistill")
+    assert {name for name in found if name.startswith("raydistill")} == {"raydistill"}
+    assert not {name.partition(".")[0] for name in found} & {*FOREIGN, "torch", "transformers", "numpy"}
+
+
+def test_the_plug_in_loss_needs_torch_alone():
+    found = new_modules_of("from raydistill import dynamic_kd_loss; dynamic_kd_loss.__name__")
+    assert "raydistill.losses.uncertainty" in found
+    assert not {name.partition(".")[0] for name in found} & {*FOREIGN, "transformers"}
+    assert {part_of(name) for name in found if name.startswith("raydistill.")} == {"losses"}
+
+
+def test_the_package_has_no_other_names_to_ask_for():
+    with pytest.raises(ImportError, match="cannot import name 'no_such_loss'"):
+        from raydistill import no_such_loss  # noqa: F401
 
 
 def test_deepspeed_is_imported_in_one_module():

@@ -1,8 +1,5 @@
 """Losses between class logits and labels, one value a row."""
 
-import math
-
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -21,14 +18,3 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
         raise ValueError(f"labels are scores, but the model has {logits.shape[-1]} outputs; it needs a single one")
     wide = widen(logits).squeeze(-1)
     return (wide - labels.to(wide.dtype)).square()
-
-
-def normalized_entropy(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) over its largest value, log C.
-
-    Shapes: (..., C) with C > 1; returns (...), in [0, 1], 1 where all classes are equally likely. Computed at
-    temperature 1, with gradient.
-    """
-    log_probabilities = torch.log_softmax(widen(logits), dim=-1)
-    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
-    return entropy / math.log(logits.shape[-1])

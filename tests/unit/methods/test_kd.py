@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from raydistill.losses.classification import label_loss, normalized_entropy
+from raydistill.losses.classification import label_loss
 from raydistill.methods import kd
 from raydistill.methods._teacher_outputs import stored_name
 from toy_classifiers import CLASSIFIERS, toy_labelled_batch
@@ -94,8 +94,3 @@ def test_values_out_of_range_are_refused(key, value):
 def test_scores_need_a_single_output():
     with pytest.raises(ValueError, match="labels are scores, but the model has 2 outputs"):
         label_loss(STUDENT, torch.tensor([1.0, 2.0, 3.0]))
-
-
-def test_entropy_is_1_for_equal_logits_and_0_for_a_certain_class():
-    logits = torch.tensor([[0.3, 0.3, 0.3], [200.0, 0.0, 0.0]], dtype=torch.float64)
-    assert normalized_entropy(logits).tolist() == pytest.approx([1, 0], abs=1e-12)
