@@ -52,6 +52,25 @@ CASES = {
         ({"alpha": 0.3, "temperature": 2.0, "reduction": "mean"}, ["roberta_classes", "gpt2_classes"]),
         ({"alpha": 1.0}, ["bert_classes"]),
     ],
+    "dynamic_teacher": [
+        ({}, ["bert_classes"]),
+        ({"objective": "kl", "mode": "soft"}, ["bert_classes", "gpt2_classes"]),
+        ({"mode": "soft_instance", "temperature": 2.0}, ["distilbert_classes", "bert_classes"]),
+        ({"mode": "static", "teacher_alphas": (0.5, 1.0, 0.3)}, SEQUENCES),
+        ({"mode": "hard", "teacher_alphas": (1.0, 0.5, 0.7), "detach_weight": True}, ["roberta_classes"]),
+    ],
+    "dynamic_data": [
+        ({}, ["bert_classes", "distilbert_classes", "gpt2_classes"]),
+        ({"selection": "entropy_r", "ratio": 0.1, "objective": "kl"}, ["bert_classes"]),
+        ({"selection": "random"}, [*SEQUENCES, "roberta_classes"]),
+        ({"selection": "none"}, SEQUENCES),
+    ],
+    "dynamic_objective": [
+        ({}, ["bert_classes", "distilbert_classes", "gpt2_classes"]),
+        ({"strategy": "uncertainty_r", "objective": "kl", "detach_weight": True}, ["bert_classes"]),
+        ({"strategy": "static", "rep_norm_dim": "tokens"}, SEQUENCES),
+        ({"rep_norm_dim": "tokens", "kd_alpha": 0.5}, ["bert_classes"]),
+    ],
     "causal": [
         ({"mapping": SITES}, ["distilbert", "roberta"]),
         ({"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1}, ["distilbert"]),

@@ -1,0 +1,48 @@
+"""Squared error of a teacher's and a student's normalized hidden states, one value a packed state or a row.
+
+Sun et al. 2019, "Patient Knowledge Distillation", as dynamic distillation applies it to all tokens.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from raydistill.layout import Layout
+from raydistill.losses.reduction import widen
+
+_SMALLEST_NORM = 1e-12
+
+
+def error_over_hidden(student: Tensor, teacher: Tensor, layout: Layout) -> Tensor:
+    """Mean squared difference of states of length 1.
+
+    Shapes: (R, D) each, packed; returns (R,).
+    """
+    first, second = (normalize(widen(states), dim=-1, eps=_SMALLEST_NORM) for states in (student, teacher))
+    return (first - second).square().mean(dim=-1)
+
+
+def error_over_tokens(student: Tensor, teacher: Tensor, layout: Layout) -> Tensor:
+    """Mean squared difference of states each of whose dimensions has length 1 over the states of a row.
+
+    Shapes: (R, D) each, packed; returns (R,).
+    """
+    first, second = (_unit_over_tokens(widen(states), layout) for states in (student, teacher))
+    return (first - second).square().mean(dim=-1)
+
+
+def _unit_over_tokens(states: Tensor, layout: Layout) -> Tensor:
+    """States (R, D) over the norm of their row's states, for each dimension."""
+    norms = torch.linalg.vector_norm(_by_row(states, layout), dim=1).clamp_min(_SMALLEST_NORM)
+    return states / norms.index_select(0, layout.row)
+
+
+def sum_by_row(values: Tensor, layout: Layout) -> Tensor:
+    """Packed values (R,) to the sum (B,) of each row's."""
+    return _by_row(values, layout).sum(dim=1)
+
+
+def _by_row(values: Tensor, layout: Layout) -> Tensor:
+    """Packed values (R, ...) to (B, T, ...), 0 where there is no state."""
+    places = values.new_zeros(layout.num_rows * layout.width, *values.shape[1:])
+    return places.index_copy(0, layout.index, values).unflatten(0, (layout.num_rows, layout.width))

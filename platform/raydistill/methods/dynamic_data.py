@@ -1,0 +1,166 @@
+"""Dynamic distillation: the teacher runs on the rows alone that the student is least sure of.
+
+Li et al. 2021, "Dynamic Knowledge Distillation for Pre-trained Language Models", EMNLP; code
+lancopku/DynamicKD @ 261162d. Formulas and deviations: see README.md in this folder.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydistill import draws
+from raydistill.batch import Batch
+from raydistill.losses.classification import label_loss
+from raydistill.losses.reduction import mean_over
+from raydistill.losses.uncertainty import confidence, divergence_from_labels, margin, normalized_entropy
+from raydistill.methods import _dynamic
+from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.methods._teacher_outputs import teacher_logits
+from raydistill.models.load import head_of
+from raydistill.models.predictions import predict
+
+CHOSEN = "chosen_rows"
+"""Column (K,) int64 of the rows that selection ``random`` has drawn."""
+SOFT_LABELS = "soft_labels"
+"""Column (B, C) of the probabilities of classes that the selections of the kl family compare with."""
+
+
+def _sorted(logits: Tensor, batch: Batch, *, score: Callable[[Tensor], Tensor], descending: bool) -> Tensor:
+    return torch.argsort(score(logits), descending=descending, stable=True)
+
+
+def _by_divergence(logits: Tensor, batch: Batch, *, descending: bool) -> Tensor:
+    score = divergence_from_labels(logits, batch[SOFT_LABELS])
+    return torch.argsort(score, descending=descending, stable=True)
+
+
+def _alternating(logits: Tensor, batch: Batch) -> Tensor:
+    """The hardest row, the easiest, the second hardest, and so on."""
+    hardest_first = _by_divergence(logits, batch, descending=True)
+    return torch.stack([hardest_first, hardest_first.flip(0)], dim=1).flatten()[: len(hardest_first)]
+
+
+ORDERS: dict[str, Callable[[Tensor, Batch], Tensor]] = {
+    "entropy": partial(_sorted, score=normalized_entropy, descending=True),
+    "entropy_r": partial(_sorted, score=normalized_entropy, descending=False),
+    "confidence": partial(_sorted, score=confidence, descending=False),
+    "lc": partial(_sorted, score=confidence, descending=False),
+    "confidence_r": partial(_sorted, score=confidence, descending=True),
+    "margin": partial(_sorted, score=margin, descending=False),
+    "kl": partial(_by_divergence, descending=True),
+    "kl_r": partial(_by_divergence, descending=False),
+    "kl_b": _alternating,
+}
+"""Numbers (B,) of the rows in the order in which a selection takes them, from student logits (B, C) and the batch."""
+_OF_SOFT_LABELS = ("kl", "kl_r", "kl_b")
+SELECTIONS = ("none", "random", *ORDERS)
+
+
+@dataclass(frozen=True)
+class Config(_dynamic.DynamicConfig):
+    """Which rows are distilled; selection and ratio are those of the published runs."""
+
+    selection: str = "margin"
+    """Which rows of a micro-batch come first: greatest ``entropy``, least ``confidence`` (or ``lc``) or least
+    ``margin`` of the two likeliest classes; ``entropy_r`` and ``confidence_r`` the reverse; ``random``; of soft labels
+    greatest ``kl`` divergence from them, ``kl_r`` the reverse, ``kl_b`` by turns. ``none``: all, whatever ``ratio``."""
+    ratio: float = 0.5
+    """Share of a micro-batch's rows that is taken, at least one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _dynamic.check_distils(self)
+        _dynamic.check_choice("selection", self.selection, SELECTIONS)
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio is {self.ratio}; it must be in (0, 1]")
+
+    def num_chosen(self, num_rows: int) -> int:
+        """How many of a micro-batch's rows the teacher sees."""
+        return num_rows if self.selection == "none" else max(1, int(num_rows * self.ratio))
+
+
+class Method(Distiller):
+    """``ce_alpha * ce`` of all rows and ``kd_alpha * kd`` of the chosen ones."""
+
+    zero_at_teacher = ("kd",)
+
+    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
+        super().__init__(config, student, teachers)
+        self.head = head_of(student)
+        self._losses = _dynamic.row_losses(config)
+
+    @classmethod
+    def requirements(cls, config: Config) -> Requirements:
+        """One teacher; its logits may be stored."""
+        return Requirements(
+            min_teachers=1,
+            max_teachers=1,
+            row_coupled=config.selection != "none",
+            heads=_dynamic.HEADS,
+            stored=("logits",),
+        )
+
+    @classmethod
+    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse scores where classes are needed."""
+        _dynamic.refuse_divergence_of_scores(config, student_config)
+        if config.selection in ORDERS:
+            _dynamic.refuse_scores("selection", config.selection, student_config, instead="none or random")
+
+    @classmethod
+    def prepare_batch(cls, config: Config, batch: Batch) -> Batch:
+        """Draw the rows of selection ``random`` from (seed, step, micro-batch, row id).
+
+        Raises ValueError where a selection needs soft labels and the batch has none.
+        """
+        if config.selection in _OF_SOFT_LABELS and SOFT_LABELS not in batch:
+            raise ValueError(
+                f"method.selection is {config.selection!r}, which compares with soft labels, but rows have class ids "
+                "alone; choose entropy, confidence or margin"
+            )
+        if config.selection != "random":
+            return batch
+        keys = batch.seed, batch.step, batch.micro_batch, batch["row_id"].numpy()
+        drawn = np.argsort(draws.uniform("dynamic_data", *keys), kind="stable")
+        return batch.with_columns(**{CHOSEN: torch.from_numpy(drawn[: config.num_chosen(batch.num_rows)])})
+
+    def denominators(self, batch: Batch) -> dict[str, Tensor]:
+        """Rows, and chosen rows for what is a mean over these."""
+        rows = _dynamic.row_count(batch)
+        chosen = _dynamic.count_of(batch, self.config.num_chosen(batch.num_rows))
+        found = {label_term(batch): rows, "kd": chosen, "chosen_share": rows}
+        if batch["labels"].is_floating_point():
+            return found
+        return {**found, "uncertainty": rows, "chosen_uncertainty": chosen}
+
+    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the base class; besides the losses, the share of chosen rows, and how unsure the student is of them."""
+        counts = {name: count.clamp(min=1) for name, count in denominators.items()}
+        logits = predict(self.student, batch, head=self.head).logits
+        rows = self._chosen(logits.detach(), batch)
+        chosen = logits if rows is None else logits.index_select(0, rows)
+        of_teacher = teacher_logits(self, batch) if rows is None else _dynamic.logits_of_rows(self, batch, rows)
+        label = label_term(batch)
+        terms = {
+            label: mean_over(label_loss(logits, batch["labels"]), counts[label]),
+            "kd": mean_over(self._losses(chosen, of_teacher), counts["kd"]),
+            "chosen_share": chosen.shape[0] / counts["chosen_share"],
+        }
+        loss = self.config.ce_alpha * terms[label] + self.config.kd_alpha * terms["kd"]
+        if "uncertainty" in counts:
+            for name, of_rows in (("uncertainty", logits), ("chosen_uncertainty", chosen)):
+                terms[name] = mean_over(normalized_entropy(of_rows.detach()), counts[name])
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+    def _chosen(self, logits: Tensor, batch: Batch) -> Tensor | None:
+        """Numbers (K,) of the rows that the teacher sees, None for all."""
+        if self.config.selection == "none":
+            return None
+        if self.config.selection == "random":
+            return batch[CHOSEN]
+        return ORDERS[self.config.selection](logits, batch)[: self.config.num_chosen(batch.num_rows)]
