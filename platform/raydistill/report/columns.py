@@ -26,6 +26,7 @@ _FIRST = {
     "accuracy": Column("accuracy", lambda value: f"{value:.1%}", is_share=True),
     "f1": Column("F1", lambda value: f"{value:.1%}", is_share=True),
     "macro_f1": Column("macro F1", lambda value: f"{value:.1%}", is_share=True),
+    "exact_match": Column("exact match", lambda value: f"{value:.1%}", is_share=True),
 }
 _LAST = {
     "tokens": Column("tokens", lambda value: f"{value:,.0f}", is_count=True),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raydistill.report.columns import column
-from raydistill.report.tables import Group, markdown, markdown_table
+from raydistill.report.tables import Group, Style, markdown, markdown_table
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,8 @@ class Comparison:
     csv_runs: str
     notes: Sequence[str] = ()
     """Sentences on how its figures were found."""
+    style: Style = column
+    """Heading and format of each figure."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def _comparison(comparison: Comparison) -> str:
         ),
         f"As CSV: [rows of this table]({comparison.csv_groups}), [every run]({comparison.csv_runs}).",
     ]
-    return f"## {comparison.name}\n\n{markdown(comparison.groups)}\n{' '.join(notes)}\n"
+    return f"## {comparison.name}\n\n{markdown(comparison.groups, comparison.style)}\n{' '.join(notes)}\n"
 
 
 def _same(groups: Sequence[Group]) -> list[str]:

@@ -3,14 +3,16 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 
-from raydistill.report.columns import column, in_order
+from raydistill.report.columns import Column, column, in_order
 from raydistill.report.grouping import grouped, value_text, without_seed
+
+Style = Callable[[str], Column]
 
 _IN_FILES_ONLY = {"tokens", "rows"}
 """Figures that are the same for all models of a comparison, left out where room is short."""
@@ -79,13 +81,20 @@ def _group(name: str, entries: Sequence[Entry]) -> Group:
     return Group(name, entries[0].model, without_seed(entries[0].assignment), len(entries), figures)
 
 
-def rows_of(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells as text: ``n`` only where a row has several runs, no column for a figure that none has."""
+def rows_of(groups: Sequence[Group], style: Style = column) -> tuple[list[str], list[list[str]]]:
+    """Header and cells as text: ``n`` only where a row has several runs, no column for a figure that none has.
+
+    ``style`` gives each figure its heading and format.
+    """
     figures = [name for name in _figures(groups) if name not in _IN_FILES_ONLY]
     several = any(row.n > 1 for row in groups)
-    header = ["model", *(["n"] if several else []), *(column(figure).heading for figure in figures)]
+    header = ["model", *(["n"] if several else []), *(style(figure).heading for figure in figures)]
     rows = [
-        [row.name, *([str(row.n)] if several else []), *(_cell(figure, row.figures.get(figure)) for figure in figures)]
+        [
+            row.name,
+            *([str(row.n)] if several else []),
+            *(_cell(style(figure), row.figures.get(figure)) for figure in figures),
+        ]
         for row in groups
     ]
     return header, rows
@@ -95,10 +104,9 @@ def _figures(groups: Iterable[Group]) -> list[str]:
     return in_order(figure for row in groups for figure in row.figures)
 
 
-def _cell(figure: str, statistic: Statistic | None) -> str:
+def _cell(style: Column, statistic: Statistic | None) -> str:
     if statistic is None:
         return ""
-    style = column(figure)
     mean = style.text(statistic.mean)
     if statistic.spread is None or not style.shows_spread or (style.is_count and statistic.spread == 0):
         return mean
@@ -124,9 +132,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join([lines[0], f"| {' | '.join(rule)} |\n", *lines[1:]])
 
 
-def markdown(groups: Sequence[Group]) -> str:
+def markdown(groups: Sequence[Group], style: Style = column) -> str:
     """The comparison as a Markdown table."""
-    return markdown_table(*rows_of(groups))
+    return markdown_table(*rows_of(groups, style))
 
 
 def csv_groups(groups: Sequence[Group]) -> str:

@@ -1,22 +1,51 @@
 """Tables and pictures of what evaluations and trainings found, in files and in the tracking store."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from raydistill.config.sections import ScalingConfig
+from raydistill.config.sections import ScalingConfig, Section
 from raydistill.report import curves, pictures, tables
 from raydistill.report.columns import column
 from raydistill.report.page import Comparison, Shown, Trained, page
+from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
 from raydistill.stages import _base
 from raydistill.training.history import read_history
 
 _PAGE, _TERMS, _METRIC = "report.md", "loss_terms.png", "metric.png"
+_TASK_TABLE = "task_table"
 
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+
+
+class TaskColumnConfig(Section):
+    """A column of the table over tasks."""
+
+    evaluation: str
+    """Name of the earlier evaluation stage that has the task's figures."""
+    metric: Annotated[Names, Field(min_length=1)]
+    """The metric that is shown, between -1 and 1, or several of which the mean is, as published for some tasks."""
+
+
+class TaskTableConfig(Section):
+    """A table with a row a model and a column a task, the average first, in hundredths."""
+
+    columns: Annotated[dict[str, TaskColumnConfig], Field(min_length=1)]
+    """What stands in each column, by its heading; models of one name in several evaluations are one row."""
+    average: Annotated[list[str], Field(min_length=1)] | None = None
+    """Columns of which the average is; by default all."""
+
+    @model_validator(mode="after")
+    def _averages_columns(self) -> "TaskTableConfig":
+        if AVERAGE in self.columns:
+            raise ValueError(f"columns has {AVERAGE!r}, which the table adds by itself; name it otherwise")
+        for name in self.average or []:
+            if name not in self.columns:
+                raise ValueError(f"average has {name!r}; columns: {', '.join(self.columns)}")
+        return self
 
 
 class Config(_base.StageConfig):
@@ -24,6 +53,8 @@ class Config(_base.StageConfig):
 
     evaluations: Names = []
     """Names of earlier evaluation stages; each gets a table."""
+    task_table: TaskTableConfig | None = None
+    """A table over several tasks."""
     trainings: Names = []
     """Names of earlier training stages; their losses and metrics are drawn against the step."""
     metric: str | None = None
@@ -34,8 +65,8 @@ class Config(_base.StageConfig):
 
     @model_validator(mode="after")
     def _has_inputs(self) -> "Config":
-        if not self.evaluations and not self.trainings:
-            raise ValueError("give evaluations, trainings or both")
+        if not self.evaluations and not self.trainings and self.task_table is None:
+            raise ValueError("give evaluations, trainings or task_table")
         return self
 
 
@@ -47,15 +78,19 @@ class Stage(_base.Stage):
     aggregates = True
 
     def references(self) -> dict[str, str]:
-        return {
+        named = {
             f"{key}.{position}": name
             for key in ("evaluations", "trainings")
             for position, name in enumerate(getattr(self.config, key))
         }
+        return {**named, **{f"task_table.columns.{name}.evaluation": one.evaluation for name, one in self._columns()}}
+
+    def _columns(self) -> Iterable[tuple[str, TaskColumnConfig]]:
+        return [] if self.config.task_table is None else self.config.task_table.columns.items()
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         for key, name in self.references().items():
-            kind = "evaluate" if key.startswith("evaluations") else "training"
+            kind = "training" if key.startswith("trainings") else "evaluate"
             forecast = earlier.get(name)
             if forecast is None or not (forecast.compared if kind == "evaluate" else forecast.models):
                 raise ValueError(f"{key} is {name!r}; name an earlier {kind} stage")
@@ -66,7 +101,13 @@ class Stage(_base.Stage):
         metrics = [metric for name in self.config.evaluations for metric in earlier[name].metrics]
         if metrics and self.config.metric not in (None, *metrics):
             raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
-        return _base.Forecast(lines=[f"reports on {', '.join(self.references().values())}"])
+        for name, one in self._columns():
+            choices = [metric for metric in earlier[one.evaluation].metrics if metric not in NO_SCORES]
+            for metric in one.metric:
+                if metric not in choices:
+                    key = f"task_table.columns.{name}.metric"
+                    raise ValueError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
+        return _base.Forecast(lines=[f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
@@ -79,6 +120,8 @@ class Stage(_base.Stage):
         comparisons = [
             _write_tables(context.output, name, found, _notes(context.runs[name])) for name, found in entries.items()
         ]
+        if self.config.task_table is not None:
+            comparisons.insert(0, _write_task_table(context, self.config.task_table))
         levels = self._levels(entries, context, metric)
         shown = _draw(context.output, [training for _, training in trainings], metric, levels)
         trained = [_trained(run, training, metric, context.output) for run, training in trainings]
@@ -133,10 +176,26 @@ def _notes(runs: Sequence[_base.Run]) -> list[str]:
 def _write_tables(
     folder: Path, name: str, found: Sequence[tuple[str, tables.Entry]], notes: Sequence[str]
 ) -> Comparison:
-    entries = [entry for _, entry in found]
+    return _write(folder, name, [entry for _, entry in found], notes=notes)
+
+
+def _write_task_table(context: _base.StageContext, config: TaskTableConfig) -> Comparison:
+    columns = {
+        name: TaskColumn([entry for _, entry in _entries(context.runs[one.evaluation])], one.metric)
+        for name, one in config.columns.items()
+    }
+    averaged = config.average or list(columns)
+    entries = task_entries(columns, averaged)
+    return _write(context.output, _TASK_TABLE, entries, notes=[note(columns, averaged)], style=in_hundredths)
+
+
+def _write(
+    folder: Path, name: str, entries: Sequence[tables.Entry], *, notes: Sequence[str], style: tables.Style = column
+) -> Comparison:
     groups = tables.group(entries)
-    comparison = Comparison(name, groups, csv_groups=f"{name}.csv", csv_runs=f"{name}-runs.csv", notes=notes)
-    texts = [tables.markdown(groups), tables.csv_groups(groups), tables.csv_runs(entries)]
+    files = {"csv_groups": f"{name}.csv", "csv_runs": f"{name}-runs.csv"}
+    comparison = Comparison(name, groups, notes=notes, style=style, **files)
+    texts = [tables.markdown(groups, style), tables.csv_groups(groups), tables.csv_runs(entries)]
     for file, text in zip(_files(comparison), texts, strict=True):
         (folder / file).write_text(text, encoding="utf-8")
     return comparison

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,5 +169,87 @@ def test_a_report_that_fits_is_forecast() -> None:
 
 
 def test_a_report_on_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="give evaluations, trainings or both"):
+    with pytest.raises(ValueError, match="give evaluations, trainings or task_table"):
         stage(evaluations=[], trainings=[])
+
+
+TASK_TABLE = {
+    "columns": {
+        "CoLA": {"evaluation": "cola", "metric": "matthews"},
+        "QQP": {"evaluation": "qqp", "metric": ["accuracy", "f1"]},
+    }
+}
+
+
+def of_task(name: str, *, notes: list[str], **scores: dict[int, float]) -> Run:
+    """A finished evaluation of a student's seeds and of a teacher."""
+    teacher = {metric: max(values.values()) for metric, values in scores.items()}
+    entries = [
+        {
+            "model": "student",
+            "assignment": {"seed": seed},
+            "figures": {metric: values[seed] for metric, values in scores.items()},
+            "reference": f"student_{name}",
+        }
+        for seed in (1, 2)
+    ]
+    entries.append({"model": "teacher", "assignment": {}, "figures": teacher, "reference": f"teacher_{name}"})
+    return Run(name, {}, Path(name), {"entries": entries, "notes": notes})
+
+
+def with_tasks(context: StageContext) -> StageContext:
+    slow = ["Latencies are those of a slow machine."]
+    runs = {
+        "cola": [of_task("cola", notes=slow, matthews={1: 0.4, 2: 0.5})],
+        "qqp": [of_task("qqp", notes=slow, accuracy={1: 0.8, 2: 0.8}, f1={1: 0.6, 2: 0.7})],
+    }
+    return replace(context, runs={**context.runs, **runs})
+
+
+def test_a_table_over_tasks_has_the_average_first_and_a_column_a_task(context: StageContext) -> None:
+    files = set(stage(evaluations=["qqp"], trainings=[], task_table=TASK_TABLE).run(with_tasks(context))["files"])
+    assert files >= {"task_table.md", "task_table.csv", "task_table-runs.csv", "qqp.csv"}
+    assert (context.output / "task_table.md").read_text().splitlines() == [
+        "| model | n | average | CoLA | QQP |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| student | 2 | 58.75 ± 5.30 | 45.00 ± 7.07 | 72.50 ± 3.54 |",
+        "| teacher | 1 | 62.50 | 50.00 | 75.00 |",
+    ]
+    text = (context.output / "report.md").read_text()
+    assert text.index("| model | n | average |") < text.index("## qqp")
+    assert "In hundredths: CoLA (matthews), QQP (accuracy and f1), of several metrics their mean;" in text
+    # Said of the evaluation's own table alone.
+    assert text.count("Latencies are those of a slow machine.") == 1
+
+
+def test_a_table_over_tasks_may_be_all_of_a_report(context: StageContext) -> None:
+    averaged = {**TASK_TABLE, "average": ["QQP"]}
+    summary = stage(evaluations=[], trainings=[], task_table=averaged).run(with_tasks(context))
+    assert summary["files"] == ["report.md", "task_table.md", "task_table.csv", "task_table-runs.csv"]
+    assert "| teacher | 1 | 75.00 | 50.00 | 75.00 |" in (context.output / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"A": {"evaluation": "corpus", "metric": "f1"}},
+            r"columns\.A\.evaluation is 'corpus'; name an earlier",
+        ),
+        (
+            {"A": {"evaluation": "evaluate", "metric": "f1"}},
+            r"columns\.A\.metric is 'f1'; choices: accuracy$",
+        ),
+        ({"A": {"evaluation": "evaluate", "metric": "loss"}}, r"metric is 'loss'; choices: accuracy$"),
+    ],
+)
+def test_a_column_without_its_task_or_score_is_refused_before_the_run(columns: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stage(task_table={"columns": columns}).check(ScalingConfig(), EARLIER)
+
+
+def test_an_average_over_what_is_no_column_is_refused() -> None:
+    with pytest.raises(ValueError, match="average has 'RTE'; columns: CoLA, QQP"):
+        stage(task_table={**TASK_TABLE, "average": ["RTE"]})
+    with pytest.raises(ValueError, match="columns has 'average', which the table adds by itself"):
+        stage(task_table={"columns": {"average": TASK_TABLE["columns"]["CoLA"]}})

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from raydistill.report.page import Comparison, Shown, Trained, page
 from raydistill.report.tables import Entry, group
 
@@ -30,3 +32,11 @@ def test_a_page_tells_what_n_and_the_spread_are_where_there_are_several_runs():
 def test_models_scored_on_different_tokens_are_not_said_to_share_them():
     entries = [Entry("a", {}, {"tokens": 10}), Entry("b", {}, {"tokens": 12})]
     assert "same" not in page("Report", [comparison(entries)], [], shown=[], metric="loss")
+
+
+def test_rows_that_classifiers_share_and_the_notes_of_an_evaluation_stand_below_its_table():
+    entries = [Entry("a", {}, {"accuracy": 0.5, "rows": 1050}), Entry("b", {}, {"accuracy": 0.6, "rows": 1050})]
+    noted = replace(comparison(entries), notes=["Latencies are medians."])
+    text = page("Report", [noted], [], shown=[], metric="loss")
+    assert "| model | accuracy |" in text
+    assert "All models are scored on the same 1,050 rows. Latencies are medians. As CSV" in text

@@ -40,6 +40,16 @@ def test_seeds_are_one_row_with_n_mean_and_spread_and_a_constant_size_has_none()
     ]
 
 
+def test_sizes_and_latencies_come_last_without_the_spread_of_measured_times():
+    entries = [
+        Entry("a", {"seed": seed}, {"latency_ms": 1.5 + seed, "size_mb": 17.61, "parameters": 5, "f1": 0.5, "loss": 1})
+        for seed in (1, 2)
+    ]
+    lines = markdown(group(entries)).splitlines()
+    assert lines[0] == "| model | n | held-out loss | F1 | parameters | MB | ms of one row |"
+    assert lines[2] == "| a | 2 | 1.0000 ± 0.0000 | 50.0% ± 0.0% | 5 | 17.61 | 3 |"
+
+
 def test_equal_losses_of_several_seeds_show_their_zero_spread():
     entries = [Entry("student", {"seed": seed}, {"loss": 3.0}) for seed in (1, 2)]
     assert "3.0000 ± 0.0000" in markdown(group(entries))
