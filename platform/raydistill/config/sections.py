@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from raydistill.config.errors import with_choices
+from raydistill.models import layer_plan
 
 
 class Section(BaseModel):
@@ -147,6 +148,11 @@ class StudentConfig(Section):
     """Teacher blocks to copy, from 0; by default the published list for ``num_layers``."""
     vocab_transform: bool = False
     """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
+    layer_plan: str | list[Any] | None = None
+    """In which order blocks run, some more than once with shared weights: a name, such as ``sps``, or a list of
+    [block, swap], where swap exchanges query and key. By default once each, or as the checkpoint that is continued."""
+    layer_plan_half_of_six: bool = True
+    """Of 6 blocks ``sps``, ``sps_no_shuffle`` and ``sps2`` repeat three alone, as published, and not all."""
     freeze_position_embeddings: bool | None = None
     """Keep position embeddings as they start; by default for DistilBERT alone, as published."""
     freeze_layers: list[Annotated[int, Field(ge=0)]] = []
@@ -163,6 +169,8 @@ class StudentConfig(Section):
             raise ValueError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
             raise ValueError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
+        if self.layer_plan is not None:
+            layer_plan.check_form(self.layer_plan)
         return self
 
 

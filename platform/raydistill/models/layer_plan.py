@@ -61,9 +61,11 @@ NAMES = tuple(_PLANS)
 """Names of plans."""
 
 
-def check_name(value: str) -> None:
-    """Raise ValueError for a name that is no plan's."""
-    if value not in _PLANS:
+def check_form(value: str | Sequence[Any]) -> None:
+    """Raise ValueError for what is no plan of any model: an unknown name, or no list of [block, swap]."""
+    if not isinstance(value, str):
+        _checked(value, None)
+    elif value not in _PLANS:
         raise ValueError(unknown_choice("layer_plan", value, list(NAMES)) + ", or a list of [block, swap]")
 
 
@@ -74,19 +76,21 @@ def make_plan(value: str | Sequence[Sequence[Any]], num_layers: int, *, half_of_
     place of all. Raises ValueError for an unknown name, an empty list and a block that the model does not have.
     """
     if isinstance(value, str):
-        check_name(value)
+        check_form(value)
         special = half_of_six and num_layers == 6 and value in _OF_SIX
         return _OF_SIX[value] if special else _PLANS[value](num_layers)
     return _checked(value, num_layers)
 
 
-def _checked(steps: Sequence[Any], num_layers: int) -> Plan:
+def _checked(steps: Sequence[Any], num_layers: int | None) -> Plan:
     if not steps:
         raise ValueError("layer_plan is empty; give at least one [block, swap]")
     for step in steps:
         if not isinstance(step, list | tuple) or len(step) != 2 or step[1] not in (True, False, DRAWN):
             raise ValueError(f"layer_plan has {step!r}; write [block, true], [block, false] or [block, {DRAWN}]")
-        if not isinstance(step[0], int) or not 0 <= step[0] < num_layers:
+        if not isinstance(step[0], int) or step[0] < 0:
+            raise ValueError(f"layer_plan has block {step[0]!r}; blocks are numbers from 0")
+        if num_layers is not None and step[0] >= num_layers:
             raise ValueError(f"layer_plan has block {step[0]!r}; the student has blocks 0 to {num_layers - 1}")
     return tuple((layer, swap if swap == DRAWN else bool(swap)) for layer, swap in steps)
 

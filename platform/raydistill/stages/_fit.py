@@ -12,7 +12,7 @@ from raydistill.models.classes import class_order, with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.models.load import CLASSIFIERS, check_family, load_tokenizer
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _base, _checkpoints, _corpora
+from raydistill.stages import _base, _checkpoints, _corpora, _plans
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.training.selection import criterion_of
 
@@ -42,6 +42,7 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     teachers = _teachers(config, corpus, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)
+    student = _plans.planned(config.student, student, head=config.task.module.Task.HEAD)
     _check_corpus(corpus, student, teachers)
     config.method.module.Method.check(config.method.config, student, teachers)
     _check_batches(config, scaling, corpus)
@@ -203,6 +204,7 @@ def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student:
     training, workers = config.training, scaling.num_workers
     student_size = checks.num_parameters(student, head=config.task.module.Task.HEAD)
     lines = [f"student {student.model_type}, {student_size:,} parameters", *_layer_lines(config.student, teachers)]
+    lines += _plans.plan_lines(student)
     memory = student_size * _BYTES_PER_FLOAT * _copies(training.zero_stage, workers)
     for position, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
         if not distils(config.method):

@@ -21,7 +21,7 @@ from raydistill.data.mixture import Mixture, open_mixture
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
-from raydistill.stages import _base, _checkpoints, _corpora, _fit
+from raydistill.stages import _base, _checkpoints, _corpora, _fit, _plans
 from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
@@ -176,6 +176,7 @@ class Stage(_base.Stage):
                 vocab_transform=config.vocab_transform,
                 seed=context.seed,
             )
+        _plans.write_plan(config, student.config, head=head)
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
         save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)

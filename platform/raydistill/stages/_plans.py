@@ -1,0 +1,46 @@
+"""The layer plan of a student: checked before a run, written into the student that a run starts from."""
+
+import copy
+from typing import Any
+
+from raydistill.config.sections import StudentConfig
+from raydistill.models import layer_plan
+from raydistill.models.blocks import family_of
+
+_VOCABULARIES = ("masked_lm", "causal_lm")
+
+
+def planned(section: StudentConfig, model: Any, *, head: str) -> Any:
+    """A student's configuration with the plan of its section; without one there, with the plan that it has.
+
+    Raises ValueError for a plan that the student cannot have.
+    """
+    found = copy.deepcopy(model)
+    write_plan(section, found, head=head)
+    return found
+
+
+def write_plan(section: StudentConfig, model: Any, *, head: str) -> None:
+    """Write the plan of a section, where it has one, into a student's configuration; raises ValueError as above."""
+    try:
+        if section.layer_plan is not None:
+            plan = layer_plan.make_plan(
+                section.layer_plan, model.num_hidden_layers, half_of_six=section.layer_plan_half_of_six
+            )
+            layer_plan.set_plan(model, plan)
+        family_of(model.model_type).check_plan(model)
+        if layer_plan.is_drawn(layer_plan.plan_of(model)) and head in _VOCABULARIES:
+            raise ValueError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
+    except ValueError as error:
+        raise ValueError(f"student.{error}") from None
+
+
+def plan_lines(model: Any) -> list[str]:
+    """What a forecast tells of a student's plan, nothing of one without."""
+    plan = layer_plan.plan_of(model)
+    if plan is None:
+        return []
+    return [
+        f"student runs {len(plan)} blocks with the weights of {model.num_hidden_layers}: {layer_plan.shown(plan)} "
+        "(* query and key exchanged, ? drawn); plain transformers needs its unrolled copy, which register makes"
+    ]
