@@ -102,6 +102,7 @@ class Task(TaskBase):
     """Labels are class ids, or scores; writes ``labels`` (B,) and, of pairs, ``token_types``."""
 
     HEAD = "sequence_classification"
+    ENCODINGS = ("glue",)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""

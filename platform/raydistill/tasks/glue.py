@@ -1,0 +1,123 @@
+"""The nine tasks of GLUE: classification with their classes and metrics.
+
+Wang et al. 2019, https://openreview.net/forum?id=rJ4km2R5t7. Class ids follow the data set on the hub. Published
+codes disagree on them: for RTE and QNLI entailment is 0 in one and 1 in another, and MNLI has three orders. So names
+rule: classes of a checkpoint are found by their names, and one without names is given them in its own order, as
+``labels`` beside ``checkpoint``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from raydistill.discovery import unknown_choice
+from raydistill.tasks import classification
+from raydistill.tasks.classification import check_tokenizer, columns, cut, drop_reasons
+
+__all__ = ["TASKS", "Config", "EncodeConfig", "GlueTask", "Task", "check_task", "check_tokenizer"]
+__all__ += ["columns", "cut", "drop_reasons"]
+
+COMBINED = "combined"
+
+
+class GlueTask(NamedTuple):
+    """What is asked in a task of GLUE."""
+
+    labels: tuple[str, ...]
+    """Names of the classes in the order of their ids, none for a score."""
+    metrics: tuple[str, ...] = ("accuracy",)
+
+
+TASKS = {
+    "cola": GlueTask(("unacceptable", "acceptable"), ("matthews",)),
+    "sst2": GlueTask(("negative", "positive")),
+    "mrpc": GlueTask(("not_equivalent", "equivalent"), ("accuracy", "f1")),
+    "stsb": GlueTask((), ("pearson", "spearman")),
+    "qqp": GlueTask(("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    "mnli": GlueTask(("entailment", "neutral", "contradiction")),
+    "qnli": GlueTask(("entailment", "not_entailment")),
+    "rte": GlueTask(("entailment", "not_entailment")),
+    "wnli": GlueTask(("not_entailment", "entailment")),
+}
+"""The tasks by their names on the hub."""
+
+
+def check_task(name: str) -> None:
+    """Raise ValueError for what is no task of GLUE."""
+    if name not in TASKS:
+        raise ValueError(unknown_choice("task", name, list(TASKS)))
+
+
+@dataclass(frozen=True)
+class EncodeConfig:
+    """Which task, and how long rows may be."""
+
+    task: str
+    """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
+    max_length: int | None = 128
+    """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
+    labels: tuple[str, ...] | None = None
+    """Names of the classes in the order of their ids, none for a score. They follow the task: leave them out."""
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        expected = TASKS[self.task].labels
+        if self.labels not in (None, expected):
+            raise ValueError(
+                f"labels is {', '.join(self.labels or ()) or 'empty'}; those of {self.task} are "
+                f"{', '.join(expected) or 'scores'}; leave labels out"
+            )
+        # A field, not a property, so that a corpus's manifest has the names.
+        object.__setattr__(self, "labels", expected)
+        # The same limits of the length.
+        classification.EncodeConfig(expected, self.max_length)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which task, and so which metrics.
+
+    Matthews's correlation for CoLA, accuracy and F1 of the positive class for MRPC and QQP, Pearson's and Spearman's
+    correlations for STS-B, and accuracy for the others; ``combined`` is the mean of two metrics.
+    """
+
+    task: str
+    """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The task's metrics."""
+        return TASKS[self.task].metrics
+
+
+class Task(classification.Task):
+    """Classes or scores of a task of GLUE; also of corpora that ``classification`` encoded with the same classes."""
+
+    ENCODINGS = ("classification",)
+
+    @classmethod
+    def outputs(cls, config: Config, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The classes of the corpus; raises ValueError for those of another task."""
+        expected = TASKS[config.task].labels
+        if labels != expected:
+            raise ValueError(
+                f"task.task is {config.task!r}, whose classes are {', '.join(expected) or 'none, but scores'}; the "
+                f"corpus has {', '.join(labels) or 'scores'}; encode both for one task, in this order of classes"
+            )
+        return labels
+
+    @classmethod
+    def greater_is_better(cls, config: Any) -> dict[str, bool]:
+        """The task's metrics, two of them led by their mean."""
+        mean = {COMBINED: True} if len(config.metrics) > 1 else {}
+        return {**mean, **super().greater_is_better(config)}
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """The task's metrics, their mean ``combined`` where there are two, the mean ``loss`` and ``rows``."""
+        found = super().metrics(sums)
+        names = self.config.metrics
+        mean = {COMBINED: sum(found[name] for name in names) / len(names)} if len(names) > 1 else {}
+        return {**mean, **found}
