@@ -17,12 +17,16 @@ from raydistill.batch import Batch
 from raydistill.models.predictions import predict
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
 from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics, entity_types
+from raydistill.tasks._packed import pack, unpack
+from raydistill.tasks._row_scores import SEEN, by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
 NO_TAG = -100
 """Stands at tokens that are not the first of a word."""
+_NOTHING = "no held-out row has a tag; hold out more text"
+_TAGS = ("tags", "predicted_tags")
 
 
 @dataclass(frozen=True)
@@ -124,26 +128,37 @@ class Task(TaskBase):
 
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Counts of words and, by type, of entities."""
+        """Counts of words and, by type, of entities; and the tags of each row."""
         logits, labels = predict(student, batch, head=self.HEAD).logits, batch["labels"]
         predicted = logits.argmax(-1)
         rows = batch["label_index"] // batch["attention_mask"].shape[1]
         sizes = torch.bincount(rows, minlength=batch.num_rows).tolist()
-        counts = entity_counts(
-            self._tags(labels, sizes), self._tags(predicted, sizes), entity_types(self.encoding.labels)
-        )
-        loss = cross_entropy(logits.float(), labels, reduction="sum").double()
+        ids = [[part.tolist() for part in of_words.cpu().split(sizes)] for of_words in (labels, predicted)]
+        true, guessed = ([self._tags(row) for row in rows_of] for rows_of in ids)
+        counts = entity_counts(true, guessed, entity_types(self.encoding.labels))
+        packed = {name: self._packed(rows_of).to(labels.device) for name, rows_of in zip(_TAGS, ids, strict=True)}
+        # Summed in float64, so that the cut into batches does not show.
+        loss = cross_entropy(logits.float(), labels, reduction="none").double().sum()
         return {
             "loss": loss,
             "correct": (predicted == labels).sum().double(),
             "words": torch.full_like(loss, labels.shape[0]),
             "lost_words": batch["lost_words"].sum().double(),
             **{name: torch.from_numpy(count).to(loss.device) for name, count in counts.items()},
+            **by_row(batch, self.encoding.num_rows, packed),
         }
 
-    def _tags(self, ids: Tensor, sizes: Sequence[int]) -> list[list[str]]:
-        """Tags of ids (M,), a list for each row."""
-        return [[self.encoding.labels[place] for place in part.tolist()] for part in ids.cpu().split(list(sizes))]
+    def _tags(self, ids: Sequence[int]) -> list[str]:
+        return [self.encoding.labels[place] for place in ids]
+
+    @property
+    def _bits(self) -> int:
+        """Bits of a tag's id, and of one number more."""
+        return len(self.encoding.labels).bit_length()
+
+    def _packed(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Ids of each row's tags, of which a row has not more than tokens."""
+        return torch.from_numpy(pack(rows, width=self.encoding.max_length, bits=self._bits))
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Micro ``f1``, ``precision`` and ``recall`` of entities, the ``f1_<type>`` of each type, the ``accuracy`` of
@@ -153,7 +168,7 @@ class Task(TaskBase):
         """
         words = float(sums["words"])
         if words == 0:
-            raise ValueError("no held-out row has a tag; hold out more text")
+            raise ValueError(_NOTHING)
         return {
             **entity_metrics(sums, entity_types(self.encoding.labels)),
             "accuracy": float(sums["correct"]) / words,
@@ -161,3 +176,15 @@ class Task(TaskBase):
             "words": words,
             "lost_words": float(sums["lost_words"]),
         }
+
+    def predictions(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """``row_id``, and as ``label`` and ``prediction`` the tags of the row's words, parted by spaces."""
+        found = seen_rows({name: sums[name] for name in (SEEN, *_TAGS)}, nothing=_NOTHING)
+        return {
+            "row_id": found["row_id"].astype(np.int64),
+            "label": self._written(found["tags"]),
+            "prediction": self._written(found["predicted_tags"]),
+        }
+
+    def _written(self, packed: NDArray[np.float64]) -> list[str]:
+        return [" ".join(self._tags(row)) for row in unpack(packed, bits=self._bits)]

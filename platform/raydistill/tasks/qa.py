@@ -19,6 +19,7 @@ from raydistill.batch import Batch
 from raydistill.models.predictions import predict
 from raydistill.tasks._answers import match
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._packed import pack_texts, unpack_texts
 from raydistill.tasks._row_scores import by_row, seen_rows
 from raydistill.tasks._spans import Window, answer_place, best_span, windows
 from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
@@ -29,6 +30,9 @@ _KEY_BITS = 52
 """Of what tells questions from each other: as many as a float64 keeps exactly."""
 _NO_ANSWER = -1e30
 """Score of a window in which no tokens can be an answer."""
+_TEXT_BYTES = 120
+"""How much of an answer predictions tell."""
+_NOTHING = "no held-out row has a question; hold out more text"
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,11 @@ def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeCon
     return [None] * len(rows)
 
 
+_SCORES = ("best", "none", "exact", "f1", "empty_matches", "has_answer")
+"""Of a window: scores of the best answer and of none, how well that answer matches, whether none does, whether there is
+one."""
+
+
 class _Row(NamedTuple):
     """What scoring a row takes; tokens without padding."""
 
@@ -195,19 +204,22 @@ class Task(TaskBase):
 
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Of each window how likely its best answer is, how likely none is, and how well either matches."""
+        """Of each window its best answer, how likely that is, how likely none is, and how well either matches."""
         logits = predict(student, batch, head=self.HEAD).logits
         loss = cross_entropy(logits.float(), batch["labels"], reduction="none").double()
-        found = np.array([self._scored(row) for row in _rows(batch, logits)])
-        names = ("best", "none", "exact", "f1", "empty_matches", "has_answer")
-        of_rows = torch.from_numpy(found).to(batch["row_id"].device)
-        values = {name: of_rows[:, place] for place, name in enumerate(names)}
+        rows = list(_rows(batch, logits))
+        texts, scores = zip(*map(self._answered, rows), strict=True)
+        of_rows = torch.from_numpy(np.array(scores)).to(batch["row_id"].device)
+        values = {name: of_rows[:, place] for place, name in enumerate(_SCORES)}
+        answers = [row.answers[0] if row.answers else "" for row in rows]
+        for name, written in (("label", answers), ("prediction", texts)):
+            values[name] = torch.from_numpy(pack_texts(written, num_bytes=_TEXT_BYTES)).to(of_rows.device)
         of_example = {name: batch[name] for name in ("question", "window", "windows")}
         row_loss = loss.reshape(2, -1).mean(dim=0)
         return by_row(batch, self.encoding.num_rows, {**values, **of_example, "loss": row_loss})
 
-    def _scored(self, row: _Row) -> tuple[float, ...]:
-        """Scores of the best answer and of none, exact match and F1, whether no answer matches, whether there is one"""
+    def _answered(self, row: _Row) -> tuple[str, tuple[float, ...]]:
+        """The best answer, and what ``_SCORES`` names."""
         span = best_span(
             row.first_logits,
             row.last_logits,
@@ -219,7 +231,7 @@ class Task(TaskBase):
         best = _NO_ANSWER if span is None else span.score
         empty_matches, _ = match("", row.answers)
         none = row.first_logits[0] + row.last_logits[0]
-        return (best, none, *match(text, row.answers), empty_matches, float(len(row.answers) > 0))
+        return text, (best, none, *match(text, row.answers), empty_matches, float(len(row.answers) > 0))
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """``f1`` and ``exact_match``, means over questions in [0, 1], and the mean ``loss`` of windows in nats.
@@ -229,23 +241,47 @@ class Task(TaskBase):
         questions may have no answer, ``answerable_f1``, ``answerable_exact_match`` and ``unanswerable_accuracy`` are of
         those that have one and of those that do not, as far as there are any.
         """
-        rows = seen_rows(sums, nothing="no held-out row has a question; hold out more text")
-        questions = _by_question(rows)
+        rows = seen_rows(sums, nothing=_NOTHING)
+        questions = self._questions(rows)
         whole = questions["is_whole"]
         if not whole.any():
             raise ValueError("of no held-out question all windows were scored; raise the number of rows to score")
         exact, f1 = questions["exact"], questions["f1"]
-        if self.config.unanswerable:
-            is_none = questions["none"] - questions["best"] > self.config.null_threshold
-            exact, f1 = (np.where(is_none, questions["empty_matches"], value) for value in (exact, f1))
         return {
             "f1": float(f1[whole].mean()),
             "exact_match": float(exact[whole].mean()),
-            **(_of_kinds(exact, f1, questions) if self.config.unanswerable else {}),
+            **(_of_kinds(questions) if self.config.unanswerable else {}),
             "loss": float(rows["loss"].mean()),
             "questions": float(whole.sum()),
             "partial_questions": float((~whole).sum()),
         }
+
+    def predictions(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Of each question the ``row_id`` of its best window, ``prediction``, ``label``, ``exact_match`` and ``f1``.
+
+        The label is the first of the known answers. Both texts are empty for no answer, and cut to 120 bytes. Questions
+        of which windows are missing are left out.
+        """
+        questions = self._questions(seen_rows(sums, nothing=_NOTHING))
+        found = {name: values[questions["is_whole"]] for name, values in questions.items()}
+        texts = unpack_texts(found["prediction"])
+        return {
+            "row_id": found["row_id"].astype(np.int64),
+            "label": unpack_texts(found["label"]),
+            "prediction": ["" if none else text for none, text in zip(found["is_none"], texts, strict=True)],
+            "exact_match": found["exact"],
+            "f1": found["f1"],
+        }
+
+    def _questions(self, rows: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+        """Values of each question's best window, whether no answer is given, and whether all windows are there."""
+        found = _by_question(rows)
+        found["is_none"] = np.zeros(len(found["best"]), dtype=bool)
+        if self.config.unanswerable:
+            found["is_none"] = found["none"] - found["best"] > self.config.null_threshold
+            for name in ("exact", "f1"):
+                found[name] = np.where(found["is_none"], found["empty_matches"], found[name])
+        return found
 
 
 def _rows(batch: Batch, logits: Tensor) -> Iterator[_Row]:
@@ -271,8 +307,8 @@ def _by_question(rows: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[A
     # The best window of each question first, of equal ones the first.
     order = np.lexsort((rows["window"], -rows["best"], rows["question"]))
     _, begins, group = np.unique(rows["question"][order], return_index=True, return_inverse=True)
-    found: dict[str, NDArray[Any]] = {name: rows[name][order][begins] for name in ("best", "exact", "f1")}
-    found |= {name: rows[name][order][begins] for name in ("empty_matches", "has_answer")}
+    names = (*_SCORES, "row_id", "label", "prediction")
+    found: dict[str, NDArray[Any]] = {name: rows[name][order[begins]] for name in names}
     found["none"] = np.minimum.reduceat(rows["none"][order], begins)
     # A row may be there twice, in copies of a corpus.
     distinct = np.unique(np.stack([group, rows["window"][order]]), axis=1)[0].astype(np.int64)
@@ -280,15 +316,13 @@ def _by_question(rows: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[A
     return found
 
 
-def _of_kinds(
-    exact: NDArray[np.float64], f1: NDArray[np.float64], questions: Mapping[str, NDArray[Any]]
-) -> dict[str, float]:
+def _of_kinds(questions: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Metrics of the questions that have an answer and of those that have none."""
     has_answer = questions["has_answer"] > 0
     kinds = {
-        "answerable_f1": (f1, has_answer),
-        "answerable_exact_match": (exact, has_answer),
-        "unanswerable_accuracy": (exact, ~has_answer),
+        "answerable_f1": (questions["f1"], has_answer),
+        "answerable_exact_match": (questions["exact"], has_answer),
+        "unanswerable_accuracy": (questions["exact"], ~has_answer),
     }
     whole = questions["is_whole"]
     return {

@@ -210,3 +210,21 @@ def test_thirty_steps_of_fine_tuning_raise_f1_on_other_sentences(make):
     after = metrics_of(model, make_task(), held_out)
     assert after["f1"] > before["f1"] + 0.3
     assert after["loss"] < before["loss"]
+
+
+def test_predictions_are_the_tags_of_each_rows_words():
+    model = toy_classifier(toy_bert, 2, head="token_classification", labels=TAGS).eval()
+    examples = sentences(6)
+    sums = [
+        make_task().score(model, prepared(examples[part], row_ids))
+        for part, row_ids in ((slice(0, 2), [7, 3]), (slice(2, 6), [20, 21, 22, 29]))
+    ]
+    found = make_task().predictions({name: (sums[0][name] + sums[1][name]).numpy() for name in sums[0]})
+    assert found["row_id"].tolist() == [3, 7, 20, 21, 22, 29]
+    order = [1, 0, 2, 3, 4, 5]
+    assert found["label"] == [" ".join(examples[place]["labels"]) for place in order]
+    whole = prepared(examples)
+    logits = model(input_ids=whole["input_ids"], attention_mask=whole["attention_mask"].long()).logits
+    ids = iter(logits.argmax(-1).flatten()[whole["label_index"]].tolist())
+    predicted = [" ".join(TAGS[next(ids)] for _ in one["words"]) for one in examples]
+    assert found["prediction"] == [predicted[place] for place in order]

@@ -220,3 +220,32 @@ def test_thirty_steps_of_fine_tuning_raise_both_metrics_on_other_questions(make)
     assert after["exact_match"] > before["exact_match"] + 0.3
     assert after["f1"] > before["f1"] + 0.3
     assert after["loss"] < before["loss"]
+
+
+def test_predictions_are_the_answers_of_the_best_windows():
+    rows = rows_of(
+        [
+            example("w5 w6", CONTEXT, "w33 w34", "w33", name="a"),
+            example("w5", CONTEXT, name="b"),
+            example("w5", "w12", "w12", name="c"),
+        ]
+    )
+    model = Oracle({12: (3.0, 3.0), 33: (4.0, 0.0), 34: (0.0, 4.0), CLS: (3.5, 3.5)})
+    for unanswerable, expected in ((False, ["w12", "w33 w34", "w33 w34"]), (True, ["", "w33 w34", "w33 w34"])):
+        task = make_task(unanswerable=unanswerable)
+        sums = task.score(model, prepared(task, rows))
+        found = task.predictions({name: value.numpy() for name, value in sums.items()})
+        order = np.argsort(found["row_id"])[::-1]
+        # c is the last row; the best windows of a and b are others than their first.
+        assert found["row_id"].max() == len(rows) - 1
+        assert [found["prediction"][place] for place in order] == expected
+        assert [found["label"][place] for place in order] == ["w12", "", "w33 w34"]
+        assert [found["exact_match"][place] for place in order] == [0.0 if unanswerable else 1.0, 0, 1]
+
+
+def test_predictions_leave_out_questions_of_which_a_window_is_missing():
+    rows = rows_of([example("w5 w6", CONTEXT, "w33", name="a"), example("w5", "w12 w13", "w12", name="b")])
+    task = make_task()
+    sums = task.score(Oracle({}), prepared(task, rows[1:], range(1, len(rows))))
+    found = task.predictions({name: value.numpy() for name, value in sums.items()})
+    assert found["row_id"].tolist() == [len(rows) - 1]
