@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from raydistill.batch import PARTNER, Batch
+from raydistill.models import layer_plan
 from raydistill.models.classes import with_classes
 from raydistill.models.load import model_class, with_dropout
 from toy_families import toy_gpt2, toy_roberta
@@ -35,6 +36,13 @@ def toy_classifier(
     torch.manual_seed(seed)
     model: nn.Module = model_class(head).from_config(config)
     return perturb(model, seed, made.dtype)
+
+
+def toy_shared_classifier(num_layers: int, **options: Any) -> nn.Module:
+    """A BERT of classes whose blocks run twice, the second time with query and key exchanged."""
+    model: Any = toy_classifier(toy_bert, num_layers, **options)
+    layer_plan.set_plan(model.config, layer_plan.make_plan("sps", num_layers))
+    return model
 
 
 CLASSIFIERS = {

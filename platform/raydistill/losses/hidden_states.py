@@ -1,6 +1,7 @@
 """Losses between hidden states of a student and a teacher, one value a row."""
 
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from raydistill.losses.reduction import widen
 
@@ -22,3 +23,20 @@ def cosine_distance(student_states: Tensor, teacher_states: Tensor) -> Tensor:
     product = (student * teacher).sum(dim=-1)
     squared_norms = (student.square().sum(dim=-1) + _EPSILON) * (teacher.square().sum(dim=-1) + _EPSILON)
     return 1 - product / squared_norms.sqrt()
+
+
+def patience(student_states: Tensor, teacher_states: Tensor, *, normalized: bool) -> Tensor:
+    """Mean squared difference of the states of a row over layers and width.
+
+    Shapes: (B, layers, width) each; returns (B,). With ``normalized`` each state is divided by its length first, or by
+    1e-12 where that is greater. Source: Sun et al. 2019, sec. 3.2. Raises ValueError if the shapes differ.
+    """
+    if student_states.shape != teacher_states.shape:
+        raise ValueError(
+            f"student_states have shape {tuple(student_states.shape)}, teacher_states {tuple(teacher_states.shape)}; "
+            "both need equal layers and widths"
+        )
+    states = widen(student_states), widen(teacher_states)
+    if normalized:
+        states = normalize(states[0], dim=-1, eps=_EPSILON), normalize(states[1], dim=-1, eps=_EPSILON)
+    return (states[0] - states[1]).square().flatten(1).mean(dim=1)

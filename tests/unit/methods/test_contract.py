@@ -4,7 +4,7 @@ A new method adds its configurations to ``CASES``; a new family adds itself to `
 """
 
 import copy
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -16,7 +16,7 @@ from raydistill.models.load import head_of
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.tasks import clm
 from raydistill.tasks._base import Encoding
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
+from toy_classifiers import CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
 from toy_families import toy_gpt2, toy_llama, toy_roberta
 from toy_models import (
     VOCABULARY,
@@ -42,8 +42,11 @@ MODELS = {
     "gpt2": (toy_gpt2, toy_gpt2),
     "llama": (toy_llama, toy_llama),
     **{name: (make, make) for name, make in CLASSIFIERS.items()},
+    "bert_narrow": (CLASSIFIERS["bert_classes"], partial(CLASSIFIERS["bert_classes"], hidden_size=8)),
+    "bert_shared": (CLASSIFIERS["bert_classes"], toy_shared_classifier),
 }
 """Teacher and student of each family."""
+PAIRS = {"student_layers": (0, 1), "teacher_layers": (1, 2)}
 SEQUENCES = ["bert_classes", "bert_scores"]
 CASES = {
     "finetune": [({}, list(MODELS))],
@@ -70,6 +73,10 @@ CASES = {
         ({"strategy": "uncertainty_r", "objective": "kl", "detach_weight": True}, ["bert_classes"]),
         ({"strategy": "static", "rep_norm_dim": "tokens"}, SEQUENCES),
         ({"rep_norm_dim": "tokens", "kd_alpha": 0.5}, ["bert_classes"]),
+    ],
+    "patient_kd": [
+        (PAIRS, [*SEQUENCES, "roberta_classes", "bert_shared"]),
+        ({**PAIRS, "projection": True, "normalize": False, "beta": 2.0}, ["bert_narrow", "gpt2_classes"]),
     ],
     "causal": [
         ({"mapping": SITES}, ["distilbert", "roberta"]),
@@ -153,7 +160,9 @@ def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, 
     method = build(name, options, family).train()
     held = {id(parameter) for parameter in method.parameters()}
     assert all(id(parameter) not in held for teacher in method.teachers for parameter in teacher.parameters())
-    assert all(key.startswith("student.") for key in method.state_dict())
+    own = {f"{name}." for name, _ in method.named_children()}
+    assert own <= {"student.", "projection."}
+    assert all(key.startswith(tuple(own)) for key in method.state_dict())
     assert not any(module.training for teacher in method.teachers for module in teacher.modules())
 
 
@@ -247,7 +256,7 @@ def test_a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(nam
     method = build(name, options, family)
     batch = prepared(method)
     # Tensors on "meta" have shapes and no values: item(), nonzero() and boolean indexing fail on them.
-    method.student.to("meta")
+    method.to("meta")
     for teacher in method.teachers:
         teacher.to("meta")
     loss, _ = evaluate(method, batch.to("meta"))

@@ -1,0 +1,74 @@
+"""What the methods that follow Hinton et al. 2015 share: soft labels beside the true ones, weighted by ``alpha``."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raydistill.batch import Batch
+from raydistill.losses.classification import label_loss
+from raydistill.losses.reduction import mean_over
+from raydistill.losses.soft_targets import kl_divergence, squared_error
+from raydistill.methods._base import label_term
+
+
+@dataclass(frozen=True)
+class SoftLabelConfig:
+    """Weights and temperature; defaults are Pea-KD's."""
+
+    alpha: float = 0.7
+    """Share of the soft labels in the loss; the true labels have the rest."""
+    temperature: float = 10.0
+    """Logits are divided by it before the softmax."""
+    reduction: str = "batchmean"
+    """``batchmean`` sums the divergence over classes; ``mean`` divides it by their number too, as earlier code did."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be positive")
+        if self.reduction not in ("batchmean", "mean"):
+            raise ValueError(f"reduction is {self.reduction!r}; choices: batchmean, mean")
+
+
+def soft_label_denominators(config: SoftLabelConfig, batch: Batch) -> dict[str, Tensor]:
+    """Number of labels, for both terms, as far as they have a weight."""
+    labels = batch["labels"]
+    count = labels.new_full((), labels.shape[0], dtype=torch.float64)
+    found = {label_term(batch): count} if config.alpha < 1 else {}
+    return {**found, "kd": count} if config.alpha > 0 else found
+
+
+def soft_label_loss(
+    config: SoftLabelConfig,
+    batch: Batch,
+    denominators: dict[str, Tensor],
+    *,
+    logits: Tensor,
+    of_teacher: Tensor | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``alpha * kd + (1 - alpha) * ce`` of student logits (N, C), and these terms with their gradient.
+
+    Of scores ``mse`` stands in place of ``ce`` and a squared error is ``kd``. The teacher's logits (N, C) are needed
+    where ``alpha`` is positive.
+    """
+    terms = {}
+    loss = logits.new_zeros(())
+    if config.alpha < 1:
+        label = label_term(batch)
+        terms[label] = mean_over(label_loss(logits, batch["labels"]), denominators[label].clamp(min=1))
+        loss = loss + (1 - config.alpha) * terms[label]
+    if config.alpha > 0:
+        assert of_teacher is not None
+        terms["kd"] = mean_over(_row_losses(config, logits, of_teacher), denominators["kd"].clamp(min=1))
+        loss = loss + config.alpha * terms["kd"]
+    return loss, terms
+
+
+def _row_losses(config: SoftLabelConfig, logits: Tensor, of_teacher: Tensor) -> Tensor:
+    """One value a row (N,)."""
+    if logits.shape[-1] == 1:
+        return squared_error(logits, of_teacher)
+    divergence = kl_divergence(logits, of_teacher, temperature=config.temperature)
+    return divergence / logits.shape[-1] if config.reduction == "mean" else divergence
