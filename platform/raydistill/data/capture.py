@@ -61,8 +61,9 @@ class Share:
 def capture(run: TeacherRun, share: Share) -> int:
     """Write the sets of a teacher and return how many rows it ran on; needs a running Ray.
 
-    Sets that are finished are left alone, and finished shards of an interrupted call are kept. The files depend on the
-    corpora and the headers alone. Raises a ValueError that an actor met, with its message alone.
+    Sets that are finished are left alone, and finished shards of an interrupted call are kept. The outputs depend on
+    the corpora and the headers alone, but for the rounding of another number of threads. Raises a ValueError that an
+    actor met, with its message alone.
     """
     with ExitStack() as stack:
         writers, items = [], []

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from raydistill.config.matrix import Assignment, axes
 from raydistill.config.sections import ScalingConfig, Section
+from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
 
 INITIAL = "@initial"
@@ -52,6 +53,26 @@ class CorpusForecast:
     tokens: int | None = None
     labels: tuple[str, ...] = ()
     """Names of the classes in the order of their ids."""
+    held_out_rows: int | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
+    """What each row has beside its ids."""
+    has_train: bool = True
+    """Whether it has rows to train on, and not only held-out ones."""
+
+
+@dataclass(frozen=True)
+class OutputsForecast:
+    """What a capture stage stores of its teachers."""
+
+    teachers: tuple[str, ...]
+    """How the teachers are named."""
+    corpora: tuple[str, ...]
+    """How the corpora are named."""
+    kinds: tuple[str, ...]
+    layers: tuple[int, ...]
+    """Numbers k of the hidden states hs[k] whose CLS states it stores."""
+    labels: tuple[str, ...]
+    """Names of the classes of the logits."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +84,7 @@ class Forecast:
 
     lines: list[str] = field(default_factory=list)
     corpus: CorpusForecast | None = None
+    outputs: OutputsForecast | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
     num_runs: int = 1
     """Runs of the stage that a reference to it means."""

@@ -12,7 +12,7 @@ from raydistill.models.classes import class_order, with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.models.load import CLASSIFIERS, check_family, load_tokenizer
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _base, _checkpoints, _corpora, _plans
+from raydistill.stages import _base, _checkpoints, _corpora, _plans, _stored
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.training.selection import criterion_of
 
@@ -26,11 +26,6 @@ def student_layers(config: StudentConfig) -> list[int]:
         return list(config.layers)
     assert config.num_layers is not None
     return layer_selection.published_layers(config.num_layers)
-
-
-def distils(method: Any) -> bool:
-    """Whether a method reads teachers while it trains; for another, a teacher is only what the student starts from."""
-    return bool(method.module.Method.requirements(method.config).max_teachers != 0)
 
 
 def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Forecast]) -> Forecast:
@@ -47,6 +42,7 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     config.method.module.Method.check(config.method.config, student, teachers)
     _check_batches(config, scaling, corpus)
     criterion_of(config.training, config.task)
+    _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     _check_optimizer(config)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     return Forecast(
@@ -207,11 +203,16 @@ def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student:
     lines += _plans.plan_lines(student)
     memory = student_size * _BYTES_PER_FLOAT * _copies(training.zero_stage, workers)
     for position, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
-        if not distils(config.method):
+        if not _stored.distils(config.method):
             lines.append(f"teacher {position} {teacher.model_type} gives the student its start alone")
             continue
         size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
         shared = workers if reference.placement == "zero3" else 1
+        if _stored.is_stored(config):
+            lines.append(
+                f"teacher {position} {teacher.model_type} is not run: {config.teacher_outputs} has its outputs"
+            )
+            continue
         memory += size * _BYTES_PER_FLOAT / shared
         lines.append(f"teacher {position} {teacher.model_type}, {size:,} parameters, {reference.placement}")
     lines.append(f"about {memory / _GIB:.2f} GiB of weights, gradients and moments a worker, activations besides")

@@ -17,11 +17,12 @@ from raydistill.config.sections import (
     TrainingConfig,
 )
 from raydistill.data.corpus import Corpus
-from raydistill.data.mixture import Mixture, open_mixture
+from raydistill.data.mixture import CorpusPart, Mixture, open_mixture
+from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
-from raydistill.stages import _base, _checkpoints, _corpora, _fit, _plans
+from raydistill.stages import _base, _checkpoints, _corpora, _fit, _plans, _stored
 from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
@@ -46,6 +47,9 @@ class Config(_base.StageConfig):
     """The loss: the name of a method and its options."""
     teachers: list[TeacherConfig] = []
     """Frozen teachers, in the order that the method numbers them."""
+    teacher_outputs: str = _stored.LIVE
+    """``live`` runs the teachers in each step; the name of an earlier capture stage, or its folder, reads what it
+    stored of them instead. For classifiers, whose inputs do not change, stored is the same and faster."""
     student: StudentConfig
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -63,6 +67,8 @@ class Stage(_base.Stage):
             found[f"teachers.{position}"] = teacher.checkpoint or ""
         if self.config.student.checkpoint is not None:
             found["student.checkpoint"] = self.config.student.checkpoint.checkpoint or ""
+        if _stored.is_stored(self.config):
+            found["teacher_outputs"] = self.config.teacher_outputs
         return found
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
@@ -97,10 +103,14 @@ class Stage(_base.Stage):
         with _DRAWING:
             if not initial.is_dir():
                 self._write_initial(initial, teachers, context, open_mixture(corpus))
+        held_out = _corpora.held_out_parts(self.config.corpus, context.outputs)
+        stored = self._joined(initial, teachers, {"train": corpus, "held_out": held_out}, context)
         spec = TrainSpec(
             name=self.name,
             corpus=corpus,
-            held_out=_corpora.held_out_parts(self.config.corpus, context.outputs),
+            held_out=held_out,
+            stored=stored.get("train"),
+            held_out_stored=stored.get("held_out"),
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions(initial),
             freeze_layers=self.config.student.freeze_layers,
@@ -108,7 +118,7 @@ class Stage(_base.Stage):
             teachers=[
                 TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head, labels=teacher.labels)
                 for folder, teacher in zip(teachers, self.config.teachers, strict=True)
-                if _fit.distils(self.config.method)
+                if _stored.distils(self.config.method) and not stored
             ],
             task=self.config.task,
             method=self.config.method,
@@ -117,7 +127,7 @@ class Stage(_base.Stage):
             scaling=context.scaling,
             seed=context.seed,
         )
-        lineage = self._lineage(spec)
+        lineage = self._lineage(spec, teachers if _stored.distils(self.config.method) else [])
         context.tracker.set_tags(context.run_key, lineage)
         result = train(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel)
         outcome = {
@@ -182,11 +192,29 @@ class Stage(_base.Stage):
         save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
         temporary.rename(folder)
 
-    def _lineage(self, spec: TrainSpec) -> dict[str, str]:
+    def _joined(
+        self,
+        initial: Path,
+        teachers: list[Path],
+        corpora: Mapping[str, list[CorpusPart]],
+        context: _base.StageContext,
+    ) -> dict[str, StoredOutputs]:
+        """What is joined to each of the corpora, nothing where teachers run live."""
+        if not _stored.is_stored(self.config):
+            return {}
+        configs = [load_config(folder) for folder in teachers]
+        reading = _stored.Reading(
+            _stored.kinds_of(self.config), _stored.layers_of(self.config, load_config(initial), configs)
+        )
+        return _stored.stored_outputs(
+            self.config.teacher_outputs, reading, corpora=corpora, teachers=teachers, outputs=context.outputs
+        )
+
+    def _lineage(self, spec: TrainSpec, folders: list[Path]) -> dict[str, str]:
         teachers = ", ".join(_checkpoints.describe(teacher) for teacher in self.config.teachers)
         return {
             "method": self.config.method.name,
             "teacher": teachers or "none",
-            "teacher_hash": ", ".join(content_hash(Path(teacher.folder)) for teacher in spec.teachers) or "none",
+            "teacher_hash": ", ".join(map(content_hash, folders)) or "none",
             "corpus_hash": open_mixture(spec.corpus).hash,
         }

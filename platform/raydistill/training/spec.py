@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from raydistill.config.named import MethodField, TaskField
 from raydistill.config.sections import OptimizerConfig, ScalingConfig, Section, TrainingConfig
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.stored_outputs import StoredOutputs
 
 
 class TeacherSpec(Section):
@@ -35,6 +36,11 @@ class TrainSpec(Section):
     """Blocks of the student, from 0, that are not trained."""
     freeze_embeddings: bool = False
     teachers: list[TeacherSpec] = Field(default_factory=list)
+    """Teachers that run; none where their outputs are stored."""
+    stored: StoredOutputs | None = None
+    """Stored outputs of teachers on ``corpus``."""
+    held_out_stored: StoredOutputs | None = None
+    """Those on ``held_out``."""
     task: TaskField
     method: MethodField
     training: TrainingConfig

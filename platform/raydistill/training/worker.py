@@ -16,6 +16,7 @@ from torch import Tensor
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.tracking.tracker import Tracker
@@ -24,6 +25,7 @@ from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import report_checkpoint, restore, write_student
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.history import append_history, cut_history
+from raydistill.training.pace import Pace
 from raydistill.training.progress import Record
 from raydistill.training.result import TrainResult
 from raydistill.training.selection import (
@@ -52,6 +54,8 @@ class Position:
 
     step: int = 0
     tokens: int = 0
+    teacher_rows: int = 0
+    """Rows of the batches that teachers were run on, those of evaluations too, once for each teacher."""
     metrics: Terms = field(default_factory=dict)
     """Latest value of every metric."""
     standing: Standing = field(default_factory=Standing)
@@ -110,8 +114,8 @@ class Loop:
         self.run_key: str = config["run_key"]
         self.board = config["board"]
         training = spec.training
-        self.feed_spec = self._feed_spec(spec.corpus, seed=spec.seed)
-        self.held_out_spec = self._feed_spec(spec.held_out, seed=HELD_OUT_SEED)
+        self.feed_spec = self._feed_spec(spec.corpus, spec.stored, seed=spec.seed)
+        self.held_out_spec = self._feed_spec(spec.held_out, spec.held_out_stored, seed=HELD_OUT_SEED)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
         self.last_step = training.last_step(self.num_steps, steps_per_epoch=self.steps_per_epoch)
@@ -121,8 +125,9 @@ class Loop:
         self.criterion = criterion_of(training, spec.task)
         self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
+        self._teacher_rows = 0
 
-    def _feed_spec(self, corpus: Sequence[CorpusPart], *, seed: int) -> FeedSpec:
+    def _feed_spec(self, corpus: Sequence[CorpusPart], stored: StoredOutputs | None, *, seed: int) -> FeedSpec:
         training = self.spec.training
         return FeedSpec.make(
             corpus,
@@ -132,6 +137,7 @@ class Loop:
             batch_size=training.batch_size,
             num_micro_batches=training.num_micro_batches(self.num_workers),
             group_by_length=training.group_by_length,
+            stored=stored,
         )
 
     def _schedule(self) -> Callable[[int], float]:
@@ -184,6 +190,7 @@ class Loop:
         learning_rate = self.schedule(step)
         denominators, tokens = self._denominators(batches)
         totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
+        self._count_teachers(batches)
         self.position.step = step + 1
         self._pace.add(tokens)
         training = self.spec.training
@@ -231,8 +238,25 @@ class Loop:
         metrics["speed/data_wait_percent"] = 100 * waited / elapsed
         self.position.tokens += int(tokens)
         metrics["progress/tokens"] = self.position.tokens
+        metrics |= self._teacher_metric()
         metrics["progress/epoch"] = self.position.step / self.steps_per_epoch
         self._publish(metrics)
+
+    def _count_teachers(self, batches: Sequence[Batch]) -> None:
+        rows = sum(batch.num_rows for batch in batches)
+        self._teacher_rows += rows * len(self.engine.distiller.teachers)
+
+    def _teacher_metric(self) -> Terms:
+        """How many rows teachers were run on, over all ranks, which all call it; nothing where there are none."""
+        if self.spec.stored is not None:
+            return {TEACHER_ROWS: 0.0}
+        if not self.engine.distiller.teachers:
+            return {}
+        rows = torch.tensor(self._teacher_rows, dtype=torch.float64, device=self.engine.device)
+        dist.all_reduce(rows)
+        self.position.teacher_rows += int(rows)
+        self._teacher_rows = 0
+        return {TEACHER_ROWS: float(self.position.teacher_rows)}
 
     def _publish(self, metrics: Terms) -> None:
         self.position.metrics |= metrics
@@ -246,7 +270,9 @@ class Loop:
     def _evaluate(self) -> Terms:
         """The method's loss and the task's metrics on the same held-out rows and targets each time."""
         start = time.perf_counter()
-        totals, scores = self.engine.evaluate(*self._held_out_batches(), self.task.score)
+        batches, denominators = self._held_out_batches()
+        totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
+        self._count_teachers(batches)
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
         _check_finite(totals, self.position.step)
         try:
@@ -256,7 +282,7 @@ class Loop:
             self.criterion.value(metrics)
         except ValueError as error:
             raise EvaluationError(str(error)) from None
-        self._publish(metrics)
+        self._publish(metrics | self._teacher_metric())
         self._pace.exclude(time.perf_counter() - start)
         return metrics
 
@@ -302,6 +328,7 @@ class Loop:
         # One more than are kept: the oldest of them goes only when this one is complete.
         known = [*position.saved_bests, position.standing.kept_step]
         position.saved_bests = known[-self.spec.training.keep_checkpoints - 1 :]
+        self._teacher_metric()
         report_checkpoint(self.engine, position.metrics, {"position": asdict(position)})
         self._prune_best()
         self._pace.exclude(time.perf_counter() - start)
@@ -340,34 +367,6 @@ class Loop:
 
     def _write_student(self, folder: Path) -> None:
         write_student(self.engine, self.spec.student, folder, head=self.task.HEAD)
-
-
-class Pace:
-    """Time, waiting and tokens since the last logging step, evaluations and checkpoints left out."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-        self.seconds_per_step = 0.0
-        self._start, self._steps = time.perf_counter(), 0
-        self._tokens: list[Tensor] = []
-
-    def add(self, tokens: Tensor) -> None:
-        """Count one step with so many tokens over all ranks."""
-        self._tokens.append(tokens)
-        self._steps += 1
-
-    def exclude(self, seconds: float) -> None:
-        """Leave out time that was no training."""
-        self._start += seconds
-
-    def restart(self) -> tuple[float, float, float]:
-        """Seconds, seconds waited for data and tokens since the last call; starts anew."""
-        now = time.perf_counter()
-        elapsed, waited = max(now - self._start, 1e-9), self.waited
-        tokens = float(torch.stack(self._tokens).sum()) if self._tokens else 0.0
-        self.seconds_per_step = elapsed / max(1, self._steps)
-        self._start, self._steps, self.waited, self._tokens = now, 0, 0.0, []
-        return elapsed, waited, tokens
 
 
 def _check_finite(totals: Mapping[str, Tensor], step: int) -> None:

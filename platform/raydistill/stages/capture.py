@@ -1,0 +1,249 @@
+"""Run teachers over a corpus once and store what they say, so that trainings need not run them."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from raydistill import cluster
+from raydistill.config.named import TaskField, parser
+from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
+from raydistill.data.binarize import HELD_OUT, TRAIN
+from raydistill.data.capture import Share, TeacherRun, capture
+from raydistill.data.corpus import Corpus
+from raydistill.data.stored_outputs import TEACHER_ROWS
+from raydistill.data.teacher_outputs import Header, Kept, OutputColumn, OutputSet
+from raydistill.models import checks
+from raydistill.models.dropout_scores import has_dropout
+from raydistill.models.load import check_family, load_config
+from raydistill.stages import _base, _checkpoints, _corpora, _fit
+from raydistill.tracking.registry import content_hash
+
+_CLASSIFYING = ("logits", "cls_states", "dropout_scores")
+_KINDS = {"sequence_classification": _CLASSIFYING, "masked_lm": ("top_k",)}
+"""What can be stored of teachers with each head."""
+_MASKED_SHARE = 0.15
+"""For the forecast of a size, where the task does not say what share of tokens it masks."""
+_logger = logging.getLogger(__name__)
+
+
+class Config(_base.StageConfig):
+    """Which teachers, on which corpus, and what of their outputs is kept."""
+
+    corpus: CorpusField
+    """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    task: TaskField = parser("raydistill.tasks")("classification")
+    """What an example means: the name of a task and its options."""
+    teachers: Annotated[list[ModelRef], Field(min_length=1)]
+    """The teachers, each with sets of its own."""
+    outputs: Annotated[list[Literal["logits", "cls_states", "dropout_scores", "top_k"]], Field(min_length=1)] = [
+        "logits"
+    ]
+    """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of masked language models
+    ``top_k``."""
+    layers: list[Annotated[int, Field(ge=0)]] = []
+    """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """Type of the stored states."""
+    top_k: Annotated[int, Field(ge=1)] = 64
+    """For ``top_k``: likeliest ids at a masked place, whose logits are kept; of all others their mass."""
+    mask_seed: int | None = None
+    """For ``top_k``: key of the masks, one a row for all epochs; by default the stage's seed."""
+    dropout_passes: Annotated[int, Field(ge=2)] = 16
+    """For ``dropout_scores``: passes with dropout."""
+    dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """For ``dropout_scores``: dropout of the teachers, None keeps what their checkpoints say."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows of one forward pass."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What the teachers compute in."""
+    codec: Literal["none", "lz4", "zstd"] = "none"
+    """Compression of the files; those without any are mapped, which makes reading of single rows fast."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Config":
+        if ("cls_states" in self.outputs) != bool(self.layers):
+            raise ValueError(
+                f"outputs is {', '.join(self.outputs)} and layers {self.layers}; cls_states and layers go together"
+            )
+        if len(set(self.layers)) != len(self.layers) or len(set(self.outputs)) != len(self.outputs):
+            raise ValueError("layers or outputs names one thing twice; name each once")
+        return self
+
+    @property
+    def kept(self) -> Kept:
+        """What of a teacher's outputs is stored."""
+        return Kept(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
+
+
+class Stage(_base.Stage):
+    """Leaves a set of outputs for each teacher and each part of each corpus."""
+
+    config_type = Config
+    config: Config
+
+    def references(self) -> dict[str, str]:
+        teachers = {f"teachers.{number}": one.checkpoint or "" for number, one in enumerate(self.config.teachers)}
+        return {**_corpora.references(self.config.corpus), **teachers}
+
+    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+        config = self.config
+        self._check_kinds()
+        corpus = _fit.check_task(config, earlier)
+        head = config.task.module.Task.HEAD
+        teachers = []
+        for number, reference in enumerate(config.teachers):
+            key = f"teachers.{number}"
+            teacher = _fit.check_model(key, reference, head=head, corpus=corpus, earlier=earlier)
+            _fit.check_size(key, teacher, corpus)
+            self._check_teacher(number, teacher)
+            teachers.append(teacher)
+        return _base.Forecast(
+            lines=[self._line(number, teacher, corpus) for number, teacher in enumerate(teachers)],
+            outputs=_base.OutputsForecast(
+                teachers=tuple(map(_checkpoints.describe, config.teachers)),
+                corpora=tuple(reference.corpus for reference in config.corpus),
+                kinds=tuple(config.outputs),
+                layers=tuple(config.layers),
+                labels=corpus.labels,
+            ),
+        )
+
+    def _check_kinds(self) -> None:
+        name, task = self.config.task.name, self.config.task.module.Task
+        able = _KINDS.get(task.HEAD, ())
+        wrong = [kind for kind in self.config.outputs if kind not in able]
+        if wrong:
+            choices = f"choices: {', '.join(able)}" if able else "run its teachers live, teacher_outputs: live"
+            raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {name}; {choices}")
+        if task.row_coupled(self.config.task.config):
+            raise ValueError(f"task {name} draws masks for whole micro-batches; write task.sampling: row")
+
+    def _check_teacher(self, number: int, teacher: Any) -> None:
+        key, config = f"teachers.{number}", self.config
+        if config.teachers[number].head == "new":
+            raise ValueError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
+        beyond = [layer for layer in config.layers if layer > teacher.num_hidden_layers]
+        if beyond:
+            raise ValueError(
+                f"layers has {beyond[0]}, {key} has hidden states 0 to {teacher.num_hidden_layers}; lower it"
+            )
+        if "top_k" in config.outputs and config.top_k > teacher.vocab_size:
+            raise ValueError(f"top_k is {config.top_k}, {key} has {teacher.vocab_size} token ids; lower it")
+        if "dropout_scores" not in config.outputs:
+            return
+        if teacher.num_labels < 2:
+            raise ValueError(f"outputs has dropout_scores, which need classes; {key} gives a score, leave it out")
+        if config.dropout is None and not has_dropout(teacher):
+            raise ValueError(f"outputs has dropout_scores, but {key} has no dropout; give dropout, such as 0.1")
+
+    def _line(self, number: int, teacher: Any, corpus: _base.CorpusForecast) -> str:
+        size = checks.num_parameters(teacher, head=self.config.task.module.Task.HEAD)
+        what = f"teacher {number} {teacher.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
+        columns = self._columns(teacher, corpus.labels)
+        if corpus.rows is None or corpus.tokens is None or corpus.held_out_rows is None:
+            one = _row_bytes(columns, places=self._masked_share * corpus.max_length)
+            return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
+        rows = corpus.rows + corpus.held_out_rows
+        one = _row_bytes(columns, places=self._masked_share * corpus.tokens / corpus.rows)
+        return f"{what}: about {_size(rows * one)} for {rows:,} rows"
+
+    @property
+    def _masked_share(self) -> float:
+        return float(getattr(self.config.task.config, "mask_probability", _MASKED_SHARE))
+
+    def _columns(self, teacher: Any, labels: Sequence[str]) -> dict[str, OutputColumn]:
+        return self.config.kept.columns(
+            num_classes=max(1, len(labels)), hidden_size=teacher.hidden_size, vocab_size=teacher.vocab_size
+        )
+
+    def run(self, context: _base.StageContext) -> dict[str, Any]:
+        scaling = context.scaling
+        share = Share(scaling.num_workers, scaling.cpus_per_worker, scaling.use_gpu)
+        ran = 0
+        found: list[OutputSet] = []
+        for number in range(len(self.config.teachers)):
+            run = self._teacher_run(number, context)
+            self._tell_size(number, run)
+            ran += capture(run, share)
+            context.tracker.log_metrics(context.run_key, {TEACHER_ROWS: ran}, number)
+            found += [OutputSet.open(uri) for uri in run.sets]
+        lineage = {
+            "teacher": ", ".join(map(_checkpoints.describe, self.config.teachers)),
+            "teacher_hash": ", ".join(dict.fromkeys(one.header.teacher_hash for one in found)),
+            "corpus_hash": ", ".join(dict.fromkeys(one.header.corpus_hash for one in found)),
+        }
+        context.tracker.set_tags(context.run_key, lineage)
+        size = sum(one.num_bytes for one in found)
+        return {"teacher_rows": ran, "bytes": size, "sets": [one.uri for one in found], "lineage": lineage}
+
+    def _tell_size(self, number: int, run: TeacherRun) -> None:
+        """The preflight can tell it only for corpora that were there."""
+        parts = [Corpus.open(uri).manifest for uri in run.corpora]
+        rows, tokens = sum(part.rows for part in parts), sum(part.tokens for part in parts)
+        size = rows * _row_bytes(run.headers[0].columns, places=self._masked_share * tokens / rows)
+        _logger.setLevel(logging.INFO)
+        _logger.info("teacher %d: about %s for %s rows", number, _size(size), f"{rows:,}")
+
+    def _teacher_run(self, number: int, context: _base.StageContext) -> TeacherRun:
+        reference, scaling = self.config.teachers[number], context.scaling
+        folder = _checkpoints.resolve(reference, context.outputs)
+        head = self.config.task.module.Task.HEAD
+        check_family(load_config(folder), head=head, of=folder)
+        parts = list(self._parts(context))
+        digest = content_hash(folder)
+        return TeacherRun(
+            folder=str(folder),
+            names=tuple(reference.labels),
+            corpora=tuple(corpus.uri for _, corpus in parts),
+            sets=tuple(str(context.output / f"teacher_{number}" / place) for place, _ in parts),
+            headers=tuple(self._header(number, load_config(folder), digest, corpus, context) for _, corpus in parts),
+            num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
+            use_gpu=scaling.use_gpu,
+        )
+
+    def _parts(self, context: _base.StageContext) -> Iterator[tuple[str, Corpus]]:
+        """Each part of each corpus, and where its sets lie below their teacher's folder."""
+        corpora = self.config.corpus
+        for part, found in ((TRAIN, _corpora.train_parts), (HELD_OUT, _corpora.held_out_parts)):
+            for number, one in enumerate(found(corpora, context.outputs)):
+                yield f"corpus_{number}/{part}", Corpus.open(one.uri)
+
+    def _header(
+        self, number: int, teacher: Any, teacher_hash: str, corpus: Corpus, context: _base.StageContext
+    ) -> Header:
+        config, task = self.config, self.config.task.module.Task
+        labels = tuple(task.outputs(config.task.config, corpus.encoding.labels))
+        seed = context.seed if config.mask_seed is None else config.mask_seed
+        return Header(
+            teacher=_checkpoints.describe(config.teachers[number]),
+            teacher_hash=teacher_hash,
+            tokenizer_hash=corpus.manifest.tokenizer.hash,
+            corpus_hash=corpus.hash,
+            rows=len(corpus),
+            task=config.task.dump(),
+            labels=labels,
+            kinds=tuple(config.outputs),
+            layers=tuple(config.layers),
+            columns=self._columns(teacher, labels),
+            codec=config.codec,
+            precision=config.precision,
+            options={
+                "mask_seed": seed,
+                "top_k": config.top_k,
+                "dropout_seed": context.seed,
+                "dropout_passes": config.dropout_passes,
+                "dropout": config.dropout,
+                "batch_size": config.batch_size,
+            },
+        )
+
+
+def _row_bytes(columns: Mapping[str, OutputColumn], *, places: float) -> float:
+    """Bytes of a row with so many masked places, its id too."""
+    return 8 + sum(column.num_bytes * (1 if column.per == "row" else places) for column in columns.values())
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"

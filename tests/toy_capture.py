@@ -1,0 +1,112 @@
+"""A labelled toy corpus, a teacher and a student that classify, and stages of them, for tests of stored outputs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.data.corpus import tokenizer_hash
+from raydistill.models.load import load_tokenizer, save_model
+from raydistill.stages import capture, train
+from raydistill.stages._base import Run, Stage, StageContext
+from raydistill.tasks import classification
+from raydistill.tracking.tracker import MemoryTracker
+from toy_classifiers import CLASSES, toy_classifier
+from toy_corpus import random_rows, write_corpus
+from toy_models import toy_bert
+from toy_words import make_tokenizer
+
+KEY = "toy/run"
+
+
+def write_labelled(folder: Path, *, rows_per_shard: int = 40) -> None:
+    """``corpus`` with 90 rows to train on and 20 held out, and ``teacher``, a 3-block BERT of other class order."""
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    files = {path.name: path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())}
+    columns = classification.columns(classification.EncodeConfig(labels=CLASSES))
+    for part, (count, seed) in {"train": (90, 0), "held_out": (20, 1)}.items():
+        rows = random_rows(count, seed=seed)
+        labels = np.random.default_rng(seed).integers(0, len(CLASSES), count)
+        write_corpus(
+            folder / "corpus" / part,
+            rows,
+            rows_per_shard=rows_per_shard,
+            tokenizer_files=files,
+            tokenizer_hash=tokenizer_hash(tokenizer),
+            encoding={"name": "classification", "labels": list(CLASSES), "max_length": 40},
+            columns=columns,
+            values=[{"label": label, "second": len(row)} for label, row in zip(labels, rows, strict=True)],
+        )
+    save_teacher(folder / "teacher", seed=0)
+
+
+def save_teacher(folder: Path, *, seed: int, num_layers: int = 3) -> None:
+    """A classifier in float32 whose outputs are in another order than the corpus's classes."""
+    model = toy_classifier(toy_bert, num_layers, labels=CLASSES[::-1], seed=seed, dropout=0.2, dtype=torch.float32)
+    save_model(model.eval(), make_tokenizer(), folder)
+
+
+def capture_stage(folder: Path, **changes: Any) -> capture.Stage:
+    """A capture of logits by the teacher."""
+    config = {
+        "kind": "capture",
+        "corpus": str(folder / "corpus"),
+        "teachers": [str(folder / "teacher")],
+        "batch_size": 8,
+        **changes,
+    }
+    return capture.Stage("capture", capture.Config.model_validate(config))
+
+
+def train_stage(folder: Path, *, training: dict[str, Any] | None = None, **changes: Any) -> train.Stage:
+    """A distillation of the teacher to a student of 2 of its blocks."""
+    config = {
+        "kind": "train",
+        "corpus": str(folder / "corpus"),
+        "task": "classification",
+        "method": "kd",
+        "teachers": [str(folder / "teacher")],
+        "student": {"architecture": "bert", "layers": [0, 2]},
+        "training": {
+            "num_epochs": 2,
+            "batch_size": 23,
+            "micro_batch_size": 4,
+            "dropout": 0.0,
+            "precision": "fp32",
+            "logging_steps": 1,
+            "checkpoint_steps": 1000,
+            **(training or {}),
+        },
+        "optimizer": {"learning_rate": 0.02},
+        **changes,
+    }
+    return train.Stage("distill", train.Config.model_validate(config))
+
+
+def context_of(stage: Stage, output: Path, *, earlier: dict[str, Path] | None = None, **scaling: Any) -> StageContext:
+    """What a job would hand a stage, with a tracker that keeps all it is told."""
+    tracker = MemoryTracker()
+    tracker.start_run(KEY)
+    output.mkdir(parents=True, exist_ok=True)
+    outputs = earlier or {}
+    return StageContext(
+        job_name="toy",
+        seed=5,
+        scaling=ScalingConfig(**scaling),
+        output=output,
+        outputs=outputs,
+        summaries={},
+        tracker=tracker,
+        run_key=KEY,
+        runs={name: [Run(name, {}, path, {})] for name, path in outputs.items()},
+    )
+
+
+def metrics_of(context: StageContext) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of each metric that a run tracked."""
+    assert isinstance(context.tracker, MemoryTracker)
+    found: dict[str, list[tuple[int, float]]] = context.tracker.runs[KEY].metrics
+    return found

@@ -1,0 +1,207 @@
+"""What a capture stage forecasts and refuses, and which stored outputs a training takes, before anything runs."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.data.capture import TeacherOutputs
+from raydistill.data.corpus import Corpus
+from raydistill.losses.top_k import top_k_of
+from raydistill.methods import finetune, kd
+from raydistill.models.classes import with_classes
+from raydistill.models.load import load_model, save_model
+from raydistill.stages import _corpora, _fit, _stored
+from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
+from raydistill.stages.train import Config
+from raydistill.tasks import classification
+from toy_capture import capture_stage, context_of, train_stage, write_labelled
+from toy_classifiers import CLASSES
+from toy_corpus import random_rows, write_corpus
+from toy_models import toy_bert
+from toy_words import make_tokenizer
+
+MLM = {"task": {"name": "mlm", "mask_probability": 0.3}, "outputs": ["top_k"], "top_k": 5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("capture")
+    write_labelled(found)
+    for part, seed in {"train": 0, "held_out": 1}.items():
+        write_corpus(found / "texts" / part, random_rows(30, seed=seed), rows_per_shard=20)
+    save_model(toy_bert(2, dtype=torch.float32).eval(), make_tokenizer(), found / "masked")
+    return found
+
+
+def forecast(folder: Path, **changes: Any) -> Forecast:
+    return capture_stage(folder, **changes).check(ScalingConfig(), {})
+
+
+def test_the_forecast_tells_size_and_what_is_stored(folder: Path) -> None:
+    found = forecast(folder, outputs=["logits", "cls_states"], layers=[0, 3], dtype="float16")
+    row = 8 + 3 * 4 + 2 * 16 * 2
+    assert found.lines == [
+        f"teacher 0 bert, 7,883 parameters, stores logits, cls_states: about {110 * row / 2**20:.1f} MiB for 110 rows"
+    ]
+    assert found.outputs == OutputsForecast(
+        (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), CLASSES
+    )
+
+
+def test_a_corpus_that_is_not_there_yet_leaves_the_size_of_a_row(folder: Path) -> None:
+    earlier = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40, labels=CLASSES))}
+    [line] = capture_stage(folder, corpus="corpus").check(ScalingConfig(), earlier).lines
+    assert line.endswith("stores logits: up to 20 bytes a row; rows known after binarize")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"outputs": ["cls_states"]}, r"outputs is cls_states and layers \[\]; cls_states and layers go together"),
+        ({"layers": [1]}, r"outputs is logits and layers \[1\]"),
+        ({"outputs": ["cls_states"], "layers": [4]}, r"layers has 4, teachers\.0 has hidden states 0 to 3; lower it"),
+        ({"outputs": ["cls_states"], "layers": [1, 1]}, "names one thing twice"),
+        ({"outputs": ["top_k"]}, "outputs has top_k, which is not stored for task classification; choices: logits"),
+        ({"outputs": []}, "at least 1 item"),
+        ({"teachers": [{"checkpoint": "x", "head": "new"}]}, "is no"),
+        ({"outputs": ["vectors"]}, "vectors|logits"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        forecast(folder, **changes)
+
+
+def test_untrained_heads_scores_and_teachers_without_dropout_are_refused(folder: Path, tmp_path: Path) -> None:
+    new = {"checkpoint": str(folder / "teacher"), "head": "new"}
+    with pytest.raises(ValueError, match=r"teachers\.0\.head is 'new', which would store what untrained weights say"):
+        forecast(folder, teachers=[new])
+    model = load_model(folder / "teacher", head="sequence_classification", dropout=0.0)
+    save_model(model, make_tokenizer(), tmp_path / "quiet")
+    quiet = {"teachers": [str(tmp_path / "quiet")], "outputs": ["dropout_scores"]}
+    with pytest.raises(ValueError, match=r"dropout_scores, but teachers\.0 has no dropout; give dropout, such as 0\.1"):
+        forecast(folder, **quiet)
+    assert forecast(folder, **quiet, dropout=0.1).lines
+
+
+def test_masks_of_whole_micro_batches_have_no_outputs_of_a_row(folder: Path) -> None:
+    task = {"name": "mlm", "sampling": "batch"}
+    masked = {"corpus": str(folder / "texts"), "teachers": [str(folder / "masked")], "outputs": ["top_k"]}
+    with pytest.raises(ValueError, match=r"task mlm draws masks for whole micro-batches; write task\.sampling: row"):
+        forecast(folder, **masked, task=task)
+    with pytest.raises(ValueError, match=r"top_k is 62, teachers\.0 has 61 token ids"):
+        forecast(folder, **{**masked, "task": "mlm", "top_k": 62})
+
+
+def outputs_of(folder: Path, tmp_path: Path, **changes: Any) -> TeacherOutputs:
+    stage = capture_stage(folder, **changes)
+    return TeacherOutputs(stage._teacher_run(0, context_of(stage, tmp_path)))
+
+
+def test_dropout_scores_are_of_their_seed_alone(folder: Path, tmp_path: Path) -> None:
+    wanted = {"outputs": ["dropout_scores"], "dropout_passes": 6}
+    first, again = (outputs_of(folder, tmp_path, **wanted).of(0, np.arange(40)) for _ in range(2))
+    assert np.array_equal(first["dropout_scores"], again["dropout_scores"])
+    assert first["dropout_scores"].dtype == np.float32
+    assert first["dropout_scores"].std() > 0
+    surer = outputs_of(folder, tmp_path, **wanted, dropout=1e-6).of(0, np.arange(40))
+    assert surer["dropout_scores"].mean() > first["dropout_scores"].mean()
+
+
+def test_the_likeliest_ids_are_those_at_one_mask_a_row_keyed_by_the_masking_seed(folder: Path, tmp_path: Path) -> None:
+    masked = {"corpus": str(folder / "texts"), "teachers": [str(folder / "masked")], **MLM}
+    outputs = outputs_of(folder, tmp_path, **masked, mask_seed=3)
+    found = outputs.of(0, np.arange(20))
+    builder = outputs._builders[0]
+    model = load_model(folder / "masked", head="masked_lm")
+    for row in range(20):
+        batch = builder.batch(np.array([row]), epoch=0, step=0)
+        assert found["top_k_places"][row].tolist() == batch["label_index"].tolist()
+        logits = model(input_ids=batch["input_ids"]).logits[0, batch["label_index"]].detach()
+        kept = top_k_of(logits, 5)
+        assert np.array_equal(found["top_k_ids"][row], kept.ids.numpy())
+        np.testing.assert_allclose(found["top_k_log_probs"][row], kept.log_probs.numpy(), atol=1e-4)
+        np.testing.assert_allclose(found["top_k_log_tails"][row], kept.log_tail.numpy(), atol=1e-4)
+    other = outputs_of(folder, tmp_path, **masked, mask_seed=4).of(0, np.arange(20))
+    assert any(map(lambda one, two: one.tolist() != two.tolist(), found["top_k_places"], other["top_k_places"]))
+
+
+CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), CLASSES)
+
+
+def earlier(outputs: OutputsForecast | None = CAPTURED) -> dict[str, Forecast]:
+    corpus = CorpusForecast("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES)
+    teacher = with_classes(toy_bert(3).config, CLASSES)
+    return {
+        "corpus": Forecast(corpus=corpus),
+        "teacher": Forecast(models={"": teacher, "@initial": teacher}),
+        "captured": Forecast(outputs=outputs),
+    }
+
+
+def check(outputs: OutputsForecast | None = CAPTURED, **changes: Any) -> list[str]:
+    facts = {"corpus": "corpus", "teachers": ["teacher"], "teacher_outputs": "captured", **changes}
+    config: Config = train_stage(Path(), **facts).config
+    return _fit.check_training(config, ScalingConfig(), earlier(outputs)).lines
+
+
+def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run() -> None:
+    assert "teacher 0 bert is not run: captured has its outputs" in check()
+    assert not [line for line in check(teacher_outputs="live") if "not run" in line]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "changes", "message"),
+    [
+        (None, {}, "teacher_outputs is 'captured', which stores no outputs; name a capture stage"),
+        (CAPTURED, {"teacher_outputs": "nothing"}, "neither live nor an earlier stage nor a folder of a capture stage"),
+        (replace(CAPTURED, kinds=("cls_states",)), {}, "which has cls_states; logits is read too, add it"),
+        (replace(CAPTURED, teachers=("big", "small")), {}, "which has outputs of big, small; teachers.0 is teacher;"),
+        (replace(CAPTURED, corpora=("reviews",)), {}, "which ran on reviews; corpus is corpus; capture it too"),
+        (replace(CAPTURED, labels=("a", "b")), {}, "has the classes a, b; the training has red, green, blue"),
+        (CAPTURED, {"method": "finetune"}, "neither method finetune nor task classification reads teachers; leave it"),
+    ],
+)
+def test_stored_outputs_that_are_not_what_a_training_reads_are_refused(
+    outputs: OutputsForecast | None, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        check(outputs, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_that_has_to_run_its_teachers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = kd.Method.requirements(kd.Config())
+    monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: replace(asked, stored=())))
+    with pytest.raises(ValueError, match="but method kd has to run its teachers; write teacher_outputs: live"):
+        check()
+
+
+def test_layers_that_a_method_reads_must_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = replace(kd.Method.requirements(kd.Config()), stored=("logits", "cls_states"))
+    monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: asked))
+    monkeypatch.setattr(kd.Method, "stored_layers", classmethod(lambda cls, config, student, teacher: (1, 2)))
+    stored = replace(CAPTURED, kinds=("logits", "cls_states"), layers=(1, 3))
+    with pytest.raises(ValueError, match="which has CLS states of layers 1, 3; method kd reads layer 2; add it"):
+        check(stored)
+    assert check(replace(stored, layers=(2, 1)))
+
+
+def test_a_task_that_makes_labels_of_stored_outputs_gets_them_with_any_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classification.Task, "NEEDS_STORED", ("logits",), raising=False)
+    with pytest.raises(ValueError, match="teacher_outputs is 'live', but task classification reads stored logits"):
+        check(method="finetune", teacher_outputs="live")
+    assert finetune.Method.requirements(finetune.Config()).max_teachers == 0
+    assert check(method="finetune")
+    config = train_stage(Path(), method="finetune", teacher_outputs="captured").config
+    assert _stored.kinds_of(config) == ("logits",)
+
+
+def test_a_corpus_of_a_folder_tells_its_held_out_rows(folder: Path) -> None:
+    found = _corpora.of_folder(folder / "corpus")
+    assert found.held_out_rows == len(Corpus.open(str(folder / "corpus" / "held_out"))) == 20
