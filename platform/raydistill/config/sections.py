@@ -59,6 +59,9 @@ class CorpusRef(Section):
     """Name of an earlier binarize stage, or its folder."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
+    few_shot: Annotated[int, Field(ge=1)] | None = None
+    """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Held-out rows
+    all stay."""
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
-from raydistill.data.units import WeightedSource, interleave
+from raydistill.data.units import Unit, WeightedSource, held_out_units, interleave
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_config, load_tokenizer
 
 TRAIN, HELD_OUT = "train", "held_out"
+_PARTS = (TRAIN, HELD_OUT)
 _TEXTS_PER_BLOCK = 1_000
 _NO_LIMIT = 1_000_000
 _logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def binarize(
     encoding: Named,
     tokenizer_folder: str,
     output: str,
-    held_out: float = 0.02,
+    held_out: float | Named = 0.02,
     rows_per_shard: int = ROWS_PER_SHARD,
     seed: int = 0,
     parallel: int = 1,
@@ -43,22 +45,21 @@ def binarize(
     """Encode texts of sources into the corpora ``<output>/train`` and ``<output>/held_out``; needs a running Ray.
 
     A share ``held_out`` of the texts, chosen by a hash of the seed and the text's place in its source, goes to the
-    held-out corpus with all its rows and copies; 0 writes only ``train``. The files depend on the arguments alone:
-    an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
+    held-out corpus with all its rows and copies; 0 writes only ``train``. Where ``held_out`` is a source, all its
+    texts are the held-out corpus, and ``sources``, which may be none, give only ``train``. The files depend on the
+    arguments alone: an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
     ``parallel`` is the number of calls that share the machine.
     Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
     reason, and of rows ``taken_over`` from an interrupted call.
     Raises ValueError if the sources give no row, or one of the parts stays empty.
     """
-    items = [weighted.source.module.items(weighted.source.config) for weighted in sources]
-    found = [_source_info(weighted, own) for weighted, own in zip(sources, items, strict=True)]
+    origin = _Origin.of(sources, held_out)
     tokenizer = load_tokenizer(tokenizer_folder)
     encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
     recipe = Recipe(
-        sources=[info.source for info in found],
+        sources=[info.source for info in origin.found],
         encoding=encoding.dump(),
         files=_tokenizer_files(tokenizer),
-        held_out=held_out,
         seed=seed,
         texts_per_block=_TEXTS_PER_BLOCK,
     )
@@ -66,34 +67,80 @@ def binarize(
         CorpusWriter,
         vocab_size=len(tokenizer),
         rows_per_shard=rows_per_shard,
-        recipe=_recipe_hash(recipe, found, rows_per_shard),
+        recipe=_recipe_hash(recipe, origin, rows_per_shard),
         columns=encoding.module.columns(encoding.config),
     )
-    parts = [TRAIN, HELD_OUT] if held_out > 0 else [TRAIN]
     with ExitStack() as stack:
-        writers = {part: stack.enter_context(open_writer(join(output, part))) for part in parts}
+        writers = {part: stack.enter_context(open_writer(join(output, _PARTS[part]))) for part in origin.parts}
         taken_over = sum(writer.taken_over for writer in writers.values())
         if taken_over:
             _logger.warning("%s: %d rows of an earlier run are taken over", output, taken_over)
-        units = interleave(items, [weighted.weight for weighted in sources])
-        starts = [writer.start for writer in writers.values()]
-        for block in encoded_blocks(units, recipe, starts=starts, parallel=parallel):
-            writers[parts[block.part]].add(
+        starts = {part: writer.start for part, writer in writers.items()}
+        for block in encoded_blocks(origin.units(), recipe, starts=starts, parallel=parallel):
+            writers[block.part].add(
                 block.ids, block.lengths, place=block.place, counts=block.counts, values=block.values
             )
         counts = sum((writer.counts for writer in writers.values()), Counter())
-        _check_not_empty({part: writer.rows for part, writer in writers.items()}, counts, held_out)
+        rows = {part: writer.rows for part, writer in writers.items()}
+        _check_not_empty(rows, counts, origin)
         info = tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=_digests(recipe.files))
         for part, writer in writers.items():
             writer.finish(
                 tokenizer=info,
                 tokenizer_files=recipe.files,
                 encoding=encoding.dump(),
-                sources=found,
-                split={"part": part, "held_out": held_out, "seed": seed},
+                sources=origin.sources_of(part),
+                split={"part": _PARTS[part], "held_out": origin.split, "seed": seed},
             )
-    summary = {part: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
+    summary = {_PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
     return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The items of the sources to train on and, where one is held out as a whole, of that one after them."""
+
+    weights: Sequence[float]
+    """Of the sources to train on."""
+    items: Sequence[Sequence[Item]]
+    found: Sequence[SourceInfo]
+    share: float
+    """What is held out of the sources to train on."""
+
+    @classmethod
+    def of(cls, sources: Sequence[WeightedSource], held_out: float | Named) -> "_Origin":
+        """List the items of all sources."""
+        apart = [WeightedSource(held_out)] if isinstance(held_out, Named) else []
+        every = [*sources, *apart]
+        items = [weighted.source.module.items(weighted.source.config) for weighted in every]
+        found = [_source_info(weighted, own) for weighted, own in zip(every, items, strict=True)]
+        share = held_out if isinstance(held_out, int | float) else 0.0
+        return cls([weighted.weight for weighted in sources], items, found, share)
+
+    @property
+    def split(self) -> float | dict[str, Any]:
+        """The share that is held out, or the section of the source that is."""
+        return self.found[-1].source if self._has_apart else self.share
+
+    @property
+    def _has_apart(self) -> bool:
+        return len(self.items) > len(self.weights)
+
+    @property
+    def parts(self) -> list[int]:
+        """The parts of the corpus that are written: 0 for training, 1 for what is held out."""
+        return [*([0] if self.weights else []), *([1] if self.share or self._has_apart else [])]
+
+    def units(self) -> Sequence[Unit]:
+        """The units of work, those of the source that is held out last."""
+        number = len(self.weights)
+        units = interleave(self.items[:number], self.weights, held_out=self.share)
+        return [*units, *held_out_units(self.items[number], after=units, source=number)] if self._has_apart else units
+
+    def sources_of(self, part: int) -> Sequence[SourceInfo]:
+        """The sources whose texts are in a part."""
+        number = len(self.weights)
+        return self.found[number:] if part and self._has_apart else self.found[:number]
 
 
 def _source_info(weighted: WeightedSource, items: Sequence[Item]) -> SourceInfo:
@@ -105,14 +152,14 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def _recipe_hash(recipe: Recipe, sources: Sequence[SourceInfo], rows_per_shard: int) -> str:
+def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int) -> str:
     """SHA-256 of all that the files of the corpora depend on."""
     content = {
         "version": [__version__, FORMAT_VERSION],
-        "sources": [info.model_dump() for info in sources],
+        "sources": [info.model_dump() for info in origin.found],
         "encoding": recipe.encoding,
         "tokenizer": _digests(recipe.files),
-        "split": [recipe.held_out, recipe.seed, rows_per_shard, recipe.texts_per_block],
+        "split": [origin.split, recipe.seed, rows_per_shard, recipe.texts_per_block],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -135,12 +182,19 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()}
 
 
-def _check_not_empty(rows: Mapping[str, int], counts: Mapping[str, int], held_out: float) -> None:
+def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin: _Origin) -> None:
     if not any(rows.values()):
         raise ValueError(
             f"the sources' {counts['texts']} texts give no row; lower encoding.min_length, or choose another unit "
             "or other files"
         )
     for part, number in rows.items():
+        if number == 0 and isinstance(origin.split, dict):
+            raise ValueError(
+                f"{'held_out' if part else 'source'}: {origin.sources_of(part)[0].source['name']} gives no row; "
+                "choose another split or other files"
+            )
         if number == 0:
-            raise ValueError(f"held_out is {held_out}, which leaves no row in {part}; change it or add text")
+            raise ValueError(
+                f"held_out is {origin.split}, which leaves no row in {_PARTS[part]}; change it or add text"
+            )

@@ -26,6 +26,7 @@ from raydistill.data.units import Unit, entering, held_out
 from raydistill.models.load import load_tokenizer
 
 _MAX_TASKS = 2_000
+_OF_UNIT = ("number", "source", "share", "held_out")
 _OUTPUT_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
 
@@ -40,7 +41,6 @@ class Recipe:
     """Section of the task that encodes."""
     files: Mapping[str, bytes]
     """The tokenizer's files."""
-    held_out: float
     seed: int
     texts_per_block: int
 
@@ -62,11 +62,11 @@ class Block:
 
 
 def encoded_blocks(
-    units: Sequence[Unit], recipe: Recipe, *, starts: Sequence[Place], parallel: int = 1
+    units: Sequence[Unit], recipe: Recipe, *, starts: Mapping[int, Place], parallel: int = 1
 ) -> Iterator[Block]:
     """Run the data tasks and hand over what they make, in the order of the units.
 
-    ``starts`` is the first block of each part that is wanted; texts of earlier blocks are not encoded.
+    ``starts`` is the first block of each part that is written; texts of earlier blocks are not encoded.
     ``parallel`` is the number of binarizes that share the machine. Raises a ValueError that a task met, with its
     message alone.
     """
@@ -78,12 +78,12 @@ def encoded_blocks(
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.target_max_block_size = _OUTPUT_BYTES
-    wanted = [_as_row(unit) for unit in units if Place(unit.number + 1, 0) > min(starts)]
+    wanted = [_as_row(unit) for unit in units if _is_wanted(unit, starts)]
     if not wanted:
         return
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(wanted, override_num_blocks=min(len(wanted), _MAX_TASKS))
-        build = partial(_encode_units, recipe=recipe, starts=tuple(starts))
+        build = partial(_encode_units, recipe=recipe, starts=dict(starts))
         dataset = dataset.map_batches(
             build, batch_size=None, batch_format="pyarrow", **_share_of_cores(len(wanted), parallel)
         )
@@ -93,6 +93,11 @@ def encoded_blocks(
             yield from _blocks(table)
     finally:
         tables.close()
+
+
+def _is_wanted(unit: Unit, starts: Mapping[int, Place]) -> bool:
+    end = Place(unit.number + 1, 0)
+    return any(part in starts and end > starts[part] for part in unit.parts)
 
 
 def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
@@ -107,12 +112,13 @@ def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
 
 
 def _as_row(unit: Unit) -> dict[str, Any]:
-    return {"number": unit.number, "source": unit.source, "share": unit.share, **dataclasses.asdict(unit.item)}
+    own = {name: getattr(unit, name) for name in _OF_UNIT}
+    return {**own, **dataclasses.asdict(unit.item)}
 
 
 def _as_unit(row: Mapping[str, Any]) -> Unit:
     item = Item(**{field.name: row[field.name] for field in dataclasses.fields(Item)})
-    return Unit(row["number"], row["source"], row["share"], item)
+    return Unit(item=item, **{name: row[name] for name in _OF_UNIT})
 
 
 def _blocks(table: pa.Table) -> Iterator[Block]:
@@ -128,7 +134,7 @@ def _blocks(table: pa.Table) -> Iterator[Block]:
         yield Block(where, row["part"].as_py(), ids, lengths, values, json.loads(row["counts"].as_py()))
 
 
-def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Sequence[Place]) -> Iterator[pa.Table]:
+def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[pa.Table]:
     """The data task; a ValueError, which the user can mend, is handed over as data and so without Ray's traceback."""
     try:
         for row in table.to_pylist():
@@ -138,7 +144,7 @@ def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Sequence[Place]) -
         yield _as_table(error=str(error))
 
 
-def _encode_unit(unit: Unit, recipe: Recipe, starts: Sequence[Place]) -> Iterator[Block]:
+def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
     reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[unit.source]))
     encoder: Named = parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding))
     tokenizer = _load_files(tuple(sorted(recipe.files.items())))
@@ -149,10 +155,10 @@ def _encode_unit(unit: Unit, recipe: Recipe, starts: Sequence[Place]) -> Iterato
             return
         numbers = np.arange(len(block)) + number * recipe.texts_per_block
         enters = entering(unit, numbers, seed=recipe.seed)
-        apart = held_out(unit.item, numbers, share=recipe.held_out, seed=recipe.seed)
+        apart = held_out(unit, numbers, seed=recipe.seed)
         place = Place(unit.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
-            if part < len(starts) and place >= starts[part] and chosen.any():
+            if part in starts and place >= starts[part] and chosen.any():
                 yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, part, encoder, tokenizer)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus
-from raydistill.draws import permutation
+from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 
 Rows = NDArray[np.int64]
@@ -28,8 +28,14 @@ class CorpusPart:
     """Folder of a finished corpus."""
     weight: float = 1.0
     """1 takes every row once, 0.5 a random half of each shard, 2.5 every row twice and a half a third time."""
+    few_shot: int | None = None
+    """Rows of each class that there are, None for all."""
+    seed: int = 0
+    """Key of the draw of these rows."""
 
     def __post_init__(self) -> None:
+        if self.few_shot is not None and self.few_shot < 1:
+            raise ValueError(f"few_shot of corpus {self.uri!r} is {self.few_shot}; it must be at least 1")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"the weight of corpus {self.uri!r} is {self.weight}; it must be a positive number")
 
@@ -43,13 +49,14 @@ def parts_of(corpus: str | Sequence[CorpusPart]) -> tuple[CorpusPart, ...]:
 
 
 def open_mixture(corpus: str | Sequence[CorpusPart]) -> "Corpus | Mixture":
-    """Open the parts as one corpus; a single part of weight 1 is that corpus itself, with its row ids.
+    """Open the parts as one corpus; a single whole part of weight 1 is that corpus itself, with its row ids.
 
-    Raises ValueError when parts differ in tokenizer or task, or one is no corpus or contributes no row.
+    Raises ValueError when parts differ in tokenizer or task, or one is no corpus, contributes no row or has too few
+    rows of a class.
     """
     parts = parts_of(corpus)
     corpora = [Corpus.open(part.uri) for part in parts]
-    if len(parts) == 1 and parts[0].weight == 1:
+    if len(parts) == 1 and parts[0].weight == 1 and parts[0].few_shot is None:
         return corpora[0]
     return Mixture(parts, corpora)
 
@@ -83,9 +90,9 @@ class Mixture:
         self.shard_offsets: Rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         """First row of each copy of a shard, and the number of rows at the end."""
         self._weights = [part.weight for part in parts]
-        identity = [[corpus.hash, part.weight] for part, corpus in zip(parts, corpora, strict=True)]
+        identity = [_identity(part, corpus) for part, corpus in zip(parts, corpora, strict=True)]
         self.hash = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        """SHA-256 of the hashes and weights of the parts."""
+        """SHA-256 of the hashes and weights of the parts, and of what draws their few rows."""
         self._part_of = np.array([shard.place for shard in self._shards])
         self._starts = np.array([shard.start for shard in self._shards])
         self._partial = np.array([shard.rows < shard.all_rows for shard in self._shards])
@@ -115,7 +122,10 @@ class Mixture:
 
     @cached_property
     def encoding(self) -> Encoding:
-        """What a task needs to know; token counts are sums of the parts' counts times their weights."""
+        """What a task needs to know; token counts are sums of the parts' counts times their weights.
+
+        They count the whole of a part of which few rows are read.
+        """
         counts = sum(weight * corpus.token_counts for weight, corpus in zip(self._weights, self._corpora, strict=True))
         return replace(
             self._corpora[0].encoding,
@@ -168,19 +178,25 @@ class _Shard:
     """First row of the shard in its part."""
     all_rows: int
     rows: int
+    among: Rows | None = None
+    """The rows that are taken from, counted from the shard's first, ascending; None for all."""
 
     def chosen(self) -> Rows:
         """The rows of a partial copy, counted from the shard's first, ascending."""
-        return np.sort(permutation("mixture rows", self.place, self.shard, size=self.all_rows)[: self.rows])
+        among = np.arange(self.all_rows) if self.among is None else self.among
+        if self.rows == len(among):
+            return among
+        return among[np.sort(permutation("mixture rows", self.place, self.shard, size=len(among))[: self.rows])]
+
+
+def _identity(part: CorpusPart, corpus: Corpus) -> list[Any]:
+    drawn = [] if part.few_shot is None else [part.few_shot, part.seed]
+    return [corpus.hash, part.weight, *drawn]
 
 
 def _shards_of(place: int, part: CorpusPart, corpus: Corpus) -> list[_Shard]:
     copies, fraction = divmod(part.weight, 1)
-    offsets = corpus.shard_offsets.tolist()
-    whole = [
-        _Shard(place, number, start, stop - start, stop - start)
-        for number, (start, stop) in enumerate(pairwise(offsets))
-    ]
+    whole = list(_whole_shards(place, corpus.shard_offsets.tolist(), few_rows(part, corpus)))
     partial = [replace(shard, rows=int(shard.rows * fraction + 0.5)) for shard in whole]
     shards = whole * int(copies) + [shard for shard in partial if shard.rows > 0]
     if not any(shard.rows for shard in shards):
@@ -189,6 +205,48 @@ def _shards_of(place: int, part: CorpusPart, corpus: Corpus) -> list[_Shard]:
             "raise the weight or leave it out"
         )
     return shards
+
+
+def _whole_shards(place: int, offsets: Sequence[int], chosen: Rows | None) -> Iterator[_Shard]:
+    """Each shard of a part with all its rows, or with those that are chosen of the part's, if there are any."""
+    for number, (start, stop) in enumerate(pairwise(offsets)):
+        if chosen is None:
+            yield _Shard(place, number, start, stop - start, stop - start)
+            continue
+        among = chosen[(chosen >= start) & (chosen < stop)] - start
+        if len(among):
+            yield _Shard(place, number, start, stop - start, len(among), among)
+
+
+def few_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
+    """The rows of a few-shot part, ascending, None for a part with all its rows.
+
+    Of each class these are the ``few_shot`` rows with the least hashes of seed and row. Raises ValueError for a corpus
+    without a class for each row, or with too few rows of one.
+    """
+    if part.few_shot is None:
+        return None
+    classes = corpus.encoding.labels
+    if not has_classes(classes, corpus.columns):
+        raise ValueError(
+            f"few_shot is {part.few_shot}, but corpus {part.uri!r} has no class for each row; leave it out"
+        )
+    labels = corpus.read_columns(np.arange(len(corpus))).column("label").to_numpy()
+    order = np.argsort(hash64("few shot", part.seed, np.arange(len(labels))), kind="stable")
+    found = []
+    for number, name in enumerate(classes):
+        rows = order[labels[order] == number]
+        if len(rows) < part.few_shot:
+            raise ValueError(
+                f"few_shot is {part.few_shot}, but corpus {part.uri!r} has {len(rows)} rows of class {name!r}; lower it"
+            )
+        found.append(rows[: part.few_shot])
+    return np.sort(np.concatenate(found)).astype(np.int64)
+
+
+def has_classes(labels: Sequence[str], columns: Mapping[str, Column]) -> bool:
+    """Whether rows of a corpus with these names of classes and these columns have a class each."""
+    return bool(labels) and columns.get("label") == Column("int64")
 
 
 def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None:

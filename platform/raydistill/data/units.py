@@ -37,13 +37,21 @@ class Unit:
     share: float
     """Share of the item's texts that enter in this reading."""
     item: Item
+    held_out: float = 0.0
+    """Share of those texts that are held out; 1 in a source that is held out as a whole."""
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The parts of the corpus that texts of the unit go to: 0 for training, 1 for what is held out."""
+        return (*([0] if self.held_out < 1 else []), *([1] if self.held_out > 0 else []))
 
 
-def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float]) -> list[Unit]:
+def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, held_out: float = 0.0) -> list[Unit]:
     """All readings of the items of each source, mixed so that every stretch has about the same share of each source.
 
     A source's items stay in their order, and each reading of a source starts when the one before it is over, so that
-    copies of a text lie far apart. One source of weight 1 gives its items as they are.
+    copies of a text lie far apart. One source of weight 1 gives its items as they are. ``held_out`` is the share of
+    their texts that is held out.
     """
     readings = []
     for source, (own, weight) in enumerate(zip(items, weights, strict=True)):
@@ -56,7 +64,12 @@ def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float]) -> lis
                 middle = (copy + share * (place + 0.5) / len(own)) / length
                 readings.append((middle, source, share, item))
     readings.sort(key=lambda reading: reading[:2])
-    return [Unit(number, source, share, item) for number, (_, source, share, item) in enumerate(readings)]
+    return [Unit(number, source, share, item, held_out) for number, (_, source, share, item) in enumerate(readings)]
+
+
+def held_out_units(items: Sequence[Item], *, after: Sequence[Unit], source: int) -> list[Unit]:
+    """One reading of each item of a source, number ``source``, that is held out as a whole, after other units."""
+    return [Unit(len(after) + place, source, 1.0, item, held_out=1.0) for place, item in enumerate(items)]
 
 
 def entering(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
@@ -66,9 +79,9 @@ def entering(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np
     return uniform("source weight", seed, unit.source, _key(unit.item), numbers) < unit.share
 
 
-def held_out(item: Item, numbers: NDArray[np.int64], *, share: float, seed: int) -> NDArray[np.bool_]:
+def held_out(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     """Which of an item's texts are held out: the same in every reading, also by a source that has the item too."""
-    return uniform("held out", seed, _key(item), numbers) < share
+    return uniform("held out", seed, _key(unit.item), numbers) < unit.held_out
 
 
 def _key(item: Item) -> int:

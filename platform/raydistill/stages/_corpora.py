@@ -6,7 +6,7 @@ from pathlib import Path
 from raydistill.config.sections import CorpusRef
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.mixture import CorpusPart
+from raydistill.data.mixture import CorpusPart, has_classes
 from raydistill.stages._base import CorpusForecast, Forecast
 
 _VERIFIED_BYTES = 2**30
@@ -20,13 +20,26 @@ def references(corpora: Sequence[CorpusRef]) -> dict[str, str]:
     return {f"corpus.{position}": reference.corpus for position, reference in enumerate(corpora)}
 
 
-def train_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
-    """The weighted ``train`` folders, once stages have run; raises ValueError for a corpus that was changed."""
-    return [CorpusPart(_checked(reference.corpus, outputs, TRAIN), reference.weight) for reference in corpora]
+def train_parts(
+    corpora: Sequence[CorpusRef], outputs: Mapping[str, Path], *, seed: int | None = None
+) -> list[CorpusPart]:
+    """The weighted ``train`` folders, once stages have run; ``seed`` draws few-shot rows, None leaves all rows.
+
+    Raises ValueError for a corpus that was changed.
+    """
+    return [
+        CorpusPart(
+            _checked(reference.corpus, outputs, TRAIN),
+            reference.weight,
+            few_shot=None if seed is None else reference.few_shot,
+            seed=0 if seed is None or reference.few_shot is None else seed,
+        )
+        for reference in corpora
+    ]
 
 
 def held_out_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
-    """The ``held_out`` folders, once stages have run; every row counts once, whatever the weights in training.
+    """The ``held_out`` folders, once stages have run; every row counts once, whatever training makes of it.
 
     Raises ValueError for a corpus that was changed.
     """
@@ -58,16 +71,33 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
                     f"corpus {reference.corpus!r} has {what} {its}, {corpora[0].corpus!r} has {mine}; "
                     "binarize both alike"
                 )
+    few = [_few_rows(reference, one) for reference, one in zip(corpora, found, strict=True)]
     weights = [reference.weight for reference in corpora]
     return CorpusForecast(
         first.task,
         first.vocab_size,
         max(one.max_length for one in found),
         first.tokenizer_hash,
-        rows=_weighted([one.rows for one in found], weights),
-        tokens=_weighted([one.tokens for one in found], weights),
+        rows=_weighted([rows for rows, _ in few], weights),
+        tokens=_weighted([tokens for _, tokens in few], weights),
         labels=first.labels,
+        columns=first.columns,
+        has_train=all(one.has_train for one in found),
+        held_out_rows=_weighted([one.held_out_rows for one in found], [1.0] * len(found)),
     )
+
+
+def _few_rows(reference: CorpusRef, corpus: CorpusForecast) -> tuple[int | None, int | None]:
+    """Rows and about how many tokens there are to train on; raises ValueError for few of a corpus without classes."""
+    if reference.few_shot is None:
+        return corpus.rows, corpus.tokens
+    if not has_classes(corpus.labels, corpus.columns):
+        raise ValueError(
+            f"few_shot is {reference.few_shot}, but corpus {reference.corpus!r} has no class for each row; leave it out"
+        )
+    rows = reference.few_shot * len(corpus.labels)
+    tokens = None if not corpus.rows or corpus.tokens is None else round(corpus.tokens * rows / corpus.rows)
+    return rows, tokens
 
 
 def _weighted(numbers: Sequence[int | None], weights: Sequence[float]) -> int | None:
@@ -82,20 +112,29 @@ def _forecast_one(reference: str, earlier: Mapping[str, Forecast]) -> CorpusFore
         if corpus is None:
             raise ValueError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
         return corpus
-    if not (Path(reference) / TRAIN / MANIFEST).is_file():
+    if not any((Path(reference) / part / MANIFEST).is_file() for part in (TRAIN, HELD_OUT)):
         raise ValueError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
     return of_folder(Path(reference))
 
 
 def of_folder(root: Path) -> CorpusForecast:
     """The facts of a corpus that exists."""
-    manifest = Corpus.open(str(root / TRAIN)).manifest
+    has_train = (root / TRAIN / MANIFEST).is_file()
+    corpus = Corpus.open(str(root / (TRAIN if has_train else HELD_OUT)))
+    manifest = corpus.manifest
     return CorpusForecast(
         str(manifest.encoding["name"]),
         manifest.tokenizer.vocab_size,
         manifest.tokenizer.max_length,
         manifest.tokenizer.hash,
-        rows=manifest.rows,
-        tokens=manifest.tokens,
+        rows=manifest.rows if has_train else None,
+        tokens=manifest.tokens if has_train else None,
         labels=tuple(manifest.encoding.get("labels") or ()),
+        held_out_rows=_rows_of(root / HELD_OUT),
+        columns=corpus.columns,
+        has_train=has_train,
     )
+
+
+def _rows_of(part: Path) -> int | None:
+    return Corpus.open(str(part)).manifest.rows if (part / MANIFEST).is_file() else None

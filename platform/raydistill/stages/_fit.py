@@ -34,6 +34,8 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     Raises ValueError with one line for the first thing that does not fit.
     """
     corpus = check_task(config, earlier)
+    if not corpus.has_train:
+        raise ValueError("corpus has held-out rows alone; name a binarize stage that has a source to train on")
     teachers = _teachers(config, corpus, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)

@@ -1,18 +1,41 @@
 """Turn a source's texts into an encoded corpus with a held-out part."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from raydistill.config.named import EncodingField, OptionalSourceField, SourceField, parser
+from raydistill.config.named import EncodingField, Named, NamedIn, OptionalSourceField, SourceField, parser
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.binarize import binarize
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
+from raydistill.data.sources._base import DROPPED
 from raydistill.data.units import WeightedSource
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _checkpoints
+
+_SOURCES = "raydistill.data.sources"
+_TRIED = 100
+"""Examples of each source that the preflight encodes, where rows have labels."""
+
+
+def _share_or_source(value: Any) -> Any:
+    """A share between 0 and 1, or the source that a section names; raises ValueError for what is neither."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not 0 < value < 1:
+            raise ValueError("give a share between 0 and 1, or a source")
+        return float(value)
+    return parser(_SOURCES)(value)
+
+
+HeldOutField = Annotated[
+    Any,
+    NamedIn(_SOURCES),
+    BeforeValidator(_share_or_source),
+    PlainSerializer(lambda value: value.dump() if isinstance(value, Named) else value),
+]
 
 
 class SourceConfig(Section):
@@ -28,22 +51,25 @@ class Config(_base.StageConfig):
     """Which texts, encoded by which tokenizer and how."""
 
     source: OptionalSourceField = None
-    """Where the texts lie: the name of a source and its options."""
+    """Where the texts lie: the name of a source and its options. None where only a source is held out."""
     sources: list[SourceConfig] = []
     """Several sources with weights, mixed; instead of ``source``."""
     encoding: EncodingField = parser("raydistill.tasks", attribute="EncodeConfig")("mlm")
     """What an example is: the name of a task and its encoding options."""
     tokenizer: ModelRef
     """A checkpoint whose tokenizer encodes."""
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    """Share of the source's texts kept out of training, for evaluation."""
+    held_out: HeldOutField = 0.02
+    """Share of the source's texts kept out of training, for evaluation; or a source that is held out as a whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
     """Most rows of one Parquet shard."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Config":
-        if (self.source is None) == (not self.sources):
+        given = int(self.source is not None) + bool(self.sources)
+        if given > 1 or (given == 0 and not isinstance(self.held_out, Named)):
             raise ValueError("give exactly one of source and sources")
+        if any(one.source == self.held_out for one in self.weighted_sources):
+            raise ValueError("held_out is the source itself; name another split or other files, or a share such as 0.1")
         return self
 
     @property
@@ -53,9 +79,18 @@ class Config(_base.StageConfig):
             return [WeightedSource(self.source)]
         return [WeightedSource(one.source, one.weight) for one in self.sources]
 
+    def named_sources(self) -> Iterator[tuple[str, Named]]:
+        """Every source by its key, the one that is held out last."""
+        if self.source is not None:
+            yield "source", self.source
+        for number, one in enumerate(self.sources):
+            yield f"sources.{number}", one.source
+        if isinstance(self.held_out, Named):
+            yield "held_out", self.held_out
+
 
 class Stage(_base.Stage):
-    """Writes ``train`` and ``held_out``, two corpora of the same encoding."""
+    """Writes ``train`` and ``held_out``, two corpora of the same encoding; without a source only ``held_out``."""
 
     config_type = Config
     config: Config
@@ -64,7 +99,9 @@ class Stage(_base.Stage):
         return {"tokenizer": self.config.tokenizer.checkpoint or ""}
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
-        listed = {str(number): _listed(one) for number, one in enumerate(self.config.weighted_sources)}
+        listed = {str(number): _listed(one.source) for number, one in enumerate(self.config.weighted_sources)}
+        if isinstance(self.config.held_out, Named):
+            listed["held_out"] = _listed(self.config.held_out)
         return {**super().identity(scaling), "items": listed, "format": FORMAT_VERSION}
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
@@ -78,11 +115,44 @@ class Stage(_base.Stage):
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
             raise ValueError(f"encoding.max_length is {longest}; the tokenizer's model takes at most {limit}")
-        labels = tuple(getattr(self.config.encoding.config, "labels", ()))
-        corpus = _base.CorpusForecast(self.config.encoding.name, vocab_size, longest, digest, labels=labels)
+        if folder is not None:
+            self._try_labels(tokenizer)
+        encoding = self.config.encoding
+        corpus = _base.CorpusForecast(
+            encoding.name,
+            vocab_size,
+            longest,
+            digest,
+            labels=tuple(getattr(encoding.config, "labels", ())),
+            columns=encoding.module.columns(encoding.config),
+            has_train=bool(self.config.weighted_sources),
+        )
+        return _base.Forecast(lines=[self._line(vocab_size, longest)], corpus=corpus)
+
+    def _line(self, vocab_size: int, longest: int) -> str:
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
-        line = f"{names} texts, {vocab_size} ids, at most {longest} tokens a row"
-        return _base.Forecast(lines=[line], corpus=corpus)
+        apart = self.config.held_out.name if isinstance(self.config.held_out, Named) else ""
+        texts = [f"{names} texts" if names else "", f"{apart} texts held out" if apart else ""]
+        return f"{', '.join(filter(None, texts))}, {vocab_size} ids, at most {longest} tokens a row"
+
+    def _try_labels(self, tokenizer: Any) -> None:
+        """Encode the first examples of sources that are here, so that unknown labels and wrong columns show early.
+
+        Raises ValueError for them, naming the source's key.
+        """
+        encoding = self.config.encoding
+        if not encoding.module.columns(encoding.config):
+            return
+        for key, source in self.config.named_sources():
+            if not source.module.is_listed_early(source.config):
+                continue
+            try:
+                [first, *_] = source.module.items(source.config)
+                examples = itertools.islice(source.module.read(source.config, first), _TRIED)
+                kept = [example for example in examples if DROPPED not in example]
+                encoding.module.cut(kept, tokenizer, encoding.config)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         return binarize(
@@ -97,8 +167,7 @@ class Stage(_base.Stage):
         )
 
 
-def _listed(weighted: WeightedSource) -> dict[str, str]:
+def _listed(source: Named) -> dict[str, str]:
     """What identifies each item of a source, as far as that can be told before the job runs."""
-    source = weighted.source
     listed = source.module.items(source.config) if source.module.is_listed_early(source.config) else []
     return {item.key: item.fingerprint for item in listed}

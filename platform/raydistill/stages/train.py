@@ -98,7 +98,7 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         teachers = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
         initial = context.output / "initial"
-        corpus = _corpora.train_parts(self.config.corpus, context.outputs)
+        corpus = _corpora.train_parts(self.config.corpus, context.outputs, seed=context.seed)
         # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
         with _DRAWING:
             if not initial.is_dir():

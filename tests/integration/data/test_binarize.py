@@ -250,6 +250,44 @@ def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
         wrong.module.items(wrong.config)
 
 
+def test_a_held_out_source_gives_all_its_rows_with_their_labels_also_after_an_interruption(
+    ray_cluster, tmp_path, tokenizer_folder, monkeypatch
+):
+    for name, size in (("train", 60), ("dev", 45)):
+        rows = [f"{sentence(number, 5 + (name == 'dev'))}\t{number % 2}" for number in range(size)]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows, " \t1", ""]))
+    train, dev = (source(name="glue", task="sst2", path=str(tmp_path), split=name) for name in ("train", "validation"))
+    arguments = {
+        "encoding": encoding(name="glue", task="sst2"),
+        "tokenizer_folder": tokenizer_folder,
+        "held_out": dev,
+        "rows_per_shard": 20,
+    }
+    monkeypatch.setattr("raydistill.data.binarize._TEXTS_PER_BLOCK", 7)
+    mixed = {**arguments, "sources": [WeightedSource(train, 1.5)]}
+    undisturbed = binarize(**mixed, output=str(tmp_path / "undisturbed"))
+    assert undisturbed["held_out"]["rows"] == 45
+    assert undisturbed["dropped"]["no text"] in (2, 3)
+    # Four shards of what is trained on, the last of them not full, come before those that are held out.
+    interrupt_after(5, monkeypatch, lambda: binarize(**mixed, output=str(tmp_path / "out")))
+    assert binarize(**mixed, output=str(tmp_path / "out")) == {**undisturbed, "taken_over": 5 * 20}
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
+
+    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "held_out")}
+    assert 75 <= len(parts["train"]) <= 105
+    assert parts["train"].lengths.tolist() == [5] * len(parts["train"])
+    assert parts["held_out"].lengths.tolist() == [6] * 45
+    labels = parts["held_out"].read_columns(range(45)).column("label").to_pylist()
+    assert labels == [number % 2 for number in range(45)]
+    assert parts["held_out"].encoding.labels == ("negative", "positive")
+    assert [part.manifest.sources[0].source["split"] for part in parts.values()] == ["train", "validation"]
+    assert parts["train"].manifest.split["held_out"]["split"] == "validation"
+
+    alone = binarize(**arguments, sources=[], output=str(tmp_path / "alone"))
+    assert (alone["held_out"]["rows"], "train" in alone) == (45, False)
+    assert not (tmp_path / "alone/train").exists()
+
+
 def test_mistakes_inside_data_tasks_arrive_as_one_line(ray_cluster, tmp_path, tokenizer_folder, capfd):
     (tmp_path / "a.txt").write_bytes(np.arange(128, 255, dtype=np.uint8).tobytes())
     with pytest.raises(ValueError, match=r"a\.txt is not utf-8-sig at byte 0; give its charset$"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raydistill.data.sources._base import Item
-from raydistill.data.units import WeightedSource, entering, held_out, interleave
+from raydistill.data.units import WeightedSource, entering, held_out, held_out_units, interleave
 
 
 def items(name: str, number: int) -> list[Item]:
@@ -46,8 +46,8 @@ def test_a_share_takes_that_share_of_the_texts_and_a_whole_reading_all():
 
 def test_copies_of_a_text_are_all_held_out_or_none():
     numbers = np.arange(1000)
-    units = interleave([items("a", 1), items("a", 1)], [2.5, 1.0])
-    decisions = [held_out(unit.item, numbers, share=0.2, seed=0) for unit in units]
+    units = interleave([items("a", 1), items("a", 1)], [2.5, 1.0], held_out=0.2)
+    decisions = [held_out(unit, numbers, seed=0) for unit in units]
     assert len(decisions) == 4
     assert all((decision == decisions[0]).all() for decision in decisions)
     assert abs(decisions[0].mean() - 0.2) < 0.05
@@ -55,9 +55,21 @@ def test_copies_of_a_text_are_all_held_out_or_none():
 
 def test_which_texts_enter_does_not_depend_on_which_are_held_out():
     numbers = np.arange(100_000)
-    [part] = interleave([items("a", 1)], [0.5])
-    apart = held_out(part.item, numbers, share=0.5, seed=0)
+    [part] = interleave([items("a", 1)], [0.5], held_out=0.5)
+    apart = held_out(part, numbers, seed=0)
     assert abs(entering(part, numbers[apart], seed=0).mean() - 0.5) < 0.01
+
+
+def test_units_of_a_held_out_source_come_last_whole_and_go_to_no_other_part():
+    units = interleave([items("a", 3)], [1.5])
+    apart = held_out_units(items("b", 2), after=units, source=1)
+    assert [unit.number for unit in (*units, *apart)] == list(range(8))
+    assert {unit.parts for unit in units} == {(0,)}
+    assert [(unit.source, unit.share, unit.parts) for unit in apart] == 2 * [(1, 1.0, (1,))]
+    numbers = np.arange(1000)
+    assert held_out(apart[0], numbers, seed=0).all()
+    assert not held_out(units[0], numbers, seed=0).any()
+    assert {unit.parts for unit in interleave([items("a", 3)], [1.0], held_out=0.1)} == {(0, 1)}
 
 
 @pytest.mark.parametrize("weight", [0, -1, math.inf, math.nan])

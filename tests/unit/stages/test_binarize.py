@@ -1,10 +1,16 @@
 import pytest
+from transformers import BertConfig
 
 from raydistill.config.errors import error_lines
 from raydistill.config.schema import has_key
+from raydistill.config.sections import ScalingConfig
 from raydistill.stages.binarize import Config, Stage
+from raydistill.tasks._base import Column
+from toy_words import make_tokenizer
 
 TEXT = {"name": "text", "path": "a.txt"}
+OTHER = {"name": "text", "path": "b.txt"}
+GLUE = {"name": "glue", "task": "sst2"}
 
 
 def config(**keys) -> Config:
@@ -19,6 +25,13 @@ def config(**keys) -> Config:
         ({"sources": [{"source": TEXT, "weight": 0}]}, "sources.0.weight is 0; it should be greater than 0"),
         ({"sources": [{"source": TEXT, "weight": float("inf")}]}, "sources.0.weight is inf; it should be a finite"),
         ({"sources": [{"source": {"name": "tex"}}]}, "sources.0.source.name is 'tex'; did you mean 'text'?"),
+        ({"source": TEXT, "held_out": 0}, "held_out is 0; give a share between 0 and 1, or a source"),
+        ({"source": TEXT, "held_out": 1}, "held_out is 1; give a share between 0 and 1, or a source"),
+        ({"source": TEXT, "held_out": True}, "held_out is True; write the name of a source"),
+        ({"source": TEXT, "held_out": {"name": "tex"}}, "held_out.name is 'tex'; did you mean 'text'?"),
+        ({"source": TEXT, "held_out": {**TEXT, "pth": "a"}}, "held_out.pth is not an option of source text"),
+        ({"source": TEXT, "held_out": TEXT}, "held_out is the source itself; name another split"),
+        ({"sources": [{"source": TEXT}, {"source": OTHER}], "held_out": OTHER}, "held_out is the source itself"),
         ({"sources": [{"source": TEXT, "wieght": 1}]}, "sources.0.wieght is not an option; did you mean 'weight'?"),
     ],
 )
@@ -38,7 +51,16 @@ def test_one_source_is_a_list_of_one_with_weight_1():
     assert weights == [1.0, 2.5]
 
 
-@pytest.mark.parametrize("keys", [{"source": TEXT}, {"sources": [{"source": TEXT, "weight": 2.0}]}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"source": TEXT},
+        {"sources": [{"source": TEXT, "weight": 2.0}]},
+        {"source": TEXT, "held_out": OTHER},
+        {"held_out": OTHER},
+        {"source": TEXT, "held_out": 0.5},
+    ],
+)
 def test_a_resolved_configuration_is_read_again(keys):
     resolved = config(**keys).model_dump(mode="json")
     assert config(**resolved).model_dump(mode="json") == resolved
@@ -48,6 +70,9 @@ def test_sources_take_dotted_keys():
     assert has_key(Config, ["sources", "0", "weight"], {"sources": [{"source": TEXT}]}) is True
     assert has_key(Config, ["source", "path"], {"source": TEXT}) is True
     assert has_key(Config, ["sources", "0", "source", "nothing"], {"sources": [{"source": TEXT}]}) is False
+    assert has_key(Config, ["held_out"], {"held_out": 0.1}) is True
+    assert has_key(Config, ["held_out", "path"], {"held_out": TEXT}) is True
+    assert has_key(Config, ["held_out", "path"], {"held_out": 0.1}) is False
 
 
 def test_the_identity_changes_with_a_weight_and_with_each_source(tmp_path):
@@ -67,3 +92,68 @@ def test_the_identity_changes_with_a_weight_and_with_each_source(tmp_path):
     before = identity(1, 1)
     (tmp_path / "b.txt").write_text("other text")
     assert identity(1, 1) != before
+
+
+def test_the_identity_changes_with_the_files_of_a_held_out_source(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("text")
+    source, held_out = ({"name": "text", "path": str(tmp_path / f"{name}.txt")} for name in "ab")
+    stage = Stage("corpus", config(source=source, held_out=held_out))
+    before = stage.identity(None)
+    assert before == stage.identity(None)
+    (tmp_path / "b.txt").write_text("other text")
+    assert before != stage.identity(None)
+
+
+@pytest.fixture
+def glue(tmp_path):
+    """A folder with files of SST-2 and a tokenizer's checkpoint, and a function from keys to a stage's forecast."""
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    BertConfig(vocab_size=61, max_position_embeddings=128).save_pretrained(tmp_path / "model")
+    for name, label in (("train", 1), ("dev", 0)):
+        (tmp_path / f"{name}.tsv").write_text(f"sentence\tlabel\nw5 w6\t{label}\n")
+
+    def check(**keys):
+        filled = {"encoding": {**GLUE, "max_length": 40}, "tokenizer": str(tmp_path / "model"), **keys}
+        for key in ("source", "held_out"):
+            if key in filled:
+                filled[key] = {**GLUE, "path": str(tmp_path), **filled[key]}
+        return tmp_path, lambda: Stage("corpus", config(**filled)).check(ScalingConfig(), {})
+
+    return check
+
+
+def test_the_preflight_lists_both_sources_and_forecasts_labels_and_columns(glue):
+    _, check = glue(source={}, held_out={"split": "validation"})
+    forecast = check()
+    assert forecast.lines == ["glue texts, glue texts held out, 61 ids, at most 40 tokens a row"]
+    assert forecast.corpus.labels == ("negative", "positive")
+    assert forecast.corpus.columns["label"] == Column("int64")
+    assert forecast.corpus.has_train
+    _, check = glue(held_out={"split": "validation"})
+    assert not check().corpus.has_train
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "line"),
+    [
+        ("train.tsv", "sentence\tlabel\nw5\t2\n", r"^source: .*train\.tsv line 2 has the label '2', which labels does"),
+        ("dev.tsv", "sentence\tlabel\nw5\n", r"^held_out: .*dev\.tsv line 2 has 1 fields, too few"),
+        ("dev.tsv", None, r"^held_out: path is .* has no split validation of sst2; looked for dev\.tsv"),
+    ],
+)
+def test_labels_and_files_that_are_wrong_are_refused_before_the_run(glue, file, content, line):
+    folder, check = glue(source={}, held_out={"split": "validation"})
+    check()
+    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=line) as refusal:
+        check()
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_label_that_the_encoding_does_not_name_is_refused_before_the_run(glue):
+    _, check = glue(
+        source={}, held_out={"split": "validation"}, encoding={"name": "glue", "task": "rte", "max_length": 9}
+    )
+    with pytest.raises(ValueError, match=r"^source: an example has the label 'positive'; encoding\.labels names"):
+        check()
