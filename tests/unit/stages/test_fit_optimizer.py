@@ -1,0 +1,70 @@
+"""Optimizers, stops and frozen blocks that do not fit a training are refused, or told, before anything runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.stages import _fit, train
+from raydistill.stages._base import CorpusForecast, Forecast
+from toy_models import toy_bert
+from toy_words import make_tokenizer
+
+CORPUS = {"corpus": Forecast(corpus=CorpusForecast("mlm", 61, 40, rows=80, tokens=800))}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder: Path = tmp_path_factory.mktemp("teacher")
+    toy_bert(4).float().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def lines(
+    teacher: str, *, training: dict[str, Any] | None = None, student: dict[str, Any] | None = None, **sections: Any
+) -> list[str]:
+    stage = {
+        "kind": "train",
+        "corpus": "corpus",
+        "task": "mlm",
+        "method": "finetune",
+        "student": {"checkpoint": teacher, "layers": [0, 2], "architecture": "bert", **(student or {})},
+        "training": {"batch_size": 8, "num_epochs": 10, **(training or {})},
+        **sections,
+    }
+    return _fit.check_training(train.Config.model_validate(stage), ScalingConfig(), CORPUS).lines
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_optimizer_that_clips_whole_tensors_is_refused_where_they_are_sharded(teacher: str, stage: int) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        lines(teacher, optimizer={"name": "bert_adam"}, training={"zero_stage": stage})
+    assert str(caught.value) == (
+        "optimizer.name is 'bert_adam', which clips the gradient of each whole tensor, but training.zero_stage is "
+        f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
+    )
+
+
+@pytest.mark.parametrize(("name", "stage"), [("bert_adam", 0), ("adamw_hf4", 3), ("adamw", 3)])
+def test_other_optimizers_and_whole_tensors_go_together(teacher: str, name: str, stage: int) -> None:
+    assert lines(teacher, optimizer={"name": name}, training={"zero_stage": stage})
+
+
+def test_a_frozen_block_beyond_the_students_depth_is_refused(teacher: str) -> None:
+    assert lines(teacher, student={"freeze_layers": [0, 1]})
+    with pytest.raises(ValueError, match=r"^student\.freeze_layers has 2; the student has blocks 0 to 1, "):
+        lines(teacher, student={"freeze_layers": [0, 2]})
+
+
+def test_blocks_are_counted_by_their_weights_where_a_layer_plan_runs_them_more_than_once(teacher: str) -> None:
+    plan = [[0, False], [1, False], [0, True], [1, True]]
+    assert lines(teacher, student={"layer_plan": plan, "freeze_layers": [1]})
+    with pytest.raises(ValueError, match=r"^student\.freeze_layers has 3; the student has blocks 0 to 1, "):
+        lines(teacher, student={"layer_plan": plan, "freeze_layers": [3]})
+
+
+def test_the_forecast_tells_after_which_epochs_training_stops(teacher: str) -> None:
+    assert lines(teacher, training={"stop_after_epochs": 7})[-1].endswith(", stops after 7 of 10 epochs")
+    assert "stops" not in lines(teacher)[-1]
