@@ -67,6 +67,8 @@ class TaskBase(ABC):
     """Head that models need for the task."""
     ENCODINGS: ClassVar[tuple[str, ...]] = ()
     """Names of other tasks whose corpora it reads too."""
+    NEEDS_STORED: ClassVar[tuple[str, ...]] = ()
+    """Kinds of stored teacher outputs that it makes its labels of, such as ``logits``."""
 
     def __init__(self, config: Any, encoding: Encoding) -> None:
         self.config = config
