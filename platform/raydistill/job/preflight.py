@@ -10,9 +10,10 @@ from raydistill import cluster
 from raydistill.config.errors import UserError, error_lines
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.job.record import StageRecord, job_folder, stage_record
+from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_record
 from raydistill.stages import _corpora
 from raydistill.stages._base import Forecast
+from raydistill.tracking.registered import registry_at
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16
@@ -42,7 +43,8 @@ def check_job(job: Job) -> list[Preview]:
         try:
             records[name] = stage_record(job, run, records)
             cluster.check_resources(scaling)
-            forecast = run.stage.check(scaling, _inputs(run, forecasts))
+            with registry_at(registry_uri(job)):
+                forecast = run.stage.check(scaling, _inputs(run, forecasts))
         except ValueError as error:
             problems += [f"stages.{name}: {line}" for line in error_lines(error)]
             # What builds on a stage that cannot run would only repeat its problem.

@@ -14,7 +14,10 @@ from raydistill.data.corpus import MANIFEST
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.json_file import write_json
+from raydistill.stages import _checkpoints
 from raydistill.stages._base import stage_hash, stage_of
+from raydistill.tracking.registered import is_registered, registry_at
+from raydistill.tracking.store import store_of
 
 _RECORD = "stage.json"
 
@@ -58,6 +61,11 @@ def job_folder(job: Job) -> Path:
     return (Path(job.config.storage).expanduser() / job.name).resolve()
 
 
+def registry_uri(job: Job) -> str:
+    """URI of the MLflow store whose registered models a job's references mean."""
+    return store_of(job.config.tracking, job_folder(job).parent, job.name).uri
+
+
 def stage_records(job: Job) -> dict[str, StageRecord]:
     """Every run's record by name; raises ValueError as ``stage_record`` does."""
     records: dict[str, StageRecord] = {}
@@ -77,7 +85,8 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
     for key, reference in run.stage.references().items():
         names = run.inputs.get(stage_of(reference))
         if names is None:
-            outside[key] = fingerprint(reference)
+            with registry_at(registry_uri(job)):
+                outside[key] = fingerprint(reference)
         else:
             hashes[key] = "+".join(earlier[name].hash for name in names)
     identity = {
@@ -96,8 +105,11 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
 def fingerprint(reference: str) -> str | None:
     """What identifies the content of a folder outside the job: a corpus's hash, or names, sizes and times of files.
 
-    None for what is no folder: a name or hash in the configuration identifies it.
+    Of a registered model it is its version, which an alias does not tell. None for what is neither: a name or hash in
+    the configuration identifies it.
     """
+    if is_registered(reference):
+        return _checkpoints.from_registry(reference).name
     folder = Path(reference)
     if not reference or not folder.is_dir():
         return None

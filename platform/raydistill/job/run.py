@@ -16,10 +16,11 @@ from raydistill import cluster
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
-from raydistill.job.record import StageRecord, job_folder, stage_records
+from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_records
 from raydistill.json_file import write_text
 from raydistill.stages._base import Run, StageContext
 from raydistill.tracking.provenance import command, environment
+from raydistill.tracking.registered import registry_at
 from raydistill.tracking.tracker import Tracker, start_tracker
 
 Echo = Callable[[str], None]
@@ -137,7 +138,8 @@ class _Runner:
         self.tracker.start_run(key, name=run.name, parent=self._key(_JOB_KEY), tags=self._tags(run), resume=True)
         self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
         start = time.monotonic()
-        with self._ended(key):
+        # Set here, in the thread that the run has for itself.
+        with self._ended(key), registry_at(registry_uri(self.job)):
             summary = run.stage.run(self._context(run, key, parallel))
         record.write(summary, seconds=time.monotonic() - start)
         self.result.outputs[run.name] = record.output

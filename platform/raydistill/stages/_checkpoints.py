@@ -1,4 +1,4 @@
-"""Where a model reference leads: an earlier stage, a folder, a package's archive, or a hub."""
+"""Where a model reference leads: an earlier stage, a folder, a package's archive, a model registry, or a hub."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ from raydistill.config.sections import ModelRef
 from raydistill.data.archives import cache_folder, extract_folder
 from raydistill.models.load import load_config
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
+from raydistill.tracking.registered import is_registered, registered_folder
 
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -20,7 +21,7 @@ def describe(reference: ModelRef) -> str:
 def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     """The local folder that holds the checkpoint, fetched first where it is not here.
 
-    Raises ValueError when it is no earlier stage, no folder and not to be had from the hub.
+    Raises ValueError when it is no earlier stage, no folder and not to be had from the registry or the hub.
     """
     package = reference.package_ref
     if package is not None:
@@ -30,7 +31,14 @@ def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     assert reference.checkpoint is not None
     if stage_of(reference.checkpoint) in outputs or Path(reference.checkpoint).is_dir():
         return model_folder(reference.checkpoint, outputs)
+    if is_registered(reference.checkpoint):
+        return from_registry(reference.checkpoint)
     return _from_hub(reference.checkpoint, reference.revision)
+
+
+def from_registry(reference: str) -> Path:
+    """The folder of a registered model, fetched first where it is not here; raises ValueError when there is none."""
+    return registered_folder(reference, cache_folder() / "registered")
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -14,6 +14,15 @@ _CONTENT_TAG = "raydistill.content"
 _ARTIFACT_NAME = "student"
 _REQUIREMENTS = ("torch", "transformers")
 _CHUNK_BYTES = 1 << 20
+_PIPELINES = {
+    "causal_lm": "text-generation",
+    "masked_lm": "fill-mask",
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    # Transformers 5 has no pipeline that answers questions; this one loads the model with its head.
+    "question_answering": "feature-extraction",
+}
+"""The pipeline that loads a model with a head."""
 
 
 def register_student(
@@ -30,7 +39,7 @@ def register_student(
 ) -> int:
     """Register the model and tokenizer in ``folder`` and return the version number.
 
-    ``task`` is the transformers pipeline that loads it, None for ``text-generation`` or ``fill-mask`` by its head.
+    ``task`` is the transformers pipeline that loads it, None for the one of its head.
     No hub is asked. The same content of the same run is registered once: a second call gives the version of the
     first, and points ``alias`` to it again; after one that was interrupted it continues with what that one made.
     ``timestamp`` (in ms) keeps the metrics of a second call equal to those of the first.
@@ -105,7 +114,7 @@ def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task:
     load_mlflow("mlflow.transformers").save_model(
         components,
         str(target),
-        task=task or ("text-generation" if components["model"].can_generate() else "fill-mask"),
+        task=task or _pipeline(components["model"]),
         mlflow_model=model,
         pip_requirements=[f"{package}=={version(package).partition('+')[0]}" for package in _REQUIREMENTS],
     )
@@ -114,6 +123,13 @@ def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task:
     components["tokenizer"].save_pretrained(target / "model")
     # MLflow finds no licence on the hub for a local folder and writes a pointer to a page that does not exist.
     (target / "LICENSE.txt").unlink(missing_ok=True)
+
+
+def _pipeline(model: Any) -> str:
+    # Imports torch, which a tracker that registers nothing does without.
+    from raydistill.models.load import head_of
+
+    return _PIPELINES[head_of(model)]
 
 
 def _components(folder: Path) -> dict[str, Any]:

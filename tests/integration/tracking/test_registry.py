@@ -9,6 +9,7 @@ from transformers import AutoModelForMaskedLM
 
 from raydistill.tracking.writer import MlflowWriter, Store
 from toy_checkpoint import save_student, toy_tokenizer
+from toy_classifiers import CLASSES, CLASSIFIERS
 from toy_families import toy_gpt2
 
 KEY = "job/register"
@@ -98,6 +99,53 @@ def test_a_registered_decoder_generates(writer, tmp_path):
         expected = model.eval()(ids).logits
         assert torch.equal(pipeline.model.eval()(ids.to(pipeline.model.device)).logits.cpu(), expected)
     assert pipeline("w7 w9", max_new_tokens=1, do_sample=False, return_full_text=False)
+
+
+# Like LOAD, of any head: the answer of the pipeline's model and of the plain one, and what the pipeline says.
+LOAD_ANY = """
+import sys
+sys.modules["raydistill"] = None
+import mlflow, torch, transformers
+torch.set_num_threads(1)
+uri, name, auto, target = sys.argv[1:]
+mlflow.set_tracking_uri(uri)
+ids = torch.tensor([[2, 7, 4, 9, 3]])
+pipeline = mlflow.transformers.load_model(f"models:/{name}@candidate")
+folder = mlflow.artifacts.download_artifacts(f"models:/{name}@candidate") + "/model"
+plain = getattr(transformers, auto).from_pretrained(folder, local_files_only=True).eval()
+with torch.no_grad():
+    outputs = [pipeline.model.eval()(ids.to(pipeline.model.device)), plain(ids)]
+answers = [[value.cpu() for value in output.to_tuple()] for output in outputs]
+said = pipeline("w7 w9") if "Question" not in auto else None
+torch.save({"answers": answers, "names": plain.config.id2label, "said": str(said)}, target)
+"""
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("kind", "auto"),
+    [
+        ("distilbert_classes", "AutoModelForSequenceClassification"),
+        ("bert_tokens", "AutoModelForTokenClassification"),
+        ("bert_spans", "AutoModelForQuestionAnswering"),
+    ],
+)
+def test_a_registered_classifier_keeps_its_classes_where_this_package_is_not_installed(
+    writer, store, tmp_path, kind, auto
+):
+    model = CLASSIFIERS[kind](2, dtype=torch.float32).eval()
+    model.save_pretrained(tmp_path / "student")
+    toy_tokenizer().save_pretrained(tmp_path / "student")
+    register(writer, tmp_path / "student", name=kind)
+    target = tmp_path / "answers.pt"
+    subprocess.run([sys.executable, "-c", LOAD_ANY, store.uri, kind, auto, str(target)], check=True, cwd=tmp_path)
+    found = torch.load(target, weights_only=True)
+    with torch.no_grad():
+        expected = model(torch.tensor([[2, 7, 4, 9, 3]])).to_tuple()
+    assert [list(map(torch.equal, answer, expected)) for answer in found["answers"]] == [[True] * len(expected)] * 2
+    if kind != "bert_spans":
+        assert found["names"] == dict(enumerate(CLASSES))
+        assert any(name in found["said"] for name in CLASSES)
 
 
 def test_a_version_carries_its_tags_run_and_metrics(writer, store, student):
