@@ -142,7 +142,7 @@ def _answers(example: Mapping[str, Any]) -> str:
 
 
 def _code_points(text: str) -> NDArray[np.int32]:
-    return np.array([ord(letter) for letter in text], dtype=np.int32)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<i4")
 
 
 def _values(window: Window, example: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from raydistill.tasks._answers import known_answers, match, normalized
         ("a.b.c", "abc"),
         ("U.S.A.\n\tin \u00a0spring", "usa in spring"),
         ("the", ""),
+        ("\u201cthe\u201d", "\u201c \u201d"),
         ("\u201cdas Haus\u201d", "\u201cdas haus\u201d"),
     ],
 )
@@ -27,8 +28,9 @@ def test_texts_lose_case_punctuation_articles_and_extra_space(text, expected):
         ("black cat", ["cat"], 0, 2 / 3),
         # Two of two words predicted, two of three given: p = 1, r = 2/3.
         ("big cat", ["big black cat"], 0, 0.8),
-        # A word counts as often as both have it: p = 1/3, r = 1/2.
+        # A word counts as often as both have it: p = 1/3, r = 1/2; p = r = 2/3.
         ("no no no", ["no yes"], 0, 0.4),
+        ("no no no", ["no no yes"], 0, 2 / 3),
         ("dog", ["cat"], 0, 0),
         # The best of several answers, each metric by itself.
         ("black cat", ["cat", "a black, cat", "dog"], 1, 1),

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from tokenizers import pre_tokenizers
 
 from raydistill.tasks import qa
 from raydistill.tasks.qa import EncodeConfig
@@ -98,6 +99,14 @@ def test_keys_tell_examples_of_the_same_texts_from_each_other_by_their_ids_and_a
     keys = [row.values["question"] for row in rows]
     assert len(set(keys)) == 50
     assert [int(float(key)) for key in keys] == keys
+
+
+def test_space_at_the_start_of_a_question_is_no_token():
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "isolated")
+    (row,) = qa.cut([example("  w5 w6", " w7", "w7")], tokenizer, CONFIG)
+    # The other spaces are unknown tokens, 1.
+    assert row.ids.tolist() == [2, 5, 1, 6, 3, 1, 7, 3]
 
 
 def test_all_answers_travel_with_each_window():
