@@ -206,8 +206,10 @@ class Stage(_base.Stage):
         reading = _stored.Reading(
             _stored.kinds_of(self.config), _stored.layers_of(self.config, load_config(initial), configs)
         )
+        # Those of a method that does not distil are where the student starts; then a task reads the outputs.
+        read = teachers if _stored.distils(self.config.method) else []
         return _stored.stored_outputs(
-            self.config.teacher_outputs, reading, corpora=corpora, teachers=teachers, outputs=context.outputs
+            self.config.teacher_outputs, reading, corpora=corpora, teachers=read, outputs=context.outputs
         )
 
     def _lineage(self, spec: TrainSpec, folders: list[Path]) -> dict[str, str]:

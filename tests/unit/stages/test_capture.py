@@ -1,6 +1,7 @@
 """What a capture stage forecasts and refuses, and which stored outputs a training takes, before anything runs."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.capture import TeacherOutputs
-from raydistill.data.corpus import Corpus
+from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.losses.top_k import top_k_of
 from raydistill.methods import finetune, kd
 from raydistill.models.classes import with_classes
-from raydistill.models.load import load_model, save_model
+from raydistill.models.layer_selection import student_from_layers
+from raydistill.models.load import load_model, load_tokenizer, save_model
 from raydistill.stages import _corpora, _fit, _stored
 from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
 from raydistill.stages.train import Config
@@ -32,9 +37,11 @@ MLM = {"task": {"name": "mlm", "mask_probability": 0.3}, "outputs": ["top_k"], "
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("capture")
     write_labelled(found)
-    for part, seed in {"train": 0, "held_out": 1}.items():
-        write_corpus(found / "texts" / part, random_rows(30, seed=seed), rows_per_shard=20)
     save_model(toy_bert(2, dtype=torch.float32).eval(), make_tokenizer(), found / "masked")
+    digest = tokenizer_hash(load_tokenizer(found / "masked"))
+    for part, seed in {"train": 0, "held_out": 1}.items():
+        rows = random_rows(30, seed=seed)
+        write_corpus(found / "texts" / part, rows, rows_per_shard=20, tokenizer_hash=digest)
     return found
 
 
@@ -129,6 +136,57 @@ def test_the_likeliest_ids_are_those_at_one_mask_a_row_keyed_by_the_masking_seed
         np.testing.assert_allclose(found["top_k_log_tails"][row], kept.log_tail.numpy(), atol=1e-4)
     other = outputs_of(folder, tmp_path, **masked, mask_seed=4).of(0, np.arange(20))
     assert any(map(lambda one, two: one.tolist() != two.tolist(), found["top_k_places"], other["top_k_places"]))
+
+
+def write_sets(folder: Path, output: Path, **changes: Any) -> None:
+    """What a capture would write, without Ray."""
+    stage = capture_stage(folder, **changes)
+    run = stage._teacher_run(0, context_of(stage, output))
+    outputs = TeacherOutputs(run)
+    for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
+        offsets = Corpus.open(uri).shard_offsets
+        with OutputSetWriter(target, run.headers[number], shard_rows=np.diff(offsets).tolist()) as writer:
+            for start, stop in pairwise(offsets.tolist()):
+                writer.add(np.arange(start, stop), outputs.of(number, np.arange(start, stop)))
+            writer.finish()
+
+
+METHODS = {
+    "kd": {"name": "kd"},
+    "patient_kd": {"name": "patient_kd", "student_layers": [0], "teacher_layers": [1], "beta": 3.0},
+    "dynamic_data": {"name": "dynamic_data", "selection": "entropy"},
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path: Path, name: str) -> None:
+    method = parser("raydistill.methods")(METHODS[name])
+    stage = train_stage(folder, method=METHODS[name], teacher_outputs=str(tmp_path / "stored"))
+    write_sets(folder, tmp_path / "stored", outputs=["logits", "cls_states"], layers=[0, 2, 1, 3])
+    stage.check(ScalingConfig(), {})
+    context = context_of(stage, tmp_path / "out")
+    parts = _corpora.train_parts(stage.config.corpus, {})
+    teacher = load_model(folder / "teacher", head="sequence_classification", labels=CLASSES)
+    torch.manual_seed(0)
+    student = student_from_layers(teacher, architecture="bert", layers=[0, 2], vocab_transform=False)
+    student.save_pretrained(tmp_path / "out" / "initial")
+    joined = stage._joined(tmp_path / "out" / "initial", [folder / "teacher"], {"train": parts}, context)
+    task = {"name": "classification"}
+    live, stored = (
+        BatchBuilder(FeedSpec.make(parts, task, METHODS[name], seed=1, stored=one)).batch(
+            np.array([80, 3, 45]), epoch=0, step=0
+        )
+        for one in (None, joined["train"])
+    )
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.01
+    losses = []
+    for batch, teachers in ((live, [teacher]), (stored, [])):
+        made = method.module.Method(method.config, student, teachers)
+        losses.append(made.eval()(batch, made.denominators(batch))[0])
+    assert losses[0] > 0.01
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
 
 
 CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), CLASSES)
