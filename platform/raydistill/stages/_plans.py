@@ -1,11 +1,17 @@
-"""The layer plan of a student: checked before a run, written into the student that a run starts from."""
+"""The layer plan of a student: checked before a run, written into the student that a run starts from, unrolled where
+a model leaves the system.
+"""
 
 import copy
+import shutil
+from pathlib import Path
 from typing import Any
 
 from raydistill.config.sections import StudentConfig
 from raydistill.models import layer_plan
 from raydistill.models.blocks import family_of
+from raydistill.models.load import load_config
+from raydistill.models.unrolled import save_unrolled
 
 _VOCABULARIES = ("masked_lm", "causal_lm")
 
@@ -44,3 +50,20 @@ def plan_lines(model: Any) -> list[str]:
         f"student runs {len(plan)} blocks with the weights of {model.num_hidden_layers}: {layer_plan.shown(plan)} "
         "(* query and key exchanged, ? drawn); plain transformers needs its unrolled copy, which register makes"
     ]
+
+
+def plain_folder(folder: Path, output: Path) -> tuple[Path, dict[str, str]]:
+    """A checkpoint folder that plain transformers runs as it was trained, and tags that tell of it.
+
+    The checkpoint itself if it has no plan; else its unrolled copy, written below ``output`` in one rename.
+    """
+    # What is no checkpoint is refused where it is read.
+    plan = layer_plan.plan_of(load_config(folder)) if (folder / "config.json").is_file() else None
+    if plan is None:
+        return folder, {}
+    target, temporary = output / "unrolled", output / ".unrolled"
+    for left_over in (target, temporary):
+        shutil.rmtree(left_over, ignore_errors=True)
+    save_unrolled(folder, temporary)
+    temporary.rename(target)
+    return target, {"layer_plan": layer_plan.shown(plan)}

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.stages import _base
+from raydistill.stages import _base, _plans
 
 
 class Config(_base.StageConfig):
@@ -30,7 +30,7 @@ class Config(_base.StageConfig):
 
 
 class Stage(_base.Stage):
-    """Registers a student with its lineage as version tags."""
+    """Registers a student with its lineage as version tags; one with a layer plan as a plain model of equal logits."""
 
     config_type = Config
     config: Config
@@ -65,11 +65,12 @@ class Stage(_base.Stage):
         run = self._chosen_run(context)
         outputs = {} if run is None else {_base.stage_of(self.config.model): run.output}
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
+        folder, tags = _plans.plain_folder(_base.model_folder(self.config.model, outputs), context.output)
         version = context.tracker.register_model(
             context.run_key,
-            str(_base.model_folder(self.config.model, outputs)),
+            str(folder),
             name=self.config.name,
-            tags={**lineage, "job": context.job_name, **self.config.tags},
+            tags={**lineage, **tags, "job": context.job_name, **self.config.tags},
             alias=self.config.alias,
             metrics={} if run is None else self._figures(run, context),
         )
