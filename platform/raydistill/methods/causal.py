@@ -22,6 +22,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.methods._base import Distiller, Requirements
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
+from raydistill.models.layer_plan import num_steps
 
 __all__ = ["Config", "Method"]
 
@@ -95,7 +96,7 @@ class Method(Distiller):
             check_variables(
                 [variable for group in groups for variable in getattr(group, owner)],
                 owner=owner,
-                num_layers=model_config.num_hidden_layers,
+                num_layers=num_steps(model_config),
                 num_heads=model_config.num_attention_heads,
                 hidden_size=model_config.hidden_size,
             )
