@@ -57,10 +57,10 @@ class BertAdam(torch.optim.Optimizer):
         stepped = add_gradients(parameters, self.state, betas=group["betas"])
         roots = torch._foreach_sqrt(stepped.exp_avg_sq)
         torch._foreach_add_(roots, group["eps"])
-        updates = torch._foreach_div(stepped.exp_avg, roots)
         if group["weight_decay"] > 0:
-            torch._foreach_add_(updates, parameters, alpha=group["weight_decay"])
-        torch._foreach_add_(parameters, updates, alpha=-group["lr"])
+            # Before the update, which so decays the weight that the gradient was taken at.
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_addcdiv_(parameters, stepped.exp_avg, roots, value=-group["lr"])
 
 
 def _clip_each(gradients: list[Tensor], max_norm: float) -> None:
