@@ -12,7 +12,7 @@ from raydistill.data.sources import glue
 from raydistill.tasks.glue import TASKS
 
 FILES = {
-    "CoLA/train.tsv": 'gj04\t1\t\tOne "more.\ngj05\t0\t*\tMore one.\n',
+    "CoLA/train.tsv": 'gj04\t1\t\t"One more.\ngj05\t0\t*\tMore one.\n',
     "SST-2/train.tsv": "sentence\tlabel\nfine \t1\nbad \t0\n",
     "MRPC/train.tsv": "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tA.\tB.\n0\t7\t8\tC.\tD.\n",
     "STS-B/train.tsv": "i\tg\tf\ty\to\ts1\ts2\tsentence1\tsentence2\tscore\n0\tg\tf\ty\to\ts\ts\tA.\tB.\t2.500\n",
@@ -27,7 +27,7 @@ FILES = {
 }
 PAIR = {"text": "A.", "text_pair": "B."}
 TRAIN = {
-    "cola": [{"text": 'One "more.', "label": "acceptable"}, {"text": "More one.", "label": "unacceptable"}],
+    "cola": [{"text": '"One more.', "label": "acceptable"}, {"text": "More one.", "label": "unacceptable"}],
     "sst2": [{"text": "fine ", "label": "positive"}, {"text": "bad ", "label": "negative"}],
     "mrpc": [{**PAIR, "label": "equivalent"}, {"text": "C.", "text_pair": "D.", "label": "not_equivalent"}],
     "stsb": [{**PAIR, "label": "2.500"}],

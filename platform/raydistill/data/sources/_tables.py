@@ -95,6 +95,12 @@ def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     return found
 
 
+def rows_of(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of a table that is given by its columns."""
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
 def examples(
     columns: Columns, names: Mapping[str, Sequence[str]], rows: Iterable[Mapping[str, Any]], *, place: str, start: int
 ) -> Iterator[Example]:

@@ -55,13 +55,8 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     names = _tables.class_names(dataset.features.arrow_schema)
     chosen = dataset.select_columns(list(dict.fromkeys(config.columns().values())))
     for start in range(item.start, item.stop, _ROWS_PER_READ):
-        rows = _rows(chosen[start : min(start + _ROWS_PER_READ, item.stop)])
+        rows = _tables.rows_of(chosen[start : min(start + _ROWS_PER_READ, item.stop)])
         yield from _tables.examples(config, names, rows, place=item.name, start=start)
-
-
-def _rows(columns: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True))
 
 
 def _open(config: Config) -> Any:

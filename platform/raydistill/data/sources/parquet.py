@@ -61,5 +61,5 @@ def read(config: Config, item: Item) -> Iterator[Example]:
         columns = list(dict.fromkeys(config.columns().values()))
         groups = range(item.start, item.stop)
         batches = file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=columns)
-        rows = (row for batch in batches for row in batch.to_pylist())
+        rows = (row for batch in batches for row in _tables.rows_of(batch.to_pydict()))
         yield from _tables.examples(config, names, rows, place=item.name, start=start)
