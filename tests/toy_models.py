@@ -91,9 +91,13 @@ def _masked(batch: Batch, prefix: str, rows: Sequence[int]) -> dict[str, torch.T
 def pad_further(batch: Batch, extra: int) -> Batch:
     """The batch with ``extra`` more columns of padding on the base and on the partners."""
     columns = dict(batch.columns)
+    # Without partners of their own, rows have each other.
+    of_base, of_partner = ["interchange_base"], ["interchange_partner"]
+    if PARTNER + "input_ids" not in columns:
+        of_base += of_partner
     for prefix, index_columns in (
-        ("", ("token_index", "label_index", "interchange_base")),
-        (PARTNER, ("partner_token_index", "partner_label_index", "interchange_partner")),
+        ("", ["token_index", "label_index", *of_base]),
+        (PARTNER, ["partner_token_index", "partner_label_index", *of_partner]),
     ):
         if prefix + "input_ids" not in columns:
             continue

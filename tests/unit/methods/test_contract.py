@@ -78,6 +78,14 @@ CASES = {
         (PAIRS, [*SEQUENCES, "roberta_classes", "bert_shared"]),
         ({**PAIRS, "projection": True, "normalize": False, "beta": 2.0}, ["bert_narrow", "gpt2_classes"]),
     ],
+    "causal_task": [
+        ({}, ["bert_classes", "distilbert_classes", "gpt2_classes"]),
+        ({"beta": 0.5, "normalize_patience": True, "share_student_prefix": True}, SEQUENCES),
+        ({"alpha": 0.3, "temperature": 2.0, "interchange_mode": "consecutive", "mapping": SITES}, ["roberta_classes"]),
+        ({"data_augment": True, "reduction": "batchmean"}, SEQUENCES),
+        ({"data_pair": True, "beta": 0.5}, SEQUENCES),
+        ({"alpha": 1.0, "gamma": 0.0}, ["bert_classes"]),
+    ],
     "causal": [
         ({"mapping": SITES}, ["distilbert", "roberta"]),
         ({"mapping": SITES, "alpha_mse": 0.1, "alpha_causal_cos": 0.2, "site_offset": 1}, ["distilbert"]),

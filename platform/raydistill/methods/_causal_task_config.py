@@ -1,0 +1,103 @@
+"""Options of method ``causal_task``."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from raydistill.interventions.sites import load_mapping, resolve_mapping
+
+FULL = "full"
+"""Name of the mapping that is made for the depths of teacher and student."""
+
+COUNTERFACTUAL, PAIR = "causal_", "pair_"
+"""Prefixes of the terms of the second pass: under intervention, and of the same rows again."""
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "reduction": ("mean", "batchmean"),
+    "interchange_mode": ("random", "consecutive"),
+    "site_offset": (1, 0),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Weights of the terms and the intervention; defaults are the published ones."""
+
+    alpha: float = 0.95
+    """Share of the soft labels in the loss of the base pass; the true labels have the rest."""
+    temperature: float = 10.0
+    """Logits are divided by it before the softmax, in the counterfactual pass too."""
+    reduction: str = "mean"
+    """``mean`` divides a divergence by the number of classes too, as published; ``batchmean`` sums it over them."""
+    gamma: float = 1.0
+    """Weight of the soft labels under intervention; 0 runs no counterfactual pass."""
+    beta: float = 0.0
+    """Weight of the patience terms, the squared error of the states that stand for their rows, in each pass."""
+    patience_layers: tuple[int, ...] | None = None
+    """Teacher blocks, from 0, whose outputs are compared with those of the student's blocks, all but the last; None
+    takes of each student block's share of the teacher the last one: 1, 3, 5, 7, 9 for 12 and 6 blocks."""
+    normalize_patience: bool = False
+    """Compare states of length 1."""
+    mapping: str | dict[str, Any] = FULL
+    """Which activations are interchanged: ``full``, each student block with its equal share of the teacher's blocks,
+    or a preset, the path of a ``.nm`` file, which is read at once, or such a file's content."""
+    site_offset: int = 1
+    """1 reads the output of the block whose output is written, as published; 0 reads its input."""
+    interchange_mode: str = "random"
+    """Which positions are interchanged: single ones (``random``) or one span (``consecutive``), of real tokens."""
+    interchange_proportion: float = 0.3
+    """Share of the shorter of a row and its partner that is interchanged."""
+    max_tokens: int | None = None
+    """Most positions of a row that are interchanged, None for no limit."""
+    share_student_prefix: bool = False
+    """The student's counterfactual pass resumes from its base pass, which is its source pass too: cheaper, but the
+    passes share their dropout, which is published as independent."""
+    data_augment: bool = False
+    """Interchange the tokens themselves instead of activations: an ablation. No site is read or drawn."""
+    data_pair: bool = False
+    """Add the loss of the base pass on the partners in place of an intervention: an ablation. ``gamma`` is not
+    read."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
+        for name in ("gamma", "beta"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}; a weight must be a number that is not negative")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
+        if not 0 < self.interchange_proportion <= 1:
+            raise ValueError(f"interchange_proportion is {self.interchange_proportion}; it must be in (0, 1]")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1, or null for no limit")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}; choices: {', '.join(map(str, choices))}")
+        if self.data_augment and self.data_pair:
+            raise ValueError("data_augment and data_pair are true; set one of them to false")
+        if self.share_student_prefix and (self.data_augment or self.data_pair):
+            ablation = "data_augment" if self.data_augment else "data_pair"
+            raise ValueError(f"share_student_prefix is true, but with {ablation} no pass resumes; set it to false")
+        object.__setattr__(self, "mapping", resolve_mapping(self.mapping, generated=(FULL,)))
+        if self.mapping != FULL:
+            load_mapping(self.mapping)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each term that has one, by the term's name, with ``label`` for that of the true labels."""
+        found = {"label": 1 - self.alpha, "kd": self.alpha, "patience": self.beta}
+        if self.data_pair:
+            found |= {PAIR + name: weight for name, weight in found.items()}
+        elif self.gamma > 0:
+            found |= {COUNTERFACTUAL + "kd": self.gamma, COUNTERFACTUAL + "patience": self.beta}
+        return {name: weight for name, weight in found.items() if weight > 0}
+
+    @property
+    def intervenes(self) -> bool:
+        """Whether there is a counterfactual pass, of interchanged activations or tokens."""
+        return self.gamma > 0 and not self.data_pair
+
+    @property
+    def swaps_states(self) -> bool:
+        """Whether activations are interchanged."""
+        return self.intervenes and not self.data_augment

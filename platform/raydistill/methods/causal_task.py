@@ -1,0 +1,276 @@
+"""Causal distillation of a classifier: match a fine-tuned teacher's classes, also under interchange interventions.
+
+Wu, Geiger, Rozner, Kreiss, Lu, Icard, Potts and Goodman 2022, "Causal Distillation for Language Models", NAACL;
+published code frankaging/Causal-Distill-XXS @ eb75481. Terms and deviations: see README.md in this folder.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from raydistill.batch import Batch
+from raydistill.interventions import passes
+from raydistill.interventions.positions import in_batch_partners, interchange_positions
+from raydistill.interventions.sites import (
+    Mapping,
+    check_variables,
+    columns_by_layer,
+    draw,
+    full_mapping,
+    load_mapping,
+)
+from raydistill.layout import Layout
+from raydistill.losses.classification import label_loss
+from raydistill.losses.hidden_states import patience
+from raydistill.losses.reduction import mean_over
+from raydistill.losses.soft_targets import kl_divergence, squared_error
+from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.methods._causal_task_config import COUNTERFACTUAL, FULL, PAIR, Config
+from raydistill.models.blocks import Blocks, blocks_of
+from raydistill.models.checks import check_layers
+from raydistill.models.layer_plan import num_steps
+from raydistill.models.predictions import logits_of
+
+__all__ = ["Config", "Method"]
+
+HEAD = "sequence_classification"
+
+AGREEMENT = "causal_agreement"
+"""Share of rows to which teacher and student give the same class under intervention; only logged."""
+
+_Pairs = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class _Said(NamedTuple):
+    """What a model says in one pass, None for what nothing reads."""
+
+    logits: Tensor | None
+    """(B, C)"""
+    states: tuple[Tensor, ...]
+    """(B, D) each: what stands for the rows in each compared layer."""
+
+
+class Method(Distiller):
+    """``alpha * kd + (1 - alpha) * ce + gamma * causal_kd + beta * (patience + causal_patience)``.
+
+    Of scores ``mse`` in place of ``ce`` and a squared error in place of the divergences.
+    """
+
+    zero_at_teacher = ("kd", "patience", "causal_kd", "causal_patience", "pair_kd", "pair_patience")
+
+    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
+        super().__init__(config, student, teachers)
+        depths = [blocks_of(model).num_blocks for model in (student, *self.teachers)]
+        self.mapping = _mapping(config, *depths) if config.swaps_states else None
+        self.compared = _compared_blocks(config, *depths) if config.beta > 0 else ((), ())
+
+    @classmethod
+    def requirements(cls, config: Config) -> Requirements:
+        """One teacher, unless nothing compares with it; two rows where each is another's partner."""
+        needed = 1 if set(config.weights) - {"label", PAIR + "label"} else 0
+        return Requirements(
+            min_teachers=needed,
+            max_teachers=needed,
+            min_rows=2 if config.intervenes else 1,
+            heads=(HEAD,),
+            row_coupled=config.intervenes,
+        )
+
+    @classmethod
+    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse models without a mapped site, and under patience models of other widths or depths."""
+        models = dict(zip(("student", "teacher"), (student_config, *teacher_configs), strict=False))
+        depths = {f"{owner}_layers": num_steps(model) for owner, model in models.items()}
+        if config.swaps_states:
+            groups = _mapping(config, **depths).groups
+            for owner, model in models.items():
+                check_variables(
+                    [variable for group in groups for variable in getattr(group, owner)],
+                    owner=owner,
+                    num_layers=depths[f"{owner}_layers"],
+                    num_heads=model.num_attention_heads,
+                    hidden_size=model.hidden_size,
+                )
+        if config.beta > 0:
+            widths = {owner: model.hidden_size for owner, model in models.items()}
+            if widths["student"] != widths["teacher"]:
+                raise ValueError(
+                    f"hidden_size is {widths['student']} in the student and {widths['teacher']} in the teacher; "
+                    "set method.beta to 0 or make the widths equal"
+                )
+            _compared_blocks(config, **depths)
+
+    @classmethod
+    def prepare_batch(cls, config: Config, batch: Batch) -> Batch:
+        """Draw partners and interchanged positions, from (seed, epoch, row id)."""
+        if not config.intervenes:
+            return batch
+        lengths, row_ids = batch["lengths"].numpy(), batch["row_id"].numpy()
+        width = batch["input_ids"].shape[1]
+        partners = in_batch_partners(row_ids, seed=batch.seed, epoch=batch.epoch)
+        base, partner = interchange_positions(
+            config.interchange_mode,
+            lengths,
+            lengths[partners],
+            row_ids,
+            width=width,
+            partner_width=width,
+            proportion=config.interchange_proportion,
+            max_tokens=config.max_tokens,
+            padded=False,
+            label_index=None,
+            seed=batch.seed,
+            epoch=batch.epoch,
+        )
+        # Drawn as positions of the partner of row i in row i; they lie in the row that is the partner.
+        partner = partners[partner // width] * width + partner % width
+        return batch.with_columns(
+            interchange_base=torch.from_numpy(base), interchange_partner=torch.from_numpy(partner)
+        )
+
+    def denominators(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of rows, for every term."""
+        labels = batch["labels"]
+        count = labels.new_full((), labels.shape[0], dtype=torch.float64)
+        names = [name.replace("label", label_term(batch)) for name in self.config.weights]
+        has_classes = not labels.is_floating_point()
+        return dict.fromkeys([*names, AGREEMENT] if self.config.intervenes and has_classes else names, count)
+
+    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the base class."""
+        of_teacher = self._teacher_said(batch) if self.teachers else (_Said(None, ()),) * 2
+        of_student = self._said(1, batch)
+        kinds = {"label": _label_losses, "kd": self._soft_losses, "patience": self._patience_losses}
+        losses: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
+        for name, weight in self.config.weights.items():
+            second = name.startswith((COUNTERFACTUAL, PAIR))
+            row_losses = kinds[name.removeprefix(COUNTERFACTUAL).removeprefix(PAIR)]
+            key = name.replace("label", label_term(batch))
+            rows = row_losses(of_student[second], of_teacher[second], batch)
+            term = mean_over(rows, denominators[key].clamp(min=1))
+            losses.append(weight * term)
+            terms[key] = term.detach()
+        if AGREEMENT in denominators:
+            equal = _classes(of_student[1]) == _classes(of_teacher[1])
+            terms[AGREEMENT] = mean_over(equal.to(losses[0].dtype), denominators[AGREEMENT].clamp(min=1))
+        return torch.stack(losses).sum(), terms
+
+    def _soft_losses(self, student: _Said, teacher: _Said, batch: Batch) -> Tensor:
+        """One value a row (B,): the divergence from the teacher's classes, or the squared error of its score."""
+        assert student.logits is not None
+        assert teacher.logits is not None
+        if student.logits.shape[-1] == 1:
+            return squared_error(student.logits, teacher.logits)
+        divergence = kl_divergence(student.logits, teacher.logits, temperature=self.config.temperature)
+        return divergence / student.logits.shape[-1] if self.config.reduction == "mean" else divergence
+
+    def _patience_losses(self, student: _Said, teacher: _Said, batch: Batch) -> Tensor:
+        """One value a row (B,)."""
+        states = torch.stack(student.states, dim=1), torch.stack(teacher.states, dim=1)
+        return patience(*states, normalized=self.config.normalize_patience)
+
+    @torch.no_grad()
+    def _teacher_said(self, batch: Batch) -> tuple[_Said, _Said]:
+        return self._said(0, batch)
+
+    def _said(self, side: int, batch: Batch) -> tuple[_Said, _Said]:
+        """What the teacher (side 0) or the student (side 1) says in the base and in the second pass."""
+        blocks = blocks_of(self.student if side else self.teachers[0])
+        base = _rows(batch)
+        planned = self._planned(side, batch, blocks, base)
+        found = passes.run_and_keep(blocks, planned)
+        of_base, of_second = (
+            _Said(
+                None if outputs.last is None else logits_of(blocks, outputs.last, batch, base.layout, head=HEAD),
+                outputs.kept,
+            )
+            for outputs in found
+        )
+        # Without dropout a pass of the same rows says the same again.
+        return of_base, of_base if self.config.data_pair and planned.counterfactual is None else of_second
+
+    def _planned(self, side: int, batch: Batch, blocks: Blocks, base: passes.Rows) -> passes.Passes:
+        """Which passes are run; those of a model without dropout share what is equal in them."""
+        kept = tuple(block + 1 for block in self.compared[side])
+        draws_dropout = side == 1 and self.training
+        shares_prefix = not draws_dropout or self.config.share_student_prefix
+        again = self.config.data_pair and draws_dropout
+        swap = None
+        counterfactual = base if again or (self.mapping is not None and not shares_prefix) else None
+        if self.mapping is not None:
+            sites = draw(self.mapping, batch.seed, batch.step)[side]
+            swap = passes.Interchange(
+                columns_by_layer(sites, num_heads=blocks.num_heads, hidden_size=blocks.hidden_size),
+                base.layout.places(batch["interchange_base"]),
+                base.layout.places(batch["interchange_partner"]),
+                self.config.site_offset,
+            )
+        elif self.config.intervenes:
+            counterfactual = _augmented(batch, base)
+        return passes.Passes(
+            base,
+            source=None if shares_prefix or swap is None else base,
+            counterfactual=counterfactual,
+            interchange=swap,
+            needs_base=side == 1 or self.config.alpha > 0,
+            kept=kept,
+            kept_places=blocks.pooled_places(base.layout, batch["lengths"]) if kept else None,
+        )
+
+
+def _label_losses(student: _Said, teacher: _Said, batch: Batch) -> Tensor:
+    """One value a row (B,) of the true labels."""
+    assert student.logits is not None
+    return label_loss(student.logits, batch["labels"])
+
+
+def _rows(batch: Batch) -> passes.Rows:
+    """The real tokens of the batch."""
+    layout = Layout.of(batch["attention_mask"], batch["token_index"])
+    return passes.Rows(layout.take(batch["input_ids"]), layout, batch.get("token_types"))
+
+
+def _augmented(batch: Batch, base: passes.Rows) -> passes.Rows:
+    """The base with the partners' tokens, and of pairs their token types, at the interchanged positions."""
+    places, of_partner = (base.layout.places(batch[f"interchange_{name}"]) for name in ("base", "partner"))
+
+    def swapped(values: Tensor) -> Tensor:
+        return values.index_copy(0, places, values.index_select(0, of_partner))
+
+    token_types = None if base.token_types is None else swapped(base.token_types)
+    return passes.Rows(swapped(base.ids), base.layout, token_types)
+
+
+def _classes(said: _Said) -> Tensor:
+    """The most likely class of each row (B,)."""
+    assert said.logits is not None
+    return said.logits.detach().argmax(dim=-1)
+
+
+def _mapping(config: Config, student_layers: int, teacher_layers: int) -> Mapping:
+    if config.mapping == FULL:
+        return full_mapping(teacher_layers=teacher_layers, student_layers=student_layers)
+    return load_mapping(config.mapping)
+
+
+def _compared_blocks(config: Config, student_layers: int, teacher_layers: int) -> _Pairs:
+    """Compared blocks of the teacher and of the student; raises ValueError for those that do not pair up."""
+    if student_layers < 2 or teacher_layers < student_layers:
+        raise ValueError(
+            f"method.beta is {config.beta}, but the student has {student_layers} blocks and the teacher "
+            f"{teacher_layers}; set it to 0, or give the student two blocks or more, at most as many as the teacher"
+        )
+    size = teacher_layers // student_layers
+    layers = config.patience_layers
+    if layers is None:
+        layers = tuple(size * block + size - 1 for block in range(student_layers - 1))
+    check_layers(layers, teacher_layers, key="method.patience_layers")
+    if len(layers) != student_layers - 1:
+        raise ValueError(
+            f"method.patience_layers names {len(layers)} blocks; give {student_layers - 1}, one for each of the "
+            "student's blocks but the last"
+        )
+    return layers, tuple(range(student_layers - 1))
