@@ -22,6 +22,9 @@ from raydistill.stages import _checkpoints
 HUB = {"google-bert/bert-base-uncased": BertConfig, "openai-community/gpt2": GPT2Config}
 """Checkpoints of the hub that jobs name; the defaults of these classes are their sizes."""
 
+_OF_REGISTRY = {"models:/causal-bert-student@candidate": "google-bert/bert-base-uncased"}
+"""Registered models that jobs name, and the checkpoint whose sizes theirs have."""
+
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
@@ -39,13 +42,14 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def hub_and_gpus(checkpoints, monkeypatch) -> None:
-    """Stands in for the hub and for a machine with 4 GPUs."""
+    """Stands in for the hub, for a registry and for a machine with 4 GPUs."""
 
     def from_hub(name: str, revision: str | None) -> Path:
         assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{name} is not pinned to a revision"
         return checkpoints[name]
 
     monkeypatch.setattr(_checkpoints, "_from_hub", from_hub)
+    monkeypatch.setattr(_checkpoints, "from_registry", lambda reference: checkpoints[_OF_REGISTRY[reference]])
     monkeypatch.setattr(cluster, "_available_resources", lambda: {"GPU": 4})
 
 
