@@ -42,9 +42,9 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     student = _plans.planned(config.student, student, head=config.task.module.Task.HEAD)
     _check_corpus(corpus, student, teachers)
     config.method.module.Method.check(config.method.config, student, teachers)
+    _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     _check_batches(config, scaling, corpus)
     criterion_of(config.training, config.task)
-    _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     _check_optimizer(config)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     return Forecast(
@@ -208,13 +208,13 @@ def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student:
         if not _stored.distils(config.method):
             lines.append(f"teacher {position} {teacher.model_type} gives the student its start alone")
             continue
-        size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
-        shared = workers if reference.placement == "zero3" else 1
         if _stored.is_stored(config):
             lines.append(
                 f"teacher {position} {teacher.model_type} is not run: {config.teacher_outputs} has its outputs"
             )
             continue
+        size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
+        shared = workers if reference.placement == "zero3" else 1
         memory += size * _BYTES_PER_FLOAT / shared
         lines.append(f"teacher {position} {teacher.model_type}, {size:,} parameters, {reference.placement}")
     lines.append(f"about {memory / _GIB:.2f} GiB of weights, gradients and moments a worker, activations besides")
