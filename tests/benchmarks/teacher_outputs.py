@@ -3,7 +3,7 @@
 ``epoch_by_stored``: seconds of an epoch of knowledge distillation with the teacher in each step, as multiple of those
 with its outputs read from a store, in a plain loop in one process with 2 threads: batches built from the corpus,
 method, backward pass, AdamW. The teacher is a BERT-base with fresh weights, the students have 3 or 6 of its blocks; an
-epoch is 64 rows of 12 to 100 tokens in batches of 16.
+epoch is 32 rows of 12 to 100 tokens in batches of 8.
 ``epoch_by_buckets``: seconds of an epoch of the 3-block student alone in batches that mix lengths and are padded to the
 longest row of the corpus, as multiple of those in batches of similar lengths padded to their own; both by transformers'
 own forward pass, since the method's own computes nothing for padding. ``padded_tokens`` are the places of both.
@@ -46,7 +46,7 @@ from toy_corpus import write_corpus
 from toy_words import make_tokenizer
 
 BOUND = 1.5
-ROUNDS, ROWS, BATCH_ROWS, VOCABULARY = 3, 64, 16, 30_522
+ROUNDS, ROWS, BATCH_ROWS, VOCABULARY = 2, 32, 8, 30_522
 LABELS = ("no", "yes")
 TASK = {"name": "classification"}
 
