@@ -20,6 +20,7 @@ from raydistill.methods import _dynamic
 from raydistill.methods._base import Distiller, Requirements, label_term
 from raydistill.methods._teacher_outputs import run_teacher
 from raydistill.models.blocks import blocks_of, family_of
+from raydistill.models.layer_plan import num_steps
 from raydistill.models.load import head_of
 from raydistill.models.predictions import Prediction, predict
 
@@ -90,7 +91,7 @@ class Method(Distiller):
                 f"hidden_size is {width} in the student and {teacher_width} in the teacher; make the widths equal or "
                 "set method.rep_alpha to 0"
             )
-        depth, teacher_depth = student_config.num_hidden_layers, teacher_config.num_hidden_layers
+        depth, teacher_depth = num_steps(student_config), num_steps(teacher_config)
         if depth > teacher_depth:
             raise ValueError(
                 f"the student has {depth} layers, the teacher {teacher_depth}; choose a student that is no deeper, or "

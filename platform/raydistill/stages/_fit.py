@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,14 @@ def _check_tokenizer(key: str, folder: Path | None, corpus: CorpusForecast) -> N
     """The corpus's ids must mean to the model what its own tokenizer says; equal sizes do not show that."""
     if folder is None or corpus.tokenizer_hash is None or not (folder / "tokenizer.json").is_file():
         return
-    if tokenizer_hash(load_tokenizer(folder)) != corpus.tokenizer_hash:
+    if _hash_of(folder, (folder / "tokenizer.json").stat().st_mtime_ns) != corpus.tokenizer_hash:
         raise ValueError(f"{key} has another tokenizer than the corpus; binarize with that model's tokenizer")
+
+
+@lru_cache(maxsize=64)
+def _hash_of(folder: Path, changed: int) -> str:
+    """What a folder's tokenizer does, found out once for many stages that name it; ``changed`` is the file's time."""
+    return tokenizer_hash(load_tokenizer(folder))
 
 
 def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:

@@ -14,7 +14,7 @@ from raydistill.data.capture import Share, TeacherRun, capture
 from raydistill.data.corpus import Corpus
 from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_outputs import Header, Kept, OutputColumn, OutputSet
-from raydistill.models import checks
+from raydistill.models import checks, layer_plan
 from raydistill.models.dropout_scores import has_dropout
 from raydistill.models.load import check_family, load_config
 from raydistill.stages import _base, _checkpoints, _corpora, _fit
@@ -124,10 +124,11 @@ class Stage(_base.Stage):
         key, config = f"teachers.{number}", self.config
         if config.teachers[number].head == "new":
             raise ValueError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
-        beyond = [layer for layer in config.layers if layer > teacher.num_hidden_layers]
+        depth = layer_plan.num_steps(teacher)
+        beyond = [layer for layer in config.layers if layer > depth]
         if beyond:
             raise ValueError(
-                f"layers has {beyond[0]}, {key} has hidden states 0 to {teacher.num_hidden_layers}; lower it"
+                f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it"
             )
         if "top_k" in config.outputs and config.top_k > teacher.vocab_size:
             raise ValueError(f"top_k is {config.top_k}, {key} has {teacher.vocab_size} token ids; lower it")
