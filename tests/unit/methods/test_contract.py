@@ -80,7 +80,8 @@ CASES = {
     ],
     "causal_task": [
         ({}, ["bert_classes", "distilbert_classes", "gpt2_classes"]),
-        ({"beta": 0.5, "normalize_patience": True, "share_student_prefix": True}, SEQUENCES),
+        # With the published alpha the toy's score is at its least from the start, and a rate of 0.01 overshoots.
+        ({"alpha": 0.3, "beta": 0.5, "normalize_patience": True, "share_student_prefix": True}, SEQUENCES),
         ({"alpha": 0.3, "temperature": 2.0, "interchange_mode": "consecutive", "mapping": SITES}, ["roberta_classes"]),
         ({"data_augment": True, "reduction": "batchmean"}, SEQUENCES),
         ({"data_pair": True, "beta": 0.5}, SEQUENCES),
