@@ -19,7 +19,7 @@ from toy_classifiers import CLASSES
 
 PARTS = {"train": 90, "held_out": 20}
 LAYERS = [3, 1]
-NUM_STEPS = 8
+NUM_STEPS = 4
 CAPTURE: dict[str, Any] = {"outputs": ["logits", "cls_states", "dropout_scores"], "layers": LAYERS, "dropout_passes": 4}
 
 
@@ -123,12 +123,13 @@ def test_a_damaged_corpus_ends_a_capture_with_one_line(folder: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def trainings(folder: Path, captured: dict[str, Any]) -> dict[str, Any]:
-    """Two epochs by two workers, three micro-batches each: with the teacher, and twice without."""
+    """Two epochs by two workers, three micro-batches each: with the teacher, and without."""
+    # At the default temperature of 10 the term, multiplied by its square, is itself rounded to some 1e-6.
+    options = {"method": {"name": "kd", "temperature": 1.0}, "training": {"batch_size": 46, "micro_batch_size": 8}}
     found = {}
-    for name in ("live", "stored", "again"):
-        reference = "live" if name == "live" else "captured"
-        stage = train_stage(folder, teacher_outputs=reference)
-        earlier = {} if name == "live" else {"captured": captured["output"]}
+    for name, reference in {"live": "live", "stored": "captured"}.items():
+        stage = train_stage(folder, teacher_outputs=reference, **options)
+        earlier = {"captured": captured["output"]} if name == "stored" else {}
         context = context_of(stage, folder / name, earlier=earlier, num_workers=2, data_cpus=2)
         found[name] = {"summary": stage.run(context), "history": read_history(context.output)}
     return found
@@ -149,14 +150,15 @@ def test_training_on_stored_outputs_equals_training_with_the_teacher(trainings: 
         for name in ("live", "stored")
     )
     for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=0)
+        # A key's bias changes no attention: its gradient is rounding alone, which Adam makes steps of.
+        if not name.endswith("key.bias"):
+            torch.testing.assert_close(second[name], tensor, atol=1e-6, rtol=0)
 
 
-def test_no_epoch_and_no_job_after_a_capture_runs_the_teacher(trainings: dict[str, Any]) -> None:
+def test_no_epoch_of_a_training_after_a_capture_runs_the_teacher(trainings: dict[str, Any]) -> None:
     # Two epochs of 90 rows, and 20 held-out rows before the first step and after each epoch.
     assert losses(trainings["live"], TEACHER_ROWS)[-1] == 2 * 90 + 3 * 20
-    for name in ("stored", "again"):
-        assert set(losses(trainings[name], TEACHER_ROWS)) == {0}
+    assert set(losses(trainings["stored"], TEACHER_ROWS)) == {0}
     assert trainings["stored"]["summary"]["lineage"] == trainings["live"]["summary"]["lineage"]
 
 
