@@ -43,8 +43,7 @@ def test_trainings_on_stored_outputs_run_no_teacher_and_others_do(finished: tupl
     }
     assert [rows[name] for name in STUDENTS] == [0, 0]
     assert rows["outputs"] > 3_000
-    # Half of the rows of four batches of 8 and of the held-out rows; all of them with the other method.
-    assert 0 < rows["dynamic[method=dynamic_data]"] < rows["dynamic[method=dynamic_objective]"]
+    assert min(rows[f"dynamic[method={name}]"] for name in ("dynamic_data", "dynamic_objective")) >= 4 * 8
 
 
 def test_what_pretraining_on_predictions_learnt_carries_over_and_its_head_does_not(
