@@ -127,9 +127,7 @@ class Stage(_base.Stage):
         depth = layer_plan.num_steps(teacher)
         beyond = [layer for layer in config.layers if layer > depth]
         if beyond:
-            raise ValueError(
-                f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it"
-            )
+            raise ValueError(f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it")
         if "top_k" in config.outputs and config.top_k > teacher.vocab_size:
             raise ValueError(f"top_k is {config.top_k}, {key} has {teacher.vocab_size} token ids; lower it")
         if "dropout_scores" not in config.outputs:
