@@ -68,6 +68,14 @@ class CorpusRef(Section):
     def _from_string(cls, value: object) -> object:
         return {"corpus": value} if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _few_whole(self) -> "CorpusRef":
+        if self.few_shot is not None and self.weight % 1:
+            raise ValueError(
+                f"weight is {self.weight} beside few_shot; a share of few rows may be none, give a whole number"
+            )
+        return self
+
 
 def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]

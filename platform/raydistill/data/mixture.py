@@ -36,6 +36,11 @@ class CorpusPart:
     def __post_init__(self) -> None:
         if self.few_shot is not None and self.few_shot < 1:
             raise ValueError(f"few_shot of corpus {self.uri!r} is {self.few_shot}; it must be at least 1")
+        if self.few_shot is not None and self.weight % 1:
+            raise ValueError(
+                f"the weight of corpus {self.uri!r} is {self.weight} beside few_shot; a share of few rows may be none, "
+                "give a whole number"
+            )
         if not 0 < self.weight < math.inf:
             raise ValueError(f"the weight of corpus {self.uri!r} is {self.weight}; it must be a positive number")
 

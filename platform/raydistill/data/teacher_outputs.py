@@ -114,6 +114,8 @@ class Header(_Record):
     """Section of the task that prepared the rows."""
     labels: tuple[str, ...]
     """Names of the classes in the order of the logits; none for scores and vocabularies."""
+    names: tuple[str, ...] = ()
+    """What the checkpoint's own outputs were said to be, where its configuration does not name them."""
     kinds: tuple[str, ...]
     layers: tuple[int, ...]
     """Numbers k of the hidden states hs[k] whose CLS states are stored, in their order."""
@@ -174,7 +176,10 @@ def record_batch(row_ids: NDArray[np.int64], values: Mapping[str, Any], columns:
 
 def _array(values: Any, column: OutputColumn) -> pa.Array:
     if column.per == "row":
-        flat = np.ascontiguousarray(values, dtype=column.dtype).reshape(-1)
+        with np.errstate(over="ignore"):
+            flat = np.ascontiguousarray(values, dtype=column.dtype).reshape(-1)
+        if flat.dtype == np.float16 and not np.isfinite(flat).all():
+            raise ValueError("dtype is float16, but a state is beyond its largest number, 65,504; write dtype: float32")
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), column.size)
     parts = [np.asarray(value, dtype=column.dtype).reshape(-1) for value in values]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int32)

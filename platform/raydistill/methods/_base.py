@@ -33,10 +33,6 @@ class Requirements:
     """Names of the tasks that the method can train; empty means all with these heads."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and takes from a store too; empty where teachers must run."""
-    equal_widths: bool = False
-    """Whether teacher and student hidden sizes must agree."""
-    equal_vocabularies: bool = False
-    """Whether teacher and student must share one vocabulary."""
 
 
 class Distiller(nn.Module, ABC):
@@ -54,6 +50,8 @@ class Distiller(nn.Module, ABC):
         self.config = config
         self.student = student
         self.teachers = tuple(teachers)
+        self.teacher_rows = 0
+        """Rows that teachers were run on so far, each teacher's and each pass over a batch counted."""
         for teacher in self.teachers:
             teacher.requires_grad_(False).eval()
 

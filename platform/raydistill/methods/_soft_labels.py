@@ -26,8 +26,8 @@ class SoftLabelConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
-        if self.temperature <= 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be positive")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it must be a positive number")
         if self.reduction not in ("batchmean", "mean"):
             raise ValueError(f"reduction is {self.reduction!r}; choices: batchmean, mean")
 
@@ -61,14 +61,18 @@ def soft_label_loss(
         loss = loss + (1 - config.alpha) * terms[label]
     if config.alpha > 0:
         assert of_teacher is not None
-        terms["kd"] = mean_over(_row_losses(config, logits, of_teacher), denominators["kd"].clamp(min=1))
+        rows = soft_row_losses(logits, of_teacher, temperature=config.temperature, reduction=config.reduction)
+        terms["kd"] = mean_over(rows, denominators["kd"].clamp(min=1))
         loss = loss + config.alpha * terms["kd"]
     return loss, terms
 
 
-def _row_losses(config: SoftLabelConfig, logits: Tensor, of_teacher: Tensor) -> Tensor:
-    """One value a row (N,)."""
+def soft_row_losses(logits: Tensor, of_teacher: Tensor, *, temperature: float, reduction: str) -> Tensor:
+    """Divergence from the teacher's classes, or squared error of scores, of logits (N, C), one value a row (N,).
+
+    With ``reduction`` ``mean`` the divergence is divided by the number of classes.
+    """
     if logits.shape[-1] == 1:
         return squared_error(logits, of_teacher)
-    divergence = kl_divergence(logits, of_teacher, temperature=config.temperature)
-    return divergence / logits.shape[-1] if config.reduction == "mean" else divergence
+    divergence = kl_divergence(logits, of_teacher, temperature=temperature)
+    return divergence / logits.shape[-1] if reduction == "mean" else divergence

@@ -26,5 +26,6 @@ def teacher_logits(distiller: Distiller, batch: Batch, *, number: int = 0) -> Te
 @torch.no_grad()
 def run_teacher(distiller: Distiller, batch: Batch, *, number: int = 0, with_states: bool = False) -> Prediction:
     """A teacher's logits and, where they are wanted, states, without gradient."""
+    distiller.teacher_rows += batch.num_rows
     teacher = distiller.teachers[number]
     return predict(teacher, batch, head=head_of(teacher), with_states=with_states)

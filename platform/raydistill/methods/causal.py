@@ -75,8 +75,6 @@ class Method(Distiller):
             partner_width=config.partner_width,
             min_rows=2 if config.intervenes and config.pairing == "in_batch" else 1,
             tasks=("mlm", "clm"),
-            equal_widths=bool(config.active & {"cos", "causal_cos"}),
-            equal_vocabularies=True,
             row_coupled=config.row_coupled,
         )
 
@@ -193,6 +191,7 @@ class Method(Distiller):
     ) -> tuple[_Outputs, _Outputs]:
         """Passes of the teacher (side 0) or the student (side 1)."""
         blocks = blocks_of((self.teachers[0], self.student)[side])
+        self.teacher_rows += 0 if side else batch.num_rows
         base, source = inputs
         planned = passes.Passes(base, needs_base=needs_base)
         if self.config.intervenes and self.config.data_augment:

@@ -25,9 +25,9 @@ from raydistill.layout import Layout
 from raydistill.losses.classification import label_loss
 from raydistill.losses.hidden_states import patience
 from raydistill.losses.reduction import mean_over
-from raydistill.losses.soft_targets import kl_divergence, squared_error
 from raydistill.methods._base import Distiller, Requirements, label_term
 from raydistill.methods._causal_task_config import COUNTERFACTUAL, FULL, PAIR, Config
+from raydistill.methods._soft_labels import soft_row_losses
 from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
 from raydistill.models.layer_plan import num_steps
@@ -162,10 +162,10 @@ class Method(Distiller):
         """One value a row (B,): the divergence from the teacher's classes, or the squared error of its score."""
         assert student.logits is not None
         assert teacher.logits is not None
-        if student.logits.shape[-1] == 1:
-            return squared_error(student.logits, teacher.logits)
-        divergence = kl_divergence(student.logits, teacher.logits, temperature=self.config.temperature)
-        return divergence / student.logits.shape[-1] if self.config.reduction == "mean" else divergence
+        config = self.config
+        return soft_row_losses(
+            student.logits, teacher.logits, temperature=config.temperature, reduction=config.reduction
+        )
 
     def _patience_losses(self, student: _Said, teacher: _Said, batch: Batch) -> Tensor:
         """One value a row (B,)."""
@@ -174,11 +174,13 @@ class Method(Distiller):
 
     @torch.no_grad()
     def _teacher_said(self, batch: Batch) -> tuple[_Said, _Said]:
+        self.teacher_rows += batch.num_rows
         return self._said(0, batch)
 
     def _said(self, side: int, batch: Batch) -> tuple[_Said, _Said]:
         """What the teacher (side 0) or the student (side 1) says in the base and in the second pass."""
         blocks = blocks_of(self.student if side else self.teachers[0])
+        blocks.draw_plan(seed=batch.seed, step=batch.step)
         base = _rows(batch)
         planned = self._planned(side, batch, blocks, base)
         found = passes.run_and_keep(blocks, planned)

@@ -53,11 +53,15 @@ ORDERS: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "confidence_r": partial(_sorted, score=confidence, descending=True),
     "margin": partial(_sorted, score=margin, descending=False),
     "kl": partial(_by_divergence, descending=True),
+    "kl_fix": partial(_by_divergence, descending=True),
     "kl_r": partial(_by_divergence, descending=False),
     "kl_b": _alternating,
 }
 """Numbers (B,) of the rows in the order in which a selection takes them, from student logits (B, C) and the batch."""
-_OF_SOFT_LABELS = ("kl", "kl_r", "kl_b")
+_OF_SOFT_LABELS = ("kl", "kl_fix", "kl_r", "kl_b")
+_NO_SOFT_LABELS = (
+    "which compares with soft labels, but rows of a corpus have class ids alone; choose entropy, confidence or margin"
+)
 SELECTIONS = ("none", "random", *ORDERS)
 
 
@@ -109,6 +113,8 @@ class Method(Distiller):
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse scores where classes are needed."""
         _dynamic.refuse_divergence_of_scores(config, student_config)
+        if config.selection in _OF_SOFT_LABELS:
+            raise ValueError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
         if config.selection in ORDERS:
             _dynamic.refuse_scores("selection", config.selection, student_config, instead="none or random")
 
@@ -119,10 +125,7 @@ class Method(Distiller):
         Raises ValueError where a selection needs soft labels and the batch has none.
         """
         if config.selection in _OF_SOFT_LABELS and SOFT_LABELS not in batch:
-            raise ValueError(
-                f"method.selection is {config.selection!r}, which compares with soft labels, but rows have class ids "
-                "alone; choose entropy, confidence or margin"
-            )
+            raise ValueError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
         if config.selection != "random":
             return batch
         keys = batch.seed, batch.step, batch.micro_batch, batch["row_id"].numpy()

@@ -51,6 +51,8 @@ class Config(_dynamic.DynamicConfig):
         if self.kd_alpha == 0 and self.rep_alpha == 0:
             raise ValueError("kd_alpha and rep_alpha are 0, so no teacher is read; raise one, or use method finetune")
         _dynamic.check_choice("strategy", self.strategy, STRATEGIES)
+        if self.detach_weight and self.strategy == "static":
+            raise ValueError("detach_weight is true, but strategy 'static' has no weights of rows; remove it")
         _dynamic.check_choice("rep_norm_dim", self.rep_norm_dim, tuple(_ERRORS))
         _dynamic.check_choice("positions", self.positions, ("valid", "padded"))
 
@@ -73,7 +75,6 @@ class Method(Distiller):
             max_teachers=1,
             row_coupled=config.rep_alpha > 0 and config.positions == "padded",
             heads=_dynamic.HEADS,
-            equal_widths=config.rep_alpha > 0,
         )
 
     @classmethod

@@ -50,6 +50,8 @@ class Config(_dynamic.DynamicConfig):
             _dynamic.check_weight("teacher_alphas", alpha)
         if self.teacher_alphas and self.mode.startswith("soft"):
             raise ValueError(f"teacher_alphas is given, but mode is {self.mode!r}, which weighs teachers; remove it")
+        if self.detach_weight and not self.mode.startswith("soft"):
+            raise ValueError(f"detach_weight is true, but mode {self.mode!r} has no weights of rows; remove it")
         if len(self.teacher_alphas) == 1:
             raise ValueError("teacher_alphas has 1 weight; there are two teachers or more, give one for each")
         if self.teacher_alphas and not any(self.teacher_alphas):

@@ -50,6 +50,8 @@ class Config(SoftLabelConfig):
             raise ValueError(f"beta is {self.beta}; a weight must be a number that is not negative")
         if self.table not in TABLES:
             raise ValueError(f"table is {self.table!r}; choices: {', '.join(TABLES)}")
+        if self.beta == 0 and (self.projection or self.student_layers or self.teacher_layers):
+            raise ValueError("beta is 0, so no layers are compared; raise it, or leave projection and layers out")
         if (self.student_layers is None) != (self.teacher_layers is None):
             missing = "teacher_layers" if self.teacher_layers is None else "student_layers"
             raise ValueError(f"{missing} is missing; give both lists of layers, or neither for the table")
@@ -98,7 +100,6 @@ class Method(Distiller):
             max_teachers=needed,
             heads=("sequence_classification",),
             stored=tuple(stored) if knows_widths else (),
-            equal_widths=config.beta > 0 and not config.projection,
         )
 
     @classmethod

@@ -35,7 +35,7 @@ def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
         raise ValueError(f"{key} is empty; name at least one block")
     for layer in layers:
         if not 0 <= layer < num_layers:
-            raise ValueError(f"{key} has {layer}; the teacher has blocks 0 to {num_layers - 1}")
+            raise ValueError(f"{key} has {layer}; there are blocks 0 to {num_layers - 1}")
 
 
 def max_length(config: Any) -> int:

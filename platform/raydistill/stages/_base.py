@@ -73,6 +73,8 @@ class OutputsForecast:
     """Numbers k of the hidden states hs[k] whose CLS states it stores."""
     labels: tuple[str, ...]
     """Names of the classes of the logits."""
+    names: tuple[tuple[str, ...], ...] = ()
+    """For each teacher what its checkpoint's outputs were said to be."""
 
 
 @dataclass(frozen=True)

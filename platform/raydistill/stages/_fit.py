@@ -193,6 +193,8 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
         )
     # An epoch's batches differ by at most one row; none may leave a micro-batch empty.
     smallest = training.batch_size - 1
+    if corpus.rows == 0:
+        raise ValueError("the corpora have no row at these weights; raise weight or few_shot")
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
     method = config.method

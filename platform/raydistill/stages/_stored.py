@@ -115,11 +115,21 @@ def _check_names(config: Any, key: str, found: OutputsForecast) -> None:
                 f"{key}, which has outputs of {_listed(found.teachers)}; teachers.{number} is {name}; "
                 "name the same teacher in both"
             )
+        _check_same_names(key, number, reference.labels, found.names[found.teachers.index(name)])
     for reference in config.corpus:
         if reference.corpus not in found.corpora:
             raise ValueError(
                 f"{key}, which ran on {_listed(found.corpora)}; corpus is {reference.corpus}; capture it too"
             )
+
+
+def _check_same_names(key: str, number: int, wanted: Sequence[str], stored: Sequence[str]) -> None:
+    """Refuse outputs that were taken for other classes than they are now."""
+    if tuple(wanted) != tuple(stored):
+        raise ValueError(
+            f"{key}, where the teacher's outputs are labelled {_listed(stored)}; teachers.{number}.labels is "
+            f"{_listed(wanted)}; name them alike"
+        )
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -153,16 +163,16 @@ def stored_outputs(
     reading: Reading,
     *,
     corpora: Mapping[str, Sequence[CorpusPart]],
-    teachers: Sequence[Path],
+    teachers: Sequence[tuple[Path, Sequence[str]]],
     outputs: Mapping[str, Path],
 ) -> dict[str, StoredOutputs]:
     """For each named list of corpora the sets of each teacher, once stages have run; those of all when none is given.
 
-    Teachers and corpora are told by their content, whatever their names. Raises ValueError with both hashes where a
-    set is of another one.
+    Teachers, each with what its outputs are said to be, and corpora are told by their content, whatever their names.
+    Raises ValueError with both values where a set is of another one.
     """
     found = list(sets_below(outputs.get(reference, Path(reference))))
-    hashes = [content_hash(teacher) for teacher in teachers]
+    hashes = [content_hash(folder) for folder, _ in teachers]
     for number, wanted in enumerate(hashes):
         stored = dict.fromkeys(one.header.teacher_hash for one in found)
         if wanted not in stored:
@@ -170,6 +180,8 @@ def stored_outputs(
                 f"teacher_outputs {reference!r} are of a teacher with hash {_listed(list(stored))}, teachers.{number} "
                 f"has {wanted}; capture outputs of it"
             )
+        names = next(one.header.names for one in found if one.header.teacher_hash == wanted)
+        _check_same_names(f"teacher_outputs is {reference!r}", number, teachers[number][1], names)
     hashes = hashes or list(dict.fromkeys(one.header.teacher_hash for one in found))
     by_content = {(one.header.teacher_hash, one.header.corpus_hash): one for one in found}
     return {

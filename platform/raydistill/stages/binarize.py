@@ -147,8 +147,10 @@ class Stage(_base.Stage):
             if not source.module.is_listed_early(source.config):
                 continue
             try:
-                [first, *_] = source.module.items(source.config)
-                examples = itertools.islice(source.module.read(source.config, first), _TRIED)
+                items = source.module.items(source.config)
+                if not items:
+                    raise ValueError("has no rows")
+                examples = itertools.islice(source.module.read(source.config, items[0]), _TRIED)
                 kept = [example for example in examples if DROPPED not in example]
                 encoding.module.cut(kept, tokenizer, encoding.config)
             except ValueError as error:

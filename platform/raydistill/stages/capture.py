@@ -41,7 +41,7 @@ class Config(_base.StageConfig):
         "logits"
     ]
     """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of masked language models
-    ``top_k``."""
+    ``top_k``. Shipped methods read the first two; the others are there for your own."""
     layers: list[Annotated[int, Field(ge=0)]] = []
     """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -91,6 +91,10 @@ class Stage(_base.Stage):
         config = self.config
         self._check_kinds()
         corpus = _fit.check_task(config, earlier)
+        if not corpus.has_train:
+            raise ValueError("corpus has only a held_out part; capture what trainings read, a corpus with both")
+        if config.task.module.Task.NEEDS_STORED:
+            raise ValueError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
         head = config.task.module.Task.HEAD
         teachers = []
         for number, reference in enumerate(config.teachers):
@@ -107,6 +111,7 @@ class Stage(_base.Stage):
                 kinds=tuple(config.outputs),
                 layers=tuple(config.layers),
                 labels=corpus.labels,
+                names=tuple(tuple(reference.labels) for reference in config.teachers),
             ),
         )
 
@@ -223,6 +228,7 @@ class Stage(_base.Stage):
             rows=len(corpus),
             task=config.task.dump(),
             labels=labels,
+            names=tuple(config.teachers[number].labels),
             kinds=tuple(config.outputs),
             layers=tuple(config.layers),
             columns=self._columns(teacher, labels),

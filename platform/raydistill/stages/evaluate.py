@@ -70,6 +70,11 @@ class Stage(_base.Stage):
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         corpus = _fit.check_task(self.config, earlier)
+        if self.config.task.module.Task.NEEDS_STORED:
+            raise ValueError(
+                f"task is {self.config.task.name!r}, which reads stored teacher outputs; its metrics are those of the "
+                "training stage, name the task of the corpus here"
+            )
         for key, name in _corpora.references(self.config.corpus).items():
             if name in earlier and earlier[name].num_runs > 1:
                 raise ValueError(f"{key} is {name!r}, which has {earlier[name].num_runs} runs; name one of them")

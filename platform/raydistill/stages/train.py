@@ -207,7 +207,8 @@ class Stage(_base.Stage):
             _stored.kinds_of(self.config), _stored.layers_of(self.config, load_config(initial), configs)
         )
         # Those of a method that does not distil are where the student starts; then a task reads the outputs.
-        read = teachers if _stored.distils(self.config.method) else []
+        named = [(folder, teacher.labels) for folder, teacher in zip(teachers, self.config.teachers, strict=True)]
+        read = named if _stored.distils(self.config.method) else []
         return _stored.stored_outputs(
             self.config.teacher_outputs, reading, corpora=corpora, teachers=read, outputs=context.outputs
         )

@@ -70,6 +70,17 @@ def check_metrics(names: Sequence[str]) -> None:
         raise ValueError(f"metrics is {', '.join(names)}; those of classes and of scores do not go together")
 
 
+def check_suited(names: Sequence[str], *, num_classes: int) -> None:
+    """Raise ValueError for metrics that so many classes, 0 for scores, do not have."""
+    table = OF_CLASSES if num_classes else OF_SCORES
+    unfit = [name for name in names if name not in table]
+    if unfit:
+        what = f"{num_classes} classes have" if num_classes else "scores have"
+        raise ValueError(f"metrics has {unfit[0]}, {what} {', '.join(table)}; change task.metrics")
+    if "f1" in names and num_classes != 2:
+        raise ValueError(f"metrics has f1, which is that of class 1 of two, but there are {num_classes}; use macro_f1")
+
+
 def metrics_of(logits: Values, labels: Values, names: Sequence[str]) -> dict[str, float]:
     """The named metrics, the mean ``loss`` and the number of ``rows``.
 

@@ -3,6 +3,7 @@
 Devlin et al. 2019, sec. 4.1. Columns of any data set become ``text``, ``text_pair`` and ``label`` in its source.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,11 +87,12 @@ def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
             raise ValueError(f"an example has the label {raw!r}; encoding.labels names {', '.join(labels)}")
         return list(labels).index(str(raw))
     try:
-        return float(raw)
-    except ValueError:
-        raise ValueError(
-            f"an example has the label {raw!r}, which is no number; name classes in encoding.labels"
-        ) from None
+        score = float(raw)
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError(f"an example has the label {raw!r}, which is no number; name classes in encoding.labels")
+    return score
 
 
 def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
@@ -114,6 +116,12 @@ class Task(TaskBase):
         if bool(token_types.any()):
             columns["token_types"] = token_types
         return batch.with_columns(**columns)
+
+    @classmethod
+    def outputs(cls, config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """The classes of the corpus; raises ValueError for a metric that does not suit them."""
+        _class_metrics.check_suited(config.metrics, num_classes=len(labels))
+        return labels
 
     @classmethod
     def greater_is_better(cls, config: Config) -> dict[str, bool]:

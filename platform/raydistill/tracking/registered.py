@@ -62,17 +62,20 @@ def _fetched(uri: str, reference: str, cache: Path) -> Path:
     # Asking would make an empty database there.
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
         raise ValueError(f"{where}: there is none yet; register the model first or set tracking.uri")
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, reference, str(cache)],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-        env={**os.environ, **mlflow_environment(), "MLFLOW_TRACKING_URI": uri},
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, reference, str(cache)],
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            check=False,
+            env={**os.environ, **mlflow_environment(), "MLFLOW_TRACKING_URI": uri},
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"{where}: it does not answer in {_TIMEOUT_S} s") from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise ValueError(f"{where}: {reason}")
+        raise ValueError(f"{where}: {reason.replace(uri, without_secrets(uri))}")
     return Path(done.stdout.splitlines()[-1])
 
 

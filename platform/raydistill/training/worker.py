@@ -125,7 +125,7 @@ class Loop:
         self.criterion = criterion_of(training, spec.task)
         self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
-        self._teacher_rows = 0
+        self._counted_rows = 0
 
     def _feed_spec(self, corpus: Sequence[CorpusPart], stored: StoredOutputs | None, *, seed: int) -> FeedSpec:
         training = self.spec.training
@@ -190,7 +190,6 @@ class Loop:
         learning_rate = self.schedule(step)
         denominators, tokens = self._denominators(batches)
         totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
-        self._count_teachers(batches)
         self.position.step = step + 1
         self._pace.add(tokens)
         training = self.spec.training
@@ -242,20 +241,15 @@ class Loop:
         metrics["progress/epoch"] = self.position.step / self.steps_per_epoch
         self._publish(metrics)
 
-    def _count_teachers(self, batches: Sequence[Batch]) -> None:
-        rows = sum(batch.num_rows for batch in batches)
-        self._teacher_rows += rows * len(self.engine.distiller.teachers)
-
     def _teacher_metric(self) -> Terms:
         """How many rows teachers were run on, over all ranks, which all call it; nothing where there are none."""
-        if self.spec.stored is not None:
-            return {TEACHER_ROWS: 0.0}
-        if not self.engine.distiller.teachers:
+        distiller = self.engine.distiller
+        if self.spec.stored is None and not distiller.teachers:
             return {}
-        rows = torch.tensor(self._teacher_rows, dtype=torch.float64, device=self.engine.device)
+        rows = torch.tensor(distiller.teacher_rows - self._counted_rows, dtype=torch.float64, device=self.engine.device)
         dist.all_reduce(rows)
         self.position.teacher_rows += int(rows)
-        self._teacher_rows = 0
+        self._counted_rows = distiller.teacher_rows
         return {TEACHER_ROWS: float(self.position.teacher_rows)}
 
     def _publish(self, metrics: Terms) -> None:
@@ -272,7 +266,6 @@ class Loop:
         start = time.perf_counter()
         batches, denominators = self._held_out_batches()
         totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
-        self._count_teachers(batches)
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
         _check_finite(totals, self.position.step)
         try:

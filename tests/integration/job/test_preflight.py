@@ -119,7 +119,7 @@ def test_a_teacher_that_an_earlier_stage_makes_is_checked_by_its_configuration(f
     start = {"init": "checkpoint", "checkpoint": str(folder / "teacher")}
     adapt = {**distill, "method": "finetune", "teachers": [], "student": start}
     raw["stages"] = {"adapt": adapt, "distill": {**distill, "teachers": ["adapt"], "student": {"layers": [9]}}}
-    assert problems(raw) == ["stages.distill: student.layers has 9; the teacher has blocks 0 to 3"]
+    assert problems(raw) == ["stages.distill: student.layers has 9; there are blocks 0 to 3"]
 
 
 def test_a_reference_to_a_later_stage_is_refused(folder: Path) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from raydistill.config.sections import CorpusRef
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, few_rows, open_cached, open_mixture
 from raydistill.data.plan import Plan
@@ -81,14 +82,20 @@ def test_the_hash_is_one_of_number_and_seed(folder):
 
 
 def test_a_weight_repeats_the_few_rows_and_an_epoch_has_each_once(folder):
-    corpus = few(folder, 8, weight=2.5)
-    # Each of the three shards gives half of its few rows, rounded.
-    assert 58 <= len(corpus) <= 62
-    assert set(Counter(numbers_of(corpus)).values()) == {2, 3}
+    corpus = few(folder, 8, weight=2)
+    assert len(corpus) == 2 * 3 * 8
+    assert set(Counter(numbers_of(corpus)).values()) == {2}
     assert set(numbers_of(corpus)) == set(numbers_of(few(folder, 8)))
     plan = Plan(corpus.lengths, corpus.shard_offsets, batch_size=7, seed=0)
     seen = np.concatenate([plan.rows(step) for step in range(plan.steps_per_epoch)])
     assert sorted(seen.tolist()) == list(range(len(corpus)))
+
+
+def test_a_share_of_few_rows_is_refused(folder):
+    with pytest.raises(ValueError, match=r"is 2\.5 beside few_shot; .* give a whole number"):
+        few(folder, 8, weight=2.5)
+    with pytest.raises(ValueError, match=r"weight is 0\.5 beside few_shot"):
+        CorpusRef(corpus="c", few_shot=8, weight=0.5)
 
 
 def test_few_rows_of_one_part_stand_beside_all_of_another(folder):

@@ -8,6 +8,7 @@ import torch
 from raydistill.interventions.positions import in_batch_partners
 from raydistill.interventions.sites import draw
 from raydistill.methods.causal_task import Config, Method
+from raydistill.models.layer_plan import make_plan, set_plan
 from reference import six_pass_task
 from toy_classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch
 from toy_models import LENGTHS, parameter_gradients
@@ -350,7 +351,7 @@ def test_a_bad_option_is_refused_by_key_value_and_remedy(options, message):
     [
         ({"mapping": "full_6"}, r"mapping names student layer 3, but it has layers 0\.\.2"),
         ({"beta": 1.0, "patience_layers": (1, 3, 5)}, "patience_layers names 3 blocks; give 2, one for each"),
-        ({"beta": 1.0, "patience_layers": (1, 6)}, "patience_layers has 6; the teacher has blocks 0 to 5"),
+        ({"beta": 1.0, "patience_layers": (1, 6)}, "patience_layers has 6; there are blocks 0 to 5"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(options, message):
@@ -372,3 +373,15 @@ def test_depths_and_widths_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"method\.beta is 1\.0, but the student has 1 blocks and the teacher 6"):
         Method.check(Config(beta=1.0), make(1).config, [teacher])
     Method.check(Config(gamma=0.0, alpha=0.0), student, [])
+
+
+def test_a_plan_that_is_drawn_is_drawn_here_too():
+    student = CLASSIFIERS["bert_classes"](2)
+    set_plan(student.config, make_plan("stochastic", 2))
+    settings = Config(gamma=0.0, alpha=0.7)
+    method = Method(settings, student, [CLASSIFIERS["bert_classes"](4, seed=5)]).train()
+    losses = []
+    for step in range(2):
+        batch = make_batch(settings, step=step)
+        losses.append(method(batch, method.denominators(batch))[0].item())
+    assert losses[0] != losses[1]

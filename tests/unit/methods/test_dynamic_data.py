@@ -157,7 +157,14 @@ def score_config():
     return CLASSIFIERS["bert_scores"](1).config
 
 
-@pytest.mark.parametrize("selection", list(ORDERS))
+@pytest.mark.parametrize("selection", ["kl", "kl_fix", "kl_r", "kl_b"])
+def test_selections_by_soft_labels_are_refused_before_a_run_since_no_corpus_has_any(selection):
+    of_classes = CLASSIFIERS["bert_classes"](1).config
+    with pytest.raises(ValueError, match="which compares with soft labels, but rows of a corpus have class ids alone"):
+        Method.check(Config(selection=selection), of_classes, [of_classes])
+
+
+@pytest.mark.parametrize("selection", [name for name in ORDERS if not name.startswith("kl")])
 def test_selections_by_class_are_refused_for_scores(selection):
     with pytest.raises(ValueError, match=f"method.selection is '{selection}', which needs classes, but labels are"):
         Method.check(Config(selection=selection), score_config(), [score_config()])

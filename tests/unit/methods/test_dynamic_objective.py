@@ -188,7 +188,7 @@ def test_without_hidden_states_their_widths_and_depths_do_not_matter():
 @pytest.mark.parametrize(("positions", "coupled"), [("valid", False), ("padded", True)])
 def test_only_computed_padding_couples_rows(positions, coupled):
     needs = Method.requirements(Config(positions=positions))
-    assert (needs.row_coupled, needs.stored, needs.equal_widths) == (coupled, (), True)
+    assert (needs.row_coupled, needs.stored) == (coupled, ())
 
 
 @pytest.mark.parametrize(

@@ -94,3 +94,19 @@ def test_values_out_of_range_are_refused(key, value):
 def test_scores_need_a_single_output():
     with pytest.raises(ValueError, match="labels are scores, but the model has 2 outputs"):
         label_loss(STUDENT, torch.tensor([1.0, 2.0, 3.0]))
+
+
+def test_a_mean_over_classes_is_refused_for_answers_whose_classes_are_the_places_of_a_batch():
+    assert "question_answering" in kd.Method.requirements(kd.Config()).heads
+    assert "question_answering" not in kd.Method.requirements(kd.Config(reduction="mean")).heads
+
+
+def test_rows_that_a_teacher_ran_on_are_counted_and_stored_ones_are_not():
+    batch = toy_labelled_batch("classes")
+    live = kd.Method(kd.Config(), CLASSIFIERS["bert_classes"](1), [CLASSIFIERS["bert_classes"](1, seed=5)])
+    live(batch, live.denominators(batch))
+    assert live.teacher_rows == 6
+    stored = kd.Method(kd.Config(), CLASSIFIERS["bert_classes"](1), [])
+    said = batch.with_columns(**{stored_name(0, "logits"): torch.zeros(6, 3, dtype=torch.float64)})
+    stored(said, stored.denominators(said))
+    assert stored.teacher_rows == 0

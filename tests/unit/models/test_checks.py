@@ -88,7 +88,7 @@ def test_a_family_without_the_head_is_refused_with_the_choices(tmp_path):
 def test_a_layer_outside_the_teacher_is_refused_with_its_range():
     check_layers([0, 5], 6, key="student.layers")
     for layers in ([0, 6], [-1]):
-        with pytest.raises(ValueError, match=rf"student.layers has {layers[-1]}; the teacher has blocks 0 to 5"):
+        with pytest.raises(ValueError, match=rf"student.layers has {layers[-1]}; there are blocks 0 to 5"):
             check_layers(layers, 6, key="student.layers")
 
 

@@ -138,7 +138,7 @@ def test_word_embeddings_and_projection_stay_one_parameter(architecture):
 
 
 def test_a_layer_that_the_teacher_lacks_is_refused():
-    with pytest.raises(ValueError, match="layers has 3; the teacher has blocks 0 to 2"):
+    with pytest.raises(ValueError, match="layers has 3; there are blocks 0 to 2"):
         make("distilbert", layers=(0, 3))
 
 

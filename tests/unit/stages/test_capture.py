@@ -56,7 +56,7 @@ def test_the_forecast_tells_size_and_what_is_stored(folder: Path) -> None:
         f"teacher 0 bert, 7,883 parameters, stores logits, cls_states: about {110 * row / 2**20:.1f} MiB for 110 rows"
     ]
     assert found.outputs == OutputsForecast(
-        (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), CLASSES
+        (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), CLASSES, ((),)
     )
 
 
@@ -189,7 +189,7 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
     torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
 
 
-CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), CLASSES)
+CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), CLASSES, ((),))
 
 
 def earlier(outputs: OutputsForecast | None = CAPTURED) -> dict[str, Forecast]:
@@ -221,6 +221,11 @@ def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run()
         (replace(CAPTURED, kinds=("cls_states",)), {}, "which has cls_states; logits is read too, add it"),
         (replace(CAPTURED, teachers=("big", "small")), {}, "which has outputs of big, small; teachers.0 is teacher;"),
         (replace(CAPTURED, corpora=("reviews",)), {}, "which ran on reviews; corpus is corpus; capture it too"),
+        (
+            replace(CAPTURED, names=(("red", "green", "blue"),)),
+            {},
+            "outputs are labelled red, green, blue; teachers.0.labels is none; name them alike",
+        ),
         (replace(CAPTURED, labels=("a", "b")), {}, "has the classes a, b; the training has red, green, blue"),
         (CAPTURED, {"method": "finetune"}, "neither method finetune nor task classification reads teachers; leave it"),
     ],

@@ -17,6 +17,7 @@ from toy_words import make_tokenizer
 HEAD = "sequence_classification"
 UNCAUSAL = {"name": "causal", "alpha_causal_ce": 0}
 CORPUS = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40, labels=CLASSES))}
+OF_SCORES = {"name": "classification", "metrics": ["pearson"]}
 SCORES = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40))}
 
 
@@ -84,7 +85,7 @@ def test_outputs_that_the_user_names_are_taken(folders):
 
 def test_a_teacher_of_classes_is_refused_for_scores(folders):
     with pytest.raises(ValueError, match="has 3 classes, the corpus scores"):
-        checked(SCORES, teachers=[folders["classifier"]], student={"init": "layers", "layers": [0]})
+        checked(SCORES, task=OF_SCORES, teachers=[folders["classifier"]], student={"init": "layers", "layers": [0]})
 
 
 def test_a_method_of_language_models_is_refused_for_a_classifier(folders):

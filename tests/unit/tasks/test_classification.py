@@ -120,3 +120,23 @@ def test_scores_have_correlations_and_a_constant_has_none():
 def test_nothing_to_score_is_an_error_of_one_line():
     with pytest.raises(ValueError, match="no held-out row has a label"):
         make_task().metrics({"seen": np.zeros(9), "label": np.zeros(9), "logits": np.zeros((9, 3))})
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", None, "good"])
+def test_a_score_that_is_no_finite_number_is_refused(label):
+    with pytest.raises(ValueError, match="which is no number"):
+        classification.cut([{"text": "w5", "label": label}], make_tokenizer(), EncodeConfig())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "labels", "message"),
+    [
+        (("f1",), CLASSES, "f1, which is that of class 1 of two, but there are 3; use macro_f1"),
+        (("pearson",), CLASSES, "metrics has pearson, 3 classes have accuracy"),
+        (("accuracy",), (), "metrics has accuracy, scores have pearson, spearman"),
+    ],
+)
+def test_metrics_that_do_not_suit_the_labels_are_refused_before_a_run(metrics, labels, message):
+    with pytest.raises(ValueError, match=message):
+        Task.outputs(Config(metrics=metrics), labels)
+    assert Task.outputs(Config(metrics=("f1",)), ("no", "yes")) == ("no", "yes")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from raydistill.data.sources import _labels
 from raydistill.data.sources._base import DROPPED, Example
 from raydistill.data.sources._labels import Column, Label, Scores
+from raydistill.data.sources._questions import question_example
 
 _KINDS = (("text", "text_pair", "label"), ("words", "tags"), ("question", "context", "answers", "id"))
 _OF_STRINGS = ("text", "text_pair", "question", "context", "id")
@@ -122,7 +123,7 @@ def _example(columns: Columns, values: dict[str, Any], names: Mapping[str, Seque
     if "words" in values:
         return _tagged(columns, values, names.get(columns.tags or "", ()))
     if "question" in values:
-        return _question(values)
+        return question_example(values)
     if "label" in values and not isinstance(columns.label, Scores):
         values["label"] = _named(values["label"], names.get(str(columns.label), ()))
     if "label" in values and values["label"] is None:
@@ -177,27 +178,3 @@ def _tagged(columns: Columns, values: Mapping[str, Any], names: Sequence[str]) -
         raise ValueError(f"has {len(words)} words and {problem}; give a tag for each word")
     labels = [_class(_named(tag, names), None, columns.labels) for tag in tags]
     return {DROPPED: "no label"} if None in labels else {"words": words, "labels": list(map(str, labels))}
-
-
-def _question(values: Mapping[str, Any]) -> Example:
-    for role in ("question", "context"):
-        if not isinstance(values[role], str):
-            raise ValueError(f"has {values[role]!r} as {role}, which is no text")
-    example = dict(values)
-    if "answers" in example:
-        example["answers"] = _answers(example["answers"])
-    return example
-
-
-def _answers(raw: Any) -> dict[str, list[Any]]:
-    """Texts and their starts, of a mapping of lists or a list of mappings."""
-    answers = raw or {"text": [], "answer_start": []}
-    try:
-        if isinstance(answers, list):
-            answers = {key: [one[key] for one in answers] for key in ("text", "answer_start")}
-        texts, starts = list(answers["text"]), list(answers["answer_start"])
-    except (KeyError, TypeError):
-        raise ValueError(f"has the answers {raw!r}; give {{text: [...], answer_start: [...]}}") from None
-    if len(texts) != len(starts):
-        raise ValueError(f"has {len(texts)} answers and {len(starts)} starts; give a start for each")
-    return {"text": texts, "answer_start": starts}

@@ -1,12 +1,13 @@
 """Questions about texts, with answers that are pieces of these, from files of SQuAD's form."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from raydistill.data.sources import _files
-from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._questions import question_example
 
 
 @dataclass(frozen=True)
@@ -80,26 +81,15 @@ def _example(entry: Any, place: str) -> Example:
     missing = {"question", "context"} - (entry.keys() if isinstance(entry, dict) else set())
     if missing:
         raise ValueError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
-    texts, starts = ([], []) if entry.get("is_impossible") else _answers(entry, place)
-    if texts and not (starts[0] >= 0 and entry["context"].startswith(texts[0], starts[0])):
-        return {DROPPED: "misplaced answer"}
-    return {
-        "id": str(entry.get("id", "")),
-        "question": entry["question"],
-        "context": entry["context"],
-        "answers": {"text": texts, "answer_start": starts},
-    }
-
-
-def _answers(entry: Mapping[str, Any], place: str) -> tuple[list[str], list[int]]:
-    """Texts and first characters of the answers that have a text."""
-    answers = entry.get("answers", [])
+    impossible = bool(entry.get("is_impossible"))
     try:
-        if isinstance(answers, dict):
-            pairs = list(zip(answers["text"], answers["answer_start"], strict=True))
-        else:
-            pairs = [(answer["text"], answer["answer_start"]) for answer in answers]
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{place} has the answers {answers!r}; each has a text and an answer_start") from None
-    found = [(text, int(start)) for text, start in pairs if text]
-    return [text for text, _ in found], [start for _, start in found]
+        return question_example(
+            {
+                "id": str(entry.get("id", "")),
+                "question": entry["question"],
+                "context": entry["context"],
+                "answers": None if impossible else entry.get("answers"),
+            }
+        )
+    except ValueError as error:
+        raise ValueError(f"{place} {error}") from None
