@@ -17,7 +17,8 @@ from raydistill.models.predictions import predict
 from raydistill.models.unrolled import save_unrolled, unrolled
 from toy_checkpoint import toy_tokenizer
 from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_models import parameter_gradients, toy_distilbert
+from toy_families import toy_gpt2
+from toy_models import parameter_gradients
 
 IDS = [[2, 7, 9, 11, 3, 0, 0, 0], [2, 21, 5, 30, 8, 14, 3, 0], [2, 4, 6, 3, 0, 0, 0, 0]]
 SEGMENTS = [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0, 0, 0]]
@@ -197,7 +198,7 @@ def test_both_runs_of_a_block_add_to_its_gradient():
 
 
 @pytest.mark.parametrize("plan", ["sps", "adjacent_shuffled", "palindrome", [[2, True], [0, False], [2, False]]])
-@pytest.mark.parametrize("name", ["bert_classes", "roberta_classes"])
+@pytest.mark.parametrize("name", ["bert_classes", "roberta_classes", "distilbert_classes"])
 def test_an_unrolled_model_has_the_same_logits_in_plain_transformers(name, plan):
     model = planned(plan, name).eval()
     batch = toy_labelled_batch("classes")
@@ -277,9 +278,9 @@ def test_a_drawn_block_is_exchanged_in_both_of_its_runs_or_in_none():
 
 
 def test_a_family_without_plans_is_refused():
-    model = toy_distilbert(2)
+    model = toy_gpt2(2)
     layer_plan.set_plan(model.config, layer_plan.make_plan("sps", 2))
-    with pytest.raises(ValueError, match="layer_plan is set, but the model is a distilbert"):
+    with pytest.raises(ValueError, match="layer_plan is set, but the model is a gpt2"):
         blocks_of(model)
 
 

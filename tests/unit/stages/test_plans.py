@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig
+from transformers import AutoModelForSequenceClassification, BertConfig, GPT2Config
 
 from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.models import layer_plan
@@ -58,7 +58,7 @@ def test_a_continued_checkpoint_keeps_its_plan_unless_another_is_asked_for() -> 
     ("options", "student", "head", "message"),
     [
         ({"layer_plan": [[3, False]]}, BertConfig(num_hidden_layers=3), HEAD, "student.layer_plan has block 3"),
-        ({"layer_plan": "sps"}, DistilBertConfig(n_layers=3), HEAD, "student.layer_plan is set, but .* distilbert"),
+        ({"layer_plan": "sps"}, GPT2Config(n_layer=3), HEAD, "student.layer_plan is set, but .* gpt2"),
         ({"layer_plan": "stochastic"}, BertConfig(), "masked_lm", "student.layer_plan has drawn blocks"),
     ],
 )

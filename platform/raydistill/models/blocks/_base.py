@@ -62,7 +62,9 @@ class Blocks(ABC):
     def check_plan(cls, config: Any) -> None:
         """Raise ValueError for a layer plan that is wrong, or that the family does not have."""
         if layer_plan.plan_of(config) is not None and cls.QUERY_AND_KEY is None:
-            raise ValueError(f"layer_plan is set, but the model is a {config.model_type}; it needs a bert or a roberta")
+            raise ValueError(
+                f"layer_plan is set, but the model is a {config.model_type}; it needs a bert, distilbert or roberta"
+            )
 
     @classmethod
     def head_tensors(cls, config: Any, head: str) -> tuple[str, ...]:

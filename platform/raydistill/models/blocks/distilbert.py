@@ -11,6 +11,7 @@ class Family(_base.Blocks):
     """DistilBERT, which has no token types."""
 
     HEAD = "masked_lm"
+    QUERY_AND_KEY = ("attention.q_lin", "attention.k_lin")
     LAYERS = "distilbert.transformer.layer"
     PROJECTION = "vocab_projector"
     OUTPUTS = {
