@@ -155,12 +155,14 @@ class Blocks(ABC):
         raise NotImplementedError
 
     def token_logits(self, last_states: Tensor) -> Tensor:
-        """Last hidden states (R, D) to logits (R, C) of a token-classification head."""
-        raise NotImplementedError
+        """Last hidden states (R, D) to logits (R, C) of a token-classification head: dropout and a linear layer."""
+        logits: Tensor = self.model.classifier(self.model.dropout(last_states))
+        return logits
 
     def span_logits(self, last_states: Tensor) -> Tensor:
-        """Last hidden states (R, D) to logits (R, 2) of being the first and the last token of an answer."""
-        raise NotImplementedError
+        """Last hidden states (R, D) to logits (R, 2) of being an answer's first and last token: a linear layer."""
+        logits: Tensor = self.model.qa_outputs(last_states)
+        return logits
 
     def last_states(self, rows: Tensor) -> Tensor:
         """Rows (R, D) of the last block's output to the last hidden states of transformers: here they are the same."""

@@ -33,11 +33,6 @@ class Family(_base.Blocks):
         logits: Tensor = self.model.classifier(self.model.dropout(pooled))
         return logits
 
-    def token_logits(self, last_states: Tensor) -> Tensor:
-        """Dropout and classifier."""
-        logits: Tensor = self.model.classifier(self.model.dropout(last_states))
-        return logits
-
     def span_logits(self, last_states: Tensor) -> Tensor:
         """Dropout and a linear layer."""
         logits: Tensor = self.model.qa_outputs(self.model.dropout(last_states))

@@ -55,16 +55,6 @@ class Family(_base.Blocks):
         logits: Tensor = self.model.classifier(last_states.unsqueeze(1))
         return logits
 
-    def token_logits(self, last_states: Tensor) -> Tensor:
-        """Dropout and classifier."""
-        logits: Tensor = self.model.classifier(self.model.dropout(last_states))
-        return logits
-
-    def span_logits(self, last_states: Tensor) -> Tensor:
-        """A linear layer."""
-        logits: Tensor = self.model.qa_outputs(last_states)
-        return logits
-
     def head_transform(self, last_states: Tensor) -> Tensor:
         """Dense, GELU and layer norm of the head."""
         head = self.model.lm_head
