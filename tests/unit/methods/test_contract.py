@@ -59,8 +59,9 @@ CASES = {
         ({}, ["bert_classes"]),
         ({"objective": "kl", "mode": "soft"}, ["bert_classes", "gpt2_classes"]),
         ({"mode": "soft_instance", "temperature": 2.0}, ["distilbert_classes", "bert_classes"]),
+        ({"mode": "soft_instance", "objective": "kl", "detach_weight": True}, ["roberta_classes"]),
         ({"mode": "static", "teacher_alphas": (0.5, 1.0, 0.3)}, SEQUENCES),
-        ({"mode": "hard", "teacher_alphas": (1.0, 0.5, 0.7), "detach_weight": True}, ["roberta_classes"]),
+        ({"mode": "hard", "teacher_alphas": (1.0, 0.5, 0.7)}, ["roberta_classes"]),
     ],
     "dynamic_data": [
         ({}, ["bert_classes", "distilbert_classes", "gpt2_classes"]),
