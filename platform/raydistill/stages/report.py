@@ -67,6 +67,8 @@ class Config(_base.StageConfig):
     def _has_inputs(self) -> "Config":
         if not self.evaluations and not self.trainings and self.task_table is None:
             raise ValueError("give evaluations, trainings or task_table")
+        if self.task_table is not None and _TASK_TABLE in self.evaluations:
+            raise ValueError(f"evaluations has {_TASK_TABLE!r}, whose files task_table would take; rename that stage")
         return self
 
 
