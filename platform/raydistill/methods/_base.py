@@ -33,6 +33,10 @@ class Requirements:
     """Names of the tasks that the method can train; empty means all with these heads."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and takes from a store too; empty where teachers must run."""
+    partial_labels: bool = False
+    """Whether each teacher may know a part of the student's classes. Such a method is given ``teacher_labels``: of each
+    teacher the names of its logits in their order, which are in the student's order of classes, none where they are
+    those of its ``config.id2label``. It reads no labels."""
 
 
 class Distiller(nn.Module, ABC):
@@ -44,6 +48,8 @@ class Distiller(nn.Module, ABC):
 
     zero_at_teacher: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that vanish when the student equals its teacher."""
+    better_when_greater: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that are no losses but better when greater, such as a share of equal predictions."""
 
     def __init__(self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
