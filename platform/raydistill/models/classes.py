@@ -2,7 +2,8 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,50 +14,141 @@ from raydistill.models.blocks import family_of
 _NO_NAME = re.compile(r"LABEL_\d+")
 """What transformers calls classes that were not named."""
 
+Said = Sequence[str | None] | Mapping[str, str | None]
+"""What a user says that the outputs of a checkpoint are: their names in their order, or other names by their own."""
+Names = Sequence[str | None]
+"""What each output of a checkpoint stands for, None for one that is left out; empty where its configuration tells."""
+
 
 def with_classes(config: Any, labels: Sequence[str]) -> Any:
     """A copy of a configuration with one output for each name in ``labels``, or a single one, a score, for none."""
     changed = copy.deepcopy(config)
-    changed.num_labels = max(1, len(labels))
-    changed.id2label = dict(enumerate(labels or ["score"]))
-    changed.label2id = {name: number for number, name in changed.id2label.items()}
-    changed.problem_type = "single_label_classification" if labels else "regression"
+    _set_classes(changed, labels)
     return changed
 
 
-def class_order(config: Any, labels: Sequence[str], *, names: Sequence[str] = ()) -> list[int]:
+def _set_classes(config: Any, labels: Sequence[str]) -> None:
+    config.num_labels = max(1, len(labels))
+    config.id2label = dict(enumerate(labels or ["score"]))
+    config.label2id = {name: number for number, name in config.id2label.items()}
+    config.problem_type = "single_label_classification" if labels else "regression"
+
+
+def output_names(config: Any, said: Said) -> tuple[str | None, ...]:
+    """What the outputs of a checkpoint stand for, in their order, given what a user says; () where nothing is said.
+
+    With a map outputs that it does not have keep their own names. Raises ValueError for one that the checkpoint lacks.
+    """
+    if not isinstance(said, Mapping) or not said:
+        return tuple(said)
+    own = list(map(str, _own_names(config)))
+    for name in said:
+        if name not in own:
+            raise ValueError(f"labels maps {name!r}, which is no class of the checkpoint; it has {_listed(own)}")
+    return tuple(said.get(name, name) for name in own)
+
+
+def class_order(config: Any, labels: Sequence[str], *, names: Names = ()) -> list[int]:
     """For each name in ``labels`` the output of a checkpoint that stands for it.
 
-    ``names`` says what the checkpoint's outputs are, in their order, where its configuration does not. Raises
-    ValueError when neither does, or for other classes than ``labels``.
+    ``names`` says what the checkpoint's outputs are, where its configuration does not. Raises ValueError when neither
+    does, or for other classes than ``labels``.
     """
-    found = list(names) or [config.id2label[number] for number in sorted(config.id2label)]
     if not labels:
         if config.num_labels != 1:
             raise ValueError(f"the checkpoint has {config.num_labels} classes, the corpus scores; choose another")
         return [0]
-    if len(found) != config.num_labels:
-        raise ValueError(f"labels names {len(found)} classes, the checkpoint has {config.num_labels}; name each output")
-    if all(_NO_NAME.fullmatch(str(name)) for name in found):
+    found = _found(config, names, labels)
+    if sorted(map(str, _kept(found))) != sorted(labels):
         raise ValueError(
-            f"the checkpoint calls its classes {', '.join(map(str, found))}; say what they are in their order, such as "
-            f"labels: [{', '.join(labels)}]"
-        )
-    if sorted(found) != sorted(labels):
-        raise ValueError(
-            f"the checkpoint has the classes {', '.join(map(str, found))}, the corpus {', '.join(labels)}; "
+            f"the checkpoint has the classes {_listed(_kept(found))}, the corpus {_listed(labels)}; "
             "choose another checkpoint, or name its outputs in labels"
         )
     return [found.index(name) for name in labels]
 
 
+def known_labels(config: Any, labels: Sequence[str], *, names: Names = ()) -> tuple[str, ...]:
+    """Those of ``labels`` that outputs of a checkpoint stand for, in the order of ``labels``; () for scores.
+
+    ``names`` as in ``class_order``. Raises ValueError for a checkpoint that has none of them, a single one, or others.
+    """
+    if not labels:
+        class_order(config, labels)
+        return ()
+    found = _kept(_found(config, names, labels))
+    others = [name for name in found if name not in labels]
+    if len(others) == len(found):
+        raise ValueError(
+            f"the checkpoint has the classes {_listed(found) or 'none'}, the corpus {_listed(labels)}, none of them in "
+            "both; choose another checkpoint, or name its outputs in labels"
+        )
+    if others:
+        raise ValueError(
+            f"the checkpoint has the classes {_listed(others)}, which the corpus lacks; it has {_listed(labels)}; map "
+            f"each in labels to the corpus's name, or leave it out, such as labels: {{{others[0]}: null}}"
+        )
+    if len(found) < 2:
+        raise ValueError(
+            f"the checkpoint has the class {found[0]} alone, whose probability is always 1; choose one of two or more"
+        )
+    return tuple(name for name in labels if name in found)
+
+
+def _found(config: Any, names: Names, labels: Sequence[str]) -> list[str | None]:
+    """What each output stands for; raises ValueError where nobody says it, or two stand for one class."""
+    found = list(names) or _own_names(config)
+    if len(found) != config.num_labels:
+        raise ValueError(f"labels names {len(found)} classes, the checkpoint has {config.num_labels}; name each output")
+    if all(_NO_NAME.fullmatch(str(name)) for name in found):
+        raise ValueError(
+            f"the checkpoint calls its classes {_listed(found)}; say what they are in their order, such as "
+            f"labels: [{_listed(labels)}]"
+        )
+    kept = _kept(found)
+    twice = [name for name in kept if kept.count(name) > 1]
+    if twice:
+        raise ValueError(f"two outputs of the checkpoint stand for the class {twice[0]}; give each in labels its own")
+    return found
+
+
+def _own_names(config: Any) -> list[str | None]:
+    return [config.id2label[number] for number in sorted(config.id2label)]
+
+
+def _kept(names: Iterable[str | None]) -> list[str]:
+    return [name for name in names if name is not None]
+
+
+def _listed(names: Iterable[str | None]) -> str:
+    return ", ".join(map(str, names))
+
+
 @torch.no_grad()
 def reorder_classes(model: nn.Module, head: str, order: Sequence[int]) -> None:
     """Let output ``i`` of a model's named head be what output ``order[i]`` was."""
-    config: Any = model.config
-    output = model.get_submodule(family_of(config.model_type).OUTPUTS[head])
-    for parameter in output.parameters():
-        parameter.copy_(parameter[torch.tensor(order, device=parameter.device)].clone())
+    with _whole(_output_of(model, head)) as output:
+        for parameter in output.parameters():
+            parameter.copy_(parameter[torch.tensor(order, device=parameter.device)].clone())
+
+
+@torch.no_grad()
+def keep_classes(model: Any, head: str, order: Sequence[int], labels: Sequence[str]) -> None:
+    """Leave of the outputs of a model's named head those in ``order``, in that order, which stand for ``labels``.
+
+    Those of a sharded model are whole after.
+    """
+    with _whole(_output_of(model, head)) as output:
+        kept = {
+            name: nn.Parameter(
+                parameter.detach()[torch.tensor(order, device=parameter.device)].clone(), parameter.requires_grad
+            )
+            for name, parameter in output.named_parameters(recurse=False)
+        }
+    for name, parameter in kept.items():
+        setattr(output, name, parameter)
+    output.out_features = len(order)
+    _set_classes(model.config, labels)
+    model.num_labels = model.config.num_labels
 
 
 @torch.no_grad()
@@ -67,9 +159,24 @@ def redraw_classes(model: nn.Module, head: str, *, seed: int) -> None:
     """
     config: Any = model.config
     generator = torch.Generator().manual_seed(seed)
-    for parameter in model.get_submodule(family_of(config.model_type).OUTPUTS[head]).parameters():
+    for parameter in _output_of(model, head).parameters():
         if parameter.dim() == 1:
             parameter.zero_()
         else:
             drawn = torch.randn(parameter.shape, generator=generator) * getattr(config, "initializer_range", 0.02)
             parameter.copy_(drawn)
+
+
+def _output_of(model: Any, head: str) -> Any:
+    return model.get_submodule(family_of(model.config.model_type).OUTPUTS[head])
+
+
+@contextmanager
+def _whole(output: Any) -> Iterator[Any]:
+    """A module whose weights are whole inside, and sharded again after where they were; all ranks do the same."""
+    sharded = [parameter for parameter in output.parameters() if hasattr(parameter, "ds_id")]
+    for parameter in sharded:
+        parameter.all_gather()
+    yield output
+    for parameter in sharded:
+        parameter.partition(has_been_updated=True)

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from raydistill.models.blocks import families, family_of
-from raydistill.models.classes import class_order, redraw_classes, reorder_classes, with_classes
+from raydistill.models.classes import Names, class_order, keep_classes, redraw_classes, reorder_classes, with_classes
 
 _HEADS: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
@@ -121,7 +121,7 @@ def load_model(
     *,
     head: str,
     labels: Sequence[str] | None = None,
-    names: Sequence[str] = (),
+    names: Names = (),
     dropout: float | None = None,
     allow_new_head: bool = False,
     seed: int = 0,
@@ -130,19 +130,21 @@ def load_model(
     """A model with the named head, in evaluation mode.
 
     A classifier has one output for each name in ``labels``, in that order, whatever the checkpoint's, whose outputs
-    are ``names``, by default those of its configuration; with no label it has a single output, a score; None keeps
-    the checkpoint's classes. ``dropout`` replaces what the checkpoint says. With ``allow_new_head`` weights that only
-    the head has may be missing, and outputs that are other classes are replaced; they are drawn from ``seed``. What
-    else the checkpoint has, such as BERT's pooler, is kept. Raises ValueError, naming the weight, when any other is
-    missing or has not the configuration's shape, when there is no safetensors file, for a family without that head and
-    for other classes than ``labels``.
+    are ``names``, by default those of its configuration, those without a name left out; with no label it has a single
+    output, a score; None keeps the checkpoint's classes. ``dropout`` replaces what the checkpoint says. With
+    ``allow_new_head`` weights that only the head has may be missing, and outputs that are other classes are replaced;
+    they are drawn from ``seed``. What else the checkpoint has, such as BERT's pooler, is kept. Raises ValueError,
+    naming the weight, when any other is missing or has not the configuration's shape, when there is no safetensors
+    file, for a family without that head and for other classes than ``labels``.
     """
     config = load_config(folder)
     check_family(config, head=head, of=folder)
     order: list[int] | None = []
+    leaves_out = False
     if head in CLASSIFIERS and labels is not None:
         order = _order(config, labels, names, allow_other=allow_new_head)
-        config = with_classes(config, labels)
+        leaves_out = order is not None and len(order) < config.num_labels
+        config = config if leaves_out else with_classes(config, labels)
     if dropout is not None:
         config = with_dropout(config, dropout)
     weight_files(folder)
@@ -162,13 +164,15 @@ def load_model(
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
     if order is None:
         redraw_classes(model, head, seed=seed)
+    elif leaves_out:
+        keep_classes(model, head, order, labels or ())
     elif order != sorted(order):
         reorder_classes(model, head, order)
     loaded: nn.Module = model.eval()
     return loaded
 
 
-def _order(config: Any, labels: Sequence[str], names: Sequence[str], *, allow_other: bool) -> list[int] | None:
+def _order(config: Any, labels: Sequence[str], names: Names, *, allow_other: bool) -> list[int] | None:
     """``class_order``, and None where a checkpoint of other classes is allowed and has such."""
     try:
         return class_order(config, labels, names=names)

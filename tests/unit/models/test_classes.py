@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from raydistill.models.classes import class_order, reorder_classes, with_classes
+from raydistill.models.classes import (
+    class_order,
+    keep_classes,
+    known_labels,
+    output_names,
+    reorder_classes,
+    with_classes,
+)
 from raydistill.models.load import load_model
 from raydistill.models.predictions import predict
 from toy_classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch
@@ -40,6 +47,8 @@ def test_classes_without_names_are_refused_until_they_are_named(classifier, tmp_
         (("red", "blue"), (), "has the classes red, green, blue, the corpus red, blue"),
         (CLASSES, ("red", "blue"), "names 2 classes, the checkpoint has 3"),
         ((), (), "has 3 classes, the corpus scores"),
+        (CLASSES, ("red", "red", "blue"), "two outputs of the checkpoint stand for the class red; give each"),
+        (CLASSES, ("red", None, "blue"), "has the classes red, blue, the corpus red, green, blue"),
     ],
 )
 def test_other_classes_are_refused(classifier, labels, names, message):
@@ -77,3 +86,97 @@ def test_a_configuration_of_scores_has_one_output(classifier):
     config = with_classes(classifier.config, ())
     assert (config.num_labels, config.problem_type) == (1, "regression")
     assert class_order(config, ()) == [0]
+
+
+UNION = ("pink", "blue", "red", "green")
+
+
+def test_the_classes_that_a_checkpoint_knows_of_a_union_are_in_the_unions_order(classifier):
+    assert known_labels(classifier.config, UNION) == ("blue", "red", "green")
+    assert known_labels(classifier.config, UNION, names=("pink", "red", None)) == ("pink", "red")
+    assert class_order(classifier.config, ("pink", "red"), names=(None, "red", "pink")) == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "message"),
+    [
+        (("a", "b"), (), "has the classes red, green, blue, the corpus a, b, none of them in both; choose another"),
+        (("red", "green"), (), r"classes blue, which the corpus lacks; .*, such as labels: \{blue: null\}"),
+        (UNION, ("red", None, None), "has the class red alone, whose probability is always 1; choose one of two"),
+        (UNION, (None, None, None), "has the classes none, the corpus pink"),
+        (UNION, ("red", "green", "red"), "two outputs of the checkpoint stand for the class red"),
+        ((), (), "has 3 classes, the corpus scores"),
+    ],
+)
+def test_a_checkpoint_that_is_no_part_of_a_union_is_refused_in_one_line(classifier, labels, names, message):
+    with pytest.raises(ValueError, match=message) as error:
+        known_labels(classifier.config, labels, names=names)
+    assert "\n" not in str(error.value)
+
+
+def test_classes_without_names_are_no_part_until_they_are_named(classifier):
+    classifier.config.id2label = {number: f"LABEL_{number}" for number in range(3)}
+    with pytest.raises(ValueError, match="calls its classes LABEL_0, LABEL_1, LABEL_2; say what they are"):
+        known_labels(classifier.config, UNION)
+    said = {"LABEL_0": "green", "LABEL_1": "pink", "LABEL_2": None}
+    assert known_labels(classifier.config, UNION, names=output_names(classifier.config, said)) == ("pink", "green")
+
+
+def test_a_map_renames_outputs_and_leaves_the_others_their_names(classifier):
+    assert output_names(classifier.config, {"green": "pink", "red": None}) == (None, "pink", "blue")
+    assert output_names(classifier.config, ["x", "y", "z"]) == ("x", "y", "z")
+    assert output_names(classifier.config, {}) == output_names(classifier.config, []) == ()
+    with pytest.raises(ValueError, match="labels maps 'grey', which is no class of the checkpoint; it has red, green"):
+        output_names(classifier.config, {"grey": "pink"})
+
+
+@pytest.mark.parametrize("kind", ["bert_classes", "roberta_classes", "distilbert_classes", "gpt2_classes"])
+def test_an_output_that_is_left_out_changes_no_other(tmp_path, kind):
+    whole = CLASSIFIERS[kind](2).eval().float()
+    whole.save_pretrained(tmp_path)
+    batch = toy_labelled_batch("classes")
+    loaded = load_model(tmp_path, head=HEAD, labels=("blue", "pink"), names=("pink", None, "blue"))
+    expected = predict(whole, batch, head=HEAD).logits[:, [2, 0]]
+    torch.testing.assert_close(predict(loaded, batch, head=HEAD).logits, expected)
+    assert loaded.config.id2label == {0: "blue", 1: "pink"}
+    assert loaded.num_labels == loaded.config.num_labels == 2
+    loaded.save_pretrained(tmp_path / "again")
+    again = load_model(tmp_path / "again", head=HEAD, labels=("blue", "pink"))
+    torch.testing.assert_close(predict(again, batch, head=HEAD).logits, expected)
+
+
+class Sharded(torch.nn.Parameter):
+    """A parameter that is whole only between two calls, as ZeRO-3 has it."""
+
+    ds_id = 0
+
+    def all_gather(self):
+        self.data = self.kept
+
+    def partition(self, *, has_been_updated):
+        assert has_been_updated
+        self.kept, self.data = self.data, torch.empty(0)
+
+
+@pytest.fixture
+def sharded(classifier):
+    for name in ("weight", "bias"):
+        parameter = Sharded(getattr(classifier.classifier, name).detach().clone())
+        parameter.kept, parameter.data = parameter.data, torch.empty(0)
+        setattr(classifier.classifier, name, parameter)
+    return classifier
+
+
+def test_outputs_of_a_sharded_head_are_reordered_whole_and_sharded_again(sharded):
+    classifier, before = sharded, sharded.classifier.weight.kept.clone()
+    reorder_classes(classifier, HEAD, [2, 0, 1])
+    assert classifier.classifier.weight.numel() == 0
+    assert torch.equal(classifier.classifier.weight.kept, before[[2, 0, 1]])
+
+
+def test_what_stays_of_a_sharded_heads_outputs_is_whole_and_the_rest_of_it_is_sharded_again(sharded):
+    weight = sharded.classifier.weight
+    keep_classes(sharded, HEAD, [2, 0], ("blue", "red"))
+    assert weight.numel() == 0
+    assert torch.equal(sharded.classifier.weight, weight.kept[[2, 0]])
+    assert type(sharded.classifier.weight) is torch.nn.Parameter
