@@ -36,6 +36,7 @@ def write_corpus(
     encoding: Mapping[str, Any] | None = None,
     columns: Mapping[str, Column] | None = None,
     values: Sequence[Mapping[str, Any]] = (),
+    further: Sequence[tuple[TokenizerInfo, Mapping[str, bytes]]] = (),
 ) -> Corpus:
     """Write rows as a corpus, with the values of each where it has columns, and open it."""
     with CorpusWriter(str(folder), vocab_size=vocabulary, rows_per_shard=rows_per_shard, columns=columns) as writer:
@@ -52,6 +53,11 @@ def write_corpus(
         )
         files = tokenizer_files or {}
         writer.finish(
-            tokenizer=tokenizer, tokenizer_files=files, encoding=encoding or {"name": "mlm"}, sources=[], split={}
+            tokenizer=tokenizer,
+            tokenizer_files=files,
+            encoding=encoding or {"name": "mlm"},
+            sources=[],
+            split={},
+            further=further,
         )
     return Corpus.open(str(folder))

@@ -13,6 +13,9 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
 ``label_index``          (M,)         int64   flat indices of the states that predict them, ascending; of tokens only
 ``token_types``          (R,)         int64   0 in the first text of a pair, 1 in the second; of pairs only
 ``partner_*``            as above             the same columns of each row's partner, labels too; own padded length T'
+``encoding_<e>_*``       as above             ``input_ids``, ``attention_mask``, ``lengths``, ``token_index`` and
+                                              ``token_types`` of the same rows as further tokenizer e, from 1, encodes
+                                              them; own padded length; see ``encoded_as``
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
 ``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T'), or into the base's own
                                               (B, T) where partners are rows of the batch
@@ -28,6 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 PARTNER = "partner_"
+_OF_TOKENS = ("input_ids", "attention_mask", "lengths", "token_index", "token_types", "label_index")
+"""Columns that mean another tokenizer's tokens, or nothing, in another encoding."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,26 @@ class Batch:
         """The batch with all columns on ``device``; host memory that is pinned is copied without blocking."""
         moved = {name: column.to(device, non_blocking=True) for name, column in self.columns.items()}
         return replace(self, columns=moved)
+
+
+def encoding_prefix(encoding: int) -> str:
+    """What the names of a further encoding's columns start with."""
+    return f"encoding_{encoding}_"
+
+
+def encoded_as(batch: Batch, encoding: int) -> Batch:
+    """The batch with its rows in the ids of an encoding under the usual names; 0 is the corpus's own, the batch as is.
+
+    Rows, their ids, labels and draws stay; what is told of tokens is replaced, or left out where the encoding has
+    none. Copies nothing and asks no device for a value.
+    """
+    if encoding == 0:
+        return batch
+    prefix = encoding_prefix(encoding)
+    own = {name: batch[prefix + name] for name in _OF_TOKENS if prefix + name in batch}
+    assert "input_ids" in own, f"the batch was built without encoding {encoding}"
+    kept = {name: column for name, column in batch.columns.items() if name not in _OF_TOKENS}
+    return replace(batch, columns={**kept, **own})
 
 
 def pad_rows(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydistill.batch import add_partners, collate, pad_rows
+from raydistill.batch import add_partners, collate, encoded_as, pad_rows
 
 ROWS = [np.array([2, 9, 3], dtype=np.uint16), np.array([2, 7, 8, 6, 3], dtype=np.uint16), np.array([5], dtype=np.int32)]
 
@@ -77,3 +77,43 @@ def test_a_prefix_names_all_columns():
 def test_no_row_is_an_error():
     with pytest.raises(ValueError, match="zero-size"):
         pad_rows([], pad_id=0)
+
+
+def encoded_twice():
+    further = pad_rows([np.array([4]), np.array([6, 5]), np.array([8, 8])], pad_id=9, prefix="encoding_1_")
+    batch = make().with_columns(labels=torch.tensor([2, 0, 1]), token_types=torch.zeros(9), **further)
+    return batch.with_columns(label_index=torch.tensor([1]))
+
+
+def test_the_view_of_an_encoding_has_its_tokens_and_the_rows_labels_and_keys():
+    batch = encoded_twice()
+    view = encoded_as(batch, 1)
+    assert view["input_ids"].tolist() == [[4, 9], [6, 5], [8, 8]]
+    assert view["lengths"].tolist() == [1, 2, 2]
+    assert view["token_index"].tolist() == [0, 2, 3, 4, 5]
+    assert view["attention_mask"].tolist() == [[True, False], [True, True], [True, True]]
+    assert view["row_id"] is batch["row_id"]
+    assert view["labels"] is batch["labels"]
+    assert (view.seed, view.epoch, view.step, view.micro_batch) == (4, 2, 7, 3)
+    assert batch["input_ids"].shape == (3, 5)
+
+
+def test_the_view_of_an_encoding_tells_nothing_of_the_other_tokenizers_tokens():
+    view = encoded_as(encoded_twice(), 1)
+    assert "token_types" not in view
+    assert "label_index" not in view
+    types = torch.ones(5)
+    assert encoded_as(encoded_twice().with_columns(encoding_1_token_types=types), 1)["token_types"] is types
+
+
+def test_encoding_0_is_the_batch_itself_and_a_missing_one_is_a_fault_of_the_program():
+    batch = encoded_twice()
+    assert encoded_as(batch, 0) is batch
+    with pytest.raises(AssertionError, match="built without encoding 2"):
+        encoded_as(batch, 2)
+
+
+def test_the_view_of_an_encoding_asks_no_device_for_a_value():
+    # Tensors of the meta device have none.
+    batch = encoded_twice().to("meta")
+    assert encoded_as(batch, 1)["input_ids"] is batch["encoding_1_input_ids"]

@@ -15,9 +15,10 @@ from typing import Any
 
 from raydistill import __version__
 from raydistill.config.named import Named
-from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, tokenizer_info
+from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
+from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.units import Unit, WeightedSource, held_out_units, interleave
@@ -36,6 +37,7 @@ def binarize(
     sources: Sequence[WeightedSource],
     encoding: Named,
     tokenizer_folder: str,
+    further_tokenizers: Sequence[str] = (),
     output: str,
     held_out: float | Named = 0.02,
     rows_per_shard: int = ROWS_PER_SHARD,
@@ -48,13 +50,15 @@ def binarize(
     held-out corpus with all its rows and copies; 0 writes only ``train``. Where ``held_out`` is a source, all its
     texts are the held-out corpus, and ``sources``, which may be none, give only ``train``. The files depend on the
     arguments alone: an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
+    Each text of a task of sequences is encoded with the tokenizers in the folders ``further_tokenizers`` too.
     ``parallel`` is the number of calls that share the machine.
     Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
     reason, and of rows ``taken_over`` from an interrupted call.
-    Raises ValueError if the sources give no row, or one of the parts stays empty.
+    Raises ValueError if the sources give no row, one of the parts stays empty, or two tokenizers are the same.
     """
     origin = _Origin.of(sources, held_out)
     tokenizer = load_tokenizer(tokenizer_folder)
+    further = _further(further_tokenizers, encoding, tokenizer)
     encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
     recipe = Recipe(
         sources=[info.source for info in origin.found],
@@ -62,13 +66,17 @@ def binarize(
         files=_tokenizer_files(tokenizer),
         seed=seed,
         texts_per_block=_TEXTS_PER_BLOCK,
+        further=[one for one, _ in further],
     )
     open_writer = partial(
         CorpusWriter,
         vocab_size=len(tokenizer),
         rows_per_shard=rows_per_shard,
         recipe=_recipe_hash(recipe, origin, rows_per_shard),
-        columns=encoding.module.columns(encoding.config),
+        columns={
+            **encoding.module.columns(encoding.config),
+            **further_columns([one.vocab_size for one in recipe.further]),
+        },
     )
     with ExitStack() as stack:
         writers = {part: stack.enter_context(open_writer(join(output, _PARTS[part]))) for part in origin.parts}
@@ -91,6 +99,7 @@ def binarize(
                 encoding=encoding.dump(),
                 sources=origin.sources_of(part),
                 split={"part": _PARTS[part], "held_out": origin.split, "seed": seed},
+                further=[(info, one.files) for one, info in further],
             )
     summary = {_PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
     return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
@@ -148,6 +157,29 @@ def _source_info(weighted: WeightedSource, items: Sequence[Item]) -> SourceInfo:
     return SourceInfo(source=weighted.source.dump(), weight=weighted.weight, fingerprints=fingerprints)
 
 
+def _further(folders: Sequence[str], encoding: Named, own: Any) -> list[tuple[FurtherTokenizer, TokenizerInfo]]:
+    """The further tokenizers and what a manifest says of them; raises ValueError for one that is there already."""
+    found: list[tuple[FurtherTokenizer, TokenizerInfo]] = []
+    hashes = [tokenizer_hash(own)]
+    for number, folder in enumerate(folders):
+        tokenizer = load_tokenizer(folder)
+        check_new(number, tokenizer_hash(tokenizer), hashes)
+        hashes.append(tokenizer_hash(tokenizer))
+        longest = _with_max_length(encoding, tokenizer, Path(folder)).config.max_length
+        files = _tokenizer_files(tokenizer)
+        info = tokenizer_info(tokenizer, max_length=longest, files=_digests(files))
+        found.append((FurtherTokenizer(files, info.vocab_size, longest), info))
+    return found
+
+
+def check_new(number: int, digest: str, hashes: Sequence[str | None]) -> None:
+    """Raise ValueError for a further tokenizer, by its place in the list, that is one of those before it."""
+    if digest in hashes:
+        before = hashes.index(digest)
+        key = f"further_tokenizers.{before - 1}" if before else "tokenizer"
+        raise ValueError(f"further_tokenizers.{number} encodes as {key} does; leave it out")
+
+
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
@@ -161,6 +193,8 @@ def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int) -> str:
         "tokenizer": _digests(recipe.files),
         "split": [origin.split, recipe.seed, rows_per_shard, recipe.texts_per_block],
     }
+    if recipe.further:
+        content["further"] = [[_digests(one.files), one.max_length] for one in recipe.further]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ A corpus folder holds::
     token_counts.npy           occurrences of each vocabulary id, int64
     shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32, the task's columns
     tokenizer/                 the tokenizer's own files, so that the corpus can be used alone
+    tokenizer_1/               those of the first further tokenizer, and so on
 """
 
 import hashlib
@@ -83,7 +84,12 @@ class TokenizerInfo(_Record):
     max_length: int
     """Longest row, special tokens included."""
     files: dict[str, str]
-    """SHA-256 of each file in the folder ``tokenizer/``."""
+    """SHA-256 of each file in its folder."""
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills short rows: the tokenizer's pad, or its unk token where it has none."""
+        return self.special_ids.get("pad", self.special_ids.get("unk", 0))
 
 
 class _Versioned(BaseModel):
@@ -106,6 +112,8 @@ class Manifest(_Record):
     files: dict[str, FileInfo]
     """The lengths and the token counts."""
     tokenizer: TokenizerInfo
+    further_tokenizers: list[TokenizerInfo] = []
+    """Those whose ids the rows have in columns beside."""
     encoding: dict[str, Any]
     """Task and options that encoded the texts."""
     sources: list[SourceInfo]
@@ -128,6 +136,11 @@ def tokenizer_info(tokenizer: Any, *, max_length: int, files: Mapping[str, str])
         max_length=max_length,
         files=dict(files),
     )
+
+
+def tokenizer_folder(encoding: int) -> str:
+    """Name of the folder with the files of a corpus's own tokenizer, 0, or of a further one, from 1."""
+    return f"{TOKENIZER}_{encoding}" if encoding else TOKENIZER
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
@@ -182,6 +195,11 @@ class Corpus:
         """Folder with the files of the tokenizer that made the ids."""
         return join(self.uri, TOKENIZER)
 
+    @property
+    def tokenizers(self) -> tuple[TokenizerInfo, ...]:
+        """Of each encoding: the tokenizer that made the ids, then the further ones."""
+        return (self.manifest.tokenizer, *self.manifest.further_tokenizers)
+
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
         """Length of each row, special tokens included; raises ValueError when the file was changed."""
@@ -218,9 +236,8 @@ class Corpus:
 
     @property
     def pad_id(self) -> int:
-        """Id that fills short rows: the tokenizer's pad, or its unk token where it has none."""
-        ids = self.manifest.tokenizer.special_ids
-        return ids.get("pad", ids.get("unk", 0))
+        """Id that fills short rows."""
+        return self.manifest.tokenizer.pad_id
 
     def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
         """The token ids of these rows, in the order asked for, as copies.
@@ -301,8 +318,12 @@ class Corpus:
         """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
         shards = {shard.file: shard.sha256 for shard in self.manifest.shards}
         files = {name: info.sha256 for name, info in self.manifest.files.items()}
-        tokenizer = {f"{TOKENIZER}/{name}": digest for name, digest in self.manifest.tokenizer.files.items()}
-        for name, expected in {**files, **tokenizer, **shards}.items():
+        tokenizers = {
+            f"{tokenizer_folder(encoding)}/{name}": digest
+            for encoding, tokenizer in enumerate(self.tokenizers)
+            for name, digest in tokenizer.files.items()
+        }
+        for name, expected in {**files, **tokenizers, **shards}.items():
             check_content(self._folder, name, expected)
 
 

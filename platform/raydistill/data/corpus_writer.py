@@ -16,13 +16,13 @@ from raydistill.data.corpus import (
     LENGTHS,
     MANIFEST,
     TOKEN_COUNTS,
-    TOKENIZER,
     ColumnInfo,
     Corpus,
     FileInfo,
     Manifest,
     SourceInfo,
     TokenizerInfo,
+    tokenizer_folder,
 )
 from raydistill.data.journal import END, JOURNAL, START, Entry, Place, whole_entries, write_entry
 from raydistill.data.row_columns import check_lengths, schema_of
@@ -147,15 +147,20 @@ class CorpusWriter:
         encoding: Mapping[str, Any],
         sources: Sequence[SourceInfo],
         split: Mapping[str, Any],
+        further: Sequence[tuple[TokenizerInfo, Mapping[str, bytes]]] = (),
     ) -> None:
-        """Write what is left, the lengths, the counts and the manifest, and give the folder its name."""
+        """Write what is left, the lengths, the counts and the manifest, and give the folder its name.
+
+        ``further`` are the tokenizers whose ids are in columns, each with its files.
+        """
         if self.is_finished:
             return
         if self._group:
             self._write_group()
         self._close_shard(END, 0)
-        for name, content in tokenizer_files.items():
-            self._folder.write_bytes(f"{TOKENIZER}/{name}", content)
+        for number, files in enumerate([tokenizer_files, *(files for _, files in further)]):
+            for name, content in files.items():
+                self._folder.write_bytes(f"{tokenizer_folder(number)}/{name}", content)
         manifest = Manifest(
             version=FORMAT_VERSION,
             rows=self.rows,
@@ -166,6 +171,7 @@ class CorpusWriter:
             shards=self._shards,
             files={LENGTHS: self._write_lengths(), TOKEN_COUNTS: self._write_token_counts()},
             tokenizer=tokenizer,
+            further_tokenizers=[info for info, _ in further],
             encoding=dict(encoding),
             sources=list(sources),
             split=dict(split),

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from raydistill.cluster import physical_cores
 from raydistill.config.named import Named, parser
+from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.data.journal import Place
 from raydistill.data.row_columns import table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
@@ -43,6 +44,8 @@ class Recipe:
     """The tokenizer's files."""
     seed: int
     texts_per_block: int
+    further: Sequence[FurtherTokenizer] = ()
+    """Tokenizers that encode the examples too."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +149,7 @@ def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Mapping[int, Place
 
 def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
     reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[unit.source]))
-    encoder: Named = parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding))
-    tokenizer = _load_files(tuple(sorted(recipe.files.items())))
+    encoder = _Encoder(recipe)
     examples = iter(reader.module.read(reader.config, unit.item))
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
@@ -159,22 +161,56 @@ def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Ite
         place = Place(unit.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():
-                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, part, encoder, tokenizer)
+                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, part, encoder)
 
 
-def _encoded(examples: list[Example], place: Place, part: int, encoder: Named, tokenizer: Any) -> Block:
+class _Encoder:
+    """The task that encodes, with its tokenizers."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        section: Named = parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding))
+        self._task, self._config = section.module, section.config
+        self._tokenizer = _load_files(tuple(sorted(recipe.files.items())))
+        self._further = [
+            (
+                _load_files(tuple(sorted(one.files.items()))),
+                dataclasses.replace(self._config, max_length=one.max_length),
+                one.vocab_size,
+            )
+            for one in recipe.further
+        ]
+        own = self._task.columns(self._config)
+        self.columns = {**own, **further_columns([one.vocab_size for one in recipe.further])}
+        """What a row has beside its ids."""
+
+    def cut(self, texts: Sequence[Example]) -> tuple[list[NDArray[Any]], list[dict[str, Any]]]:
+        """The ids of each row, and its values, none for a task without columns."""
+        found = self._task.cut(texts, self._tokenizer, self._config)
+        if not self.columns:
+            return found, []
+        values = [dict(row.values) for row in found]
+        for encoding, (tokenizer, config, vocab_size) in enumerate(self._further, start=1):
+            for into, row in zip(values, self._task.cut(texts, tokenizer, config), strict=True):
+                into.update(further_values(row, encoding, vocab_size=vocab_size))
+        return [row.ids for row in found], values
+
+    def drop_reasons(self, rows: Sequence[NDArray[Any]]) -> list[str | None]:
+        """Why each row is left out, None for one that is kept."""
+        reasons: list[str | None] = self._task.drop_reasons(rows, self._tokenizer, self._config)
+        return reasons
+
+
+def _encoded(examples: list[Example], place: Place, part: int, encoder: _Encoder) -> Block:
     texts = [example for example in examples if DROPPED not in example]
-    columns = encoder.module.columns(encoder.config)
-    labelled = encoder.module.cut(texts, tokenizer, encoder.config)
-    rows = [row.ids for row in labelled] if columns else labelled
-    reasons = encoder.module.drop_reasons(rows, tokenizer, encoder.config)
+    rows, of_rows = encoder.cut(texts)
+    reasons = encoder.drop_reasons(rows)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
     values = None
-    if columns:
-        pairs = zip(labelled, reasons, strict=True)
-        values = table_of([row.values for row, reason in pairs if reason is None], columns)
+    if encoder.columns:
+        pairs = zip(of_rows, reasons, strict=True)
+        values = table_of([one for one, reason in pairs if reason is None], encoder.columns)
     left_out = (example[DROPPED] for example in examples if DROPPED in example)
     return Block(
         place, part, ids, lengths, values, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
@@ -210,7 +246,7 @@ def _ipc(table: pa.Table | None) -> bytes:
     return bytes(sink.getvalue())
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _load_files(files: tuple[tuple[str, bytes], ...]) -> Any:
     """The tokenizer in these files, loaded once in a process; a task has one CPU, so one thread."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

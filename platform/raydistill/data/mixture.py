@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydistill.data.corpus import Corpus
+from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 
@@ -115,6 +115,11 @@ class Mixture:
     def pad_id(self) -> int:
         """Id that fills short rows."""
         return self._corpora[0].pad_id
+
+    @property
+    def tokenizers(self) -> tuple[TokenizerInfo, ...]:
+        """As of a corpus; the rows of other parts than the first may be longer."""
+        return self._corpora[0].tokenizers
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:
@@ -258,6 +263,7 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
     """Raise ValueError for the first part whose ids or rows mean something else than the first part's."""
     facts: list[tuple[str, Any]] = [
         ("tokenizer hash", lambda corpus: corpus.manifest.tokenizer.hash),
+        ("further tokenizers with hashes", lambda corpus: [one.hash for one in corpus.tokenizers[1:]]),
         ("task", lambda corpus: corpus.manifest.encoding["name"]),
         ("labels", lambda corpus: corpus.manifest.encoding.get("labels")),
         ("columns", lambda corpus: corpus.columns),

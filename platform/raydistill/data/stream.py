@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from torch import Tensor
 
 from raydistill.batch import Batch, add_partners, collate
 from raydistill.config.named import Named, parser
+from raydistill.data.further_tokenizers import further_tensors, own_columns
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
@@ -52,6 +54,8 @@ class FeedSpec:
     """Hash of the corpus, checked by every task; filled in by ``make``."""
     stored: StoredOutputs | None = None
     """Teacher outputs that are joined to the rows by their ids."""
+    encodings: tuple[int, ...] = ()
+    """Further encodings, from 1, that batches have beside the corpus's own."""
 
     @classmethod
     def make(
@@ -65,10 +69,12 @@ class FeedSpec:
         num_micro_batches: int = 1,
         group_by_length: bool = True,
         stored: StoredOutputs | None = None,
+        encodings: Sequence[int] = (),
     ) -> "FeedSpec":
         """A spec of sections or their plain data; reads the manifest of each corpus for the hash.
 
-        ``corpus``: the URI of one corpus, or parts with weights. Raises ValueError for parts that do not fit.
+        ``corpus``: the URI of one corpus, or parts with weights. ``encodings``: those that are read, in any order.
+        Raises ValueError for parts that do not fit.
         """
         parts = parts_of(corpus)
         return cls(
@@ -81,6 +87,7 @@ class FeedSpec:
             group_by_length=group_by_length,
             corpus_hash=open_mixture(parts).hash,
             stored=stored,
+            encodings=tuple(sorted({*encodings} - {0})),
         )
 
     def plan(self) -> Plan:
@@ -105,7 +112,7 @@ class FeedSpec:
         """Equal for specs that build equal batches of equal rows."""
         sections = repr(dict(self.task)), repr(None if self.method is None else dict(self.method))
         shape = self.seed, self.batch_size, self.group_by_length
-        return (self.corpus, self.corpus_hash, self.stored, *shape, *sections)
+        return (self.corpus, self.corpus_hash, self.stored, self.encodings, *shape, *sections)
 
 
 def feed(
@@ -209,6 +216,9 @@ class BatchBuilder:
         task = parser("raydistill.tasks")(dict(spec.task))
         self._seed = spec.seed
         self._stored = None if spec.stored is None else StoredColumns(spec.stored)
+        tokenizers = self.corpus.tokenizers
+        self._pad_ids = {encoding: tokenizers[encoding].pad_id for encoding in spec.encodings}
+        self._columns = own_columns(self.corpus.columns, num_further=len(tokenizers) - 1)
         self.task = task.module.Task(task.config, self.corpus.encoding)
         self._partners: Partners | None = None
         self._partner_width = "bucket"
@@ -235,8 +245,7 @@ class BatchBuilder:
         texts = self.corpus.read_rows(rows)
         partner_ids = None if self._partners is None else self._partners.of(rows)
         partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids, wanted)
-        columns = self.corpus.columns
-        values = self.corpus.read_columns(rows) if columns else None
+        values = self.corpus.read_columns(rows) if self.corpus.columns else None
         stored = {} if self._stored is None else self._stored.read(*self.corpus.located(rows))
         start = 0
         pad_id = self.corpus.pad_id
@@ -246,13 +255,20 @@ class BatchBuilder:
             keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
             batch = collate(texts[here], part, pad_id=pad_id, **keys)
             if values is not None:
-                batch = batch.with_columns(**tensors_of(values.slice(here.start, len(part)), columns))
+                batch = batch.with_columns(**self._tensors(values.slice(here.start, len(part))))
             batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))
             if partner_ids is not None:
                 # Published partners are padded to the width that they are cut to.
                 min_width = batch["input_ids"].shape[1] if self._partner_width == "batch" else 0
                 batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id, min_width=min_width)
             yield self._prepare(self.task.prepare_batch(batch))
+
+    def _tensors(self, values: pa.Table) -> dict[str, Tensor]:
+        """What a batch has of its rows beside their ids, and their ids in further encodings."""
+        found = tensors_of(values, self._columns)
+        for encoding, pad_id in self._pad_ids.items():
+            found |= further_tensors(values, encoding, pad_id=pad_id)
+        return found
 
     def _cut_partners(
         self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows, wanted: Sequence[Wanted]

@@ -33,6 +33,8 @@ class Requirements:
     """Names of the tasks that the method can train; empty means all with these heads."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and takes from a store too; empty where teachers must run."""
+    own_encodings: bool = False
+    """Whether a teacher may read the rows in another tokenizer's ids than the student; not where tokens are aligned."""
     partial_labels: bool = False
     """Whether each teacher may know a part of the student's classes. Such a method is given ``teacher_labels``: of each
     teacher the names of its logits in their order, which are in the student's order of classes, none where they are
@@ -56,10 +58,16 @@ class Distiller(nn.Module, ABC):
         self.config = config
         self.student = student
         self.teachers = tuple(teachers)
+        self.encodings: tuple[int, ...] = ()
+        """Of each teacher the encoding that it reads, see ``batch.encoded_as``; empty where all read the student's."""
         self.teacher_rows = 0
         """Rows that teachers were run on so far, each teacher's and each pass over a batch counted."""
         for teacher in self.teachers:
             teacher.requires_grad_(False).eval()
+
+    def encoding_of(self, number: int) -> int:
+        """The encoding that a teacher reads."""
+        return self.encodings[number] if self.encodings else 0
 
     @classmethod
     @abstractmethod

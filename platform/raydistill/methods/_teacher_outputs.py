@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from raydistill.batch import Batch
+from raydistill.batch import Batch, encoded_as
 from raydistill.methods._base import Distiller
 from raydistill.models.load import head_of
 from raydistill.models.predictions import Prediction, predict
@@ -25,7 +25,8 @@ def teacher_logits(distiller: Distiller, batch: Batch, *, number: int = 0) -> Te
 
 @torch.no_grad()
 def run_teacher(distiller: Distiller, batch: Batch, *, number: int = 0, with_states: bool = False) -> Prediction:
-    """A teacher's logits and, where they are wanted, states, without gradient."""
+    """A teacher's logits and, where they are wanted, states, without gradient; of the rows in its own encoding."""
     distiller.teacher_rows += batch.num_rows
     teacher = distiller.teachers[number]
-    return predict(teacher, batch, head=head_of(teacher), with_states=with_states)
+    encoded = encoded_as(batch, distiller.encoding_of(number))
+    return predict(teacher, encoded, head=head_of(teacher), with_states=with_states)

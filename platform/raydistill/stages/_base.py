@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -41,6 +41,17 @@ class StageConfig(Section):
 
 
 @dataclass(frozen=True)
+class TokenizerForecast:
+    """What is known of a further tokenizer of a corpus."""
+
+    vocab_size: int
+    max_length: int
+    """Longest row that it makes."""
+    tokenizer_hash: str | None = None
+    """None while the tokenizer is not made yet."""
+
+
+@dataclass(frozen=True)
 class CorpusForecast:
     """What is known of a corpus before or after it is made."""
 
@@ -58,6 +69,21 @@ class CorpusForecast:
     """What each row has beside its ids."""
     has_train: bool = True
     """Whether it has rows to train on, and not only held-out ones."""
+    further_tokenizers: tuple[TokenizerForecast, ...] = ()
+
+    @property
+    def hashes(self) -> tuple[str | None, ...]:
+        """Of each encoding that of its tokenizer, the corpus's own first; None while that is not made yet."""
+        return (self.tokenizer_hash, *(one.tokenizer_hash for one in self.further_tokenizers))
+
+    def as_encoded(self, encoding: int) -> "CorpusForecast":
+        """The corpus with its rows in the ids of an encoding, 0 for its own."""
+        if encoding == 0:
+            return self
+        one = self.further_tokenizers[encoding - 1]
+        return replace(
+            self, vocab_size=one.vocab_size, max_length=one.max_length, tokenizer_hash=one.tokenizer_hash, tokens=None
+        )
 
 
 @dataclass(frozen=True)
@@ -94,6 +120,8 @@ class Forecast:
     """Names of the models that the stage compares, for one that evaluates."""
     metrics: Sequence[str] = ()
     """Metrics that it compares them by, the most telling first."""
+    tokenizer_hash: str | None = None
+    """Hash of the tokenizer of its models; None where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from raydistill.tasks._tokenizing import length_limit, plain_backend
 
@@ -34,6 +35,14 @@ def encode_pairs(examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_l
         _row(first, None if pair is None else next(seconds), backend, limit, ends)
         for first, pair in zip(firsts, pairs, strict=True)
     ]
+
+
+def token_types(token_index: Tensor, second: Tensor, *, width: int) -> Tensor:
+    """0 in the first text and 1 in the second, (R,) int64, of the tokens at flat places (R,) of rows padded to a width.
+
+    ``second`` (B,) are the positions where the rows' second texts start.
+    """
+    return (token_index % width >= second[token_index // width]).long()
 
 
 def _text(example: Mapping[str, Any]) -> str:

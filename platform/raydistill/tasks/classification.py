@@ -16,7 +16,7 @@ from raydistill.batch import Batch
 from raydistill.models.predictions import predict
 from raydistill.tasks import _class_metrics
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
-from raydistill.tasks._pair_rows import encode_pairs
+from raydistill.tasks._pair_rows import encode_pairs, token_types
 from raydistill.tasks._row_scores import by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler
 
@@ -105,16 +105,15 @@ class Task(TaskBase):
 
     HEAD = "sequence_classification"
     ENCODINGS = ("glue",)
+    FURTHER_TOKENIZERS = True
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""
         columns = {"labels": batch["label"]}
-        width = batch["attention_mask"].shape[1]
-        position = batch["token_index"] % width
-        token_types = (position >= batch["second"][batch["token_index"] // width]).long()
+        types = token_types(batch["token_index"], batch["second"], width=batch["attention_mask"].shape[1])
         # Without a second text every model is given the types that it takes by itself.
-        if bool(token_types.any()):
-            columns["token_types"] = token_types
+        if bool(types.any()):
+            columns["token_types"] = types
         return batch.with_columns(**columns)
 
     @classmethod

@@ -36,6 +36,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     student = _load_student(spec, config, labels)
     teachers = [_load_teacher(teacher, spec, precision, device, labels) for teacher in spec.teachers]
     distiller: Distiller = spec.method.module.Method(spec.method.config, student, teachers)
+    distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(
         settings.name,
         parameter_groups(distiller, weight_decay=settings.weight_decay),

@@ -19,6 +19,8 @@ class TeacherSpec(Section):
     """``new`` lets a checkpoint without the task's head start one, the same on every worker."""
     labels: list[str] = []
     """Names of a classifier's outputs in their order, where its configuration does not name them."""
+    encoding: int = 0
+    """Which of the corpus's tokenizers is its own: 0 the student's, from 1 the further ones."""
 
 
 class TrainSpec(Section):

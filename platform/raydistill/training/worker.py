@@ -138,6 +138,7 @@ class Loop:
             num_micro_batches=training.num_micro_batches(self.num_workers),
             group_by_length=training.group_by_length,
             stored=stored,
+            encodings=[teacher.encoding for teacher in self.spec.teachers],
         )
 
     def _schedule(self) -> Callable[[int], float]:
