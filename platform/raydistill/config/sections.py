@@ -62,11 +62,23 @@ class CorpusRef(Section):
     few_shot: Annotated[int, Field(ge=1)] | None = None
     """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Held-out rows
     all stay."""
+    label_subset: Annotated[list[str], Field(min_length=2)] | None = None
+    """Names of the only classes that there are, two or more: rows of others are left out, held-out ones too, and a
+    classifier has an output for each of these, in the order that the corpus has them. A capture still stores all rows,
+    as what others read."""
 
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: object) -> object:
         return {"corpus": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _different_classes(self) -> "CorpusRef":
+        names = self.label_subset or []
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"label_subset has {twice[0]!r} twice; name each class once")
+        return self
 
     @model_validator(mode="after")
     def _few_whole(self) -> "CorpusRef":

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
+from raydistill.data.label_subset import check_subset, classes_of, has_classes
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 
@@ -30,12 +31,17 @@ class CorpusPart:
     """1 takes every row once, 0.5 a random half of each shard, 2.5 every row twice and a half a third time."""
     few_shot: int | None = None
     """Rows of each class that there are, None for all."""
+    label_subset: tuple[str, ...] = ()
+    """Names of the classes whose rows are read; labels are then counted among these, in the corpus's order. () for
+    all."""
     seed: int = 0
     """Key of the draw of these rows."""
 
     def __post_init__(self) -> None:
         if self.few_shot is not None and self.few_shot < 1:
             raise ValueError(f"few_shot of corpus {self.uri!r} is {self.few_shot}; it must be at least 1")
+        if self.label_subset:
+            check_subset(self.label_subset)
         if self.few_shot is not None and self.weight % 1:
             raise ValueError(
                 f"the weight of corpus {self.uri!r} is {self.weight} beside few_shot; a share of few rows may be none, "
@@ -61,7 +67,7 @@ def open_mixture(corpus: str | Sequence[CorpusPart]) -> "Corpus | Mixture":
     """
     parts = parts_of(corpus)
     corpora = [Corpus.open(part.uri) for part in parts]
-    if len(parts) == 1 and parts[0].weight == 1 and parts[0].few_shot is None:
+    if len(parts) == 1 and parts[0] == CorpusPart(parts[0].uri, seed=parts[0].seed):
         return corpora[0]
     return Mixture(parts, corpora)
 
@@ -95,9 +101,11 @@ class Mixture:
         self.shard_offsets: Rows = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         """First row of each copy of a shard, and the number of rows at the end."""
         self._weights = [part.weight for part in parts]
+        self._labels = labels_of(parts[0], corpora[0])
+        self._label_ids = [_label_ids(part, corpus) for part, corpus in zip(parts, corpora, strict=True)]
         identity = [_identity(part, corpus) for part, corpus in zip(parts, corpora, strict=True)]
         self.hash = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        """SHA-256 of the hashes and weights of the parts, and of what draws their few rows."""
+        """SHA-256 of the hashes and weights of the parts, and of what chooses their rows."""
         self._part_of = np.array([shard.place for shard in self._shards])
         self._starts = np.array([shard.start for shard in self._shards])
         self._partial = np.array([shard.rows < shard.all_rows for shard in self._shards])
@@ -139,6 +147,7 @@ class Mixture:
         counts = sum(weight * corpus.token_counts for weight, corpus in zip(self._weights, self._corpora, strict=True))
         return replace(
             self._corpora[0].encoding,
+            labels=self._labels,
             max_length=max(corpus.encoding.max_length for corpus in self._corpora),
             token_counts=np.rint(counts).astype(np.int64),
             num_rows=len(self),
@@ -163,7 +172,10 @@ class Mixture:
         """What these rows have beside their ids, in the order asked for."""
         parts, within = self.located(np.asarray(rows, dtype=np.int64))
         places = [np.flatnonzero(parts == part) for part in range(len(self._corpora))]
-        pieces = [corpus.read_columns(within[here]) for corpus, here in zip(self._corpora, places, strict=True)]
+        pieces = [
+            _relabelled(corpus.read_columns(within[here]), label_ids)
+            for corpus, here, label_ids in zip(self._corpora, places, self._label_ids, strict=True)
+        ]
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(places)))
 
     def located(self, rows: Rows) -> tuple[Rows, Rows]:
@@ -201,12 +213,13 @@ class _Shard:
 
 def _identity(part: CorpusPart, corpus: Corpus) -> list[Any]:
     drawn = [] if part.few_shot is None else [part.few_shot, part.seed]
-    return [corpus.hash, part.weight, *drawn]
+    classes = [labels_of(part, corpus)] if part.label_subset else []
+    return [corpus.hash, part.weight, *drawn, *classes]
 
 
 def _shards_of(place: int, part: CorpusPart, corpus: Corpus) -> list[_Shard]:
     copies, fraction = divmod(part.weight, 1)
-    whole = list(_whole_shards(place, corpus.shard_offsets.tolist(), few_rows(part, corpus)))
+    whole = list(_whole_shards(place, corpus.shard_offsets.tolist(), chosen_rows(part, corpus)))
     partial = [replace(shard, rows=int(shard.rows * fraction + 0.5)) for shard in whole]
     shards = whole * int(copies) + [shard for shard in partial if shard.rows > 0]
     if not any(shard.rows for shard in shards):
@@ -228,35 +241,62 @@ def _whole_shards(place: int, offsets: Sequence[int], chosen: Rows | None) -> It
             yield _Shard(place, number, start, stop - start, len(among), among)
 
 
-def few_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
-    """The rows of a few-shot part, ascending, None for a part with all its rows.
+def chosen_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
+    """The rows of a part that is read by classes, ascending, None for a part with all its rows.
 
-    Of each class these are the ``few_shot`` rows with the least hashes of seed and row. Raises ValueError for a corpus
-    without a class for each row, or with too few rows of one.
+    Of each class these are all rows, or the ``few_shot`` ones with the least hashes of seed and row. Raises ValueError
+    for a corpus without a class for each row, with too few rows of one, or with none of any.
     """
-    if part.few_shot is None:
+    if part.few_shot is None and not part.label_subset:
         return None
-    classes = corpus.encoding.labels
-    if not has_classes(classes, corpus.columns):
-        raise ValueError(
-            f"few_shot is {part.few_shot}, but corpus {part.uri!r} has no class for each row; leave it out"
-        )
+    if not has_classes(_own_labels(corpus), corpus.columns):
+        key = f"few_shot is {part.few_shot}" if part.few_shot else f"label_subset is {', '.join(part.label_subset)}"
+        raise ValueError(f"{key}, but corpus {part.uri!r} has no class for each row; leave it out")
     labels = corpus.read_columns(np.arange(len(corpus))).column("label").to_numpy()
-    order = np.argsort(hash64("few shot", part.seed, np.arange(len(labels))), kind="stable")
+    rows = np.arange(len(labels))
+    if part.few_shot is not None:
+        rows = np.argsort(hash64("few shot", part.seed, rows), kind="stable")
     found = []
-    for number, name in enumerate(classes):
-        rows = order[labels[order] == number]
-        if len(rows) < part.few_shot:
+    for name in labels_of(part, corpus):
+        of_class = rows[labels[rows] == _own_labels(corpus).index(name)]
+        if part.few_shot is not None and len(of_class) < part.few_shot:
             raise ValueError(
-                f"few_shot is {part.few_shot}, but corpus {part.uri!r} has {len(rows)} rows of class {name!r}; lower it"
+                f"few_shot is {part.few_shot}, but corpus {part.uri!r} has {len(of_class)} rows of class {name!r}; "
+                "lower it"
             )
-        found.append(rows[: part.few_shot])
-    return np.sort(np.concatenate(found)).astype(np.int64)
+        found.append(of_class[: part.few_shot])
+    chosen = np.sort(np.concatenate(found)).astype(np.int64)
+    if not len(chosen):
+        raise ValueError(
+            f"label_subset is {', '.join(part.label_subset)}, but corpus {part.uri!r} has no row of these classes; "
+            "name others, or binarize more text"
+        )
+    return chosen
 
 
-def has_classes(labels: Sequence[str], columns: Mapping[str, Column]) -> bool:
-    """Whether rows of a corpus with these names of classes and these columns have a class each."""
-    return bool(labels) and columns.get("label") == Column("int64")
+def labels_of(part: CorpusPart, corpus: Corpus) -> tuple[str, ...]:
+    """Names of the classes that are read of a part, in the corpus's order; raises ValueError for one that it lacks."""
+    return classes_of(_own_labels(corpus), part.label_subset, corpus=part.uri)
+
+
+def _own_labels(corpus: Corpus) -> tuple[str, ...]:
+    return tuple(corpus.manifest.encoding.get("labels") or ())
+
+
+def _label_ids(part: CorpusPart, corpus: Corpus) -> Rows | None:
+    """For each class of the corpus its number among those that are read, -1 for others; None where all are read."""
+    if not part.label_subset:
+        return None
+    kept = labels_of(part, corpus)
+    return np.array([kept.index(name) if name in kept else -1 for name in _own_labels(corpus)])
+
+
+def _relabelled(table: pa.Table, label_ids: Rows | None) -> pa.Table:
+    """A corpus's columns with labels that count the classes that are read."""
+    if label_ids is None:
+        return table
+    place = table.column_names.index("label")
+    return table.set_column(place, table.field(place), pa.array(label_ids[table.column(place).to_numpy()]))
 
 
 def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None:
@@ -265,7 +305,6 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
         ("tokenizer hash", lambda corpus: corpus.manifest.tokenizer.hash),
         ("further tokenizers with hashes", lambda corpus: [one.hash for one in corpus.tokenizers[1:]]),
         ("task", lambda corpus: corpus.manifest.encoding["name"]),
-        ("labels", lambda corpus: corpus.manifest.encoding.get("labels")),
         ("columns", lambda corpus: corpus.columns),
     ]
     for name, fact in facts:
@@ -276,3 +315,10 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
                     f"corpus {part.uri!r} has {name} {fact(corpus)!r}, corpus {parts[0].uri!r} has {first!r}; "
                     "corpora that are mixed must agree, so binarize one of them again"
                 )
+    labels = [labels_of(part, corpus) for part, corpus in zip(parts, corpora, strict=True)]
+    for part, its in zip(parts, labels, strict=True):
+        if its != labels[0]:
+            raise ValueError(
+                f"corpus {part.uri!r} has the classes {', '.join(its)}, {parts[0].uri!r} has {', '.join(labels[0])}; "
+                "corpora that are mixed must agree, so give both a label_subset or binarize one of them again"
+            )

@@ -1,12 +1,14 @@
 """Where a corpus reference leads: a binarize stage or a folder that one wrote; several are read as one."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from raydistill.config.sections import CorpusRef
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.mixture import CorpusPart, has_classes
+from raydistill.data.label_subset import classes_of, has_classes
+from raydistill.data.mixture import CorpusPart, chosen_rows
 from raydistill.stages._base import CorpusForecast, Forecast
 
 _VERIFIED_BYTES = 2**30
@@ -32,6 +34,7 @@ def train_parts(
             _checked(reference.corpus, outputs, TRAIN),
             reference.weight,
             few_shot=None if seed is None else reference.few_shot,
+            label_subset=tuple(reference.label_subset or ()),
             seed=0 if seed is None or reference.few_shot is None else seed,
         )
         for reference in corpora
@@ -41,9 +44,12 @@ def train_parts(
 def held_out_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
     """The ``held_out`` folders, once stages have run; every row counts once, whatever training makes of it.
 
-    Raises ValueError for a corpus that was changed.
+    Those of other classes than a ``label_subset`` are left out. Raises ValueError for a corpus that was changed.
     """
-    return [CorpusPart(_checked(reference.corpus, outputs, HELD_OUT)) for reference in corpora]
+    return [
+        CorpusPart(_checked(reference.corpus, outputs, HELD_OUT), label_subset=tuple(reference.label_subset or ()))
+        for reference in corpora
+    ]
 
 
 def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
@@ -61,7 +67,10 @@ def _checked(reference: str, outputs: Mapping[str, Path], part: str) -> str:
 
 def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> CorpusForecast:
     """What is known of the referenced corpora together; raises ValueError when one is missing or does not fit."""
-    found = [_forecast_one(reference.corpus, earlier) for reference in corpora]
+    found = [
+        _of_subset(reference, _forecast_one(reference.corpus, earlier), is_there=reference.corpus not in earlier)
+        for reference in corpora
+    ]
     first = found[0]
     for reference, other in zip(corpora[1:], found[1:], strict=True):
         for what in ("task", "tokenizer_hash", "vocab_size", "labels"):
@@ -85,6 +94,36 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
         has_train=all(one.has_train for one in found),
         held_out_rows=_weighted([one.held_out_rows for one in found], [1.0] * len(found)),
     )
+
+
+def _of_subset(reference: CorpusRef, corpus: CorpusForecast, *, is_there: bool) -> CorpusForecast:
+    """What there is of the classes that a reference names; rows are counted in a corpus that is there already.
+
+    Raises ValueError for a class that the corpus lacks, and for a corpus without a class for each row.
+    """
+    subset = tuple(reference.label_subset or ())
+    if not subset:
+        return corpus
+    if not has_classes(corpus.labels, corpus.columns):
+        raise ValueError(
+            f"label_subset is {', '.join(subset)}, but corpus {reference.corpus!r} has no class for each row; "
+            "leave it out"
+        )
+    labels = classes_of(corpus.labels, subset, corpus=reference.corpus)
+    rows, tokens = _counted(reference, TRAIN, subset) if is_there else (None, None)
+    held_out_rows, _ = _counted(reference, HELD_OUT, subset) if is_there else (None, None)
+    return replace(corpus, labels=labels, rows=rows, tokens=tokens, held_out_rows=held_out_rows)
+
+
+def _counted(reference: CorpusRef, part: str, subset: tuple[str, ...]) -> tuple[int | None, int | None]:
+    """Rows of some classes in a part of a corpus and their tokens, None for a part that is not there."""
+    place = Path(reference.corpus) / part
+    if not (place / MANIFEST).is_file():
+        return None, None
+    corpus = Corpus.open(str(place))
+    rows = chosen_rows(CorpusPart(str(place), label_subset=subset), corpus)
+    assert rows is not None
+    return len(rows), int(corpus.lengths[rows].sum())
 
 
 def _few_rows(reference: CorpusRef, corpus: CorpusForecast) -> tuple[int | None, int | None]:

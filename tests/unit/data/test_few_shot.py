@@ -7,7 +7,7 @@ import pytest
 
 from raydistill.config.sections import CorpusRef
 from raydistill.data.corpus import Corpus
-from raydistill.data.mixture import CorpusPart, few_rows, open_cached, open_mixture
+from raydistill.data.mixture import CorpusPart, chosen_rows, open_cached, open_mixture
 from raydistill.data.plan import Plan
 from raydistill.tasks._base import Column
 from toy_corpus import random_rows, write_corpus
@@ -61,7 +61,7 @@ def test_another_seed_draws_other_rows_and_more_rows_include_fewer(folder):
 
 
 def test_every_row_of_a_class_is_as_likely(folder):
-    counts = Counter(n for seed in range(400) for n in few_rows(CorpusPart("x", few_shot=8, seed=seed), _of(folder)))
+    counts = Counter(n for seed in range(400) for n in chosen_rows(CorpusPart("x", few_shot=8, seed=seed), _of(folder)))
     drawn = [counts[number] for number in range(NUM_ROWS) if CLASSES[number] == 1]
     # 8 of 32 rows in 400 draws: 100 each, with a standard deviation of 8.7.
     assert len(drawn) == 32
@@ -81,7 +81,7 @@ def test_the_hash_is_one_of_number_and_seed(folder):
         open_cached(part, hashes[1])
 
 
-def test_a_weight_repeats_the_few_rows_and_an_epoch_has_each_once(folder):
+def test_a_weight_repeats_the_chosen_rows_and_an_epoch_has_each_once(folder):
     corpus = few(folder, 8, weight=2)
     assert len(corpus) == 2 * 3 * 8
     assert set(Counter(numbers_of(corpus)).values()) == {2}
@@ -91,20 +91,20 @@ def test_a_weight_repeats_the_few_rows_and_an_epoch_has_each_once(folder):
     assert sorted(seen.tolist()) == list(range(len(corpus)))
 
 
-def test_a_share_of_few_rows_is_refused(folder):
+def test_a_share_of_chosen_rows_is_refused(folder):
     with pytest.raises(ValueError, match=r"is 2\.5 beside few_shot; .* give a whole number"):
         few(folder, 8, weight=2.5)
     with pytest.raises(ValueError, match=r"weight is 0\.5 beside few_shot"):
         CorpusRef(corpus="c", few_shot=8, weight=0.5)
 
 
-def test_few_rows_of_one_part_stand_beside_all_of_another(folder):
+def test_chosen_rows_of_one_part_stand_beside_all_of_another(folder):
     corpus = open_mixture([CorpusPart(str(folder), few_shot=2), CorpusPart(str(folder))])
     assert len(corpus) == 6 + NUM_ROWS
     assert numbers_of(corpus)[6:] == list(range(NUM_ROWS))
 
 
-def test_too_few_rows_of_a_class_are_refused_by_its_name(folder):
+def test_too_chosen_rows_of_a_class_are_refused_by_its_name(folder):
     assert len(few(folder, 31)) == 93
     with pytest.raises(ValueError, match=r"few_shot is 32, but corpus '.*' has 31 rows of class 'blue'; lower it$"):
         few(folder, 32)

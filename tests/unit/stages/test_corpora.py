@@ -55,3 +55,54 @@ def test_a_folder_with_held_out_rows_alone_is_told_apart(tmp_path):
     write_corpus(tmp_path / "held_out", random_rows(5))
     found = _corpora.forecast([CorpusRef(corpus=str(tmp_path))], {})
     assert (found.has_train, found.rows, found.held_out_rows) == (False, None, 5)
+
+
+SUBSET = ["c", "a"]
+
+
+def write_classes(folder, classes, seed):
+    columns = {"label": Column("int64")}
+    values = [{"label": label} for label in classes]
+    encoding = {"name": "classification", "labels": ["a", "b", "c"]}
+    return write_corpus(folder, random_rows(len(classes), seed=seed), encoding=encoding, columns=columns, values=values)
+
+
+def test_rows_of_some_classes_are_counted_in_a_corpus_that_is_there(tmp_path):
+    train = write_classes(tmp_path / "train", [0, 1, 2, 2, 1], 0)
+    write_classes(tmp_path / "held_out", [1, 1, 0], 1)
+    found = _corpora.forecast([CorpusRef(corpus=str(tmp_path), label_subset=SUBSET)], {})
+    assert (found.labels, found.rows, found.held_out_rows) == (("a", "c"), 3, 1)
+    assert found.tokens == sum(train.lengths[[0, 2, 3]])
+    few = _corpora.forecast([CorpusRef(corpus=str(tmp_path), label_subset=SUBSET, few_shot=1)], {})
+    assert few.rows == 2
+
+
+def test_rows_of_some_classes_are_known_later_where_the_corpus_is_not_there_yet():
+    found = _corpora.forecast([CorpusRef(corpus="texts", label_subset=SUBSET)], labelled(rows=120, held_out_rows=9))
+    assert (found.labels, found.rows, found.held_out_rows) == (("a", "c"), None, None)
+    few = CorpusRef(corpus="texts", label_subset=SUBSET, few_shot=4, weight=2)
+    assert _corpora.forecast([few], labelled(rows=120)).rows == 16
+
+
+def test_a_subset_that_the_corpus_lacks_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match="label_subset has 'd', which corpus 'texts' lacks; its classes are a, b, c"):
+        _corpora.forecast([CorpusRef(corpus="texts", label_subset=["a", "d"])], labelled())
+    with pytest.raises(ValueError, match="label_subset is c, a, but corpus 'texts' has no class for each row; leave"):
+        _corpora.forecast([CorpusRef(corpus="texts", label_subset=SUBSET)], labelled(labels=()))
+
+
+def test_corpora_are_read_as_one_by_their_subsets():
+    earlier = {**labelled(), "more": labelled(labels=("c", "a", "d"))["texts"]}
+    both = [CorpusRef(corpus="texts", label_subset=SUBSET), CorpusRef(corpus="more", label_subset=SUBSET)]
+    with pytest.raises(ValueError, match=r"corpus 'more' has labels \('c', 'a'\), 'texts' has \('a', 'c'\)"):
+        _corpora.forecast(both, earlier)
+    earlier["more"] = labelled(labels=("a", "x", "c"))["texts"]
+    assert _corpora.forecast(both, earlier).labels == ("a", "c")
+
+
+def test_rows_of_other_classes_are_left_out_of_training_and_of_held_out_rows(tmp_path):
+    for part in ("train", "held_out"):
+        write_classes(tmp_path / part, [0, 1, 2], 0)
+    references = [CorpusRef(corpus=str(tmp_path), label_subset=SUBSET)]
+    for parts in (_corpora.train_parts(references, {}, seed=1), _corpora.held_out_parts(references, {})):
+        assert parts[0].label_subset == ("c", "a")
