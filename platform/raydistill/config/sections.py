@@ -282,8 +282,9 @@ class TrainingConfig(Section):
     """Epochs after which training ends while the schedule spans all ``num_epochs``."""
     metric_for_best_model: str = "loss"
     """What chooses the best student: ``loss``, the method's on held-out rows; a metric of the task, such as
-    ``accuracy``; or a name as it is logged, such as ``eval/loss`` for the task's loss or ``held_out/ce`` for a term.
-    The evaluation before the first step is no candidate."""
+    ``accuracy``; ``agreement`` with the teachers, of methods that join several, which needs no labels; or a name as it
+    is logged, such as ``eval/loss`` for the task's loss or ``held_out/ce`` for a term. The evaluation before the first
+    step is no candidate."""
     greater_is_better: bool | None = None
     """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
     saving_criterion: Annotated[float, Field(allow_inf_nan=False)] | None = None

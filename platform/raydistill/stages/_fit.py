@@ -15,7 +15,7 @@ from raydistill.models.load import CLASSIFIERS, check_family, load_tokenizer
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
 from raydistill.stages import _base, _checkpoints, _corpora, _plans, _stored
 from raydistill.stages._base import CorpusForecast, Forecast
-from raydistill.training.selection import criterion_of
+from raydistill.training.selection import criterion_of, selection_line
 
 _BYTES_PER_FLOAT = 4
 _GIB = 2**30
@@ -45,11 +45,12 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     config.method.module.Method.check(config.method.config, student, teachers)
     _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     _check_batches(config, scaling, corpus)
-    criterion_of(config.training, config.task)
+    criterion = criterion_of(config.training, config.task, config.method)
     _check_optimizer(config)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
+    selection = selection_line(config.training, config.method, criterion)
     return Forecast(
-        lines=_lines(config, scaling, corpus, student, teachers),
+        lines=[*_lines(config, scaling, corpus, student, teachers), *([selection] if selection else [])],
         models={"": student, _base.INITIAL: student},
     )
 

@@ -57,18 +57,21 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
-def criterion_of(training: TrainingConfig, task: Named) -> Criterion:
+def criterion_of(training: TrainingConfig, task: Named, method: Named) -> Criterion:
     """How a training compares its evaluations.
 
-    Raises ValueError with the choices for a metric that it will not have; the terms of a method are known only when
+    Raises ValueError with the choices for a metric that it will not have; most terms of a method are known only when
     it runs, so names of these are checked by ``Criterion.value``.
     """
     name = training.metric_for_best_model
     of_task: dict[str, bool] = task.module.Task.greater_is_better(task.config)
-    directions = {METHOD + _LOSS: False, **{TASK + metric: greater for metric, greater in of_task.items()}}
-    key = name if "/" in name else (METHOD if name == _LOSS else TASK) + name
+    of_method = {_LOSS: False, **dict.fromkeys(method.module.Method.better_when_greater, True)}
+    directions = {METHOD + term: greater for term, greater in of_method.items()}
+    directions |= {TASK + metric: greater for metric, greater in of_task.items()}
+    key = name if "/" in name else (METHOD if name in of_method else TASK) + name
     if key not in directions and not key.startswith(METHOD):
-        choices = [_LOSS, *(metric for metric in of_task if metric != _LOSS), *directions, f"{METHOD}<term>"]
+        choices = [*of_method, *(metric for metric in of_task if metric not in of_method), *directions]
+        choices.append(f"{METHOD}<term>")
         raise ValueError(f"training.metric_for_best_model is {name!r}; choices: {', '.join(choices)}")
     greater = training.greater_is_better
     return Criterion(
@@ -78,6 +81,22 @@ def criterion_of(training: TrainingConfig, task: Named) -> Criterion:
         patience=training.early_stopping_patience,
         threshold=training.early_stopping_threshold,
     )
+
+
+def selection_line(training: TrainingConfig, method: Named, criterion: Criterion) -> str:
+    """Which student a training delivers and whether labels are read to find it, empty for methods that learn from them.
+
+    Those whose teachers may know a part of the classes do not.
+    """
+    if not method.module.Method.requirements(method.config).partial_labels:
+        return ""
+    reads = "no labels" if criterion.key.startswith(METHOD) else "the labels of held-out rows"
+    which = f"the {'greatest' if criterion.greater_is_better else 'least'} {criterion.key}, which reads {reads}"
+    if training.load_best_model_at_end:
+        return f"delivers the student with {which}"
+    if criterion.patience is not None:
+        return f"delivers the last student, and stops early by {which}"
+    return "delivers the last student; no labels are read to train or to choose it"
 
 
 def updated(standing: Standing, criterion: Criterion, *, step: int, value: float) -> Standing:

@@ -122,7 +122,7 @@ class Loop:
         self.schedule = self._schedule()
         self.position = Position()
         self.task = self.held_out_spec.make_task()
-        self.criterion = criterion_of(training, spec.task)
+        self.criterion = criterion_of(training, spec.task, spec.method)
         self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
         self._counted_rows = 0

@@ -1,16 +1,19 @@
 """Which student is the best, when training stops, and which folders stay."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from raydistill.config.named import parser
 from raydistill.config.sections import TrainingConfig
+from raydistill.methods import finetune
 from raydistill.training import selection
-from raydistill.training.selection import Criterion, Standing, criterion_of, stop_reason, updated
+from raydistill.training.selection import Criterion, Standing, criterion_of, selection_line, stop_reason, updated
 
 MLM = parser("raydistill.tasks")("mlm")
+FINETUNE = parser("raydistill.methods")("finetune")
 LOSS = Criterion("held_out/loss", greater_is_better=False)
 ACCURACY = Criterion("eval/accuracy", greater_is_better=True)
 
@@ -41,14 +44,14 @@ def stops_at(criterion: Criterion, values: list[float]) -> int | None:
     ],
 )
 def test_a_metric_is_named_as_it_is_logged_or_by_its_last_part(name, key, greater):
-    criterion = criterion_of(TrainingConfig(metric_for_best_model=name), MLM)
+    criterion = criterion_of(TrainingConfig(metric_for_best_model=name), MLM, FINETUNE)
     assert (criterion.key, criterion.greater_is_better) == (key, greater)
 
 
 def test_the_direction_of_a_metric_can_be_overruled():
-    assert criterion_of(TrainingConfig(greater_is_better=True), MLM).greater_is_better
+    assert criterion_of(TrainingConfig(greater_is_better=True), MLM, FINETUNE).greater_is_better
     training = TrainingConfig(metric_for_best_model="accuracy", greater_is_better=False)
-    assert not criterion_of(training, MLM).greater_is_better
+    assert not criterion_of(training, MLM, FINETUNE).greater_is_better
 
 
 @pytest.mark.parametrize("name", ["acuracy", "eval/f1", "train/loss", "tokens"])
@@ -56,11 +59,11 @@ def test_a_metric_that_no_evaluation_has_is_refused_with_the_choices(name):
     with pytest.raises(
         ValueError, match=r"metric_for_best_model is '.*'; choices: loss, .*accuracy, .*held_out/<term>"
     ):
-        criterion_of(TrainingConfig(metric_for_best_model=name), MLM)
+        criterion_of(TrainingConfig(metric_for_best_model=name), MLM, FINETUNE)
 
 
 def test_a_term_that_the_method_lacks_is_refused_at_an_evaluation_with_its_choices():
-    criterion = criterion_of(TrainingConfig(metric_for_best_model="held_out/muki"), MLM)
+    criterion = criterion_of(TrainingConfig(metric_for_best_model="held_out/muki"), MLM, FINETUNE)
     with pytest.raises(ValueError, match=r"'held_out/muki'.*choices: eval/loss, held_out/ce"):
         criterion.value({"held_out/ce": 1.0, "eval/loss": 2.0})
 
@@ -145,3 +148,52 @@ def test_a_copy_replaces_what_was_there(tmp_path: Path):
     selection.replace_by_copy(tmp_path / "student", tmp_path / "best-3")
     assert [(entry.name, entry.read_text()) for entry in (tmp_path / "student").iterdir()] == [("model", "new")]
     assert {entry.name for entry in tmp_path.iterdir()} == {"best-3", "student"}
+
+
+@pytest.fixture
+def joining(monkeypatch):
+    """A method that joins teachers of parts of the classes and tells how often the student agrees with them."""
+    asked = replace(finetune.Method.requirements(finetune.Config()), partial_labels=True)
+    monkeypatch.setattr(finetune.Method, "requirements", classmethod(lambda cls, config: asked))
+    monkeypatch.setattr(finetune.Method, "better_when_greater", ("agreement",))
+    return FINETUNE
+
+
+@pytest.mark.parametrize("name", ["agreement", "held_out/agreement"])
+def test_agreement_with_the_teachers_is_better_when_greater(joining, name):
+    criterion = criterion_of(TrainingConfig(metric_for_best_model=name), MLM, joining)
+    assert (criterion.key, criterion.greater_is_better) == ("held_out/agreement", True)
+    overruled = TrainingConfig(metric_for_best_model=name, greater_is_better=False)
+    assert not criterion_of(overruled, MLM, joining).greater_is_better
+
+
+def test_agreement_is_no_choice_of_a_method_without_it():
+    with pytest.raises(ValueError, match="metric_for_best_model is 'agreement'; choices: loss, "):
+        criterion_of(TrainingConfig(metric_for_best_model="agreement"), MLM, FINETUNE)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({}, "delivers the last student; no labels are read to train or to choose it"),
+        (
+            {"metric_for_best_model": "agreement", "load_best_model_at_end": True},
+            "delivers the student with the greatest held_out/agreement, which reads no labels",
+        ),
+        (
+            {"metric_for_best_model": "accuracy", "load_best_model_at_end": True},
+            "delivers the student with the greatest eval/accuracy, which reads the labels of held-out rows",
+        ),
+        (
+            {"early_stopping_patience": 2},
+            "delivers the last student, and stops early by the least held_out/loss, which reads no labels",
+        ),
+    ],
+)
+def test_what_chooses_the_student_is_told_with_what_it_reads(joining, options, line):
+    training = TrainingConfig(**options)
+    assert selection_line(training, joining, criterion_of(training, MLM, joining)) == line
+
+
+def test_nothing_is_told_of_methods_that_learn_from_labels():
+    assert selection_line(TrainingConfig(), FINETUNE, criterion_of(TrainingConfig(), MLM, FINETUNE)) == ""
