@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from raydistill import draws
-from raydistill.batch import Batch
+from raydistill.batch import Batch, encoded_as
 from raydistill.data.corpus import Corpus
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import BATCH_ROWS, Header, OutputColumn, Values, record_batch
@@ -168,8 +168,12 @@ class TeacherOutputs:
         header = run.headers[0]
         self._options = header.options
         self._device = torch.device("cuda" if run.use_gpu else "cpu")
+        self._encodings = [
+            _encoding_with(uri, one.tokenizer_hash) for uri, one in zip(run.corpora, run.headers, strict=True)
+        ]
         self._builders = [
-            BatchBuilder(FeedSpec.make(uri, header.task, None, seed=self._options["mask_seed"])) for uri in run.corpora
+            BatchBuilder(FeedSpec.make(uri, header.task, None, seed=self._options["mask_seed"], encodings=[encoding]))
+            for uri, encoding in zip(run.corpora, self._encodings, strict=True)
         ]
         self._head = self._builders[0].task.HEAD
         self._model: nn.Module = load_model(
@@ -183,12 +187,13 @@ class TeacherOutputs:
 
     def of(self, corpus: int, rows: NDArray[np.int64]) -> Values:
         """Outputs of these rows in their order; they are run sorted by length, which wastes least."""
-        builder, columns = self._builders[corpus], self._headers[corpus].columns
+        builder, columns, encoding = self._builders[corpus], self._headers[corpus].columns, self._encodings[corpus]
         order = np.argsort(builder.corpus.lengths[rows], kind="stable")
         size = self._options["batch_size"]
         parts = [
-            self._of_batch(builder.batch(rows[order[start : start + size]], epoch=0, step=0).to(self._device))
+            self._of_batch(encoded_as(batch, encoding).to(self._device))
             for start in range(0, len(rows), size)
+            for batch in [builder.batch(rows[order[start : start + size]], epoch=0, step=0)]
         ]
         back = np.argsort(order)
         found: Values = {}
@@ -246,6 +251,14 @@ class TeacherOutputs:
         ends = np.cumsum(np.bincount(rows, minlength=batch.num_rows))[:-1]
         values = {"places": (batch["label_index"] % width).cpu().numpy(), **_named(kept)}
         return {f"top_k_{name}": np.split(array, ends) for name, array in values.items()}
+
+
+def _encoding_with(uri: str, tokenizer: str) -> int:
+    """The number of a corpus's encoding by the tokenizer with a hash; raises ValueError where it has none."""
+    hashes = [one.hash for one in Corpus.open(uri).tokenizers]
+    if tokenizer not in hashes:
+        raise ValueError(f"corpus {uri!r} has no ids of the tokenizer with hash {tokenizer}; binarize it again")
+    return hashes.index(tokenizer)
 
 
 def _named(kept: Sequence[TopK]) -> dict[str, NDArray[Any]]:

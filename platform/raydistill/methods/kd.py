@@ -29,13 +29,15 @@ class Method(Distiller):
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
-        """One teacher, unless its weight is 0; its logits may be stored.
+        """One teacher, unless its weight is 0; its logits may be stored, and of sequences its tokenizer another.
 
         Answers have as many classes as the micro-batch has places, which a mean over classes would let decide.
         """
         needed = 1 if config.alpha > 0 else 0
         heads = CLASSIFYING if config.reduction == "batchmean" else CLASSIFYING[:2]
-        return Requirements(min_teachers=needed, max_teachers=needed, heads=heads, stored=("logits",))
+        return Requirements(
+            min_teachers=needed, max_teachers=needed, heads=heads, stored=("logits",), own_encodings=True
+        )
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Number of labels, for both terms."""

@@ -9,7 +9,7 @@ from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.label_subset import classes_of, has_classes
 from raydistill.data.mixture import CorpusPart, chosen_rows
-from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages._base import CorpusForecast, Forecast, TokenizerForecast
 
 _VERIFIED_BYTES = 2**30
 """Corpora up to this size are read through before they are used, in a second or two."""
@@ -93,7 +93,27 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
         columns=first.columns,
         has_train=all(one.has_train for one in found),
         held_out_rows=_weighted([one.held_out_rows for one in found], [1.0] * len(found)),
+        further_tokenizers=_further(corpora, found),
     )
+
+
+def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusForecast]) -> tuple[TokenizerForecast, ...]:
+    """The further tokenizers of all corpora together; raises ValueError for a corpus that has others."""
+    first = found[0].further_tokenizers
+    for reference, other in zip(corpora, found, strict=True):
+        its = other.further_tokenizers
+        known = zip(first, its, strict=False)
+        if len(its) != len(first) or any(
+            a.tokenizer_hash != b.tokenizer_hash for a, b in known if a.tokenizer_hash and b.tokenizer_hash
+        ):
+            raise ValueError(
+                f"corpus {reference.corpus!r} has other further tokenizers than {corpora[0].corpus!r}; "
+                "binarize both with the same further_tokenizers, in one order"
+            )
+    longest = [
+        max(one.max_length for one in same) for same in zip(*(one.further_tokenizers for one in found), strict=True)
+    ]
+    return tuple(replace(one, max_length=length) for one, length in zip(first, longest, strict=True))
 
 
 def _of_subset(reference: CorpusRef, corpus: CorpusForecast, *, is_there: bool) -> CorpusForecast:
@@ -172,6 +192,9 @@ def of_folder(root: Path) -> CorpusForecast:
         held_out_rows=_rows_of(root / HELD_OUT),
         columns=corpus.columns,
         has_train=has_train,
+        further_tokenizers=tuple(
+            TokenizerForecast(one.vocab_size, one.max_length, one.hash) for one in manifest.further_tokenizers
+        ),
     )
 
 

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from raydistill.config.sections import ScalingConfig, StudentConfig
-from raydistill.data.corpus import tokenizer_hash
 from raydistill.models import checks, layer_selection
 from raydistill.models.classes import class_order, with_classes
 from raydistill.models.freezing import check_frozen_layers
-from raydistill.models.load import CLASSIFIERS, check_family, load_tokenizer
+from raydistill.models.load import CLASSIFIERS, check_family
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _base, _checkpoints, _corpora, _plans, _stored
+from raydistill.stages import _base, _checkpoints, _corpora, _encodings, _plans, _stored
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.training.selection import criterion_of, selection_line
 
@@ -37,11 +35,12 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     corpus = check_task(config, earlier)
     if not corpus.has_train:
         raise ValueError("corpus has held-out rows alone; name a binarize stage that has a source to train on")
-    teachers = _teachers(config, corpus, earlier)
+    encodings = _encodings.of_teachers(config, corpus, earlier)
+    teachers = _teachers(config, corpus, encodings, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)
     student = _plans.planned(config.student, student, head=config.task.module.Task.HEAD)
-    _check_corpus(corpus, student, teachers)
+    _check_corpus(corpus, student, teachers, encodings)
     config.method.module.Method.check(config.method.config, student, teachers)
     _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     _check_batches(config, scaling, corpus)
@@ -52,6 +51,7 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     return Forecast(
         lines=[*_lines(config, scaling, corpus, student, teachers), *([selection] if selection else [])],
         models={"": student, _base.INITIAL: student},
+        tokenizer_hash=corpus.tokenizer_hash,
     )
 
 
@@ -79,11 +79,11 @@ def check_model(key: str, reference: Any, *, head: str, corpus: CorpusForecast, 
     return model
 
 
-def _teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> list[Any]:
+def _teachers(config: Any, corpus: CorpusForecast, encodings: list[int], earlier: Mapping[str, Forecast]) -> list[Any]:
     head = config.task.module.Task.HEAD
     return [
-        check_model(f"teachers.{position}", reference, head=head, corpus=corpus, earlier=earlier)
-        for position, reference in enumerate(config.teachers)
+        check_model(f"teachers.{position}", reference, head=head, corpus=corpus.as_encoded(encoding), earlier=earlier)
+        for position, (reference, encoding) in enumerate(zip(config.teachers, encodings, strict=True))
     ]
 
 
@@ -134,16 +134,8 @@ def _check_requirements(config: Any, teachers: list[Any]) -> None:
 
 def _check_tokenizer(key: str, folder: Path | None, corpus: CorpusForecast) -> None:
     """The corpus's ids must mean to the model what its own tokenizer says; equal sizes do not show that."""
-    if folder is None or corpus.tokenizer_hash is None or not (folder / "tokenizer.json").is_file():
-        return
-    if _hash_of(folder, (folder / "tokenizer.json").stat().st_mtime_ns) != corpus.tokenizer_hash:
-        raise ValueError(f"{key} has another tokenizer than the corpus; binarize with that model's tokenizer")
-
-
-@lru_cache(maxsize=64)
-def _hash_of(folder: Path, changed: int) -> str:
-    """What a folder's tokenizer does, found out once for many stages that name it; ``changed`` is the file's time."""
-    return tokenizer_hash(load_tokenizer(folder))
+    if folder is not None:
+        _encodings.encoding_of(key, _encodings.hash_of_folder(folder), corpus.hashes[:1], can_be_added=False)
 
 
 def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:
@@ -164,10 +156,10 @@ def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: 
     return layer_selection.student_config(source, architecture=start.architecture, num_layers=num_layers, head=head)
 
 
-def _check_corpus(corpus: CorpusForecast, student: Any, teachers: list[Any]) -> None:
-    models = {"student": student, **{f"teachers.{position}": teacher for position, teacher in enumerate(teachers)}}
-    for key, model in models.items():
-        check_size(key, model, corpus)
+def _check_corpus(corpus: CorpusForecast, student: Any, teachers: list[Any], encodings: list[int]) -> None:
+    check_size("student", student, corpus)
+    for position, (teacher, encoding) in enumerate(zip(teachers, encodings, strict=True)):
+        check_size(f"teachers.{position}", teacher, corpus.as_encoded(encoding))
 
 
 def check_size(key: str, model: Any, corpus: CorpusForecast) -> None:

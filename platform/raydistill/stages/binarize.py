@@ -1,15 +1,16 @@
 """Turn a source's texts into an encoded corpus with a held-out part."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from raydistill.config.named import EncodingField, Named, NamedIn, OptionalSourceField, SourceField, parser
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
-from raydistill.data.binarize import binarize
+from raydistill.data.binarize import binarize, check_new
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
+from raydistill.data.further_tokenizers import further_columns
 from raydistill.data.sources._base import DROPPED
 from raydistill.data.units import WeightedSource
 from raydistill.models.checks import max_length
@@ -58,6 +59,8 @@ class Config(_base.StageConfig):
     """What an example is: the name of a task and its encoding options."""
     tokenizer: ModelRef
     """A checkpoint whose tokenizer encodes."""
+    further_tokenizers: list[ModelRef] = []
+    """Checkpoints, such as teachers, whose tokenizers encode each example too: of classification and glue alone."""
     held_out: HeldOutField = 0.02
     """Share of the source's texts kept out of training, for evaluation; or a source that is held out as a whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
@@ -96,17 +99,48 @@ class Stage(_base.Stage):
     config: Config
 
     def references(self) -> dict[str, str]:
-        return {"tokenizer": self.config.tokenizer.checkpoint or ""}
+        further = enumerate(self.config.further_tokenizers)
+        return {
+            "tokenizer": self.config.tokenizer.checkpoint or "",
+            **{f"further_tokenizers.{number}": one.checkpoint or "" for number, one in further},
+        }
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         listed = {str(number): _listed(one.source) for number, one in enumerate(self.config.weighted_sources)}
         if isinstance(self.config.held_out, Named):
             listed["held_out"] = _listed(self.config.held_out)
-        return {**super().identity(scaling), "items": listed, "format": FORMAT_VERSION}
+        found = {**super().identity(scaling), "items": listed, "format": FORMAT_VERSION}
+        if not self.config.further_tokenizers:
+            # Without them the corpus is the one that it was before there was such a key.
+            del found["further_tokenizers"]
+        return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        model, folder = _checkpoints.model_config(self.config.tokenizer, earlier)
-        vocab_size, limit, digest = model.vocab_size, max_length(model), None
+        own, tokenizer = self._tokenizer(self.config.tokenizer, earlier, whose="the tokenizer")
+        if tokenizer is not None:
+            self._try_labels(tokenizer)
+        encoding = self.config.encoding
+        further = self._further(own, earlier)
+        more = further_columns([one.vocab_size for one in further])
+        corpus = _base.CorpusForecast(
+            encoding.name,
+            own.vocab_size,
+            own.max_length,
+            own.tokenizer_hash,
+            labels=tuple(getattr(encoding.config, "labels", ())),
+            columns={**encoding.module.columns(encoding.config), **more},
+            has_train=bool(self.config.weighted_sources),
+            further_tokenizers=further,
+        )
+        return _base.Forecast(lines=[self._line(own.vocab_size, own.max_length, further)], corpus=corpus)
+
+    def _tokenizer(
+        self, reference: ModelRef, earlier: Mapping[str, _base.Forecast], *, whose: str
+    ) -> tuple[_base.TokenizerForecast, Any]:
+        """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
+        model, folder = _checkpoints.model_config(reference, earlier)
+        vocab_size, limit, tokenizer = model.vocab_size, max_length(model), None
+        digest = None if folder is not None else earlier[_base.stage_of(reference.checkpoint or "")].tokenizer_hash
         if folder is not None:
             tokenizer = load_tokenizer(folder)
             self.config.encoding.module.check_tokenizer(tokenizer)
@@ -114,26 +148,37 @@ class Stage(_base.Stage):
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
-            raise ValueError(f"encoding.max_length is {longest}; the tokenizer's model takes at most {limit}")
-        if folder is not None:
-            self._try_labels(tokenizer)
-        encoding = self.config.encoding
-        corpus = _base.CorpusForecast(
-            encoding.name,
-            vocab_size,
-            longest,
-            digest,
-            labels=tuple(getattr(encoding.config, "labels", ())),
-            columns=encoding.module.columns(encoding.config),
-            has_train=bool(self.config.weighted_sources),
-        )
-        return _base.Forecast(lines=[self._line(vocab_size, longest)], corpus=corpus)
+            raise ValueError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
+        return _base.TokenizerForecast(vocab_size, longest, digest), tokenizer
 
-    def _line(self, vocab_size: int, longest: int) -> str:
+    def _further(
+        self, own: _base.TokenizerForecast, earlier: Mapping[str, _base.Forecast]
+    ) -> tuple[_base.TokenizerForecast, ...]:
+        """The further tokenizers; raises ValueError, naming the key, where they cannot encode or are there already."""
+        encoding = self.config.encoding
+        if self.config.further_tokenizers and not encoding.module.Task.FURTHER_TOKENIZERS:
+            raise ValueError(
+                f"further_tokenizers names {len(self.config.further_tokenizers)}, but rows of {encoding.name} have one "
+                "encoding; leave them out, or encode for classification or glue"
+            )
+        found: list[_base.TokenizerForecast] = []
+        for number, reference in enumerate(self.config.further_tokenizers):
+            key = f"further_tokenizers.{number}"
+            try:
+                one, _ = self._tokenizer(reference, earlier, whose=key)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+            if one.tokenizer_hash is not None:
+                check_new(number, one.tokenizer_hash, [own.tokenizer_hash, *(other.tokenizer_hash for other in found)])
+            found.append(one)
+        return tuple(found)
+
+    def _line(self, vocab_size: int, longest: int, further: Sequence[_base.TokenizerForecast]) -> str:
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
         apart = self.config.held_out.name if isinstance(self.config.held_out, Named) else ""
         texts = [f"{names} texts" if names else "", f"{apart} texts held out" if apart else ""]
-        return f"{', '.join(filter(None, texts))}, {vocab_size} ids, at most {longest} tokens a row"
+        also = f"; in {' and '.join(str(one.vocab_size) for one in further)} ids too" if further else ""
+        return f"{', '.join(filter(None, texts))}, {vocab_size} ids, at most {longest} tokens a row{also}"
 
     def _try_labels(self, tokenizer: Any) -> None:
         """Encode the first examples of sources that are here, so that unknown labels and wrong columns show early.
@@ -161,6 +206,9 @@ class Stage(_base.Stage):
             sources=self.config.weighted_sources,
             encoding=self.config.encoding,
             tokenizer_folder=str(_checkpoints.resolve(self.config.tokenizer, context.outputs)),
+            further_tokenizers=[
+                str(_checkpoints.resolve(one, context.outputs)) for one in self.config.further_tokenizers
+            ],
             output=str(context.output),
             held_out=self.config.held_out,
             rows_per_shard=self.config.rows_per_shard,

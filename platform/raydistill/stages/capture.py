@@ -17,7 +17,7 @@ from raydistill.data.teacher_outputs import Header, Kept, OutputColumn, OutputSe
 from raydistill.models import checks, layer_plan
 from raydistill.models.dropout_scores import has_dropout
 from raydistill.models.load import check_family, load_config
-from raydistill.stages import _base, _checkpoints, _corpora, _fit
+from raydistill.stages import _base, _checkpoints, _corpora, _encodings, _fit
 from raydistill.tracking.registry import content_hash
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
@@ -95,12 +95,14 @@ class Stage(_base.Stage):
             raise ValueError("corpus has only a held_out part; capture what trainings read, a corpus with both")
         if config.task.module.Task.NEEDS_STORED:
             raise ValueError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
-        head = config.task.module.Task.HEAD
+        head, can_be_added = config.task.module.Task.HEAD, config.task.module.Task.FURTHER_TOKENIZERS
         teachers = []
         for number, reference in enumerate(config.teachers):
             key = f"teachers.{number}"
-            teacher = _fit.check_model(key, reference, head=head, corpus=corpus, earlier=earlier)
-            _fit.check_size(key, teacher, corpus)
+            encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=can_be_added)
+            read = corpus.as_encoded(encoding)
+            teacher = _fit.check_model(key, reference, head=head, corpus=read, earlier=earlier)
+            _fit.check_size(key, teacher, read)
             self._check_teacher(number, teacher)
             teachers.append(teacher)
         return _base.Forecast(
@@ -219,11 +221,13 @@ class Stage(_base.Stage):
     ) -> Header:
         config, task = self.config, self.config.task.module.Task
         labels = tuple(task.outputs(config.task.config, corpus.encoding.labels))
+        folder = _checkpoints.resolve(config.teachers[number], context.outputs)
+        encoding = _encodings.of_folder(f"teachers.{number}", folder, corpus)
         seed = context.seed if config.mask_seed is None else config.mask_seed
         return Header(
             teacher=_checkpoints.describe(config.teachers[number]),
             teacher_hash=teacher_hash,
-            tokenizer_hash=corpus.manifest.tokenizer.hash,
+            tokenizer_hash=corpus.tokenizers[encoding].hash,
             corpus_hash=corpus.hash,
             rows=len(corpus),
             task=config.task.dump(),

@@ -22,7 +22,7 @@ from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
-from raydistill.stages import _base, _checkpoints, _corpora, _fit, _plans, _stored
+from raydistill.stages import _base, _checkpoints, _corpora, _encodings, _fit, _plans, _stored
 from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
@@ -116,8 +116,14 @@ class Stage(_base.Stage):
             freeze_layers=self.config.student.freeze_layers,
             freeze_embeddings=self.config.student.freeze_embeddings,
             teachers=[
-                TeacherSpec(folder=str(folder), placement=teacher.placement, head=teacher.head, labels=teacher.labels)
-                for folder, teacher in zip(teachers, self.config.teachers, strict=True)
+                TeacherSpec(
+                    folder=str(folder),
+                    placement=teacher.placement,
+                    head=teacher.head,
+                    labels=teacher.labels,
+                    encoding=_encodings.of_folder(f"teachers.{number}", folder, Corpus.open(corpus[0].uri)),
+                )
+                for number, (folder, teacher) in enumerate(zip(teachers, self.config.teachers, strict=True))
                 if _stored.distils(self.config.method) and not stored
             ],
             task=self.config.task,

@@ -3,10 +3,12 @@ import copy
 import pytest
 import torch
 
+from raydistill.batch import encoding_prefix, pad_rows
 from raydistill.losses.classification import label_loss
 from raydistill.methods import kd
 from raydistill.methods._teacher_outputs import stored_name
 from toy_classifiers import CLASSIFIERS, toy_labelled_batch
+from toy_encodings import LETTERS_PAD, letters_model
 
 STUDENT = torch.tensor([[0.7, 0.2], [-0.5, 0.9], [0.3, 0.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[1.2, -0.3], [0.1, 0.4], [-2.0, 1.5]], dtype=torch.float64)
@@ -110,3 +112,21 @@ def test_rows_that_a_teacher_ran_on_are_counted_and_stored_ones_are_not():
     said = batch.with_columns(**{stored_name(0, "logits"): torch.zeros(6, 3, dtype=torch.float64)})
     stored(said, stored.denominators(said))
     assert stored.teacher_rows == 0
+
+
+def test_a_teacher_of_another_tokenizer_reads_its_own_ids_and_the_student_the_corpuss():
+    teacher, student = letters_model(seed=4), CLASSIFIERS["bert_classes"](2)
+    batch = toy_labelled_batch("classes", rows=range(3))
+    ids = [[13, 1, 2, 12], [13, 5, 12], [13, 8, 9, 3, 4, 12]]
+    further = pad_rows([torch.tensor(row).numpy() for row in ids], pad_id=LETTERS_PAD, prefix=encoding_prefix(1))
+    both = batch.with_columns(**further)
+    method = kd.Method(kd.Config(), student, [teacher])
+    method.encodings = (1,)
+    with torch.no_grad():
+        said = torch.cat([teacher(input_ids=torch.tensor([row])).logits for row in ids])
+    expected, _ = kd.Method(kd.Config(), student)(
+        batch.with_columns(**{stored_name(0, "logits"): said}), method.denominators(batch)
+    )
+    found, _ = method(both, method.denominators(both))
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert method.teacher_rows == 3

@@ -8,6 +8,7 @@ from transformers import BertConfig, GPT2Config, RobertaConfig
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig, StudentConfig, TrainingConfig
 from raydistill.stages import _fit
+from raydistill.stages._base import CorpusForecast
 
 
 def lines(num_blocks: int, **student) -> list[str]:
@@ -35,18 +36,18 @@ def test_layers_that_the_user_chose_and_fresh_students_are_not_pointed_out():
 
 
 def test_the_positions_that_a_robertas_rows_cannot_use_are_not_counted():
-    corpus = SimpleNamespace(vocab_size=50, max_length=513)
+    corpus = CorpusForecast("mlm", 50, 513)
     student = RobertaConfig(vocab_size=60, max_position_embeddings=514)
     with pytest.raises(ValueError, match=r"student has 512 positions, .*encoding\.max_length=512"):
-        _fit._check_corpus(corpus, student, [])
+        _fit._check_corpus(corpus, student, [], [])
 
 
 def test_a_gpt2s_positions_are_found_under_their_own_name():
-    corpus = SimpleNamespace(vocab_size=50, max_length=513)
-    _fit._check_corpus(corpus, GPT2Config(vocab_size=60, n_positions=513), [])
+    corpus = CorpusForecast("mlm", 50, 513)
+    _fit._check_corpus(corpus, GPT2Config(vocab_size=60, n_positions=513), [], [])
     with pytest.raises(ValueError, match=r"teachers\.0 has 512 positions"):
         _fit._check_corpus(
-            corpus, GPT2Config(vocab_size=60, n_positions=513), [GPT2Config(vocab_size=60, n_positions=512)]
+            corpus, GPT2Config(vocab_size=60, n_positions=513), [GPT2Config(vocab_size=60, n_positions=512)], [0]
         )
 
 
