@@ -38,8 +38,8 @@ class TeacherRun:
 
     folder: str
     """Its checkpoint."""
-    names: tuple[str, ...]
-    """Names of its outputs, where its configuration does not have them."""
+    names: tuple[str | None, ...]
+    """Names of its outputs, where its configuration does not have them; None for one that is left out."""
     corpora: tuple[str, ...]
     sets: tuple[str, ...]
     """Where the set of each corpus goes."""

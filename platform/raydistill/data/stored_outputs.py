@@ -36,6 +36,8 @@ class StoredOutputs:
     kinds: tuple[str, ...]
     layers: tuple[tuple[int, ...], ...] = ()
     """Of each teacher, numbers k of the hidden states hs[k] whose CLS states are wanted, in the order of the column."""
+    labels: tuple[tuple[str, ...], ...] = ()
+    """Of each teacher, the names of the classes of its logits in their order, a part of the student's or all."""
 
     @property
     def num_teachers(self) -> int:

@@ -8,7 +8,8 @@ The outputs of one teacher for one corpus are a set. Its folder holds::
 Columns by kind (C classes, L layers, H the width of the states, m masked places of a row, k likeliest ids):
 
 ================== =============================================================== ==================================
-``logits``         ``logits`` (C,) float32                                         class order is the corpus's
+``logits``         ``logits`` (C,) float32                                         those that the teacher knows, in
+                                                                                   the corpus's order
 ``cls_states``     ``cls_states`` (L, H) float16 or float32                        of the layers, as listed
 ``dropout_scores`` ``dropout_scores`` () float32                                   see ``models/dropout_scores.py``
 ``top_k``          ``top_k_places`` (m,), ``top_k_ids`` (m, k), ``top_k_log_probs``  see ``losses/top_k.py``; places
@@ -113,9 +114,11 @@ class Header(_Record):
     task: dict[str, Any]
     """Section of the task that prepared the rows."""
     labels: tuple[str, ...]
-    """Names of the classes in the order of the logits; none for scores and vocabularies."""
-    names: tuple[str, ...] = ()
-    """What the checkpoint's own outputs were said to be, where its configuration does not name them."""
+    """Names of the classes in the order of the logits, that of the corpus, of which the teacher may know a part; none
+    for scores and vocabularies."""
+    names: tuple[str | None, ...] = ()
+    """What the checkpoint's own outputs were said to be, where its configuration does not name them; null for one that
+    was left out."""
     kinds: tuple[str, ...]
     layers: tuple[int, ...]
     """Numbers k of the hidden states hs[k] whose CLS states are stored, in their order."""

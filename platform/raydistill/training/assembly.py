@@ -9,9 +9,10 @@ from torch import nn
 
 from raydistill.data.mixture import open_mixture
 from raydistill.methods._base import Distiller
+from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
-from raydistill.models.load import load_model
+from raydistill.models.load import load_config, load_model
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
@@ -34,8 +35,14 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     task = spec.task.module.Task
     labels = task.outputs(spec.task.config, open_mixture(spec.corpus).encoding.labels)
     student = _load_student(spec, config, labels)
-    teachers = [_load_teacher(teacher, spec, precision, device, labels) for teacher in spec.teachers]
-    distiller: Distiller = spec.method.module.Method(spec.method.config, student, teachers)
+    taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
+    teachers = [
+        _load_teacher(teacher, spec, precision, device, part)
+        for teacher, part in zip(spec.teachers, taught, strict=True)
+    ]
+    distiller: Distiller = spec.method.module.Method(
+        spec.method.config, student, teachers, **_labels_of_teachers(spec, taught)
+    )
     distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(
         settings.name,
@@ -45,6 +52,24 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         max_grad_norm=settings.max_grad_norm,
     )
     return Engine(distiller, config, optimizer)
+
+
+def _taught(teacher: TeacherSpec, spec: TrainSpec, labels: Sequence[str]) -> Sequence[str]:
+    """The classes that are read of a teacher: all, or those of them that it knows where the method joins several."""
+    if not _joins_parts(spec):
+        return labels
+    return known_labels(load_config(teacher.folder), labels, names=teacher.labels)
+
+
+def _joins_parts(spec: TrainSpec) -> bool:
+    return bool(spec.method.module.Method.requirements(spec.method.config).partial_labels)
+
+
+def _labels_of_teachers(spec: TrainSpec, taught: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What a method is told of the classes of its teachers, of which none runs where their outputs are stored."""
+    if not _joins_parts(spec):
+        return {}
+    return {"teacher_labels": taught if spec.stored is None else spec.stored.labels}
 
 
 def _load_student(spec: TrainSpec, config: dict[str, Any], labels: Sequence[str]) -> nn.Module:

@@ -17,8 +17,9 @@ class TeacherSpec(Section):
     placement: Literal["replicate", "zero3"] = "replicate"
     head: Literal["pretrained", "new"] = "pretrained"
     """``new`` lets a checkpoint without the task's head start one, the same on every worker."""
-    labels: list[str] = []
-    """Names of a classifier's outputs in their order, where its configuration does not name them."""
+    labels: list[str | None] = []
+    """Names of a classifier's outputs in their order, where its configuration does not name them; None for one that is
+    left out."""
     encoding: int = 0
     """Which of the corpus's tokenizers is its own: 0 the student's, from 1 the further ones."""
 
