@@ -1,6 +1,7 @@
 """The table of a study over several tasks: a row a model, its average first, then a column a task, in hundredths.
 
-So published tables of GLUE have it, with several metrics of one task as their mean.
+So published tables of GLUE have it, with several metrics of one task as their mean. Without an average the columns may
+be anything that models of one name are compared by.
 """
 
 import json
@@ -27,7 +28,7 @@ def task_entries(columns: Mapping[str, TaskColumn], averaged: Sequence[str]) -> 
     """One entry for all that the columns have of one model with one assignment, in order of first appearance.
 
     Its figures are a score for each column that has the metrics and, before them, the ``average`` of the ``averaged``
-    columns, left out where one of them is missing: averages of different tasks do not compare.
+    columns, left out where there are none or one of them is missing: averages of different tasks do not compare.
     """
     found: dict[str, tuple[Entry, dict[str, float]]] = {}
     for name, column in columns.items():
@@ -40,7 +41,7 @@ def task_entries(columns: Mapping[str, TaskColumn], averaged: Sequence[str]) -> 
 
 
 def _with_average(scores: Mapping[str, float], averaged: Sequence[str]) -> dict[str, float]:
-    if not all(name in scores for name in averaged):
+    if not averaged or not all(name in scores for name in averaged):
         return dict(scores)
     return {AVERAGE: sum(scores[name] for name in averaged) / len(averaged), **scores}
 
@@ -55,5 +56,7 @@ def note(columns: Mapping[str, TaskColumn], averaged: Sequence[str]) -> str:
     scores = ", ".join(f"{name} ({' and '.join(column.metrics)})" for name, column in columns.items())
     several = any(len(column.metrics) > 1 for column in columns.values())
     mean = ", of several metrics their mean" if several else ""
+    if not averaged:
+        return f"In hundredths: {scores}{mean}."
     over = "all columns" if list(averaged) == list(columns) else ", ".join(averaged)
     return f"In hundredths: {scores}{mean}; the average is over {over}."

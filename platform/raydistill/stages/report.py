@@ -35,8 +35,8 @@ class TaskTableConfig(Section):
 
     columns: Annotated[dict[str, TaskColumnConfig], Field(min_length=1)]
     """What stands in each column, by its heading; models of one name in several evaluations are one row."""
-    average: Annotated[list[str], Field(min_length=1)] | None = None
-    """Columns of which the average is; by default all."""
+    average: list[str] | None = None
+    """Columns of which the average is, by default all; with none of them, ``[]``, the table has no average."""
 
     @model_validator(mode="after")
     def _averages_columns(self) -> "TaskTableConfig":
@@ -186,7 +186,7 @@ def _write_task_table(context: _base.StageContext, config: TaskTableConfig) -> C
         name: TaskColumn([entry for _, entry in _entries(context.runs[one.evaluation])], one.metric)
         for name, one in config.columns.items()
     }
-    averaged = config.average or list(columns)
+    averaged = list(columns) if config.average is None else config.average
     entries = task_entries(columns, averaged)
     return _write(context.output, _TASK_TABLE, entries, notes=[note(columns, averaged)], style=in_hundredths)
 

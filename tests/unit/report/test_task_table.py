@@ -66,3 +66,10 @@ def test_the_note_tells_metrics_and_what_the_average_is_over():
         "columns."
     )
     assert note(columns, ["A"]).endswith("the average is over A.")
+
+
+def test_a_table_without_averaged_columns_has_no_average():
+    columns = {"A": column({"a": 0.5}), "B": column({"a": 0.7})}
+    (found,) = task_entries(columns, [])
+    assert found.figures == {"A": 0.5, "B": 0.7}
+    assert note(columns, []) == "In hundredths: A (accuracy), B (accuracy)."
