@@ -124,6 +124,13 @@ def test_rows_that_hold_no_data_are_skipped_in_files_of_any_size(tmp_path, monke
     assert read_all(section(path, label="category", skip_rows=2)) == [{"text": "one", "label": "x"}]
 
 
+def test_the_three_rows_of_orange_below_its_header_are_skipped_though_one_is_blank(tmp_path):
+    for blank in ("", "\t"):
+        path = write(tmp_path, f"Category\tText\nd\tstring\nclass\t\n{blank}\nearn\tdean foods df sees\n", "r8.tab")
+        expected = [{"text": "dean foods df sees", "label": "earn"}]
+        assert read_all(section(path, text="Text", label="Category", skip_rows=3)) == expected
+
+
 def test_json_lines_keep_numbers_and_refuse_other_values(tmp_path):
     path = write(tmp_path, '{"text": "a", "label": 2}\n\n{"text": "b", "label": 2.5}\n', "a.jsonl")
     assert [example["label"] for example in read_all(section(path, label="label"))] == [2, 2.5]
