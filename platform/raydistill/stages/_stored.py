@@ -123,7 +123,7 @@ def _check_names(config: Any, key: str, found: OutputsForecast) -> None:
             )
 
 
-def _check_same_names(key: str, number: int, wanted: Sequence[str], stored: Sequence[str]) -> None:
+def _check_same_names(key: str, number: int, wanted: Sequence[str | None], stored: Sequence[str | None]) -> None:
     """Refuse outputs that were taken for other classes than they are now."""
     if tuple(wanted) != tuple(stored):
         raise ValueError(

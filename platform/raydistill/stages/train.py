@@ -22,7 +22,7 @@ from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
-from raydistill.stages import _base, _checkpoints, _corpora, _encodings, _fit, _plans, _stored
+from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit, _plans, _stored
 from raydistill.tracking.registry import content_hash
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
@@ -120,7 +120,7 @@ class Stage(_base.Stage):
                     folder=str(folder),
                     placement=teacher.placement,
                     head=teacher.head,
-                    labels=teacher.labels,
+                    labels=list(_classes.names_of(teacher, load_config(folder))),
                     encoding=_encodings.of_folder(f"teachers.{number}", folder, Corpus.open(corpus[0].uri)),
                 )
                 for number, (folder, teacher) in enumerate(zip(teachers, self.config.teachers, strict=True))
@@ -180,8 +180,10 @@ class Stage(_base.Stage):
                 origin,
                 head=head,
                 labels=labels,
-                names=reference.labels,
-                allow_new_head=reference.head == "new",
+                names=_classes.names_of(reference, load_config(origin)),
+                # A teacher that knows a part of the classes gives the student its blocks alone.
+                allow_new_head=reference.head == "new"
+                or (config.checkpoint is None and _classes.know_parts(self.config)),
                 seed=context.seed,
             )
         if config.init == "layers":
