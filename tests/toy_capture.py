@@ -1,5 +1,6 @@
 """A labelled toy corpus, a teacher and a student that classify, and stages of them, for tests of stored outputs."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.data.capture import Share, TeacherOutputs, TeacherRun
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.models.load import load_tokenizer, save_model
 from raydistill.stages import capture, train
@@ -43,9 +45,9 @@ def write_labelled(folder: Path, *, rows_per_shard: int = 40) -> None:
     save_teacher(folder / "teacher", seed=0)
 
 
-def save_teacher(folder: Path, *, seed: int, num_layers: int = 3) -> None:
+def save_teacher(folder: Path, *, seed: int, num_layers: int = 3, labels: Sequence[str] = CLASSES[::-1]) -> None:
     """A classifier in float32 whose outputs are in another order than the corpus's classes."""
-    model = toy_classifier(toy_bert, num_layers, labels=CLASSES[::-1], seed=seed, dropout=0.2, dtype=torch.float32)
+    model = toy_classifier(toy_bert, num_layers, labels=labels, seed=seed, dropout=0.2, dtype=torch.float32)
     save_model(model.eval(), make_tokenizer(), folder)
 
 
@@ -86,7 +88,15 @@ def train_stage(folder: Path, *, training: dict[str, Any] | None = None, **chang
     return train.Stage("distill", train.Config.model_validate(config))
 
 
-def context_of(stage: Stage, output: Path, *, earlier: dict[str, Path] | None = None, **scaling: Any) -> StageContext:
+def context_of(
+    stage: Stage,
+    output: Path,
+    *,
+    earlier: dict[str, Path] | None = None,
+    storage: Path | None = None,
+    seed: int = 5,
+    **scaling: Any,
+) -> StageContext:
     """What a job would hand a stage, with a tracker that keeps all it is told."""
     tracker = MemoryTracker()
     tracker.start_run(KEY)
@@ -94,7 +104,7 @@ def context_of(stage: Stage, output: Path, *, earlier: dict[str, Path] | None = 
     outputs = earlier or {}
     return StageContext(
         job_name="toy",
-        seed=5,
+        seed=seed,
         scaling=ScalingConfig(**scaling),
         output=output,
         outputs=outputs,
@@ -102,7 +112,16 @@ def context_of(stage: Stage, output: Path, *, earlier: dict[str, Path] | None = 
         tracker=tracker,
         run_key=KEY,
         runs={name: [Run(name, {}, path, {})] for name, path in outputs.items()},
+        storage=storage,
     )
+
+
+def outputs_here(items: list[dict[str, int]], run: TeacherRun, share: Share) -> Iterator[Any]:
+    """What stands in for the actors of a capture, in this process."""
+    outputs = TeacherOutputs(run) if items else None
+    for item in items:
+        assert outputs is not None
+        yield outputs.of(item["corpus"], np.arange(item["start"], item["stop"]))
 
 
 def metrics_of(context: StageContext) -> dict[str, list[tuple[int, float]]]:

@@ -6,8 +6,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -41,6 +43,9 @@ class ScalingConfig(Section):
     """Logical CPUs that Ray reserves for a worker; also its number of threads on a cluster."""
     data_cpus: Annotated[int, Field(ge=1)] = 1
     """Logical CPUs left for the data tasks that feed the workers."""
+    memory_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """GiB that weights, gradients and moments of a worker may take, its GPU's or else main memory; it decides where
+    teachers lie. By default a part of what the machine has, and no limit on a cluster, whose machines may differ."""
 
 
 class TrackingConfig(Section):
@@ -108,6 +113,13 @@ class PackageRef(Section):
     """Folder or file inside it; ``a.tar.gz!/b`` reaches into nested archives."""
 
 
+Labels = Annotated[
+    Annotated[list[str], Tag("names")] | Annotated[dict[str, str | None], Tag("map")],
+    Discriminator(lambda value: "map" if isinstance(value, dict) else "names"),
+]
+"""Names of outputs in their order, or a map from names to others; the tags keep a mistake to one line."""
+
+
 class ModelRef(Section):
     """A checkpoint: give exactly one of ``checkpoint`` and ``package``."""
 
@@ -124,8 +136,11 @@ class ModelRef(Section):
     """Folder of the checkpoint inside that distribution."""
     head: Literal["pretrained", "new"] = "pretrained"
     """``new`` allows a checkpoint without the head that the task needs, or with other classes, and starts one."""
-    labels: list[str] = []
-    """Names of a classifier's outputs in their order, where its configuration does not name them."""
+    labels: Labels = []
+    """What a classifier's outputs are where its configuration does not say it as the corpus does: their names in their
+    order, or a map from its own names to the corpus's, such as ``{World: world, Other: null}``. Names that a map lacks
+    stay. An output that is mapped to null is left out: the model chooses among its others as if it did not have it.
+    Other classes than the corpus's are refused, never left out by themselves."""
 
     @model_validator(mode="before")
     @classmethod
@@ -151,8 +166,11 @@ class ModelRef(Section):
 class TeacherConfig(ModelRef):
     """A frozen teacher and where its weights lie."""
 
-    placement: Literal["replicate", "zero3"] = "replicate"
-    """``replicate``: whole on each worker; ``zero3``: each of n workers holds 1/n, never gathered whole."""
+    placement: Literal["auto", "replicate", "zero3", "sequential", "captured"] = "auto"
+    """``replicate``: whole on each worker; ``zero3``: each of n workers holds 1/n, never gathered whole;
+    ``sequential``: of these a worker holds one at a time, while it runs, and the others wait in files, which the CPU
+    maps without a copy; ``captured``: as ``teacher_outputs: stored``. ``auto``: the first of replicate, captured, zero3
+    and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
 
 
 class StudentConfig(Section):

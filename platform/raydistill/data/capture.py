@@ -1,7 +1,7 @@
 """Teachers run over a corpus: Ray Data actors that compute outputs block by block, and one writer for each set."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from raydistill import draws
 from raydistill.batch import Batch, encoded_as
 from raydistill.data.corpus import Corpus
+from raydistill.data.score_files import OPTION, Block, ScoreColumn, replaced
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import BATCH_ROWS, Header, OutputColumn, Values, record_batch
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
@@ -24,11 +24,11 @@ from raydistill.layout import Layout
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
 from raydistill.losses.top_k import TopK, top_k_of
 from raydistill.models.blocks import blocks_of
-from raydistill.models.dropout_scores import dropout_scores
+from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
 from raydistill.models.predictions import predict
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a teacher may compute in."""
 
 
@@ -46,6 +46,8 @@ class TeacherRun:
     headers: tuple[Header, ...]
     num_threads: int = 1
     use_gpu: bool = False
+    scores: ScoreColumn | None = None
+    """Scores of a file, in place of those of passes with dropout."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def capture(run: TeacherRun, share: Share) -> int:
 
     Sets that are finished are left alone, and finished shards of an interrupted call are kept. The outputs depend on
     the corpora and the headers alone, but for the rounding of another number of threads. Raises a ValueError that an
-    actor met, with its message alone.
+    actor met, with its message alone, and one for a file of scores that does not fit.
     """
     with ExitStack() as stack:
         writers, items = [], []
@@ -72,7 +74,11 @@ def capture(run: TeacherRun, share: Share) -> int:
             writer = OutputSetWriter(target, header, shard_rows=np.diff(offsets).tolist())
             writers.append(stack.enter_context(writer))
             items += [{"corpus": number, "start": start, "stop": stop} for start, stop in _blocks(offsets, writer)]
-        for item, values in zip(items, _outputs(items, run, share), strict=True):
+        blocks: Iterable[Block] = zip(items, _outputs(items, run, share), strict=True)
+        if run.scores is not None:
+            of_file = run.scores.of_corpora([Corpus.open(uri) for uri in run.corpora])
+            blocks = replaced(blocks, items, of_file, teacher=run.scores.teacher)
+        for item, values in blocks:
             writers[item["corpus"]].add(np.arange(item["start"], item["stop"]), values)
         for writer in writers:
             writer.finish()
@@ -191,7 +197,7 @@ class TeacherOutputs:
         order = np.argsort(builder.corpus.lengths[rows], kind="stable")
         size = self._options["batch_size"]
         parts = [
-            self._of_batch(encoded_as(batch, encoding).to(self._device))
+            self._of_batch(encoded_as(batch, encoding).to(self._device), self._headers[corpus])
             for start in range(0, len(rows), size)
             for batch in [builder.batch(rows[order[start : start + size]], epoch=0, step=0)]
         ]
@@ -205,16 +211,15 @@ class TeacherOutputs:
                 found[name] = [values[place] for place in back]
         return found
 
-    def _of_batch(self, batch: Batch) -> Values:
-        kinds, header = self._headers[0].kinds, self._headers[0]
+    def _of_batch(self, batch: Batch, header: Header) -> Values:
+        kinds = header.kinds
         found: Values = {}
         if "top_k" in kinds:
             found |= self._top_k(batch)
         if "logits" in kinds or "cls_states" in kinds:
             found |= self._said(batch, header.layers)
         if "dropout_scores" in kinds:
-            scores = dropout_scores(self._model, batch, head=self._head, seeds=self._seeds(batch))
-            found["dropout_scores"] = scores.cpu().numpy()
+            found["dropout_scores"] = _array(self._scores(batch, header, found.get("logits")))
         return found
 
     @torch.no_grad()
@@ -225,14 +230,15 @@ class TeacherOutputs:
             found["cls_states"] = _array(torch.stack([said.pooled_states(layer) for layer in layers], dim=1))
         return found
 
-    def _seeds(self, batch: Batch) -> list[int]:
-        """One for each pass: the rows of a batch are the same whichever actor runs it."""
-        first = int(batch["row_id"][0])
-        passes = np.arange(self._options["dropout_passes"])
-        seeds: list[int] = draws.integers(
-            "dropout passes", self._options["dropout_seed"], first, passes, high=2**62
-        ).tolist()
-        return seeds
+    @torch.no_grad()
+    def _scores(self, batch: Batch, header: Header, logits: NDArray[Any] | None) -> Tensor:
+        """Of passes with dropout; of one pass without, whose logits may be there, where a file has the others."""
+        if OPTION not in header.options:
+            seeds = pass_seeds(batch, seed=self._options["dropout_seed"], passes=self._options["dropout_passes"])
+            return dropout_scores(self._model, batch, head=self._head, seeds=seeds)
+        if logits is not None:
+            return single_pass_scores(torch.from_numpy(logits))
+        return single_pass_scores(predict(self._model, batch, head=self._head).logits)
 
     @torch.no_grad()
     def _top_k(self, batch: Batch) -> Values:

@@ -39,11 +39,6 @@ class StoredOutputs:
     labels: tuple[tuple[str, ...], ...] = ()
     """Of each teacher, the names of the classes of its logits in their order, a part of the student's or all."""
 
-    @property
-    def num_teachers(self) -> int:
-        """How many teachers' outputs are joined."""
-        return len(self.sets)
-
 
 class StoredColumns:
     """Reads the outputs of rows; raises ValueError when a set is not the one that was named."""

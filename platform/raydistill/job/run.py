@@ -178,6 +178,7 @@ class _Runner:
             run_key=key,
             runs=runs,
             parallel=parallel,
+            storage=self.result.folder.parent,
         )
 
     def _finished(self, name: str) -> Run:

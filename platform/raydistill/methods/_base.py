@@ -33,6 +33,8 @@ class Requirements:
     """Names of the tasks that the method can train; empty means all with these heads."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and takes from a store too; empty where teachers must run."""
+    one_at_a_time: bool = False
+    """Whether teachers run inside ``weights_present`` alone, so that of several one at a time may have its weights."""
     own_encodings: bool = False
     """Whether a teacher may read the rows in another tokenizer's ids than the student; not where tokens are aligned."""
     partial_labels: bool = False

@@ -6,6 +6,7 @@ from torch import Tensor
 from raydistill.batch import Batch, encoded_as
 from raydistill.methods._base import Distiller
 from raydistill.models.load import head_of
+from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
 
 CLASSIFYING = ("sequence_classification", "token_classification", "question_answering")
@@ -29,4 +30,5 @@ def run_teacher(distiller: Distiller, batch: Batch, *, number: int = 0, with_sta
     distiller.teacher_rows += batch.num_rows
     teacher = distiller.teachers[number]
     encoded = encoded_as(batch, distiller.encoding_of(number))
-    return predict(teacher, encoded, head=head_of(teacher), with_states=with_states)
+    with weights_present(teacher):
+        return predict(teacher, encoded, head=head_of(teacher), with_states=with_states)

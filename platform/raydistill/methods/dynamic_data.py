@@ -107,6 +107,7 @@ class Method(Distiller):
             row_coupled=config.selection != "none",
             heads=_dynamic.HEADS,
             stored=("logits",),
+            one_at_a_time=True,
         )
 
     @classmethod

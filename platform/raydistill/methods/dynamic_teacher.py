@@ -78,6 +78,7 @@ class Method(Distiller):
             row_coupled=config.mode in ("hard", "soft"),
             heads=_dynamic.HEADS,
             stored=("logits",),
+            one_at_a_time=True,
         )
 
     @classmethod

@@ -36,7 +36,12 @@ class Method(Distiller):
         needed = 1 if config.alpha > 0 else 0
         heads = CLASSIFYING if config.reduction == "batchmean" else CLASSIFYING[:2]
         return Requirements(
-            min_teachers=needed, max_teachers=needed, heads=heads, stored=("logits",), own_encodings=True
+            min_teachers=needed,
+            max_teachers=needed,
+            heads=heads,
+            stored=("logits",),
+            own_encodings=True,
+            one_at_a_time=True,
         )
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:

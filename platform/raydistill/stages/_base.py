@@ -97,9 +97,9 @@ class OutputsForecast:
     kinds: tuple[str, ...]
     layers: tuple[int, ...]
     """Numbers k of the hidden states hs[k] whose CLS states it stores."""
-    labels: tuple[str, ...]
-    """Names of the classes of the logits."""
-    names: tuple[tuple[str, ...], ...] = ()
+    labels: tuple[tuple[str, ...], ...]
+    """For each teacher the names of the classes of its logits; where no teacher is named, of each that there are."""
+    names: tuple[tuple[str | None, ...], ...] = ()
     """For each teacher what its checkpoint's outputs were said to be."""
 
 
@@ -122,6 +122,8 @@ class Forecast:
     """Metrics that it compares them by, the most telling first."""
     tokenizer_hash: str | None = None
     """Hash of the tokenizer of its models; None where that is not known."""
+    captures: bool = False
+    """Whether a training stores outputs of its teachers by itself."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class StageContext:
     """Runs of each stage that is referred to, by the name used: one, or all for a stage that aggregates."""
     parallel: int = 1
     """Runs that share the machine or cluster at this time."""
+    storage: Path | None = None
+    """The job's storage, for what other jobs may use too."""
 
 
 class Stage(ABC):

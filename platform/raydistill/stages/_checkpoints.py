@@ -1,6 +1,7 @@
 """Where a model reference leads: an earlier stage, a folder, a package's archive, a model registry, or a hub."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from raydistill.data.archives import cache_folder, extract_folder
 from raydistill.models.load import load_config
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
 from raydistill.tracking.registered import is_registered, registered_folder
+from raydistill.tracking.registry import content_hash
 
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -34,6 +36,18 @@ def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     if is_registered(reference.checkpoint):
         return from_registry(reference.checkpoint)
     return _from_hub(reference.checkpoint, reference.revision)
+
+
+def content_of(folder: Path) -> str:
+    """SHA-256 over a checkpoint's files, found out once for many stages that name it."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return _content_of(folder, tuple(sorted((file.st_mtime_ns, file.st_size) for file in files)))
+
+
+@lru_cache(maxsize=64)
+def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
+    """``files``: times and sizes, so that a changed folder is read again."""
+    return content_hash(folder)
 
 
 def from_registry(reference: str) -> Path:

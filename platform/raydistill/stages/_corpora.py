@@ -15,6 +15,13 @@ _VERIFIED_BYTES = 2**30
 """Corpora up to this size are read through before they are used, in a second or two."""
 
 
+def whole(corpora: Sequence[CorpusRef]) -> list[CorpusRef]:
+    """The same corpora with each of their rows once."""
+    all_once = {"weight": 1.0, "few_shot": None, "label_subset": None}
+    plain = [reference.model_copy(update=all_once) for reference in corpora]
+    return list({reference.corpus: reference for reference in plain}.values())
+
+
 def references(corpora: Sequence[CorpusRef]) -> dict[str, str]:
     """Dotted key to the name of each corpus, as a stage lists its inputs."""
     if len(corpora) == 1:

@@ -7,15 +7,25 @@ from typing import Any
 
 from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.models import checks, layer_selection
-from raydistill.models.classes import class_order, with_classes
+from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.models.load import CLASSIFIERS, check_family
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _base, _checkpoints, _corpora, _encodings, _plans, _stored
+from raydistill.stages import (
+    _base,
+    _checkpoints,
+    _choice,
+    _classes,
+    _corpora,
+    _encodings,
+    _placement,
+    _plans,
+    _stored,
+)
 from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.training.placement import Plan
 from raydistill.training.selection import criterion_of, selection_line
 
-_BYTES_PER_FLOAT = 4
 _GIB = 2**30
 
 
@@ -41,17 +51,24 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     student = _student(config, teachers, corpus, earlier)
     student = _plans.planned(config.student, student, head=config.task.module.Task.HEAD)
     _check_corpus(corpus, student, teachers, encodings)
-    config.method.module.Method.check(config.method.config, student, teachers)
-    _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
+    config.method.module.Method.check(
+        config.method.config, student, _classes.as_taught(config, teachers, corpus.labels)
+    )
+    choice = _choice.of_forecast(config, earlier)
+    if choice.is_stored and not choice.is_own:
+        _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
+    choice, plan = _placement.decided(config, scaling, [student, *teachers], choice)
     _check_batches(config, scaling, corpus)
     criterion = criterion_of(config.training, config.task, config.method)
     _check_optimizer(config)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
+    lines = [*_lines(config, scaling, [student, *teachers], choice, plan), _steps_line(config.training, corpus)]
     selection = selection_line(config.training, config.method, criterion)
     return Forecast(
-        lines=[*_lines(config, scaling, corpus, student, teachers), *([selection] if selection else [])],
+        lines=[*lines, *([selection] if selection else [])],
         models={"": student, _base.INITIAL: student},
         tokenizer_hash=corpus.tokenizer_hash,
+        captures=choice.is_own,
     )
 
 
@@ -67,24 +84,44 @@ def check_task(config: Any, earlier: Mapping[str, Forecast]) -> CorpusForecast:
     return replace(corpus, labels=task.outputs(config.task.config, corpus.labels))
 
 
-def check_model(key: str, reference: Any, *, head: str, corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:
+def check_model(
+    key: str,
+    reference: Any,
+    *,
+    head: str,
+    corpus: CorpusForecast,
+    earlier: Mapping[str, Forecast],
+    may_know_a_part: bool = False,
+) -> Any:
     """The configuration of the model that ``reference`` under ``key`` leads to.
 
-    Raises ValueError when it lacks the head, or has other classes or another tokenizer than the corpus.
+    Raises ValueError when it lacks the head, or has other classes than the corpus or, where it may know a part of
+    them, such as the corpus lacks, or another tokenizer.
     """
     model, folder = _model(key, reference, earlier)
     check_family(model, head=head, of=key)
-    _check_head(key, reference, (model, folder), head, corpus)
+    _check_head(key, reference, folder, head)
+    if head in CLASSIFIERS and reference.head != "new":
+        _classes.check_known(key, reference, model, corpus.labels, may_know_a_part=may_know_a_part)
     _check_tokenizer(key, folder, corpus)
     return model
 
 
 def _teachers(config: Any, corpus: CorpusForecast, encodings: list[int], earlier: Mapping[str, Forecast]) -> list[Any]:
-    head = config.task.module.Task.HEAD
-    return [
-        check_model(f"teachers.{position}", reference, head=head, corpus=corpus.as_encoded(encoding), earlier=earlier)
+    head, partial = config.task.module.Task.HEAD, _classes.know_parts(config)
+    found = [
+        check_model(
+            f"teachers.{position}",
+            reference,
+            head=head,
+            corpus=corpus.as_encoded(encoding),
+            earlier=earlier,
+            may_know_a_part=partial,
+        )
         for position, (reference, encoding) in enumerate(zip(config.teachers, encodings, strict=True))
     ]
+    _classes.check_taught(config, found, corpus.labels)
+    return found
 
 
 def _model(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> tuple[Any, Path | None]:
@@ -94,9 +131,8 @@ def _model(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> tuple[A
         raise ValueError(f"{key}: {error}") from None
 
 
-def _check_head(key: str, reference: Any, found: tuple[Any, Path | None], head: str, corpus: CorpusForecast) -> None:
-    """Refuse a checkpoint without the head, or with one whose classes are not the corpus's."""
-    model, folder = found
+def _check_head(key: str, reference: Any, folder: Path | None, head: str) -> None:
+    """Refuse a checkpoint without the head."""
     if reference.head == "new":
         return
     missing = [] if folder is None else checks.missing_head(folder, head=head)
@@ -105,11 +141,6 @@ def _check_head(key: str, reference: Any, found: tuple[Any, Path | None], head: 
             f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
             f"choose one that has it, or write {key}.head: new to start one"
         )
-    if head in CLASSIFIERS:
-        try:
-            class_order(model, corpus.labels, names=reference.labels)
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
 
 
 def _check_requirements(config: Any, teachers: list[Any]) -> None:
@@ -200,28 +231,27 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
         )
 
 
-def _lines(config: Any, scaling: ScalingConfig, corpus: CorpusForecast, student: Any, teachers: list[Any]) -> list[str]:
-    training, workers = config.training, scaling.num_workers
-    student_size = checks.num_parameters(student, head=config.task.module.Task.HEAD)
-    lines = [f"student {student.model_type}, {student_size:,} parameters", *_layer_lines(config.student, teachers)]
-    lines += _plans.plan_lines(student)
-    memory = student_size * _BYTES_PER_FLOAT * _copies(training.zero_stage, workers)
-    for position, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
+def _lines(
+    config: Any, scaling: ScalingConfig, models: list[Any], choice: _choice.Choice, plan: Plan | None
+) -> list[str]:
+    """What is told of the models, student first, of where teachers lie and why, and of memory."""
+    student, *teachers = models
+    head = config.task.module.Task.HEAD
+    lines = [f"student {student.model_type}, {checks.num_parameters(student, head=head):,} parameters"]
+    lines += [*_layer_lines(config.student, teachers), *_plans.plan_lines(student)]
+    for position, teacher in enumerate(teachers):
+        what = f"teacher {position} {teacher.model_type}"
         if not _stored.distils(config.method):
-            lines.append(f"teacher {position} {teacher.model_type} gives the student its start alone")
-            continue
-        if _stored.is_stored(config):
-            lines.append(
-                f"teacher {position} {teacher.model_type} is not run: {config.teacher_outputs} has its outputs"
-            )
-            continue
-        size = checks.num_parameters(teacher, head=config.task.module.Task.HEAD)
-        shared = workers if reference.placement == "zero3" else 1
-        memory += size * _BYTES_PER_FLOAT / shared
-        lines.append(f"teacher {position} {teacher.model_type}, {size:,} parameters, {reference.placement}")
-    lines.append(f"about {memory / _GIB:.2f} GiB of weights, gradients and moments a worker, activations besides")
-    lines.append(_steps_line(training, corpus))
-    return lines
+            lines.append(f"{what} gives the student its start alone")
+        elif plan is None:
+            whose = "its outputs are stored first" if choice.is_own else f"{choice.source} has its outputs"
+            lines.append(f"{what} is not run: {whose}")
+        else:
+            size = checks.num_parameters(teacher, head=head)
+            lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}")
+    lines += [*choice.lines, *([f"placement: {plan.summary}"] if plan is not None else [])]
+    memory = _placement.held_by(config, scaling, models, plan) / _GIB
+    return [*lines, f"about {memory:.2f} GiB of weights, gradients and moments a worker, activations besides"]
 
 
 def _layer_lines(config: StudentConfig, teachers: list[Any]) -> list[str]:
@@ -246,14 +276,6 @@ def _check_optimizer(config: Any) -> None:
             f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
             f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
         )
-
-
-def _copies(zero_stage: int, workers: int) -> float:
-    """Floats a worker holds for each student parameter: weight, gradient and two moments, sharded by ZeRO stage."""
-    weight = 1 / workers if zero_stage == 3 else 1.0
-    gradient = 1 / workers if zero_stage >= 2 else 1.0
-    moments = 2 / workers if zero_stage >= 1 else 2.0
-    return weight + gradient + moments
 
 
 def _steps_line(training: Any, corpus: CorpusForecast) -> str:

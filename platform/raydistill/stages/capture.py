@@ -12,13 +12,14 @@ from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.capture import Share, TeacherRun, capture
 from raydistill.data.corpus import Corpus
+from raydistill.data.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_outputs import Header, Kept, OutputColumn, OutputSet
 from raydistill.models import checks, layer_plan
 from raydistill.models.dropout_scores import has_dropout
-from raydistill.models.load import check_family, load_config
-from raydistill.stages import _base, _checkpoints, _corpora, _encodings, _fit
-from raydistill.tracking.registry import content_hash
+from raydistill.models.load import CLASSIFIERS, check_family, load_config
+from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit
+from raydistill.stages._score_file import check_score_file
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
 _KINDS = {"sequence_classification": _CLASSIFYING, "masked_lm": ("top_k",)}
@@ -41,7 +42,7 @@ class Config(_base.StageConfig):
         "logits"
     ]
     """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of masked language models
-    ``top_k``. Shipped methods read the first two; the others are there for your own."""
+    ``top_k``. Shipped methods read the first three; the last is there for your own."""
     layers: list[Annotated[int, Field(ge=0)]] = []
     """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -54,9 +55,13 @@ class Config(_base.StageConfig):
     """For ``dropout_scores``: passes with dropout."""
     dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
     """For ``dropout_scores``: dropout of the teachers, None keeps what their checkpoints say."""
+    dropout_scores_file: str | None = None
+    """For ``dropout_scores``: a ``.npy`` file of published scores that are stored in place of those of passes: an array
+    (rows, teachers) with a row for each of the unsplit train set, in its order, and a column for each of ``teachers``.
+    They are compared with those of one pass. Rows of another held-out source get passes."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of one forward pass."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What the teachers compute in."""
     codec: Literal["none", "lz4", "zstd"] = "none"
     """Compression of the files; those without any are mapped, which makes reading of single rows fast."""
@@ -76,6 +81,11 @@ class Config(_base.StageConfig):
         """What of a teacher's outputs is stored."""
         return Kept(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
 
+    def score_column(self, number: int) -> ScoreColumn | None:
+        """Where a teacher's scores stand in the file, None without one."""
+        path = self.dropout_scores_file
+        return None if path is None else ScoreColumn(path, number, len(self.teachers))
+
 
 class Stage(_base.Stage):
     """Leaves a set of outputs for each teacher and each part of each corpus."""
@@ -87,10 +97,15 @@ class Stage(_base.Stage):
         teachers = {f"teachers.{number}": one.checkpoint or "" for number, one in enumerate(self.config.teachers)}
         return {**_corpora.references(self.config.corpus), **teachers}
 
+    def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
+        found, path = super().identity(scaling), self.config.dropout_scores_file
+        return found if path is None else {**found, "scores": sha256_of(path)}
+
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         config = self.config
         self._check_kinds()
-        corpus = _fit.check_task(config, earlier)
+        # A row is asked about once, whatever a training makes of it.
+        corpus = _fit.check_task(config.model_copy(update={"corpus": _corpora.whole(config.corpus)}), earlier)
         if not corpus.has_train:
             raise ValueError("corpus has only a held_out part; capture what trainings read, a corpus with both")
         if config.task.module.Task.NEEDS_STORED:
@@ -101,19 +116,20 @@ class Stage(_base.Stage):
             key = f"teachers.{number}"
             encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=can_be_added)
             read = corpus.as_encoded(encoding)
-            teacher = _fit.check_model(key, reference, head=head, corpus=read, earlier=earlier)
+            teacher = _fit.check_model(key, reference, head=head, corpus=read, earlier=earlier, may_know_a_part=True)
             _fit.check_size(key, teacher, read)
             self._check_teacher(number, teacher)
             teachers.append(teacher)
+        lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
         return _base.Forecast(
-            lines=[self._line(number, teacher, corpus) for number, teacher in enumerate(teachers)],
+            lines=[*lines, *check_score_file(config, earlier)],
             outputs=_base.OutputsForecast(
                 teachers=tuple(map(_checkpoints.describe, config.teachers)),
                 corpora=tuple(reference.corpus for reference in config.corpus),
                 kinds=tuple(config.outputs),
                 layers=tuple(config.layers),
-                labels=corpus.labels,
-                names=tuple(tuple(reference.labels) for reference in config.teachers),
+                labels=tuple(self._labels(number, teacher, corpus.labels) for number, teacher in enumerate(teachers)),
+                names=tuple(map(_classes.names_of, config.teachers, teachers)),
             ),
         )
 
@@ -144,20 +160,27 @@ class Stage(_base.Stage):
         if config.dropout is None and not has_dropout(teacher):
             raise ValueError(f"outputs has dropout_scores, but {key} has no dropout; give dropout, such as 0.1")
 
-    def _line(self, number: int, teacher: Any, corpus: _base.CorpusForecast) -> str:
+    def line(self, number: int, teacher: Any, corpus: _base.CorpusForecast) -> str:
+        """What is stored of a teacher and how large it is, of a corpus with each row once."""
         size = checks.num_parameters(teacher, head=self.config.task.module.Task.HEAD)
         what = f"teacher {number} {teacher.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
-        columns = self._columns(teacher, corpus.labels)
+        columns = self._columns(teacher, self._labels(number, teacher, corpus.labels))
         if corpus.rows is None or corpus.tokens is None or corpus.held_out_rows is None:
             one = _row_bytes(columns, places=self._masked_share * corpus.max_length)
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
         rows = corpus.rows + corpus.held_out_rows
         one = _row_bytes(columns, places=self._masked_share * corpus.tokens / corpus.rows)
-        return f"{what}: about {_size(rows * one)} for {rows:,} rows"
+        return f"{what}: about {size_text(rows * one)} for {rows:,} rows"
 
     @property
     def _masked_share(self) -> float:
         return float(getattr(self.config.task.config, "mask_probability", _MASKED_SHARE))
+
+    def _labels(self, number: int, teacher: Any, labels: Sequence[str]) -> tuple[str, ...]:
+        """The classes that a teacher knows, given its configuration and the classes that the task asks for."""
+        if self.config.task.module.Task.HEAD not in CLASSIFIERS:
+            return tuple(labels)
+        return _classes.known_by(f"teachers.{number}", self.config.teachers[number], teacher, labels)
 
     def _columns(self, teacher: Any, labels: Sequence[str]) -> dict[str, OutputColumn]:
         return self.config.kept.columns(
@@ -170,8 +193,8 @@ class Stage(_base.Stage):
         ran = 0
         found: list[OutputSet] = []
         for number in range(len(self.config.teachers)):
-            run = self._teacher_run(number, context)
-            self._tell_size(number, run)
+            run = self.teacher_run(number, context)
+            self.tell_size(number, run)
             ran += capture(run, share)
             context.tracker.log_metrics(context.run_key, {TEACHER_ROWS: ran}, number)
             found += [OutputSet.open(uri) for uri in run.sets]
@@ -184,29 +207,32 @@ class Stage(_base.Stage):
         size = sum(one.num_bytes for one in found)
         return {"teacher_rows": ran, "bytes": size, "sets": [one.uri for one in found], "lineage": lineage}
 
-    def _tell_size(self, number: int, run: TeacherRun) -> None:
-        """The preflight can tell it only for corpora that were there."""
+    def tell_size(self, number: int, run: TeacherRun) -> float:
+        """Log about how many bytes a run stores, and return them; the preflight knows only corpora that are there."""
         parts = [Corpus.open(uri).manifest for uri in run.corpora]
         rows, tokens = sum(part.rows for part in parts), sum(part.tokens for part in parts)
         size = rows * _row_bytes(run.headers[0].columns, places=self._masked_share * tokens / rows)
         _logger.setLevel(logging.INFO)
-        _logger.info("teacher %d: about %s for %s rows", number, _size(size), f"{rows:,}")
+        _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
+        return size
 
-    def _teacher_run(self, number: int, context: _base.StageContext) -> TeacherRun:
+    def teacher_run(self, number: int, context: _base.StageContext) -> TeacherRun:
+        """What actors are told of a teacher; the sets are those of this stage."""
         reference, scaling = self.config.teachers[number], context.scaling
         folder = _checkpoints.resolve(reference, context.outputs)
         head = self.config.task.module.Task.HEAD
         check_family(load_config(folder), head=head, of=folder)
         parts = list(self._parts(context))
-        digest = content_hash(folder)
+        digest = _checkpoints.content_of(folder)
         return TeacherRun(
             folder=str(folder),
-            names=tuple(reference.labels),
+            names=_classes.names_of(reference, load_config(folder)),
             corpora=tuple(corpus.uri for _, corpus in parts),
             sets=tuple(str(context.output / f"teacher_{number}" / place) for place, _ in parts),
             headers=tuple(self._header(number, load_config(folder), digest, corpus, context) for _, corpus in parts),
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
+            scores=self.config.score_column(number),
         )
 
     def _parts(self, context: _base.StageContext) -> Iterator[tuple[str, Corpus]]:
@@ -220,10 +246,11 @@ class Stage(_base.Stage):
         self, number: int, teacher: Any, teacher_hash: str, corpus: Corpus, context: _base.StageContext
     ) -> Header:
         config, task = self.config, self.config.task.module.Task
-        labels = tuple(task.outputs(config.task.config, corpus.encoding.labels))
+        labels = self._labels(number, teacher, task.outputs(config.task.config, corpus.encoding.labels))
         folder = _checkpoints.resolve(config.teachers[number], context.outputs)
         encoding = _encodings.of_folder(f"teachers.{number}", folder, corpus)
         seed = context.seed if config.mask_seed is None else config.mask_seed
+        column = config.score_column(number)
         return Header(
             teacher=_checkpoints.describe(config.teachers[number]),
             teacher_hash=teacher_hash,
@@ -232,7 +259,7 @@ class Stage(_base.Stage):
             rows=len(corpus),
             task=config.task.dump(),
             labels=labels,
-            names=tuple(config.teachers[number].labels),
+            names=_classes.names_of(config.teachers[number], teacher),
             kinds=tuple(config.outputs),
             layers=tuple(config.layers),
             columns=self._columns(teacher, labels),
@@ -245,6 +272,7 @@ class Stage(_base.Stage):
                 "dropout_passes": config.dropout_passes,
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
+                **({} if column is None or not is_of_train_set(corpus) else {OPTION: column.identity}),
             },
         )
 
@@ -254,5 +282,6 @@ def _row_bytes(columns: Mapping[str, OutputColumn], *, places: float) -> float:
     return 8 + sum(column.num_bytes * (1 if column.per == "row" else places) for column in columns.values())
 
 
-def _size(num_bytes: float) -> str:
+def size_text(num_bytes: float) -> str:
+    """A size in MiB or GiB."""
     return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"

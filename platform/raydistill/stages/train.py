@@ -22,8 +22,20 @@ from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
-from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit, _plans, _stored
-from raydistill.tracking.registry import content_hash
+from raydistill.stages import (
+    _base,
+    _captured,
+    _checkpoints,
+    _choice,
+    _classes,
+    _corpora,
+    _encodings,
+    _fit,
+    _placement,
+    _plans,
+    _stored,
+)
+from raydistill.training.placement import Plan
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 
@@ -47,9 +59,11 @@ class Config(_base.StageConfig):
     """The loss: the name of a method and its options."""
     teachers: list[TeacherConfig] = []
     """Frozen teachers, in the order that the method numbers them."""
-    teacher_outputs: str = _stored.LIVE
-    """``live`` runs the teachers in each step; the name of an earlier capture stage, or its folder, reads what it
-    stored of them instead. For classifiers, whose inputs do not change, stored is the same and faster."""
+    teacher_outputs: str = _stored.AUTO
+    """``live`` runs the teachers in each step. ``stored`` runs them over the corpus once and reads what they said, from
+    below the job's storage, where other trainings find it: of classifiers of sequences the same, and faster. ``auto``
+    takes ``stored`` where the method can and the training reads as many rows as that takes, else ``live``. The name of
+    an earlier capture stage, or its folder, reads what that stored."""
     student: StudentConfig
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -67,7 +81,7 @@ class Stage(_base.Stage):
             found[f"teachers.{position}"] = teacher.checkpoint or ""
         if self.config.student.checkpoint is not None:
             found["student.checkpoint"] = self.config.student.checkpoint.checkpoint or ""
-        if _stored.is_stored(self.config):
+        if self.config.teacher_outputs not in _stored.KEYWORDS:
             found["teacher_outputs"] = self.config.teacher_outputs
         return found
 
@@ -83,10 +97,15 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
+        if self.config.teacher_outputs in _stored.KEYWORDS:
+            # Stored or not, the teachers say the same.
+            del found["teacher_outputs"]
         return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         forecast = _fit.check_training(self.config, scaling, earlier)
+        if forecast.captures:
+            forecast.lines.extend(_captured.lines(self.config, earlier, forecast.models[""]))
         if self._row_coupled():
             rows, workers = self.config.training.micro_batch_size, scaling.num_workers
             forecast.lines.append(
@@ -104,27 +123,31 @@ class Stage(_base.Stage):
             if not initial.is_dir():
                 self._write_initial(initial, teachers, context, open_mixture(corpus))
         held_out = _corpora.held_out_parts(self.config.corpus, context.outputs)
-        stored = self._joined(initial, teachers, {"train": corpus, "held_out": held_out}, context)
+        choice, plan = self._decided(initial, teachers, corpus, context)
+        stored, ran = self._joined(choice, initial, teachers, {"train": corpus, "held_out": held_out}, context)
         spec = TrainSpec(
             name=self.name,
             corpus=corpus,
             held_out=held_out,
             stored=stored.get("train"),
             held_out_stored=stored.get("held_out"),
+            teacher_rows=ran,
             student=str(initial),
             freeze_position_embeddings=self._freezes_positions(initial),
             freeze_layers=self.config.student.freeze_layers,
             freeze_embeddings=self.config.student.freeze_embeddings,
             teachers=[
-                TeacherSpec(
-                    folder=str(folder),
-                    placement=teacher.placement,
-                    head=teacher.head,
-                    labels=list(_classes.names_of(teacher, load_config(folder))),
-                    encoding=_encodings.of_folder(f"teachers.{number}", folder, Corpus.open(corpus[0].uri)),
+                TeacherSpec.model_validate(
+                    {
+                        "folder": str(folder),
+                        "placement": plan.placements[number],
+                        "head": teacher.head,
+                        "labels": list(_classes.names_of(teacher, load_config(folder))),
+                        "encoding": _encodings.of_folder(f"teachers.{number}", folder, Corpus.open(corpus[0].uri)),
+                    }
                 )
                 for number, (folder, teacher) in enumerate(zip(teachers, self.config.teachers, strict=True))
-                if _stored.distils(self.config.method) and not stored
+                if plan is not None
             ],
             task=self.config.task,
             method=self.config.method,
@@ -200,32 +223,54 @@ class Stage(_base.Stage):
         save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
         temporary.rename(folder)
 
+    def _decided(
+        self, initial: Path, teachers: list[Path], corpus: list[CorpusPart], context: _base.StageContext
+    ) -> tuple[_choice.Choice, Plan | None]:
+        """Where the teachers' outputs come from and where those that run lie, told as tags."""
+        models = list(map(load_config, [initial, *teachers]))
+        choice = _choice.of_corpus(self.config, corpus)
+        choice, plan = _placement.decided(self.config, context.scaling, models, choice)
+        if _stored.distils(self.config.method):
+            tags = {"teacher_outputs": f"{choice.source}, because {choice.why}" if choice.why else choice.source}
+            tags |= {} if plan is None else {"placement": plan.summary}
+            context.tracker.set_tags(context.run_key, tags)
+        return choice, plan
+
     def _joined(
         self,
+        choice: _choice.Choice,
         initial: Path,
         teachers: list[Path],
         corpora: Mapping[str, list[CorpusPart]],
         context: _base.StageContext,
-    ) -> dict[str, StoredOutputs]:
-        """What is joined to each of the corpora, nothing where teachers run live."""
-        if not _stored.is_stored(self.config):
-            return {}
+    ) -> tuple[dict[str, StoredOutputs], int]:
+        """What is joined to each of the corpora, nothing where teachers run live; rows that teachers ran on for it."""
+        if not choice.is_stored:
+            return {}, 0
         configs = [load_config(folder) for folder in teachers]
         reading = _stored.Reading(
-            _stored.kinds_of(self.config), _stored.layers_of(self.config, load_config(initial), configs)
+            _stored.kinds_of(self.config),
+            _stored.layers_of(self.config, load_config(initial), configs),
+            _stored.labels_of(self.config, open_mixture(corpora["train"]).encoding.labels, configs),
         )
         # Those of a method that does not distil are where the student starts; then a task reads the outputs.
-        named = [(folder, teacher.labels) for folder, teacher in zip(teachers, self.config.teachers, strict=True)]
+        named = [
+            (folder, _classes.names_of(teacher, config))
+            for folder, teacher, config in zip(teachers, self.config.teachers, configs, strict=True)
+        ]
         read = named if _stored.distils(self.config.method) else []
-        return _stored.stored_outputs(
-            self.config.teacher_outputs, reading, corpora=corpora, teachers=read, outputs=context.outputs
-        )
+        ran = 0
+        if choice.is_own:
+            found, ran = _captured.sets_of(self.config, reading.layers, context)
+        else:
+            found = list(_stored.sets_below(context.outputs.get(choice.source, Path(choice.source))))
+        return _stored.stored_outputs(choice.source, found, reading, corpora=corpora, teachers=read), ran
 
     def _lineage(self, spec: TrainSpec, folders: list[Path]) -> dict[str, str]:
         teachers = ", ".join(_checkpoints.describe(teacher) for teacher in self.config.teachers)
         return {
             "method": self.config.method.name,
             "teacher": teachers or "none",
-            "teacher_hash": ", ".join(map(content_hash, folders)) or "none",
+            "teacher_hash": ", ".join(map(_checkpoints.content_of, folders)) or "none",
             "corpus_hash": open_mixture(spec.corpus).hash,
         }

@@ -13,6 +13,7 @@ from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model
+from raydistill.models.offloading import put_away
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
@@ -99,6 +100,8 @@ def _load_teacher(
     )
     if teacher.placement == "replicate":
         return load().to(device)
+    if teacher.placement == "sequential":
+        return put_away(load(), device=device)
     config = deepspeed_config(
         zero_stage=3, precision=precision, num_micro_batches=1, max_grad_norm=spec.optimizer.max_grad_norm
     )

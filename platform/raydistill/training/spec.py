@@ -14,7 +14,7 @@ class TeacherSpec(Section):
     """A teacher's checkpoint folder and where its weights lie."""
 
     folder: str
-    placement: Literal["replicate", "zero3"] = "replicate"
+    placement: Literal["replicate", "zero3", "sequential"] = "replicate"
     head: Literal["pretrained", "new"] = "pretrained"
     """``new`` lets a checkpoint without the task's head start one, the same on every worker."""
     labels: list[str | None] = []
@@ -44,6 +44,8 @@ class TrainSpec(Section):
     """Stored outputs of teachers on ``corpus``."""
     held_out_stored: StoredOutputs | None = None
     """Those on ``held_out``."""
+    teacher_rows: int = 0
+    """Rows that teachers were run on before the training, to store these."""
     task: TaskField
     method: MethodField
     training: TrainingConfig

@@ -120,7 +120,7 @@ class Loop:
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
         self.last_step = training.last_step(self.num_steps, steps_per_epoch=self.steps_per_epoch)
         self.schedule = self._schedule()
-        self.position = Position()
+        self.position = Position(teacher_rows=spec.teacher_rows)
         self.task = self.held_out_spec.make_task()
         self.criterion = criterion_of(training, spec.task, spec.method)
         self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None

@@ -1,5 +1,6 @@
 """What a capture stage forecasts and refuses, and which stored outputs a training takes, before anything runs."""
 
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,9 +23,11 @@ from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, load_tokenizer, save_model
 from raydistill.stages import _corpora, _fit, _stored
 from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
+from raydistill.stages._choice import Choice
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
-from toy_capture import capture_stage, context_of, train_stage, write_labelled
+from raydistill.tracking.registry import content_hash
+from toy_capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
 from toy_classifiers import CLASSES
 from toy_corpus import random_rows, write_corpus
 from toy_models import toy_bert
@@ -56,8 +59,14 @@ def test_the_forecast_tells_size_and_what_is_stored(folder: Path) -> None:
         f"teacher 0 bert, 7,883 parameters, stores logits, cls_states: about {110 * row / 2**20:.1f} MiB for 110 rows"
     ]
     assert found.outputs == OutputsForecast(
-        (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), CLASSES, ((),)
+        (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), (CLASSES,), ((),)
     )
+
+
+def test_the_forecast_counts_every_row_once_whatever_a_training_makes_of_it(folder: Path) -> None:
+    for changes in ({"weight": 2.5}, {"weight": 0.5}, {"few_shot": 2}):
+        [line] = forecast(folder, corpus=[{"corpus": str(folder / "corpus"), **changes}]).lines
+        assert line.endswith("for 110 rows")
 
 
 def test_a_corpus_that_is_not_there_yet_leaves_the_size_of_a_row(folder: Path) -> None:
@@ -107,7 +116,7 @@ def test_masks_of_whole_micro_batches_have_no_outputs_of_a_row(folder: Path) -> 
 
 def outputs_of(folder: Path, tmp_path: Path, **changes: Any) -> TeacherOutputs:
     stage = capture_stage(folder, **changes)
-    return TeacherOutputs(stage._teacher_run(0, context_of(stage, tmp_path)))
+    return TeacherOutputs(stage.teacher_run(0, context_of(stage, tmp_path)))
 
 
 def test_dropout_scores_are_of_their_seed_alone(folder: Path, tmp_path: Path) -> None:
@@ -141,7 +150,7 @@ def test_the_likeliest_ids_are_those_at_one_mask_a_row_keyed_by_the_masking_seed
 def write_sets(folder: Path, output: Path, **changes: Any) -> None:
     """What a capture would write, without Ray."""
     stage = capture_stage(folder, **changes)
-    run = stage._teacher_run(0, context_of(stage, output))
+    run = stage.teacher_run(0, context_of(stage, output))
     outputs = TeacherOutputs(run)
     for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
         offsets = Corpus.open(uri).shard_offsets
@@ -170,7 +179,8 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
     torch.manual_seed(0)
     student = student_from_layers(teacher, architecture="bert", layers=[0, 2], vocab_transform=False)
     student.save_pretrained(tmp_path / "out" / "initial")
-    joined = stage._joined(tmp_path / "out" / "initial", [folder / "teacher"], {"train": parts}, context)
+    choice = Choice(str(tmp_path / "stored"))
+    joined, _ = stage._joined(choice, tmp_path / "out" / "initial", [folder / "teacher"], {"train": parts}, context)
     task = {"name": "classification"}
     live, stored = (
         BatchBuilder(FeedSpec.make(parts, task, METHODS[name], seed=1, stored=one)).batch(
@@ -189,7 +199,7 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
     torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
 
 
-CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), CLASSES, ((),))
+CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), (CLASSES,), ((),))
 
 
 def earlier(outputs: OutputsForecast | None = CAPTURED) -> dict[str, Forecast]:
@@ -217,7 +227,7 @@ def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run()
     ("outputs", "changes", "message"),
     [
         (None, {}, "teacher_outputs is 'captured', which stores no outputs; name a capture stage"),
-        (CAPTURED, {"teacher_outputs": "nothing"}, "neither live nor an earlier stage nor a folder of a capture stage"),
+        (CAPTURED, {"teacher_outputs": "nothing"}, "none of auto, live, stored, no earlier stage and no folder"),
         (replace(CAPTURED, kinds=("cls_states",)), {}, "which has cls_states; logits is read too, add it"),
         (replace(CAPTURED, teachers=("big", "small")), {}, "which has outputs of big, small; teachers.0 is teacher;"),
         (replace(CAPTURED, corpora=("reviews",)), {}, "which ran on reviews; corpus is corpus; capture it too"),
@@ -226,7 +236,7 @@ def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run()
             {},
             "outputs are labelled red, green, blue; teachers.0.labels is none; name them alike",
         ),
-        (replace(CAPTURED, labels=("a", "b")), {}, "has the classes a, b; the training has red, green, blue"),
+        (replace(CAPTURED, labels=(("a", "b"),)), {}, "have the classes a, b; the training has red, green, blue"),
         (CAPTURED, {"method": "finetune"}, "neither method finetune nor task classification reads teachers; leave it"),
     ],
 )
@@ -263,6 +273,44 @@ def test_a_task_that_makes_labels_of_stored_outputs_gets_them_with_any_method(mo
     assert check(method="finetune")
     config = train_stage(Path(), method="finetune", teacher_outputs="captured").config
     assert _stored.kinds_of(config) == ("logits",)
+
+
+@pytest.fixture(scope="module")
+def stored(folder: Path) -> Path:
+    write_sets(folder, folder / "stored")
+    return folder / "stored"
+
+
+def check_stored(folder: Path, reference: Path, **changes: Any) -> None:
+    train_stage(folder, teacher_outputs=str(reference), **changes).check(ScalingConfig(), {})
+
+
+def test_a_folder_of_another_teachers_outputs_is_refused_before_the_run_with_both_hashes(
+    folder: Path, stored: Path
+) -> None:
+    check_stored(folder, stored)
+    save_teacher(folder / "other", seed=9)
+    with pytest.raises(
+        ValueError, match=r"are of a teacher with hash \w{64}, teachers\.0 has \w{64}; capture"
+    ) as error:
+        check_stored(folder, stored, teachers=[str(folder / "other")])
+    assert content_hash(folder / "teacher") in str(error.value)
+    assert content_hash(folder / "other") in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["train", "held_out"])
+def test_a_folder_of_outputs_on_another_corpus_is_refused_before_the_run_with_both_hashes(
+    folder: Path, stored: Path, tmp_path: Path, part: str
+) -> None:
+    write_labelled(tmp_path)
+    check_stored(folder, stored, corpus=str(tmp_path / "corpus"))
+    other = "held_out" if part == "train" else "train"
+    shutil.rmtree(tmp_path / "corpus" / part)
+    shutil.copytree(tmp_path / "corpus" / other, tmp_path / "corpus" / part)
+    manifest = tmp_path / "corpus" / part / "manifest.json"
+    manifest.write_text(manifest.read_text() + " ")
+    with pytest.raises(ValueError, match=rf"corpora with hash \w{{64}}, \w{{64}}, '.*{part}' has \w{{64}}; capture"):
+        check_stored(folder, stored, corpus=str(tmp_path / "corpus"))
 
 
 def test_a_corpus_of_a_folder_tells_its_held_out_rows(folder: Path) -> None:

@@ -1,0 +1,116 @@
+"""Whether a training runs its teachers, reads a capture or makes its own, and what it says of that."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.stages import _choice
+from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages._choice import Choice, Rows
+from raydistill.stages.train import Config
+from toy_capture import train_stage
+
+PATIENT = {"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]}
+
+
+def config_of(*, training: dict[str, Any] | None = None, **changes: Any) -> Config:
+    return train_stage(Path(), training=training, **{"corpus": "corpus", "teachers": ["teacher"], **changes}).config
+
+
+def chosen(epoch: int | None = 90, corpus: int | None = 90, **changes: Any) -> Choice:
+    return _choice.choose(config_of(**changes), lambda: Rows(epoch, corpus))
+
+
+def test_outputs_of_classifiers_are_stored_unless_the_user_says_otherwise() -> None:
+    assert chosen().source == "stored"
+    assert chosen(method=PATIENT).source == "stored"
+    assert chosen(teacher_outputs="live") == Choice("live")
+    assert chosen(teacher_outputs="stored") == Choice("stored")
+    assert chosen(teacher_outputs="captured") == Choice("captured")
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"method": "dynamic_objective"}, "method dynamic_objective has to run its teachers"),
+        ({"method": {**PATIENT, "projection": True}}, "method patient_kd has to run its teachers"),
+        ({"task": "ner"}, "outputs of task ner, which needs a token_classification head, are not stored"),
+        (
+            {"teachers": [{"checkpoint": "teacher", "head": "new"}]},
+            "teachers.0.head is 'new', whose weights are not trained",
+        ),
+    ],
+)
+def test_what_cannot_be_stored_runs_live_and_is_refused_where_it_is_asked_for(
+    changes: dict[str, Any], why: str
+) -> None:
+    found = chosen(**changes)
+    assert found == Choice("live", why)
+    assert found.lines == [f"teacher outputs: live, because {why}"]
+    with pytest.raises(ValueError, match=r"^teacher_outputs is 'stored', but ") as error:
+        chosen(**changes, teacher_outputs="stored")
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_without_teachers_has_no_outputs_to_store() -> None:
+    assert chosen(method="finetune") == Choice("live")
+    with pytest.raises(ValueError, match="neither method finetune nor task classification reads teachers; leave it"):
+        chosen(method="finetune", teacher_outputs="stored")
+
+
+@pytest.mark.parametrize("asked", ["auto", "live", "stored"])
+def test_a_task_that_makes_labels_of_stored_outputs_wants_a_capture_with_a_name(asked: str) -> None:
+    with pytest.raises(ValueError, match=f"is '{asked}', but task ptp reads stored logits; name a capture stage"):
+        chosen(method="finetune", task={"name": "ptp", "t": 0.6}, teacher_outputs=asked)
+
+
+@pytest.mark.parametrize(
+    ("training", "changes", "source"),
+    [
+        # 2 steps of 22 or 23 rows are half an epoch.
+        ({"max_steps": 2}, {}, "live"),
+        ({"max_steps": 4}, {}, "stored"),
+        ({"stop_after_steps": 2}, {}, "live"),
+        ({"stop_after_epochs": 1}, {}, "stored"),
+        ({"num_epochs": 1}, {"epoch": 45}, "live"),
+        ({"num_epochs": 2}, {"epoch": 45}, "stored"),
+        ({"max_steps": 2}, {"matrix": {"seed": [1, 2]}}, "stored"),
+        ({"max_steps": 2}, {"matrix": {"training": {"dropout": [0.0, 0.1]}}}, "stored"),
+        ({"max_steps": 2}, {"matrix": {"teachers": [["teacher"], ["other"]]}}, "live"),
+        ({"max_steps": 2}, {"matrix": {"method.temperature": [1, 2]}}, "stored"),
+        ({"max_steps": 2}, {"matrix": {"method": ["kd", PATIENT]}}, "live"),
+    ],
+)
+def test_a_training_that_reads_fewer_rows_than_would_be_stored_runs_its_teacher(
+    training: dict[str, Any], changes: dict[str, Any], source: str
+) -> None:
+    found = chosen(**changes, training=training)
+    assert found.source == source
+    assert ("fewer than the 90 that would be stored" in found.why) is (source == "live")
+
+
+def forecast_lines(**changes: Any) -> list[str]:
+    corpus = CorpusForecast("classification", 61, 40, labels=("red", "green", "blue"))
+    return _choice.of_forecast(config_of(**changes), {"corpus": Forecast(corpus=corpus)}).lines
+
+
+def test_a_corpus_that_is_not_there_yet_may_turn_out_larger_than_what_is_read() -> None:
+    why = "because this training reads 46 rows, unless the corpus turns out to have more"
+    override = "teacher_outputs: live overrides it"
+    assert forecast_lines(training={"max_steps": 2}) == [f"teacher outputs: stored, {why}; {override}"]
+    assert forecast_lines() == [f"teacher outputs: stored, because this training reads 2 epochs; {override}"]
+    why = "because this training reads 2 epochs, unless few_shot or weight leave fewer rows"
+    few = forecast_lines(corpus=[{"corpus": "corpus", "weight": 0.5}])
+    assert few == [f"teacher outputs: stored, {why}; {override}"]
+
+
+def test_how_outputs_come_to_a_training_is_no_part_of_it_and_whose_they_are_is() -> None:
+    identities = {
+        name: train_stage(Path(), teacher_outputs=name).identity(ScalingConfig())
+        for name in ("auto", "live", "stored", "captured", "other")
+    }
+    assert identities["auto"] == identities["live"] == identities["stored"] != identities["captured"]
+    assert identities["captured"] != identities["other"]
