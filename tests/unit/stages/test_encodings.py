@@ -1,0 +1,282 @@
+"""Teachers with another tokenizer than the student: what a preflight takes and refuses, and what is stored of them."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.data.capture import TeacherOutputs
+from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.stored_outputs import StoredOutputs, StoredSet
+from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_outputs import OutputSet
+from raydistill.data.teacher_outputs_writer import OutputSetWriter
+from raydistill.methods import kd
+from raydistill.models.load import load_model, load_tokenizer
+from raydistill.stages import _corpora, _encodings, _fit
+from raydistill.stages._base import Forecast, TokenizerForecast
+from raydistill.stages.binarize import Config as BinarizeConfig
+from raydistill.stages.binarize import Stage as BinarizeStage
+from toy_capture import capture_stage, context_of, train_stage
+from toy_classifiers import CLASSES
+from toy_encodings import (
+    LETTERS_PAD,
+    LONGEST,
+    NUM_LETTERS,
+    letters_model,
+    make_letters,
+    save_letters,
+    save_words,
+    toy_examples,
+    write_encodings,
+)
+from toy_words import make_tokenizer
+
+WORDS, LETTERS = tokenizer_hash(make_tokenizer()), tokenizer_hash(make_letters())
+KEY = "teachers.0"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Corpora in both encodings and in words alone, with a model for each tokenizer."""
+    found = tmp_path_factory.mktemp("encodings")
+    save_letters(found / "letters")
+    save_words(found / "words")
+    for part, (count, seed) in {"train": (60, 0), "held_out": (20, 1)}.items():
+        examples = toy_examples(count, seed=seed)
+        write_encodings(found / "corpus" / part, examples)
+        write_encodings(found / "plain" / part, examples, further=False)
+    return found
+
+
+def training(folder: Path, **changes: Any) -> Any:
+    """A training of a student of words by the teacher of letters."""
+    options = {
+        "teachers": [str(folder / "letters")],
+        "student": {"init": "layers", "architecture": "bert", "checkpoint": str(folder / "words"), "layers": [0, 2]},
+        "teacher_outputs": "live",
+        **changes,
+    }
+    return train_stage(folder, **options)
+
+
+def check(folder: Path, earlier: dict[str, Forecast] | None = None, **changes: Any) -> Forecast:
+    return _fit.check_training(training(folder, **changes).config, ScalingConfig(), earlier or {})
+
+
+@pytest.mark.parametrize(
+    ("digest", "hashes", "encoding"),
+    [("a", ["a"], 0), ("b", ["a", "c", "b"], 2), (None, ["a", "b"], 0), ("b", ["a", None], 1), ("b", [None], 0)],
+)
+def test_a_model_reads_the_encoding_of_its_tokenizer_as_far_as_that_is_known(
+    digest: str | None, hashes: list[str | None], encoding: int
+) -> None:
+    assert _encodings.encoding_of(KEY, digest, hashes) == encoding
+
+
+def test_a_corpus_of_a_folder_tells_its_encodings_and_its_facts_in_each(folder: Path) -> None:
+    found = _corpora.of_folder(folder / "corpus")
+    assert found.hashes == (WORDS, LETTERS)
+    letters = found.as_encoded(1)
+    assert (letters.vocab_size, letters.max_length, letters.tokenizer_hash) == (NUM_LETTERS, LONGEST, LETTERS)
+    assert (letters.rows, letters.labels) == (60, CLASSES)
+    assert found.as_encoded(0) is found
+
+
+def test_a_teacher_of_a_further_tokenizer_is_taken_and_the_student_keeps_the_corpuss(folder: Path) -> None:
+    forecast = check(folder)
+    assert forecast.models[""].vocab_size == 61
+    assert forecast.tokenizer_hash == WORDS
+
+
+def test_a_teacher_without_an_encoding_is_refused_with_the_key_that_adds_it(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"^teachers\.0 has another tokenizer than the corpus; ") as error:
+        check(folder, corpus=str(folder / "plain"))
+    assert str(error.value).endswith("or name the model under further_tokenizers of the binarize stage")
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_that_aligns_tokens_refuses_another_tokenizer_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned = replace(kd.Method.requirements(kd.Config()), own_encodings=False)
+    monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: aligned))
+    with pytest.raises(ValueError, match=r"^teachers\.0 .*and method kd aligns token by token; choose a teacher with"):
+        check(folder)
+    with pytest.raises(ValueError, match=r"binarize with that model's tokenizer$"):
+        check(folder, corpus=str(folder / "plain"))
+    assert check(folder, teachers=[str(folder / "words")]).models
+
+
+def test_a_student_cannot_start_from_a_teacher_of_another_tokenizer(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"student\.init is 'layers', which starts from teacher 0, but that has"):
+        check(folder, student={"init": "layers", "architecture": "bert", "layers": [0]})
+
+
+def test_a_student_of_a_further_tokenizer_is_refused(folder: Path) -> None:
+    start = {"init": "checkpoint", "checkpoint": str(folder / "letters")}
+    with pytest.raises(ValueError, match=r"^student\.checkpoint has another tokenizer than the corpus; binarize with"):
+        check(folder, student=start)
+
+
+def test_a_teacher_needs_positions_for_the_rows_that_it_reads_and_no_others(folder: Path) -> None:
+    facts = _corpora.of_folder(folder / "corpus")
+    fits = replace(facts, further_tokenizers=(TokenizerForecast(NUM_LETTERS, 40, LETTERS),))
+    too_long = replace(facts, further_tokenizers=(TokenizerForecast(NUM_LETTERS, 41, LETTERS),))
+    assert check(folder, {"c": Forecast(corpus=fits)}, corpus="c").models
+    with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, the corpus rows of up to 41 tokens"):
+        check(folder, {"c": Forecast(corpus=too_long)}, corpus="c")
+
+
+def test_the_tokenizer_of_a_teacher_that_another_stage_makes_is_that_of_its_corpus(folder: Path) -> None:
+    made = load_model(folder / "letters", head="sequence_classification").config
+    for digest, taken in ((LETTERS, True), ("0" * 64, False)):
+        earlier = {"teacher": Forecast(models={"": made}, tokenizer_hash=digest)}
+        if taken:
+            assert check(folder, earlier, teachers=["teacher"]).models
+            continue
+        with pytest.raises(ValueError, match=r"teachers\.0 has another tokenizer than the corpus"):
+            check(folder, earlier, teachers=["teacher"])
+
+
+def test_corpora_of_one_training_have_the_same_further_tokenizers(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"has other further tokenizers than .*binarize both with the same"):
+        check(folder, corpus=[{"corpus": str(folder / "corpus")}, {"corpus": str(folder / "plain")}])
+
+
+def binarize_stage(folder: Path, **changes: Any) -> BinarizeStage:
+    (folder / "a.tsv").write_text("text\tlabel\nw5 w16\tred\n")
+    config = {
+        "kind": "binarize",
+        "source": {"name": "delimited", "path": str(folder / "a.tsv"), "label": "label"},
+        "encoding": {"name": "classification", "labels": list(CLASSES), "max_length": LONGEST},
+        "tokenizer": str(folder / "words"),
+        "further_tokenizers": [str(folder / "letters")],
+        **changes,
+    }
+    return BinarizeStage("corpus", BinarizeConfig.model_validate(config))
+
+
+def test_binarize_forecasts_what_it_will_write(folder: Path) -> None:
+    forecast = binarize_stage(folder).check(ScalingConfig(), {})
+    assert forecast.corpus is not None
+    assert forecast.corpus.further_tokenizers == (TokenizerForecast(NUM_LETTERS, LONGEST, LETTERS),)
+    assert list(forecast.corpus.columns) == list(Corpus.open(str(folder / "corpus" / "train")).columns)
+    assert forecast.lines == ["delimited texts, 61 ids, at most 30 tokens a row; in 16 ids too"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"encoding": "mlm", "source": {"name": "text", "path": "a.tsv"}},
+            r"rows of mlm have one encoding; leave",
+        ),
+        ({"further_tokenizers": ["words"]}, r"^further_tokenizers\.0 encodes as tokenizer does; leave it out"),
+        (
+            {"further_tokenizers": ["letters", "letters"]},
+            r"\.1 encodes as further_tokenizers\.0 does",
+        ),
+        ({"further_tokenizers": ["no-such-folder"]}, r"^further_tokenizers\.0: .*no-such-folder"),
+    ],
+)
+def test_further_tokenizers_that_cannot_be_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    named = changes.get("further_tokenizers", ["letters"])
+    changes = {**changes, "further_tokenizers": [str(folder / name) for name in named]}
+    with pytest.raises(ValueError, match=message) as error:
+        binarize_stage(folder, **changes).check(ScalingConfig(), {})
+    assert "\n" not in str(error.value)
+
+
+def test_rows_longer_than_a_further_model_takes_are_refused(folder: Path, tmp_path: Path) -> None:
+    model: Any = letters_model()
+    model.config.max_position_embeddings = LONGEST - 1
+    model.config.save_pretrained(tmp_path / "short")
+    make_letters().save_pretrained(tmp_path / "short")
+    with pytest.raises(ValueError, match=r"^further_tokenizers\.0: encoding\.max_length is 30; .*at most 29$"):
+        binarize_stage(folder, further_tokenizers=[str(tmp_path / "short")]).check(ScalingConfig(), {})
+
+
+def test_without_further_tokenizers_a_corpus_keeps_its_identity(folder: Path) -> None:
+    assert "further_tokenizers" not in binarize_stage(folder, further_tokenizers=[]).identity(ScalingConfig())
+    stage = binarize_stage(folder)
+    assert stage.identity(ScalingConfig())["further_tokenizers"]
+    assert set(binarize_stage(folder, further_tokenizers=["teacher"]).references().values()) == {
+        str(folder / "words"),
+        "teacher",
+    }
+
+
+def captured(folder: Path, output: Path, **changes: Any) -> TeacherOutputs:
+    """What a capture of the teacher of letters would write, without Ray."""
+    stage = capture_stage(folder, teachers=[str(folder / "letters")], **changes)
+    stage.check(ScalingConfig(), {})
+    run = stage.teacher_run(0, context_of(stage, output))
+    outputs = TeacherOutputs(run)
+    for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
+        offsets = Corpus.open(uri).shard_offsets
+        with OutputSetWriter(target, run.headers[number], shard_rows=np.diff(offsets).tolist()) as writer:
+            for start, stop in pairwise(offsets.tolist()):
+                writer.add(np.arange(start, stop), outputs.of(number, np.arange(start, stop)))
+            writer.finish()
+    assert {header.tokenizer_hash for header in run.headers} == {LETTERS}
+    return outputs
+
+
+def test_what_is_captured_is_what_plain_transformers_says_of_the_teachers_own_rows(
+    folder: Path, tmp_path: Path
+) -> None:
+    found = captured(folder, tmp_path).of(1, np.arange(20))
+    teacher = AutoModelForSequenceClassification.from_pretrained(folder / "letters").eval()
+    order = [teacher.config.label2id[name] for name in CLASSES]
+    letters = load_tokenizer(folder / "letters")
+    for row, example in enumerate(toy_examples(20, seed=1)):
+        ids = letters(example["text"], truncation=True, max_length=LONGEST, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            logits = teacher(input_ids=ids).logits[0, order]
+        np.testing.assert_allclose(found["logits"][row], logits.numpy(), atol=1e-5)
+
+
+def test_a_stored_loss_of_a_teacher_of_letters_is_that_of_the_running_one(folder: Path, tmp_path: Path) -> None:
+    captured(folder, tmp_path / "stored")
+    stage = training(folder, teacher_outputs=str(tmp_path / "stored"))
+    stage.check(ScalingConfig(), {})
+    kept = OutputSet.open(str(tmp_path / "stored" / "teacher_0" / "corpus_0" / "train"))
+    stored = StoredOutputs(((StoredSet(kept.uri, kept.hash),),), ("logits",))
+    student = load_model(folder / "words", head="sequence_classification")
+    teacher = load_model(folder / "letters", head="sequence_classification", labels=CLASSES)
+    losses = []
+    for read, teachers, encodings in ((None, [teacher], [1]), (stored, [], [])):
+        task, method = {"name": "classification"}, {"name": "kd"}
+        uri = str(folder / "corpus" / "train")
+        spec = FeedSpec.make(uri, task, method, seed=1, stored=read, encodings=encodings)
+        batch = BatchBuilder(spec).batch(np.array([50, 3, 45]), epoch=0, step=0)
+        made = kd.Method(kd.Config(), student, teachers)
+        made.encodings = tuple(encodings)
+        losses.append(made.eval()(batch, made.denominators(batch))[0])
+    assert losses[0] > 0.01
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
+
+
+def test_a_training_finds_each_teachers_encoding_by_its_folder(folder: Path, tmp_path: Path) -> None:
+    both, plain = (Corpus.open(str(folder / name / "train")) for name in ("corpus", "plain"))
+    assert [_encodings.of_folder(KEY, folder / name, both) for name in ("words", "letters")] == [0, 1]
+    make_tokenizer(70).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"^teachers\.0 has another tokenizer than the corpus"):
+        _encodings.of_folder(KEY, tmp_path, both)
+    # Compared in the preflight; a corpus with one encoding leaves nothing to choose.
+    assert _encodings.of_folder(KEY, tmp_path, plain) == 0
+
+
+def test_the_pad_of_letters_is_another_than_that_of_words() -> None:
+    # What the tests above rely on: a mix-up of the two would show.
+    assert make_tokenizer().pad_token_id != make_letters().pad_token_id == LETTERS_PAD
