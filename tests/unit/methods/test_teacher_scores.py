@@ -19,6 +19,7 @@ from raydistill.methods._teacher_scores import ScoreConfig, check_scores, teache
 from raydistill.models.classes import with_classes
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
+from raydistill.models.offloading import put_away
 from raydistill.models.predictions import predict
 from toy_capture import capture_stage, context_of, write_labelled
 from toy_classifiers import CLASSES, toy_classifier, toy_labelled_batch
@@ -197,6 +198,13 @@ def test_passes_read_the_encoding_of_their_teacher() -> None:
     assert not torch.isclose(of_further[:, 1], own[:, 1]).any()
 
 
+def test_passes_of_a_teacher_whose_weights_wait_in_a_file_are_those_of_one_in_memory() -> None:
+    batch = toy_labelled_batch("classes")
+    expected = scores_of(distiller_of(two_teachers()), batch)
+    waiting = [put_away(teacher, device=torch.device("cpu")) for teacher in two_teachers()]
+    assert torch.equal(scores_of(distiller_of(waiting), batch), expected)
+
+
 ROWS = np.arange(8)
 PASSES = 64
 
@@ -212,7 +220,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def captured(folder: Path) -> dict[str, Any]:
     """What a capture with the seed 5 stores of eight rows in one batch, which it sorts by length, and that batch."""
     stage = capture_stage(folder, outputs=["dropout_scores"], dropout_passes=PASSES)
-    outputs = TeacherOutputs(stage._teacher_run(0, context_of(stage, folder / "out")))
+    outputs = TeacherOutputs(stage.teacher_run(0, context_of(stage, folder / "out")))
     builder = outputs._builders[0]
     order = np.argsort(builder.corpus.lengths[ROWS], kind="stable")
     assert order[0] != 0
