@@ -47,7 +47,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(
         settings.name,
-        parameter_groups(distiller, weight_decay=settings.weight_decay),
+        parameter_groups(distiller, weight_decay=settings.weight_decay, learning_rate=settings.learning_rate),
         betas=settings.betas,
         epsilon=settings.epsilon,
         max_grad_norm=settings.max_grad_norm,

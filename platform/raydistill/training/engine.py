@@ -121,7 +121,7 @@ class Engine:
     ) -> dict[str, Tensor]:
         """One optimizer step over this rank's micro-batches; returns this rank's sums of the terms and ``loss``."""
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("rate_scale", 1.0)
         self._engine.train()
         undo_averages = dist.get_world_size() * self.num_micro_batches
         totals: dict[str, Tensor] = {}

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from raydistill.models.layer_selection import freeze_position_embeddings
-from raydistill.optim.parameter_groups import parameter_groups
+from raydistill.optim.parameter_groups import GroupRule, parameter_groups
 from toy_models import toy_bert, toy_distilbert
 
 FAMILIES = pytest.mark.parametrize("family", [toy_bert, toy_distilbert])
@@ -70,3 +70,43 @@ def test_decay_without_gradient_shrinks_decayed_parameters_alone():
     for name, parameter in model.named_parameters():
         factor = 0.95 if name in names(model, decayed=True) else 1.0
         torch.testing.assert_close(parameter.detach(), factor * before[name])
+
+
+def with_rule(rule: GroupRule) -> nn.Module:
+    """A linear layer, and one under a rule."""
+    model = nn.ModuleDict({"plain": nn.Linear(2, 2), "own": nn.Linear(2, 2)})
+    model["own"].group_rule = rule
+    return model
+
+
+def by_parameter(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Weight decay and rate scale of each parameter by name."""
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        named[id(parameter)]: (group["weight_decay"], group["rate_scale"])
+        for group in parameter_groups(model, weight_decay=0.1, learning_rate=2e-5)
+        for parameter in group["params"]
+    }
+
+
+def test_a_module_with_a_rate_of_its_own_has_groups_of_its_own():
+    assert by_parameter(with_rule(GroupRule(learning_rate=1e-3))) == {
+        "plain.weight": (0.1, 1.0),
+        "plain.bias": (0.0, 1.0),
+        "own.weight": (0.1, 50.0),
+        "own.bias": (0.0, 50.0),
+    }
+
+
+@pytest.mark.parametrize(("bias_decay", "expected"), [(1e-4, 1e-4), (None, 0.1)])
+def test_a_rule_says_how_biases_decay(bias_decay, expected):
+    found = by_parameter(with_rule(GroupRule(bias_decay=bias_decay)))
+    assert found["own.bias"] == (expected, 1.0)
+    assert found["own.weight"] == (0.1, 1.0)
+    assert found["plain.bias"] == (0.0, 1.0)
+
+
+def test_frozen_parameters_under_a_rule_are_in_no_group():
+    model = with_rule(GroupRule(learning_rate=1e-3))
+    model["own"].weight.requires_grad_(False)
+    assert "own.weight" not in by_parameter(model)
