@@ -25,6 +25,16 @@ def cosine_distance(student_states: Tensor, teacher_states: Tensor) -> Tensor:
     return 1 - product / squared_norms.sqrt()
 
 
+def mean_squared_difference(first: Tensor, second: Tensor) -> Tensor:
+    """Squared difference of two states, a mean over their width.
+
+    Shapes: (..., width) each; returns (...). Raises ValueError if the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}; both must be the same")
+    return (widen(first) - widen(second)).square().mean(dim=-1)
+
+
 def patience(student_states: Tensor, teacher_states: Tensor, *, normalized: bool) -> Tensor:
     """Mean squared difference of the states of a row over layers and width.
 

@@ -33,16 +33,16 @@ def error_over_tokens(student: Tensor, teacher: Tensor, layout: Layout) -> Tenso
 
 def _unit_over_tokens(states: Tensor, layout: Layout) -> Tensor:
     """States (R, D) over the norm of their row's states, for each dimension."""
-    norms = torch.linalg.vector_norm(_by_row(states, layout), dim=1).clamp_min(_SMALLEST_NORM)
+    norms = torch.linalg.vector_norm(by_row(states, layout), dim=1).clamp_min(_SMALLEST_NORM)
     return states / norms.index_select(0, layout.row)
 
 
 def sum_by_row(values: Tensor, layout: Layout) -> Tensor:
     """Packed values (R,) to the sum (B,) of each row's."""
-    return _by_row(values, layout).sum(dim=1)
+    return by_row(values, layout).sum(dim=1)
 
 
-def _by_row(values: Tensor, layout: Layout) -> Tensor:
+def by_row(values: Tensor, layout: Layout) -> Tensor:
     """Packed values (R, ...) to (B, T, ...), 0 where there is no state."""
     places = values.new_zeros(layout.num_rows * layout.width, *values.shape[1:])
     return places.index_copy(0, layout.index, values).unflatten(0, (layout.num_rows, layout.width))
