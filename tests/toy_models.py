@@ -113,8 +113,8 @@ def pad_further(batch: Batch, extra: int) -> Batch:
 
 
 def parameter_gradients(loss: torch.Tensor, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Gradient of every parameter by name, zeros where the loss does not reach it."""
-    named = dict(model.named_parameters())
+    """Gradient of every parameter that is not frozen by name, zeros where the loss does not reach it."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(named, gradients, strict=True))
 

@@ -16,13 +16,15 @@ from raydistill.models.load import head_of
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.tasks import clm
 from raydistill.tasks._base import Encoding
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
+from toy_classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
 from toy_families import toy_gpt2, toy_llama, toy_roberta
+from toy_integration import unlabelled
 from toy_models import (
     VOCABULARY,
     largest_difference,
     pad_further,
     parameter_gradients,
+    perturb,
     toy_batch,
     toy_bert,
     toy_distilbert,
@@ -46,9 +48,37 @@ MODELS = {
     "bert_shared": (CLASSIFIERS["bert_classes"], toy_shared_classifier),
 }
 """Teacher and student of each family."""
+COLOURS = (*CLASSES, "grey", "pink")
+EXPERTS = {
+    "two_experts": ([("bert_classes", ("green", "red"), {}), ("bert_classes", ("grey", "pink", "blue"), {})], {}),
+    "three_experts": (
+        [
+            ("bert_classes", ("red", "grey"), {"hidden_size": 24}),
+            ("distilbert_classes", ("green", "blue", "grey"), {}),
+            ("roberta_classes", ("pink", "red"), {"hidden_size": 8}),
+        ],
+        {"hidden_size": 8},
+    ),
+}
+"""Teachers that know some of the student's classes each, disjoint or overlapping, and the student's options."""
 PAIRS = {"student_layers": (0, 1), "teacher_layers": (1, 2)}
 SEQUENCES = ["bert_classes", "bert_scores"]
+ALIGNED = [
+    ({}, list(EXPERTS)),
+    ({"temperature": 5.0, "align_alpha": 0.1, "num_aligned_layers": 2}, ["three_experts"]),
+    ({"mask_padding": False}, ["two_experts"]),
+    ({"parity_optimizer_groups": True}, ["two_experts"]),
+]
 CASES = {
+    "vkd": [({}, list(EXPERTS)), ({"temperature": 5.0, "kd_alpha": 0.5}, ["three_experts"])],
+    "uhc": [({}, list(EXPERTS)), ({"temperature": 5.0, "kd_alpha": 0.5}, ["three_experts"])],
+    "muki": [
+        ({}, list(EXPERTS)),
+        ({"teacher_choice": "hard"}, list(EXPERTS)),
+        ({"margin_reweighting": False, "temperature": 2.0}, ["three_experts"]),
+    ],
+    "dfa": ALIGNED,
+    "cfl": ALIGNED,
     "finetune": [({}, list(MODELS))],
     "kd": [
         ({}, [*SEQUENCES, "distilbert_classes", "bert_tokens", "bert_spans"]),
@@ -115,21 +145,37 @@ def made_once(make, num_blocks, **options):
 
 
 def build(name, options, family, *, dropout=0.0):
-    """A method with a student of 3 blocks and as many teachers, of 4 blocks, as it needs."""
+    """A method with a student of 3 blocks and teachers of 4, as many as it needs or all experts."""
     module = discovery.load(PACKAGE, name)
     config = module.Config(**options)
     needed = module.Method.requirements(config)
-    make_teacher, make_student = MODELS[family]
-    teachers = [made_once(make_teacher, 4, seed=10 + number) for number in range(needed.min_teachers)]
-    student = made_once(make_student, 3, dropout=dropout)
-    return module.Method(config, copy.deepcopy(student), copy.deepcopy(teachers))
+    if family in EXPERTS:
+        experts, of_student = EXPERTS[family]
+        teachers = [made_once(CLASSIFIERS[kind], 4, labels=labels, **own) for kind, labels, own in experts]
+        student = made_once(CLASSIFIERS["bert_classes"], 3, labels=COLOURS, dropout=dropout, **of_student)
+    else:
+        make_teacher, make_student = MODELS[family]
+        teachers = [made_once(make_teacher, 4, seed=10 + number) for number in range(needed.min_teachers)]
+        student = made_once(make_student, 3, dropout=dropout)
+    method = module.Method(config, copy.deepcopy(student), copy.deepcopy(teachers))
+    if hasattr(method, "adapters"):
+        # They start too small for models so narrow: what is aligned would be next to nothing.
+        with torch.no_grad():
+            perturb(method.adapters, 0, torch.float64)
+            for linear in method.adapters.modules():
+                if isinstance(linear, torch.nn.Linear):
+                    linear.weight *= 15
+    return method
 
 
 def prepared(method, **keys):
+    """A batch for a method; without labels where it must do without."""
     head = head_of(method.student)
     if head in KINDS:
         kind = "scores" if head == "sequence_classification" and method.student.config.num_labels == 1 else KINDS[head]
-        return method.prepare_batch(method.config, toy_labelled_batch(kind, **keys))
+        batch = method.prepare_batch(method.config, toy_labelled_batch(kind, **keys))
+        is_unlabelled = method.requirements(method.config).partial_labels
+        return unlabelled(batch) if is_unlabelled else batch
     batch = toy_batch(**keys)
     if blocks_of(method.student).HEAD == "causal_lm":
         batch = clm.Task(clm.Config(), Encoding(VOCABULARY, {}, (), 40)).prepare_batch(batch)
@@ -171,7 +217,7 @@ def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, 
     held = {id(parameter) for parameter in method.parameters()}
     assert all(id(parameter) not in held for teacher in method.teachers for parameter in teacher.parameters())
     own = {f"{name}." for name, _ in method.named_children()}
-    assert own <= {"student.", "projection."}
+    assert own <= {"student.", "projection.", "adapters."}
     assert all(key.startswith(tuple(own)) for key in method.state_dict())
     assert not any(module.training for teacher in method.teachers for module in teacher.modules())
 
@@ -180,7 +226,8 @@ def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, 
 def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(name, options, family):
     method = build(name, options, family)
     next(method.student.parameters()).requires_grad_(False)
-    grouped = [id(parameter) for group in parameter_groups(method, weight_decay=0.1) for parameter in group["params"]]
+    groups = parameter_groups(method, weight_decay=0.1, learning_rate=1e-3)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
     trainable = [id(parameter) for parameter in method.parameters() if parameter.requires_grad]
     assert sorted(grouped) == sorted(trainable)
 
@@ -219,6 +266,8 @@ def test_a_batch_of_one_row_has_a_finite_loss(name, options, family):
 
 @every_method
 def test_padding_changes_nothing(name, options, family):
+    if options.get("mask_padding") is False:
+        pytest.skip("the method was told to align padding")
     method = build(name, options, family)
     batch = prepared(method)
     padded = pad_further(batch, 5)
@@ -233,8 +282,10 @@ def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, opt
     method = build(name, options, family)
     if not method.teachers:
         pytest.skip("the method has no teacher")
-    student = copy.deepcopy(method.teachers[0]).requires_grad_(True).train()
-    method = type(method)(method.config, student, method.teachers)
+    # Experts lack classes of the student; it then equals several teachers that have all.
+    teachers = [copy.deepcopy(method.student) for _ in method.teachers] if family in EXPERTS else method.teachers
+    student = copy.deepcopy(teachers[0]).requires_grad_(True).train()
+    method = type(method)(method.config, student, teachers)
     for step in range(4):
         _, terms = evaluate(method, prepared(method, step=step))
         vanishing = {key: term.item() for key, term in terms.items() if key in method.zero_at_teacher}
