@@ -20,6 +20,7 @@ from raydistill.methods._integration import HEADS, IntegrationConfig, Integratio
 from raydistill.methods._teacher_outputs import run_teacher
 from raydistill.models.blocks import blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
+from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
 from raydistill.optim.parameter_groups import GroupRule
 
@@ -117,7 +118,9 @@ def make_adapters(
 
 def of_running_teachers(*, row_coupled: bool) -> Requirements:
     """One teacher or more, which run: hidden states of tokens are not stored."""
-    return Requirements(min_teachers=1, max_teachers=None, row_coupled=row_coupled, heads=HEADS, partial_labels=True)
+    return Requirements(
+        min_teachers=1, max_teachers=None, row_coupled=row_coupled, heads=HEADS, partial_labels=True, one_at_a_time=True
+    )
 
 
 def check_alignment(config: AlignmentConfig, student_config: Any, teacher_configs: Sequence[Any], match: Match) -> None:
@@ -208,8 +211,9 @@ def alignment_loss(
 @torch.no_grad()
 def _of_teacher(distiller: Distiller, batch: Batch, number: int, layers: Layers) -> tuple[Prediction, list[Tensor]]:
     """What a teacher says, and its states at ``layers``."""
-    said = run_teacher(distiller, batch, number=number, with_states=True)
-    return said, states_at(distiller.teachers[number], said, layers)
+    with weights_present(distiller.teachers[number]):
+        said = run_teacher(distiller, batch, number=number, with_states=True)
+        return said, states_at(distiller.teachers[number], said, layers)
 
 
 def states_at(model: nn.Module, prediction: Prediction, layers: Layers) -> list[Tensor]:

@@ -56,6 +56,7 @@ def of_outputs(*kinds: str, row_coupled: bool = False) -> Requirements:
         stored=kinds,
         partial_labels=True,
         own_encodings=True,
+        one_at_a_time=True,
     )
 
 
