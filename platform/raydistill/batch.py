@@ -144,3 +144,23 @@ def add_partners(
     columns = pad_rows(partners, pad_id=pad_id, prefix=PARTNER, min_width=min_width)
     columns[PARTNER + "row_id"] = torch.as_tensor(np.asarray(partner_ids, dtype=np.int64))
     return batch.with_columns(**columns)
+
+
+def padded_rows(batch: Batch, rows: Tensor | None = None) -> Batch:
+    """Rows (K,) of a batch, all by default, with all their places, so that models compute padding too.
+
+    Has what a sequence classifier reads. How many real tokens chosen rows have, the host could tell only by waiting for
+    the device; padding changes no logits.
+    """
+    mask = batch["attention_mask"]
+    columns = {name: batch[name] for name in ("row_id", "input_ids", "attention_mask", "lengths")}
+    token_types = batch.get("token_types")
+    if token_types is not None:
+        places = token_types.new_zeros(mask.numel()).index_copy(0, batch["token_index"], token_types)
+        columns["token_types"] = places.view(mask.shape)
+    if rows is not None:
+        columns = {name: column.index_select(0, rows) for name, column in columns.items()}
+    if token_types is not None:
+        columns["token_types"] = columns["token_types"].flatten()
+    columns["token_index"] = torch.arange(columns["input_ids"].numel(), device=mask.device)
+    return Batch(columns, seed=batch.seed, epoch=batch.epoch, step=batch.step, micro_batch=batch.micro_batch)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batch import Batch
+from raydistill.batch import Batch, padded_rows
 from raydistill.layout import Layout
 from raydistill.losses.integrated_targets import agreement
 from raydistill.losses.reduction import mean_over
-from raydistill.methods._base import Distiller, Requirements
-from raydistill.methods._dynamic import check_weight, count_of, padded_rows
+from raydistill.methods._base import Distiller, Requirements, count_of
+from raydistill.methods._checks import check_positive, check_weight
 from raydistill.methods._integration import HEADS, IntegrationConfig, IntegrationDistiller, refuse_scores
 from raydistill.methods._teacher_outputs import run_teacher
 from raydistill.models.blocks import blocks_of, family_of
@@ -65,8 +65,7 @@ class AlignmentConfig(IntegrationConfig):
             raise ValueError("align_alpha and rec_alpha are 0, so no states are aligned; raise one, or use method vkd")
         if self.num_aligned_layers != -1 and self.num_aligned_layers < 1:
             raise ValueError(f"num_aligned_layers is {self.num_aligned_layers}; it must be at least 1, or -1 for all")
-        if not 0 < self.adapter_learning_rate < float("inf"):
-            raise ValueError(f"adapter_learning_rate is {self.adapter_learning_rate}; it must be positive and finite")
+        check_positive("adapter_learning_rate", self.adapter_learning_rate)
         self._check_lists()
 
     def _check_lists(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch
@@ -109,3 +110,13 @@ class Distiller(nn.Module, ABC):
 def label_term(batch: Batch) -> str:
     """Name of the term of the true labels: ``ce`` of classes, ``mse`` of scores."""
     return "mse" if batch["labels"].is_floating_point() else "ce"
+
+
+def row_count(batch: Batch) -> Tensor:
+    """Number of rows, 0-d float64 on the batch's device."""
+    return count_of(batch, batch.num_rows)
+
+
+def count_of(batch: Batch, number: int) -> Tensor:
+    """A number that the host knows, 0-d float64 on the batch's device."""
+    return batch["row_id"].new_full((), number, dtype=torch.float64)

@@ -5,6 +5,7 @@ from typing import Any
 
 from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
+from raydistill.methods._checks import check_choice, check_interchange, check_positive, check_weight
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kd_positions": ("all", "masked"),
@@ -73,22 +74,15 @@ class Config:
 
     def __post_init__(self) -> None:
         for name, weight in self.alphas.items():
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"alpha_{name} is {weight}; a weight must be a number that is not negative")
+            check_weight(f"alpha_{name}", weight)
         if not any(self.alphas.values()):
             raise ValueError("all alphas are 0, so there is no loss; give at least one a positive weight")
         if self.alpha_mlm and self.alpha_clm:
             raise ValueError("alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
-        if not 0 < self.interchange_proportion <= 1:
-            raise ValueError(f"interchange_proportion is {self.interchange_proportion}; it must be in (0, 1]")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1, or null for no limit")
+        check_positive("temperature", self.temperature)
+        check_interchange(self.interchange_proportion, self.max_tokens)
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}; choices: {', '.join(map(str, choices))}")
+            check_choice(name, getattr(self, name), choices)
         if self.crossway and not self.intervenes:
             raise ValueError("crossway is true, but no causal weight is positive; set it to false")
         if self.data_augment and self.share_student_prefix:

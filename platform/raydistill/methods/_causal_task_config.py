@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydistill.interventions.sites import load_mapping, resolve_mapping
+from raydistill.methods._checks import check_choice, check_interchange, check_positive, check_weight
 
 FULL = "full"
 """Name of the mapping that is made for the depths of teacher and student."""
@@ -61,18 +62,11 @@ class Config:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
         for name in ("gamma", "beta"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}; a weight must be a number that is not negative")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
-        if not 0 < self.interchange_proportion <= 1:
-            raise ValueError(f"interchange_proportion is {self.interchange_proportion}; it must be in (0, 1]")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens is {self.max_tokens}; it must be at least 1, or null for no limit")
+            check_weight(name, getattr(self, name))
+        check_positive("temperature", self.temperature)
+        check_interchange(self.interchange_proportion, self.max_tokens)
         for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name} is {value!r}; choices: {', '.join(map(str, choices))}")
+            check_choice(name, getattr(self, name), choices)
         if self.data_augment and self.data_pair:
             raise ValueError("data_augment and data_pair are true; set one of them to false")
         if self.share_student_prefix and (self.data_augment or self.data_pair):

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from raydistill.batch import Batch
+from raydistill.batch import Batch, padded_rows
 from raydistill.losses.soft_targets import kl_divergence, squared_error
 from raydistill.methods._base import Distiller
+from raydistill.methods._checks import check_choice, check_positive, check_weight
 from raydistill.methods._teacher_outputs import run_teacher, stored_name
 
 HEADS = ("sequence_classification",)
@@ -42,20 +42,7 @@ class DynamicConfig:
         for key in ("kd_alpha", "ce_alpha"):
             check_weight(key, getattr(self, key))
         check_choice("objective", self.objective, ("mse", "kl"))
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
-
-
-def check_weight(key: str, value: float) -> None:
-    """Raise ValueError for a weight that is negative or no number."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{key} is {value}; a weight must be a number that is not negative")
-
-
-def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError for a value that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{key} is {value!r}; choices: {', '.join(choices)}")
+        check_positive("temperature", self.temperature)
 
 
 def check_distils(config: DynamicConfig) -> None:
@@ -87,39 +74,9 @@ def _mean_squared_error(student_logits: Tensor, teacher_logits: Tensor) -> Tenso
     return squared_error(student_logits, teacher_logits) / student_logits.shape[-1]
 
 
-def row_count(batch: Batch) -> Tensor:
-    """Number of rows, 0-d float64 on the batch's device."""
-    return count_of(batch, batch.num_rows)
-
-
-def count_of(batch: Batch, number: int) -> Tensor:
-    """A number that the host knows, 0-d float64 on the batch's device."""
-    return batch["row_id"].new_full((), number, dtype=torch.float64)
-
-
 def logits_of_rows(distiller: Distiller, batch: Batch, rows: Tensor, *, number: int = 0) -> Tensor:
     """Logits (K, C) of a teacher for rows (K,) of a batch, without gradient; it runs on these alone, unless stored."""
     stored = batch.get(stored_name(number, "logits"))
     if stored is not None:
         return stored.index_select(0, rows)
     return run_teacher(distiller, padded_rows(batch, rows), number=number).logits
-
-
-def padded_rows(batch: Batch, rows: Tensor | None = None) -> Batch:
-    """Rows (K,) of a batch, all by default, with all their places, so that models compute padding too.
-
-    Has what a sequence classifier reads. How many real tokens chosen rows have, the host could tell only by waiting for
-    the device; padding changes no logits.
-    """
-    mask = batch["attention_mask"]
-    columns = {name: batch[name] for name in ("row_id", "input_ids", "attention_mask", "lengths")}
-    token_types = batch.get("token_types")
-    if token_types is not None:
-        places = token_types.new_zeros(mask.numel()).index_copy(0, batch["token_index"], token_types)
-        columns["token_types"] = places.view(mask.shape)
-    if rows is not None:
-        columns = {name: column.index_select(0, rows) for name, column in columns.items()}
-    if token_types is not None:
-        columns["token_types"] = columns["token_types"].flatten()
-    columns["token_index"] = torch.arange(columns["input_ids"].numel(), device=mask.device)
-    return Batch(columns, seed=batch.seed, epoch=batch.epoch, step=batch.step, micro_batch=batch.micro_batch)

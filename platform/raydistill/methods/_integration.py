@@ -16,7 +16,7 @@ from raydistill.losses.integrated_targets import concatenated_target
 from raydistill.losses.reduction import widen
 from raydistill.losses.uncertainty import divergence_from_labels
 from raydistill.methods._base import Distiller, Requirements
-from raydistill.methods._dynamic import check_weight
+from raydistill.methods._checks import check_positive, check_weight
 from raydistill.methods._teacher_outputs import teacher_logits
 from raydistill.models.load import head_of
 
@@ -37,13 +37,7 @@ class IntegrationConfig:
         check_weight("kd_alpha", self.kd_alpha)
         if self.kd_alpha == 0:
             raise ValueError("kd_alpha is 0, so no classes are learnt; raise it")
-        check_temperature("temperature", self.temperature)
-
-
-def check_temperature(key: str, value: float) -> None:
-    """Raise ValueError for a temperature that is not positive."""
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{key} is {value}; it must be positive and finite")
+        check_positive("temperature", self.temperature)
 
 
 def of_outputs(*kinds: str, row_coupled: bool = False) -> Requirements:

@@ -10,6 +10,7 @@ from raydistill.losses.classification import label_loss
 from raydistill.losses.reduction import mean_over
 from raydistill.losses.soft_targets import kl_divergence, squared_error
 from raydistill.methods._base import label_term
+from raydistill.methods._checks import check_choice, check_positive
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,8 @@ class SoftLabelConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be a positive number")
-        if self.reduction not in ("batchmean", "mean"):
-            raise ValueError(f"reduction is {self.reduction!r}; choices: batchmean, mean")
+        check_positive("temperature", self.temperature)
+        check_choice("reduction", self.reduction, ("batchmean", "mean"))
 
 
 def soft_label_denominators(config: SoftLabelConfig, batch: Batch) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.methods._base import Distiller
-from raydistill.methods._dynamic import check_choice
+from raydistill.methods._checks import check_choice, check_positive
 from raydistill.methods._teacher_outputs import stored_name
 from raydistill.models.dropout_scores import dropout_scores, has_dropout, pass_seeds, single_pass_scores
 from raydistill.models.load import head_of
@@ -34,15 +34,15 @@ class ScoreConfig:
     themselves, at ``temperature``; ``dropout`` of the mean of ``dropout_passes`` passes with dropout, at temperature 1,
     live or stored. Published runs take the latter from a file that was made without any dropout."""
     dropout_passes: int = 16
-    """For ``dropout``: live passes of each teacher over a micro-batch."""
+    """For ``dropout``: passes of each teacher, live or where the training stores them by itself, not those that a
+    capture stage made."""
     dropout_seed: int | None = None
-    """For ``dropout``: key of what live passes drop; by default the stage's seed, as in a capture."""
+    """For ``dropout``: key of what these passes drop; by default the stage's seed, and 0 where they are stored."""
     teacher_dropout: float | None = None
-    """For ``dropout``: dropout of the teachers in live passes, None keeps what their checkpoints say."""
+    """For ``dropout``: dropout of the teachers in these passes, None keeps what their checkpoints say."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise ValueError(f"temperature is {self.temperature}; it must be positive and finite")
+        check_positive("temperature", self.temperature)
         check_choice("scores", self.scores, ("single_pass", "dropout"))
         if self.dropout_passes < 2:
             raise ValueError(f"dropout_passes is {self.dropout_passes}; a mean needs at least 2")

@@ -17,8 +17,7 @@ from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.losses.matched_states import by_row
 from raydistill.losses.mmd import mmd
 from raydistill.methods import _alignment
-from raydistill.methods._base import Requirements
-from raydistill.methods._dynamic import row_count
+from raydistill.methods._base import Requirements, row_count
 from raydistill.methods._integration import IntegrationDistiller
 
 _NARROWER = 4

@@ -15,8 +15,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.methods import _alignment
-from raydistill.methods._base import Requirements
-from raydistill.methods._dynamic import row_count
+from raydistill.methods._base import Requirements, row_count
 from raydistill.methods._integration import IntegrationDistiller
 
 _PUBLISHED_BIAS_DECAY = 1e-4

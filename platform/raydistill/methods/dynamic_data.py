@@ -19,7 +19,8 @@ from raydistill.losses.classification import label_loss
 from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import confidence, divergence_from_labels, margin, normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.methods._base import Distiller, Requirements, count_of, label_term, row_count
+from raydistill.methods._checks import check_choice
 from raydistill.methods._teacher_outputs import teacher_logits
 from raydistill.models.load import head_of
 from raydistill.models.predictions import predict
@@ -79,7 +80,7 @@ class Config(_dynamic.DynamicConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _dynamic.check_distils(self)
-        _dynamic.check_choice("selection", self.selection, SELECTIONS)
+        check_choice("selection", self.selection, SELECTIONS)
         if not 0 < self.ratio <= 1:
             raise ValueError(f"ratio is {self.ratio}; it must be in (0, 1]")
 
@@ -135,8 +136,8 @@ class Method(Distiller):
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Rows, and chosen rows for what is a mean over these."""
-        rows = _dynamic.row_count(batch)
-        chosen = _dynamic.count_of(batch, self.config.num_chosen(batch.num_rows))
+        rows = row_count(batch)
+        chosen = count_of(batch, self.config.num_chosen(batch.num_rows))
         found = {label_term(batch): rows, "kd": chosen, "chosen_share": rows}
         if batch["labels"].is_floating_point():
             return found

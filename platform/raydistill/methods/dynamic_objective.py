@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batch import Batch
+from raydistill.batch import Batch, padded_rows
 from raydistill.losses.classification import label_loss
 from raydistill.losses.matched_states import error_over_hidden, error_over_tokens, sum_by_row
 from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.methods._base import Distiller, Requirements, label_term, row_count
+from raydistill.methods._checks import check_choice, check_weight
 from raydistill.methods._teacher_outputs import run_teacher
 from raydistill.models.blocks import blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
@@ -47,14 +48,14 @@ class Config(_dynamic.DynamicConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _dynamic.check_weight("rep_alpha", self.rep_alpha)
+        check_weight("rep_alpha", self.rep_alpha)
         if self.kd_alpha == 0 and self.rep_alpha == 0:
             raise ValueError("kd_alpha and rep_alpha are 0, so no teacher is read; raise one, or use method finetune")
-        _dynamic.check_choice("strategy", self.strategy, STRATEGIES)
+        check_choice("strategy", self.strategy, STRATEGIES)
         if self.detach_weight and self.strategy == "static":
             raise ValueError("detach_weight is true, but strategy 'static' has no weights of rows; remove it")
-        _dynamic.check_choice("rep_norm_dim", self.rep_norm_dim, tuple(_ERRORS))
-        _dynamic.check_choice("positions", self.positions, ("valid", "padded"))
+        check_choice("rep_norm_dim", self.rep_norm_dim, tuple(_ERRORS))
+        check_choice("positions", self.positions, ("valid", "padded"))
 
 
 class Method(Distiller):
@@ -109,7 +110,7 @@ class Method(Distiller):
         for name, alpha in (("kd", self.config.kd_alpha), ("rep", self.config.rep_alpha)):
             if alpha > 0:
                 names += [name] if self.config.strategy == "static" else [name, f"{name}_weight"]
-        return dict.fromkeys(names, _dynamic.row_count(batch))
+        return dict.fromkeys(names, row_count(batch))
 
     def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See the base class; besides the losses without their weights, the mean weights."""
@@ -117,7 +118,7 @@ class Method(Distiller):
         matches = config.rep_alpha > 0
         labels, label = batch["labels"], label_term(batch)
         if matches and config.positions == "padded":
-            batch = _dynamic.padded_rows(batch)
+            batch = padded_rows(batch)
         student = predict(self.student, batch, head=self.head, with_states=matches)
         teacher = run_teacher(self, batch, with_states=matches)
         terms = {label: mean_over(label_loss(student.logits, labels), counts[label])}

@@ -17,7 +17,8 @@ from raydistill.losses.classification import label_loss
 from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.methods._base import Distiller, Requirements, count_of, label_term, row_count
+from raydistill.methods._checks import check_choice, check_weight
 from raydistill.methods._teacher_outputs import stored_name, teacher_logits
 from raydistill.models.checks import num_parameters
 from raydistill.models.load import head_of
@@ -45,9 +46,9 @@ class Config(_dynamic.DynamicConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _dynamic.check_distils(self)
-        _dynamic.check_choice("mode", self.mode, MODES)
+        check_choice("mode", self.mode, MODES)
         for alpha in self.teacher_alphas:
-            _dynamic.check_weight("teacher_alphas", alpha)
+            check_weight("teacher_alphas", alpha)
         if self.teacher_alphas and self.mode.startswith("soft"):
             raise ValueError(f"teacher_alphas is given, but mode is {self.mode!r}, which weighs teachers; remove it")
         if self.detach_weight and not self.mode.startswith("soft"):
@@ -107,11 +108,11 @@ class Method(Distiller):
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Rows; of a teacher in mode ``hard`` those of its group."""
-        rows = _dynamic.row_count(batch)
+        rows = row_count(batch)
         found = {label_term(batch): rows}
         groups = _groups(batch.num_rows, self._num_teachers(batch))
         for number in self._alphas(batch):
-            size = _dynamic.count_of(batch, len(groups[number])) if self.config.mode == "hard" else rows
+            size = count_of(batch, len(groups[number])) if self.config.mode == "hard" else rows
             found[f"teacher_{number}_kd"] = size
             if self.config.mode != "static":
                 found[f"teacher_{number}_share"] = rows

@@ -13,8 +13,9 @@ from torch import Tensor
 from raydistill.batch import Batch
 from raydistill.losses.integrated_targets import agreement, hard_choice, mixed_target, score_margin, soft_choice
 from raydistill.losses.reduction import mean_over
-from raydistill.methods import _dynamic, _integration
-from raydistill.methods._base import Requirements
+from raydistill.methods import _integration
+from raydistill.methods._base import Requirements, row_count
+from raydistill.methods._checks import check_choice, check_positive
 from raydistill.methods._teacher_scores import ScoreConfig, check_scores, teacher_scores
 from raydistill.models.predictions import predict
 
@@ -36,8 +37,8 @@ class Config(_integration.IntegrationConfig, ScoreConfig):
     def __post_init__(self) -> None:
         _integration.IntegrationConfig.__post_init__(self)
         ScoreConfig.__post_init__(self)
-        _dynamic.check_choice("teacher_choice", self.teacher_choice, ("soft", "hard"))
-        _integration.check_temperature("teacher_score_temperature", self.teacher_score_temperature)
+        check_choice("teacher_choice", self.teacher_choice, ("soft", "hard"))
+        check_positive("teacher_score_temperature", self.teacher_score_temperature)
 
 
 class Method(_integration.IntegrationDistiller):
@@ -63,7 +64,7 @@ class Method(_integration.IntegrationDistiller):
         """Rows, for all terms."""
         names = [f"teacher_{number}_{kind}" for kind in ("score", "share") for number in range(self.num_teachers)]
         names += ["kd", "agreement", *(["margin"] if self.config.margin_reweighting else [])]
-        return dict.fromkeys(names, _dynamic.row_count(batch))
+        return dict.fromkeys(names, row_count(batch))
 
     def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """See the base class; besides ``kd``, which has the rows' weights, means of what decided."""

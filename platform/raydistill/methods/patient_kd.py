@@ -15,6 +15,7 @@ from raydistill.batch import Batch
 from raydistill.losses.hidden_states import patience
 from raydistill.losses.reduction import mean_over
 from raydistill.methods._base import Distiller, Requirements
+from raydistill.methods._checks import check_choice, check_weight
 from raydistill.methods._patience_layers import TABLES, Layers, check_depth, check_lists, published_layers
 from raydistill.methods._soft_labels import SoftLabelConfig, soft_label_denominators, soft_label_loss
 from raydistill.methods._teacher_outputs import run_teacher, stored_name
@@ -46,10 +47,8 @@ class Config(SoftLabelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.beta < float("inf"):
-            raise ValueError(f"beta is {self.beta}; a weight must be a number that is not negative")
-        if self.table not in TABLES:
-            raise ValueError(f"table is {self.table!r}; choices: {', '.join(TABLES)}")
+        check_weight("beta", self.beta)
+        check_choice("table", self.table, TABLES)
         if self.beta == 0 and (self.projection or self.student_layers or self.teacher_layers):
             raise ValueError("beta is 0, so no layers are compared; raise it, or leave projection and layers out")
         if (self.student_layers is None) != (self.teacher_layers is None):

@@ -13,8 +13,7 @@ from raydistill.batch import Batch
 from raydistill.losses.integrated_targets import agreement
 from raydistill.losses.reduction import mean_over
 from raydistill.methods import _integration
-from raydistill.methods._base import Requirements
-from raydistill.methods._dynamic import row_count
+from raydistill.methods._base import Requirements, row_count
 from raydistill.methods._integration import IntegrationConfig as Config
 from raydistill.models.predictions import predict
 

@@ -174,7 +174,7 @@ def test_a_report_on_nothing_is_refused() -> None:
 
 
 def test_an_evaluation_whose_files_the_task_table_would_take_is_refused() -> None:
-    with pytest.raises(ValueError, match="evaluations has 'task_table', .* rename that stage"):
+    with pytest.raises(ValueError, match=r"evaluations has 'task_table', .* rename that stage"):
         stage(evaluations=["task_table"], task_table={"columns": {"CoLA": {"evaluation": "cola", "metric": "f1"}}})
 
 

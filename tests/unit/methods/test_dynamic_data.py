@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from raydistill.batch import padded_rows
 from raydistill.methods import dynamic_data
-from raydistill.methods._dynamic import padded_rows
 from raydistill.methods.dynamic_data import ORDERS, Config, Method
 from raydistill.models.predictions import predict
 from toy_classifiers import CLASSIFIERS, toy_labelled_batch
