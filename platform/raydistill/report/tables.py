@@ -44,6 +44,9 @@ class Statistic:
     def of(cls, values: Sequence[float]) -> "Statistic":
         """Mean and spread of at least one value."""
         n, mean = len(values), sum(values) / len(values)
+        if all(value == values[0] for value in values):
+            # The rounded mean of equal values may be another one, and their spread not 0.
+            mean = values[0]
         # Multiplied, not raised: ** fails on large floats where * gives infinity.
         squares = sum((value - mean) * (value - mean) for value in values)
         return cls(mean, math.sqrt(squares / (n - 1)) if n > 1 else None, n)

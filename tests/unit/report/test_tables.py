@@ -55,6 +55,11 @@ def test_equal_losses_of_several_seeds_show_their_zero_spread():
     assert "3.0000 ± 0.0000" in markdown(group(entries))
 
 
+def test_equal_values_have_no_spread_whatever_their_mean_rounds_to():
+    assert Statistic.of([62.472292] * 3).spread == 0
+    assert Statistic.of([0.1] * 3) == Statistic(0.1, 0.0, 3)
+
+
 def test_spread_is_the_sample_standard_deviation():
     values = [3.0, 3.5, 4.25, 1.0]
     statistic = Statistic.of(values)
