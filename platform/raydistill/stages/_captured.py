@@ -19,6 +19,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.capture import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
 from raydistill.json_file import write_json
+from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig
 from raydistill.stages import _base, _checkpoints, _corpora, _fit, _placement, _stored
 from raydistill.stages.capture import Config, Stage, size_text
 
@@ -42,9 +43,17 @@ def stages_of(config: Any, layers: Sequence[Sequence[int]], *, precision: str = 
         "teachers": list(config.teachers),
         "outputs": list(kinds),
         "precision": precision,
+        **_passes_of(config.method.config, kinds),
     }
     read = [list(dict.fromkeys(of_teacher)) if "cls_states" in kinds else [] for of_teacher in layers]
     return [Stage(FOLDER, Config.model_validate({**same, "layers": of_teacher})) for of_teacher in read]
+
+
+def _passes_of(method: Any, kinds: Sequence[str]) -> dict[str, Any]:
+    """The passes with dropout that a method asks for, as a capture names them."""
+    if DROPOUT_SCORES not in kinds or not isinstance(method, ScoreConfig):
+        return {}
+    return {"dropout_passes": method.dropout_passes, "dropout": method.teacher_dropout}
 
 
 def lines(config: Any, earlier: Mapping[str, _base.Forecast], student: Any) -> list[str]:
@@ -64,8 +73,8 @@ def sets_of(config: Any, layers: Sequence[Sequence[int]], context: _base.StageCo
     an ended one left is gone on with. Raises ValueError when the disk has no room for them.
     """
     precision = _placement.precision_of(config.training.precision, context.scaling)
-    # Of what is captured here no draw is a part.
-    neutral = replace(context, seed=0)
+    # The only draws are those of passes with dropout, the same for all runs unless the method gives them a seed.
+    neutral = replace(context, seed=getattr(config.method.config, "dropout_seed", None) or 0)
     sets: list[OutputSet] = []
     ran = 0
     for number, stage in enumerate(stages_of(config, layers, precision=precision)):
@@ -163,7 +172,10 @@ def _serves(header: Header, wanted: Header) -> bool:
     if not {*wanted.kinds} <= {*header.kinds} or not {*wanted.layers} <= {*header.layers}:
         return False
     of_states = (one.columns["cls_states"].dtype for one in (header, wanted) if "cls_states" in wanted.kinds)
-    same = {"kinds": wanted.kinds, "layers": wanted.layers, "columns": wanted.columns}
+    same: dict[str, Any] = {"kinds": wanted.kinds, "layers": wanted.layers, "columns": wanted.columns}
+    if DROPOUT_SCORES not in wanted.kinds:
+        # The options are those of passes with dropout alone; batches are equally large in all of these sets.
+        same["options"] = wanted.options
     return len({*of_states}) <= 1 and header.model_copy(update=same) == wanted
 
 

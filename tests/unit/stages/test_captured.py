@@ -213,3 +213,30 @@ def test_the_preflight_tells_what_is_stored_and_how_large_it_is(folder: Path) ->
         for line in train_stage(folder, teacher_outputs="live").check(ScalingConfig(), {}).lines
         if "stores" in line
     ]
+
+
+def test_scores_of_passes_are_those_that_the_method_asks_for(folder: Path, tmp_path: Path) -> None:
+    asked = {"dropout_passes": 3, "dropout_seed": 4, "teacher_dropout": 0.4}
+    method = {"name": "muki", "scores": "dropout", "margin_reweighting": False, **asked}
+    sets, ran = sets_of(folder, tmp_path, method=method)
+    assert ran == ALL_ROWS
+    wanted = {"dropout_passes": 3, "dropout_seed": 4, "dropout": 0.4}
+    assert [{name: one.header.options[name] for name in wanted} for one in sets] == [wanted] * 2
+    assert sets_of(folder, tmp_path, method={**method, "dropout_seed": None}, seed=6)[1] == ALL_ROWS
+    assert sets_of(folder, tmp_path, method={**method, "dropout_seed": None}, seed=7)[1] == 0
+
+
+MUKI = {"method": {"name": "muki", "scores": "dropout", "dropout_passes": 3, "margin_reweighting": False}}
+
+
+def test_scores_of_passes_with_dropout_are_stored_as_the_method_asks_for_them(folder: Path, tmp_path: Path) -> None:
+    (one, _), ran = sets_of(folder, tmp_path, **MUKI)
+    assert ran == ALL_ROWS
+    assert one.header.kinds == ("logits", "dropout_scores")
+    assert (one.header.options["dropout_passes"], one.header.options["dropout_seed"]) == (3, 0)
+    assert sets_of(folder, tmp_path, **MUKI, seed=9)[1] == 0
+    assert sets_of(folder, tmp_path)[1] == 0
+    others = {"method": {**MUKI["method"], "dropout_seed": 4}}
+    (other, _), ran = sets_of(folder, tmp_path, **others)
+    assert ran == ALL_ROWS
+    assert not np.array_equal(other.read(range(90))["dropout_scores"], one.read(range(90))["dropout_scores"])
