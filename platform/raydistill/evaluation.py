@@ -1,21 +1,25 @@
 """How good, how large and how fast models are on held-out rows, all of them on the same targets."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from raydistill.batch import Batch
+from raydistill.batch import Batch, encoded_as
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, held_out_batches
-from raydistill.models.load import load_model, weight_files
+from raydistill.losses.integrated_targets import concatenated_target, hard_choice, mixed_target, soft_choice
+from raydistill.models.classes import Names, known_labels
+from raydistill.models.dropout_scores import single_pass_scores
+from raydistill.models.load import load_config, load_model, weight_files
 from raydistill.models.predictions import predict
+from raydistill.tasks import classification
 from raydistill.tasks._base import TaskBase
 
 Figures = dict[str, float]
@@ -25,6 +29,64 @@ _TIMED_BATCHES = 5
 _LONGEST_S = 5.0
 """Time after which a measurement ends."""
 _OF_VOCABULARY = ("masked_lm", "causal_lm")
+_OF_CLASSES = "sequence_classification"
+_SCORE_TEMPERATURE = 0.2
+COMBINATIONS = ("concatenated", "weighted", "surest")
+"""How classifiers answer as one: by a softmax over all their logits side by side, as the target of vanilla distillation
+has it; by the mean of their own distributions under softmax(u / 0.2); or by that of the one with the greatest u. There
+u = 1 - H / log C_t says how sure a classifier of C_t classes is in a single pass: MUKI's soft and hard targets."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a model lies, or several classifiers that answer as one; each may know a part of the corpus's classes."""
+
+    folders: tuple[str, ...]
+    names: tuple[Names, ...] = ()
+    """Of each what its outputs stand for where its checkpoint does not say so, else none; by default none at all."""
+    combine: str = COMBINATIONS[0]
+    """One of ``COMBINATIONS``; of a single model all are the same."""
+    encodings: tuple[int, ...] = ()
+    """Of each the encoding of the corpus that it reads, by default 0, the corpus's own."""
+
+
+class ClassifierEnsemble(nn.Module):
+    """Classifiers that answer as one.
+
+    ``classes``: for each member the numbers of the classes that its outputs stand for, below ``num_classes``.
+    ``combine``: one of ``COMBINATIONS``. ``encodings``: for each member the one that it reads, by default 0.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[nn.Module],
+        classes: Sequence[Sequence[int]],
+        *,
+        num_classes: int,
+        combine: str,
+        encodings: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self._encodings = [*encodings] or [0] * len(members)
+        self._classes = [torch.tensor(list(numbers)) for numbers in classes]
+        self._num_classes = num_classes
+        self._combine = combine
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logarithms (B, num_classes) of the probabilities; -inf for a class that no member knows."""
+        # In float64 no probability of a class that is known rounds to 0.
+        logits = [
+            predict(one, encoded_as(batch, encoding), head=_OF_CLASSES).logits.double()
+            for one, encoding in zip(self.members, self._encodings, strict=True)
+        ]
+        if self._combine == "concatenated":
+            return concatenated_target(logits, self._classes, self._num_classes, temperature=1.0).log()
+        scores = torch.stack([single_pass_scores(one) for one in logits], dim=1)
+        weights = (
+            hard_choice(scores) if self._combine == "surest" else soft_choice(scores, temperature=_SCORE_TEMPERATURE)
+        )
+        return mixed_target(logits, self._classes, self._num_classes, weights=weights, temperature=1.0).log()
 
 
 @dataclass(frozen=True)
@@ -36,40 +98,72 @@ class Evaluation:
     milliseconds a row of one row at a time (``latency_ms``) and of full batches (``batch_latency_ms``)."""
     predictions: Mapping[str, Any] | None = None
     """Columns of the scored rows, as ``TaskBase.predictions`` has them."""
+    classes: tuple[str, ...] = ()
+    """Classes that it knows where it does not know all."""
 
 
 def evaluate_models(
-    models: Mapping[str, str],
+    models: Mapping[str, str | Checkpoints],
     corpus: str | Sequence[CorpusPart],
     *,
     task: Mapping[str, Any],
     seed: int,
     max_rows: int | None = None,
     batch_size: int = 32,
-    names: Mapping[str, Sequence[str]] | None = None,
     latency_repeats: int = 0,
 ) -> dict[str, Evaluation]:
-    """What is found of each checkpoint folder by the name it is given, on at most ``max_rows`` rows of a corpus.
+    """What is found of each checkpoint folder, or ensemble of several, on at most ``max_rows`` rows of a corpus.
 
-    ``corpus``: one corpus's URI, or several with weights. ``task``: its section, name and options. ``names`` has those
-    of a classifier's outputs where its checkpoint does not name them. ``latency_repeats`` is the number of forward
-    passes whose median is the latency; 0 measures none. Raises ValueError when there is nothing to score.
+    A classifier may know a part of the corpus's classes; it predicts no other, and so is wrong about their rows. An
+    infinite ``loss`` of such a classifier, or of an ensemble, is left out.
+    ``corpus``: one corpus's URI, or several with weights. ``task``: its section, name and options.
+    ``latency_repeats`` is the number of forward passes whose median is the latency; 0 measures none. Raises ValueError
+    when there is nothing to score.
     """
-    spec = FeedSpec.make(corpus, task, None, seed=seed)
+    found_at = {name: Checkpoints((made,)) if isinstance(made, str) else made for name, made in models.items()}
+    encodings = [encoding for one in found_at.values() for encoding in one.encodings]
+    spec = FeedSpec.make(corpus, task, None, seed=seed, encodings=encodings)
     batches = list(held_out_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
     rows = min(latency_repeats, max_rows or latency_repeats)
     single = list(held_out_batches(spec, micro_batch_size=1, num_rows=rows)) if rows else []
     scorer = spec.make_task()
     found = {}
-    for name, folder in models.items():
-        model = load_model(folder, head=scorer.HEAD, labels=scorer.labels, names=(names or {}).get(name, ()))
+    for name, one in found_at.items():
+        model, classes = _load(one, scorer)
         sums = scored(model, scorer, batches)
-        sizes = {"size_mb": sum(file.stat().st_size for file in weight_files(Path(folder))) / 1e6}
+        values = _figures(model, scorer, sums)
+        if isinstance(model, ClassifierEnsemble) and values["loss"] == math.inf:
+            # It gave a true class no chance, which says no more than that.
+            del values["loss"]
+        values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in weight_files(folder)) / 1e6
         if latency_repeats:
-            sizes[LATENCY] = latency_ms(model, scorer, single, repeats=latency_repeats)
-            sizes[BATCH_LATENCY] = latency_ms(model, scorer, batches, repeats=latency_repeats)
-        found[name] = Evaluation({**_figures(model, scorer, sums), **sizes}, scorer.predictions(sums))
+            values[LATENCY] = latency_ms(model, scorer, single, repeats=latency_repeats)
+            values[BATCH_LATENCY] = latency_ms(model, scorer, batches, repeats=latency_repeats)
+        found[name] = Evaluation(values, scorer.predictions(sums), classes)
     return found
+
+
+def _load(one: Checkpoints, scorer: TaskBase) -> tuple[nn.Module, tuple[str, ...]]:
+    """One model of all checkpoints, and the classes that it knows where it does not know all."""
+    labels, known = scorer.labels, [scorer.labels for _ in one.folders]
+    found = list(zip(one.folders, one.names or ((),) * len(known), strict=True))
+    if isinstance(scorer, classification.Task):
+        known = [known_labels(load_config(folder), labels, names=names) for folder, names in found]
+    members = [
+        load_model(folder, head=scorer.HEAD, labels=classes, names=names)
+        for (folder, names), classes in zip(found, known, strict=True)
+    ]
+    if known == [labels] and not any(one.encodings):
+        return members[0], ()
+    model = ClassifierEnsemble(
+        members,
+        [[labels.index(name) for name in classes] for classes in known],
+        num_classes=len(labels),
+        combine=one.combine,
+        encodings=one.encodings,
+    )
+    together = tuple(name for name in labels if any(name in classes for classes in known))
+    return model, () if together == labels else together
 
 
 def figures(model: nn.Module, task: TaskBase, batches: Iterable[Batch]) -> Figures:
@@ -83,9 +177,15 @@ def scored(model: nn.Module, task: TaskBase, batches: Iterable[Batch]) -> dict[s
     model.eval()
     sums: dict[str, Any] = {}
     for batch in batches:
-        for name, value in task.score(model, batch).items():
+        for name, value in _score(model, task, batch).items():
             sums[name] = sums.get(name, 0.0) + value.cpu().numpy()
     return sums
+
+
+def _score(model: nn.Module, task: TaskBase, batch: Batch) -> dict[str, Any]:
+    if isinstance(model, ClassifierEnsemble) and isinstance(task, classification.Task):
+        return task.score_logits(model(batch), batch)
+    return task.score(model, batch)
 
 
 def _figures(model: nn.Module, task: TaskBase, sums: Mapping[str, Any]) -> Figures:
@@ -120,6 +220,8 @@ def latency_ms(model: nn.Module, task: TaskBase, batches: Sequence[Batch], *, re
 def _forward(model: nn.Module, task: TaskBase) -> Callable[[Batch], Any]:
     """A forward pass; with a vocabulary head its logits never exist at once, which only the task's score sees to."""
     model.eval()
+    if isinstance(model, ClassifierEnsemble):
+        return model
     if task.HEAD in _OF_VOCABULARY:
         return partial(task.score, model)
     return partial(predict, model, head=task.HEAD)

@@ -10,7 +10,7 @@ from raydistill import evaluation
 from raydistill.batch import Batch
 from raydistill.data.corpus import Corpus
 from raydistill.data.stream import FeedSpec, held_out_batches
-from raydistill.evaluation import evaluate_models, figures, latency_ms
+from raydistill.evaluation import Checkpoints, evaluate_models, figures, latency_ms
 from raydistill.models.load import load_model
 from raydistill.tasks import classification
 from raydistill.tasks._base import Encoding
@@ -128,9 +128,11 @@ def test_outputs_in_another_order_or_named_by_the_job_give_the_same_predictions(
     names = {"id2label": {str(place): f"LABEL_{place}" for place in range(3)}}
     names["label2id"] = {name: int(place) for place, name in names["id2label"].items()}
     (tmp_path / "numbered" / "config.json").write_text(json.dumps({**config, **names}))
-    found = evaluate_models(folders, corpus.uri, task=CLASSES_TASK, seed=5, names={"numbered": CLASSES})
+    named = {**folders, "numbered": Checkpoints((folders["numbered"],), (CLASSES,))}
+    found = evaluate_models(named, corpus.uri, task=CLASSES_TASK, seed=5)
     assert found["named"].figures == found["numbered"].figures
-    swapped = evaluate_models(folders, corpus.uri, task=CLASSES_TASK, seed=5, names={"numbered": CLASSES[::-1]})
+    swapped = {"numbered": Checkpoints((folders["numbered"],), (CLASSES[::-1],))}
+    swapped = evaluate_models(swapped, corpus.uri, task=CLASSES_TASK, seed=5)
     red, blue = swapped["numbered"].predictions["probability.red"], found["named"].predictions["probability.blue"]
     assert red == pytest.approx(blue, abs=1e-9)
     with pytest.raises(ValueError, match="calls its classes LABEL_0, LABEL_1, LABEL_2; say what they are"):

@@ -3,24 +3,44 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskField, parser
-from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
-from raydistill.evaluation import Evaluation, evaluate_models
+from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
+from raydistill.data.corpus import Corpus
+from raydistill.data.mixture import Mixture, open_mixture
+from raydistill.evaluation import Checkpoints, Evaluation, evaluate_models
+from raydistill.models.load import load_config
 from raydistill.report.tables import Entry, Group, group, markdown
-from raydistill.stages import _base, _checkpoints, _corpora, _fit
+from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit
 
 _PREDICTIONS = "predictions"
+_OF_CLASSES = "sequence_classification"
+_COMBINED = {
+    "concatenated": "one softmax over the logits of all members",
+    "weighted": "the members' own softmaxes, weighted by how sure each is of a row",
+    "surest": "of each row the softmax of the member that is surest of it",
+}
+
+
+class EnsembleConfig(Section):
+    """Classifiers of texts that answer together, such as the teachers of parts of the classes."""
+
+    members: Annotated[list[ModelRef], Field(min_length=2)]
+    """Checkpoints as in ``models``, each with all of the corpus's classes or a part of them; together they know all."""
+    combine: Literal["concatenated", "weighted", "surest"] = "concatenated"
+    """``concatenated``: one softmax over the logits of all members, the target of ``vkd``; ``weighted``: each member's
+    own softmax, weighted by how sure it is, and ``surest``: that of the surest member alone, the soft and the hard
+    target of ``muki`` with scores of a single pass."""
 
 
 class Config(_base.StageConfig):
@@ -29,7 +49,10 @@ class Config(_base.StageConfig):
     corpus: CorpusField
     """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
     models: Annotated[dict[str, ModelRef], Field(min_length=1)]
-    """Checkpoints by the name they get in the table, such as ``teacher``, ``student``."""
+    """Checkpoints by the name they get in the table, such as ``teacher``, ``student``. A classifier of texts may know a
+    part of the corpus's classes; it predicts no other, is wrong about all rows of the others and has no loss."""
+    ensembles: dict[str, EnsembleConfig] = {}
+    """Ensembles of such checkpoints by the name they get in the same table, after the models."""
     task: TaskField = parser("raydistill.tasks")("mlm")
     """What the models are asked, the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
@@ -39,22 +62,27 @@ class Config(_base.StageConfig):
     latency_repeats: Annotated[int, Field(ge=0)] = 20
     """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none."""
 
+    @model_validator(mode="after")
+    def _named_once(self) -> "Config":
+        for name in self.ensembles:
+            if name in self.models:
+                raise ValueError(f"ensembles has {name!r}, which models has too; name it otherwise")
+        return self
+
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One checkpoint to evaluate: a model's name, the run that made it, and where it lies."""
+    """What has a row in the table: its name, the run that made it, and where its checkpoint lies, or several do."""
 
     model: str
     assignment: Mapping[str, Any]
     reference: str
-    folder: str
-    names: tuple[str, ...]
-    """Names of its outputs, where its configuration does not have them."""
+    checkpoints: Checkpoints
 
     @property
     def key(self) -> str:
         """Equal for candidates that need one evaluation."""
-        return json.dumps([self.folder, *self.names])
+        return json.dumps(asdict(self.checkpoints))
 
 
 class Stage(_base.Stage):
@@ -65,8 +93,16 @@ class Stage(_base.Stage):
     aggregates = True
 
     def references(self) -> dict[str, str]:
-        models = {f"models.{name}": model.checkpoint or "" for name, model in self.config.models.items()}
+        models = {key: reference.checkpoint or "" for key, reference in self._checkpoints()}
         return {**_corpora.references(self.config.corpus), **models}
+
+    def _checkpoints(self) -> Iterator[tuple[str, ModelRef]]:
+        """Every checkpoint by its key, members of ensembles last."""
+        for name, reference in self.config.models.items():
+            yield f"models.{name}", reference
+        for name, ensemble in self.config.ensembles.items():
+            for number, reference in enumerate(ensemble.members):
+                yield f"ensembles.{name}.members.{number}", reference
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         corpus = _fit.check_task(self.config, earlier)
@@ -75,19 +111,50 @@ class Stage(_base.Stage):
                 f"task is {self.config.task.name!r}, which reads stored teacher outputs; its metrics are those of the "
                 "training stage, name the task of the corpus here"
             )
-        for key, name in _corpora.references(self.config.corpus).items():
-            if name in earlier and earlier[name].num_runs > 1:
-                raise ValueError(f"{key} is {name!r}, which has {earlier[name].num_runs} runs; name one of them")
-        for name, reference in self.config.models.items():
-            key = f"models.{name}"
-            if reference.head == "new":
-                raise ValueError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
-            head = self.config.task.module.Task.HEAD
-            model = _fit.check_model(key, reference, head=head, corpus=corpus, earlier=earlier)
-            _fit.check_size(key, model, corpus)
-        lines = [f"evaluates {', '.join(self.config.models)} on held-out rows"]
+        for key, name in self.references().items():
+            made = earlier.get(_base.stage_of(name))
+            num_runs = 1 if made is None else made.num_runs
+            if num_runs > 1 and not key.startswith("models."):
+                raise ValueError(f"{key} is {name!r}, which has {num_runs} runs; name one of them")
+        known = {key: self._check_model(key, one, corpus, earlier) for key, one in self._checkpoints()}
+        for name in self.config.ensembles:
+            key = f"ensembles.{name}"
+            self._check_ensemble(key, [one for of, one in known.items() if of.startswith(f"{key}.members.")], corpus)
+        names = [*self.config.models, *self.config.ensembles]
+        lines = [f"evaluates {', '.join(names)} on held-out rows"]
+        lines += [
+            f"{key} knows {len(one)} of the {len(corpus.labels)} classes, and is wrong about rows of the others"
+            for key, one in known.items()
+            if key.startswith("models.") and len(one) < len(corpus.labels)
+        ]
         metrics = self.config.task.module.Task.greater_is_better(self.config.task.config)
-        return _base.Forecast(lines=lines, compared=tuple(self.config.models), metrics=tuple(metrics))
+        return _base.Forecast(lines=lines, compared=tuple(names), metrics=tuple(metrics))
+
+    def _check_model(
+        self, key: str, reference: ModelRef, corpus: _base.CorpusForecast, earlier: Mapping[str, _base.Forecast]
+    ) -> tuple[str, ...]:
+        """The classes that a model knows; raises ValueError for one that does not fit the corpus and the task."""
+        if reference.head == "new":
+            raise ValueError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
+        task = self.config.task.module.Task
+        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.FURTHER_TOKENIZERS)
+        read, has_parts = corpus.as_encoded(encoding), task.HEAD == _OF_CLASSES
+        model = _fit.check_model(
+            key, reference, head=task.HEAD, corpus=read, earlier=earlier, may_know_a_part=has_parts
+        )
+        _fit.check_size(key, model, read)
+        return _classes.known_by(key, reference, model, corpus.labels) if has_parts else corpus.labels
+
+    def _check_ensemble(self, key: str, known: Sequence[Sequence[str]], corpus: _base.CorpusForecast) -> None:
+        """Raise ValueError for members that have no classes, or that do not know all of them together."""
+        task = self.config.task
+        if task.module.Task.HEAD != _OF_CLASSES:
+            raise ValueError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
+        if not corpus.labels:
+            raise ValueError(f"{key} is of classifiers, but the corpus has scores; leave it out")
+        missing = [name for name in corpus.labels if not any(name in one for one in known)]
+        if missing:
+            raise ValueError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         candidates = list(self._candidates(context))
@@ -96,7 +163,7 @@ class Stage(_base.Stage):
         entries = [Entry(one.model, one.assignment, found[one.key].figures) for one in candidates]
         groups = group(entries)
         context.tracker.log_metrics(context.run_key, _tracked(groups), 0)
-        notes = self._notes(threads)
+        notes = [*_notes_on_parts(candidates, found), *self._notes(threads)]
         table = context.output / "comparison.md"
         table.write_text("\n".join([markdown(groups), *(f"{note}\n" for note in notes)]), encoding="utf-8")
         context.tracker.log_artifact(context.run_key, str(table))
@@ -112,25 +179,34 @@ class Stage(_base.Stage):
         }
 
     def _notes(self, threads: int) -> list[str]:
-        """What one has to know to read the latencies."""
+        """What one has to know to read ensembles and latencies."""
+        notes = [f"{name}: {_COMBINED[one.combine]}." for name, one in self.config.ensembles.items()]
         if not self.config.latency_repeats:
-            return []
+            return notes
         on = f"{threads} CPU {'thread' if threads == 1 else 'threads'}"
         return [
+            *notes,
             f"Latencies are medians of at most {self.config.latency_repeats} forward passes in float32 on {on} of one "
-            f"machine: of single rows, and a row of batches of {self.config.batch_size}."
+            f"machine: of single rows, and a row of batches of {self.config.batch_size}.",
         ]
 
     def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:
-        """Each model as often as its stage ran."""
+        """Each model as often as its stage ran, then each ensemble."""
+        corpus = open_mixture(_corpora.held_out_parts(self.config.corpus, context.outputs))
         for name, model in self.config.models.items():
             reference = _checkpoints.describe(model)
             stage = _base.stage_of(reference)
             if stage not in context.runs:
-                yield _Candidate(name, {}, reference, str(_checkpoints.resolve(model, {})), tuple(model.labels))
+                found = [(model, _checkpoints.resolve(model, {}))]
+                yield _Candidate(name, {}, reference, _checkpoints_of(found, corpus))
             for run in context.runs.get(stage, ()):
-                folder = _base.model_folder(reference, {stage: run.output})
-                yield _Candidate(name, run.assignment, reference, str(folder), tuple(model.labels))
+                found = [(model, _base.model_folder(reference, {stage: run.output}))]
+                yield _Candidate(name, run.assignment, reference, _checkpoints_of(found, corpus))
+        for name, ensemble in self.config.ensembles.items():
+            found = [(member, _checkpoints.resolve(member, context.outputs)) for member in ensemble.members]
+            reference = " + ".join(map(_checkpoints.describe, ensemble.members))
+            one = _checkpoints_of(found, corpus)
+            yield _Candidate(name, {}, reference, replace(one, combine=ensemble.combine))
 
     def _evaluate(
         self, candidates: Mapping[str, _Candidate], context: _base.StageContext, threads: int
@@ -140,23 +216,37 @@ class Stage(_base.Stage):
         found: dict[str, Evaluation] = ray.get(
             task.remote(
                 threads,
-                {key: one.folder for key, one in candidates.items()},
+                {key: one.checkpoints for key, one in candidates.items()},
                 _corpora.held_out_parts(self.config.corpus, context.outputs),
                 task=self.config.task.dump(),
                 seed=context.seed,
                 max_rows=self.config.max_rows,
                 batch_size=self.config.batch_size,
-                names={key: one.names for key, one in candidates.items()},
                 latency_repeats=self.config.latency_repeats,
             )
         )
         return found
 
 
+def _checkpoints_of(found: Sequence[tuple[ModelRef, Path]], corpus: Corpus | Mixture) -> Checkpoints:
+    """Folders with what is known of the models in them."""
+    return Checkpoints(
+        tuple(str(folder) for _, folder in found),
+        names=tuple(_classes.names_of(model, load_config(folder)) for model, folder in found),
+        encodings=tuple(_encodings.of_folder(_checkpoints.describe(model), folder, corpus) for model, folder in found),
+    )
+
+
 def _evaluate_on(num_threads: int, *arguments: Any, **options: Any) -> dict[str, Evaluation]:
     """``evaluate_models`` with so many threads, in a process of its own."""
     torch.set_num_threads(num_threads)
     return evaluate_models(*arguments, **options)
+
+
+def _notes_on_parts(candidates: Sequence[_Candidate], found: Mapping[str, Evaluation]) -> list[str]:
+    """Which models know a part of the classes alone."""
+    parts = {one.model: len(found[one.key].classes) for one in candidates if found[one.key].classes}
+    return [f"{name} knows {number} classes and predicts no other; all rows count." for name, number in parts.items()]
 
 
 def _tracked(groups: Sequence[Group]) -> dict[str, float]:

@@ -130,7 +130,10 @@ class Task(TaskBase):
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Logits and label of each row."""
-        logits = predict(student, batch, head=self.HEAD).logits
+        return self.score_logits(predict(student, batch, head=self.HEAD).logits, batch)
+
+    def score_logits(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The sums of logits (B, C), wherever they come from; -inf for a class that is never predicted."""
         return by_row(batch, self.encoding.num_rows, {"logits": logits, "label": batch["labels"]})
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:

@@ -169,3 +169,78 @@ def test_classifiers_stand_in_one_table_and_leave_their_predictions_by_class_nam
     assert isinstance(context.tracker, MemoryTracker)
     kept = context.tracker.runs[KEY].artifacts
     assert {str(context.output / file) for file in summary["predictions"]} < set(kept)
+
+
+PARTS = {"first": CLASSES[:2], "second": CLASSES[1:]}
+TASK = {"name": "classification"}
+
+
+def parts_stage(tmp_path: Path, **changes: object) -> evaluate.Stage:
+    """Two models that know two of three classes each, alone and as one."""
+    for seed, (name, labels) in enumerate(PARTS.items()):
+        model = CLASSIFIERS["bert_classes"](1, labels=labels, seed=seed, dtype=torch.float32)
+        model.save_pretrained(tmp_path / name)
+    members = [str(tmp_path / name) for name in PARTS]
+    config = {
+        "kind": "evaluate",
+        "corpus": "corpus",
+        "task": TASK,
+        "models": dict(zip(PARTS, members, strict=True)),
+        "ensembles": {"both": {"members": members, "combine": "weighted"}},
+        "latency_repeats": 0,
+    }
+    return evaluate.Stage("evaluate", evaluate.Config.model_validate({**config, **changes}))
+
+
+def parts_forecast(num_runs: int = 1, labels: tuple[str, ...] = CLASSES) -> dict[str, Forecast]:
+    config = CLASSIFIERS["bert_classes"](1).config
+    corpus = CorpusForecast("classification", VOCABULARY, 40, labels=labels)
+    return {"corpus": Forecast(corpus=corpus), "teacher": Forecast(models={"": config}, num_runs=num_runs)}
+
+
+def test_the_forecast_tells_who_knows_a_part_of_the_classes_and_lists_ensembles(tmp_path: Path) -> None:
+    forecast = parts_stage(tmp_path).check(ScalingConfig(), parts_forecast())
+    assert forecast.compared == ("first", "second", "both")
+    assert forecast.lines == [
+        "evaluates first, second, both on held-out rows",
+        "models.first knows 2 of the 3 classes, and is wrong about rows of the others",
+        "models.second knows 2 of the 3 classes, and is wrong about rows of the others",
+    ]
+
+
+def test_ensembles_that_cannot_answer_are_refused(tmp_path: Path) -> None:
+    ours = parts_stage(tmp_path)
+    members = ours.config.ensembles["both"].members
+    assert ours.references()["ensembles.both.members.1"] == members[1].checkpoint
+    alone = {"ensembles": {"one": {"members": [members[0], members[0]]}}}
+    with pytest.raises(
+        ValueError, match=r"^ensembles\.one has no member that knows the class 'blue'; add one that does"
+    ):
+        parts_stage(tmp_path, **alone).check(ScalingConfig(), parts_forecast())
+    several = {"ensembles": {"one": {"members": ["teacher", members[0]]}}}
+    with pytest.raises(ValueError, match=r"^ensembles\.one\.members\.0 is 'teacher', which has 2 runs; name one of"):
+        parts_stage(tmp_path, **several).check(ScalingConfig(), parts_forecast(2))
+    with pytest.raises(ValueError, match="ensembles has 'first', which models has too; name it otherwise"):
+        parts_stage(tmp_path, ensembles={"first": {"members": members}})
+    other = {"corpus": Forecast(corpus=CorpusForecast("mlm", VOCABULARY, 40)), "distill": corpus_forecast(1)["distill"]}
+    asked = {"task": "mlm", "models": {"m": "distill"}, "ensembles": {"e": {"members": ["distill", "distill"]}}}
+    with pytest.raises(ValueError, match=r"^ensembles\.e is of classifiers of texts, but task is 'mlm'; leave it out"):
+        parts_stage(tmp_path, **asked).check(ScalingConfig(), other)
+
+
+def test_ensembles_stand_in_the_table_after_the_models_with_what_one_has_to_know(
+    ray_cluster: None, context: StageContext, tmp_path: Path
+) -> None:
+    summary = parts_stage(tmp_path).run(classifiers(context, tmp_path))
+    assert [entry["model"] for entry in summary["entries"]] == ["first", "second", "both"]
+    assert summary["entries"][2]["reference"] == f"{tmp_path / 'first'} + {tmp_path / 'second'}"
+    assert summary["notes"] == [
+        "first knows 2 classes and predicts no other; all rows count.",
+        "second knows 2 classes and predicts no other; all rows count.",
+        "both: the members' own softmaxes, weighted by how sure each is of a row.",
+    ]
+    lines = (context.output / "comparison.md").read_text().splitlines()
+    assert lines[0].startswith("| model | held-out loss | accuracy |")
+    assert lines[2].startswith("| first |  | ")
+    assert lines[4].startswith("| both | ")
+    assert summary["notes"][0] in lines
