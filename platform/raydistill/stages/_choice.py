@@ -8,6 +8,7 @@ from typing import Any
 from raydistill.config.matrix import axes
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, open_mixture
+from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig
 from raydistill.stages import _corpora, _stored
 from raydistill.stages._base import Forecast
 
@@ -16,8 +17,8 @@ CAPTURED = "captured"
 """Value of a teacher's ``placement`` that stores its outputs."""
 HEAD = "sequence_classification"
 """Head of the teachers that a training can capture by itself."""
-KINDS = ("logits", "cls_states")
-"""What it captures of them: what a teacher says without options of a capture's own."""
+KINDS = ("logits", "cls_states", DROPOUT_SCORES)
+"""What it captures of them; how scores of passes with dropout are made is the method's to say."""
 _OTHER_OUTPUTS = ("corpus", "task", "teachers", "teacher_outputs")
 """Keys of a stage on which, or on a part of which, it depends what is read of which teacher on which rows."""
 
@@ -122,8 +123,9 @@ def _obstacle(config: Any) -> tuple[str, str] | None:
     if task.module.Task.HEAD != HEAD:
         return f"outputs of task {task.name}, which needs a {task.module.Task.HEAD} head, are not stored", live
     beyond = [kind for kind in kinds if kind not in KINDS]
-    if beyond:
-        return f"method {method.name} reads {beyond[0]}, which need options", "name a capture stage that stores them"
+    if beyond or (DROPOUT_SCORES in kinds and not isinstance(method.config, ScoreConfig)):
+        what = beyond[0] if beyond else DROPOUT_SCORES
+        return f"method {method.name} reads {what}, which need options", "name a capture stage that stores them"
     for number, teacher in enumerate(config.teachers):
         if teacher.head == "new":
             return f"teachers.{number}.head is 'new', whose weights are not trained", "train it first"

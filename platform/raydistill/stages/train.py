@@ -1,5 +1,6 @@
 """Train a student: by its task alone, or distilled from teachers."""
 
+import json
 import shutil
 import threading
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from raydistill.config.sections import (
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, Mixture, open_mixture
 from raydistill.data.stored_outputs import StoredOutputs
+from raydistill.methods._teacher_scores import DROPOUT_SCORES
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
@@ -97,8 +99,8 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
-        if self.config.teacher_outputs in _stored.KEYWORDS:
-            # Stored or not, the teachers say the same.
+        if self.config.teacher_outputs in _stored.KEYWORDS and DROPOUT_SCORES not in _stored.kinds_of(self.config):
+            # Stored or not, teachers say the same, unless something of them is drawn.
             del found["teacher_outputs"]
         return found
 
@@ -268,9 +270,12 @@ class Stage(_base.Stage):
 
     def _lineage(self, spec: TrainSpec, folders: list[Path]) -> dict[str, str]:
         teachers = ", ".join(_checkpoints.describe(teacher) for teacher in self.config.teachers)
+        options = {key: value for key, value in self.config.method.dump().items() if key != "name"}
         return {
             "method": self.config.method.name,
+            "method_options": json.dumps(options),
             "teacher": teachers or "none",
             "teacher_hash": ", ".join(map(_checkpoints.content_of, folders)) or "none",
+            "corpus": ", ".join(_corpora.references(self.config.corpus).values()),
             "corpus_hash": open_mixture(spec.corpus).hash,
         }

@@ -114,3 +114,14 @@ def test_how_outputs_come_to_a_training_is_no_part_of_it_and_whose_they_are_is()
     }
     assert identities["auto"] == identities["live"] == identities["stored"] != identities["captured"]
     assert identities["captured"] != identities["other"]
+
+
+def test_what_is_drawn_of_a_teacher_is_not_the_same_live_and_stored() -> None:
+    of_passes = {"name": "muki", "scores": "dropout", "margin_reweighting": False}
+    for method, is_same in ((of_passes, False), ({**of_passes, "scores": "single_pass"}, True)):
+        live, stored = (
+            train_stage(Path(), method=method, teacher_outputs=name).identity(ScalingConfig())
+            for name in ("live", "stored")
+        )
+        assert (live == stored) is is_same
+    assert chosen(method=of_passes).source == "stored"
