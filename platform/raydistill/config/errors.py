@@ -73,7 +73,8 @@ def _with_choices(details: Any, known: list[str], owner: str) -> InitErrorDetail
 
 
 def _line(details: Any) -> str:
-    key = ".".join(str(part) for part in details["loc"] if part != "[key]")
+    # Pydantic's word for a mapping's key, and tags of unions, are no keys of a user.
+    key = ".".join(part for part in map(str, details["loc"]) if not part.startswith("["))
     kind, value, message = details["type"], details["input"], details["msg"]
     if kind == "unknown_key":
         return f"{key} {message}"

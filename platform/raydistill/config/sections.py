@@ -114,8 +114,8 @@ class PackageRef(Section):
 
 
 Labels = Annotated[
-    Annotated[list[str], Tag("names")] | Annotated[dict[str, str | None], Tag("map")],
-    Discriminator(lambda value: "map" if isinstance(value, dict) else "names"),
+    Annotated[list[str], Tag("[names]")] | Annotated[dict[str, str | None], Tag("[map]")],
+    Discriminator(lambda value: "[map]" if isinstance(value, dict) else "[names]"),
 ]
 """Names of outputs in their order, or a map from names to others; the tags keep a mistake to one line."""
 
