@@ -1,0 +1,234 @@
+"""Teachers of parts of the classes: what a preflight takes, what it refuses, and what a capture stores of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.data.capture import TeacherOutputs
+from raydistill.data.corpus import Corpus
+from raydistill.methods import kd
+from raydistill.models.load import load_config, load_model
+from raydistill.models.predictions import predict
+from raydistill.stages import _classes, _fit, _stored
+from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
+from raydistill.stages.train import Config
+from raydistill.tasks._base import Column
+from toy_capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
+from toy_classifiers import CLASSES
+
+PARTS = {"warm": ("green", "red"), "cold": ("blue", "green"), "odd": ("red", "grey"), "all": CLASSES[::-1]}
+"""Classes of each teacher in the order of its outputs; the corpus has red, green and blue."""
+HEAD = "sequence_classification"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("parts")
+    write_labelled(found)
+    for seed, (name, labels) in enumerate(PARTS.items()):
+        save_teacher(found / name, seed=seed, labels=labels)
+    return found
+
+
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Method kd as one that takes several teachers of parts of the classes."""
+    asked = replace(kd.Method.requirements(kd.Config()), partial_labels=True, max_teachers=None)
+    monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: asked))
+
+
+def config_of(folder: Path, *teachers: Any, **changes: Any) -> Config:
+    named = [
+        {"checkpoint": str(folder / one)}
+        if isinstance(one, str)
+        else {**one, "checkpoint": str(folder / one["checkpoint"])}
+        for one in teachers
+    ]
+    facts = {"teachers": named, "teacher_outputs": "live", **changes}
+    config: Config = train_stage(folder, **facts).config
+    return config
+
+
+def check(folder: Path, *teachers: Any, **changes: Any) -> Forecast:
+    earlier = changes.pop("earlier", {})
+    return _fit.check_training(config_of(folder, *teachers, **changes), ScalingConfig(), earlier)
+
+
+def test_teachers_that_know_all_classes_together_are_taken_and_the_student_has_the_corpuss_order(
+    folder: Path, joining: None
+) -> None:
+    forecast = check(folder, "warm", "cold")
+    assert forecast.models[""].id2label == dict(enumerate(CLASSES))
+    assert "delivers the last student; no labels are read to train or to choose it" in forecast.lines
+    config = config_of(folder, "warm", "cold")
+    models = [load_config(folder / name) for name in ("warm", "cold")]
+    assert _classes.teacher_labels(config, models, CLASSES) == [("red", "green"), ("green", "blue")]
+    assert [one.num_labels for one in _classes.as_taught(config, models, CLASSES)] == [2, 2]
+
+
+def test_a_method_is_asked_about_teachers_with_the_classes_that_are_read_of_them(
+    folder: Path, joining: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(kd.Method, "check", classmethod(lambda cls, *given: seen.extend(given[2])))
+    check(folder, {"checkpoint": "odd", "labels": {"grey": "green"}}, "cold")
+    assert [one.id2label for one in seen] == [{0: "red", 1: "green"}, {0: "green", 1: "blue"}]
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        (
+            ["warm"],
+            "nobody teaches 'blue', which the corpus has; add a teacher that knows it, name its output in labels",
+        ),
+        ([{"checkpoint": "all", "labels": {"green": None}}], "nobody teaches 'green'"),
+        (
+            ["warm", "odd"],
+            r"teachers\.1: the checkpoint has the classes grey, which the corpus lacks; it has red, green",
+        ),
+        (
+            ["warm", {"checkpoint": "odd", "labels": {"black": "blue"}}],
+            r"teachers\.1: labels maps 'black', which is no",
+        ),
+        (
+            ["warm", {"checkpoint": "odd", "labels": {"grey": "red"}}],
+            r"teachers\.1: two outputs of the checkpoint stand",
+        ),
+        (
+            ["warm", {"checkpoint": "odd", "labels": {"grey": "black"}}],
+            r"teachers\.1: .* black, which the corpus lacks",
+        ),
+        (
+            ["warm", {"checkpoint": "odd", "labels": {"grey": None}}],
+            r"teachers\.1: the checkpoint has the class red alone",
+        ),
+        (
+            ["warm", {"checkpoint": "odd", "labels": ["x", "y"]}],
+            r"teachers\.1: the checkpoint has the classes x, y, .*none",
+        ),
+        (
+            ["warm", {"checkpoint": "cold", "head": "new"}],
+            r"teachers\.1\.head is 'new', but method kd learns from what",
+        ),
+        (["warm", "nowhere"], r"teachers\.1: .*nowhere.*is no"),
+    ],
+)
+def test_wrong_maps_and_classes_that_nobody_teaches_are_refused_in_one_line(
+    folder: Path, joining: None, teachers: list[Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        check(folder, *teachers)
+    assert "\n" not in str(error.value)
+
+
+def test_a_map_gives_outputs_the_corpuss_names_or_leaves_them_out(folder: Path, joining: None) -> None:
+    assert check(folder, "warm", {"checkpoint": "odd", "labels": {"grey": "blue"}}).models
+    assert check(folder, "warm", {"checkpoint": "all", "labels": {"green": None}}).models
+
+
+def test_a_method_that_needs_all_classes_of_each_teacher_refuses_a_part(folder: Path) -> None:
+    assert check(folder, "all").models
+    with pytest.raises(
+        ValueError, match=r"teachers\.0: the checkpoint has the classes green, red, the corpus red, green"
+    ):
+        check(folder, "warm")
+    subset = [{"corpus": str(folder / "corpus"), "label_subset": ["green", "red"]}]
+    forecast = check(folder, "warm", corpus=subset)
+    assert forecast.models[""].id2label == {0: "red", 1: "green"}
+    with pytest.raises(
+        ValueError, match=r"teachers\.0: the checkpoint has the classes blue, green, red, the corpus red"
+    ):
+        check(folder, "all", corpus=subset)
+    assert check(folder, {"checkpoint": "all", "labels": {"blue": None}}, corpus=subset).models
+
+
+def test_a_class_that_nobody_teaches_can_be_left_out_of_the_corpus(folder: Path, joining: None) -> None:
+    subset = [{"corpus": str(folder / "corpus"), "label_subset": ["green", "red"]}]
+    assert check(folder, "warm", corpus=subset).models
+
+
+def test_the_student_takes_the_blocks_of_a_teacher_of_a_part_and_a_head_of_all_classes(
+    folder: Path, joining: None, tmp_path: Path
+) -> None:
+    stage = train_stage(folder, teachers=[str(folder / "warm"), str(folder / "cold")], teacher_outputs="live")
+    corpus = Corpus.open(str(folder / "corpus" / "train"))
+    teachers = [folder / "warm", folder / "cold"]
+    stage._write_initial(tmp_path / "initial", teachers, context_of(stage, tmp_path), corpus)
+    student = load_model(tmp_path / "initial", head=HEAD, labels=CLASSES)
+    teacher = load_model(folder / "warm", head=HEAD)
+    of_student, of_teacher = (model.get_submodule("bert.encoder.layer") for model in (student, teacher))
+    assert torch.equal(of_student[1].output.dense.weight, of_teacher[2].output.dense.weight)
+    assert student.config.id2label == dict(enumerate(CLASSES))
+
+
+def test_stored_logits_of_a_teacher_of_a_part_are_of_its_classes_in_the_corpuss_order(
+    folder: Path, tmp_path: Path
+) -> None:
+    stage = capture_stage(folder, teachers=[str(folder / "all"), str(folder / "cold")])
+    outputs = stage.check(ScalingConfig(), {}).outputs
+    assert outputs is not None
+    assert outputs.labels == (CLASSES, ("green", "blue"))
+    run = stage.teacher_run(1, context_of(stage, tmp_path))
+    assert run.headers[0].labels == ("green", "blue")
+    found = TeacherOutputs(run)
+    said = found.of(0, np.arange(7))["logits"]
+    assert said.shape == (7, 2)
+    plain = load_model(folder / "cold", head=HEAD)
+    batch = found._builders[0].batch(np.arange(7), epoch=0, step=0)
+    with torch.no_grad():
+        expected = predict(plain, batch, head=HEAD).logits[:, [1, 0]]
+    np.testing.assert_allclose(said, expected.numpy(), atol=1e-5)
+
+
+def test_a_capture_takes_maps_and_keeps_what_they_say(folder: Path, tmp_path: Path) -> None:
+    odd = {"checkpoint": str(folder / "odd"), "labels": {"grey": "blue"}}
+    stage = capture_stage(folder, teachers=[odd])
+    outputs = stage.check(ScalingConfig(), {}).outputs
+    assert outputs is not None
+    assert (outputs.labels, outputs.names) == ((("red", "blue"),), (("red", "blue"),))
+    run = stage.teacher_run(0, context_of(stage, tmp_path))
+    assert (run.names, run.headers[0].names) == (("red", "blue"), ("red", "blue"))
+    with pytest.raises(ValueError, match=r"teachers\.0: the checkpoint has the classes grey, which the corpus lacks"):
+        capture_stage(folder, teachers=[str(folder / "odd")]).check(ScalingConfig(), {})
+
+
+CORPUS = CorpusForecast("classification", 61, 40, rows=90, labels=CLASSES, columns={"label": Column("int64")})
+
+
+def captured(folder: Path, **labels: tuple[str, ...]) -> dict[str, Forecast]:
+    """A capture of these teachers with these classes, in the same job."""
+    names = tuple(str(folder / name) for name in labels)
+    outputs = OutputsForecast(names, ("corpus",), ("logits",), (), tuple(labels.values()), ((),) * len(names))
+    return {"corpus": Forecast(corpus=CORPUS), "captured": Forecast(outputs=outputs)}
+
+
+def test_a_training_reads_stored_logits_of_parts_where_its_method_joins_them(folder: Path, joining: None) -> None:
+    options = {"corpus": "corpus", "teacher_outputs": "captured"}
+    parts = {"cold": ("green", "blue"), "warm": ("red", "green")}
+    assert check(folder, "warm", "cold", earlier=captured(folder, **parts), **options).lines
+    parts["cold"] = ("blue", "green")
+    with pytest.raises(
+        ValueError, match=r"logits of teachers\.1 are of different label sets: .* blue, green; the train"
+    ):
+        check(folder, "warm", "cold", earlier=captured(folder, **parts), **options)
+
+
+def test_a_method_that_needs_all_classes_refuses_stored_logits_of_a_part(folder: Path) -> None:
+    options = {"corpus": "corpus", "teacher_outputs": "captured"}
+    assert check(folder, "all", earlier=captured(folder, warm=("red", "green"), all=CLASSES), **options).lines
+    with pytest.raises(
+        ValueError, match=r"logits of teachers\.0 are of different label sets: they have the classes red, g"
+    ):
+        check(folder, "all", earlier=captured(folder, all=("red", "green")), **options)
+
+
+def test_the_classes_that_are_read_are_all_unless_a_method_joins_parts(folder: Path) -> None:
+    config = config_of(folder, "all")
+    assert _stored.labels_of(config, CLASSES, [load_config(folder / "all")]) == (CLASSES,)
+    assert _stored.labels_of(config_of(folder, "all", method="finetune"), CLASSES, []) == ()
