@@ -1,6 +1,7 @@
 """A tokenizer of letters beside the toy one of words, corpora in the ids of both, and a teacher that reads letters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,23 @@ def make_letters() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=40, **roles)
 
 
-def letters_model(num_layers: int = 2, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A BERT that reads letters and knows the toy classes, in another order than corpora have them."""
-    config = with_classes(toy_bert(num_layers, seed=seed).config, CLASSES[::-1])
+def letters_model(
+    num_layers: int = 2,
+    *,
+    labels: Sequence[str] = CLASSES[::-1],
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> nn.Module:
+    """A BERT that reads letters and knows the toy classes, by default in another order than corpora have them."""
+    config = with_classes(toy_bert(num_layers, seed=seed).config, labels)
     config.vocab_size, config.pad_token_id = NUM_LETTERS, LETTERS_PAD
     torch.manual_seed(seed)
     return perturb(BertForSequenceClassification(config), seed, dtype)
 
 
-def save_letters(folder: Path, *, seed: int = 0) -> Path:
+def save_letters(folder: Path, **options: Any) -> Path:
     """The model of letters in float32, with its tokenizer."""
-    save_model(letters_model(seed=seed, dtype=torch.float32).eval(), make_letters(), folder)
+    save_model(letters_model(dtype=torch.float32, **options).eval(), make_letters(), folder)
     return folder
 
 
@@ -79,17 +86,22 @@ def toy_examples(num_rows: int, *, seed: int = 0, pairs: bool = False) -> list[d
 
 
 def write_encodings(
-    folder: Path, examples: Sequence[dict[str, str]], *, further: bool = True, **options: Any
+    folder: Path,
+    examples: Sequence[dict[str, str]],
+    *,
+    further: bool = True,
+    encode: classification.EncodeConfig = ENCODE,
+    **options: Any,
 ) -> Corpus:
     """The examples as a corpus in words and, unless left out, in letters beside."""
     words, letters = make_tokenizer(), make_letters()
-    columns = classification.columns(ENCODE)
-    rows = classification.cut(examples, words, ENCODE)
+    columns = classification.columns(encode)
+    rows = classification.cut(examples, words, encode)
     values = [dict(row.values) for row in rows]
     tokenizers = []
     if further:
         columns |= further_columns([NUM_LETTERS])
-        shorter = classification.EncodeConfig(labels=CLASSES, max_length=LONGEST)
+        shorter = replace(encode, max_length=LONGEST)
         for one, row in zip(values, classification.cut(examples, letters, shorter), strict=True):
             one |= further_values(row, 1, vocab_size=NUM_LETTERS)
         files = _tokenizer_files(letters)
@@ -99,7 +111,7 @@ def write_encodings(
         [row.ids for row in rows],
         tokenizer_files=_tokenizer_files(words),
         tokenizer_hash=tokenizer_hash(words),
-        encoding={"name": "classification", "labels": list(CLASSES), "max_length": 40},
+        encoding={"name": "classification", "labels": list(encode.labels), "max_length": 40},
         columns=columns,
         values=values,
         further=tokenizers,

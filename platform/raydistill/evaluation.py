@@ -125,12 +125,15 @@ def evaluate_models(
     spec = FeedSpec.make(corpus, task, None, seed=seed, encodings=encodings)
     batches = list(held_out_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
     rows = min(latency_repeats, max_rows or latency_repeats)
-    single = list(held_out_batches(spec, micro_batch_size=1, num_rows=rows)) if rows else []
+    rows_alone = list(held_out_batches(spec, micro_batch_size=1, num_rows=rows)) if rows else []
     scorer = spec.make_task()
     found = {}
     for name, one in found_at.items():
         model, classes = _load(one, scorer)
-        sums = scored(model, scorer, batches)
+        # The members of an ensemble find theirs by themselves.
+        own = 0 if isinstance(model, ClassifierEnsemble) else next(iter(one.encodings), 0)
+        full, single = ([encoded_as(batch, own) for batch in these] for these in (batches, rows_alone))
+        sums = scored(model, scorer, full)
         values = _figures(model, scorer, sums)
         if isinstance(model, ClassifierEnsemble) and values["loss"] == math.inf:
             # It gave a true class no chance, which says no more than that.
@@ -138,7 +141,7 @@ def evaluate_models(
         values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in weight_files(folder)) / 1e6
         if latency_repeats:
             values[LATENCY] = latency_ms(model, scorer, single, repeats=latency_repeats)
-            values[BATCH_LATENCY] = latency_ms(model, scorer, batches, repeats=latency_repeats)
+            values[BATCH_LATENCY] = latency_ms(model, scorer, full, repeats=latency_repeats)
         found[name] = Evaluation(values, scorer.predictions(sums), classes)
     return found
 
@@ -153,7 +156,7 @@ def _load(one: Checkpoints, scorer: TaskBase) -> tuple[nn.Module, tuple[str, ...
         load_model(folder, head=scorer.HEAD, labels=classes, names=names)
         for (folder, names), classes in zip(found, known, strict=True)
     ]
-    if known == [labels] and not any(one.encodings):
+    if known == [labels]:
         return members[0], ()
     model = ClassifierEnsemble(
         members,

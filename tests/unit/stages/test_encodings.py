@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.capture import TeacherOutputs
 from raydistill.data.corpus import Corpus, tokenizer_hash
@@ -18,6 +19,7 @@ from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.methods import kd
+from raydistill.methods._teacher_outputs import stored_name
 from raydistill.models.load import load_model, load_tokenizer
 from raydistill.stages import _corpora, _encodings, _fit
 from raydistill.stages._base import Forecast, TokenizerForecast
@@ -102,16 +104,44 @@ def test_a_teacher_without_an_encoding_is_refused_with_the_key_that_adds_it(fold
     assert "\n" not in str(error.value)
 
 
-def test_a_method_that_aligns_tokens_refuses_another_tokenizer_in_one_line(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    aligned = replace(kd.Method.requirements(kd.Config()), own_encodings=False)
-    monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: aligned))
-    with pytest.raises(ValueError, match=r"^teachers\.0 .*and method kd aligns token by token; choose a teacher with"):
-        check(folder)
+@pytest.mark.parametrize("method", ["dfa", "cfl", "patient_kd"])
+def test_a_method_that_aligns_tokens_refuses_another_tokenizer_in_one_line(folder: Path, method: str) -> None:
+    teachers = [str(folder / "letters"), str(folder / "words")][: 1 if method == "patient_kd" else 2]
+    with pytest.raises(
+        ValueError, match=rf"^teachers\.0 .* and method {method} aligns token by token; choose"
+    ) as error:
+        check(folder, method=method, teachers=teachers)
+    assert "\n" not in str(error.value)
+    # Another encoding would not help, so none is named.
     with pytest.raises(ValueError, match=r"binarize with that model's tokenizer$"):
-        check(folder, corpus=str(folder / "plain"))
-    assert check(folder, teachers=[str(folder / "words")]).models
+        check(folder, method=method, teachers=teachers, corpus=str(folder / "plain"))
+
+
+@pytest.mark.parametrize("method", ["vkd", "uhc", "muki"])
+def test_teachers_of_several_tokenizers_teach_one_student_as_their_stored_outputs_would(
+    folder: Path, method: str
+) -> None:
+    folders = [folder / "letters", folder / "words"]
+    assert check(folder, method=method, teachers=[str(one) for one in folders]).models
+    uri = str(folder / "corpus" / "train")
+    spec = FeedSpec.make(uri, {"name": "classification"}, {"name": method}, seed=1, encodings=[1])
+    batch = BatchBuilder(spec).batch(np.array([50, 3, 45, 7]), epoch=0, step=0)
+    teachers = [load_model(one, head="sequence_classification", labels=CLASSES) for one in folders]
+    said = {}
+    for number, (teacher, prefix) in enumerate(zip(teachers, ("encoding_1_", ""), strict=True)):
+        ids, mask = batch[prefix + "input_ids"], batch[prefix + "attention_mask"].long()
+        with torch.no_grad():
+            said[stored_name(number, "logits")] = teacher(input_ids=ids, attention_mask=mask).logits
+    section = parser("raydistill.methods")({"name": method})
+    student = load_model(folder / "words", head="sequence_classification")
+    live = section.module.Method(section.config, student, teachers)
+    live.encodings = (1, 0)
+    stored = section.module.Method(section.config, student, teacher_labels=[CLASSES, CLASSES])
+    found, _ = live.eval()(batch, live.denominators(batch))
+    expected, _ = stored.eval()(batch.with_columns(**said), stored.denominators(batch))
+    assert found > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    assert live.teacher_rows == 8
 
 
 def test_a_student_cannot_start_from_a_teacher_of_another_tokenizer(folder: Path) -> None:
