@@ -16,6 +16,7 @@ TESTS = ROOT / "tests"
 
 LAYERS = (
     ("cli",),
+    ("commands",),
     ("search",),
     ("job",),
     ("stages",),

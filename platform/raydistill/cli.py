@@ -4,10 +4,6 @@ import json
 import logging
 import re
 import sys
-import tempfile
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,14 +11,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
+from raydistill.commands import models
+from raydistill.commands.reporting import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    USER_CAN_FIX,
+    DebugOption,
+    JsonOption,
+    emit,
+    print_lines,
+    reported,
+    user_errors,
+)
 from raydistill.environment import keep_quiet
 from raydistill.job import files
-from raydistill.job.storage_faults import storage_problem
 
 if TYPE_CHECKING:
     from raydistill.job.load import Job
-
-DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
 
 app = typer.Typer(
     name="raydistill",
@@ -33,6 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(models.app)
 
 _PACKAGES = {
     "methods": "raydistill.methods",
@@ -45,8 +53,6 @@ _KINDS = ["jobs", *_PACKAGES, "spaces"]
 _OVERRIDE = re.compile(r"[^\s=/\\]+=.*", re.DOTALL)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, or the name of a shipped job.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Print the traceback of an unexpected error.")]
 
 
 def main() -> None:
@@ -89,21 +95,21 @@ def run(
       raydistill run demo
       raydistill run my.yaml scaling.num_workers=4 distill.method.temperature=4
     """
-    with _reported(debug=debug, resume="the same command again continues where it stopped") as failure:
+    with reported(debug=debug, resume="the same command again continues where it stopped") as failure:
         loaded = _load(job, overrides or [])
         report = _check(job, loaded)
         if dry_run:
-            _emit(report, json_text=as_json, lines=_report_lines(job, report))
+            emit(report, json_text=as_json, lines=_report_lines(job, report))
             return
         if not as_json:
-            _print_lines(_report_lines(job, report))
+            print_lines(_report_lines(job, report))
         from raydistill.job.record import job_folder
         from raydistill.job.run import run_job
         from raydistill.job.summary import as_data, summary_lines
 
         failure.folder = job_folder(loaded)
         result = run_job(loaded, echo=lambda line: typer.echo(line, err=as_json))
-        _emit(as_data(loaded, result), json_text=as_json, lines=summary_lines(loaded, result))
+        emit(as_data(loaded, result), json_text=as_json, lines=summary_lines(loaded, result))
 
 
 @app.command("validate")
@@ -123,7 +129,7 @@ def validate(
     """
     overrides = [text for text in arguments if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
     jobs = [text for text in arguments if text not in overrides]
-    with _reported(debug=debug):
+    with reported(debug=debug):
         from raydistill.config.errors import UserError
 
         if not jobs:
@@ -136,7 +142,7 @@ def validate(
             raise UserError([] if as_json else problems)
         if not as_json:
             for finding in findings:
-                _print_lines(_report_lines(finding["job"], finding["stages"]))
+                print_lines(_report_lines(finding["job"], finding["stages"]))
 
 
 def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def ls(
     Example:
       raydistill ls methods
     """
-    with _reported(debug=debug):
+    with reported(debug=debug):
         if kind not in _KINDS:
             typer.echo(discovery.unknown_choice("what to list", kind, _KINDS), err=True)
             raise typer.Exit(USER_CAN_FIX)
@@ -171,7 +177,7 @@ def ls(
             found = {name: discovery.summary(package, name) for name in discovery.names(package)}
         width = max((len(name) for name in found), default=0)
         lines = [f"{name:<{width}}  {text}".rstrip() for name, text in found.items()]
-        _emit([{"name": name, "summary": text} for name, text in found.items()], json_text=as_json, lines=lines)
+        emit([{"name": name, "summary": text} for name, text in found.items()], json_text=as_json, lines=lines)
 
 
 @app.command("cp")
@@ -186,7 +192,7 @@ def cp(
     Example:
       raydistill cp demo my.yaml
     """
-    with _reported(debug=debug), _user_errors():
+    with reported(debug=debug), user_errors():
         text = files.job_text(job)
         if not new.parent.is_dir():
             raise ValueError(f"{new} is in a folder that does not exist; make {new.parent} first")
@@ -216,24 +222,24 @@ def track_sync(
     Example:
       raydistill track-sync runs
     """
-    with _reported(debug=debug, resume="the same command again delivers the rest"):
+    with reported(debug=debug, resume="the same command again delivers the rest"):
         from raydistill.tracking.sync import find_spools, sync_all
 
         spools = [spool for folder in folders or [Path("runs")] for spool in find_spools(folder)]
         results, refusals = sync_all(list(dict.fromkeys(spools)), to=to)
-        _emit([asdict(result) for result in results], json_text=as_json, lines=[result.line for result in results])
-        _print_lines([*refusals, *(result.problem for result in results if result.waiting)], err=True)
+        emit([asdict(result) for result in results], json_text=as_json, lines=[result.line for result in results])
+        print_lines([*refusals, *(result.problem for result in results if result.waiting)], err=True)
         if refusals or any(result.waiting for result in results):
             raise typer.Exit(USER_CAN_FIX if refusals else FAILED)
 
 
 def _load(job: str, assignments: list[str]) -> "Job":
     """The validated job with its overrides; raises UserError."""
-    with _user_errors():
+    with user_errors():
         from raydistill.config import overrides
 
         raw, values = files.read_job(job), overrides.parse(assignments)
-    with _user_errors(job):
+    with user_errors(job):
         from raydistill.job.load import JobConfig, accepts, load_job
 
         return load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))
@@ -241,101 +247,11 @@ def _load(job: str, assignments: list[str]) -> "Job":
 
 def _check(name: str, job: "Job") -> dict[str, list[str]]:
     """The preflight's lines by stage; raises UserError."""
-    with _user_errors(name):
+    with user_errors(name):
         from raydistill.job.preflight import check_job, report_lines
 
         return dict(report_lines(check_job(job)))
 
 
-class _Failure:
-    """Where the traceback of an unexpected error goes, None for a temporary file."""
-
-    folder: Path | None = None
-
-
-@contextmanager
-def _reported(*, debug: bool, resume: str = "") -> Iterator[_Failure]:
-    """Turn whatever a command raises into lines on standard error and an exit status."""
-    failure = _Failure()
-    try:
-        yield failure
-    except typer.Exit:
-        raise
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted{'; ' + resume if resume else ''}", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        if _is_refusal(error):
-            _print_lines(getattr(error, "lines", None) or [str(error)] * bool(str(error)), err=True)
-            raise typer.Exit(USER_CAN_FIX) from None
-        problem = storage_problem(error, failure.folder)
-        if problem is not None and not debug:
-            typer.echo(problem, err=True)
-            raise typer.Exit(USER_CAN_FIX) from None
-        typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
-        raise typer.Exit(FAILED) from None
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether raydistill itself refused something here, unlike a library, or code in a worker."""
-    if isinstance(error, ValueError) and hasattr(error, "lines"):
-        return True
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return type(error) is ValueError and Path(raised_in).is_relative_to(Path(__file__).parent)
-
-
-def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
-    text = "".join(traceback.format_exception(error))
-    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
-    if debug:
-        return f"{text}{summary}"
-    for place in (folder, Path(tempfile.gettempdir())):
-        try:
-            if place is not None and place.is_dir():
-                return f"{summary}; the traceback is in {_written(text, place)}"
-        except OSError:
-            # A disk that takes no traceback is often what it is about; the next place may take it.
-            continue
-    return f"{text}{summary}"
-
-
-def _written(text: str, folder: Path) -> str:
-    """The name of a new log in ``folder``; none is left when it cannot be written."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix="raydistill-error-", suffix=".log")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as log:
-            log.write(text)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return name
-
-
-@contextmanager
-def _user_errors(source: str = "") -> Iterator[None]:
-    """Everything here that is a ValueError is the user's to fix."""
-    try:
-        yield
-    except ValueError as error:
-        from raydistill.config.errors import UserError, error_lines
-
-        raise UserError(error_lines(error, source=source)) from None
-
-
 def _report_lines(job: str, report: dict[str, list[str]]) -> list[str]:
     return [f"{job}: valid", *(f"  {stage}: {line}" for stage, lines in report.items() for line in lines)]
-
-
-def _emit(data: Any, *, json_text: bool, lines: list[str]) -> None:
-    if json_text:
-        typer.echo(json.dumps(data, indent=2))
-    else:
-        _print_lines(lines)
-
-
-def _print_lines(lines: list[str], *, err: bool = False) -> None:
-    for line in lines:
-        typer.echo(line, err=err)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from raydistill import __version__
 from raydistill.cli import app
+from raydistill.commands import models
 
 ROOT = Path(__file__).parents[2]
 JOB = """\
@@ -82,15 +83,27 @@ def runner(monkeypatch, checked):
     return set_outcome
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "ls", "cp", "track-sync"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("run", "validate", "ls", "cp", "track-sync"),
+        *(f"models {each.name}" for each in models.app.registered_commands),
+    ],
+)
 def test_every_command_shows_an_example_in_its_help(command):
-    result = invoke(command, "--help")
+    result = invoke(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Example:\n    raydistill {command} " in result.output
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], *(["ls", kind] for kind in ("jobs", "methods", "sources", "stages"))]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["models", "promote", "--help"],
+        *(["ls", kind] for kind in ("jobs", "methods", "sources", "stages")),
+    ],
 )
 def test_help_and_lists_import_nothing_heavy_and_take_less_than_a_second(arguments):
     code = (

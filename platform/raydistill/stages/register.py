@@ -6,8 +6,12 @@ from typing import Any
 
 from pydantic import Field
 
+from raydistill import discovery
 from raydistill.config.sections import ScalingConfig
-from raydistill.stages import _base, _plans
+from raydistill.stages import _base, _lineage, _plans
+from raydistill.tracking.card import model_card
+from raydistill.tracking.gate import GateConfig, gate_tag
+from raydistill.tracking.student import COMPARED_TAG, GATE_TAG, LICENCE_TAG, figures_tag
 
 
 class Config(_base.StageConfig):
@@ -25,6 +29,12 @@ class Config(_base.StageConfig):
     """Figure of that evaluation by which one run is chosen when ``model`` is a stage with several."""
     greater_is_better: bool = False
     """Whether the highest of these figures is the best, not the lowest."""
+    baseline: str | None = None
+    """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
+    licence: str | None = Field(default=None, min_length=1)
+    """Licence of the student, such as ``Apache-2.0``; without one no version is promoted."""
+    gate: GateConfig | None = None
+    """What a version has to reach to be promoted; by default figures do not count."""
     tags: dict[str, str] = {}
     """Further version tags; what made the student is tagged anyway."""
 
@@ -59,20 +69,38 @@ class Stage(_base.Stage):
             raise ValueError(
                 f"best_by is {self.config.best_by!r}, but metrics_from is missing; name an evaluation stage"
             )
+        self._check_figures(earlier.get(self.config.metrics_from or ""))
         return _base.Forecast(lines=[f"registers {self.config.name!r} with alias {self.config.alias!r}"])
+
+    def _check_figures(self, evaluation: _base.Forecast | None) -> None:
+        """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
+        baseline, gate = self.config.baseline, self.config.gate
+        for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
+            if value is not None and evaluation is None:
+                raise ValueError(f"{key} is {value!r}, but metrics_from is missing; name an evaluation stage")
+        if evaluation is None:
+            return
+        if baseline is not None and baseline not in evaluation.compared:
+            raise ValueError(discovery.unknown_choice("baseline", baseline, list(evaluation.compared)))
+        if gate is not None and gate.metric not in evaluation.metrics:
+            raise ValueError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         run = self._chosen_run(context)
         outputs = {} if run is None else {_base.stage_of(self.config.model): run.output}
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
-        folder, tags = _plans.plain_folder(_base.model_folder(self.config.model, outputs), context.output)
+        folder, planned = _plans.plain_folder(_base.model_folder(self.config.model, outputs), context.output)
+        tags = {**lineage, **planned, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
+        tags |= {} if run is None else self._measured(run, context)
+        tags |= self.config.tags
         version = context.tracker.register_model(
             context.run_key,
             str(folder),
             name=self.config.name,
-            tags={**lineage, **tags, "job": context.job_name, **self.config.tags},
+            tags=tags,
             alias=self.config.alias,
             metrics={} if run is None else self._figures(run, context),
+            card=model_card(self.config.name, tags, folder) if (folder / "config.json").is_file() else None,
         )
         return {"name": self.config.name, "version": version, "uri": f"models:/{self.config.name}@{self.config.alias}"}
 
@@ -89,13 +117,26 @@ class Stage(_base.Stage):
         sign = 1 if self.config.greater_is_better else -1
         return max(known, key=lambda one: sign * one[0])[1]
 
+    def _stated(self) -> dict[str, str]:
+        """What the configuration says of the student, as tags."""
+        found = {} if self.config.licence is None else {LICENCE_TAG: self.config.licence}
+        metric, greater = self.config.best_by, self.config.greater_is_better
+        gate = self.config.gate
+        if gate is not None:
+            found[GATE_TAG] = gate_tag(gate)
+            metric, greater = gate.metric, gate.greater_is_better
+        if metric is not None:
+            found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
+        return found
+
+    def _measured(self, run: _base.Run, context: _base.StageContext) -> dict[str, str]:
+        """Figures of student, teachers and baseline as tags, none when the student was not evaluated."""
+        evaluation = context.summaries.get(self.config.metrics_from or "", {})
+        rows = _lineage.rows(evaluation, run, self.config.model, baseline=self.config.baseline)
+        return {**figures_tag(rows), **_lineage.figures_note(evaluation)} if rows else {}
+
     def _figures(self, run: _base.Run, context: _base.StageContext) -> dict[str, float]:
         """An evaluation's figures of the run's student; none when it did not evaluate that student."""
         evaluation = context.summaries.get(self.config.metrics_from or "", {})
-        suffix = self.config.model.removeprefix(_base.stage_of(self.config.model))
-        base = run.name.partition("[")[0]
-        references = {base + suffix, run.name + suffix}
-        for entry in evaluation.get("entries", []):
-            if entry["reference"] in references and entry["assignment"] == dict(run.assignment):
-                return dict(entry["figures"])
-        return {}
+        entry = _lineage.student_entry(evaluation.get("entries", []), run, self.config.model)
+        return {} if entry is None else dict(entry["figures"])

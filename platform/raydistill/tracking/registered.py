@@ -96,7 +96,7 @@ def download(reference: str, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
             _download_version(found, Path(temporary))
-            _checkpoint(Path(temporary), reference).rename(folder)
+            checkpoint_among(Path(temporary), reference).rename(folder)
     return folder
 
 
@@ -105,8 +105,11 @@ def _download_version(found: Any, target: Path) -> None:
     artifacts.download_artifacts(artifact_uri=f"{_SCHEME}{found.name}/{found.version}", dst_path=str(target))
 
 
-def _checkpoint(root: Path, reference: str) -> Path:
-    """The transformers folder among a model's artifacts, with its tokenizer beside the weights."""
+def checkpoint_among(root: Path, reference: str) -> Path:
+    """The transformers folder among a model's artifacts, with its tokenizer beside the weights.
+
+    Raises ValueError when there is none.
+    """
     folders = sorted((path.parent for path in root.rglob("config.json")), key=lambda folder: len(folder.parts))
     found = [folder for folder in folders if any(folder.glob("*.safetensors"))]
     if not found:

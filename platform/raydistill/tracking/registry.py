@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from raydistill.tracking.card import CARD
 from raydistill.tracking.quiet import load_mlflow
 
 _CONTENT_TAG = "raydistill.content"
@@ -35,11 +36,13 @@ def register_student(
     alias: str = "candidate",
     metrics: Mapping[str, float] | None = None,
     task: str | None = None,
+    card: str | None = None,
     timestamp: int | None = None,
 ) -> int:
     """Register the model and tokenizer in ``folder`` and return the version number.
 
-    ``task`` is the transformers pipeline that loads it, None for the one of its head.
+    ``task`` is the transformers pipeline that loads it, None for the one of its head. ``card`` is kept beside the
+    model as ``README.md``.
     No hub is asked. The same content of the same run is registered once: a second call gives the version of the
     first, and points ``alias`` to it again; after one that was interrupted it continues with what that one made.
     ``timestamp`` (in ms) keeps the metrics of a second call equal to those of the first.
@@ -49,7 +52,7 @@ def register_student(
     content = content_hash(folder)
     number = _registered(client, name, run_id, content)
     if number is None:
-        model_id = _log_student(client, folder.absolute(), run_id=run_id, task=task, content=content)
+        model_id = _log_student(client, folder.absolute(), run_id=run_id, task=task, card=card, content=content)
         for metric, value in (metrics or {}).items():
             client.log_metric(run_id, metric, value, timestamp=timestamp, model_id=model_id)
         number = _create_version(client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content})
@@ -80,7 +83,7 @@ def _registered(client: Any, name: str, run_id: str, content: str) -> int | None
     return max((int(found.version) for found in versions), default=None)
 
 
-def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, content: str) -> str:
+def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, card: str | None, content: str) -> str:
     mlflow = load_mlflow("mlflow")
     run = client.get_run(run_id)
     logged = _logged_before(client, run, content) or client.create_logged_model(
@@ -94,6 +97,8 @@ def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, co
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "model"
         _save_flavour(folder, target, logged, run_id=run_id, task=task)
+        if card is not None:
+            (target / CARD).write_text(card, encoding="utf-8")
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)

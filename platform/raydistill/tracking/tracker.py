@@ -91,12 +91,13 @@ class Tracker(ABC):
         alias: str = "candidate",
         metrics: Mapping[str, Any] | None = None,
         task: str | None = None,
+        card: str | None = None,
         timeout_s: float = 600.0,
     ) -> int | None:
         """Register the model and tokenizer in ``folder`` (on the driver's node) and return the version number.
 
         The same content is registered once for a run. ``task`` is the transformers pipeline that loads it, None for
-        the one of its head.
+        the one of its head. ``card`` is kept beside the model as ``README.md``.
         Raises ValueError, with the remedy, when the registry refuses or does not answer in time.
         """
         options = {
@@ -106,6 +107,7 @@ class Tracker(ABC):
             "alias": alias,
             "metrics": {metric: float(value) for metric, value in (metrics or {}).items()},
             "task": task,
+            "card": card,
         }
         answer = self._answer(self._send({**_record("register_model", key), **options}), timeout_s=timeout_s)
         where = f"model {name!r} is not registered at {self.uri}"

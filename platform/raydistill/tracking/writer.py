@@ -158,7 +158,10 @@ class MlflowWriter:
         self._client.set_terminated(self._run_id(record["key"]), status=record["status"], end_time=record["time"])
 
     def _register_model(self, record: Mapping[str, Any]) -> int:
-        options = {name: record[name] for name in ("name", "tags", "alias", "metrics", "task")}
+        # A record that waited since an older release has no card.
+        options: dict[str, Any] = {
+            name: record.get(name) for name in ("name", "tags", "alias", "metrics", "task", "card")
+        }
         run_id = self._run_id(record["key"])
         folder = Path(record["folder"])
         return register_student(self._client, folder, run_id=run_id, timestamp=record["time"], **options)

@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForMaskedLM
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.stages import _lineage
 from raydistill.stages._base import Forecast, Run, StageContext
 from raydistill.stages.register import Config, Stage
+from raydistill.tracking.student import FiguresRow, rows_of
 from raydistill.tracking.tracker import MemoryTracker
+from toy_checkpoint import save_student
 
 LOSSES = {1: 3.0, 2: 2.0, 3: 4.0}
 
@@ -26,7 +30,12 @@ def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2,
         for seed in seeds
     ]
     entries = [
-        {"reference": "distill", "assignment": run.assignment, "figures": {"loss": LOSSES[run.assignment["seed"]]}}
+        {
+            "model": "student",
+            "reference": "distill",
+            "assignment": run.assignment,
+            "figures": {"loss": LOSSES[run.assignment["seed"]]},
+        }
         for run in children
     ]
     context = StageContext(
@@ -77,3 +86,80 @@ def test_several_runs_without_a_choice_are_refused_before_the_run() -> None:
     with pytest.raises(ValueError, match="best_by is 'loss', but metrics_from is missing"):
         stage(best_by="loss").check(ScalingConfig(), earlier)
     stage(best_by="loss", metrics_from="evaluate").check(ScalingConfig(), earlier)
+
+
+def entry(model: str, reference: str, loss: float, **assignment: Any) -> dict[str, Any]:
+    return {"model": model, "reference": reference, "assignment": assignment, "figures": {"loss": loss}}
+
+
+ENTRIES = [
+    entry("large", "adapt", 1.0),
+    entry("other", "elsewhere", 9.0),
+    *(entry("kd", "distill", 2.0 + seed, seed=seed) for seed in (1, 2)),
+    *(entry("alone", "alone", 5.0 + seed, seed=seed) for seed in (1, 2)),
+]
+
+
+def run_of(seed: int, teacher: str = "adapt") -> Run:
+    return Run(f"distill[seed={seed}]", {"seed": seed}, Path(str(seed)), {"lineage": {"teacher": teacher}})
+
+
+def test_figures_of_the_students_teacher_and_of_the_baseline_of_its_seed_go_with_it() -> None:
+    found = _lineage.rows({"entries": ENTRIES}, run_of(2), "distill", baseline="alone")
+    assert found == [
+        FiguresRow("student", "kd", {"loss": 4.0}),
+        FiguresRow("teacher", "large", {"loss": 1.0}),
+        FiguresRow("baseline", "alone", {"loss": 7.0}),
+    ]
+
+
+def test_a_baseline_without_that_seed_is_the_mean_of_its_runs() -> None:
+    entries = [*ENTRIES, entry("kd", "distill", 5.0, seed=3)]
+    [*_, baseline] = _lineage.rows({"entries": entries}, run_of(3), "distill", baseline="alone")
+    assert baseline == FiguresRow("baseline", "alone", {"loss": 6.5}, runs=2)
+
+
+def test_one_run_of_a_stage_is_known_as_the_teacher_by_its_full_name() -> None:
+    entries = [*ENTRIES, *(entry("large", "big", 1.0 + seed, seed=seed) for seed in (1, 2))]
+    [_, teacher] = _lineage.rows({"entries": entries}, run_of(1, "big[seed=2]"), "distill", baseline=None)
+    assert teacher == FiguresRow("teacher", "large", {"loss": 3.0})
+
+
+def test_a_student_that_was_not_evaluated_has_no_figures_of_others_either() -> None:
+    assert _lineage.rows({"entries": ENTRIES}, run_of(9), "distill", baseline="alone") == []
+
+
+def test_a_version_gets_licence_gate_figures_size_and_a_card(tmp_path: Path) -> None:
+    save_student(tmp_path / "2" / "student")
+    gate = {"metric": "loss", "greater_is_better": False, "within_of_teacher": 0.5}
+    model = registered(stage(metrics_from="evaluate", best_by="loss", licence="MIT", gate=gate), tmp_path)
+    tags = model["tags"]
+    assert tags["licence"] == "MIT"
+    assert rows_of(tags) == [FiguresRow("student", "student", {"loss": 2.0})]
+    weights = AutoModelForMaskedLM.from_pretrained(tmp_path / "2" / "student")
+    assert int(tags["parameters"]) == sum(one.numel() for one in weights.parameters())
+    assert int(tags["bytes"]) == (tmp_path / "2" / "student" / "model.safetensors").stat().st_size
+    assert "license: mit" in model["card"]
+    assert f"{int(tags['parameters']):,} parameters" in model["card"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": "alone"}, "baseline is 'alone', but metrics_from is missing"),
+        ({"baseline": "alon", "metrics_from": "evaluate"}, "baseline is 'alon'; did you mean 'alone'"),
+        (
+            {"gate": {"metric": "f2", "greater_is_better": True}, "metrics_from": "evaluate"},
+            "gate.metric is 'f2'; Choices: loss, f1",
+        ),
+        (
+            {"gate": {"metric": "f1", "greater_is_better": True}},
+            "gate.metric is 'f1', but metrics_from is missing",
+        ),
+    ],
+)
+def test_a_baseline_or_gate_without_figures_is_refused_before_the_run(options: dict[str, Any], message: str) -> None:
+    evaluation = Forecast(compared=("teacher", "alone"), metrics=("loss", "f1"))
+    earlier = {"distill": Forecast(models={"": object()}), "evaluate": evaluation}
+    with pytest.raises(ValueError, match=message):
+        stage(**options).check(ScalingConfig(), earlier)

@@ -1,0 +1,194 @@
+"""``raydistill models``: look at registered students, compare them, promote them and copy them out."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raydistill.commands.reporting import USER_CAN_FIX, DebugOption, JsonOption, emit, print_lines, reported
+
+if TYPE_CHECKING:
+    from raydistill.tracking.promotion import Promotion
+    from raydistill.tracking.versions import RegisteredStudent, Registry
+
+app = typer.Typer(
+    name="models",
+    help="Look at registered students, compare, promote and copy them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME@ALIAS or NAME/VERSION.")]
+StorageOption = Annotated[
+    Path | None, typer.Option("--storage", metavar="FOLDER", help="A job's storage folder, by default runs.")
+]
+UriOption = Annotated[
+    str | None,
+    typer.Option("--tracking-uri", metavar="URI", help="The MLflow store, by default MLFLOW_TRACKING_URI if set."),
+]
+
+_HEAD = ["name", "versions", "aliases", "job", "best metric"]
+
+
+@app.command("list")
+def list_students(
+    storage: StorageOption = None, uri: UriOption = None, as_json: JsonOption = False, debug: DebugOption = False
+) -> None:
+    """List registered students: versions, aliases, job, best metric.
+
+    \b
+    Example:
+      raydistill models list --storage runs
+      raydistill models list --tracking-uri http://mlflow.example:5000
+    """
+    with reported(debug=debug):
+        students = _registry(storage, uri).students()
+        rows = [_row(student) for student in students]
+        emit([_listed(student) for student in students], json_text=as_json, lines=_aligned([_HEAD, *rows]))
+
+
+@app.command("show")
+def show(
+    model: ModelArgument,
+    storage: StorageOption = None,
+    uri: UriOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a version was made from, its figures, size, licence and gate.
+
+    \b
+    Example:
+      raydistill models show sentiment-student@champion
+      raydistill models show sentiment-student/3 --json
+    """
+    with reported(debug=debug):
+        version = _registry(storage, uri).find(model)
+        from raydistill.tracking.showing import version_lines
+
+        emit(version.as_data(), json_text=as_json, lines=version_lines(version))
+
+
+@app.command("compare")
+def compare(
+    first: ModelArgument,
+    second: ModelArgument,
+    storage: StorageOption = None,
+    uri: UriOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Put two versions side by side, with their differences.
+
+    \b
+    Example:
+      raydistill models compare sentiment-student@champion sentiment-student/4
+    """
+    with reported(debug=debug):
+        registry = _registry(storage, uri)
+        one, other = registry.find(first), registry.find(second)
+        from raydistill.tracking.showing import comparison, comparison_lines
+
+        models = [{"name": each.name, "version": each.number} for each in (one, other)]
+        data = {"models": models, "rows": comparison(one, other)}
+        emit(data, json_text=as_json, lines=_aligned(comparison_lines(one, other)))
+
+
+@app.command("promote")
+def promote(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered student.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Which version.")],
+    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="The alias that it gets, such as champion.")],
+    force: Annotated[bool, typer.Option("--force", help="Do it although it fails, and keep as a tag what.")] = False,
+    storage: StorageOption = None,
+    uri: UriOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Give a version an alias if it passes: the gate of its job, a reload with plain transformers, a licence.
+
+    \b
+    Example:
+      raydistill models promote sentiment-student 3 --to champion
+    """
+    with reported(debug=debug):
+        registry = _registry(storage, uri)
+        found = registry.find(f"{name}/{version}")
+        from raydistill.tracking import promotion
+
+        done = promotion.promote(registry, found, to, force=force)
+        emit(asdict(done), json_text=as_json, lines=_promoted_lines(done))
+        if not as_json:
+            print_lines([f"{found.title} {_outcome(done)}: {line}" for line in done.failed], err=True)
+        if not done.promoted:
+            raise typer.Exit(USER_CAN_FIX)
+
+
+@app.command("pull")
+def pull(
+    model: ModelArgument,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; it must not exist.")],
+    storage: StorageOption = None,
+    uri: UriOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Copy a version to a folder that transformers alone can read, with its card as README.md.
+
+    \b
+    Example:
+      raydistill models pull sentiment-student@champion student
+    """
+    with reported(debug=debug):
+        registry = _registry(storage, uri)
+        version = registry.find(model)
+        registry.pull(version, folder)
+        data = {"name": version.name, "version": version.number, "folder": str(folder)}
+        emit(data, json_text=as_json, lines=[f"wrote {version.title} to {folder}"])
+
+
+def _registry(storage: Path | None, uri: str | None) -> "Registry":
+    from raydistill.tracking.versions import Registry, registry_uri
+
+    return Registry(registry_uri(storage, uri))
+
+
+def _listed(student: "RegisteredStudent") -> dict[str, Any]:
+    best = student.best
+    return {
+        "name": student.name,
+        "versions": [version.number for version in student.versions],
+        "aliases": dict(student.aliases),
+        "job": student.versions[0].tags.get("job") if student.versions else None,
+        "best": None if best is None else dict(zip(("metric", "value", "version"), best, strict=True)),
+    }
+
+
+def _row(student: "RegisteredStudent") -> list[str]:
+    listed = _listed(student)
+    best = listed["best"]
+    return [
+        student.name,
+        ", ".join(map(str, listed["versions"])) or "none",
+        ", ".join(f"{alias}={number}" for alias, number in listed["aliases"].items()),
+        listed["job"] or "",
+        "" if best is None else f"{best['metric']} {best['value']:.6g} (version {best['version']})",
+    ]
+
+
+def _outcome(done: "Promotion") -> str:
+    return f"is {done.alias} by force" if done.promoted else "is not promoted"
+
+
+def _promoted_lines(done: "Promotion") -> list[str]:
+    if not done.promoted:
+        return []
+    before = f", version {done.previous} was" if done.previous not in (None, done.version) else ""
+    return [f"{done.name} version {done.version} is {done.alias}{before}", *done.notes]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines whose columns stand below each other."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
