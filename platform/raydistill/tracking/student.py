@@ -48,13 +48,13 @@ class StudentVersion:
     @property
     def compared_by(self) -> tuple[str, bool] | None:
         """The metric that tells which version is better, and whether the highest is; None where no job said it."""
-        found = _json(self.tags, COMPARED_TAG)
+        found = _json(self.tags, COMPARED_TAG, dict)
         return (str(found["metric"]), bool(found["greater_is_better"])) if found else None
 
     @property
     def gate(self) -> dict[str, Any] | None:
         """The gate of the job, None where it has none."""
-        return _json(self.tags, GATE_TAG)
+        return _json(self.tags, GATE_TAG, dict)
 
     @property
     def title(self) -> str:
@@ -85,7 +85,7 @@ _LINEAGE = ("job", "run", "method", "teacher", "teacher_hash", "corpus", "corpus
 
 def rows_of(tags: Mapping[str, str]) -> list[FiguresRow]:
     """The rows of figures that tags have."""
-    return [FiguresRow(**row) for row in _json(tags, FIGURES_TAG) or []]
+    return [FiguresRow(**row) for row in _json(tags, FIGURES_TAG, list) or []]
 
 
 def figures_tag(rows: Sequence[FiguresRow]) -> dict[str, str]:
@@ -95,7 +95,7 @@ def figures_tag(rows: Sequence[FiguresRow]) -> dict[str, str]:
 
 def method_options(tags: Mapping[str, str]) -> dict[str, Any]:
     """Options of the method, none when they are not known."""
-    return dict(_json(tags, "method_options") or {})
+    return dict(_json(tags, "method_options", dict) or {})
 
 
 def size(tags: Mapping[str, str], name: str) -> int | None:
@@ -104,9 +104,10 @@ def size(tags: Mapping[str, str], name: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def _json(tags: Mapping[str, str], name: str) -> Any:
+def _json(tags: Mapping[str, str], name: str, kind: type) -> Any:
     """A tag's content; None for one that is missing, or that somebody else has put something other into."""
     try:
-        return json.loads(tags[name])
+        found = json.loads(tags[name])
     except (KeyError, ValueError):
         return None
+    return found if isinstance(found, kind) else None

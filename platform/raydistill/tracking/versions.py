@@ -16,12 +16,12 @@ from raydistill.tracking.card import CARD, model_card
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registered import checkpoint_among
-from raydistill.tracking.store import without_secrets
+from raydistill.tracking.store import is_database, without_secrets
 from raydistill.tracking.student import FIGURES_TAG, StudentVersion
 
 _REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 _SQLITE = "sqlite:///"
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_S = 10.0
 _PAGE = 1000
 _CAMPAIGN = "campaign"
@@ -228,7 +228,7 @@ def registry_uri(storage: Path | None, tracking_uri: str | None, environment: Ma
 
 
 def _check_there(uri: str, where: str) -> None:
-    """Raise ValueError for a database file that is not there, and for a server that takes no connection in time."""
+    """Raise ValueError for a database file that is not there, and for a database that takes no connection in time."""
     if uri.startswith(_SQLITE):
         # Opening it would make an empty one.
         if not Path(urlsplit(uri).path[1:]).is_file():
@@ -238,7 +238,8 @@ def _check_there(uri: str, where: str) -> None:
         return
     parts = urlsplit(uri)
     port = parts.port or _PORTS.get(parts.scheme.split("+")[0])
-    if parts.hostname is None or port is None:
+    # A tracking server answers or refuses at once by itself, maybe through a proxy.
+    if not is_database(uri) or parts.hostname is None or port is None:
         return
     try:
         # MLflow itself tries a database that is away for minutes.

@@ -68,3 +68,8 @@ def test_a_gate_is_told_in_one_line():
     assert gate_line(json.loads(gate_tag(gate(within_of_teacher=0.02)))) == (
         "accuracy (greater is better) at least the champion's and within 0.02 of the teacher's"
     )
+
+
+def test_tags_of_the_same_names_that_somebody_else_set_are_no_gate_and_no_figures():
+    foreign = StudentVersion("s", 1, {"gate": "the north one", "figures": "3", "compared_by": "eye"})
+    assert (foreign.gate, foreign.rows, foreign.compared_by) == (None, [], None)
