@@ -25,6 +25,10 @@ HUB = {"google-bert/bert-base-uncased": BertConfig, "openai-community/gpt2": GPT
 _OF_REGISTRY = {"models:/causal-bert-student@candidate": "google-bert/bert-base-uncased"}
 """Registered models that jobs name, and the checkpoint whose sizes theirs have."""
 
+_OWN_MODELS = {"models/chinese-bert-wwm-ext": BertConfig(vocab_size=21128)}
+_OWN_FILES = {f"data/cnews/cnews.{part}.csv": "label\tsentence\n体育\t一 句\n" for part in ("train", "val", "test")}
+"""What users of a job have beside it."""
+
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict[str, Path]:
@@ -32,17 +36,32 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
     folders = {}
     for name, config_type in HUB.items():
         folders[name] = tmp_path_factory.mktemp("hub")
-        config = config_type()
-        config.save_pretrained(folders[name])
-        heads = family_of(config.model_type).head_tensors(config, family_of(config.model_type).HEAD)
-        save_file({head: torch.zeros(1) for head in heads}, folders[name] / "model.safetensors")
-        _tokenizer(config.vocab_size).save_pretrained(folders[name])
+        _save(config_type(), folders[name])
     return folders
 
 
+def _save(config, folder: Path) -> None:
+    config.save_pretrained(folder)
+    heads = family_of(config.model_type).head_tensors(config, family_of(config.model_type).HEAD)
+    save_file({head: torch.zeros(1) for head in heads}, folder / "model.safetensors")
+    _tokenizer(config.vocab_size).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory) -> Path:
+    """A folder with the files that users of a job have."""
+    folder = tmp_path_factory.mktemp("own")
+    for name, config in _OWN_MODELS.items():
+        _save(config, folder / name)
+    for name, text in _OWN_FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
-def hub_and_gpus(checkpoints, monkeypatch) -> None:
-    """Stands in for the hub, for a registry and for a machine with 4 GPUs."""
+def hub_and_gpus(checkpoints, own_files, monkeypatch) -> None:
+    """Stands in for the hub, for a registry, for users' own files and for a machine with 4 GPUs."""
 
     def from_hub(name: str, revision: str | None) -> Path:
         assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{name} is not pinned to a revision"
@@ -51,6 +70,7 @@ def hub_and_gpus(checkpoints, monkeypatch) -> None:
     monkeypatch.setattr(_checkpoints, "_from_hub", from_hub)
     monkeypatch.setattr(_checkpoints, "from_registry", lambda reference: checkpoints[_OF_REGISTRY[reference]])
     monkeypatch.setattr(cluster, "_available_resources", lambda: {"GPU": 4})
+    monkeypatch.chdir(own_files)
 
 
 def _tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
