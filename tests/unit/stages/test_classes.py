@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.data import capture
 from raydistill.data.capture import TeacherOutputs
 from raydistill.data.corpus import Corpus
-from raydistill.methods import kd
+from raydistill.data.mixture import CorpusPart
+from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.methods import kd, vkd
 from raydistill.models.load import load_config, load_model
 from raydistill.models.predictions import predict
 from raydistill.stages import _classes, _fit, _stored
 from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
 from raydistill.stages.train import Config
 from raydistill.tasks._base import Column
-from toy_capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
+from toy_capture import capture_stage, context_of, outputs_here, save_teacher, train_stage, write_labelled
 from toy_classifiers import CLASSES
 
 PARTS = {"warm": ("green", "red"), "cold": ("blue", "green"), "odd": ("red", "grey"), "all": CLASSES[::-1]}
@@ -232,3 +235,38 @@ def test_the_classes_that_are_read_are_all_unless_a_method_joins_parts(folder: P
     config = config_of(folder, "all")
     assert _stored.labels_of(config, CLASSES, [load_config(folder / "all")]) == (CLASSES,)
     assert _stored.labels_of(config_of(folder, "all", method="finetune"), CLASSES, []) == ()
+
+
+def test_a_loss_of_stored_logits_of_parts_is_that_of_their_teachers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    stage = capture_stage(
+        folder, teachers=[str(folder / "warm"), {"checkpoint": str(folder / "odd"), "labels": {"grey": "blue"}}]
+    )
+    stage.run(context_of(stage, tmp_path))
+    parts = [CorpusPart(str(folder / "corpus" / "train"))]
+    named: list[tuple[Path, Any]] = [(folder / "warm", ()), (folder / "odd", ("red", "blue"))]
+    reading = _stored.Reading(("logits",), ((), ()), (("red", "green"), ("red", "blue")))
+    found = _stored.stored_outputs(
+        "x", list(_stored.sets_below(tmp_path)), reading, corpora={"train": parts}, teachers=named
+    )["train"]
+    assert found.labels == reading.labels
+    teachers = [
+        load_model(path, head=HEAD, labels=labels, names=names)
+        for (path, names), labels in zip(named, reading.labels, strict=True)
+    ]
+    student = load_model(folder / "all", head=HEAD, labels=CLASSES)
+    losses = []
+    for stored, running in ((None, teachers), (found, [])):
+        spec = FeedSpec.make(parts, {"name": "classification"}, {"name": "vkd"}, seed=1, stored=stored)
+        batch = BatchBuilder(spec).batch(np.array([80, 3, 45]), epoch=0, step=0)
+        made = vkd.Method(vkd.Config(), student, running, teacher_labels=found.labels).eval()
+        losses.append(made(batch, made.denominators(batch))[0])
+    assert losses[0] > 0.01
+    torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=0)
+    wrong = replace(reading, labels=(("red", "green"), ("green", "blue")))
+    with pytest.raises(
+        ValueError, match=r"logits of teachers\.1 are of different label sets: .* red, blue; the training"
+    ):
+        _stored.stored_outputs("x", list(_stored.sets_below(tmp_path)), wrong, corpora={}, teachers=named)
