@@ -202,7 +202,8 @@ def test_passes_of_a_teacher_whose_weights_wait_in_a_file_are_those_of_one_in_me
     batch = toy_labelled_batch("classes")
     expected = scores_of(distiller_of(two_teachers()), batch)
     waiting = [put_away(teacher, device=torch.device("cpu")) for teacher in two_teachers()]
-    assert torch.equal(scores_of(distiller_of(waiting), batch), expected)
+    # Weights in a mapped file are aligned otherwise, and sums are rounded in another order.
+    torch.testing.assert_close(scores_of(distiller_of(waiting), batch), expected, atol=1e-12, rtol=0)
 
 
 ROWS = np.arange(8)
