@@ -18,6 +18,10 @@ STORED = [f"stored[method={name}]" for name in METHODS["stored"]]
 LIVE = [f"live[method={name},seed={seed}]" for name in METHODS["live"] for seed in (1, 2)]
 
 
+# The first test waits for the whole job, which a busy machine draws out.
+pytestmark = pytest.mark.timeout(1500)
+
+
 @pytest.fixture(scope="module")
 def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult]:
     storage = tmp_path_factory.mktemp("runs")
