@@ -1,18 +1,23 @@
-"""A corpus in the ids of two tokenizers, as a stage writes it by data tasks."""
+"""A corpus in the ids of two tokenizers, from texts to trainings with a teacher of the second one."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.teacher_outputs import OutputSet
 from raydistill.stages.binarize import Config, Stage
 from raydistill.tasks import classification
-from toy_capture import context_of
+from raydistill.training.history import read_history
+from toy_capture import capture_stage, context_of, train_stage
 from toy_classifiers import CLASSES
 from toy_encodings import LONGEST, NUM_LETTERS, make_letters, save_letters, save_words, toy_examples
 
 EXAMPLES = toy_examples(90)
+NUM_STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +61,47 @@ def test_each_text_is_encoded_by_both_tokenizers(folder: Path) -> None:
         assert ids == [row.ids.tolist() for row in letters]
         found += len(ids)
     assert found == len(EXAMPLES)
+
+
+@pytest.fixture(scope="module")
+def trainings(folder: Path) -> dict[str, Any]:
+    """Two epochs by two workers: with the teacher, and on what a capture stored of it."""
+    stage = capture_stage(folder, teachers=[str(folder / "letters")])
+    stage.check(ScalingConfig(), {})
+    captured = context_of(stage, folder / "captured", num_workers=2)
+    stage.run(captured)
+    found: dict[str, Any] = {"captured": captured.output}
+    for name in ("live", "stored"):
+        training = train_stage(
+            folder,
+            teachers=[str(folder / "letters")],
+            # At the default temperature of 10 the term, multiplied by its square, is itself rounded to some 1e-6.
+            method={"name": "kd", "temperature": 1.0},
+            student={"architecture": "bert", "checkpoint": str(folder / "words"), "layers": [0, 2]},
+            teacher_outputs=str(captured.output) if name == "stored" else "live",
+            training={"batch_size": 37, "micro_batch_size": 7},
+        )
+        training.check(ScalingConfig(), {})
+        context = context_of(training, folder / name, num_workers=2, data_cpus=2)
+        training.run(context)
+        found[name] = read_history(context.output)
+    return found
+
+
+def losses(history: list[dict[str, float]], metric: str) -> list[float]:
+    return [line[metric] for line in history if metric in line]
+
+
+def test_what_is_stored_names_the_teachers_own_tokenizer(folder: Path, trainings: dict[str, Any]) -> None:
+    one = OutputSet.open(str(trainings["captured"] / "teacher_0" / "corpus_0" / "train"))
+    assert one.header.tokenizer_hash == tokenizer_hash(make_letters())
+    assert one.header.corpus_hash == Corpus.open(str(folder / "corpus" / "train")).hash
+
+
+def test_training_on_stored_outputs_equals_training_with_the_teacher_of_letters(trainings: dict[str, Any]) -> None:
+    for metric, count in {"train/loss": NUM_STEPS, "train/kd": NUM_STEPS, "held_out/kd": 3}.items():
+        live, stored = (losses(trainings[name], metric) for name in ("live", "stored"))
+        assert len(live) == count
+        assert np.isfinite(live).all()
+        assert stored == pytest.approx(live, abs=1e-6, rel=1e-6)
+    assert losses(trainings["live"], "train/kd")[0] > 0.01
