@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raydistill.losses.reduction import accumulation_dtype, widen
+from raydistill.losses.reduction import widen
 
 _SMALLEST_MARGIN = 1e-6
 
@@ -65,6 +65,6 @@ def score_margin(scores: Tensor) -> Tensor:
 def agreement(logits: Tensor, target: Tensor) -> Tensor:
     """1 where the likeliest class of a row is that of its target, else 0, without gradient.
 
-    Shapes: (B, classes) each; returns (B,) float32 or wider.
+    Shapes: (B, classes) each; returns (B,) float64, so that a share of rows is rounded to no more than 1.
     """
-    return (logits.argmax(dim=1) == target.argmax(dim=1)).to(accumulation_dtype(logits.dtype))
+    return (logits.argmax(dim=1) == target.argmax(dim=1)).double()
