@@ -1,17 +1,13 @@
 """Adapters under DeepSpeed train at their own rate, at every ZeRO stage, in a group of one process."""
 
-import os
-from collections.abc import Iterator
-
 import pytest
 import torch
-import torch.distributed as dist
 
 from raydistill.methods import dfa
 from raydistill.optim.optimizers import make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import deepspeed_config
-from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.engine import Engine
 from toy_classifiers import toy_labelled_batch
 from toy_integration import PARTS, student_of, unlabelled
 
@@ -19,18 +15,7 @@ RATE = 1e-3
 ADAPTER_RATE = 2e-2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    kept = dict(os.environ)
-    prepare_environment(use_gpu=False)
-    # As Ray Train sets them.
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    file = tmp_path_factory.mktemp("group") / "rendezvous"
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(kept)
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 def step(*, zero_stage: int, parity: bool) -> dict[str, float]:

@@ -1,13 +1,11 @@
 """Optimizers, schedules and frozen parts as a training under DeepSpeed has them, in a group of one process."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from safetensors.torch import load_file
 
 from integration.training.engine_settings import Recorder, direct_feed
@@ -16,7 +14,7 @@ from raydistill.methods._base import Distiller
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training import worker
 from raydistill.training.assembly import build_engine
-from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.engine import Engine
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
@@ -26,18 +24,7 @@ BERT_ADAM = {"name": "bert_adam", "betas": [0.9, 0.999], "max_grad_norm": 0.05, 
 HF4 = {"name": "adamw_hf4", "weight_decay": 0.01}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    kept = dict(os.environ)
-    prepare_environment(use_gpu=False)
-    # As Ray Train sets them.
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
-    file = tmp_path_factory.mktemp("group") / "rendezvous"
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(kept)
+pytestmark = pytest.mark.usefixtures("one_rank")
 
 
 @pytest.fixture(scope="module")
