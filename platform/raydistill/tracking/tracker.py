@@ -21,6 +21,7 @@ from raydistill.tracking.store import spool_folder, store_of, without_secrets
 
 logger = logging.getLogger(__name__)
 
+_MOST_UNSPOOLED = 256
 _POLL_S = 0.05
 _OPENING_S = 30.0
 _FAILING_S = 60.0
@@ -201,6 +202,12 @@ class RayTracker(Tracker):
         self.folder = folder
         """Where records are spooled on the driver's node."""
         self._is_refused = False
+        self._unspooled: dict[Any, None] = {}
+        """What this process sent and has not seen spooled: after a restart of the actor Ray repeats calls in any order,
+        so that a later call's answer says nothing of them."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_unspooled": {}}
 
     def ready(self, timeout_s: float = 120.0) -> None:
         """Wait until MLflow is open; raises ValueError with its error when it cannot be opened in time."""
@@ -232,8 +239,9 @@ class RayTracker(Tracker):
         """Wait until MLflow has everything sent so far; False, with a warning, if it lacks or refused a record."""
         deadline = time.monotonic() + timeout_s
         try:
-            last = ray.get(self._actor.last.remote(), timeout=timeout_s)
-            delivered = self._poll(last, deadline).done
+            self._see_spooled(timeout_s)
+            last = ray.get(self._actor.last.remote(), timeout=_left(deadline))
+            delivered = self._poll(last, deadline).done and not self._unspooled
             status = ray.get(self._actor.status.remote(), timeout=_left(deadline))
         except ray.exceptions.RayError as error:
             logger.warning("the tracker gives no answer (%s); %s", _last_line(error), self._remedy())
@@ -260,11 +268,24 @@ class RayTracker(Tracker):
 
     def _send(self, record: dict[str, Any]) -> Any:
         try:
-            return self._actor.append.remote(record)
+            sent = self._actor.append.remote(record)
         except ray.exceptions.RayError as error:
             # Not asked again: training goes on without its tracker.
             logger.warning("a record (%s) is lost: %s", record["op"], _last_line(error))
             return None
+        self._unspooled[sent] = None
+        if len(self._unspooled) >= _MOST_UNSPOOLED:
+            self._see_spooled(0)
+        return sent
+
+    def _see_spooled(self, timeout_s: float) -> None:
+        """Forget what was spooled, once all is or the time is over."""
+        # Runs of a matrix send from threads of their own; single operations on a dict need no lock.
+        sent = list(self._unspooled)
+        if sent:
+            spooled, _ = ray.wait(sent, num_returns=len(sent), timeout=timeout_s)
+            for one in spooled:
+                self._unspooled.pop(one, None)
 
     def _answer(self, sent: Any, *, timeout_s: float) -> Outcome:
         if sent is None:
