@@ -3,20 +3,20 @@
 Li et al. 2022, "From Mimicking to Integrating", Findings of EMNLP; code lancopku/MUKI @ 703fd17.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, padded_rows
-from raydistill.layout import Layout
 from raydistill.losses.integrated_targets import agreement
 from raydistill.losses.reduction import mean_over
 from raydistill.methods._base import Distiller, Requirements, count_of
 from raydistill.methods._checks import check_positive, check_weight
-from raydistill.methods._integration import HEADS, IntegrationConfig, IntegrationDistiller, refuse_scores
+from raydistill.methods._integration import HEADS, IntegrationConfig, IntegrationDistiller
 from raydistill.methods._teacher_outputs import run_teacher
 from raydistill.models.blocks import blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
@@ -28,8 +28,6 @@ Layers = tuple[int, ...]
 """Numbers k of hidden states hs[k], the outputs of k blocks."""
 Match = Callable[[int, int, int], int]
 """From a layer's place below the last one and the depths of student and teacher to the teacher's hidden state."""
-Block = Callable[[Tensor, Sequence[Tensor], Layout], tuple[Tensor, Tensor]]
-"""An adapter: a layer's states of the student (R, H) and of each teacher (R, H_t) to the sums of two losses."""
 
 _INIT_STD = 0.02
 
@@ -122,15 +120,6 @@ def of_running_teachers(*, row_coupled: bool) -> Requirements:
     )
 
 
-def check_alignment(config: AlignmentConfig, student_config: Any, teacher_configs: Sequence[Any], match: Match) -> None:
-    """Refuse scores, layers that a model lacks, and padding of decoders."""
-    refuse_scores(student_config)
-    aligned_layers(config, student_config, teacher_configs, match)
-    for model in (student_config, *teacher_configs):
-        if not config.mask_padding and family_of(model.model_type).HEAD != "masked_lm":
-            raise ValueError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")
-
-
 def aligned_layers(
     config: AlignmentConfig, student_config: Any, teacher_configs: Sequence[Any], match: Match
 ) -> tuple[Layers, tuple[Layers, ...]]:
@@ -176,36 +165,6 @@ def token_count(config: AlignmentConfig, batch: Batch) -> Tensor:
     return count_of(batch, batch["token_index"].numel() if config.mask_padding else batch["input_ids"].numel())
 
 
-def alignment_loss(
-    distiller: IntegrationDistiller,
-    batch: Batch,
-    denominators: dict[str, Tensor],
-    *,
-    layers: tuple[Layers, tuple[Layers, ...]],
-    adapters: Iterable[Any],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec`` and these terms, detached."""
-    config, counts = distiller.config, {name: count.clamp(min=1) for name, count in denominators.items()}
-    if not config.mask_padding:
-        batch = padded_rows(batch)
-    student = predict(distiller.student, batch, head=distiller.head, with_states=True)
-    own = states_at(distiller.student, student, layers[0])
-    said = [_of_teacher(distiller, batch, number, of_teacher) for number, of_teacher in enumerate(layers[1])]
-    teachers, others = zip(*said, strict=True)
-    losses = [
-        adapter(states, of_teachers, student.layout)
-        for adapter, states, *of_teachers in zip(adapters, own, *others, strict=True)
-    ]
-    target = distiller.concatenated([one.logits for one in teachers])
-    rows = config.temperature**2 * distiller.divergence(student.logits, target)
-    terms = {"kd": mean_over(rows, counts["kd"])}
-    for number, name in enumerate(("align", "rec")):
-        terms[name] = mean_over(torch.stack([of_layer[number] for of_layer in losses]), counts[name])
-    terms["agreement"] = mean_over(agreement(student.logits, target), counts["agreement"])
-    loss = config.kd_alpha * terms["kd"] + config.align_alpha * terms["align"] + config.rec_alpha * terms["rec"]
-    return loss, {name: term.detach() for name, term in terms.items()}
-
-
 # Without it the last norm of a teacher that is a decoder would be a leaf of the graph.
 @torch.no_grad()
 def _of_teacher(distiller: Distiller, batch: Batch, number: int, layers: Layers) -> tuple[Prediction, list[Tensor]]:
@@ -223,3 +182,72 @@ def states_at(model: nn.Module, prediction: Prediction, layers: Layers) -> list[
         blocks.last_states(prediction.states[number]) if number == last else prediction.states[number]
         for number in layers
     ]
+
+
+class AlignmentDistiller(IntegrationDistiller):
+    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``, the latter two of a ``BLOCK`` for each aligned layer.
+
+    A subclass names its block, made of the student's width and the teachers', and which layers match.
+    """
+
+    BLOCK: ClassVar[type[nn.Module]]
+    """From a layer's states of the student (R, H) and of each teacher (R, H_t) to the sums of two losses."""
+    PUBLISHED_BIAS_DECAY: ClassVar[float | None] = None
+    """See ``GroupRule.bias_decay``."""
+
+    def __init__(
+        self,
+        config: Any,
+        student: nn.Module,
+        teachers: Sequence[nn.Module] = (),
+        *,
+        teacher_labels: Sequence[Sequence[str]] = (),
+    ) -> None:
+        super().__init__(config, student, teachers, teacher_labels=teacher_labels)
+        own: Any = student.config
+        others: list[Any] = [teacher.config for teacher in self.teachers]
+        self.layers = aligned_layers(config, own, others, self.matching_layer)
+        widths = [one.hidden_size for one in others]
+        self.adapters = make_adapters(
+            config,
+            lambda: self.BLOCK(own.hidden_size, widths),
+            len(self.layers[0]),
+            student=student,
+            bias_decay=self.PUBLISHED_BIAS_DECAY,
+        )
+
+    @staticmethod
+    @abstractmethod
+    def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
+        """The teacher's hidden state for the student's that is ``below`` the last."""
+
+    @classmethod
+    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse scores, layers that a model lacks, and padding of decoders."""
+        super().check(config, student_config, teacher_configs)
+        aligned_layers(config, student_config, teacher_configs, cls.matching_layer)
+        for model in (student_config, *teacher_configs):
+            if not config.mask_padding and family_of(model.model_type).HEAD != "masked_lm":
+                raise ValueError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")
+
+    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """See the base class."""
+        config, counts = self.config, {name: count.clamp(min=1) for name, count in denominators.items()}
+        if not config.mask_padding:
+            batch = padded_rows(batch)
+        student = predict(self.student, batch, head=self.head, with_states=True)
+        own = states_at(self.student, student, self.layers[0])
+        said = [_of_teacher(self, batch, number, of_teacher) for number, of_teacher in enumerate(self.layers[1])]
+        teachers, others = zip(*said, strict=True)
+        losses = [
+            adapter(states, of_teachers, student.layout)
+            for adapter, states, *of_teachers in zip(self.adapters, own, *others, strict=True)
+        ]
+        target = self.concatenated([one.logits for one in teachers])
+        rows = config.temperature**2 * self.divergence(student.logits, target)
+        terms = {"kd": mean_over(rows, counts["kd"])}
+        for number, name in enumerate(("align", "rec")):
+            terms[name] = mean_over(torch.stack([of_layer[number] for of_layer in losses]), counts[name])
+        terms["agreement"] = mean_over(agreement(student.logits, target), counts["agreement"])
+        loss = config.kd_alpha * terms["kd"] + config.align_alpha * terms["align"] + config.rec_alpha * terms["rec"]
+        return loss, {name: term.detach() for name, term in terms.items()}

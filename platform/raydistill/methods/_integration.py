@@ -54,12 +54,6 @@ def of_outputs(*kinds: str, row_coupled: bool = False) -> Requirements:
     )
 
 
-def refuse_scores(student_config: Any) -> None:
-    """Raise ValueError for a student with a single output, a score."""
-    if student_config.num_labels == 1:
-        raise ValueError("the student has a single output, a score; teachers of scores have no classes to integrate")
-
-
 def union_ids(teacher_labels: Sequence[Sequence[str]], student_config: Any) -> list[list[int]]:
     """For each teacher and each of its outputs the student's output of the same name.
 
@@ -109,6 +103,14 @@ class IntegrationDistiller(Distiller):
         for number, ids in enumerate(found):
             # Not state: the student's and the teachers' names say it.
             self.register_buffer(f"classes_{number}", torch.tensor(ids, dtype=torch.int64), persistent=False)
+
+    @classmethod
+    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse a student with a single output, a score."""
+        if student_config.num_labels == 1:
+            raise ValueError(
+                "the student has a single output, a score; teachers of scores have no classes to integrate"
+            )
 
     @property
     def classes(self) -> tuple[Tensor, ...]:

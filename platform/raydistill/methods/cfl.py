@@ -6,7 +6,6 @@ Luo et al. 2019, "Knowledge Amalgamation from Heterogeneous Networks by Common F
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from raydistill.losses.matched_states import by_row
 from raydistill.losses.mmd import mmd
 from raydistill.methods import _alignment
 from raydistill.methods._base import Requirements, row_count
-from raydistill.methods._integration import IntegrationDistiller
 
 _NARROWER = 4
 """How many times the student's states are wider than the common space."""
@@ -60,46 +58,22 @@ class Block(nn.Module):
         return layout.num_rows * torch.stack(align).sum(), torch.stack(rec).sum()
 
 
-class Method(IntegrationDistiller):
+class Method(_alignment.AlignmentDistiller):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
 
-    def __init__(
-        self,
-        config: Config,
-        student: nn.Module,
-        teachers: Sequence[nn.Module] = (),
-        *,
-        teacher_labels: Sequence[Sequence[str]] = (),
-    ) -> None:
-        super().__init__(config, student, teachers, teacher_labels=teacher_labels)
-        own: Any = student.config
-        others: list[Any] = [teacher.config for teacher in self.teachers]
-        self.layers = _alignment.aligned_layers(config, own, others, matching_layer)
-        widths = [one.hidden_size for one in others]
-        self.adapters = _alignment.make_adapters(
-            config, lambda: Block(own.hidden_size, widths), len(self.layers[0]), student=student, bias_decay=None
-        )
+    BLOCK = Block
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers that run; the rows of a micro-batch are compared with each other."""
         return _alignment.of_running_teachers(row_coupled=True)
 
-    @classmethod
-    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse scores, layers that a model lacks, and padding of decoders."""
-        _alignment.check_alignment(config, student_config, teacher_configs, matching_layer)
-
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """States for ``rec``, rows for the others: a micro-batch's discrepancy counts as often as it has rows."""
         rows = row_count(batch)
         return {"kd": rows, "agreement": rows, "align": rows, "rec": _alignment.token_count(self.config, batch)}
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the base class."""
-        return _alignment.alignment_loss(self, batch, denominators, layers=self.layers, adapters=self.adapters)
-
-
-def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
-    """The teacher's hidden state for the student's that is ``below`` the last: equally many below its own last."""
-    return teacher_depth - below
+    @staticmethod
+    def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
+        """The teacher's hidden state that is equally many below its own last."""
+        return teacher_depth - below

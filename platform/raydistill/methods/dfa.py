@@ -6,7 +6,6 @@ text; code lancopku/MUKI @ 703fd17. Formulas and deviations: see README.md in th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,6 @@ from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.methods import _alignment
 from raydistill.methods._base import Requirements, row_count
-from raydistill.methods._integration import IntegrationDistiller
-
-_PUBLISHED_BIAS_DECAY = 1e-4
 
 
 @dataclass(frozen=True)
@@ -45,53 +41,26 @@ class Block(nn.Module):
         return align, torch.stack([mean_squared_difference(*pair).sum() for pair in pairs]).sum()
 
 
-class Method(IntegrationDistiller):
+class Method(_alignment.AlignmentDistiller):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
 
-    def __init__(
-        self,
-        config: Config,
-        student: nn.Module,
-        teachers: Sequence[nn.Module] = (),
-        *,
-        teacher_labels: Sequence[Sequence[str]] = (),
-    ) -> None:
-        super().__init__(config, student, teachers, teacher_labels=teacher_labels)
-        own: Any = student.config
-        others: list[Any] = [teacher.config for teacher in self.teachers]
-        self.layers = _alignment.aligned_layers(config, own, others, matching_layer)
-        widths = [one.hidden_size for one in others]
-        self.adapters = _alignment.make_adapters(
-            config,
-            lambda: Block(own.hidden_size, widths),
-            len(self.layers[0]),
-            student=student,
-            bias_decay=_PUBLISHED_BIAS_DECAY,
-        )
+    BLOCK = Block
+    PUBLISHED_BIAS_DECAY = 1e-4
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers that run; with padding a row's loss depends on the width of its micro-batch."""
         return _alignment.of_running_teachers(row_coupled=not config.mask_padding)
 
-    @classmethod
-    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse scores, layers that a model lacks, and padding of decoders."""
-        _alignment.check_alignment(config, student_config, teacher_configs, matching_layer)
-
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Rows for ``kd``, states for the others."""
         rows, tokens = row_count(batch), _alignment.token_count(self.config, batch)
         return {"kd": rows, "agreement": rows, "align": tokens, "rec": tokens}
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the base class."""
-        return _alignment.alignment_loss(self, batch, denominators, layers=self.layers, adapters=self.adapters)
+    @staticmethod
+    def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
+        """The teacher's hidden state as far below its last, in shares of the depth, as the student's is.
 
-
-def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
-    """The teacher's hidden state for the student's that is ``below`` the last: as far below, in shares of the depth.
-
-    Where the student's depth divides the teacher's, these are the published ones; the embeddings are never among them.
-    """
-    return teacher_depth - below * teacher_depth // student_depth
+        Where the student's depth divides the teacher's, these are the published ones, never the embeddings.
+        """
+        return teacher_depth - below * teacher_depth // student_depth

@@ -52,7 +52,7 @@ class Method(_integration.IntegrationDistiller):
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse scores of texts, a single teacher where two are compared, and teachers that have no scores."""
-        _integration.refuse_scores(student_config)
+        super().check(config, student_config, teacher_configs)
         check_scores(config, teacher_configs)
         if config.margin_reweighting and len(teacher_configs) < 2:
             raise ValueError(

@@ -4,9 +4,6 @@ Vongkulbhisal et al. 2019, "Unifying Heterogeneous Classifiers with Distillation
 text; code lancopku/MUKI @ 703fd17. Formulas and deviations: see README.md in this folder.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -29,11 +26,6 @@ class Method(_integration.IntegrationDistiller):
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers, whose logits may be stored."""
         return _integration.of_outputs("logits")
-
-    @classmethod
-    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse scores."""
-        _integration.refuse_scores(student_config)
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Rows, for all terms."""

@@ -4,9 +4,6 @@ Li et al. 2022, "From Mimicking to Integrating", Findings of EMNLP; code lancopk
 deviations: see README.md in this folder.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 
 from raydistill.batch import Batch
@@ -27,11 +24,6 @@ class Method(_integration.IntegrationDistiller):
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers, whose logits may be stored."""
         return _integration.of_outputs("logits")
-
-    @classmethod
-    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse scores."""
-        _integration.refuse_scores(student_config)
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Rows."""

@@ -41,7 +41,7 @@ def test_weights_scale_the_loss_and_not_the_terms():
     ],
 )
 def test_teacher_layers_are_spread_over_the_teacher_and_never_its_embeddings(depths, expected):
-    assert tuple(dfa.matching_layer(below, *depths) for below in range(depths[0])) == expected
+    assert tuple(dfa.Method.matching_layer(below, *depths) for below in range(depths[0])) == expected
 
 
 def experts(**options):
