@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +22,14 @@ _ENGINE_HOLDS = -1
 
 
 def prepare_environment(*, use_gpu: bool) -> None:
-    """Settings that DeepSpeed reads when it is imported; called first in each worker."""
+    """Import DeepSpeed with the settings that it reads only then; called first in each worker."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    # DeepSpeed compiles a small extension with ninja, which lies beside the interpreter of a virtual environment.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    import deepspeed.ops
+
+    # On CPUs DeepSpeed would compile a reduction for inference, which training never calls. It takes a minute and a
+    # compiler, and a process killed in it leaves a lock on which every later one waits for ever.
+    deepspeed.ops.__compatible_ops__ = {}
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
