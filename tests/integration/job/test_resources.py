@@ -37,7 +37,7 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_workers_on_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(cluster, "physical_cores", lambda: 8)
+    monkeypatch.setattr(cluster.resources, "physical_cores", lambda: 8)
     assert cluster.threads_per_worker(ScalingConfig(num_workers=2)) == 4
     assert cluster.threads_per_worker(ScalingConfig(num_workers=16)) == 1
     monkeypatch.setenv("RAY_ADDRESS", "auto")

@@ -69,7 +69,7 @@ def hub_and_gpus(checkpoints, own_files, monkeypatch) -> None:
 
     monkeypatch.setattr(_checkpoints, "_from_hub", from_hub)
     monkeypatch.setattr(_checkpoints, "from_registry", lambda reference: checkpoints[_OF_REGISTRY[reference]])
-    monkeypatch.setattr(cluster, "_available_resources", lambda: {"GPU": 4})
+    monkeypatch.setattr(cluster.resources, "_available_resources", lambda: {"GPU": 4})
     monkeypatch.chdir(own_files)
 
 

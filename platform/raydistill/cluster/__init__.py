@@ -1,0 +1,21 @@
+"""The machines that a job runs on: what they have, joining them, and handing jobs to them."""
+
+from raydistill.cluster.joining import connection
+from raydistill.cluster.resources import (
+    capacity,
+    check_resources,
+    memory_per_worker,
+    physical_cores,
+    required_cpus,
+    threads_per_worker,
+)
+
+__all__ = [
+    "capacity",
+    "check_resources",
+    "connection",
+    "memory_per_worker",
+    "physical_cores",
+    "required_cpus",
+    "threads_per_worker",
+]

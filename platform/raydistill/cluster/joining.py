@@ -1,0 +1,66 @@
+"""The Ray cluster that a job runs on: an existing one, or one on this machine for the time of the job."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import raydistill
+from raydistill.cluster.resources import check_resources, physical_cores, required_cpus
+from raydistill.config.sections import ScalingConfig
+from raydistill.environment import keep_quiet, quiet_variables
+
+_OBJECT_STORE_BYTES = 512 * 2**20
+
+
+@contextmanager
+def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False) -> Iterator[None]:
+    """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine, and leave it at the end.
+
+    A started one has as many logical CPUs as the largest of ``scalings`` asks for, and with ``whole_machine`` no
+    fewer than the machine has cores, so that several runs fit.
+    Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings.
+    """
+    import ray
+
+    keep_quiet()
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+    _quieten_libraries()
+    joined = ray.is_initialized()
+    if not joined:
+        ray.init(**_init_arguments(scalings, whole_machine))
+    try:
+        for scaling in scalings:
+            check_resources(scaling)
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> dict[str, Any]:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        package = str(Path(raydistill.__file__).parent)
+        return {"address": "auto", "runtime_env": {"py_modules": [package], "env_vars": quiet_variables()}, **quiet}
+    return {
+        "address": "local",
+        "num_cpus": max([*map(required_cpus, scalings), physical_cores() if whole_machine else 1]),
+        "object_store_memory": _OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "runtime_env": {"env_vars": quiet_variables()},
+        **quiet,
+    }
+
+
+def _quieten_libraries() -> None:
+    """Leave out what libraries tell the driver of their own settings; their errors stay."""
+    import torch
+
+    for name in ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        # Otherwise DeepSpeed, which accelerate imports, warns that it found no accelerator.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
