@@ -14,6 +14,9 @@ JOBS = "_jobs"
 SPACES = "_tune_spaces"
 """Package folder of the search spaces; in the repository it is a link to ``tune_spaces/``."""
 
+SPACE_PREFIX = "spaces/"
+"""Before a shipped space's name where a job may have it too."""
+
 _SUFFIX = ".yaml"
 
 
@@ -48,22 +51,51 @@ def job_text(reference: str) -> str:
 
     Raises ValueError when there is neither, or when the file cannot be read as text.
     """
-    path = Path(reference).expanduser()
-    if path.is_file():
-        return _read(path)
-    choices = names(JOBS)
-    if reference in choices:
-        return shipped_text(JOBS, reference)
-    if path.is_dir():
-        raise ValueError(f"{reference} is a folder; give the path of a job file in it")
-    if re.search(r"\.ya?ml$", reference):
-        raise ValueError(f"{reference} does not exist; give a job file, or one of these names: {', '.join(choices)}")
-    raise ValueError(unknown_choice("the job", reference, choices) + ", or the path of a file")
+    return _text(reference, JOBS, "job")
 
 
 def read_job(reference: str) -> dict[str, Any]:
     """The plain data of a job, given as in ``job_text``; raises ValueError with the line of a syntax error."""
     return yaml_text.parse_mapping(job_text(reference), source=reference)
+
+
+def space_text(reference: str) -> str:
+    """The text of a search space, given a file's path or a shipped space's name, alone or after ``spaces/``.
+
+    Raises ValueError as ``job_text`` does.
+    """
+    if Path(reference).expanduser().is_file():
+        return _text(reference, SPACES, "space")
+    return _text(reference.removeprefix(SPACE_PREFIX), SPACES, "space")
+
+
+def read_space(reference: str) -> dict[str, Any]:
+    """The plain data of a search space, given as in ``space_text``; raises ValueError with the line of an error."""
+    return yaml_text.parse_mapping(space_text(reference), source=reference)
+
+
+def is_space(reference: str) -> bool:
+    """Whether a file is a search space rather than a job, or a name is that of a shipped space and of no job."""
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return re.search(r"^space\s*:", _read(path), re.MULTILINE) is not None
+    if reference.startswith(SPACE_PREFIX):
+        return True
+    return reference in names(SPACES) and reference not in names(JOBS)
+
+
+def _text(reference: str, folder: str, kind: str) -> str:
+    path = Path(reference).expanduser()
+    if path.is_file():
+        return _read(path)
+    choices = names(folder)
+    if reference in choices:
+        return shipped_text(folder, reference)
+    if path.is_dir():
+        raise ValueError(f"{reference} is a folder; give the path of a {kind} file in it")
+    if re.search(r"\.ya?ml$", reference):
+        raise ValueError(f"{reference} does not exist; give a {kind} file, or one of these names: {', '.join(choices)}")
+    raise ValueError(unknown_choice(f"the {kind}", reference, choices) + ", or the path of a file")
 
 
 def _read(path: Path) -> str:

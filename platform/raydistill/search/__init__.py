@@ -1,0 +1,1 @@
+"""Search campaigns over a job's keys: spaces, trials, reports."""

@@ -1,0 +1,191 @@
+"""The sections of a space file: the job it varies, what is searched, how, and how much of it."""
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+
+from raydistill.config.sections import ScalingConfig, Section
+from raydistill.search import domains
+from raydistill.search.domains import Choice, Domain, Grid
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:s|min|h|d))+")
+
+DomainField = Annotated[Any, BeforeValidator(domains.parse), PlainSerializer(lambda domain: domain.dump())]
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class SearcherConfig(Section):
+    """How the values of the next trial are chosen."""
+
+    name: Literal["random", "grid", "optuna", "hyperopt"] = "random"
+    """``random`` draws them; ``grid`` tries all combinations of choices; ``optuna`` and ``hyperopt`` (tree-structured
+    Parzen estimators) learn from finished trials."""
+    num_startup_trials: Annotated[int, Field(ge=1)] | None = None
+    """Trials that ``optuna`` and ``hyperopt`` draw at random before they learn, by default a third of all and 10 at
+    most."""
+
+    @model_validator(mode="after")
+    def _options(self) -> "SearcherConfig":
+        if self.num_startup_trials is not None and self.name not in ("optuna", "hyperopt"):
+            raise ValueError(
+                f"num_startup_trials is {self.num_startup_trials}, which only optuna and hyperopt read, but name is "
+                f"{self.name!r}; leave it out"
+            )
+        return self
+
+
+_READ_BY = {
+    "grace_steps": ("asha", "median"),
+    "reduction_factor": ("asha",),
+    "min_trials": ("median",),
+    "perturbation_steps": ("pbt",),
+    "quantile": ("pbt",),
+    "resample_probability": ("pbt",),
+}
+
+
+class SchedulerConfig(Section):
+    """Which trials end early; steps are optimizer steps, at which the stage evaluates."""
+
+    name: Literal["fifo", "asha", "median", "pbt"] = "fifo"
+    """``fifo`` ends none; ``asha`` those that are not among the best at a rung of steps; ``median`` those below the
+    median of the others; ``pbt`` replaces the worst by copies of the best with other values."""
+    grace_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps that every trial of ``asha`` and ``median`` has, by default those of the first evaluation."""
+    reduction_factor: Annotated[float, Field(gt=1)] = 3
+    """One in so many trials goes on from a rung of ``asha``, to a rung of so many times the steps."""
+    min_trials: Annotated[int, Field(ge=1)] = 3
+    """Trials that ``median`` needs to have seen before it ends any."""
+    perturbation_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between the exchanges of ``pbt``, by default those between two evaluations."""
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """Share of the trials that ``pbt`` replaces, and of those that are copied."""
+    resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """How often ``pbt`` draws a value anew, instead of moving it a little."""
+
+    @model_validator(mode="after")
+    def _options(self) -> "SchedulerConfig":
+        for key, names in _READ_BY.items():
+            if key in self.model_fields_set and self.name not in names:
+                if getattr(self, key) == type(self).model_fields[key].default:
+                    continue
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}, which only {' and '.join(names)} read, but name is "
+                    f"{self.name!r}; leave it out"
+                )
+        return self
+
+
+class BudgetConfig(Section):
+    """When a campaign starts no further trial."""
+
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """How many trials; searcher ``grid`` has as many as there are combinations."""
+    time: str | None = None
+    """Time over all runs of the campaign, such as ``15min`` or ``1h30min``; trials that run then are stopped and count
+    with what they reached. What trials share (corpus, teacher) is made before and not counted."""
+
+    @field_validator("time")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None and (not _DURATION.fullmatch(value) or seconds(value) <= 0):
+            raise ValueError("write a time such as 90s, 15min, 1h30min or 2d")
+        return value
+
+    @property
+    def time_s(self) -> float | None:
+        """The time in seconds."""
+        return None if self.time is None else seconds(self.time)
+
+
+class SearchConfig(Section):
+    """A space file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    """Names the campaign's folder and its MLflow run: letters, digits, ``_`` and ``-``."""
+    description: str = ""
+    """One sentence for ``raydistill ls spaces``."""
+    job: str
+    """The job that is varied: a file, or the name of a shipped job."""
+    overrides: dict[str, Any] = {}
+    """Dotted keys of the job with the values that they have in every trial."""
+    stage: str
+    """The training stage that is searched; trials share what the stages before it make."""
+    space: Annotated[dict[str, DomainField], Field(min_length=1)]
+    """Dotted keys that are searched: of the stage itself (``method.temperature``), or as a job's command line has them
+    (``distill.method.temperature``). A list is a choice; or ``choice``, ``uniform``, ``loguniform``, ``quniform``,
+    ``randint``, ``grid``."""
+    metric: str
+    """What is compared, named as in ``training.metric_for_best_model``: ``loss``, ``accuracy``, ``held_out/ce``."""
+    mode: Literal["min", "max"]
+    """Whether the least or the greatest value is the best."""
+    searcher: Annotated[SearcherConfig, BeforeValidator(_named)] = SearcherConfig()
+    """Name and options, or the name alone."""
+    scheduler: Annotated[SchedulerConfig, BeforeValidator(_named)] = SchedulerConfig()
+    """Name and options, or the name alone."""
+    budget: BudgetConfig = BudgetConfig()
+    """How much is tried."""
+    resources: ScalingConfig | None = None
+    """Processes of a trial, by default those that the job gives the stage."""
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    """Most trials at one time, by default as many as the cluster has room for."""
+    seed: int = 42
+    """Key of the draws of values; trainings keep the job's."""
+    storage: str | None = None
+    """Folder under which the campaign's folder lies, by default the job's ``storage``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SearchConfig":
+        self._check_grid()
+        if self.searcher.name != "grid" and self.budget.trials is None:
+            raise ValueError("budget.trials is missing; say how many trials to make")
+        return self
+
+    def _check_grid(self) -> None:
+        """Raise ValueError for domains that the searcher does not take."""
+        for key, domain in self.space.items():
+            if self.searcher.name == "grid" and not isinstance(domain, Grid | Choice):
+                raise ValueError(
+                    f"space.{key} is a range, but searcher grid tries all values; list them, or choose searcher random"
+                )
+            if self.searcher.name != "grid" and isinstance(domain, Grid):
+                raise ValueError(
+                    f"space.{key} is a grid, but searcher {self.searcher.name} draws values; write choice in place of "
+                    "grid, or searcher: grid"
+                )
+        if self.searcher.name == "grid" and self.budget.trials not in (None, self.num_trials):
+            raise ValueError(
+                f"budget.trials is {self.budget.trials}, but the grid has {self.num_trials} combinations; leave it out"
+            )
+        if self.searcher.name == "grid" and self.scheduler.name == "pbt":
+            raise ValueError("scheduler is pbt, which draws values, but searcher is grid; choose searcher random")
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """What each searched key may be."""
+        return dict(self.space)
+
+    @property
+    def num_trials(self) -> int:
+        """Trials of the whole campaign."""
+        if self.searcher.name == "grid":
+            return math.prod(len(domain.values) for domain in self.space.values())
+        assert self.budget.trials is not None
+        return self.budget.trials
+
+    @property
+    def num_startup_trials(self) -> int:
+        """Trials that a searcher which learns draws at random first."""
+        return self.searcher.num_startup_trials or max(1, min(10, self.num_trials // 3))
+
+
+def seconds(text: str) -> float:
+    """A time such as ``1h30min`` in seconds."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)(s|min|h|d)", text)
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
