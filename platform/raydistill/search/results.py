@@ -1,0 +1,79 @@
+"""What a campaign leaves: its trials, each with what it tried and what came of it, in one file."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from raydistill.json_file import write_json
+
+RECORDS = "trials.json"
+TRIALS = "trials"
+"""Folder of the trials' outputs below a campaign's."""
+
+State = Literal["finished", "failed", "stopped", "pending"]
+ENDED: tuple[State, ...] = ("finished", "failed", "stopped")
+"""States that a resumed campaign keeps."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial of a campaign."""
+
+    number: int
+    """From 0, in the order in which trials were suggested."""
+    overrides: dict[str, Any]
+    """Dotted keys of the job and the values that the trial gave them."""
+    state: State
+    """``finished``: trained to its end; ``stopped``: by the scheduler or at the end of the time; ``failed``: see
+    ``reason``; ``pending``: not started, or interrupted."""
+    metric: float | None
+    """The campaign's metric: of a finished trial that of its student, else the latest that was found."""
+    metrics: dict[str, float]
+    """All metrics, as for ``metric``."""
+    seconds: float
+    steps: int
+    """Optimizer steps taken."""
+    reason: str
+    """Why it failed or was stopped, in one line, else empty."""
+    folder: Path
+    """Its output, with the student in ``student`` where it finished."""
+    reports: list[dict[str, float]] = field(default_factory=list)
+    """What each evaluation told the scheduler, in order: a resumed campaign tells it again."""
+    sample: dict[str, Any] = field(default_factory=dict)
+    """The values as the searcher drew them, places in its list for a choice."""
+
+
+@dataclass(frozen=True)
+class CampaignResult:
+    """A campaign as far as it came."""
+
+    folder: Path
+    trials: list[Trial]
+    """By number."""
+    best: Trial | None
+    """The finished trial with the best metric, None where none finished."""
+
+
+def best_of(trials: Iterable[Trial], *, mode: str) -> Trial | None:
+    """The finished trial with the best metric for a mode of ``min`` or ``max``, of equals the first."""
+    finished = [trial for trial in trials if trial.state == "finished" and trial.metric is not None]
+    sign = 1 if mode == "max" else -1
+    return max(finished, key=lambda trial: (sign * (trial.metric or 0.0), -trial.number), default=None)
+
+
+def write_trials(folder: Path, trials: Sequence[Trial], *, identity: str, seconds: float) -> None:
+    """Store a campaign's trials in one rename; ``identity`` tells what was searched, ``seconds`` how long so far."""
+    rows = [{**asdict(trial), "folder": str(trial.folder)} for trial in trials]
+    write_json(folder / RECORDS, {"identity": identity, "seconds": round(seconds, 3), "trials": rows}, indent=2)
+
+
+def read_campaign(folder: Path) -> Mapping[str, Any] | None:
+    """What ``write_trials`` stored: ``identity``, ``seconds`` and ``trials``; None where nothing is."""
+    path = folder / RECORDS
+    if not path.is_file():
+        return None
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    stored["trials"] = [Trial(**{**row, "folder": Path(row["folder"])}) for row in stored["trials"]]
+    return stored
