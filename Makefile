@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/raydistill run jobs/demo.yaml
 
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
 
 # What takes too long for every change: kills at random moments, several worker counts.
 test-long: $(INSTALLED)

@@ -1,64 +1,20 @@
 """A real MLflow server that goes away in mid-delivery and comes back."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from integration.tracking.mlflow_server import Server
 from raydistill.cli import app
 from raydistill.tracking.delivery import Delivery
-from raydistill.tracking.quiet import load_mlflow, mlflow_environment
+from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.store import Store, spool_folder
 
 NUM_STEPS = 1500
-
-
-class Server:
-    """``mlflow server`` over a SQLite file, on a port of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        self._command += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
-        self._command += ["--artifacts-destination", str(folder / "artifacts")]
-        self._log = (folder / "server.log").open("w")
-
-    def start(self) -> None:
-        environment = {**os.environ, **mlflow_environment(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self._process = subprocess.Popen(
-            self._command, env=environment, stdout=self._log, stderr=self._log, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert time.monotonic() < deadline, Path(self._log.name).read_text()
-            time.sleep(0.1)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to every process of the server."""
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        """End every process of the server."""
-        self.signal(signal.SIGKILL)
-        self._process.wait()
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
 
 
 @pytest.fixture
