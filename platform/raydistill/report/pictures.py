@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydistill.report.against import Against
 from raydistill.report.columns import Column, column
 from raydistill.report.curves import HELD_OUT, TASK, TRAIN, Curve, Training, curves, terms
 from raydistill.report.tables import Statistic
@@ -83,6 +84,39 @@ def metric(trainings: Sequence[Training], name: str, levels: Sequence[Level]) ->
     return figure
 
 
+def against(found: Against, levels: Sequence[Level]) -> "Figure":
+    """A figure of models against a key of their stages' matrix, and the results of other models as level lines."""
+    figure = _figure(height=4.8)
+    panel = figure.subplots()
+    style = column(found.figure)
+    for line in found.lines:
+        color = _COLORS[line.position % len(_COLORS)]
+        dashes: Any = _DASHES[line.position // len(_COLORS) % len(_DASHES)]
+        means = [point.mean for point in line.points.values()]
+        panel.errorbar(
+            list(line.points),
+            means,
+            yerr=[point.spread or 0.0 for point in line.points.values()],
+            color=color,
+            linestyle=dashes,
+            linewidth=1.6,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            label=line.label,
+        )
+    for position, level in enumerate(levels):
+        _draw_level(panel, level, position, style)
+    values = [point.mean for line in found.lines for point in line.points.values()]
+    _finish(panel, [*values, *(level.value.mean for level in levels)], whole_steps=False)
+    if style.is_share:
+        panel.yaxis.set_major_formatter(lambda value, _: style.text(value))
+    panel.set_xlabel(found.short_key, fontsize=10)
+    panel.set_ylabel(f"{style.heading} ({style.unit})" if style.unit else style.heading, fontsize=10)
+    _legend(figure, [panel])
+    return figure
+
+
 def save(figure: "Figure", path: Path) -> None:
     """Write a picture as PNG, 1,200 pixels wide."""
     figure.savefig(path, dpi=_DPI, format="png")
@@ -138,14 +172,14 @@ def _values(drawn: Iterable[Curve]) -> list[float]:
     return [value for curve in drawn for points in curve.runs for value in points.values()]
 
 
-def _finish(panel: "Axes", values: Sequence[float]) -> None:
-    """Scale, grid and ticks for the values that are drawn."""
+def _finish(panel: "Axes", values: Sequence[float], *, whole_steps: bool = True) -> None:
+    """Scale, grid and ticks for the values that are drawn, over whole numbers or any."""
     from matplotlib.ticker import MaxNLocator
 
     if _is_wide(values):
         panel.set_yscale("log")
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    panel.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    panel.xaxis.set_major_locator(MaxNLocator(nbins=5 if whole_steps else 10, integer=whole_steps))
     panel.grid(color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
     panel.tick_params(labelsize=9)

@@ -1,6 +1,7 @@
 """Tables and pictures of what evaluations and trainings found, in files and in the tracking store."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from raydistill.config.sections import ScalingConfig, Section
-from raydistill.report import curves, pictures, tables
+from raydistill.report import against, curves, pictures, tables
 from raydistill.report.columns import column
 from raydistill.report.page import Comparison, Shown, Trained, page
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
@@ -48,6 +49,19 @@ class TaskTableConfig(Section):
         return self
 
 
+class AgainstConfig(Section):
+    """A figure of models against a key of their stages' matrix, as a table and a picture."""
+
+    key: str
+    """The key of the matrix, such as ``sparsity``, whose values are numbers."""
+    metric: str
+    """The figure, such as ``accuracy`` or ``parameters``."""
+    evaluation: str | None = None
+    """The one of ``evaluations`` that has it; where there are several it has to be named."""
+    models: list[str] | None = None
+    """Its models that are lines, by default all that have the key; models without it are level lines."""
+
+
 class Config(_base.StageConfig):
     """Which evaluations and trainings, and what to draw."""
 
@@ -59,6 +73,10 @@ class Config(_base.StageConfig):
     """Names of earlier training stages; their losses and metrics are drawn against the step."""
     metric: str | None = None
     """The task's metric that is drawn, such as ``loss`` or ``accuracy``; by default the task's first."""
+    against: Annotated[
+        list[AgainstConfig], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
+    ] = []
+    """Figures of ``evaluations`` against a key of a matrix; one or several."""
     lines: list[str] | None = None
     """Models, or rows such as ``student (method=finetune)``, of the evaluations whose metric is a level line; by
     default the models that are not among ``trainings``."""
@@ -103,6 +121,7 @@ class Stage(_base.Stage):
         metrics = [metric for name in self.config.evaluations for metric in earlier[name].metrics]
         if metrics and self.config.metric not in (None, *metrics):
             raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
+        self._check_against(earlier)
         for name, one in self._columns():
             choices = [metric for metric in earlier[one.evaluation].metrics if metric not in NO_SCORES]
             for metric in one.metric:
@@ -110,6 +129,31 @@ class Stage(_base.Stage):
                     key = f"task_table.columns.{name}.metric"
                     raise ValueError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
         return _base.Forecast(lines=[f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
+
+    def _check_against(self, earlier: Mapping[str, _base.Forecast]) -> None:
+        """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
+        stems = [self._against_stem(one) for one in self.config.against]
+        for position, (one, stem) in enumerate(zip(self.config.against, stems, strict=True)):
+            name = self._compared_in(one)
+            if name not in self.config.evaluations:
+                known = ", ".join(self.config.evaluations) or "none"
+                raise ValueError(f"against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
+            if stem in stems[:position]:
+                raise ValueError(f"against.{position} is {one.metric} against {one.key} again; leave it out")
+            for model in one.models or []:
+                if model not in earlier[name].compared:
+                    choices = ", ".join(earlier[name].compared)
+                    raise ValueError(f"against.{position}.models has {model!r}; models of {name}: {choices}")
+
+    def _compared_in(self, one: AgainstConfig) -> str:
+        """The evaluation that has a figure, empty where there are several and none is named."""
+        alone = self.config.evaluations[0] if len(self.config.evaluations) == 1 else ""
+        return one.evaluation or alone
+
+    def _against_stem(self, one: AgainstConfig) -> str:
+        """Name of the files of a figure against a key."""
+        key = one.key.rpartition(".")[2]
+        return re.sub(r"[^\w.-]", "_", f"{self._compared_in(one)}-{one.metric}-against-{key}")
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
@@ -125,11 +169,18 @@ class Stage(_base.Stage):
         if self.config.task_table is not None:
             comparisons.insert(0, _write_task_table(context, self.config.task_table))
         levels = self._levels(entries, context, metric)
-        shown = _draw(context.output, [training for _, training in trainings], metric, levels)
+        shown = [
+            *(
+                _draw_against(context.output, self._against_stem(one), one, entries[self._compared_in(one)])
+                for one in self.config.against
+            ),
+            *_draw(context.output, [training for _, training in trainings], metric, levels),
+        ]
         trained = [_trained(run, training, metric, context.output) for run, training in trainings]
         text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
         (context.output / _PAGE).write_text(text, encoding="utf-8")
         files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
+        files += [f"{self._against_stem(one)}.md" for one in self.config.against]
         for file in files:
             context.tracker.log_artifact(context.run_key, str(context.output / file))
         return {"report": str(context.output / _PAGE), "files": files}
@@ -225,6 +276,24 @@ def _draw(
             "rows. Level lines: figures of the tables, over all rows that the evaluation reads." + band,
         ),
     ]
+
+
+def _draw_against(folder: Path, stem: str, one: AgainstConfig, entries: Sequence[tuple[str, tables.Entry]]) -> Shown:
+    """Write the table and the picture of a figure against a key of a matrix."""
+    groups = tables.group([entry for _, entry in entries])
+    found = against.Against.of(groups, key=one.key, figure=one.metric, models=one.models)
+    drawn = {row.model for row in groups if one.key in row.assignment}
+    levels = [
+        pictures.Level(row.name, row.figures[one.metric])
+        for row in groups
+        if row.model not in drawn and one.metric in row.figures
+    ]
+    table = against.markdown(found)
+    (folder / f"{stem}.md").write_text(table, encoding="utf-8")
+    pictures.save(pictures.against(found, levels), folder / f"{stem}.png")
+    title = f"{column(one.metric).heading} against {found.short_key}"
+    caption = f"{table}\nOver all rows that the evaluation reads. Level lines are models without {one.key}."
+    return Shown(f"{stem}.png", title[:1].upper() + title[1:], caption)
 
 
 def _trained(run: _base.Run, training: curves.Training, metric: str, folder: Path) -> Trained:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,3 +259,60 @@ def test_an_average_over_what_is_no_column_is_refused() -> None:
         stage(task_table={**TASK_TABLE, "average": ["RTE"]})
     with pytest.raises(ValueError, match="columns has 'average', which the table adds by itself"):
         stage(task_table={"columns": {"average": TASK_TABLE["columns"]["CoLA"]}})
+
+
+AGAINST = {"key": "optimizer.learning_rate", "metric": "loss"}
+
+
+def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_picture(context: StageContext) -> None:
+    summary = stage(against=AGAINST).run(context)
+    stem = "evaluate-loss-against-learning_rate"
+    assert {f"{stem}.md", f"{stem}.png"} <= set(summary["files"])
+    assert isinstance(context.tracker, MemoryTracker)
+    tracked = {Path(path).name for path in context.tracker.runs[KEY].artifacts}
+    assert {f"{stem}.md", f"{stem}.png"} <= tracked
+    lines = (context.output / f"{stem}.md").read_text().splitlines()
+    assert lines == ["| learning_rate | alone |", "| --- | ---: |", "| 0.1 | 6.5000 |", "| 0.2 | 6.5000 |"]
+    text = (context.output / "report.md").read_text()
+    assert f"![Held-out loss against learning_rate]({stem}.png)" in text
+    assert "| 0.1 | 6.5000 |" in text
+
+
+def test_models_without_the_key_are_level_lines_beside_it(
+    context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, float] = {}
+    draw = report.pictures.against
+
+    def spy(against: Any, levels: Any) -> Any:
+        found.update({level.label: level.value.mean for level in levels})
+        return draw(against, levels)
+
+    monkeypatch.setattr(report.pictures, "against", spy)
+    stage(against=AGAINST).run(context)
+    assert found == {"teacher": 4.5, "student": 5.75, "student before": 9.0}
+
+
+def test_a_key_without_numbers_or_rows_ends_a_report_with_one_line(context: StageContext) -> None:
+    with pytest.raises(ValueError, match=r"against\.key is 'sparsity', which no row with loss has; keys: optimizer"):
+        stage(against={**AGAINST, "key": "sparsity"}).run(context)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"against": [AGAINST, AGAINST]}, "against.1 is loss against optimizer.learning_rate again; leave it out"),
+        (
+            {"against": {**AGAINST, "evaluation": "other"}},
+            "against.0.evaluation is 'other'; evaluations: evaluate",
+        ),
+        ({"evaluations": [], "against": AGAINST}, "against.0.evaluation is None; evaluations: none"),
+        (
+            {"against": {**AGAINST, "models": ["x"]}},
+            "against.0.models has 'x'; models of evaluate: teacher, student, student before, alone",
+        ),
+    ],
+)
+def test_a_figure_against_a_key_that_does_not_fit_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        stage(**config).check(ScalingConfig(), EARLIER)

@@ -1,0 +1,135 @@
+"""Choose one run of a stage with several by an evaluation, so that later stages read its student under one name."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.report.columns import column
+from raydistill.report.grouping import grouped
+from raydistill.report.tables import Statistic, markdown_table
+from raydistill.stages import _base, _lineage
+
+_TABLE = "choice.md"
+
+
+class Config(_base.StageConfig):
+    """Which stage, and by which figure."""
+
+    model: str
+    """Name of an earlier stage with several runs, such as trainings from teachers of several sparsities."""
+    metrics_from: str
+    """Name of the evaluation stage that has their figures."""
+    best_by: str
+    """Figure of that evaluation. Runs that differ in their seed alone are compared by their mean; of the best of them
+    the best run is taken. Of equal ones it is the first."""
+    greater_is_better: bool = False
+    """Whether the highest of these figures is the best, not the lowest."""
+
+
+class Stage(_base.Stage):
+    """Leaves the chosen run's student in ``student`` and tells which run it is; ``choice.md`` has the figures of all.
+
+    The student is the run's own, bit for bit, so what is stored of it counts for both names.
+    """
+
+    config_type = Config
+    config: Config
+    aggregates = True
+
+    def references(self) -> dict[str, str]:
+        return {"model": self.config.model, "metrics_from": self.config.metrics_from}
+
+    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+        config = self.config
+        made = earlier.get(_base.stage_of(config.model))
+        if made is None or "" not in made.models or config.model != _base.stage_of(config.model):
+            raise ValueError(f"model is {config.model!r}; name an earlier training stage that has several runs")
+        if made.num_runs < 2:
+            raise ValueError(f"model is {config.model!r}, which has a single run; name that stage where this one is")
+        evaluation = earlier.get(config.metrics_from)
+        if evaluation is None or not evaluation.compared:
+            raise ValueError(f"metrics_from is {config.metrics_from!r}; name an earlier evaluation stage")
+        if evaluation.num_runs > 1:
+            raise ValueError(
+                f"metrics_from is {config.metrics_from!r}, which has {evaluation.num_runs} runs; name one of them"
+            )
+        if config.best_by not in evaluation.metrics:
+            raise ValueError(
+                f"best_by is {config.best_by!r}; {config.metrics_from} has: {', '.join(evaluation.metrics)}"
+            )
+        return _base.Forecast(
+            lines=[f"chooses one of {made.num_runs} runs of {config.model} by {config.best_by}"],
+            models={"": made.models[""]},
+            tokenizer_hash=made.tokenizer_hash,
+        )
+
+    def run(self, context: _base.StageContext) -> dict[str, Any]:
+        found = self._figures(context)
+        groups = [
+            (label, [found[position] for position in members])
+            for label, members in grouped([(self.config.model, run.assignment) for run, _ in found])
+        ]
+        sign = 1 if self.config.greater_is_better else -1
+        label, members = max(groups, key=lambda one: sign * _statistic(one[1]).mean)
+        run, value = max(members, key=lambda one: sign * one[1])
+        context.tracker.log_metrics(context.run_key, {self.config.best_by: value}, 0)
+        tags = {"chosen": run.name, "chosen_by": f"{self.config.best_by} of {self.config.metrics_from}"}
+        context.tracker.set_tags(context.run_key, tags)
+        table = context.output / _TABLE
+        table.write_text(self._table(groups, label), encoding="utf-8")
+        context.tracker.log_artifact(context.run_key, str(table))
+        _copy(_base.model_folder(self.config.model, {self.config.model: run.output}), context.output / "student")
+        return {
+            "student": str(context.output / "student"),
+            "chosen": run.name,
+            "assignment": dict(run.assignment),
+            "value": value,
+            "lineage": {**run.summary.get("lineage", {}), **tags},
+        }
+
+    def _figures(self, context: _base.StageContext) -> list[tuple[_base.Run, float]]:
+        """Every run and its figure; raises ValueError for a run that the evaluation does not have."""
+        entries = context.summaries[self.config.metrics_from]["entries"]
+        found = []
+        for run in context.runs[self.config.model]:
+            entry = _lineage.student_entry(entries, run, self.config.model)
+            value = None if entry is None else entry["figures"].get(self.config.best_by)
+            if value is None:
+                raise ValueError(
+                    f"metrics_from is {self.config.metrics_from!r}, which has no {self.config.best_by} of {run.name}; "
+                    f"add {self.config.model} to its models"
+                )
+            found.append((run, float(value)))
+        return found
+
+    def _table(self, groups: list[tuple[str, list[tuple[_base.Run, float]]]], chosen: str) -> str:
+        style = column(self.config.best_by)
+        rows = []
+        for label, members in groups:
+            figure = _statistic(members)
+            spread = "" if figure.spread is None else f" ± {style.text(figure.spread)}"
+            rows.append([label, style.text(figure.mean) + spread, "chosen" if label == chosen else ""])
+        return markdown_table(["model", style.heading, ""], rows)
+
+
+def _statistic(members: list[tuple[_base.Run, float]]) -> Statistic:
+    return Statistic.of([value for _, value in members])
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder again under another name, in one rename; its files are links where the file system has them."""
+    temporary = target.with_name(f".{target.name}")
+    for left_over in (target, temporary):
+        shutil.rmtree(left_over, ignore_errors=True)
+    shutil.copytree(source, temporary, copy_function=_link)
+    temporary.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,136 @@
+"""The choice of one run of several from an evaluation that is written by hand; no cluster is needed."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.config.sections import ScalingConfig
+from raydistill.stages import choose
+from raydistill.stages._base import Forecast, Run, StageContext
+from raydistill.tracking.tracker import MemoryTracker
+
+KEY = "toy/best"
+FIGURES = {(0, 1): 0.70, (0, 2): 0.72, (50, 1): 0.80, (50, 2): 0.66, (90, 1): 0.71, (90, 2): 0.77}
+"""Accuracy by sparsity and seed: the best run is of 50, the best mean that of 90."""
+MODEL = object()
+EARLIER = {
+    "rewound": Forecast(models={"": MODEL, "@initial": MODEL}, num_runs=6, tokenizer_hash="t"),
+    "teacher": Forecast(models={"": MODEL}),
+    "evaluate": Forecast(compared=("rewound",), metrics=("accuracy", "loss")),
+}
+
+
+def stage(**changes: Any) -> choose.Stage:
+    config = {
+        "kind": "choose",
+        "model": "rewound",
+        "metrics_from": "evaluate",
+        "best_by": "accuracy",
+        "greater_is_better": True,
+        **changes,
+    }
+    return choose.Stage("best", choose.Config.model_validate(config))
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> StageContext:
+    runs = []
+    entries = []
+    for (sparsity, seed), accuracy in FIGURES.items():
+        assignment = {"sparsity": sparsity, "seed": seed}
+        name = f"rewound[sparsity={sparsity},seed={seed}]"
+        (tmp_path / name / "student").mkdir(parents=True)
+        (tmp_path / name / "student" / "config.json").write_text(f'{{"of": "{name}"}}')
+        runs.append(Run(name, assignment, tmp_path / name, {"lineage": {"method": "kd", "teacher": "sparse"}}))
+        figures = {"accuracy": accuracy, "loss": 1 - accuracy}
+        entries.append({"model": "rewound", "reference": "rewound", "assignment": assignment, "figures": figures})
+    tracker = MemoryTracker()
+    tracker.start_run(KEY)
+    output = tmp_path / "best"
+    output.mkdir()
+    summary = {"entries": entries}
+    found = {"rewound": runs, "evaluate": [Run("evaluate", {}, tmp_path / "evaluate", summary)]}
+    return StageContext("toy", 0, ScalingConfig(), output, {}, {"evaluate": summary}, tracker, KEY, found)
+
+
+def test_the_best_mean_over_seeds_wins_and_of_its_runs_the_best(context: StageContext) -> None:
+    summary = stage().run(context)
+    assert summary["chosen"] == "rewound[sparsity=90,seed=2]"
+    assert summary["value"] == 0.77
+    assert summary["assignment"] == {"sparsity": 90, "seed": 2}
+    assert summary["lineage"] == {
+        "method": "kd",
+        "teacher": "sparse",
+        "chosen": "rewound[sparsity=90,seed=2]",
+        "chosen_by": "accuracy of evaluate",
+    }
+
+
+def test_the_student_is_that_runs_own(context: StageContext) -> None:
+    stage().run(context)
+    text = (context.output / "student" / "config.json").read_text()
+    assert text == '{"of": "rewound[sparsity=90,seed=2]"}'
+
+
+def test_the_lowest_is_the_best_where_greater_is_not(context: StageContext) -> None:
+    assert stage(greater_is_better=False).run(context)["chosen"] == "rewound[sparsity=0,seed=1]"
+    by_loss = stage(best_by="loss", greater_is_better=False).run(context)
+    assert by_loss["chosen"] == "rewound[sparsity=90,seed=2]"
+
+
+def test_of_equal_groups_the_first_is_chosen(context: StageContext) -> None:
+    for entry in context.summaries["evaluate"]["entries"]:
+        entry["figures"]["accuracy"] = 0.5
+    assert stage().run(context)["chosen"] == "rewound[sparsity=0,seed=1]"
+
+
+def test_the_figures_of_all_go_to_the_tracker_as_a_table(context: StageContext) -> None:
+    stage().run(context)
+    lines = (context.output / "choice.md").read_text().splitlines()
+    assert lines[2:] == [
+        "| rewound (sparsity=0) | 71.0% ± 1.4% |  |",
+        "| rewound (sparsity=50) | 73.0% ± 9.9% |  |",
+        "| rewound (sparsity=90) | 74.0% ± 4.2% | chosen |",
+    ]
+    assert isinstance(context.tracker, MemoryTracker)
+    run = context.tracker.runs[KEY]
+    assert [Path(path).name for path in run.artifacts] == ["choice.md"]
+    assert run.metrics["accuracy"] == [(0, 0.77)]
+    assert run.tags["chosen"] == "rewound[sparsity=90,seed=2]"
+
+
+def test_a_run_that_was_not_evaluated_is_refused(context: StageContext) -> None:
+    del context.summaries["evaluate"]["entries"][3]
+    with pytest.raises(ValueError, match=r"has no accuracy of rewound\[sparsity=50,seed=2\]; add rewound to its"):
+        stage().run(context)
+
+
+def test_the_forecast_is_the_students_model() -> None:
+    forecast = stage().check(ScalingConfig(), EARLIER)
+    assert forecast.models == {"": MODEL}
+    assert forecast.tokenizer_hash == "t"
+    assert forecast.lines == ["chooses one of 6 runs of rewound by accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "teacher"}, "model is 'teacher', which has a single run; name that stage where this one is"),
+        ({"model": "evaluate"}, "model is 'evaluate'; name an earlier training stage that has several runs"),
+        ({"model": "rewound@initial"}, "model is 'rewound@initial'; name an earlier training stage"),
+        ({"metrics_from": "teacher"}, "metrics_from is 'teacher'; name an earlier evaluation stage"),
+        ({"best_by": "f1"}, "best_by is 'f1'; evaluate has: accuracy, loss"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_job(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        stage(**changes).check(ScalingConfig(), EARLIER)
+
+
+def test_an_evaluation_of_several_runs_is_refused() -> None:
+    several = {**EARLIER, "evaluate": replace(EARLIER["evaluate"], num_runs=3)}
+    with pytest.raises(ValueError, match="metrics_from is 'evaluate', which has 3 runs; name one of them"):
+        stage().check(ScalingConfig(), several)
