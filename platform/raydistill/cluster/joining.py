@@ -1,5 +1,6 @@
 """The Ray cluster that a job runs on: an existing one, or one on this machine for the time of the job."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.environment import keep_quiet, quiet_variables
 
 _OBJECT_STORE_BYTES = 512 * 2**20
+_SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Variable, called as it reads, in which Ray's job API tells a driver what it was submitted with."""
 
 
 @contextmanager
@@ -43,8 +46,7 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
 def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> dict[str, Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if os.environ.get("RAY_ADDRESS"):
-        package = str(Path(raydistill.__file__).parent)
-        return {"address": "auto", "runtime_env": {"py_modules": [package], "env_vars": quiet_variables()}, **quiet}
+        return {"address": "auto", "runtime_env": _runtime_environment(), **quiet}
     return {
         "address": "local",
         "num_cpus": max([*map(required_cpus, scalings), physical_cores() if whole_machine else 1]),
@@ -53,6 +55,16 @@ def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> d
         "runtime_env": {"env_vars": quiet_variables()},
         **quiet,
     }
+
+
+def _runtime_environment() -> dict[str, Any]:
+    """What workers get beside what this driver's own submission gave them: Ray refuses a key that stands in both."""
+    submitted = json.loads(os.environ.get(_SUBMITTED_JOB, "{}")).get("runtime_env") or {}
+    given = submitted.get("env_vars") or {}
+    own: dict[str, Any] = {"env_vars": {key: value for key, value in quiet_variables().items() if key not in given}}
+    if "py_modules" not in submitted:
+        own["py_modules"] = [str(Path(raydistill.__file__).parent)]
+    return own
 
 
 def _quieten_libraries() -> None:

@@ -7,8 +7,34 @@ from raydistill.config.sections import ScalingConfig
 
 
 def required_cpus(scaling: ScalingConfig) -> int:
-    """Logical CPUs of a stage: its workers' and the data tasks' that feed them, one a worker at least."""
+    """Logical CPUs of a stage with all its workers and the data tasks that feed them, one a worker at least."""
+    if is_elastic(scaling):
+        return scaling.num_workers * worker_cpus(scaling)
     return scaling.num_workers * scaling.cpus_per_worker + max(scaling.data_cpus, scaling.num_workers)
+
+
+def least_cpus(scaling: ScalingConfig) -> int:
+    """Logical CPUs without which a stage cannot run: all, or those of its fewest workers."""
+    return scaling.fewest_workers * worker_cpus(scaling) if is_elastic(scaling) else required_cpus(scaling)
+
+
+def is_elastic(scaling: ScalingConfig) -> bool:
+    """Whether the number of workers may change while they train."""
+    return scaling.fewest_workers < scaling.num_workers
+
+
+def worker_cpus(scaling: ScalingConfig) -> int:
+    """Logical CPUs that Ray reserves for a worker.
+
+    Where their number may change Ray starts as many workers as there is room for, which would leave none for the data
+    tasks: each worker then reserves those of the tasks that feed it, too.
+    """
+    return scaling.cpus_per_worker + (scaling.data_cpus_per_worker if is_elastic(scaling) else 0)
+
+
+def data_task_cpus(scaling: ScalingConfig) -> int:
+    """Logical CPUs that a data task asks for itself, 0 where its worker has reserved them."""
+    return 0 if is_elastic(scaling) else 1
 
 
 def threads_per_worker(scaling: ScalingConfig, *, parallel: int = 1) -> int:
@@ -59,17 +85,17 @@ def physical_cores() -> int:
 def check_resources(scaling: ScalingConfig) -> None:
     """Refuse what the machine, or the cluster when connected, can never give; Ray would wait for it for ever.
 
-    A local cluster is started with as many logical CPUs as a job asks for, so only GPUs can be missing there.
+    A local cluster is started with as many logical CPUs as a job asks for, so only GPUs can be missing there. One
+    that grows by itself counts with all the nodes that it may start, and one that is not connected yet is not asked.
     Raises ValueError naming key, value and remedy.
     """
     available = _available_resources()
-    gpus = int(available.get("GPU", 0))
-    if scaling.use_gpu and scaling.num_workers > gpus:
+    gpus, cpus = available.get("GPU"), available.get("CPU")
+    if scaling.use_gpu and gpus is not None and scaling.num_workers > gpus:
         raise ValueError(
-            f"scaling.num_workers is {scaling.num_workers} with use_gpu, but there are {gpus} GPUs; "
+            f"scaling.num_workers is {scaling.num_workers} with use_gpu, but there are {gpus:.0f} GPUs; "
             "lower it or set scaling.use_gpu=false"
         )
-    cpus = available.get("CPU")
     if cpus is not None and required_cpus(scaling) > cpus:
         raise ValueError(
             f"scaling needs {required_cpus(scaling)} CPUs for {scaling.num_workers} workers and their data tasks, "
@@ -78,8 +104,18 @@ def check_resources(scaling: ScalingConfig) -> None:
 
 
 def _available_resources() -> dict[str, float]:
-    """Of the cluster when connected; of this machine its GPUs alone."""
+    """Of the cluster when connected; of this machine its GPUs alone; of a cluster to be joined nothing is known."""
     import ray
     import torch
 
-    return ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
+    if ray.is_initialized():
+        return {"GPU": 0.0, **ray.cluster_resources(), **_most_of_autoscaler()}
+    return {} if os.environ.get("RAY_ADDRESS") else {"GPU": float(torch.cuda.device_count())}
+
+
+def _most_of_autoscaler() -> dict[str, float]:
+    """CPUs and GPUs of a cluster with all nodes that its autoscaler may start; empty where none told."""
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config() or {}
+    return {name: float(most[name]) for name in ("CPU", "GPU") if name in most}

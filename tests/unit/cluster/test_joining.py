@@ -1,0 +1,38 @@
+"""What a driver asks Ray for when it joins a cluster."""
+
+import json
+
+from raydistill.cluster.joining import _runtime_environment
+from raydistill.environment import quiet_variables
+
+
+def submitted_with(monkeypatch, runtime_env):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": runtime_env, "metadata": {}}))
+
+
+def test_a_driver_that_was_not_submitted_ships_the_package(monkeypatch):
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    asked = _runtime_environment()
+    assert [path.rpartition("/")[2] for path in asked["py_modules"]] == ["raydistill"]
+    assert asked["env_vars"] == quiet_variables()
+
+
+def test_a_submitted_driver_asks_for_nothing_that_its_submission_has(monkeypatch):
+    given = {"py_modules": ["gcs://package.zip"], "env_vars": {"DO_NOT_TRACK": "1", "MINE": "2"}}
+    submitted_with(monkeypatch, given)
+    asked = _runtime_environment()
+    assert "py_modules" not in asked
+    assert asked["env_vars"].keys() == quiet_variables().keys() - {"DO_NOT_TRACK"}
+
+
+def test_ray_merges_what_the_submission_and_the_driver_ask_for(monkeypatch):
+    from ray.runtime_env.runtime_env import _merge_runtime_env
+
+    given = {"py_modules": ["gcs://package.zip"], "env_vars": quiet_variables() | {"MINE": "2"}}
+    submitted_with(monkeypatch, given)
+    assert _merge_runtime_env(given, _runtime_environment()) == given
+
+
+def test_a_submission_without_the_package_gets_it_from_the_driver(monkeypatch):
+    submitted_with(monkeypatch, {"working_dir": "gcs://job.zip"})
+    assert _runtime_environment().keys() == {"py_modules", "env_vars"}
