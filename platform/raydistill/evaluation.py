@@ -135,7 +135,7 @@ def evaluate_models(
         full, single = ([encoded_as(batch, own) for batch in these] for these in (batches, rows_alone))
         sums = scored(model, scorer, full)
         values = _figures(model, scorer, sums)
-        if isinstance(model, ClassifierEnsemble) and values["loss"] == math.inf:
+        if isinstance(model, ClassifierEnsemble) and values.get("loss") == math.inf:
             # It gave a true class no chance, which says no more than that.
             del values["loss"]
         values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in weight_files(folder)) / 1e6

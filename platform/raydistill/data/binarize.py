@@ -19,14 +19,14 @@ from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, TokenizerInfo, to
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
 from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns
+from raydistill.data.labelled import PARTS, of_part
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.units import Unit, WeightedSource, held_out_units, interleave
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_config, load_tokenizer
 
-TRAIN, HELD_OUT = "train", "held_out"
-_PARTS = (TRAIN, HELD_OUT)
+TRAIN, HELD_OUT = PARTS
 _TEXTS_PER_BLOCK = 1_000
 _NO_LIMIT = 1_000_000
 _logger = logging.getLogger(__name__)
@@ -73,13 +73,16 @@ def binarize(
         vocab_size=len(tokenizer),
         rows_per_shard=rows_per_shard,
         recipe=_recipe_hash(recipe, origin, rows_per_shard),
-        columns={
-            **encoding.module.columns(encoding.config),
-            **further_columns([one.vocab_size for one in recipe.further]),
-        },
     )
+    encodings = {part: of_part(encoding, part) for part in origin.parts}
+    more = further_columns([one.vocab_size for one in recipe.further])
     with ExitStack() as stack:
-        writers = {part: stack.enter_context(open_writer(join(output, _PARTS[part]))) for part in origin.parts}
+        writers = {
+            part: stack.enter_context(
+                open_writer(join(output, PARTS[part]), columns={**own.module.columns(own.config), **more})
+            )
+            for part, own in encodings.items()
+        }
         taken_over = sum(writer.taken_over for writer in writers.values())
         if taken_over:
             _logger.warning("%s: %d rows of an earlier run are taken over", output, taken_over)
@@ -96,12 +99,12 @@ def binarize(
             writer.finish(
                 tokenizer=info,
                 tokenizer_files=recipe.files,
-                encoding=encoding.dump(),
+                encoding=encodings[part].dump(),
                 sources=origin.sources_of(part),
-                split={"part": _PARTS[part], "held_out": origin.split, "seed": seed},
+                split={"part": PARTS[part], "held_out": origin.split, "seed": seed},
                 further=[(info, one.files) for one, info in further],
             )
-    summary = {_PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
+    summary = {PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
     return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
 
 
@@ -229,6 +232,4 @@ def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin:
                 "choose another split or other files"
             )
         if number == 0:
-            raise ValueError(
-                f"held_out is {origin.split}, which leaves no row in {_PARTS[part]}; change it or add text"
-            )
+            raise ValueError(f"held_out is {origin.split}, which leaves no row in {PARTS[part]}; change it or add text")

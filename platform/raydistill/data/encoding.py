@@ -21,6 +21,7 @@ from raydistill.cluster import physical_cores
 from raydistill.config.named import Named, parser
 from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.data.journal import Place
+from raydistill.data.labelled import of_part
 from raydistill.data.row_columns import table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.units import Unit, entering, held_out
@@ -149,7 +150,7 @@ def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Mapping[int, Place
 
 def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
     reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[unit.source]))
-    encoder = _Encoder(recipe)
+    encoders = {part: _Encoder(recipe, part) for part in unit.parts}
     examples = iter(reader.module.read(reader.config, unit.item))
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
@@ -161,14 +162,15 @@ def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Ite
         place = Place(unit.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():
-                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, part, encoder)
+                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, encoders[part])
 
 
 class _Encoder:
-    """The task that encodes, with its tokenizers."""
+    """The task that encodes the rows of a part, with its tokenizers."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        section: Named = parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding))
+    def __init__(self, recipe: Recipe, part: int) -> None:
+        section = of_part(parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding)), part)
+        self.part = part
         self._task, self._config = section.module, section.config
         self._tokenizer = _load_files(tuple(sorted(recipe.files.items())))
         self._further = [
@@ -200,7 +202,7 @@ class _Encoder:
         return reasons
 
 
-def _encoded(examples: list[Example], place: Place, part: int, encoder: _Encoder) -> Block:
+def _encoded(examples: list[Example], place: Place, encoder: _Encoder) -> Block:
     texts = [example for example in examples if DROPPED not in example]
     rows, of_rows = encoder.cut(texts)
     reasons = encoder.drop_reasons(rows)
@@ -213,7 +215,7 @@ def _encoded(examples: list[Example], place: Place, part: int, encoder: _Encoder
         values = table_of([one for one, reason in pairs if reason is None], encoder.columns)
     left_out = (example[DROPPED] for example in examples if DROPPED in example)
     return Block(
-        place, part, ids, lengths, values, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
+        place, encoder.part, ids, lengths, values, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
     )
 
 

@@ -116,7 +116,13 @@ def make_adapters(
 def of_running_teachers(*, row_coupled: bool) -> Requirements:
     """One teacher or more, which run: hidden states of tokens are not stored."""
     return Requirements(
-        min_teachers=1, max_teachers=None, row_coupled=row_coupled, heads=HEADS, partial_labels=True, one_at_a_time=True
+        min_teachers=1,
+        max_teachers=None,
+        row_coupled=row_coupled,
+        heads=HEADS,
+        partial_labels=True,
+        labels=False,
+        one_at_a_time=True,
     )
 
 

@@ -28,6 +28,8 @@ class Requirements:
     """Fewest rows of a micro-batch."""
     row_coupled: bool = False
     """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
+    coupled_live: bool = False
+    """Whether that is so where teachers run alone: what is stored of them belongs to each row."""
     heads: tuple[str, ...] = ()
     """Heads of the tasks that the method can train; empty means all."""
     tasks: tuple[str, ...] = ()
@@ -41,7 +43,9 @@ class Requirements:
     partial_labels: bool = False
     """Whether each teacher may know a part of the student's classes. Such a method is given ``teacher_labels``: of each
     teacher the names of its logits in their order, which are in the student's order of classes, none where they are
-    those of its ``config.id2label``. It reads no labels."""
+    those of its ``config.id2label``."""
+    labels: bool = True
+    """Whether the loss reads the labels of rows; where not, batches may come without any."""
 
 
 class Distiller(nn.Module, ABC):
@@ -80,6 +84,13 @@ class Distiller(nn.Module, ABC):
     @classmethod
     def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse models that this configuration cannot work with; reads model configurations, loads no weights.
+
+        Raises ValueError naming the key, its value and the remedy.
+        """
+
+    @classmethod
+    def check_running(cls, config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse teachers that cannot be run as this configuration runs them; not asked where a capture is read.
 
         Raises ValueError naming the key, its value and the remedy.
         """

@@ -40,15 +40,16 @@ class IntegrationConfig:
         check_positive("temperature", self.temperature)
 
 
-def of_outputs(*kinds: str, row_coupled: bool = False) -> Requirements:
+def of_outputs(*kinds: str, coupled_live: bool = False) -> Requirements:
     """What a method needs that reads ``kinds`` of outputs of one or more teachers, with tokenizers of their own."""
     return Requirements(
         min_teachers=1,
         max_teachers=None,
-        row_coupled=row_coupled,
+        coupled_live=coupled_live,
         heads=HEADS,
         stored=kinds,
         partial_labels=True,
+        labels=False,
         own_encodings=True,
         one_at_a_time=True,
     )

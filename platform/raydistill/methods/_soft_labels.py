@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
 from raydistill.losses.reduction import mean_over
 from raydistill.losses.soft_targets import kl_divergence, squared_error
-from raydistill.methods._base import label_term
+from raydistill.methods._base import count_of, label_term, row_count
 from raydistill.methods._checks import check_choice, check_positive
 
 
@@ -32,9 +31,9 @@ class SoftLabelConfig:
 
 
 def soft_label_denominators(config: SoftLabelConfig, batch: Batch) -> dict[str, Tensor]:
-    """Number of labels, for both terms, as far as they have a weight."""
-    labels = batch["labels"]
-    count = labels.new_full((), labels.shape[0], dtype=torch.float64)
+    """Number of labels, for both terms, as far as they have a weight; of rows where there are no labels."""
+    labels = batch.get("labels")
+    count = row_count(batch) if labels is None else count_of(batch, labels.shape[0])
     found = {label_term(batch): count} if config.alpha < 1 else {}
     return {**found, "kd": count} if config.alpha > 0 else found
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.methods._base import Distiller
-from raydistill.methods._checks import check_choice, check_positive
+from raydistill.methods._checks import check_choice
+from raydistill.methods._integration import IntegrationConfig
 from raydistill.methods._teacher_outputs import stored_name
 from raydistill.models.dropout_scores import dropout_scores, has_dropout, pass_seeds, single_pass_scores
 from raydistill.models.load import head_of
@@ -24,11 +25,9 @@ DROPOUT_SCORES = "dropout_scores"
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(IntegrationConfig):
     """How sure teachers are is found out; defaults are the published ones unless a key says otherwise."""
 
-    temperature: float = 1.0
-    """Logits are divided by it before the softmax."""
     scores: str = "single_pass"
     """How sure a teacher is of a row, 1 less the normalized entropy of its classes: ``single_pass`` of the soft labels
     themselves, at ``temperature``; ``dropout`` of the mean of ``dropout_passes`` passes with dropout, at temperature 1,
@@ -42,7 +41,7 @@ class ScoreConfig:
     """For ``dropout``: dropout of the teachers in these passes, None keeps what their checkpoints say."""
 
     def __post_init__(self) -> None:
-        check_positive("temperature", self.temperature)
+        super().__post_init__()
         check_choice("scores", self.scores, ("single_pass", "dropout"))
         if self.dropout_passes < 2:
             raise ValueError(f"dropout_passes is {self.dropout_passes}; a mean needs at least 2")
@@ -66,14 +65,19 @@ class ScoreConfig:
         return self.scores == "dropout"
 
 
-def check_scores(config: ScoreConfig, teacher_configs: Sequence[Any]) -> None:
-    """Raise ValueError for a teacher whose classes have no entropy, and for one without dropout that is to drop."""
+def check_scores(teacher_configs: Sequence[Any]) -> None:
+    """Raise ValueError for a teacher whose classes have no entropy."""
     for number, teacher in enumerate(teacher_configs):
         if teacher.num_labels < 2:
             raise ValueError(
                 f"teachers.{number} has a single output, so it is equally sure of all rows; give one of two classes "
                 "or more"
             )
+
+
+def check_dropping(config: ScoreConfig, teacher_configs: Sequence[Any]) -> None:
+    """Raise ValueError for a teacher without dropout that is to drop."""
+    for number, teacher in enumerate(teacher_configs):
         if config.scores == "dropout" and config.teacher_dropout is None and not has_dropout(teacher):
             raise ValueError(
                 f"method.scores is 'dropout', but teachers.{number} has no dropout; give method.teacher_dropout, such "

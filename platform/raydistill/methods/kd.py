@@ -42,6 +42,7 @@ class Method(Distiller):
             stored=("logits",),
             own_encodings=True,
             one_at_a_time=True,
+            labels=config.alpha < 1,
         )
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:

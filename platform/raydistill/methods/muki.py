@@ -16,12 +16,12 @@ from raydistill.losses.reduction import mean_over
 from raydistill.methods import _integration
 from raydistill.methods._base import Requirements, row_count
 from raydistill.methods._checks import check_choice, check_positive
-from raydistill.methods._teacher_scores import ScoreConfig, check_scores, teacher_scores
+from raydistill.methods._teacher_scores import ScoreConfig, check_dropping, check_scores, teacher_scores
 from raydistill.models.predictions import predict
 
 
 @dataclass(frozen=True)
-class Config(_integration.IntegrationConfig, ScoreConfig):
+class Config(ScoreConfig):
     """How teachers are scored and chosen; defaults are those of the published script unless a key says otherwise.
 
     ``kd_alpha`` was published as ``vkd_weight``; no temperature squared goes with it.
@@ -35,8 +35,7 @@ class Config(_integration.IntegrationConfig, ScoreConfig):
     """With ``soft``: scores are divided by it before the softmax that weighs teachers."""
 
     def __post_init__(self) -> None:
-        _integration.IntegrationConfig.__post_init__(self)
-        ScoreConfig.__post_init__(self)
+        super().__post_init__()
         check_choice("teacher_choice", self.teacher_choice, ("soft", "hard"))
         check_positive("teacher_score_temperature", self.teacher_score_temperature)
 
@@ -47,18 +46,23 @@ class Method(_integration.IntegrationDistiller):
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers; their logits may be stored, and scores of passes with dropout."""
-        return _integration.of_outputs(*config.read_kinds, row_coupled=config.couples_rows)
+        return _integration.of_outputs(*config.read_kinds, coupled_live=config.couples_rows)
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse scores of texts, a single teacher where two are compared, and teachers that have no scores."""
         super().check(config, student_config, teacher_configs)
-        check_scores(config, teacher_configs)
+        check_scores(teacher_configs)
         if config.margin_reweighting and len(teacher_configs) < 2:
             raise ValueError(
                 f"method.margin_reweighting is true, which compares two teachers, but teachers has "
                 f"{len(teacher_configs)}; add one, or set it to false"
             )
+
+    @classmethod
+    def check_running(cls, config: Config, teacher_configs: Sequence[Any]) -> None:
+        """Refuse teachers without dropout where passes with it are asked for."""
+        check_dropping(config, teacher_configs)
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """Rows, for all terms."""

@@ -100,6 +100,7 @@ class Method(Distiller):
             heads=("sequence_classification",),
             stored=tuple(stored) if knows_widths else (),
             one_at_a_time=True,
+            labels=config.alpha < 1,
         )
 
     @classmethod

@@ -40,6 +40,7 @@ _DROPOUT_FIELDS = (
     "attn_pdrop",
     "embd_pdrop",
     "resid_pdrop",
+    "classifier_dropout",
     "summary_first_dropout",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")

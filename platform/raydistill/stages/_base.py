@@ -69,6 +69,8 @@ class CorpusForecast:
     """What each row has beside its ids."""
     has_train: bool = True
     """Whether it has rows to train on, and not only held-out ones."""
+    unlabelled: tuple[str, ...] = ()
+    """Parts, ``train`` and ``held_out``, whose rows lack the labels of their task."""
     further_tokenizers: tuple[TokenizerForecast, ...] = ()
 
     @property

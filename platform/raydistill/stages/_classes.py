@@ -1,9 +1,11 @@
-"""Which of a corpus's classes each model knows: all of them, or a part where a method joins several teachers."""
+"""Which of a corpus's classes each model knows, all or a part of them, and whether rows have labels at all."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from raydistill.data.labelled import PARTS
 from raydistill.models.classes import class_order, known_labels, output_names, with_classes
+from raydistill.training.selection import TASK, Criterion
 
 Labels = Sequence[str]
 
@@ -73,3 +75,42 @@ def check_taught(config: Any, teachers: Sequence[Any], labels: Labels) -> None:
             f"nobody teaches {', '.join(map(repr, missing))}, which the corpus has; add a teacher that knows it, name "
             "its output in labels, or leave the class out with label_subset of the corpus"
         )
+
+
+def check_labelled(config: Any, corpus: Any, criterion: Criterion) -> None:
+    """Refuse a training that reads labels where the corpus, as it is forecast, has none.
+
+    Methods and tasks read them of all rows, the choice of a student those of held-out rows.
+    """
+    if not corpus.unlabelled:
+        return
+    method, task = config.method, config.task
+    if task.module.Task.NEEDS_STORED:
+        raise ValueError(f"task is {task.name!r}, which reads labels, but {_without_labels(config, corpus)}")
+    if method.module.Method.requirements(method.config).labels:
+        raise ValueError(
+            f"method {method.name} with these options reads labels, but {_without_labels(config, corpus)}, or choose "
+            "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
+        )
+    if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
+        choices = " or ".join(["loss", *method.module.Method.better_when_greater])
+        raise ValueError(
+            f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
+            f"{_without_labels(config, corpus, PARTS[1])}, or write {choices}"
+        )
+
+
+def check_scored(config: Any, corpus: Any) -> None:
+    """Refuse to compare models on held-out rows without labels."""
+    if PARTS[1] in corpus.unlabelled:
+        raise ValueError(
+            f"models are compared by their labels, but {_without_labels(config, corpus, PARTS[1])}, or name a corpus "
+            "of the same classes that has them"
+        )
+
+
+def _without_labels(config: Any, corpus: Any, part: str = "") -> str:
+    """Which rows lack labels, and how they get them."""
+    names = ", ".join(repr(reference.corpus) for reference in config.corpus)
+    where = part or " and ".join(corpus.unlabelled)
+    return f"rows of corpus {names} have none in {where}; binarize with labelled: all"

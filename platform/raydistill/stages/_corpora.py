@@ -8,6 +8,7 @@ from raydistill.config.sections import CorpusRef
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.label_subset import classes_of, has_classes
+from raydistill.data.labelled import PARTS, is_unlabelled
 from raydistill.data.mixture import CorpusPart, chosen_rows
 from raydistill.stages._base import CorpusForecast, Forecast, TokenizerForecast
 
@@ -80,7 +81,7 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
     ]
     first = found[0]
     for reference, other in zip(corpora[1:], found[1:], strict=True):
-        for what in ("task", "tokenizer_hash", "vocab_size", "labels"):
+        for what in ("task", "tokenizer_hash", "vocab_size", "labels", "unlabelled"):
             mine, its = getattr(first, what), getattr(other, what)
             if mine is not None and its is not None and mine != its:
                 raise ValueError(
@@ -99,6 +100,7 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
         labels=first.labels,
         columns=first.columns,
         has_train=all(one.has_train for one in found),
+        unlabelled=first.unlabelled,
         held_out_rows=_weighted([one.held_out_rows for one in found], [1.0] * len(found)),
         further_tokenizers=_further(corpora, found),
     )
@@ -199,10 +201,15 @@ def of_folder(root: Path) -> CorpusForecast:
         held_out_rows=_rows_of(root / HELD_OUT),
         columns=corpus.columns,
         has_train=has_train,
+        unlabelled=tuple(part for part in PARTS if _is_unlabelled(root / part)),
         further_tokenizers=tuple(
             TokenizerForecast(one.vocab_size, one.max_length, one.hash) for one in manifest.further_tokenizers
         ),
     )
+
+
+def _is_unlabelled(part: Path) -> bool:
+    return (part / MANIFEST).is_file() and is_unlabelled(Corpus.open(str(part)).manifest.encoding)
 
 
 def _rows_of(part: Path) -> int | None:

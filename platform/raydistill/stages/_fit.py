@@ -58,8 +58,11 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     if choice.is_stored and not choice.is_own:
         _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     choice, plan = _placement.decided(config, scaling, [student, *teachers], choice)
+    if not choice.is_stored or choice.is_own:
+        config.method.module.Method.check_running(config.method.config, teachers)
     _check_batches(config, scaling, corpus)
     criterion = criterion_of(config.training, config.task, config.method)
+    _classes.check_labelled(config, corpus, criterion)
     _check_optimizer(config)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     lines = [*_lines(config, scaling, [student, *teachers], choice, plan), _steps_line(config.training, corpus)]

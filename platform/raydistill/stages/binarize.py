@@ -11,6 +11,7 @@ from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.binarize import binarize, check_new
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
 from raydistill.data.further_tokenizers import further_columns
+from raydistill.data.labelled import PARTS, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
 from raydistill.data.units import WeightedSource
 from raydistill.models.checks import max_length
@@ -110,9 +111,11 @@ class Stage(_base.Stage):
         if isinstance(self.config.held_out, Named):
             listed["held_out"] = _listed(self.config.held_out)
         found = {**super().identity(scaling), "items": listed, "format": FORMAT_VERSION}
+        # Without these the corpus is the one that it was before there were such keys.
         if not self.config.further_tokenizers:
-            # Without them the corpus is the one that it was before there was such a key.
             del found["further_tokenizers"]
+        if found["encoding"].get("labelled") == "all":
+            del found["encoding"]["labelled"]
         return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
@@ -122,13 +125,15 @@ class Stage(_base.Stage):
         encoding = self.config.encoding
         further = self._further(own, earlier)
         more = further_columns([one.vocab_size for one in further])
+        first = of_part(encoding, 0 if self.config.weighted_sources else 1)
         corpus = _base.CorpusForecast(
             encoding.name,
             own.vocab_size,
             own.max_length,
             own.tokenizer_hash,
             labels=tuple(getattr(encoding.config, "labels", ())),
-            columns={**encoding.module.columns(encoding.config), **more},
+            columns={**first.module.columns(first.config), **more},
+            unlabelled=unlabelled_parts(encoding),
             has_train=bool(self.config.weighted_sources),
             further_tokenizers=further,
         )
@@ -178,6 +183,8 @@ class Stage(_base.Stage):
         apart = self.config.held_out.name if isinstance(self.config.held_out, Named) else ""
         texts = [f"{names} texts" if names else "", f"{apart} texts held out" if apart else ""]
         also = f"; in {' and '.join(str(one.vocab_size) for one in further)} ids too" if further else ""
+        unlabelled = unlabelled_parts(self.config.encoding)
+        also += f"; no labels in {' and '.join(unlabelled)}" if unlabelled else ""
         return f"{', '.join(filter(None, texts))}, {vocab_size} ids, at most {longest} tokens a row{also}"
 
     def _try_labels(self, tokenizer: Any) -> None:
@@ -185,10 +192,10 @@ class Stage(_base.Stage):
 
         Raises ValueError for them, naming the source's key.
         """
-        encoding = self.config.encoding
-        if not encoding.module.columns(encoding.config):
-            return
         for key, source in self.config.named_sources():
+            encoding = of_part(self.config.encoding, PARTS.index("held_out") if key == "held_out" else 0)
+            if not encoding.module.columns(encoding.config):
+                continue
             if not source.module.is_listed_early(source.config):
                 continue
             try:

@@ -106,6 +106,7 @@ class Stage(_base.Stage):
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         corpus = _fit.check_task(self.config, earlier)
+        _classes.check_scored(self.config, corpus)
         if self.config.task.module.Task.NEEDS_STORED:
             raise ValueError(
                 f"task is {self.config.task.name!r}, which reads stored teacher outputs; its metrics are those of the "

@@ -108,7 +108,7 @@ class Stage(_base.Stage):
         forecast = _fit.check_training(self.config, scaling, earlier)
         if forecast.captures:
             forecast.lines.extend(_captured.lines(self.config, earlier, forecast.models[""]))
-        if self._row_coupled():
+        if self._row_coupled(is_stored=forecast.captures):
             rows, workers = self.config.training.micro_batch_size, scaling.num_workers
             forecast.lines.append(
                 f"the size of micro-batches, {rows}, and the number of workers, {workers}, are a part of what is "
@@ -167,8 +167,11 @@ class Stage(_base.Stage):
         context.tracker.set_tags(context.run_key, outcome)
         return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
 
-    def _row_coupled(self) -> bool:
-        """Whether rows of one micro-batch change each other's loss, so that its size decides what is learned."""
+    def _row_coupled(self, *, is_stored: bool = False) -> bool:
+        """Whether rows of one micro-batch change each other's loss, so that its size decides what is learned.
+
+        ``is_stored`` tells that outputs of teachers will be stored, where that is the training's own choice.
+        """
         if self.config.training.loss_normalization == "per_micro_batch":
             return True
         method, task = self.config.method, self.config.task
@@ -179,6 +182,8 @@ class Stage(_base.Stage):
         """A student that is made here may keep its positions; one that continues a checkpoint trains them."""
         wanted = self.config.student.freeze_position_embeddings
         if self.config.student.init == "checkpoint":
+        if requirements.coupled_live and not is_stored and self.config.teacher_outputs in (_stored.AUTO, _stored.LIVE):
+            return True
             return False
         return load_config(initial).model_type == "distilbert" if wanted is None else wanted
 

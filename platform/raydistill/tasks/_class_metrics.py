@@ -106,20 +106,20 @@ def _loss(logits: Values, labels: Values) -> float:
     return float(-np.mean(of_labels))
 
 
-def predictions_of(row_ids: Values, logits: Values, labels: Values, names: Sequence[str]) -> dict[str, Any]:
+def predictions_of(row_ids: Values, logits: Values, labels: Values | None, names: Sequence[str]) -> dict[str, Any]:
     """Columns ``row_id``, ``label`` and ``prediction``, and ``probability.<name>`` of each class.
 
-    Shapes: row_ids (N,), logits (N, C) or (N, 1) of scores, labels (N,); ``names`` of the C classes, none for scores,
-    of which label and prediction are numbers.
+    Shapes: row_ids (N,), logits (N, C) or (N, 1) of scores, labels (N,) or None for no such column; ``names`` of the C
+    classes, none for scores, of which label and prediction are numbers.
     """
     rows = row_ids.astype(np.int64)
     if not names:
-        return {"row_id": rows, "label": labels, "prediction": logits[:, 0]}
+        return {"row_id": rows, **({} if labels is None else {"label": labels}), "prediction": logits[:, 0]}
     from scipy.special import softmax
 
     known = np.array(names, dtype=object)
     probabilities = {
         f"probability.{name}": column for name, column in zip(names, softmax(logits, axis=1).T, strict=True)
     }
-    said, meant = known[logits.argmax(axis=1)], known[labels.astype(int)]
-    return {"row_id": rows, "label": meant, "prediction": said, **probabilities}
+    meant = {} if labels is None else {"label": known[labels.astype(int)]}
+    return {"row_id": rows, **meant, "prediction": known[logits.argmax(axis=1)], **probabilities}

@@ -5,7 +5,7 @@ Devlin et al. 2019, sec. 4.1. Columns of any data set become ``text``, ``text_pa
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydistill.batch import Batch
+from raydistill.discovery import unknown_choice
 from raydistill.models.predictions import predict
 from raydistill.tasks import _class_metrics
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
@@ -22,6 +23,8 @@ from raydistill.tasks._tokenizing import check_filler
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
+_ALL, _NONE = "all", "none"
+_LABELLED = (_ALL, "held_out", _NONE)
 _NOTHING = "no held-out row has a label; hold out more text"
 
 
@@ -33,11 +36,20 @@ class EncodeConfig:
     """Names of the classes in the order of their ids; none for a score, a label that is a number."""
     max_length: int | None = 128
     """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
+    labelled: str = _ALL
+    """Which rows have labels: ``all``; ``held_out``, to learn from unlabelled text and compare on labelled; or
+    ``none``. Of the others no label is read, wherever there is one."""
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
+        if self.labelled not in _LABELLED:
+            raise ValueError(unknown_choice("labelled", self.labelled, list(_LABELLED)))
         if self.max_length is not None and self.max_length < 5:
             raise ValueError(f"max_length is {self.max_length}; it must be at least 5")
+
+    def of_part(self, part: str) -> "EncodeConfig":
+        """How the rows of ``train`` or of ``held_out`` are encoded: all of them have labels, or none."""
+        return replace(self, labelled=_ALL if self.labelled in (_ALL, part) else _NONE)
 
 
 @dataclass(frozen=True)
@@ -64,13 +76,19 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def columns(config: EncodeConfig) -> dict[str, Column]:
-    """A class id or a score, and where the second text of a pair starts, the row's length for a single text."""
-    return {"label": Column("int64" if config.labels else "float32"), "second": Column("int32")}
+    """A class id or a score, and where the second text of a pair starts, the row's length for a single text.
+
+    Where nothing is labelled no class id and no score.
+    """
+    label = {} if config.labelled == _NONE else {"label": Column("int64" if config.labels else "float32")}
+    return {**label, "second": Column("int32")}
 
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[LabelledRow]:
-    """One row an example; raises ValueError for a missing or unknown label."""
+    """One row an example; raises ValueError for a missing or unknown label, unless nothing is labelled."""
     rows = encode_pairs(examples, tokenizer, max_length=config.max_length)
+    if config.labelled == _NONE:
+        return [LabelledRow(row.ids, {"second": row.second}) for row in rows]
     labels = [label_id(example, config.labels) for example in examples]
     return [
         LabelledRow(row.ids, {"label": label, "second": row.second}) for row, label in zip(rows, labels, strict=True)
@@ -80,7 +98,9 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
     """The id of an example's class, or its score where there are no classes; raises ValueError for any other label."""
     if "label" not in example:
-        raise ValueError("an example has no label; name its column as label in the source")
+        raise ValueError(
+            "an example has no label; name its column as label in the source, or write labelled: none in the encoding"
+        )
     raw = example["label"]
     if labels:
         if str(raw) not in labels:
@@ -101,7 +121,7 @@ def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeCon
 
 
 class Task(TaskBase):
-    """Labels are class ids, or scores; writes ``labels`` (B,) and, of pairs, ``token_types``."""
+    """Labels are class ids, or scores; writes ``labels`` (B,) where rows have any and, of pairs, ``token_types``."""
 
     HEAD = "sequence_classification"
     ENCODINGS = ("glue",)
@@ -109,7 +129,7 @@ class Task(TaskBase):
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""
-        columns = {"labels": batch["label"]}
+        columns = {"labels": batch["label"]} if "label" in batch else {}
         types = token_types(batch["token_index"], batch["second"], width=batch["attention_mask"].shape[1])
         # Without a second text every model is given the types that it takes by itself.
         if bool(types.any()):
@@ -129,19 +149,28 @@ class Task(TaskBase):
 
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Logits and label of each row."""
+        """Logits and, where it has one, label of each row."""
         return self.score_logits(predict(student, batch, head=self.HEAD).logits, batch)
 
     def score_logits(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
         """The sums of logits (B, C), wherever they come from; -inf for a class that is never predicted."""
-        return by_row(batch, self.encoding.num_rows, {"logits": logits, "label": batch["labels"]})
+        labels = {"label": batch["labels"]} if "labels" in batch else {}
+        return by_row(batch, self.encoding.num_rows, {"logits": logits, **labels})
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """The task's metrics, the mean ``loss`` in nats or squared units, and the number of ``rows``."""
+        """The task's metrics, the mean ``loss`` in nats or squared units, and the number of ``rows``.
+
+        Without labels the number of ``rows`` alone.
+        """
         found = seen_rows(sums, nothing=_NOTHING)
+        if "label" not in found:
+            return {"rows": float(len(found["logits"]))}
         return _class_metrics.metrics_of(found["logits"], found["label"], self.config.metrics)
 
     def predictions(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """``row_id``, ``label``, ``prediction`` and, of classes, the ``probability`` of each as its own column."""
+        """``row_id``, ``label``, ``prediction`` and, of classes, the ``probability`` of each as its own column.
+
+        Without labels no ``label``.
+        """
         found = seen_rows(sums, nothing=_NOTHING)
-        return _class_metrics.predictions_of(found["row_id"], found["logits"], found["label"], self.labels)
+        return _class_metrics.predictions_of(found["row_id"], found["logits"], found.get("label"), self.labels)

@@ -8,7 +8,7 @@ rule: classes of a checkpoint are found by their names, and one without names is
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from raydistill.discovery import unknown_choice
 from raydistill.tasks import classification
@@ -52,6 +52,8 @@ def check_task(name: str) -> None:
 class EncodeConfig:
     """Which task, and how long rows may be."""
 
+    labelled: ClassVar[str] = "all"
+    """Rows without a label are left out."""
     task: str
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
     max_length: int | None = 128
@@ -116,8 +118,11 @@ class Task(classification.Task):
         return {**mean, **super().greater_is_better(config)}
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """The task's metrics, their mean ``combined`` where there are two, the mean ``loss`` and ``rows``."""
+        """The task's metrics, their mean ``combined`` where there are two, the mean ``loss`` and ``rows``.
+
+        Without labels the number of ``rows`` alone.
+        """
         found = super().metrics(sums)
-        names = self.config.metrics
+        names = [name for name in self.config.metrics if name in found]
         mean = {COMBINED: sum(found[name] for name in names) / len(names)} if len(names) > 1 else {}
         return {**mean, **found}

@@ -174,8 +174,7 @@ def prepared(method, **keys):
     if head in KINDS:
         kind = "scores" if head == "sequence_classification" and method.student.config.num_labels == 1 else KINDS[head]
         batch = method.prepare_batch(method.config, toy_labelled_batch(kind, **keys))
-        is_unlabelled = method.requirements(method.config).partial_labels
-        return unlabelled(batch) if is_unlabelled else batch
+        return batch if method.requirements(method.config).labels else unlabelled(batch)
     batch = toy_batch(**keys)
     if blocks_of(method.student).HEAD == "causal_lm":
         batch = clm.Task(clm.Config(), Encoding(VOCABULARY, {}, (), 40)).prepare_batch(batch)

@@ -9,6 +9,7 @@ from raydistill.methods import kd
 from raydistill.methods._teacher_outputs import stored_name
 from toy_classifiers import CLASSIFIERS, toy_labelled_batch
 from toy_encodings import LETTERS_PAD, letters_model
+from toy_integration import unlabelled
 
 STUDENT = torch.tensor([[0.7, 0.2], [-0.5, 0.9], [0.3, 0.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[1.2, -0.3], [0.1, 0.4], [-2.0, 1.5]], dtype=torch.float64)
@@ -43,6 +44,16 @@ def test_published_values(temperature, alpha, reduction, total, divergence):
     assert loss.item() == pytest.approx(total, abs=rounding)
     assert terms["kd"].item() == pytest.approx(divergence, abs=rounding)
     assert terms["ce"].item() == pytest.approx(0.4975444078, abs=1e-7)
+
+
+def test_soft_labels_alone_need_no_true_ones():
+    method = kd.Method(kd.Config(alpha=1.0), CLASSIFIERS["bert_classes"](1), [])
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = toy_labelled_batch("classes", rows=range(5)).with_columns(**{stored_name(0, "logits"): logits})
+    found = [method(one, method.denominators(one))[0].item() for one in (batch, unlabelled(batch))]
+    assert found[0] == found[1] > 0
+    assert not kd.Method.requirements(kd.Config(alpha=1.0)).labels
+    assert kd.Method.requirements(kd.Config(alpha=0.9)).labels
 
 
 def test_the_divergence_is_that_of_torch():

@@ -146,7 +146,9 @@ def test_stored_outputs_give_the_loss_of_teachers_that_run(scores):
 def test_what_it_reads_may_be_stored(options, stored, coupled):
     needs = muki.Method.requirements(muki.Config(**options))
     assert (needs.min_teachers, needs.max_teachers) == (1, None)
-    assert (needs.stored, needs.row_coupled) == (stored, coupled)
+    assert (needs.stored, needs.coupled_live) == (stored, coupled)
+    # What is stored of a row is its own.
+    assert not needs.row_coupled
     assert needs.partial_labels
     assert needs.own_encodings
 
@@ -159,12 +161,14 @@ def test_a_margin_with_one_teacher_is_refused():
     muki.Method.check(muki.Config(), student, [student, student])
 
 
-def test_scores_of_texts_and_teachers_without_dropout_are_refused():
+def test_scores_of_texts_and_teachers_that_run_without_dropout_are_refused():
     student, score = student_of().config, toy_classifier(toy_bert, 1, labels=()).config
     with pytest.raises(ValueError, match="the student has a single output, a score"):
         muki.Method.check(muki.Config(), score, [student, student])
     with pytest.raises(ValueError, match=r"teachers\.0 has no dropout"):
-        muki.Method.check(muki.Config(scores="dropout"), student, [student, student])
+        muki.Method.check_running(muki.Config(scores="dropout"), [student, student])
+    # A capture may have their scores.
+    muki.Method.check(muki.Config(scores="dropout"), student, [student, student])
 
 
 @pytest.mark.parametrize(

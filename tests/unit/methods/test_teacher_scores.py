@@ -15,7 +15,7 @@ from raydistill.data.capture import TeacherOutputs
 from raydistill.methods import kd
 from raydistill.methods._base import Distiller
 from raydistill.methods._teacher_outputs import run_teacher, teacher_logits
-from raydistill.methods._teacher_scores import ScoreConfig, check_scores, teacher_scores
+from raydistill.methods._teacher_scores import ScoreConfig, check_dropping, check_scores, teacher_scores
 from raydistill.models.classes import with_classes
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
@@ -302,17 +302,17 @@ def test_a_teacher_with_a_single_output_is_refused() -> None:
     base = toy_bert(1).config
     teachers = [with_classes(base, CLASSES), with_classes(base, ())]
     with pytest.raises(ValueError, match=r"teachers\.1 has a single output, so it is equally sure of all rows; give"):
-        check_scores(ScoreConfig(), teachers)
-    check_scores(ScoreConfig(), teachers[:1])
+        check_scores(teachers)
+    check_scores(teachers[:1])
 
 
 def test_a_teacher_without_dropout_is_refused_unless_it_is_given_some() -> None:
     teachers = [with_classes(toy_bert(1, dropout=dropout).config, CLASSES) for dropout in (0.1, 0.0)]
     with pytest.raises(ValueError, match=r"teachers\.1 has no dropout; give method\.teacher_dropout, such as 0\.1"):
-        check_scores(DROPOUT, teachers)
-    check_scores(DROPOUT, teachers[:1])
-    check_scores(ScoreConfig(), teachers)
-    check_scores(ScoreConfig(scores="dropout", teacher_dropout=0.1), teachers)
+        check_dropping(DROPOUT, teachers)
+    check_dropping(DROPOUT, teachers[:1])
+    check_dropping(ScoreConfig(), teachers)
+    check_dropping(ScoreConfig(scores="dropout", teacher_dropout=0.1), teachers)
 
 
 def test_what_is_read_of_teachers_may_be_stored_and_live_passes_couple_rows() -> None:

@@ -7,6 +7,7 @@ from scipy.stats import entropy
 
 from raydistill.models import layer_plan
 from raydistill.models.dropout_scores import certainty, dropout_scores, has_dropout, pass_seeds, single_pass_scores
+from raydistill.models.load import with_dropout
 from raydistill.models.predictions import predict
 from toy_classifiers import CLASSIFIERS, toy_classifier, toy_labelled_batch
 from toy_families import MASKED, toy_gpt2, toy_llama
@@ -105,6 +106,10 @@ def test_scores_of_16_passes_lie_within_their_sampling_error_of_those_of_many():
 def test_a_configuration_says_whether_a_model_drops_anything():
     assert has_dropout(model(0.1).config)
     assert not has_dropout(model(0.0).config)
+    of_head = model(0.0).config
+    of_head.classifier_dropout = 0.2
+    assert has_dropout(of_head)
+    assert with_dropout(of_head, 0.0).classifier_dropout == 0.0
 
 
 @pytest.mark.parametrize("make", [*MASKED, toy_gpt2, toy_llama], ids=lambda make: make.__name__)

@@ -116,6 +116,20 @@ def test_how_outputs_come_to_a_training_is_no_part_of_it_and_whose_they_are_is()
     assert identities["captured"] != identities["other"]
 
 
+@pytest.mark.parametrize(
+    ("outputs", "counts"), [("live", True), ("auto", True), ("stored", False), ("captured", False)]
+)
+def test_scores_with_dropout_couple_the_rows_of_a_micro_batch_where_teachers_run(outputs: str, counts: bool) -> None:
+    method = {"name": "muki", "scores": "dropout"}
+    identities = [
+        train_stage(Path(), method=method, teacher_outputs=outputs, training={"micro_batch_size": size}).identity(
+            ScalingConfig()
+        )
+        for size in (4, 8)
+    ]
+    assert (identities[0] != identities[1]) is counts
+
+
 def test_what_is_drawn_of_a_teacher_is_not_the_same_live_and_stored() -> None:
     of_passes = {"name": "muki", "scores": "dropout", "margin_reweighting": False}
     for method, is_same in ((of_passes, False), ({**of_passes, "scores": "single_pass"}, True)):

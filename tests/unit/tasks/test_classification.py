@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from raydistill.batch import collate
-from raydistill.tasks import classification
+from raydistill.tasks import classification, glue
 from raydistill.tasks._base import Encoding
 from raydistill.tasks._pair_rows import encode_pairs
 from raydistill.tasks.classification import Config, EncodeConfig, Task
@@ -45,6 +45,37 @@ def test_labels_are_ids_by_name_and_an_unknown_one_is_refused():
         classification.cut([{"text": "w5", "label": "pink"}], make_tokenizer(), LABELS)
     with pytest.raises(ValueError, match="has no label; name its column as label"):
         classification.cut([{"text": "w5"}], make_tokenizer(), LABELS)
+
+
+def test_rows_without_labels_have_texts_alone_whatever_the_source_says():
+    unlabelled = EncodeConfig(labels=CLASSES, labelled="none")
+    examples = [{"text": "w5 w6"}, {"text": "w7", "label": "pink"}]
+    found = classification.cut(examples, make_tokenizer(), unlabelled)
+    assert [(row.ids.tolist(), dict(row.values)) for row in found] == [
+        ([CLS, 5, 6, SEP], {"second": 4}),
+        ([CLS, 7, SEP], {"second": 3}),
+    ]
+    assert list(classification.columns(unlabelled)) == ["second"]
+    with pytest.raises(ValueError, match="labelled is 'nothing'; Choices: all, held_out, none"):
+        EncodeConfig(labels=CLASSES, labelled="nothing")
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"), [(classification, CLASSES), (glue, ("not_equivalent", "equivalent"))], ids=["classes", "glue"]
+)
+def test_without_labels_rows_are_counted_and_predictions_told(task, labels):
+    config = glue.Config(task="mrpc") if task is glue else Config(metrics=("accuracy", "macro_f1"))
+    scorer = task.Task(config, Encoding(61, {}, (), 40, num_rows=9, labels=labels))
+    batch = collate([np.array([CLS, 5 + row, SEP]) for row in range(3)], [2, 3, 7], pad_id=0)
+    prepared = scorer.prepare_batch(batch.with_columns(second=torch.tensor([3, 3, 3])))
+    assert "labels" not in prepared
+    logits = torch.eye(len(labels))[[1, 0, 1]]
+    sums = {name: value.numpy() for name, value in scorer.score_logits(logits, prepared).items()}
+    assert scorer.metrics(sums) == {"rows": 3.0}
+    told = scorer.predictions(sums)
+    assert "label" not in told
+    assert told["row_id"].tolist() == [2, 3, 7]
+    assert list(told["prediction"]) == [labels[1], labels[0], labels[1]]
 
 
 def test_without_classes_labels_are_numbers():
