@@ -91,15 +91,16 @@ def check_resources(scaling: ScalingConfig) -> None:
     """
     available = _available_resources()
     gpus, cpus = available.get("GPU"), available.get("CPU")
-    if scaling.use_gpu and gpus is not None and scaling.num_workers > gpus:
+    key = "min_workers" if is_elastic(scaling) else "num_workers"
+    if scaling.use_gpu and gpus is not None and scaling.fewest_workers > gpus:
         raise ValueError(
-            f"scaling.num_workers is {scaling.num_workers} with use_gpu, but there are {gpus:.0f} GPUs; "
+            f"scaling.{key} is {scaling.fewest_workers} with use_gpu, but there are {gpus:.0f} GPUs; "
             "lower it or set scaling.use_gpu=false"
         )
-    if cpus is not None and required_cpus(scaling) > cpus:
+    if cpus is not None and least_cpus(scaling) > cpus:
         raise ValueError(
-            f"scaling needs {required_cpus(scaling)} CPUs for {scaling.num_workers} workers and their data tasks, "
-            f"but the cluster has {cpus:.0f}; lower scaling.num_workers or scaling.cpus_per_worker"
+            f"scaling needs {least_cpus(scaling)} CPUs for {scaling.fewest_workers} workers and their data tasks, "
+            f"but the cluster has {cpus:.0f}; lower scaling.{key} or scaling.cpus_per_worker"
         )
 
 

@@ -36,7 +36,14 @@ class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 
     num_workers: Annotated[int, Field(ge=1)] = 1
-    """Training processes, over all nodes."""
+    """Training processes, over all nodes; the most of them where ``min_workers`` is set."""
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    """A training does with this many workers too, by default only with ``num_workers``: it starts with as many as the
+    cluster has room for. Steps and their rows are the same with any number."""
+    after_loss: Literal["continue", "wait"] = "continue"
+    """What such a training does when it loses a worker: ``continue`` goes on from the latest checkpoint with those that
+    there is room for, and with more once machines come; ``wait`` waits for a replacement, as any other training does.
+    Either counts as one of ``training.max_failures``."""
     use_gpu: bool = False
     """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
     cpus_per_worker: Annotated[int, Field(ge=1)] = 1
@@ -46,6 +53,22 @@ class ScalingConfig(Section):
     memory_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """GiB that weights, gradients and moments of a worker may take, its GPU's or else main memory; it decides where
     teachers lie. By default a part of what the machine has, and no limit on a cluster, whose machines may differ."""
+
+    @model_validator(mode="after")
+    def _fewest_is_no_more(self) -> "ScalingConfig":
+        if (self.min_workers or 1) > self.num_workers:
+            raise ValueError(f"min_workers is {self.min_workers}, but num_workers only {self.num_workers}; lower it")
+        return self
+
+    @property
+    def fewest_workers(self) -> int:
+        """The least number of workers that a training does with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
+
+    @property
+    def data_cpus_per_worker(self) -> int:
+        """Logical CPUs for the data tasks that feed one worker."""
+        return max(1, self.data_cpus // self.num_workers)
 
 
 class TrackingConfig(Section):

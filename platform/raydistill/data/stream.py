@@ -123,12 +123,14 @@ def feed(
     start_step: int = 0,
     stop_step: int,
     num_data_tasks: int = 1,
+    cpus_per_task: int = 1,
 ) -> Generator[list[Batch], None, None]:
     """The micro-batches of each optimizer step from ``start_step`` up to ``stop_step - 1``, one list a step.
 
     Steps count from 0 over all epochs; every rank gets the same number of them, each with
-    ``spec.num_micro_batches`` batches. Needs a running Ray with a logical CPU for each of ``num_data_tasks`` beside
-    those that workers hold. Closing the iterator, or reading it to its end, ends the data tasks.
+    ``spec.num_micro_batches`` batches. Needs a running Ray with ``cpus_per_task`` logical CPUs for each of
+    ``num_data_tasks`` beside those that workers hold. Closing the iterator, or reading it to its
+    end, ends the data tasks.
     Raises ValueError if a micro-batch would have no row.
     """
     import ray.data
@@ -149,7 +151,7 @@ def feed(
             build,
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=1,
+            num_cpus=cpus_per_task,
             compute=ray.data.TaskPoolStrategy(size=num_data_tasks),
         )
         blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))

@@ -212,11 +212,17 @@ def check_size(key: str, model: Any, corpus: CorpusForecast) -> None:
 
 
 def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) -> None:
+    """Raise ValueError for batches that cannot be divided among any number of workers that there may be."""
+    for num_workers in range(scaling.fewest_workers, scaling.num_workers + 1):
+        _check_division(config, num_workers, corpus)
+
+
+def _check_division(config: Any, num_workers: int, corpus: CorpusForecast) -> None:
     training = config.training
-    parts = scaling.num_workers * training.num_micro_batches(scaling.num_workers)
-    if training.batch_size < scaling.num_workers:
+    parts = num_workers * training.num_micro_batches(num_workers)
+    if training.batch_size < num_workers:
         raise ValueError(
-            f"training.batch_size is {training.batch_size}, fewer rows than the {scaling.num_workers} workers; raise it"
+            f"training.batch_size is {training.batch_size}, fewer rows than the {num_workers} workers; raise it"
         )
     # An epoch's batches differ by at most one row; none may leave a micro-batch empty.
     smallest = training.batch_size - 1
@@ -229,8 +235,9 @@ def _check_batches(config: Any, scaling: ScalingConfig, corpus: CorpusForecast) 
     if smallest < parts * min_rows:
         needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {method.name}"
         raise ValueError(
-            f"training.micro_batch_size is {training.micro_batch_size}: an optimizer step has {parts} micro-batches, "
-            f"and some steps only {smallest} rows{needed}; raise it, or lower scaling.num_workers"
+            f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
+            f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
+            "scaling.num_workers"
         )
 
 

@@ -43,7 +43,8 @@ def demand_of(config: Any, scaling: ScalingConfig, models: Sequence[Any]) -> Dem
     student, *teachers = models
     head, size = config.task.module.Task.HEAD, _BYTES[precision_of(config.training.precision, scaling)]
     return Demand(
-        _student_bytes(config, student, scaling.num_workers),
+        # Of workers that share weights the fewest hold the most.
+        _student_bytes(config, student, scaling.fewest_workers),
         tuple(float(checks.num_parameters(teacher, head=head) * size) for teacher in teachers),
     )
 
@@ -75,7 +76,7 @@ def _options(config: Any, scaling: ScalingConfig, teachers: Sequence[Any]) -> Op
     limit = cluster.memory_per_worker(scaling)
     return Options(
         asked=tuple(reference.placement for reference in config.teachers),
-        num_workers=scaling.num_workers,
+        num_workers=scaling.fewest_workers,
         limit=scaling.memory_per_worker * _GIB if scaling.memory_per_worker else limit and limit * _SHARE,
         is_strict=scaling.memory_per_worker is not None,
         # An output that is left out is cut from whole weights.
@@ -90,4 +91,4 @@ def held_by(config: Any, scaling: ScalingConfig, models: Sequence[Any], plan: Pl
     demand = demand_of(config, scaling, models)
     if plan is None:
         return demand.student
-    return held(demand, plan.placements, num_workers=scaling.num_workers)
+    return held(demand, plan.placements, num_workers=scaling.fewest_workers)

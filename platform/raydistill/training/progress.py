@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -22,7 +23,7 @@ class Record:
     metrics: Mapping[str, float]
     eta_s: float
     note: str = ""
-    """A sentence to show instead of figures."""
+    """A sentence to show instead of figures; ``num_steps`` is 0 where it is of no step."""
 
 
 class Board:
@@ -42,14 +43,15 @@ class Board:
 
 
 def start_board() -> Any:
-    """An actor handle for a new board, which takes no CPU."""
-    return ray.remote(num_cpus=0)(Board).remote()
+    """An actor handle for a new board, which takes no CPU; it is on this node, so that others may be lost."""
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=node)(Board).remote()
 
 
 def line(record: Record) -> str:
     """A record as text: step/total, and its note or the terms, learning rate, tokens/s, data wait, ETA."""
     if record.note:
-        return f"step {record.step}/{record.num_steps}  {record.note}"
+        return f"step {record.step}/{record.num_steps}  {record.note}" if record.num_steps else record.note
     terms = " ".join(
         f"{name.removeprefix('train/')} {value:.4f}"
         for name, value in record.metrics.items()
@@ -115,4 +117,5 @@ class Display:
             return
         for record in records:
             self._console.print(self._prefix + line(record), markup=False)
-            self._bar.update(self._task, completed=record.step, total=record.num_steps)
+            if record.num_steps:
+                self._bar.update(self._task, completed=record.step, total=record.num_steps)

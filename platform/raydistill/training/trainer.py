@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, TrainingFailedError
-from ray.train import ScalingConfig as RayScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from raydistill import cluster
-from raydistill.config.sections import ScalingConfig
 from raydistill.tracking.tracker import Tracker
 from raydistill.training import checkpoint_folder
+from raydistill.training.network import GroupConfig
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
+from raydistill.training.scaling import LossNotes, ray_scaling
 from raydistill.training.spec import TrainSpec
 from raydistill.training.worker import train_worker
 
@@ -45,8 +45,8 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
         train_worker,
         train_loop_config=config,
         scaling_config=ray_scaling(spec.scaling),
-        torch_config=TorchConfig(backend="nccl" if spec.scaling.use_gpu else "gloo"),
-        run_config=_run_config(spec, output),
+        torch_config=GroupConfig(backend="nccl" if spec.scaling.use_gpu else "gloo"),
+        run_config=_run_config(spec, output, board),
     )
     try:
         _prepare(storage)
@@ -100,19 +100,12 @@ def _fit(trainer: TorchTrainer) -> Result:
     return outcome.result()
 
 
-def ray_scaling(scaling: ScalingConfig) -> RayScalingConfig:
-    """Ray Train's form of a scaling section."""
-    resources: dict[str, Any] = {"CPU": scaling.cpus_per_worker}
-    if scaling.use_gpu:
-        resources["GPU"] = 1
-    return RayScalingConfig(num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=resources)
-
-
-def _run_config(spec: TrainSpec, output: str) -> RunConfig:
+def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:
     return RunConfig(
         # Ray Train continues a run that it finds under the same name and path.
         name=_CHECKPOINTS,
         storage_path=str(Path(output).resolve()),
         failure_config=FailureConfig(max_failures=spec.training.max_failures),
+        callbacks=[LossNotes(board, spec.scaling)],
         checkpoint_config=CheckpointConfig(num_to_keep=spec.training.keep_checkpoints),
     )

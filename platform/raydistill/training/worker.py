@@ -15,6 +15,7 @@ from torch import Tensor
 
 from raydistill import draws
 from raydistill.batch import Batch
+from raydistill.cluster.resources import data_task_cpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
@@ -167,7 +168,8 @@ class Loop:
             world_size=self.num_workers,
             start_step=self.position.step,
             stop_step=self.last_step,
-            num_data_tasks=max(1, self.spec.scaling.data_cpus // self.num_workers),
+            num_data_tasks=self.spec.scaling.data_cpus_per_worker,
+            cpus_per_task=data_task_cpus(self.spec.scaling),
         )
         # Closed, so that the data tasks end when training stops early.
         with closing(steps):

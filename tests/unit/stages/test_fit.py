@@ -62,3 +62,23 @@ def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, i
         return
     with pytest.raises(ValueError, match=r"has 4 micro-batches, and some steps only 7 rows, at least 2 for each with"):
         _fit._check_batches(config, ScalingConfig(num_workers=1), corpus)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "refused"),
+    [
+        (None, None),
+        (4, None),
+        # Batches have 5 rows: a micro-batch each for 4 or 5 workers, but 3 workers have 2 micro-batches each.
+        (3, "with 3 workers an optimizer step has 6 micro-batches, and some steps only 5 rows"),
+    ],
+)
+def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refused):
+    method = parser("raydistill.methods")("finetune")
+    config = SimpleNamespace(method=method, training=TrainingConfig(batch_size=7, micro_batch_size=2))
+    scaling = ScalingConfig(num_workers=5, min_workers=fewest)
+    if refused is None:
+        _fit._check_batches(config, scaling, SimpleNamespace(rows=10))
+        return
+    with pytest.raises(ValueError, match=refused):
+        _fit._check_batches(config, scaling, SimpleNamespace(rows=10))

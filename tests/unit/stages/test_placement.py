@@ -146,3 +146,21 @@ def test_a_machine_shares_its_memory_among_workers_and_a_cluster_says_nothing(mo
     assert half == whole / 2
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert cluster.memory_per_worker(ScalingConfig()) is None
+
+
+def test_models_that_workers_share_have_to_fit_the_fewest_of_them() -> None:
+    sharing = {"training": {"zero_stage": 3}}
+    config = config_of("zero3", "zero3", **sharing)
+    held = {
+        name: _placement.demand_of(config, ScalingConfig(**scaling), [STUDENT, *TEACHERS.values()]).student
+        for name, scaling in {
+            "elastic": {"num_workers": 4, "min_workers": 2},
+            "two": {"num_workers": 2},
+            "four": {"num_workers": 4},
+        }.items()
+    }
+    assert held["elastic"] == held["two"] > held["four"]
+    limit = limit_for(config, num_workers=4, of_teachers=lambda sizes: sum(sizes) / 4)
+    lines(config, num_workers=4, memory_per_worker=limit)
+    with pytest.raises(ValueError, match="memory_per_worker"):
+        lines(config, num_workers=4, min_workers=2, memory_per_worker=limit)

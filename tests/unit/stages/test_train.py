@@ -66,3 +66,17 @@ def test_the_size_of_a_micro_batch_is_a_part_of_a_training_whose_rows_are_couple
         for size in (4, 8)
     ]
     assert lines == (told if counts else [[], []])
+
+
+@pytest.mark.parametrize("part", ["nothing", "method"])
+def test_a_number_of_workers_that_is_learned_may_not_change(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    couple(monkeypatch, part)
+    monkeypatch.setattr(_fit, "check_training", lambda *_: _base.Forecast(lines=["a line"]))
+    elastic = ScalingConfig(num_workers=2, min_workers=1)
+    if part == "nothing":
+        assert stage().check(elastic, {}).lines == ["a line"]
+        assert stage().identity(elastic) == stage().identity(ScalingConfig(num_workers=7))
+        return
+    with pytest.raises(ValueError, match=r"scaling\.min_workers is 1, but the loss of a row .*; leave min_workers out"):
+        stage().check(elastic, {})
+    stage().check(ScalingConfig(num_workers=2), {})

@@ -37,6 +37,10 @@ def test_an_evaluation_shows_the_methods_loss_and_the_tasks_metrics():
     assert line(record) == "step 20/100  held_out/loss 2.0000 eval/accuracy 0.2500"
 
 
+def test_a_note_of_no_step_is_shown_alone():
+    assert line(Record(0, 0, {}, 0.0, note="worker 1 is lost")) == "worker 1 is lost"
+
+
 def test_a_note_is_shown_instead_of_figures():
     assert line(Record(20, 100, {}, 0.0, note="early stopping")) == "step 20/100  early stopping"
 
