@@ -50,7 +50,7 @@ def _use_interface_of_node() -> None:
     use_interface(ray.util.get_node_ip_address(), psutil.net_if_addrs())
 
 
-class _Backend(_TorchBackend):  # type: ignore[misc]
+class _Backend(_TorchBackend):
     """Ray Train's, which chooses interfaces before workers join in a group."""
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
