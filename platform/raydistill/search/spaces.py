@@ -53,12 +53,21 @@ def with_assignments(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
 def job_data(search: SearchConfig, values: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Plain data of the base job with the search's overrides and then ``values`` of searched keys.
 
+    It has the search's storage, and its stage the search's resources, where the search names them.
     Raises ValueError for a key that the job does not have.
     """
     raw = files.read_job(search.job)
-    for given in (search.overrides, values):
+    for section, given in (("overrides", search.overrides), ("space", values)):
         for key, value in given.items():
-            overrides.set_value(raw, locate(raw, search.stage, key), yaml_text.plain_copy(value))
+            try:
+                overrides.set_value(raw, locate(raw, search.stage, key), yaml_text.plain_copy(value))
+            except ValueError as error:
+                raise ValueError(f"{section}: {error}") from None
+    if search.storage is not None:
+        raw["storage"] = search.storage
+    if search.resources is not None:
+        scaling = search.resources.model_dump(mode="json")
+        overrides.set_value(raw, ["stages", search.stage, "scaling"], scaling)
     return raw
 
 

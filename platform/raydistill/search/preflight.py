@@ -1,0 +1,255 @@
+"""What can go wrong in a campaign is found before any cluster time is spent."""
+
+import importlib.util
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raydistill import cluster
+from raydistill.config.errors import UserError, error_lines
+from raydistill.discovery import unknown_choice
+from raydistill.job import preflight
+from raydistill.job.load import Job, load_job
+from raydistill.search import best_job
+from raydistill.search.changeable import check_changeable
+from raydistill.search.config import SearchConfig
+from raydistill.search.domains import Choice, Domain, Grid, QUniform
+from raydistill.search.spaces import job_data, job_of, locate
+from raydistill.training.selection import Criterion, criterion_of
+
+_TRAIN = "train"
+_LIBRARIES = {"optuna": "optuna", "hyperopt": "hyperopt"}
+"""What a searcher needs beside raydistill's own requirements."""
+_NO_VALUES = ("kind", "matrix", "scaling", "max_parallel")
+"""Keys of a stage that make no other student, or several."""
+_NUM_RANDOM = 3
+_MOST_EXAMPLES = 24
+_LEAST_POPULATION = 4
+
+
+def check_search(search: SearchConfig) -> dict[str, list[str]]:
+    """Check a search with several values of its keys; returns lines to print, by what they are about.
+
+    The same checks as a job's run over each of them; starts no cluster. Raises UserError, one line a problem.
+    """
+    _check_libraries(search)
+    paths = _check_keys(search)
+    first, *others = examples(search)
+    job = _checked_job(search, first, whole=True)
+    _check_places(search, paths, job)
+    stage = job.config.stages[search.stage]
+    criterion = metric_of(search, stage)
+    _check_budget(search, stage.training)
+    if search.scheduler.name == "pbt":
+        check_changeable(search, stage)
+    for values in others:
+        _checked_job(search, values, whole=False)
+    scaling = job.scaling(job.stages[search.stage])
+    cluster.check_resources(scaling)
+    shared = _shared(search, job, {path[1] for path in paths.values()})
+    return _lines(search, shared, criterion, len(others) + 1)
+
+
+def metric_of(search: SearchConfig, stage: Any) -> Criterion:
+    """The search's metric as the trainings of ``stage`` (its configuration) log it.
+
+    Raises ValueError for a metric that they will not have, or one that is better in the other direction.
+    """
+    training = stage.training.model_copy(update={"metric_for_best_model": search.metric, "greater_is_better": None})
+    try:
+        criterion = criterion_of(training, stage.task, stage.method)
+    except ValueError as error:
+        raise UserError([str(error).replace("training.metric_for_best_model", "metric")]) from None
+    greater = search.mode == "max"
+    if criterion.greater_is_better != greater and _direction_is_known(criterion, search):
+        better = "max" if criterion.greater_is_better else "min"
+        raise UserError(
+            [f"mode is {search.mode!r}, but the best {search.metric} is the {_WORDS[better]}; write {better}"]
+        )
+    return criterion
+
+
+_WORDS = {"min": "least", "max": "greatest"}
+
+
+def _direction_is_known(criterion: Criterion, search: SearchConfig) -> bool:
+    """Terms of a method may be better in either direction; of its loss and of the task's metrics it is known."""
+    return search.metric == "loss" or not criterion.key.startswith("held_out/")
+
+
+def examples(search: SearchConfig) -> list[dict[str, Any]]:
+    """Values of all keys to check a search with: every choice and both ends of every range once, and random draws.
+
+    All of a small grid. The same each time.
+    """
+    domains = search.domains
+    finite = [domain.values for domain in domains.values() if isinstance(domain, Choice | Grid)]
+    if search.searcher.name == "grid" and search.num_trials <= _MOST_EXAMPLES:
+        return [dict(zip(domains, values, strict=True)) for values in itertools.product(*finite)]
+    rounds = min(max([2, *map(len, finite)]), _MOST_EXAMPLES - _NUM_RANDOM)
+    rng = random.Random(search.seed)
+    found = [{key: _corner(domain, number) for key, domain in domains.items()} for number in range(rounds)]
+    return found + [{key: domain.sample(rng) for key, domain in domains.items()} for _ in range(_NUM_RANDOM)]
+
+
+def _corner(domain: Domain, number: int) -> Any:
+    if isinstance(domain, Choice | Grid):
+        return domain.values[number % len(domain.values)]
+    ends = [domain.low, domain.at(domain.num_steps) if isinstance(domain, QUniform) else domain.high]
+    return ends[number % 2]
+
+
+def _check_libraries(search: SearchConfig) -> None:
+    library = _LIBRARIES.get(search.searcher.name)
+    if library is not None and importlib.util.find_spec(library) is None:
+        raise UserError(
+            [
+                f"searcher.name is {search.searcher.name!r}, whose package is not installed; "
+                "pip install 'raydistill[search]', or choose random"
+            ]
+        )
+
+
+def _check_keys(search: SearchConfig) -> dict[str, list[str]]:
+    """The full paths of the searched keys.
+
+    Raises UserError for a stage that cannot be searched and for keys that the job does not have, a line each.
+    """
+    try:
+        raw = job_data(search)
+    except ValueError as error:
+        raise UserError(error_lines(error)) from None
+    stages = {name: stage for name, stage in raw["stages"].items() if isinstance(stage, Mapping)}
+    trainings = [name for name, stage in stages.items() if stage.get("kind") == _TRAIN]
+    if search.stage not in trainings:
+        raise UserError([unknown_choice("stage", search.stage, trainings) + ", which are the trainings of the job"])
+    problems: list[str] = []
+    paths: dict[str, list[str]] = {}
+    for key in search.space:
+        try:
+            paths[key] = locate(raw, search.stage, key)
+        except ValueError as error:
+            problems += [f"space.{line}" for line in error_lines(error)]
+    problems += _overlaps(paths)
+    if problems:
+        raise UserError(problems)
+    return paths
+
+
+def _check_places(search: SearchConfig, paths: Mapping[str, list[str]], job: Job) -> None:
+    """Raise UserError, a line each, for keys on which the searched student does not depend."""
+    used = best_job.needed(best_job.inputs(job), search.stage)
+    problems = [
+        f"space.{key} is no key of {search.stage} or of what it reads ({', '.join(sorted(used - {search.stage}))}); "
+        f"search keys of these, such as {search.stage}.{key.rpartition('.')[2]}"
+        for key, path in paths.items()
+        if path[0] != "stages" or path[1] not in used
+    ]
+    problems += [
+        f"space.{key} cannot be searched; it does not change the student, or makes several"
+        for key, path in paths.items()
+        if path[0] == "stages" and path[2:3] and path[2] in _NO_VALUES
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _overlaps(paths: Mapping[str, list[str]]) -> Iterator[str]:
+    for one, other in itertools.permutations(paths, 2):
+        if paths[one] == paths[other][: len(paths[one])] and (paths[one] != paths[other] or one < other):
+            yield f"space.{other} lies in space.{one}, which replaces it; remove one of them"
+
+
+def _checked_job(search: SearchConfig, values: Mapping[str, Any], *, whole: bool) -> Job:
+    """The job with these values, checked: all that a trial needs or, as a ``whole``, what a best job runs."""
+    try:
+        return _check(search, values, whole=whole)
+    except UserError as error:
+        # Without the values it may fail too, and then they are not what is wrong.
+        if error.lines == _problems_without_values(search, whole=whole):
+            raise
+        shown = ", ".join(f"{key}={value}" for key, value in values.items())
+        raise UserError([f"with {shown}: {line}" for line in error.lines]) from None
+
+
+def _check(search: SearchConfig, values: Mapping[str, Any], *, whole: bool) -> Job:
+    everything = job_of(search, values)
+    _check_single(search, everything)
+    data = best_job.best_job_data(search, values) if whole else best_job.trial_data(search, values, everything)
+    job = load_job(data)
+    preflight.check_job(job)
+    return job
+
+
+def _problems_without_values(search: SearchConfig, *, whole: bool) -> list[str]:
+    try:
+        _check(search, {}, whole=whole)
+    except UserError as error:
+        return error.lines
+    return []
+
+
+def _check_single(search: SearchConfig, job: Job) -> None:
+    runs = [name for name, run in job.runs.items() if run.base == search.stage]
+    if len(runs) == 1:
+        return
+    matrix = job.config.stages[search.stage].matrix
+    remedy = f"write {search.stage}.matrix: {{}} in overrides" if matrix else "name one run of what it reads"
+    raise UserError([f"stage is {search.stage!r}, which has {len(runs)} runs, but a trial is one; {remedy}"])
+
+
+def _check_budget(search: SearchConfig, training: Any) -> None:
+    """Raise UserError where a scheduler has nothing to decide by, or a searcher nothing to learn from."""
+    name = search.scheduler.name
+    last = min((steps for steps in (training.max_steps, training.stop_after_steps) if steps is not None), default=None)
+    once = training.eval_steps is None and 1 in (training.num_epochs, training.stop_after_epochs)
+    if name != "fifo" and (once or (last is not None and (training.eval_steps or 0) >= last)):
+        raise UserError(
+            [
+                f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
+                f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
+            ]
+        )
+    for key in ("grace_steps", "perturbation_steps"):
+        steps = getattr(search.scheduler, key)
+        if steps is not None and last is not None and steps >= last:
+            raise UserError([f"scheduler.{key} is {steps}, but a trial has {last} steps; lower it, or scheduler: fifo"])
+    if name == "pbt" and search.num_trials < _LEAST_POPULATION:
+        raise UserError(
+            [f"budget.trials is {search.num_trials}, but pbt needs a population of {_LEAST_POPULATION}; raise it"]
+        )
+    startup = search.searcher.num_startup_trials
+    if startup is not None and startup >= search.num_trials:
+        raise UserError(
+            [
+                f"searcher.num_startup_trials is {startup} of {search.num_trials} trials, so that nothing is learned; "
+                "lower it, or choose searcher random"
+            ]
+        )
+
+
+def _shared(search: SearchConfig, job: Job, searched: set[str]) -> list[str]:
+    """Stages that a trial needs and no searched key changes."""
+    reads = best_job.inputs(job)
+    used = best_job.needed(reads, search.stage) - {search.stage}
+    return [name for name in job.config.stages if name in used and not best_job.needed(reads, name) & searched]
+
+
+def _lines(search: SearchConfig, shared: list[str], criterion: Criterion, num_checked: int) -> dict[str, list[str]]:
+    budget = f", at most {search.budget.time} over all runs" if search.budget.time else ""
+    return {
+        "search": [
+            f"{search.num_trials} trials of stage {search.stage}, searcher {search.searcher.name}, "
+            f"scheduler {search.scheduler.name}{budget}",
+            f"the {_WORDS[search.mode]} {criterion.key} is the best",
+            f"checked with {num_checked} configurations",
+            f"made once for all trials: {', '.join(shared) or 'nothing'}",
+        ],
+        "space": [f"{key}: {_shown(domain)}" for key, domain in search.domains.items()],
+    }
+
+
+def _shown(domain: Domain) -> str:
+    kind, arguments = next(iter(domain.dump().items()))
+    return f"{kind} {', '.join(map(str, arguments))}"
