@@ -45,6 +45,8 @@ class Batch:
     step: int
     micro_batch: int = 0
     """Number within its rank's optimizer step; the k-th of every rank has number k."""
+    first_row: int | None = None
+    """Id of the first row, None where only the device may know it."""
 
     def __getitem__(self, column: str) -> Tensor:
         return self.columns[column]
@@ -125,8 +127,9 @@ def collate(
 ) -> Batch:
     """Rows of token ids to a batch without partners."""
     columns = pad_rows(rows, pad_id=pad_id)
-    columns["row_id"] = torch.as_tensor(np.asarray(row_ids, dtype=np.int64))
-    return Batch(columns, seed=seed, epoch=epoch, step=step, micro_batch=micro_batch)
+    ids = np.asarray(row_ids, dtype=np.int64)
+    columns["row_id"] = torch.as_tensor(ids)
+    return Batch(columns, seed=seed, epoch=epoch, step=step, micro_batch=micro_batch, first_row=int(ids[0]))
 
 
 def add_partners(

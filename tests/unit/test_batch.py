@@ -41,6 +41,7 @@ def test_keys_of_the_draws_are_kept():
     batch = make()
     assert (batch.seed, batch.epoch, batch.step, batch.micro_batch, batch.num_rows) == (4, 2, 7, 3, 3)
     assert batch["row_id"].tolist() == [10, 11, 12]
+    assert batch.to("meta").first_row == 10
 
 
 def test_partners_have_their_own_width_and_leave_the_base_alone():

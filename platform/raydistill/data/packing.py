@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from raydistill.batch import Batch
 
 _ALIGNMENT = 64
-_KEYS = ("seed", "epoch", "step", "micro_batch")
+_KEYS = ("seed", "epoch", "step", "micro_batch", "first_row")
 _NARROW = ((np.uint16, 0, 2**16 - 1), (np.int32, -(2**31), 2**31 - 1))
 
 

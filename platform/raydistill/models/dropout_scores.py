@@ -38,9 +38,10 @@ def single_pass_scores(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
 def pass_seeds(batch: Batch, *, seed: int, passes: int) -> list[int]:
     """A seed for each pass over a batch, keyed by ``seed`` and the id of its first row.
 
-    So whoever runs the batch draws the same, while batches with other first rows draw anew. Waits for the device.
+    So whoever runs the batch draws the same, while batches with other first rows draw anew. Waits for the device only
+    where the batch does not tell its first row.
     """
-    first = int(batch["row_id"][0])
+    first = int(batch["row_id"][0]) if batch.first_row is None else batch.first_row
     seeds: list[int] = draws.integers("dropout passes", seed, first, np.arange(passes), high=2**62).tolist()
     return seeds
 

@@ -8,12 +8,12 @@ from toy_corpus import random_rows
 
 def test_batches_survive_packing():
     batches = [
-        collate(random_rows(3, seed=n), [n, 1, 2], pad_id=0, seed=7, epoch=2, step=n, micro_batch=n + 3)
+        collate(random_rows(3, seed=n), [n + 5, 1, 2], pad_id=0, seed=7, epoch=2, step=n, micro_batch=n + 3)
         for n in range(3)
     ]
     unpacked = unpack(pack(batches))
     for before, after in zip(batches, unpacked, strict=True):
-        for key in ("seed", "epoch", "step", "micro_batch"):
+        for key in ("seed", "epoch", "step", "micro_batch", "first_row"):
             assert getattr(after, key) == getattr(before, key)
         assert list(after.columns) == list(before.columns)
         for name, column in before.columns.items():

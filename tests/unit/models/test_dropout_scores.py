@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,5 +147,7 @@ def test_seeds_of_passes_follow_the_seed_and_the_first_row_alone():
     assert len(set(seeds)) == 5
     assert pass_seeds(toy_labelled_batch("classes", [4, 0], epoch=2, step=9), seed=7, passes=5) == seeds
     assert pass_seeds(batch, seed=7, passes=3) == seeds[:3]
+    # Tensors of the meta device have no values to wait for.
+    assert pass_seeds(replace(batch, first_row=4).to("meta"), seed=7, passes=5) == seeds
     assert not set(seeds) & set(pass_seeds(batch, seed=8, passes=5))
     assert not set(seeds) & set(pass_seeds(toy_labelled_batch("classes", [1, 4]), seed=7, passes=5))
