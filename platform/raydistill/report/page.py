@@ -52,7 +52,7 @@ def page(
     shown: Sequence[Shown],
     metric: str,
 ) -> str:
-    """The text of the page; ``metric`` is the one whose last value is told of each training."""
+    """The text of the page; ``metric`` is the one whose last value is told of each training, empty for none."""
     parts = [f"# {title}\n", *(_comparison(one) for one in comparisons)]
     parts += [f"## {one.title}\n\n![{one.title}]({one.file})\n\n{one.caption}\n" for one in shown]
     if trained:
@@ -85,14 +85,14 @@ def _same(groups: Sequence[Group]) -> list[str]:
 
 def _runs(trained: Sequence[Trained], metric: str) -> str:
     style = column(metric)
-    header = ["run", "method", "teacher", "steps", f"last {style.heading}", "folder"]
+    header = ["run", "method", "teacher", "steps", *([f"last {style.heading}"] if metric else []), "folder"]
     rows = [
         [
             f"`{run.name}`",
             run.method,
             run.teacher,
             f"{run.num_steps:,}",
-            "" if run.figure is None else style.text(run.figure),
+            *(["" if run.figure is None else style.text(run.figure)] if metric else []),
             f"[{run.folder.rpartition('/')[2]}]({run.folder})",
         ]
         for run in trained

@@ -186,8 +186,10 @@ class Stage(_base.Stage):
         return {"report": str(context.output / _PAGE), "files": files}
 
     def _metric(self, trainings: Sequence[curves.Training]) -> str:
-        """The metric to draw; raises ValueError when no training logged it."""
+        """The metric to draw, none where trainings held out no labels; raises ValueError when no training logged it."""
         logged = curves.metrics(trainings)
+        if trainings and not logged:
+            return ""
         metric = self.config.metric or next(iter(logged), "loss")
         if trainings and metric not in logged:
             raise ValueError(f"metric is {metric!r}, which no training logged; logged: {', '.join(logged) or 'none'}")
@@ -264,11 +266,16 @@ def _draw(
     if not trainings:
         return []
     pictures.save(pictures.loss_terms(trainings), folder / _TERMS)
-    pictures.save(pictures.metric(trainings, metric, levels), folder / _METRIC)
     several = any(len(curve.runs) > 1 for curve in curves.curves(trainings, curves.TRAIN + "loss"))
     band = " A curve of several runs is their mean, in a band of one sample standard deviation." if several else ""
+    terms = Shown(
+        _TERMS, "Terms of the loss", "Each against the optimizer step; the first is their weighted sum." + band
+    )
+    if not metric:
+        return [terms]
+    pictures.save(pictures.metric(trainings, metric, levels), folder / _METRIC)
     return [
-        Shown(_TERMS, "Terms of the loss", "Each against the optimizer step; the first is their weighted sum." + band),
+        terms,
         Shown(
             _METRIC,
             column(metric).heading.capitalize(),

@@ -144,6 +144,23 @@ def test_trainings_alone_give_pictures_without_tables(context: StageContext) -> 
     assert set(stage(evaluations=[]).run(context)["files"]) == {"report.md", "loss_terms.png", "metric.png"}
 
 
+@pytest.mark.parametrize("metric", [None, "accuracy"])
+def test_trainings_whose_held_out_rows_have_no_labels_have_their_loss_drawn_and_no_metric(
+    context: StageContext, metric: str | None
+) -> None:
+    for run in context.runs["distill"]:
+        lines = [json.loads(line) for line in (run.output / "history.jsonl").read_text().splitlines()]
+        kept = [{name: value for name, value in line.items() if not name.startswith("eval/")} for line in lines]
+        (run.output / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    files = stage(metric=metric).run(context)["files"]
+    assert "loss_terms.png" in files
+    assert "metric.png" not in files
+    page = (context.output / "report.md").read_text()
+    assert "| run | method | teacher | steps | folder |" in page
+    assert "| `distill[seed=1]` | causal | teacher | 10 | [distill-seed1](../distill-seed1) |" in page
+    assert "| teacher |" in page
+
+
 def test_a_metric_that_no_training_logged_is_refused_with_those_that_are(context: StageContext) -> None:
     with pytest.raises(ValueError, match="metric is 'f1', which no training logged; logged: loss, accuracy"):
         stage(metric="f1", evaluations=[]).run(context)
