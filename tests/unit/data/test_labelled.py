@@ -3,7 +3,11 @@
 import pytest
 
 from raydistill.config.named import parser
+from raydistill.data.encoding import Recipe, _encode_unit
+from raydistill.data.journal import Place
 from raydistill.data.labelled import is_unlabelled, of_part, unlabelled_parts
+from raydistill.data.units import Unit
+from toy_words import make_tokenizer
 
 LABELS = ["red", "green"]
 
@@ -30,3 +34,29 @@ def test_rows_of_other_tasks_have_what_their_task_needs(section):
     of_task = encoding(**section)
     assert unlabelled_parts(of_task) == ()
     assert of_part(of_task, 0) == of_task
+
+
+def test_texts_of_one_source_have_labels_where_they_are_held_out(tmp_path):
+    lines = [f"w{5 + number} w7\t{LABELS[number % 2]}" for number in range(40)]
+    (tmp_path / "texts.tsv").write_text("\n".join(lines))
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    source = parser("raydistill.data.sources")(
+        {"name": "delimited", "path": str(tmp_path / "texts.tsv"), "header": False, "text": 0, "label": 1}
+    )
+    recipe = Recipe(
+        sources=[source.dump()],
+        encoding=encoding(name="classification", labels=LABELS, labelled="held_out").dump(),
+        files={path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()},
+        seed=0,
+        texts_per_block=100,
+    )
+    [item] = source.module.items(source.config)
+    start = Place(0, 0)
+    blocks = list(_encode_unit(Unit(0, 0, 1.0, item, held_out=0.5), recipe, {0: start, 1: start}))
+    assert [block.part for block in blocks] == [0, 1]
+    train, held_out = (block.values.to_pydict() for block in blocks)
+    assert list(train) == ["second"]
+    assert sum(len(block.lengths) for block in blocks) == 40
+    firsts = [ids[1] - 5 for ids in blocks[1].ids.reshape(-1, 4).tolist()]
+    assert len(firsts) > 5
+    assert held_out["label"] == [number % 2 for number in firsts]
