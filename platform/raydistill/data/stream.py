@@ -138,11 +138,7 @@ def feed(
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     plan = spec.plan()
     check_batches(plan, spec, world_size=world_size)
-    rows_per_step = -(-spec.batch_size // world_size)
-    steps_per_item = max(1, _ROWS_PER_ITEM // rows_per_step, (stop_step - start_step) // _MAX_ITEMS)
-    items = [
-        {"start": start, "stop": stop} for start, stop in plan.pieces(start_step, stop_step, max_steps=steps_per_item)
-    ]
+    items = work_items(plan, spec, world_size=world_size, start_step=start_step, stop_step=stop_step)
     if not items:
         return
     build = partial(_packed_steps, spec=spec, rank=rank, world_size=world_size)
@@ -177,7 +173,7 @@ def held_out_batches(
     draw for a whole micro-batch, on ``micro_batch_size`` and ``world_size`` too. Ranks get equally many batches.
     ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
     """
-    builder = _builder(spec)
+    builder = builder_of(spec)
     rows = permutation("held-out rows", spec.seed, size=len(builder.corpus))[:num_rows]
     if len(rows) < world_size:
         names = ", ".join(part.uri for part in spec.corpus)
@@ -289,7 +285,7 @@ class BatchBuilder:
 _BUILDERS: dict[str, BatchBuilder] = {}
 
 
-def _builder(spec: FeedSpec) -> BatchBuilder:
+def builder_of(spec: FeedSpec) -> BatchBuilder:
     """The builder of a spec, kept for the next work item: it holds row groups and a window of the plan."""
     key = repr(spec.key)
     if key not in _BUILDERS:
@@ -301,23 +297,33 @@ def _builder(spec: FeedSpec) -> BatchBuilder:
 
 def _packed_steps(table: pa.Table, *, spec: FeedSpec, rank: int, world_size: int) -> Iterator[pa.Table]:
     """The data task: for each step of the items in ``table``, this rank's micro-batches as one row of bytes."""
-    builder = _builder(spec)
-    plan = builder.plan
     for item in table.to_pylist():
-        steps = range(item["start"], item["stop"])
-        wanted = [
-            Wanted(part, plan.epoch_of(step), step, number)
-            for step in steps
-            for number, part in enumerate(
-                micro_batches(
-                    plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches
-                )
-            )
-        ]
-        batches = builder.batches(wanted)
-        for step in steps:
-            content = pack(list(islice(batches, spec.num_micro_batches)))
-            yield pa.table({"step": [step], "batches": _binary(content)})
+        for step, batches in steps_of(spec, item["start"], item["stop"], rank=rank, world_size=world_size):
+            yield pa.table({"step": [step], "batches": _binary(pack(batches))})
+
+
+def steps_of(spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int) -> Iterator[tuple[int, list[Batch]]]:
+    """Each step of one work item with one rank's micro-batches, built here; their rows are read together."""
+    builder = builder_of(spec)
+    plan = builder.plan
+    wanted = [
+        Wanted(part, plan.epoch_of(step), step, number)
+        for step in range(start, stop)
+        for number, part in enumerate(
+            micro_batches(plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches)
+        )
+    ]
+    batches = builder.batches(wanted)
+    for step in range(start, stop):
+        yield step, list(islice(batches, spec.num_micro_batches))
+
+
+def work_items(plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, stop_step: int) -> list[dict[str, int]]:
+    """Ranges of steps that are built in one go, in order: ``start`` and ``stop`` of each."""
+    rows_per_step = -(-spec.batch_size // world_size)
+    steps_per_item = max(1, _ROWS_PER_ITEM // rows_per_step, (stop_step - start_step) // _MAX_ITEMS)
+    pieces = plan.pieces(start_step, stop_step, max_steps=steps_per_item)
+    return [{"start": start, "stop": stop} for start, stop in pieces]
 
 
 def _binary(content: bytearray) -> pa.Array:

@@ -56,7 +56,7 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
         tracker = start_tracker(job.config.tracking, folder=str(result.folder.parent), experiment=job.name)
         try:
             tracker.ready()
-            _Runner(job, records, tracker, result, echo).run(resolved)
+            Runner(job, records, tracker, result, echo).run(resolved)
         finally:
             tracker.close()
     return result
@@ -79,7 +79,7 @@ def _skip(result: JobResult, record: StageRecord, echo: Echo) -> None:
 
 
 @dataclass
-class _Runner:
+class Runner:
     """The runs of one job in this process."""
 
     job: Job
@@ -87,14 +87,21 @@ class _Runner:
     tracker: Tracker
     result: JobResult
     echo: Echo
+    parent: str = ""
+    """Key of the tracked run that those of the stages are part of, by default the job's own."""
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Key of a tracked run that a stage's run records to, instead of one that is started for it."""
+    launch: Callable[..., Any] | None = None
+    """What trains, see ``StageContext``."""
 
     def run(self, resolved: Path) -> None:
+        """Run all stages under a tracked run of the job."""
         key = self._key(_JOB_KEY)
         self.tracker.start_run(key, name=self.job.name, tags=self._job_tags(resolved), resume=True)
         self.tracker.log_artifact(key, str(resolved))
         with self._ended(key):
             for _, group in itertools.groupby(self.job.runs.values(), key=lambda run: run.base):
-                self._run_stage(list(group))
+                self.run_stage(list(group))
 
     def _key(self, name: str) -> str:
         return f"{self.job.name}/{name}"
@@ -116,8 +123,8 @@ class _Runner:
         finally:
             self.tracker.end_run(key, status)
 
-    def _run_stage(self, runs: list[StageRun]) -> None:
-        """The runs of one stage, side by side where the cluster has room."""
+    def run_stage(self, runs: list[StageRun]) -> None:
+        """The runs of one stage that have not finished yet, side by side where the cluster has room."""
         config = runs[0].stage.config
         room = min(cluster.capacity(self.job.scaling(run.stage)) for run in runs)
         parallel = max(1, min(len(runs), room, config.max_parallel or room))
@@ -131,20 +138,33 @@ class _Runner:
 
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
-        key = self._key(record.key)
+        key = self.own.get(run.name, self._key(record.key))
         resumed = record.output.is_dir()
         record.output.mkdir(parents=True, exist_ok=True)
         self.echo(f"{run.name}: {'continuing' if resumed else 'started'} ({run.stage.config.kind})")
-        self.tracker.start_run(key, name=run.name, parent=self._key(_JOB_KEY), tags=self._tags(run), resume=True)
-        self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
         start = time.monotonic()
-        # Set here, in the thread that the run has for itself.
-        with self._ended(key), registry_at(registry_uri(self.job)):
+        # The registry is set here, in the thread that the run has for itself.
+        with self._tracked(run, key), registry_at(registry_uri(self.job)):
+            if not (resumed and run.name in self.own):
+                # Of somebody else's run that goes on they are known, and cannot change.
+                self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
             summary = run.stage.run(self._context(run, key, parallel))
         record.write(summary, seconds=time.monotonic() - start)
         self.result.outputs[run.name] = record.output
         self.result.summaries[run.name] = summary
         self.echo(f"{run.name}: finished in {time.monotonic() - start:.0f} s")
+
+    @contextmanager
+    def _tracked(self, run: StageRun, key: str) -> Iterator[None]:
+        """The run that a stage records to: its own, or one that somebody else starts and ends."""
+        if run.name in self.own:
+            self.tracker.set_tags(key, self._tags(run))
+            yield
+            return
+        parent = self.parent or self._key(_JOB_KEY)
+        self.tracker.start_run(key, name=run.name, parent=parent, tags=self._tags(run), resume=True)
+        with self._ended(key):
+            yield
 
     def _tags(self, run: StageRun) -> dict[str, Any]:
         record = self.records[run.name]
@@ -179,6 +199,7 @@ class _Runner:
             runs=runs,
             parallel=parallel,
             storage=self.result.folder.parent,
+            launch=self.launch,
         )
 
     def _finished(self, name: str) -> Run:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -160,6 +160,8 @@ class StageContext:
     """Runs that share the machine or cluster at this time."""
     storage: Path | None = None
     """The job's storage, for what other jobs may use too."""
+    launch: Callable[..., Any] | None = None
+    """What trains, called as ``raydistill.training.trainer.train``, which it is by default."""
 
 
 class Stage(ABC):

@@ -165,7 +165,8 @@ class Stage(_base.Stage):
         )
         lineage = self._lineage(spec, teachers if _stored.distils(self.config.method) else [])
         context.tracker.set_tags(context.run_key, lineage)
-        result = train(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel)
+        launch = context.launch or train
+        result = launch(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel)
         outcome = {
             name: value for name, value in asdict(result).items() if name in _OUTCOME and value not in ("", None)
         }

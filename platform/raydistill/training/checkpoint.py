@@ -20,11 +20,15 @@ _REMEDY = "make room there, or make it writable, and start again: the run contin
 
 
 def report_checkpoint(engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint of the step in ``state["position"]`` and make it Ray Train's latest.
+    """Write a checkpoint as ``write_checkpoint`` does and make it Ray Train's latest; all ranks call it."""
+    _register(write_checkpoint(engine, _storage(), state), metrics)
+
+
+def write_checkpoint(engine: Engine, storage: Path, state: Mapping[str, Any]) -> Path:
+    """Write a checkpoint of the step in ``state["position"]`` into a run's folder; returns where it lies.
 
     All ranks call it at the same step; ``state`` is plain data. Raises StorageError on all of them.
     """
-    storage = _storage()
     target = checkpoint_folder.checkpoint_path(storage, int(state["position"]["step"]))
     agree_here = partial(agree, subject=str(storage), remedy=_REMEDY)
     try:
@@ -37,7 +41,7 @@ def report_checkpoint(engine: Engine, metrics: Mapping[str, float], state: Mappi
     except StorageError:
         _at_first(lambda: checkpoint_folder.remove_partial(target))()
         raise
-    _register(target, metrics)
+    return target
 
 
 def restore(engine: Engine) -> dict[str, Any] | None:

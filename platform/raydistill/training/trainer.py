@@ -19,7 +19,8 @@ from raydistill.training.scaling import LossNotes, ray_scaling
 from raydistill.training.spec import TrainSpec
 from raydistill.training.worker import train_worker
 
-_CHECKPOINTS = "checkpoints"
+CHECKPOINTS = "checkpoints"
+"""Name of the folder of checkpoints below a training's output."""
 
 
 def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: int = 1) -> TrainResult:
@@ -31,7 +32,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
     Raises ValueError, of one line, when the latest checkpoint is damaged, when the loss stops being finite and when
     checkpoints or students cannot be written; OSError when anything else cannot.
     """
-    storage = Path(output).resolve() / _CHECKPOINTS
+    storage = Path(output).resolve() / CHECKPOINTS
     board = start_board()
     config = {
         "spec": spec.model_dump(mode="json"),
@@ -49,7 +50,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
         run_config=_run_config(spec, output, board),
     )
     try:
-        _prepare(storage)
+        prepare(storage)
         with Display(board, title=spec.name, parallel=parallel > 1):
             result = _fit(trainer)
         if result.return_value:
@@ -66,7 +67,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
             _tidy(storage)
 
 
-def _prepare(storage: Path) -> None:
+def prepare(storage: Path) -> None:
     """Make a run's folder ready for a start: raises ValueError when its latest checkpoint is damaged."""
     _tidy(storage)
     checkpoint_folder.check_latest(storage)
@@ -103,7 +104,7 @@ def _fit(trainer: TorchTrainer) -> Result:
 def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:
     return RunConfig(
         # Ray Train continues a run that it finds under the same name and path.
-        name=_CHECKPOINTS,
+        name=CHECKPOINTS,
         storage_path=str(Path(output).resolve()),
         failure_config=FailureConfig(max_failures=spec.training.max_failures),
         callbacks=[LossNotes(board, spec.scaling)],

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,12 @@ from raydistill.training.checkpoint import report_checkpoint, restore, write_stu
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.history import append_history, cut_history
 from raydistill.training.pace import Pace
+from raydistill.training.position import Position, Terms
 from raydistill.training.progress import Record
 from raydistill.training.result import TrainResult
 from raydistill.training.selection import (
     METHOD,
     TASK,
-    Standing,
     best_folder,
     criterion_of,
     missing_note,
@@ -41,37 +41,11 @@ from raydistill.training.selection import (
     stop_reason,
     updated,
 )
+from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
 
 HELD_OUT_SEED = 0
 """Key of the rows, masks and partners of held-out evaluations: the same for runs of any seed, so that they compare."""
-
-Terms = dict[str, float]
-
-
-@dataclass
-class Position:
-    """Where a run is: saved with every checkpoint, as plain data."""
-
-    step: int = 0
-    tokens: int = 0
-    teacher_rows: int = 0
-    """Rows of the batches that teachers were run on, those of evaluations too, once for each teacher."""
-    metrics: Terms = field(default_factory=dict)
-    """Latest value of every metric."""
-    standing: Standing = field(default_factory=Standing)
-    """Which evaluation is the best."""
-    best_metrics: Terms = field(default_factory=dict)
-    """What that evaluation found."""
-    saved_bests: list[int | None] = field(default_factory=list)
-    """Steps of the kept students that the latest checkpoints know, so that none of them is deleted."""
-    stopped: str = ""
-    """Why training ended before its schedule."""
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> "Position":
-        """A position that ``asdict`` made plain data of."""
-        return cls(**{**state, "standing": Standing(**state["standing"])})
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -102,13 +76,37 @@ def train_worker(config: Mapping[str, Any]) -> str:
     return ""
 
 
+class RayTrainSession(Session):
+    """A worker of a group that Ray Train started."""
+
+    def restore(self, engine: Engine) -> dict[str, Any] | None:
+        """As Ray Train knows it, or as it lies in the run's folder."""
+        return restore(engine)
+
+    def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
+        """A checkpoint that Ray Train is told of, which deletes older ones."""
+        report_checkpoint(engine, metrics, state)
+
+    def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
+        """Batches that Ray Data's tasks build."""
+        return feed(spec, **options)
+
+
 class Loop:
     """One rank's part of a training."""
 
     def __init__(
-        self, spec: TrainSpec, engine: Engine, config: Mapping[str, Any], *, rank: int, num_workers: int
+        self,
+        spec: TrainSpec,
+        engine: Engine,
+        config: Mapping[str, Any],
+        *,
+        rank: int,
+        num_workers: int,
+        session: Session | None = None,
     ) -> None:
         self.spec, self.engine = spec, engine
+        self.session = session or RayTrainSession()
         self.rank, self.num_workers = rank, num_workers
         self.output = Path(config["output"])
         self.tracker: Tracker = config["tracker"]
@@ -156,13 +154,13 @@ class Loop:
 
     def run(self) -> None:
         """Train from the latest checkpoint, or from the start, to the end, and write the student."""
-        state = restore(self.engine)
+        state = self.session.restore(self.engine)
         if state is not None:
             self.position = Position.from_state(state["position"])
         if self.rank == 0:
             cut_history(self.output, -1 if state is None else self.position.step)
         self._prune_best()
-        steps = feed(
+        steps = self.session.feed(
             self.feed_spec,
             rank=self.rank,
             world_size=self.num_workers,
@@ -205,10 +203,13 @@ class Loop:
             _check_finite(totals, step + 1)
         if log:
             self._log(totals, learning_rate)
-        if evaluate:
-            self._select(self._evaluate())
+        found = self._evaluate() if evaluate else None
+        if found is not None:
+            self._select(found)
         if save or self.position.stopped:
             self._save()
+        if found is not None and self.position.step < self.last_step and not self.position.stopped:
+            self._tell(found)
 
     def _is_due(self, every: int) -> bool:
         return self.position.step % every == 0 or self.position.step == self.last_step
@@ -320,6 +321,15 @@ class Loop:
         if self.rank == 0:
             prune_best(self.output, [*self.position.saved_bests, self.position.standing.kept_step])
 
+    def _tell(self, found: Terms) -> None:
+        """Let the session know of an evaluation after which training is to go on."""
+        start = time.perf_counter()
+        state = {"position": asdict(self.position)}
+        self.session.evaluated(
+            self.position.step, self.position.metrics | found, lambda folder: self.engine.save(folder, state)
+        )
+        self._pace.exclude(time.perf_counter() - start)
+
     def _save(self) -> None:
         start = time.perf_counter()
         position = self.position
@@ -327,7 +337,7 @@ class Loop:
         known = [*position.saved_bests, position.standing.kept_step]
         position.saved_bests = known[-self.spec.training.keep_checkpoints - 1 :]
         self._teacher_metric()
-        report_checkpoint(self.engine, position.metrics, {"position": asdict(position)})
+        self.session.save(self.engine, position.metrics, {"position": asdict(position)})
         self._prune_best()
         self._pace.exclude(time.perf_counter() - start)
 

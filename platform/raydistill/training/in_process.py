@@ -1,0 +1,118 @@
+"""Train with one worker in this process, as the trials of a search do: nothing is started, little is waited for."""
+
+import gc
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raydistill import cluster
+from raydistill.batch import Batch
+from raydistill.data.stream import FeedSpec
+from raydistill.data.stream_here import feed_here
+from raydistill.tracking.tracker import Tracker
+from raydistill.training import checkpoint_folder
+from raydistill.training.agreement import StorageError
+from raydistill.training.assembly import build_engine
+from raydistill.training.checkpoint import write_checkpoint
+from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.result import TrainResult
+from raydistill.training.session import SaveState, Session
+from raydistill.training.spec import TrainSpec
+from raydistill.training.trainer import CHECKPOINTS, prepare
+from raydistill.training.worker import EvaluationError, Loop, NonFiniteLossError
+
+
+class Told:
+    """Hears of each evaluation after which training is to go on; what it raises ends the training."""
+
+    start: Path | None = None
+    """Folder with a state to continue from, instead of the training's own latest checkpoint."""
+    is_copy: bool = False
+    """Whether that state is of another training."""
+
+    def evaluated(self, step: int, metrics: Mapping[str, float], save_state: SaveState) -> None:
+        """``save_state`` writes the training's state into a folder, from which another can start."""
+        return
+
+
+class LocalSession(Session):
+    """Checkpoints in a folder, batches from a thread."""
+
+    def __init__(self, storage: Path, *, keep: int, told: Told) -> None:
+        self._storage, self._keep, self._told = storage, keep, told
+
+    def restore(self, engine: Engine) -> dict[str, Any] | None:
+        """The state that it was told to start from, else the latest checkpoint."""
+        if self._told.start is not None:
+            state = engine.load(self._told.start)
+            if self._told.is_copy:
+                # Its best students lie with the other training.
+                state["position"] |= {"standing": {}, "best_metrics": {}, "saved_bests": []}
+            return state
+        found = checkpoint_folder.checkpoints(self._storage)
+        return engine.load(found[-1]) if found else None
+
+    def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
+        """A checkpoint, after which the oldest of too many go."""
+        write_checkpoint(engine, self._storage, state)
+        for old in checkpoint_folder.checkpoints(self._storage)[: -self._keep]:
+            shutil.rmtree(old)
+
+    def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
+        """Batches that a thread builds."""
+        return feed_here(spec, **options)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float], save_state: SaveState) -> None:
+        """Pass it on."""
+        self._told.evaluated(step, metrics, save_state)
+
+
+class _NoBoard:
+    """Stands where a progress board's actor handle stands; nobody looks."""
+
+    post = SimpleNamespace(remote=lambda record: None)
+
+
+def train_here(
+    spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: int = 1, told: Told | None = None
+) -> TrainResult:
+    """As ``raydistill.training.trainer.train``, for one worker and in this process and thread; losses are the same.
+
+    Raises ValueError as that does, and whatever ``told`` raises, after which the same call continues.
+    """
+    assert spec.scaling.num_workers == 1
+    storage = Path(output).resolve() / CHECKPOINTS
+    storage.mkdir(parents=True, exist_ok=True)
+    prepare(storage)
+    device = _one_rank(use_gpu=spec.scaling.use_gpu)
+    torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))
+    engine = build_engine(spec, num_workers=1, device=device)
+    config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
+    session = LocalSession(storage, keep=spec.training.keep_checkpoints, told=told or Told())
+    try:
+        Loop(spec, engine, config, rank=0, num_workers=1, session=session).run()
+    except (NonFiniteLossError, EvaluationError, StorageError) as error:
+        raise ValueError(str(error)) from None
+    finally:
+        engine.close()
+        del engine
+        gc.collect()
+    return TrainResult.read(Path(output))
+
+
+def _one_rank(*, use_gpu: bool) -> torch.device:
+    """A process group of this process alone, kept for its life: DeepSpeed goes on using the first that it meets."""
+    prepare_environment(use_gpu=use_gpu)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if use_gpu else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if not use_gpu:
+        return torch.device("cpu")
+    torch.cuda.set_device(0)
+    return torch.device("cuda", 0)
