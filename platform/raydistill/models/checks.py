@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from raydistill.models.blocks import family_of
-from raydistill.models.load import check_family, load_config, model_class, weight_files
+from raydistill.models.kept_units import kept_of
+from raydistill.models.load import check_family, load_config, model_class, tensor_names, weight_files
+from raydistill.models.small_shapes import shrink
+from raydistill.models.stored_tensors import own_names
 
 
 def missing_head(folder: str | Path, *, head: str) -> list[str]:
@@ -16,16 +18,10 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
 
     Raises ValueError for a folder without safetensors files or a family without that head.
     """
-    files = weight_files(folder)
+    weight_files(folder)
     config = load_config(folder)
     check_family(config, head=head, of=folder)
-    present: set[str] = set()
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                present.update(tensors.keys())
-        except SafetensorError as error:
-            raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
+    present = set(own_names(tensor_names(folder)).values())
     return [name for name in family_of(config.model_type).head_tensors(config, head) if name not in present]
 
 
@@ -47,4 +43,7 @@ def num_parameters(config: Any, *, head: str) -> int:
     """Parameters of a model with this configuration and head, tied ones once; allocates none."""
     with torch.device("meta"):
         model = model_class(head).from_config(config)
+    kept = kept_of(config)
+    if kept is not None:
+        shrink(model, kept)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -21,6 +22,8 @@ from transformers.utils import logging as transformers_logging
 
 from raydistill.models.blocks import families, family_of
 from raydistill.models.classes import Names, class_order, keep_classes, redraw_classes, reorder_classes, with_classes
+from raydistill.models.kept_units import kept_of
+from raydistill.models.stored_tensors import PRUNED_WEIGHTS, WEIGHTS, is_published, open_tensors
 
 _HEADS: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
@@ -37,10 +40,10 @@ _DROPOUT_FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "seq_classif_dropout",
+    "classifier_dropout",
     "attn_pdrop",
     "embd_pdrop",
     "resid_pdrop",
-    "classifier_dropout",
     "summary_first_dropout",
 )
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
@@ -79,6 +82,18 @@ def weight_files(folder: str | Path) -> list[Path]:
     return files
 
 
+def tensor_names(folder: str | Path) -> set[str]:
+    """Names in the safetensors headers of a checkpoint folder; raises ValueError for none, or a damaged file."""
+    present: set[str] = set()
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                present.update(tensors.keys())
+        except SafetensorError as error:
+            raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
+    return present
+
+
 def load_config(folder: str | Path) -> Any:
     """The transformers configuration in a checkpoint folder; raises ValueError when there is none."""
     if not (Path(folder) / "config.json").is_file():
@@ -113,6 +128,7 @@ def check_family(config: Any, *, head: str, of: str | Path) -> None:
         raise ValueError(f"{str(of)!r}: {refusal}")
     try:
         family.check_plan(config)
+        kept_of(config)
     except ValueError as error:
         raise ValueError(f"{str(of)!r}: {error}") from None
 
@@ -148,20 +164,9 @@ def load_model(
         config = config if leaves_out else with_classes(config, labels)
     if dropout is not None:
         config = with_dropout(config, dropout)
-    weight_files(folder)
     with _quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = model_class(head).from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation="sdpa",
-            use_safetensors=True,
-            # Found and named below; transformers would raise a page of text.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **_FROM_FOLDER,
-        )
+        model, info = _opened(folder, config, head=head, dtype=dtype)
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
     if order is None:
         redraw_classes(model, head, seed=seed)
@@ -171,6 +176,25 @@ def load_model(
         reorder_classes(model, head, order)
     loaded: nn.Module = model.eval()
     return loaded
+
+
+def _opened(folder: str | Path, config: Any, *, head: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """A model and what transformers tells of its loading."""
+    files = weight_files(folder)
+    if kept_of(config) is not None or is_published(tensor_names(folder)):
+        return open_tensors(model_class(head)._model_mapping[type(config)], config, files, dtype=dtype)
+    model, info = model_class(head).from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        # Found and named by the caller; transformers would raise a page of text.
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **_FROM_FOLDER,
+    )
+    return model, info
 
 
 def _order(config: Any, labels: Sequence[str], names: Names, *, allow_other: bool) -> list[int] | None:
@@ -233,9 +257,15 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
-    """Write model and tokenizer so that plain transformers loads them from ``folder``."""
+    """Write model and tokenizer so that plain transformers loads them from ``folder``.
+
+    A pruned model's weights go to a file that it does not find: ``load_model`` alone opens them.
+    """
     with _quiet_transformers():
         model.save_pretrained(folder)
+    if kept_of(model.config) is not None:
+        # A model this small is never cut into several files.
+        (Path(folder) / WEIGHTS).rename(Path(folder) / PRUNED_WEIGHTS)
     tokenizer.save_pretrained(folder)
 
 

@@ -15,7 +15,7 @@ stand. Token ids are packed alike.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,22 @@ from torch import Tensor, nn
 from raydistill.layout import Layout
 from raydistill.models import layer_plan
 from raydistill.models.blocks._attention import packed, padding_mask
+
+
+class UnitNames(NamedTuple):
+    """Names, in a block, of the modules that its attention heads and its feed-forward neurons are made of."""
+
+    attention: str
+    """What takes the states and returns those of the heads, or those of the output, and weights."""
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    """Linear layer that takes the heads' states, one head after another."""
+    intermediate: str
+    """Linear layer that makes the neurons, before their activation."""
+    output: str
+    """Linear layer that takes the neurons."""
 
 
 class Blocks(ABC):
@@ -47,6 +63,8 @@ class Blocks(ABC):
 
     QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = None
     """Names of the query and key projections in a block, which a layer plan may exchange; None: no plans."""
+    UNITS: ClassVar[UnitNames | None] = None
+    """Where heads and neurons are in a block; None: they cannot be scored and pruned."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -12,6 +12,15 @@ class Family(_base.Blocks):
 
     HEAD = "masked_lm"
     QUERY_AND_KEY = ("attention.q_lin", "attention.k_lin")
+    UNITS = _base.UnitNames(
+        attention="attention",
+        query="attention.q_lin",
+        key="attention.k_lin",
+        value="attention.v_lin",
+        attention_output="attention.out_lin",
+        intermediate="ffn.lin1",
+        output="ffn.lin2",
+    )
     LAYERS = "distilbert.transformer.layer"
     PROJECTION = "vocab_projector"
     OUTPUTS = {
