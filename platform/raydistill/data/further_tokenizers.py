@@ -74,7 +74,8 @@ def further_tensors(table: pa.Table, encoding: int, *, pad_id: int) -> dict[str,
     found = tensors_of(table, {ids: Column("int64", "list"), second: Column("int32")})
     ends = found[f"{ids}_lengths"].cumsum(0)[:-1]
     padded = pad_rows(np.split(found[ids].numpy(), ends.numpy()), pad_id=pad_id)
-    types = token_types(padded["token_index"], found[second], width=padded["input_ids"].shape[1])
+    width = padded["input_ids"].shape[1]
+    types = token_types(padded["token_index"], found[second], padded["lengths"], width=width)
     # As of the corpus's own encoding: models take single texts' types by themselves.
     if bool(types.any()):
         padded["token_types"] = types

@@ -15,14 +15,18 @@ class PairRow(NamedTuple):
 
     ids: NDArray[np.int64]
     second: int
-    """Position of the second text's first token; the row's length where there is no second text."""
+    """Position of the second text's first token; the row's length where there is no second text. Negative where the
+    token types are the published ones, of ``legacy_segments``."""
 
 
-def encode_pairs(examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_length: int | None) -> list[PairRow]:
+def encode_pairs(
+    examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_length: int | None, legacy_segments: bool = False
+) -> list[PairRow]:
     """One row an example with the tokenizer's own special tokens, such as ``[CLS] a [SEP] b [SEP]``.
 
     An example has ``text``, or ``words``, and may have ``text_pair``. Longer rows lose tokens from the end of the
-    longer text, of the second at a tie, as published. Raises ValueError for an example without a text.
+    longer text, of the second at a tie, as published. ``legacy_segments``: see ``token_types``. Raises ValueError for
+    an example without a text.
     """
     limit = length_limit(tokenizer, max_length)
     backend = plain_backend(tokenizer)
@@ -31,18 +35,27 @@ def encode_pairs(examples: Sequence[Mapping[str, Any]], tokenizer: Any, *, max_l
     seconds = iter(backend.encode_batch_fast([pair for pair in pairs if pair is not None], add_special_tokens=False))
     # Special tokens after the second text, which may itself have no token.
     ends = backend.encode("a", "a").sequence_ids[::-1].index(1) if len(pairs) > pairs.count(None) else 0
-    return [
+    rows = [
         _row(first, None if pair is None else next(seconds), backend, limit, ends)
         for first, pair in zip(firsts, pairs, strict=True)
     ]
+    if not legacy_segments:
+        return rows
+    return [row if pair is None else row._replace(second=-row.second) for row, pair in zip(rows, pairs, strict=True)]
 
 
-def token_types(token_index: Tensor, second: Tensor, *, width: int) -> Tensor:
+def token_types(token_index: Tensor, second: Tensor, lengths: Tensor, *, width: int) -> Tensor:
     """0 in the first text and 1 in the second, (R,) int64, of the tokens at flat places (R,) of rows padded to a width.
 
-    ``second`` (B,) are the positions where the rows' second texts start.
+    ``second`` (B,) are the positions where the rows' second texts start, ``lengths`` (B,) the rows' tokens. Where
+    ``second`` is negative the ones stand two places early, from the first text's last token to two before the row's
+    end: so the published code of StarK (GeneZC/StarK @ ac1e8d1) wrote them, and its checkpoints have learned it.
     """
-    return (token_index % width >= second[token_index // width]).long()
+    row = token_index.div(width, rounding_mode="floor")
+    early = 2 * (second < 0)
+    starts, ends = second.abs() - early, lengths - early
+    position = token_index - row * width
+    return ((position >= starts[row]) & (position < ends[row])).long()
 
 
 def _text(example: Mapping[str, Any]) -> str:

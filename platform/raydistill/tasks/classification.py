@@ -39,6 +39,8 @@ class EncodeConfig:
     labelled: str = _ALL
     """Which rows have labels: ``all``; ``held_out``, to learn from unlabelled text and compare on labelled; or
     ``none``. Of the others no label is read, wherever there is one."""
+    legacy_segments: bool = False
+    """Token types of pairs as the published StarK code wrote them, two places too early: for its checkpoints alone."""
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
@@ -86,7 +88,7 @@ def columns(config: EncodeConfig) -> dict[str, Column]:
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[LabelledRow]:
     """One row an example; raises ValueError for a missing or unknown label, unless nothing is labelled."""
-    rows = encode_pairs(examples, tokenizer, max_length=config.max_length)
+    rows = encode_pairs(examples, tokenizer, max_length=config.max_length, legacy_segments=config.legacy_segments)
     if config.labelled == _NONE:
         return [LabelledRow(row.ids, {"second": row.second}) for row in rows]
     labels = [label_id(example, config.labels) for example in examples]
@@ -130,7 +132,8 @@ class Task(TaskBase):
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""
         columns = {"labels": batch["label"]} if "label" in batch else {}
-        types = token_types(batch["token_index"], batch["second"], width=batch["attention_mask"].shape[1])
+        width = batch["attention_mask"].shape[1]
+        types = token_types(batch["token_index"], batch["second"], batch["lengths"], width=width)
         # Without a second text every model is given the types that it takes by itself.
         if bool(types.any()):
             columns["token_types"] = types

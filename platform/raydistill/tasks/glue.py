@@ -60,6 +60,8 @@ class EncodeConfig:
     """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
     labels: tuple[str, ...] | None = None
     """Names of the classes in the order of their ids, none for a score. They follow the task: leave them out."""
+    legacy_segments: bool = False
+    """Token types of pairs as the published StarK code wrote them, two places too early: for its checkpoints alone."""
 
     def __post_init__(self) -> None:
         check_task(self.task)

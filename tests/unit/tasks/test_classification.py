@@ -171,3 +171,26 @@ def test_metrics_that_do_not_suit_the_labels_are_refused_before_a_run(metrics, l
     with pytest.raises(ValueError, match=message):
         Task.outputs(Config(metrics=metrics), labels)
     assert Task.outputs(Config(metrics=("f1",)), ("no", "yes")) == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    ("legacy", "expected"),
+    # The specification's pair of three and two tokens, as the published StarK code wrote it and as it should be.
+    [(True, [0, 0, 0, 1, 1, 1, 0, 0]), (False, [0, 0, 0, 0, 0, 1, 1, 1])],
+)
+@pytest.mark.parametrize("task", [classification, glue], ids=["classes", "glue"])
+def test_token_types_of_pairs_and_the_published_ones(task, legacy, expected):
+    examples = [
+        {"text": "w5 w6 w7", "text_pair": "w8 w9", "label": "equivalent"},
+        {"text": "w5 w6", "label": "not_equivalent"},
+    ]
+    settings = {"task": "mrpc"} if task is glue else {"labels": ("not_equivalent", "equivalent")}
+    config = task.EncodeConfig(**settings, legacy_segments=legacy)
+    found = task.cut(examples, make_tokenizer(), config)
+    assert [len(row.ids) for row in found] == [8, 4]
+    batch = collate([row.ids for row in found], [0, 1], pad_id=0)
+    batch = batch.with_columns(
+        label=torch.tensor([1, 0]), second=torch.tensor([row.values["second"] for row in found], dtype=torch.int32)
+    )
+    scorer = Task(CONFIG, Encoding(61, {}, (), 40, num_rows=2, labels=config.labels))
+    assert scorer.prepare_batch(batch)["token_types"].tolist() == [*expected, 0, 0, 0, 0]

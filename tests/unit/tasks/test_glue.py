@@ -26,7 +26,8 @@ def make_task(name: str, num_rows: int = 6) -> Task:
 @pytest.mark.parametrize("name", TASKS)
 def test_labels_follow_the_task_and_stand_in_the_section_that_a_manifest_keeps(name):
     section = ENCODE({"name": "glue", "task": name}).dump()
-    assert section == {"name": "glue", "task": name, "max_length": 128, "labels": list(TASKS[name].labels)}
+    expected = {"name": "glue", "task": name, "max_length": 128, "labels": list(TASKS[name].labels)}
+    assert section == {**expected, "legacy_segments": False}
     assert ENCODE(section).config == EncodeConfig(name)
 
 
