@@ -106,6 +106,18 @@ class OutputsForecast:
 
 
 @dataclass(frozen=True)
+class ScoresForecast:
+    """Whose heads and neurons a score stage scores."""
+
+    model: str
+    """How the model is named."""
+    config: Any
+    """Its transformers configuration."""
+    head: str
+    tokenizer_hash: str | None = None
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a stage will produce, found out before any stage runs.
 
@@ -124,6 +136,8 @@ class Forecast:
     """Metrics that it compares them by, the most telling first."""
     tokenizer_hash: str | None = None
     """Hash of the tokenizer of its models; None where that is not known."""
+    scores: ScoresForecast | None = None
+    """What a stage scores of a model."""
     captures: bool = False
     """Whether a training stores outputs of its teachers by itself."""
 

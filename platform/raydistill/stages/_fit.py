@@ -9,6 +9,7 @@ from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.models import checks, layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
+from raydistill.models.kept_units import kept_of
 from raydistill.models.load import CLASSIFIERS, check_family
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
 from raydistill.stages import (
@@ -183,6 +184,11 @@ def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: 
         source = with_classes(source, corpus.labels)
     if start.init == "checkpoint":
         return source
+    if kept_of(source) is not None:
+        raise ValueError(
+            f"student.init is {start.init!r}, but the model that it starts from is pruned; name the one before pruning "
+            "as student.checkpoint, or write init: checkpoint with a pruned one"
+        )
     layers = student_layers(start) if start.init == "layers" else None
     if layers is not None:
         checks.check_layers(layers, source.num_hidden_layers, key="student.layers")

@@ -1,5 +1,5 @@
 """The layer plan of a student: checked before a run, written into the student that a run starts from, unrolled where
-a model leaves the system.
+a model leaves the system, as a pruned model is put into the shape before pruning.
 """
 
 import copy
@@ -10,8 +10,12 @@ from typing import Any
 from raydistill.config.sections import StudentConfig
 from raydistill.models import layer_plan
 from raydistill.models.blocks import family_of
+from raydistill.models.kept_units import kept_of
 from raydistill.models.load import load_config
+from raydistill.models.restored import save_restored
 from raydistill.models.unrolled import save_unrolled
+from raydistill.stages import _lineage
+from raydistill.tracking.student import BYTES_TAG, PARAMETERS_TAG
 
 _VOCABULARIES = ("masked_lm", "causal_lm")
 
@@ -55,15 +59,32 @@ def plan_lines(model: Any) -> list[str]:
 def plain_folder(folder: Path, output: Path) -> tuple[Path, dict[str, str]]:
     """A checkpoint folder that plain transformers runs as it was trained, and tags that tell of it.
 
-    The checkpoint itself if it has no plan; else its unrolled copy, written below ``output`` in one rename.
+    The checkpoint itself if it has no plan and is not pruned; else its unrolled copy, or its copy in the shape before
+    pruning, written below ``output`` in one rename.
     """
     # What is no checkpoint is refused where it is read.
-    plan = layer_plan.plan_of(load_config(folder)) if (folder / "config.json").is_file() else None
-    if plan is None:
+    config = load_config(folder) if (folder / "config.json").is_file() else None
+    if config is None:
         return folder, {}
-    target, temporary = output / "unrolled", output / ".unrolled"
+    plan, kept = layer_plan.plan_of(config), kept_of(config)
+    if plan is None and kept is None:
+        return folder, {}
+    name = "full_shape" if plan is None else "unrolled"
+    target, temporary = output / name, output / f".{name}"
     for left_over in (target, temporary):
         shutil.rmtree(left_over, ignore_errors=True)
-    save_unrolled(folder, temporary)
+    if plan is not None:
+        save_unrolled(folder, temporary)
+        tags = {"layer_plan": layer_plan.shown(plan)}
+    else:
+        assert kept is not None
+        save_restored(folder, temporary)
+        tags = {"kept_units": kept.shown(), **_sizes(folder)}
     temporary.rename(target)
-    return target, {"layer_plan": layer_plan.shown(plan)}
+    return target, tags
+
+
+def _sizes(folder: Path) -> dict[str, str]:
+    """Tags with the parameters and bytes of a pruned model, which its copy in full shape has not."""
+    weights = _lineage.weights_of(folder)
+    return {"pruned_parameters": weights[PARAMETERS_TAG], "pruned_bytes": weights[BYTES_TAG]}

@@ -116,6 +116,14 @@ def _made(tags: Mapping[str, str]) -> list[str]:
             f"* Blocks: it was trained to run the blocks {tags['layer_plan']} of shared weights (* query and key "
             "exchanged); here every block is written out, with equal logits, so it is larger than it was in training."
         )
+    if tags.get("kept_units"):
+        small = [tags.get(key, "") for key in ("pruned_parameters", "pruned_bytes")]
+        sizes = f" of {int(small[0]):,} parameters and {int(small[1]):,} bytes" if all(small) else ""
+        lines.append(
+            f"* Heads and neurons: it was pruned to {tags['kept_units']}, block by block; here it is in its original "
+            f"shape with zeros in place of what was removed, with equal logits, so it is not smaller. The small "
+            f"model{sizes} is in the run's folder, which raydistill reads."
+        )
     return ["\n".join(lines)] if lines else []
 
 

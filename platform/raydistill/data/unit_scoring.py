@@ -1,0 +1,170 @@
+"""Heads and neurons of a model scored over the rows of a corpus: actors that sum blocks of rows, added in their order.
+
+Blocks of rows are the same for any number of actors and their sums are added in one order in float64, so scores do not
+depend on how many there are.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from raydistill.batch import Batch, encoded_as
+from raydistill.data.mixture import CorpusPart, open_mixture
+from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.draws import permutation
+from raydistill.methods._unit_scores import row_gradients
+from raydistill.models.classes import Names
+from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores, ScoreSums
+from raydistill.models.load import load_model
+from raydistill.models.predictions import predict
+
+BLOCK_ROWS = 512
+"""Rows whose sums an actor hands over at once."""
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A checkpoint and how it is read."""
+
+    folder: str
+    names: Names = ()
+    """Names of its outputs, where its configuration does not have them."""
+    encoding: int = 0
+    """The encoding of the corpus that it reads."""
+
+
+@dataclass(frozen=True)
+class ScoringRun:
+    """One scoring, as plain data."""
+
+    model: ScoredModel
+    student: ScoredModel | None
+    corpus: tuple[CorpusPart, ...]
+    task: Mapping[str, Any]
+    """The task's section, name and options."""
+    seed: int
+    """Key of the rows where ``max_rows`` leaves some out."""
+    max_rows: int | None = None
+    batch_size: int = 32
+    """Rows of a forward and a backward pass; scores do not depend on it."""
+    score_batch_size: int | None = None
+    """Rows, in the corpus's order, whose mean gradient is one summand, as published; None: each row's own is."""
+    temperature: float = 2.0
+    num_threads: int = 1
+    use_gpu: bool = False
+
+    def feed(self) -> FeedSpec:
+        """What builds its batches."""
+        encodings = [one.encoding for one in (self.model, self.student) if one is not None]
+        return FeedSpec.make(self.corpus, self.task, None, seed=self.seed, encodings=encodings)
+
+
+def score_units(run: ScoringRun, *, num_actors: int = 1, cpus: int = 1) -> tuple[dict[str, Scores], int]:
+    """Sums of a model's scores by their kind, and the number of rows; needs a running Ray.
+
+    Has ``EXPRESSIVENESS`` and, with a student, ``FRIENDLINESS``. ``cpus``: logical CPUs of an actor. Raises a
+    ValueError that an actor met, with its message alone.
+    """
+    rows = chosen_rows(run)
+    blocks = [(start, rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
+    kinds = (EXPRESSIVENESS,) if run.student is None else (EXPRESSIVENESS, FRIENDLINESS)
+    totals = {kind: ScoreSums(score_batch_size=run.score_batch_size) for kind in kinds}
+    for sums in _block_sums(run, blocks, num_actors=min(num_actors, len(blocks)), cpus=cpus):
+        for kind, total in totals.items():
+            total.merge(sums[kind])
+    return {kind: total.scores() for kind, total in totals.items()}, len(rows)
+
+
+def chosen_rows(run: ScoringRun) -> NDArray[np.int64]:
+    """The rows that are scored, in the corpus's order: all, or a sample that the seed draws."""
+    num_rows = len(open_mixture(run.corpus))
+    if run.max_rows is None or run.max_rows >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(permutation("scored rows", run.seed, size=num_rows)[: run.max_rows])
+
+
+def _block_sums(
+    run: ScoringRun, blocks: Sequence[tuple[int, NDArray[np.int64]]], *, num_actors: int, cpus: int
+) -> Iterator[dict[str, ScoreSums]]:
+    """What actors make of the blocks, in their order; the actors end with the iterator."""
+    import ray
+    from ray.util import ActorPool
+
+    if not blocks:
+        return
+    make = ray.remote(num_cpus=cpus, num_gpus=1 if run.use_gpu else 0, max_restarts=1, max_task_retries=1)(_Actor)
+    actors = [make.remote(run) for _ in range(num_actors)]
+    try:
+        for sums, error in ActorPool(actors).map(lambda actor, block: actor.sums.remote(*block), list(blocks)):
+            if error:
+                raise ValueError(error)
+            yield sums
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+class _Actor:
+    """Holds the models and sums blocks; a ValueError, which the user can mend, is handed over as data."""
+
+    def __init__(self, run: ScoringRun) -> None:
+        torch.set_num_threads(run.num_threads)
+        self._run = run
+        self._scorer: UnitScorer | None = None
+
+    def sums(self, start: int, rows: NDArray[np.int64]) -> tuple[dict[str, ScoreSums], str]:
+        try:
+            if self._scorer is None:
+                self._scorer = UnitScorer(self._run)
+            return self._scorer.sums(start, rows), ""
+        except ValueError as reason:
+            return {}, str(reason)
+
+
+class UnitScorer:
+    """A model, maybe with a student, and the corpus that scores them; needs no Ray."""
+
+    def __init__(self, run: ScoringRun) -> None:
+        self._run = run
+        self._device = torch.device("cuda" if run.use_gpu else "cpu")
+        self._builder = BatchBuilder(run.feed())
+        self._model = self._loaded(run.model)
+        self._student = None if run.student is None else self._loaded(run.student)
+
+    def _loaded(self, one: ScoredModel) -> nn.Module:
+        task = self._builder.task
+        model = load_model(one.folder, head=task.HEAD, labels=task.labels, names=one.names)
+        return model.to(self._device).requires_grad_(False)
+
+    def sums(self, start: int, rows: NDArray[np.int64]) -> dict[str, ScoreSums]:
+        """Sums over these rows, the first of which is number ``start`` of those that are scored."""
+        kinds = (EXPRESSIVENESS,) if self._student is None else (EXPRESSIVENESS, FRIENDLINESS)
+        found = {kind: ScoreSums(score_batch_size=self._run.score_batch_size) for kind in kinds}
+        # Rows of similar length together waste least; their places in the corpus go with them.
+        order = np.argsort(self._builder.corpus.lengths[rows], kind="stable")
+        for first in range(0, len(rows), self._run.batch_size):
+            places = order[first : first + self._run.batch_size]
+            batch = self._builder.batch(rows[places], epoch=0, step=0).to(self._device)
+            gradients = row_gradients(
+                self._model,
+                encoded_as(batch, self._run.model.encoding),
+                head=self._builder.task.HEAD,
+                student_logits=self._said_by_student(batch),
+                temperature=self._run.temperature,
+            )
+            for kind, sums in found.items():
+                sums.add(gradients[kind], torch.from_numpy(start + places))
+        return found
+
+    @torch.no_grad()
+    def _said_by_student(self, batch: Batch) -> torch.Tensor | None:
+        if self._student is None or self._run.student is None:
+            return None
+        return predict(
+            self._student, encoded_as(batch, self._run.student.encoding), head=self._builder.task.HEAD
+        ).logits

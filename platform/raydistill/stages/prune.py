@@ -1,0 +1,176 @@
+"""Take away the attention heads and neurons of a model with the lowest scores, so that it is smaller and faster."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from raydistill.config.sections import ModelRef, ScalingConfig
+from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
+from raydistill.models import checks
+from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_kept
+from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, stored_head
+from raydistill.models.pruning import kept_units, pruned
+from raydistill.models.unit_masks import check_units
+from raydistill.stages import _base, _checkpoints, _lineage
+from raydistill.tracking.student import BYTES_TAG, PARAMETERS_TAG
+
+_STUDENT = "student"
+
+
+class Config(_base.StageConfig):
+    """Which model, by which scores, and how much of it goes."""
+
+    scores: str
+    """Name of an earlier score stage, or its folder."""
+    model: ModelRef | None = None
+    """The model that was scored, by default the one that lay there when it was."""
+    sparsity: float
+    """Percent of all heads, and of all neurons, that go: those with the lowest scores over all blocks. 0 leaves the
+    model as it is. Several levels are a matrix, ``matrix: {sparsity: [0, 10, 20]}``, with a model each."""
+    multiple_of: Annotated[int, Field(ge=1)] = 1
+    """Width that a block loses is rounded to a multiple of it, which some hardware wants; 8 as published."""
+
+    @field_validator("sparsity")
+    @classmethod
+    def _is_level(cls, value: float) -> float:
+        if not 0 <= value < 100:
+            raise ValueError(f"sparsity is {value:g}; give a percentage from 0 to less than 100")
+        return value
+
+
+class Stage(_base.Stage):
+    """Leaves the pruned model in ``student``; what it keeps of each block is recorded in its configuration."""
+
+    config_type = Config
+    config: Config
+
+    def references(self) -> dict[str, str]:
+        found = {"scores": self.config.scores}
+        if self.config.model is not None:
+            found["model"] = self.config.model.checkpoint or ""
+        return found
+
+    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+        scored = self._scored(earlier)
+        config = scored.config
+        check_units(config)
+        if self.config.model is not None:
+            self._check_same(scored, earlier)
+        size = head_size(config)
+        if self.config.sparsity and size % self.config.multiple_of:
+            raise ValueError(
+                f"multiple_of is {self.config.multiple_of}, but heads of {scored.model!r} are {size} wide, and one "
+                "would be cut; set multiple_of to 1"
+            )
+        made = _about(config, self.config.sparsity)
+        before, after = (checks.num_parameters(one, head=scored.head) for one in (config, made))
+        line = f"takes away {self.config.sparsity:g} % of heads and neurons: about {after:,} of {before:,} parameters"
+        return _base.Forecast(lines=[line], models={"": made}, tokenizer_hash=scored.tokenizer_hash)
+
+    def _scored(self, earlier: Mapping[str, _base.Forecast]) -> _base.ScoresForecast:
+        """What was, or will be, scored."""
+        name = self.config.scores
+        if name in earlier:
+            scores = earlier[name].scores
+            if scores is None:
+                raise ValueError(f"scores is {name!r}, which scores no model; name a score stage")
+            return scores
+        try:
+            facts = read_facts(Path(name))
+            reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
+            config, _ = _checkpoints.model_config(reference, earlier)
+        except ValueError as error:
+            raise ValueError(f"scores: {error}") from None
+        return _base.ScoresForecast(facts.model, config, stored_head(config))
+
+    def _check_same(self, scored: _base.ScoresForecast, earlier: Mapping[str, _base.Forecast]) -> None:
+        """Raise ValueError for a model of other sizes than the one that was scored."""
+        assert self.config.model is not None
+        model, _ = _checkpoints.model_config(self.config.model, earlier)
+        check_units(model)
+        sizes = [(one.num_hidden_layers, one.num_attention_heads, num_neurons(one)) for one in (scored.config, model)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                f"model is {_checkpoints.describe(self.config.model)!r}, but {self.config.scores!r} has scores of "
+                f"{scored.model!r}, which has other heads or neurons; name that one"
+            )
+
+    def run(self, context: _base.StageContext) -> dict[str, Any]:
+        scores_folder = context.outputs.get(self.config.scores, Path(self.config.scores))
+        facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
+        folder = self._model_folder(facts, context)
+        config = load_config(folder)
+        kept = kept_units(
+            scores, self.config.sparsity, head_size=head_size(config), multiple_of=self.config.multiple_of
+        )
+        target = context.output / _STUDENT
+        self._write(folder, kept, target)
+        weights = _lineage.weights_of(target)
+        found = {
+            "parameters": int(weights[PARAMETERS_TAG]),
+            "size_mb": int(weights[BYTES_TAG]) / 1e6,
+            "heads": kept.num_heads,
+            "neurons": kept.num_neurons,
+        }
+        context.tracker.log_metrics(context.run_key, {**found, "sparsity": self.config.sparsity}, 0)
+        lineage = {
+            "method": "prune",
+            "method_options": json.dumps(
+                {"sparsity": self.config.sparsity, "multiple_of": self.config.multiple_of, "lam": facts.lam}
+            ),
+            "teacher": facts.model,
+            "teacher_hash": facts.model_hash,
+            "corpus_hash": facts.corpus_hash,
+        }
+        context.tracker.set_tags(context.run_key, {**lineage, "kept": kept.shown()})
+        return {"student": str(target), **found, "kept": kept.shown(), "lineage": lineage}
+
+    def _model_folder(self, facts: ScoreFacts, context: _base.StageContext) -> Path:
+        """Where the scored model lies; raises ValueError for another, or one that was changed since."""
+        if self.config.model is None:
+            folder = Path(facts.model_folder)
+            remedy = "name where it lies as model, or score it again"
+            if not folder.is_dir():
+                raise ValueError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
+        else:
+            folder = _checkpoints.resolve(self.config.model, context.outputs)
+            remedy = "name the model that was scored, or score this one"
+        if _checkpoints.content_of(folder) != facts.model_hash:
+            raise ValueError(f"scores are of {facts.model!r}, but the model in {str(folder)!r} is another; {remedy}")
+        return folder
+
+    def _write(self, folder: Path, kept: KeptUnits, target: Path) -> None:
+        """The pruned model in one rename; the model's own files where nothing goes."""
+        config = load_config(folder)
+        temporary = target.with_name(f".{_STUDENT}")
+        for left_over in (target, temporary):
+            shutil.rmtree(left_over, ignore_errors=True)
+        everything = (
+            config.num_hidden_layers * config.num_attention_heads,
+            config.num_hidden_layers * num_neurons(config),
+        )
+        if (kept.num_heads, kept.num_neurons) == everything:
+            # Bit for bit, so that outputs that are stored of the one serve for the other.
+            shutil.copytree(folder, temporary)
+        else:
+            model = load_model(folder, head=stored_head(config))
+            save_model(pruned(model, kept), load_tokenizer(folder), temporary)
+        temporary.rename(target)
+
+
+def _about(config: Any, sparsity: float) -> Any:
+    """The configuration of a model that keeps equally many units of each block, in place of what scores will say."""
+    made = deepcopy(config)
+    if not sparsity:
+        return made
+    shares = [
+        tuple(range(round(units * (1 - sparsity / 100)))) for units in (made.num_attention_heads, num_neurons(made))
+    ]
+    heads, neurons = ((share,) * made.num_hidden_layers for share in shares)
+    set_kept(made, KeptUnits(heads, neurons))
+    return made
