@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
-from raydistill.commands import models
+from raydistill.commands import cluster_jobs, models, submit
+from raydistill.commands.loading import load
 from raydistill.commands.reporting import (
     DONE,
     FAILED,
@@ -41,6 +42,8 @@ app = typer.Typer(
 )
 
 app.add_typer(models.app)
+app.add_typer(submit.app)
+app.add_typer(cluster_jobs.app)
 
 _PACKAGES = {
     "methods": "raydistill.methods",
@@ -96,7 +99,7 @@ def run(
       raydistill run my.yaml scaling.num_workers=4 distill.method.temperature=4
     """
     with reported(debug=debug, resume="the same command again continues where it stopped") as failure:
-        loaded = _load(job, overrides or [])
+        loaded = load(job, overrides or [])
         report = _check(job, loaded)
         if dry_run:
             emit(report, json_text=as_json, lines=_report_lines(job, report))
@@ -149,7 +152,7 @@ def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:
     from raydistill.config.errors import UserError
 
     try:
-        return {"job": job, "ok": True, "errors": [], "stages": _check(job, _load(job, overrides))}
+        return {"job": job, "ok": True, "errors": [], "stages": _check(job, load(job, overrides))}
     except UserError as error:
         return {"job": job, "ok": False, "errors": error.lines, "stages": {}}
 
@@ -233,18 +236,6 @@ def track_sync(
             raise typer.Exit(USER_CAN_FIX if refusals else FAILED)
 
 
-def _load(job: str, assignments: list[str]) -> "Job":
-    """The validated job with its overrides; raises UserError."""
-    with user_errors():
-        from raydistill.config import overrides
-
-        raw, values = files.read_job(job), overrides.parse(assignments)
-    with user_errors(job):
-        from raydistill.job.load import JobConfig, accepts, load_job
-
-        return load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))
-
-
 def _check(name: str, job: "Job") -> dict[str, list[str]]:
     """The preflight's lines by stage; raises UserError."""
     with user_errors(name):
@@ -255,3 +246,8 @@ def _check(name: str, job: "Job") -> dict[str, list[str]]:
 
 def _report_lines(job: str, report: dict[str, list[str]]) -> list[str]:
     return [f"{job}: valid", *(f"  {stage}: {line}" for stage, lines in report.items() for line in lines)]
+
+
+if __name__ == "__main__":
+    # A submitted job starts so: the package travels with it, its console script does not.
+    main()
