@@ -182,14 +182,14 @@ class Stage(_base.Stage):
             return True
         method, task = self.config.method, self.config.task
         requirements = method.module.Method.requirements(method.config)
+        if requirements.coupled_live and not is_stored and self.config.teacher_outputs in (_stored.AUTO, _stored.LIVE):
+            return True
         return bool(requirements.row_coupled or task.module.Task.row_coupled(task.config))
 
     def _freezes_positions(self, initial: Path) -> bool:
         """A student that is made here may keep its positions; one that continues a checkpoint trains them."""
         wanted = self.config.student.freeze_position_embeddings
         if self.config.student.init == "checkpoint":
-        if requirements.coupled_live and not is_stored and self.config.teacher_outputs in (_stored.AUTO, _stored.LIVE):
-            return True
             return False
         return load_config(initial).model_type == "distilbert" if wanted is None else wanted
 
