@@ -68,10 +68,16 @@ def best_job_text(search: SearchConfig, result: CampaignResult, best: Trial) -> 
         f"The best of {len(result.trials)} trials ({finished} finished) of campaign {search.name}:",
         f"trial {best.number}, {search.metric} {best.metric!r} after {best.steps} steps.",
         *(f"  {key}: {value}" for key, value in best.overrides.items()),
-        "All stages and values are written out below; raydistill run FILE makes that student again.",
+        _remark(search),
     ]
     body = yaml.safe_dump(best_job_data(search, best.overrides), sort_keys=False, width=120, allow_unicode=True)
     return "".join(f"# {line}\n" for line in head) + body
+
+
+def _remark(search: SearchConfig) -> str:
+    if search.scheduler.name == "pbt":
+        return "Values changed while it trained; these are its last ones, and with them alone another student is made."
+    return "All that it needs is below; raydistill run FILE makes that student again."
 
 
 def _with_stages(raw: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

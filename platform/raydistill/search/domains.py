@@ -140,7 +140,7 @@ def parse(value: Any) -> Domain:
     if isinstance(value, list):
         return Choice(_values("choice", value))
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise ValueError(f"is no domain; {_EXAMPLE}")
+        raise ValueError(_EXAMPLE)
     kind, arguments = next(iter(value.items()))
     if kind not in _FORMS:
         raise ValueError(unknown_choice("the domain", kind, list(_FORMS)))

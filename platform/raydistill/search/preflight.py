@@ -65,7 +65,7 @@ def metric_of(search: SearchConfig, stage: Any) -> Criterion:
     if criterion.greater_is_better != greater and _direction_is_known(criterion, search):
         better = "max" if criterion.greater_is_better else "min"
         raise UserError(
-            [f"mode is {search.mode!r}, but the best {search.metric} is the {_WORDS[better]}; write {better}"]
+            [f"mode is {search.mode!r}, but the best {search.metric} is the {_WORDS[better]}; write mode: {better}"]
         )
     return criterion
 

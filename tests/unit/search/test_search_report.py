@@ -1,0 +1,111 @@
+import csv
+import struct
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raydistill.job.load import load_job
+from raydistill.search import report
+from raydistill.search.best_job import best_job_data
+from raydistill.search.results import CampaignResult, Trial, best_of
+from raydistill.search.spaces import load_search
+from raydistill.tracking.tracker import MemoryTracker
+from toy_space import write_space
+
+
+def trial(number, temperature, state="finished", metric=0.5, reason=""):
+    values = {"method.temperature": temperature, "method.alpha": 0.3}
+    return Trial(number, values, state, metric, {}, 12.0, 40, reason, Path("/runs/t"))
+
+
+@pytest.fixture
+def search(tmp_path):
+    return load_search(str(write_space(tmp_path)))
+
+
+@pytest.fixture
+def result(tmp_path):
+    trials = [
+        trial(0, 1.2345678901234567, metric=0.61),
+        trial(1, 4.0, metric=0.72),
+        trial(2, 6.0, "stopped", 0.9, "by scheduler asha"),
+        trial(3, 7.0, "failed", None, "out of memory | on GPU"),
+    ]
+    return CampaignResult(tmp_path / "campaign", trials, best_of(trials, mode="max"))
+
+
+def test_the_report_has_page_tables_pictures_and_the_best_job(search, result):
+    files = report.write_report(search, result)
+    names = {file.name for file in files}
+    assert names == {
+        "campaign.md",
+        "trials.md",
+        "trials.csv",
+        "parallel_coordinates.png",
+        "metric_by_value.png",
+        "best.yaml",
+    }
+    for file in files:
+        assert file.stat().st_size > 100
+        if file.suffix == ".png":
+            width, _ = struct.unpack(">II", file.read_bytes()[16:24])
+            assert width == 1200
+    page = files[0].read_text()
+    assert "4 trials of stage `distill`" in page
+    assert "(2 finished, 1 stopped, 1 failed)" in page
+    assert "Trial 1: accuracy 72.0% after 40 steps." in page
+    assert "![Parallel coordinates](parallel_coordinates.png)" in page
+
+
+def test_tables_have_every_trial_and_the_file_all_digits(search, result):
+    report.write_report(search, result)
+    table = (result.folder / "trials.md").read_text()
+    assert table.count("\n") == 2 + 4
+    assert "failed: out of memory \\| on GPU" in table
+    rows = [*csv.DictReader((result.folder / "trials.csv").open())]
+    assert rows[0]["method.temperature"] == "1.2345678901234567"
+    assert [row["accuracy"] for row in rows] == ["0.61", "0.72", "0.9", ""]
+
+
+def test_the_best_job_has_its_values_its_own_name_and_the_stages_that_it_needs(search, result):
+    report.write_report(search, result)
+    raw = yaml.safe_load((result.folder / "best.yaml").read_text())
+    job = load_job(raw)
+    assert job.name == "toy-search-best"
+    assert [*raw["stages"]] == ["corpus", "teacher", "distill", "evaluate", "register"]
+    assert job.config.stages["distill"].method.config.temperature == 4.0
+    assert job.config.stages["register"].tags == {"team": "a", "campaign": "toy-search"}
+
+
+def test_all_digits_of_a_value_reach_the_best_job(search, tmp_path):
+    trials = [trial(0, 0.1 + 0.2)]
+    report.write_report(search, CampaignResult(tmp_path, trials, trials[0]))
+    raw = yaml.safe_load((tmp_path / "best.yaml").read_text())
+    assert raw["stages"]["distill"]["method"]["temperature"] == 0.1 + 0.2
+    assert raw == best_job_data(search, trials[0].overrides)
+
+
+def test_a_campaign_in_which_nothing_finished_has_tables_alone(search, tmp_path):
+    trials = [trial(0, 2.0, "failed", None, "no"), trial(1, 3.0, "pending", None)]
+    result = CampaignResult(tmp_path, trials, None)
+    assert [file.name for file in report.write_report(search, result)] == ["campaign.md", "trials.md", "trials.csv"]
+    assert "No trial finished." in (tmp_path / "campaign.md").read_text()
+    assert not any("best" in line for line in report.summary_lines(search, result, []))
+
+
+def test_the_campaigns_run_has_the_files_and_the_best_values(search, result):
+    tracker = MemoryTracker()
+    tracker.start_run("campaign/toy")
+    report.log_report(search, result, tracker, "campaign/toy")
+    run = tracker.runs["campaign/toy"]
+    assert len(run.artifacts) == 6
+    assert run.metrics == {"best/accuracy": [(1, 0.72)]}
+    assert run.tags == {"best.trial": "1", "best.method.temperature": "4", "best.method.alpha": "0.3"}
+
+
+def test_the_last_lines_tell_the_best_and_where_everything_is(search, result):
+    text = "\n".join(report.summary_lines(search, result, []))
+    assert "best: trial 1, accuracy 72.0% after 40 steps" in text
+    assert f"raydistill run {result.folder / 'best.yaml'}" in text
+    assert "mlflow ui --backend-store-uri" in text
