@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DistilBertConfig
 
-from raydistill.models import layer_plan
+from raydistill.models import kept_units, layer_plan
 from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
 from raydistill.models.load import head_of, model_class
@@ -93,8 +93,9 @@ def _shortened(teacher: Any, num_layers: int) -> Any:
     """The teacher's configuration with another number of blocks."""
     key = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     values = {**teacher.to_dict(), key: num_layers}
-    # It is of the teacher's blocks.
+    # They are of the teacher's blocks.
     values.pop(layer_plan.KEY, None)
+    values.pop(kept_units.KEY, None)
     if values.get("layer_types"):
         # Equal in all blocks, which is all that is supported.
         values["layer_types"] = values["layer_types"][:1] * num_layers
@@ -124,10 +125,13 @@ def student_from_layers(
 
     DistilBERT has no token types: the teacher's are dropped. Without ``vocab_transform`` the transform in the head of
     a DistilBERT made from BERT, or of a RoBERTa, starts fresh, drawn from ``seed``, as published; other students
-    copy the whole head. Raises ValueError for a layer that the teacher lacks or a family it cannot become.
+    copy the whole head. Raises ValueError for a layer that the teacher lacks, a family it cannot become and a teacher
+    that is pruned.
     """
     config: Any = teacher.config
     check_layers(layers, config.num_hidden_layers, key="layers")
+    if kept_units.kept_of(config) is not None:
+        raise ValueError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
     student = random_student(
         config, architecture=architecture, num_layers=len(layers), seed=seed, head=head_of(teacher)
     )

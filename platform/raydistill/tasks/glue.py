@@ -41,6 +41,14 @@ TASKS = {
 }
 """The tasks by their names on the hub."""
 
+STARK_LABELS = {
+    **{name: task.labels for name, task in TASKS.items()},
+    "mnli": ("contradiction", "neutral", "entailment"),
+    "qnli": ("not_entailment", "entailment"),
+    "rte": ("not_entailment", "entailment"),
+}
+"""Classes in the order of the outputs of the published StarK checkpoints (GeneZC/StarK @ ac1e8d1): their ``labels``."""
+
 
 def check_task(name: str) -> None:
     """Raise ValueError for what is no task of GLUE."""

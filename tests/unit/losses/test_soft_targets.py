@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from raydistill.losses.soft_targets import kl_divergence, squared_error
+from raydistill.losses.soft_targets import kl_divergence, soft_cross_entropy, squared_error
 
 
 def logits(seed: int) -> torch.Tensor:
@@ -55,3 +55,22 @@ def test_different_shapes_and_temperatures_that_are_not_positive_are_refused():
         squared_error(logits(0), logits(0)[..., :1])
     with pytest.raises(ValueError, match="temperature is 0"):
         kl_divergence(logits(0), logits(0), temperature=0.0)
+
+
+@pytest.mark.parametrize(("temperature", "expected"), [(2.0, 1.6572532654), (1.0, 0.6110662222)])
+def test_published_loss_of_soft_cross_entropy_and_labels(temperature, expected):
+    student = torch.tensor([[0.7, 0.2], [-0.5, 0.9], [0.3, 0.1]])
+    teacher = torch.tensor([[1.2, -0.3], [0.1, 0.4], [-2.0, 1.5]])
+    labels = torch.nn.functional.cross_entropy(student, torch.tensor([0, 1, 1]))
+    found = 0.5 * (soft_cross_entropy(student, teacher, temperature=temperature).mean() + labels)
+    assert found.item() == pytest.approx(expected, abs=2.4e-7)
+
+
+def test_soft_cross_entropy_is_the_divergence_and_the_teachers_entropy():
+    student, teacher = logits(1).requires_grad_(), logits(2)
+    entropy = torch.distributions.Categorical(logits=teacher / 2.0).entropy()
+    found = soft_cross_entropy(student, teacher, temperature=2.0)
+    divergence = kl_divergence(student, teacher, temperature=2.0)
+    torch.testing.assert_close(found, divergence + 4 * entropy)
+    gradients = [torch.autograd.grad(part.sum(), student)[0] for part in (found, divergence)]
+    torch.testing.assert_close(*gradients)
