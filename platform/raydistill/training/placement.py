@@ -109,8 +109,6 @@ def _fits(demand: Demand, placements: Sequence[str], options: Options) -> bool:
 
 def _sharded(demand: Demand, options: Options) -> list[tuple[str, ...]]:
     """The largest teacher sharded, then the two largest, and so on; the rest replicated."""
-    if options.num_workers == 1:
-        return []
     able = options.can_shard or (True,) * len(options.asked)
     free = [number for number, one in enumerate(options.asked) if one == AUTO and able[number]]
     largest_first = sorted(free, key=lambda number: -demand.teachers[number])

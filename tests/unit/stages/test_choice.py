@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.data.mixture import CorpusPart
 from raydistill.stages import _choice
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.stages._choice import Choice, Rows
 from raydistill.stages.train import Config
 from toy_capture import train_stage
+from toy_corpus import random_rows, write_corpus
 
 PATIENT = {"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]}
 
@@ -90,6 +92,29 @@ def test_a_training_that_reads_fewer_rows_than_would_be_stored_runs_its_teacher(
     found = chosen(**changes, training=training)
     assert found.source == source
     assert ("fewer than the 90 that would be stored" in found.why) is (source == "live")
+
+
+def test_an_epoch_that_batches_do_not_divide_counts_its_own_rows() -> None:
+    # Four batches of 22 or 23 rows.
+    assert chosen(training={"max_steps": 4}).why.startswith("this training reads 90 rows and")
+    assert chosen(corpus=91, training={"max_steps": 4}).why.startswith("this training reads 90 rows, fewer than the 91")
+
+
+def test_a_corpus_that_is_read_twice_is_stored_once(tmp_path: Path) -> None:
+    # 135 rows of an epoch of 180 are more than the 90 that there are.
+    training, twice = {"max_steps": 6}, [{"corpus": "corpus", "weight": 2.0}]
+    forecast = CorpusForecast("classification", 61, 40, rows=90, tokens=900, labels=("red", "green", "blue"))
+    config = config_of(training=training, corpus=twice)
+    expected = "this training reads 135 rows and the teachers then see each of 90 once"
+    assert _choice.of_forecast(config, {"corpus": Forecast(corpus=forecast)}).why == expected
+    write_corpus(tmp_path / "corpus", random_rows(90))
+    assert _choice.of_corpus(config, [CorpusPart(str(tmp_path / "corpus"), 2.0)]).why == expected
+
+
+def test_teachers_may_be_captured_where_nobody_asked_for_live_ones_and_what_they_say_can_be_stored() -> None:
+    assert _choice.may_capture(config_of())
+    assert not _choice.may_capture(config_of(teacher_outputs="live"))
+    assert not _choice.may_capture(config_of(method="dynamic_objective"))
 
 
 def forecast_lines(**changes: Any) -> list[str]:

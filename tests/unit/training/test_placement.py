@@ -55,6 +55,7 @@ def test_what_the_user_asked_for_is_kept() -> None:
     assert placed(30, asked=("auto", "zero3", "auto")).placements == ("replicate", "zero3", "replicate")
     mixed = placed(9.9, asked=("auto", "replicate", "auto"), num_workers=2, can_capture=True)
     assert mixed.placements == ("zero3", "replicate", "zero3")
+    assert placed(30, asked=asked, is_strict=True) == Plan(asked, "placement says so")
     assert placed(30, asked=("auto", "captured", "auto")) == Plan(("captured",) * 3, "placement says so")
 
 
