@@ -254,10 +254,10 @@ def _legend(figure: "Figure", *, has_best: bool, has_stopped: bool, is_line: boo
     handles = []
     if has_best:
         mark = "o" if is_line else "*"
-        line = "solid" if is_line else "none"
+        line: Any = "solid" if is_line else "none"
         handles.append(Line2D([], [], color=_BEST, linestyle=line, marker=mark, linewidth=2.6, label="best"))
     if has_stopped:
-        hollow = "full" if is_line else "none"
+        hollow: Any = "full" if is_line else "none"
         dashes: Any = (0, (4, 2)) if is_line else "none"
         handles.append(
             Line2D(
@@ -268,7 +268,7 @@ def _legend(figure: "Figure", *, has_best: bool, has_stopped: bool, is_line: boo
                 marker="o",
                 fillstyle=hollow,
                 label="did not finish",
-            )  # type: ignore[arg-type]
+            )
         )
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
