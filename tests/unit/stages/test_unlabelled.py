@@ -9,6 +9,8 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.label_subset import has_classes
+from raydistill.data.stream import FeedSpec, held_out_batches
+from raydistill.models.load import load_model
 from raydistill.stages import _corpora, _fit, evaluate
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.stages.train import Config
@@ -18,6 +20,7 @@ from toy_classifiers import CLASSES
 from toy_corpus import write_corpus
 
 BOTH = ("train", "held_out")
+HEAD = "sequence_classification"
 OF_LOGITS = ["vkd", "uhc", {"name": "muki", "margin_reweighting": False}, {"name": "kd", "alpha": 1.0}]
 PATIENT = {"name": "patient_kd", "alpha": 1.0, "student_layers": [0], "teacher_layers": [1]}
 START = {"init": "checkpoint", "checkpoint": {"checkpoint": "teacher", "head": "new"}}
@@ -92,7 +95,7 @@ def test_models_are_compared_where_held_out_rows_have_labels(folder: Path) -> No
     section = {"kind": "evaluate", "corpus": "corpus", "task": "classification", "models": {"one": "teacher"}}
     stage = evaluate.Stage("evaluate", evaluate.Config.model_validate(section))
     corpus = _corpora.of_folder(folder / "corpus")
-    model = _fit.check_model("one", config_of(folder, "kd").teachers[0], head="sequence_classification",
+    model = _fit.check_model("one", config_of(folder, "kd").teachers[0], head=HEAD,
                              corpus=corpus, earlier={})  # fmt: skip
     earlier = {"teacher": Forecast(models={"": model}, tokenizer_hash=corpus.tokenizer_hash)}
     for unlabelled in ((), ("train",)):
@@ -101,7 +104,8 @@ def test_models_are_compared_where_held_out_rows_have_labels(folder: Path) -> No
         stage.check(ScalingConfig(), {**earlier, "corpus": Forecast(corpus=replace(corpus, unlabelled=BOTH))})
 
 
-def test_a_folder_tells_which_of_its_parts_have_labels_and_mixes_with_its_like(tmp_path: Path, folder: Path) -> None:
+def write_parts(tmp_path: Path, folder: Path) -> None:
+    """A corpus of some of the labelled one's rows, without labels to train on."""
     for part, labelled in {"train": "none", "held_out": "all"}.items():
         source = Corpus.open(str(folder / "corpus" / part))
         encoding = classification.EncodeConfig(labels=CLASSES, labelled=labelled)
@@ -117,6 +121,10 @@ def test_a_folder_tells_which_of_its_parts_have_labels_and_mixes_with_its_like(t
             columns=columns,
             values=values,
         )
+
+
+def test_a_folder_tells_which_of_its_parts_have_labels_and_mixes_with_its_like(tmp_path: Path, folder: Path) -> None:
+    write_parts(tmp_path, folder)
     found = _corpora.of_folder(tmp_path)
     assert found.unlabelled == ("train",)
     assert not has_classes(found.labels, found.columns)
@@ -125,3 +133,24 @@ def test_a_folder_tells_which_of_its_parts_have_labels_and_mixes_with_its_like(t
         _corpora.forecast(references, {})
     with pytest.raises(ValueError, match=r"few_shot is 2, but corpus .* has no class for each row; leave it out"):
         _corpora.forecast(train_stage(folder, corpus={"corpus": str(tmp_path), "few_shot": 2}).config.corpus, {})
+
+
+@pytest.mark.parametrize("method", [*OF_LOGITS, "dfa", "cfl"], ids=str)
+def test_batches_without_labels_are_learned_from_and_scored_as_far_as_they_can(
+    tmp_path: Path, folder: Path, method: Any
+) -> None:
+    write_parts(tmp_path, folder)
+    section = config_of(folder, method).method
+    student, teacher = (load_model(folder / name, head=HEAD, labels=CLASSES) for name in ("large", "teacher"))
+    distiller = section.module.Method(section.config, student, [teacher])
+    losses, found = [], []
+    for part in BOTH:
+        spec = FeedSpec.make(str(tmp_path / part), {"name": "classification"}, section, seed=0)
+        [batch] = held_out_batches(spec, micro_batch_size=8)
+        loss, _ = distiller(batch, distiller.denominators(batch))
+        losses.append(loss.item())
+        task = spec.make_task()
+        sums = {name: value.numpy() for name, value in task.score(student, batch).items()}
+        found.append(list(task.metrics(sums)))
+    assert min(losses) > 0
+    assert found == [["rows"], ["accuracy", "loss", "rows"]]
