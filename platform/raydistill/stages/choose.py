@@ -46,9 +46,7 @@ class Stage(_base.Stage):
         config = self.config
         made = earlier.get(_base.stage_of(config.model))
         if made is None or "" not in made.models or config.model != _base.stage_of(config.model):
-            raise ValueError(f"model is {config.model!r}; name an earlier training stage that has several runs")
-        if made.num_runs < 2:
-            raise ValueError(f"model is {config.model!r}, which has a single run; name that stage where this one is")
+            raise ValueError(f"model is {config.model!r}; name an earlier training stage")
         evaluation = earlier.get(config.metrics_from)
         if evaluation is None or not evaluation.compared:
             raise ValueError(f"metrics_from is {config.metrics_from!r}; name an earlier evaluation stage")
@@ -60,8 +58,9 @@ class Stage(_base.Stage):
             raise ValueError(
                 f"best_by is {config.best_by!r}; {config.metrics_from} has: {', '.join(evaluation.metrics)}"
             )
+        of = "the only run" if made.num_runs == 1 else f"one of {made.num_runs} runs"
         return _base.Forecast(
-            lines=[f"chooses one of {made.num_runs} runs of {config.model} by {config.best_by}"],
+            lines=[f"chooses {of} of {config.model} by {config.best_by}"],
             models={"": made.models[""]},
             tokenizer_hash=made.tokenizer_hash,
         )

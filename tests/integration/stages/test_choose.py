@@ -113,13 +113,15 @@ def test_the_forecast_is_the_students_model() -> None:
     assert forecast.models == {"": MODEL}
     assert forecast.tokenizer_hash == "t"
     assert forecast.lines == ["chooses one of 6 runs of rewound by accuracy"]
+    alone = stage(model="teacher").check(ScalingConfig(), EARLIER)
+    assert alone.lines == ["chooses the only run of teacher by accuracy"]
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "teacher"}, "model is 'teacher', which has a single run; name that stage where this one is"),
-        ({"model": "evaluate"}, "model is 'evaluate'; name an earlier training stage that has several runs"),
+        ({"model": "corpus"}, "model is 'corpus'; name an earlier training stage"),
+        ({"model": "evaluate"}, "model is 'evaluate'; name an earlier training stage"),
         ({"model": "rewound@initial"}, "model is 'rewound@initial'; name an earlier training stage"),
         ({"metrics_from": "teacher"}, "metrics_from is 'teacher'; name an earlier evaluation stage"),
         ({"best_by": "f1"}, "best_by is 'f1'; evaluate has: accuracy, loss"),
