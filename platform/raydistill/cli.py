@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
-from raydistill.commands import cluster_jobs, models, submit
+from raydistill.commands import cluster_jobs, models, submit, tune
 from raydistill.commands.loading import load
 from raydistill.commands.reporting import (
     DONE,
@@ -42,6 +42,7 @@ app = typer.Typer(
 )
 
 app.add_typer(models.app)
+app.command("tune")(tune.tune)
 app.add_typer(submit.app)
 app.add_typer(cluster_jobs.app)
 
@@ -123,11 +124,12 @@ def validate(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Check jobs without running them: keys, models, corpus, resources, disk.
+    """Check jobs and search spaces without running them: keys, models, corpus, resources, disk.
 
     \b
     Example:
       raydistill validate my.yaml
+      raydistill validate spaces/kd_temperature
       raydistill validate jobs/*.yaml scaling.num_workers=2
     """
     overrides = [text for text in arguments if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
@@ -152,6 +154,10 @@ def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:
     from raydistill.config.errors import UserError
 
     try:
+        with user_errors():
+            is_space = files.is_space(job)
+        if is_space:
+            return {"job": job, "ok": True, "errors": [], "stages": tune.checked(job, overrides)[1]}
         return {"job": job, "ok": True, "errors": [], "stages": _check(job, load(job, overrides))}
     except UserError as error:
         return {"job": job, "ok": False, "errors": error.lines, "stages": {}}
@@ -189,14 +195,16 @@ def cp(
     new: Annotated[Path, typer.Argument(metavar="NEW.YAML", help="The file to write; it must not exist.")],
     debug: DebugOption = False,
 ) -> None:
-    """Copy a job, to change it.
+    """Copy a job or a search space, to change it.
 
     \b
     Example:
       raydistill cp demo my.yaml
+      raydistill cp spaces/kd_temperature my_space.yaml
     """
     with reported(debug=debug), user_errors():
-        text = files.job_text(job)
+        is_space = files.is_space(job)
+        text = files.space_text(job) if is_space else files.job_text(job)
         if not new.parent.is_dir():
             raise ValueError(f"{new} is in a folder that does not exist; make {new.parent} first")
         try:
@@ -206,7 +214,7 @@ def cp(
             raise ValueError(f"{new} exists; give another name or remove it") from None
         except OSError as error:
             raise ValueError(f"{new} cannot be written ({error.strerror}); give another place") from None
-    typer.echo(f"wrote {new}; next: raydistill run {new} --dry-run")
+    typer.echo(f"wrote {new}; next: raydistill {'tune' if is_space else 'run'} {new} --dry-run")
 
 
 @app.command("track-sync")
