@@ -164,3 +164,11 @@ def test_models_that_workers_share_have_to_fit_the_fewest_of_them() -> None:
     lines(config, num_workers=4, memory_per_worker=limit)
     with pytest.raises(ValueError, match="memory_per_worker"):
         lines(config, num_workers=4, min_workers=2, memory_per_worker=limit)
+
+
+def test_teachers_are_sharded_only_over_as_many_workers_as_there_are_at_least() -> None:
+    config = config_of()
+    limit = limit_for(config, num_workers=2, of_teachers=lambda sizes: sum(sizes) / 2)
+    assert placed(lines(config, num_workers=3, min_workers=2, memory_per_worker=limit)) == ["zero3", "zero3"]
+    with pytest.raises(ValueError, match=r"scaling\.memory_per_worker is .* but student and teachers take"):
+        lines(config, num_workers=3, min_workers=1, memory_per_worker=limit)
