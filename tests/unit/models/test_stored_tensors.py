@@ -1,6 +1,6 @@
 """Published classifiers open under the names that transformers has for their tensors, from safetensors or a pickle."""
 
-import json
+import os
 
 import pytest
 import torch
@@ -80,13 +80,24 @@ def test_a_pickled_checkpoint_becomes_one_of_safetensors_with_names_of_its_class
 class Program:
     """Something that a pickle could run."""
 
+    def __init__(self, trace):
+        self.trace = trace
+
     def __reduce__(self):
-        return (json.loads, ("1",))
+        return (os.mkdir, (str(self.trace),))
 
 
-@pytest.mark.parametrize("content", [{"weight": Program()}, {"epoch": 3}, [torch.ones(2)]])
+def test_a_program_in_a_pickle_is_not_run(tmp_path):
+    folder = pickled(tmp_path / "published", {"weight": Program(tmp_path / "trace")})
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin' is no file of tensors") as caught:
+        to_safetensors(folder, tmp_path / "made")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [torch.ones(2)]])
 def test_a_pickle_of_more_than_tensors_is_refused(content, tmp_path):
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin' (is no file of|holds more than) tensors") as caught:
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin' holds more than tensors") as caught:
         to_safetensors(pickled(tmp_path / "published", content), tmp_path / "made")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()
