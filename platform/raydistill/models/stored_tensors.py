@@ -22,13 +22,25 @@ PRUNED_WEIGHTS = "pruned.safetensors"
 _PUBLISHED = {"cls.0": "bert.pooler.dense", "cls.3": "classifier"}
 _HEAD = {f"{old}.{kind}": f"{new}.{kind}" for old, new in _PUBLISHED.items() for kind in ("weight", "bias")}
 
+_OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
 
 def own_names(names: Iterable[str]) -> dict[str, str]:
-    """For each tensor of a checkpoint its name in transformers, without the idle pooler of a published classifier."""
+    """For each tensor of a checkpoint its name in transformers, without the idle pooler of a published classifier.
+
+    Norms of checkpoints as old as TensorFlow's BERT have ``gamma`` and ``beta``, and transformers saves them so again.
+    """
     found = list(names)
     if not is_published(found):
-        return {name: name for name in found}
-    return {name: _HEAD.get(name, name) for name in found if name not in _HEAD.values()}
+        return {name: _modern(name) for name in found}
+    return {name: _HEAD.get(name, _modern(name)) for name in found if name not in _HEAD.values()}
+
+
+def _modern(name: str) -> str:
+    for old, new in _OLD_NORMS.items():
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
 
 
 def is_published(names: Iterable[str]) -> bool:

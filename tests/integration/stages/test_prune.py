@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from raydistill.config.errors import error_lines
@@ -102,6 +103,19 @@ def test_a_pruned_model_says_what_the_full_one_says_with_its_units_masked(folder
     found = logits(load_model(tmp_path / "student", head=HEAD))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(found, logits(teacher), atol=1e-3)
+
+
+def test_a_pruned_model_with_the_old_names_of_norms_opens_as_one_with_the_new(folder: Path, tmp_path: Path) -> None:
+    # Transformers saves a checkpoint with the names that it was opened with.
+    pruned(folder, tmp_path)
+    expected = logits(load_model(tmp_path / "student", head=HEAD))
+    (file,) = (tmp_path / "student").glob("*.safetensors")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    tensors = load_file(file)
+    renamed = {re.sub("LayerNorm.(weight|bias)$", lambda found: old[found[0]], name): tensors[name] for name in tensors}
+    assert {*renamed} != {*tensors}
+    save_file(renamed, file)
+    torch.testing.assert_close(logits(load_model(tmp_path / "student", head=HEAD)), expected, atol=0, rtol=0)
 
 
 def test_nothing_goes_at_0_and_the_files_are_the_models_own(folder: Path, tmp_path: Path) -> None:
