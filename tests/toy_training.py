@@ -75,7 +75,7 @@ def make_spec(
             "method": {"name": "causal", "mapping": MAPPING, "alpha_mse": 0.01, **sections.get("method", {})},
             "training": training,
             "optimizer": {"learning_rate": 0.02, "warmup_proportion": 0.2, **sections.get("optimizer", {})},
-            "scaling": {"num_workers": num_workers},
+            "scaling": {"num_workers": num_workers, **sections.get("scaling", {})},
             "seed": 7,
         }
     )
