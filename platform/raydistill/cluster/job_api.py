@@ -1,6 +1,7 @@
 """Ray's job API as the commands use it: the address, the token, and every refusal in one line."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,11 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 """States that a job stays in."""
 _TIMEOUT_S = 10.0
 _RETRY_S = 2.0
+_TALKING = (
+    *("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"),
+    *("ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir"),
+)
+"""Ray's loggers of what was uploaded and when a stream ended, which set their own level on import."""
 _OVERRULING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -60,6 +66,8 @@ class JobApi:
         _probe(self.address, headers)
         from ray.job_submission import JobSubmissionClient
 
+        for name in _TALKING:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with _without(_OVERRULING), self._refusals():
             self._client = JobSubmissionClient(self.address, headers=headers)
 

@@ -102,6 +102,8 @@ def follow_to_end(api: "JobApi", job_id: str, *, err: bool = False, as_json: boo
     """Print what a job writes until it ends, and exit as it did; Ctrl-C leaves it running."""
     from raydistill.cluster.job_api import exit_code
 
+    # One that is not known is told as such, and not as one whose cluster was lost on the way.
+    api.job(job_id)
     try:
         info = api.follow(job_id, lambda text: typer.echo(text, nl=False, err=err))
     except KeyboardInterrupt:
