@@ -82,7 +82,9 @@ def run_trials(search: SearchConfig, plan: Plan, settings: Settings, listener: L
     """
     folder = plan.folder / ".tune"
     shutil.rmtree(folder, ignore_errors=True)
-    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", TUNE_DISABLE_SIGINT_HANDLER="1")
+    # Ray Tune's newer output prints even when it is told to be quiet.
+    quiet = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+    os.environ.update(quiet)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     random.seed(search.seed)
     multiple = settings.scaling.num_workers > 1
