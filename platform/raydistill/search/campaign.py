@@ -32,7 +32,7 @@ from raydistill.search.results import (
     write_trials,
 )
 from raydistill.search.spaces import job_data, job_of
-from raydistill.search.trial import FINISHED, Plan, trial_job, trial_records
+from raydistill.search.trial import FINISHED, Plan, failure_path, trial_job, trial_records
 from raydistill.search.tuner import Listener, Settings, run_trials
 from raydistill.stages import _corpora
 from raydistill.tracking.provenance import command, environment
@@ -314,6 +314,7 @@ class _Records(Listener):
             if number in self._kept or number in self._starts:
                 return
             self._starts[number] = time.monotonic()
+            failure_path(self.folder, number).unlink(missing_ok=True)
             self.trials[number] = replace(self.trials[number], reports=[])
             values = ", ".join(f"{key}={value}" for key, value in self.trials[number].overrides.items())
         self._echo(f"trial {number}: started ({values})")
@@ -339,7 +340,14 @@ class _Records(Listener):
             )
             self._write()
 
-    def done(self, number: int, error: str | None) -> None:
+    def done(self, number: int) -> None:
+        self._end(number, None)
+
+    def failed(self, number: int) -> None:
+        path = failure_path(self.folder, number)
+        self._end(number, path.read_text(encoding="utf-8") if path.is_file() else "its process ended; see its memory")
+
+    def _end(self, number: int, error: str | None) -> None:
         if number in self._kept:
             return
         with self._lock:

@@ -16,6 +16,7 @@ from raydistill.job.load import Job, load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import StageRecord, job_folder, stage_records
 from raydistill.job.run import JobResult, Runner
+from raydistill.json_file import write_text
 from raydistill.search.best_job import inputs, needed
 from raydistill.search.results import TRIALS, Trial
 from raydistill.search.spaces import locate
@@ -105,6 +106,11 @@ def trial_records(plan: Plan, job: Job, *, copied_as: int | None = None) -> dict
     return found
 
 
+def failure_path(folder: Path, number: int) -> Path:
+    """Where a failed trial leaves its reason, which Ray Tune tells its driver too late."""
+    return folder / TRIALS / f".failed-{number:03d}.txt"
+
+
 def run_trial(plan: Plan, number: int, values: Mapping[str, Any], reporter: Reporter) -> None:
     """Make a trial and report it; one that ended before is told again as it was.
 
@@ -128,7 +134,9 @@ def run_trial(plan: Plan, number: int, values: Mapping[str, Any], reporter: Repo
         shutil.rmtree(reporter.folder / CHECKPOINTS, ignore_errors=True)
         raise
     except Exception as error:
-        raise TrialError(_one_line(error)) from error
+        reason = _one_line(error)
+        write_text(failure_path(plan.folder, number), reason)
+        raise TrialError(reason) from error
     finally:
         plan.tracker.end_run(key, status)
 

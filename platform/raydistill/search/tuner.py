@@ -71,8 +71,11 @@ class Listener:
     def reported(self, number: int, values: Values, report: Mapping[str, Any]) -> None:
         """A trial evaluated, or finished; ``values`` are those it has now, ``report`` is what a ``Reporter`` told."""
 
-    def done(self, number: int, error: str | None) -> None:
-        """A trial ended, by itself or not; ``error`` is what it raised."""
+    def done(self, number: int) -> None:
+        """A trial ended, by itself or not."""
+
+    def failed(self, number: int) -> None:
+        """A trial raised an error, or its process ended."""
 
 
 def run_trials(search: SearchConfig, plan: Plan, settings: Settings, listener: Listener) -> None:
@@ -218,18 +221,10 @@ class _Callback(tune.Callback):
         self._listener.reported(_number(_name(trial)), trial.config["values"], result)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._listener.done(_number(_name(trial)), None)
+        self._listener.done(_number(_name(trial)))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        self._listener.done(_number(_name(trial)), _why(trial))
-
-
-def _why(trial: Any) -> str:
-    """The last line of what a trial raised."""
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[-1] if lines else "its process ended"
-    return text.partition("TrialError: ")[2] or text
+        self._listener.failed(_number(_name(trial)))
 
 
 class _Suggestions(Searcher):
