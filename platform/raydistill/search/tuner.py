@@ -92,13 +92,14 @@ def run_trials(search: SearchConfig, plan: Plan, settings: Settings, listener: L
     random.seed(search.seed)
     multiple = settings.scaling.num_workers > 1
     copies = search.scheduler.name == "pbt"
-    suggestions = _Suggestions(search, settings.samples, listener)
+    suggestions = None if copies else _Suggestions(search, settings.samples, listener)
     tuner = tune.Tuner(
         tune.with_resources(_trainable(plan, copies=copies), _resources(settings, is_population=copies)),
+        param_space=_population(search, listener) if copies else None,
         tune_config=tune.TuneConfig(
             metric=_METRIC,
             mode=search.mode,
-            num_samples=search.num_trials,
+            num_samples=1 if copies else search.num_trials,
             search_alg=suggestions,
             scheduler=_scheduler(search, settings.eval_steps),
             # A population is alive as a whole, and takes turns where there is no room for all.
@@ -139,7 +140,7 @@ def _fit(tuner: tune.Tuner) -> None:
 
 
 def _name(trial: Any) -> str:
-    """Of the trial as it was suggested: a copy of another gets all of that one's configuration."""
+    # As it was suggested: a copy of another trial gets all of that one's configuration.
     return str(trial.custom_trial_name or f"trial-{trial.config['number']:03d}")
 
 
@@ -252,9 +253,7 @@ class _Suggestions(Searcher):
         elif self._grid:
             sample = values = dict(zip(domains, self._grid[number], strict=True))
         else:
-            # Of seed and number alone, so that a resumed campaign goes on with what it would have drawn.
-            rng = random.Random(f"{self._search.seed}/{number}")
-            sample = values = {key: domain.sample(rng) for key, domain in domains.items()}
+            sample = values = _at_random(self._search, number)
         self._numbers[trial_id] = number
         self._listener.suggested(number, values, sample)
         return {"number": number, "values": values}
@@ -272,6 +271,21 @@ class _Suggestions(Searcher):
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Nothing: a resumed campaign tells its searcher the trials again."""
+
+
+def _at_random(search: SearchConfig, number: int) -> Values:
+    """Of seed and number alone, so that a resumed campaign goes on with what it would have drawn."""
+    rng = random.Random(f"{search.seed}/{number}")
+    return {key: domain.sample(rng) for key, domain in search.domains.items()}
+
+
+def _population(search: SearchConfig, listener: Listener) -> Values:
+    """All trials at once: population-based training takes no searcher."""
+    drawn = [_at_random(search, number) for number in range(search.num_trials)]
+    for number, values in enumerate(drawn):
+        listener.suggested(number, values, values)
+    numbers = tune.grid_search(list(range(search.num_trials)))
+    return {"number": numbers, "values": tune.sample_from(lambda config: dict(drawn[config["number"]]))}
 
 
 def _combinations(search: SearchConfig) -> list[tuple[Any, ...]]:
@@ -370,13 +384,9 @@ def _scheduler(search: SearchConfig, eval_steps: int) -> TrialScheduler:
 
 def _mutable(domain: Domain) -> Any:
     """What population-based training moves a value in: a choice to its neighbour, a range up or down."""
-    return list(domain.values) if isinstance(domain, Choice | Grid) else _drawn(domain)
-
-
-def _drawn(domain: Domain) -> Any:
     if isinstance(domain, QUniform):
         return tune.quniform(domain.low, domain.high, domain.step)
-    return _encoded(domain)
+    return list(domain.values) if isinstance(domain, Choice | Grid) else _encoded(domain)
 
 
 def _inside(config: Values, domains: Mapping[str, Domain]) -> Values:
