@@ -20,6 +20,8 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 """States that a job stays in."""
 _TIMEOUT_S = 10.0
 _RETRY_S = 2.0
+_STARTING_S = 30.0
+_NOT_READY = "No available agent to submit job"
 _TALKING = (
     *("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"),
     *("ray._private.runtime_env.packaging", "ray._private.runtime_env.working_dir"),
@@ -91,9 +93,19 @@ class JobApi:
             raise ValueError(f"the cluster at {self.address} refused: {first}") from None
 
     def submit(self, **arguments: Any) -> str:
-        """Start a job, as Ray's ``submit_job`` takes it; returns its id."""
-        with self._refusals():
-            return str(self._client.submit_job(**arguments))
+        """Start a job, as Ray's ``submit_job`` takes it; returns its id.
+
+        A head that has just started answers before it can take jobs; it is asked again for half a minute.
+        """
+        deadline = time.monotonic() + _STARTING_S
+        while True:
+            try:
+                with self._refusals():
+                    return str(self._client.submit_job(**arguments))
+            except ValueError as error:
+                if _NOT_READY not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
 
     def jobs(self) -> list[Any]:
         """What Ray's ``list_jobs`` tells of all submitted jobs, the newest first."""

@@ -107,8 +107,8 @@ class Stage(_base.Stage):
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         if self._row_coupled() and scaling.fewest_workers < scaling.num_workers:
             raise ValueError(
-                f"scaling.min_workers is {scaling.min_workers}, but the loss of a row depends on the rows beside it here, "
-                "so the number of workers is a part of what is learned; leave min_workers out"
+                f"scaling.min_workers is {scaling.min_workers}, but the loss of a row depends on the rows beside it "
+                "here, so the number of workers is a part of what is learned; leave min_workers out"
             )
         forecast = _fit.check_training(self.config, scaling, earlier)
         if forecast.captures:

@@ -288,6 +288,32 @@ def test_a_held_out_source_gives_all_its_rows_with_their_labels_also_after_an_in
     assert not (tmp_path / "alone/train").exists()
 
 
+def test_what_is_trained_on_may_lack_the_labels_that_held_out_rows_have(ray_cluster, tmp_path, tokenizer_folder):
+    (tmp_path / "text.txt").write_text("\n\n".join(map(sentence, range(30))))
+    labelled = "\n".join(f"{sentence(100 + number)}\t{number % 3}" for number in range(20))
+    (tmp_path / "labelled.tsv").write_text(labelled)
+    columns = {"format": "tsv", "header": False, "text": 0, "label": 1}
+    apart = source(name="delimited", path=str(tmp_path / "labelled.tsv"), **columns)
+    section = {"name": "classification", "labels": ["0", "1", "2"], "max_length": 32}
+    summary = binarize(
+        sources=sources(name="text", path=str(tmp_path / "text.txt")),
+        encoding=encoding(**section, labelled="held_out"),
+        tokenizer_folder=tokenizer_folder,
+        output=str(tmp_path / "out"),
+        held_out=apart,
+    )
+    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "held_out")}
+    assert [summary[part]["rows"] for part in parts] == [30, 20]
+    assert {part: list(corpus.columns) for part, corpus in parts.items()} == {
+        "train": ["second"],
+        "held_out": ["label", "second"],
+    }
+    found = parts["held_out"].read_columns(range(20)).column("label").to_pylist()
+    assert found == [number % 3 for number in range(20)]
+    assert [corpus.manifest.encoding["labelled"] for corpus in parts.values()] == ["none", "all"]
+    assert {corpus.encoding.labels for corpus in parts.values()} == {("0", "1", "2")}
+
+
 def test_mistakes_inside_data_tasks_arrive_as_one_line(ray_cluster, tmp_path, tokenizer_folder, capfd):
     (tmp_path / "a.txt").write_bytes(np.arange(128, 255, dtype=np.uint8).tobytes())
     with pytest.raises(ValueError, match=r"a\.txt is not utf-8-sig at byte 0; give its charset$"):

@@ -7,9 +7,11 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from raydistill.data.corpus import Corpus
 from raydistill.job import files
 from raydistill.job.load import load_job
 from raydistill.job.run import JobResult, run_job
+from raydistill.training.history import read_history
 
 LABELS = ["bad", "neutral", "good", "great"]
 OF_TEACHERS = {"lower": ["bad", "neutral"], "upper": ["good", "great"]}
@@ -40,7 +42,7 @@ def test_teachers_know_their_part_in_the_order_of_the_corpus_and_students_all(
     _, result = finished
     for name, labels in OF_TEACHERS.items():
         assert classes_of(result, name) == labels
-    for name in [*STORED, *LIVE, "supervised"]:
+    for name in [*STORED, *LIVE, "supervised", "unlabelled"]:
         assert classes_of(result, name) == LABELS
 
 
@@ -56,6 +58,27 @@ def test_methods_of_logits_read_what_is_stored_and_those_of_states_run_both_teac
     }
     assert [rows[name] for name in STORED] == [0, 0, 0]
     assert min(rows[name] for name in LIVE) >= 2 * 4 * 8
+
+
+def test_a_student_learns_from_text_without_labels_and_is_chosen_by_its_agreement_with_the_teachers(
+    finished: tuple[Path, JobResult],
+) -> None:
+    _, result = finished
+    for part in ("train", "held_out"):
+        corpora = {name: Corpus.open(str(result.outputs[name] / part)) for name in ("corpus", "text")}
+        assert [list(corpora[name].columns) for name in corpora] == [["label", "second"], ["second"]]
+        assert len(corpora["text"]) == len(corpora["corpus"])
+        rows = [one.read_rows(range(5)) for one in corpora.values()]
+        assert all((first == second).all() for first, second in zip(*rows, strict=True))
+    history = read_history(result.outputs["unlabelled"])
+    agreed = {line["step"]: line["held_out/agreement"] for line in history if "held_out/agreement" in line}
+    assert list(agreed) == [0, 2, 4]
+    assert not any(name.startswith("eval/") for line in history for name in line)
+    summary = result.summaries["unlabelled"]
+    assert (summary["best_metric"], summary["delivered"]) == ("held_out/agreement", "best")
+    assert summary["best_value"] == max(agreed[2], agreed[4])
+    [entry] = [one for one in result.summaries["evaluate"]["entries"] if one["model"] == "unlabelled"]
+    assert 0 <= entry["figures"]["accuracy"] <= 1
 
 
 def test_a_teacher_alone_is_wrong_about_rows_of_classes_that_it_does_not_know(
@@ -80,7 +103,7 @@ def test_the_table_has_teachers_ensembles_the_bound_and_all_methods_over_their_s
     assert lines[0] == "| model | n | accuracy | macro F1 |"
     cells = {line.split(" | ")[0].removeprefix("| "): line for line in lines[2:]}
     methods = [f"{stage} (method={name})" for stage, names in METHODS.items() for name in names]
-    assert list(cells) == ["lower", "upper", "supervised", *methods, "concatenated", "weighted", "surest"]
+    assert list(cells) == ["lower", "upper", "supervised", "unlabelled", *methods, "concatenated", "weighted", "surest"]
     assert [line.split(" | ")[1] for line in cells.values()] == ["2" if "live" in name else "1" for name in cells]
     page = (report / "report.md").read_text(encoding="utf-8")
     assert "lower knows 2 classes and predicts no other; all rows count." in page
