@@ -25,7 +25,9 @@ class MlflowWriter:
         mlflow = load_mlflow()
         self._mlflow = mlflow
         mlflow.set_tracking_uri(store.uri)
-        self._client = mlflow.MlflowClient(tracking_uri=store.uri)
+        # Named, since without one a client takes the registry that this process asked last.
+        mlflow.set_registry_uri(store.uri)
+        self._client = mlflow.MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
         self._experiment_id = self._open_experiment(store)
         self._runs_file = runs_file
         self._runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
