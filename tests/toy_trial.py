@@ -7,7 +7,8 @@ from typing import Any
 from unittest.mock import patch
 
 from raydistill import cluster
-from raydistill.search.campaign import _base_data, _plan
+from raydistill.search.campaign import _plan
+from raydistill.search.spaces import job_data
 from raydistill.search.trial import FINISHED, Reporter, TrialError, run_trial
 from raydistill.tracking.tracker import MemoryTracker
 from toy_search import make_search
@@ -32,7 +33,7 @@ def main(folder: Path) -> dict[str, Any]:
     search = make_search(folder, overrides=changes)
     campaign, tracker = folder / "runs" / "toy-search", MemoryTracker()
     (campaign / "trials").mkdir(parents=True)
-    plan = _plan(search, _base_data(search), campaign, tracker=tracker)
+    plan = _plan(search, job_data(search), campaign, tracker=tracker)
     found: dict[str, Any] = {}
     trials = {"first": (0.02, None), "again": (0.02, None), "failed": (1e30, None), "stopped": (0.01, 4)}
     for number, (name, (rate, stop)) in enumerate(trials.items()):

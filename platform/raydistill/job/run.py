@@ -99,7 +99,7 @@ class Runner:
         key = self._key(_JOB_KEY)
         self.tracker.start_run(key, name=self.job.name, tags=self._job_tags(resolved), resume=True)
         self.tracker.log_artifact(key, str(resolved))
-        with self._ended(key):
+        with self.tracker.ended(key):
             for _, group in itertools.groupby(self.job.runs.values(), key=lambda run: run.base):
                 self.run_stage(list(group))
 
@@ -109,19 +109,6 @@ class Runner:
     def _job_tags(self, resolved: Path) -> dict[str, str]:
         repeat = f"raydistill run {resolved} storage=NEW_FOLDER"
         return {"job": self.job.name, "command": command(), "repeat": repeat, **environment()}
-
-    @contextmanager
-    def _ended(self, key: str) -> Iterator[None]:
-        """Ends a tracked run with the status that fits how the block ends."""
-        status = "FAILED"
-        try:
-            yield
-            status = "FINISHED"
-        except (KeyboardInterrupt, SystemExit):
-            status = "KILLED"
-            raise
-        finally:
-            self.tracker.end_run(key, status)
 
     def run_stage(self, runs: list[StageRun]) -> None:
         """The runs of one stage that have not finished yet, side by side where the cluster has room."""
@@ -163,7 +150,7 @@ class Runner:
             return
         parent = self.parent or self._key(_JOB_KEY)
         self.tracker.start_run(key, name=run.name, parent=parent, tags=self._tags(run), resume=True)
-        with self._ended(key):
+        with self.tracker.ended(key):
             yield
 
     def _tags(self, run: StageRun) -> dict[str, Any]:

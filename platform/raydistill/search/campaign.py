@@ -57,7 +57,7 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     ``resume``.
     """
     folder = campaign_folder(search)
-    raw = _base_data(search)
+    raw = job_data(search)
     records = _Records.open(search, folder, identity=_identity(search, raw))
     if records.is_complete:
         echo(f"{search.name}: finished before, {len(records.trials)} trials ({folder})")
@@ -106,16 +106,6 @@ def _run(search: SearchConfig, plan: Plan, records: "_Records", scaling: Scaling
     records.begin(echo)
     run_trials(search, replace(plan, parallel=concurrent), settings, records)
     records.close()
-
-
-def _base_data(search: SearchConfig) -> dict[str, Any]:
-    """Plain data of the base job with the campaign's overrides and the processes of a trial."""
-    raw = job_data(search)
-    if search.resources is not None:
-        raw["stages"][search.stage]["scaling"] = search.resources.model_dump(mode="json")
-    if search.storage is not None:
-        raw["storage"] = search.storage
-    return raw
 
 
 def _plan(
@@ -209,15 +199,8 @@ def _tracked(plan: Plan, search: SearchConfig, raw: Mapping[str, Any]) -> Iterat
     tags = {"campaign": search.name, "job": raw["name"], "command": command(), **environment()}
     plan.tracker.start_run(plan.key, name=search.name, tags=tags, resume=True)
     plan.tracker.log_params(plan.key, search.model_dump(mode="json", exclude={"description"}))
-    status = "FAILED"
-    try:
+    with plan.tracker.ended(plan.key):
         yield
-        status = "FINISHED"
-    except (KeyboardInterrupt, SystemExit):
-        status = "KILLED"
-        raise
-    finally:
-        plan.tracker.end_run(plan.key, status)
 
 
 @dataclass

@@ -229,7 +229,7 @@ def _train_group(plan: Plan, call: Callable[[], Any], output: Path, reporter: Re
     told = 0
     while thread.is_alive():
         thread.join(_POLL_S)
-        found = [line for line in read_history(output) if plan.metric in line and line["step"] > 0]
+        found = _evaluations(plan, output)
         # The last evaluation is told with the result; which one is the last is known when another follows.
         for line in found[told:-1]:
             reporter.report(_report(plan.metric, int(line["step"]), _figures(line), {}))
@@ -241,9 +241,14 @@ def _train_group(plan: Plan, call: Callable[[], Any], output: Path, reporter: Re
 
 def _tell_history(plan: Plan, output: Path, reporter: Reporter) -> None:
     """Report the evaluations of a training that ended before, all but the last."""
-    found = [line for line in read_history(output) if plan.metric in line and line["step"] > 0]
+    found = _evaluations(plan, output)
     for line in found[:-1]:
         reporter.report(_report(plan.metric, int(line["step"]), _figures(line), {}))
+
+
+def _evaluations(plan: Plan, output: Path) -> list[dict[str, float]]:
+    """The lines of a training's history that evaluations wrote, but for the one before the first step."""
+    return [line for line in read_history(output) if plan.metric in line and line["step"] > 0]
 
 
 def _figures(line: Mapping[str, Any]) -> dict[str, float]:

@@ -5,7 +5,8 @@ import shlex
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,19 @@ class Tracker(ABC):
     def end_run(self, key: str, status: str = "FINISHED") -> None:
         """End a run with MLflow's status FINISHED, FAILED or KILLED."""
         self._send({**_record("end_run", key), "status": status})
+
+    @contextmanager
+    def ended(self, key: str) -> Iterator[None]:
+        """Ends a run with the status that fits how the block ends."""
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            self.end_run(key, status)
 
     def register_model(
         self,

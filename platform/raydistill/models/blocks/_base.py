@@ -41,6 +41,18 @@ class UnitNames(NamedTuple):
     """Linear layer that takes the neurons."""
 
 
+BERT_UNITS = UnitNames(
+    attention="attention.self",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_output="attention.output.dense",
+    intermediate="intermediate.dense",
+    output="output.dense",
+)
+"""Of BERT's blocks and of those that RoBERTa took over."""
+
+
 class Blocks(ABC):
     """Parts of one model with a head; a family's module names the subclass ``Family``."""
 

@@ -17,15 +17,7 @@ class Family(_base.Blocks):
     HEAD = "masked_lm"
     LAYERS = "roberta.encoder.layer"
     QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
-    UNITS = _base.UnitNames(
-        attention="attention.self",
-        query="attention.self.query",
-        key="attention.self.key",
-        value="attention.self.value",
-        attention_output="attention.output.dense",
-        intermediate="intermediate.dense",
-        output="output.dense",
-    )
+    UNITS = _base.BERT_UNITS
     PROJECTION = "lm_head.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier.out_proj",
