@@ -1,8 +1,11 @@
 """Trials of a toy search made one after the other in this process, without Ray; run as a process of its own."""
 
 import json
+import shutil
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -10,6 +13,7 @@ from raydistill import cluster
 from raydistill.search.campaign import _plan
 from raydistill.search.spaces import job_data
 from raydistill.search.trial import FINISHED, Reporter, TrialError, run_trial
+from raydistill.search.tuning import trainable as trainable_module
 from raydistill.tracking.tracker import MemoryTracker
 from toy_search import make_search
 
@@ -25,6 +29,48 @@ class Kept(Reporter):
         self.told.append((int(metrics["step"]), metrics["metric"], bool(metrics.get(FINISHED))))
         if metrics["step"] == self._stop:
             raise SystemExit
+
+
+class InPlaceOfTune:
+    """What a trial asks of Ray Tune, for one trial of a population; ends it at a step and keeps its state."""
+
+    def __init__(self, number: int, *, stop: int | None = None, state: Path | None = None, target: Path) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.saved_at: list[int] = []
+        self._number, self._stop, self._state, self._target = number, stop, state, target
+        self.Checkpoint = SimpleNamespace(from_directory=Path)
+
+    def get_context(self) -> Any:
+        return SimpleNamespace(get_trial_name=lambda: f"trial-{self._number:03d}")
+
+    def get_checkpoint(self) -> Any:
+        return None if self._state is None else SimpleNamespace(as_directory=lambda: nullcontext(str(self._state)))
+
+    def report(self, told: dict[str, Any], checkpoint: Path | None = None) -> None:
+        self.told.append(told)
+        if checkpoint is not None:
+            self.saved_at.append(told["step"])
+            shutil.copytree(checkpoint, self._target, dirs_exist_ok=True)
+        if told["step"] == self._stop:
+            raise SystemExit
+
+
+def population(plan: Any, folder: Path) -> dict[str, Any]:
+    """A trial that ends at step 4, and two that go on from its state: with its values, and with another rate."""
+    state, found = folder / "state", {}
+    runs: dict[str, tuple[int, float, int | None, Path | None]] = {
+        "donor": (10, 0.02, 4, None),
+        "same": (11, 0.02, None, state),
+        "other": (12, 0.002, None, state),
+    }
+    for name, (number, rate, stop, start) in runs.items():
+        target = state if start is None else folder / name
+        tune = InPlaceOfTune(number, stop=stop, state=start, target=target)
+        values = {"method.temperature": 2.0, "optimizer.learning_rate": rate}
+        with patch.object(trainable_module, "tune", tune), suppress(SystemExit):
+            trainable_module.trainable(plan, exchange_steps=4)({"number": 10, "values": values})
+        found[name] = {"told": tune.told, "saved_at": tune.saved_at}
+    return found
 
 
 def main(folder: Path) -> dict[str, Any]:
@@ -43,6 +89,8 @@ def main(folder: Path) -> dict[str, Any]:
         except (TrialError, SystemExit) as error:
             ended = f"{type(error).__name__}: {error}"
         found[name] = {"told": reporter.told, "ended": ended, "folder": str(reporter.folder)}
+    found["population"] = population(plan, folder)
+    found["copied_from"] = {run.name: run.tags.get("copied_from") for run in tracker.runs.values()}
     found["status"] = [run.status for run in tracker.runs.values()]
     found["parents"] = sorted({str(run.parent) for run in tracker.runs.values()})
     return found

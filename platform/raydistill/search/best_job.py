@@ -68,15 +68,16 @@ def best_job_text(search: SearchConfig, result: CampaignResult, best: Trial) -> 
         f"The best of {len(result.trials)} trials ({finished} finished) of campaign {search.name}:",
         f"trial {best.number}, {search.metric} {best.metric!r} after {best.steps} steps.",
         *(f"  {key}: {value}" for key, value in best.overrides.items()),
-        _remark(search),
+        *(f"  {line}" for line in best.course_lines()),
+        _remark(best),
     ]
     body = yaml.safe_dump(best_job_data(search, best.overrides), sort_keys=False, width=120, allow_unicode=True)
     return "".join(f"# {line}\n" for line in head) + body
 
 
-def _remark(search: SearchConfig) -> str:
-    if search.scheduler.name == "pbt":
-        return "Values changed while it trained; these are its last ones, and with them alone another student is made."
+def _remark(best: Trial) -> str:
+    if best.origin:
+        return "It went on from other trials; with its last values alone, as below, another student is made."
     return "All that it needs is below; raydistill run FILE makes that student again."
 
 

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +20,15 @@ from raydistill.job.run import JobResult, Runner
 from raydistill.search.best_job import inputs, needed
 from raydistill.search.config import SearchConfig
 from raydistill.search.preflight import examples, metric_of
-from raydistill.search.results import (
-    ENDED,
-    TRIALS,
-    CampaignResult,
-    Trial,
-    best_of,
-    read_campaign,
-    write_trials,
-)
+from raydistill.search.records import Echo, Records
+from raydistill.search.results import TRIALS, CampaignResult
 from raydistill.search.spaces import job_data, job_of
-from raydistill.search.trial import FINISHED, Plan, failure_path, trial_job, trial_records
-from raydistill.search.tuner import Listener, Settings, run_trials
+from raydistill.search.trial import Plan, trial_job, trial_records
+from raydistill.search.tuning.run import Settings, run_trials
 from raydistill.stages import _corpora
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import Tracker, start_tracker
 
-Echo = Callable[[str], None]
 Finish = Callable[[CampaignResult, Tracker, str], None]
 """Called with the result, the tracker and the key of the campaign's tracked run before that ends."""
 
@@ -58,7 +48,7 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     """
     folder = campaign_folder(search)
     raw = job_data(search)
-    records = _Records.open(search, folder, identity=_identity(search, raw))
+    records = Records.open(search, folder, identity=_identity(search, raw))
     if records.is_complete:
         echo(f"{search.name}: finished before, {len(records.trials)} trials ({folder})")
         return records.result()
@@ -69,11 +59,6 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
         )
     job = trial_job(_plan(search, raw, folder, tracker=None), examples(search)[0])
     scaling = job.scaling(job.stages[search.stage])
-    if search.scheduler.name == "pbt" and scaling.num_workers > 1:
-        raise ValueError(
-            f"scheduler is pbt, which copies trials of one worker, but a trial has {scaling.num_workers}; "
-            "set resources.num_workers to 1, or choose asha"
-        )
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     with cluster.connection(_scalings(search, job, scaling)):
         tracker = start_tracker(job.config.tracking, folder=str(folder.parent), experiment=search.name)
@@ -90,7 +75,7 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     return result
 
 
-def _run(search: SearchConfig, plan: Plan, records: "_Records", scaling: ScalingConfig, echo: Echo) -> None:
+def _run(search: SearchConfig, plan: Plan, records: Records, scaling: ScalingConfig, echo: Echo) -> None:
     outputs = _make_shared(search, plan, echo)
     concurrent = _concurrent(search, scaling)
     if records.num_ended:
@@ -104,12 +89,17 @@ def _run(search: SearchConfig, plan: Plan, records: "_Records", scaling: Scaling
         samples=records.samples(),
     )
     records.begin(echo)
-    run_trials(search, replace(plan, parallel=concurrent), settings, records)
+    try:
+        run_trials(search, replace(plan, parallel=concurrent), settings, records)
+    finally:
+        # Their processes were ended before they could say so.
+        for number, status in records.unended().items():
+            plan.tracker.end_run(plan.trial_key(number), status)
     records.close()
 
 
 def _plan(
-    search: SearchConfig, raw: dict[str, Any], folder: Path, *, tracker: Any, records: "_Records | None" = None
+    search: SearchConfig, raw: dict[str, Any], folder: Path, *, tracker: Any, records: Records | None = None
 ) -> Plan:
     stage = load_job(raw).config.stages[search.stage]
     return Plan(
@@ -139,10 +129,12 @@ def _scalings(search: SearchConfig, job: Job, scaling: ScalingConfig) -> list[Sc
     if os.environ.get("RAY_ADDRESS") or ray.is_initialized():
         return found
     concurrent = _concurrent(search, scaling)
+    # Beside a population there is room for one trial more, less a CPU, so that their number can be kept.
+    places = concurrent + (search.scheduler.name == "pbt")
     together = scaling.model_copy(
         update={
             "num_workers": concurrent * scaling.num_workers,
-            "data_cpus": concurrent * max(scaling.data_cpus, scaling.num_workers),
+            "data_cpus": places * max(scaling.data_cpus, scaling.num_workers),
             "min_workers": None,
             "use_gpu": False,
         }
@@ -152,15 +144,18 @@ def _scalings(search: SearchConfig, job: Job, scaling: ScalingConfig) -> list[Sc
 
 def _concurrent(search: SearchConfig, scaling: ScalingConfig) -> int:
     """Trials at one time: as asked, but no more than there is room for."""
-    if ray.is_initialized() and os.environ.get("RAY_ADDRESS"):
-        room = cluster.capacity(scaling)
-    else:
-        room = max(1, cluster.physical_cores() // (scaling.num_workers * scaling.cpus_per_worker))
-        if ray.is_initialized():
-            room = cluster.capacity(scaling) if search.max_concurrent else min(room, cluster.capacity(scaling))
-        elif search.max_concurrent:
-            room = search.max_concurrent
+    room = _room(search, scaling)
     return max(1, min(search.max_concurrent or room, room, search.num_trials))
+
+
+def _room(search: SearchConfig, scaling: ScalingConfig) -> int:
+    """Trials that fit: on a machine of one's own a worker a core, unless more are asked for."""
+    cores = cluster.physical_cores() // (scaling.num_workers * scaling.cpus_per_worker)
+    if not ray.is_initialized():
+        # What is started later has the size that is asked for.
+        return search.max_concurrent or cores
+    capacity = cluster.capacity(scaling)
+    return capacity if search.max_concurrent or os.environ.get("RAY_ADDRESS") else min(cores, capacity)
 
 
 def _make_shared(search: SearchConfig, plan: Plan, echo: Echo) -> dict[str, Path]:
@@ -201,155 +196,3 @@ def _tracked(plan: Plan, search: SearchConfig, raw: Mapping[str, Any]) -> Iterat
     plan.tracker.log_params(plan.key, search.model_dump(mode="json", exclude={"description"}))
     with plan.tracker.ended(plan.key):
         yield
-
-
-@dataclass
-class _Records(Listener):
-    """The trials of a campaign, written down whenever one begins, evaluates or ends."""
-
-    search: SearchConfig
-    folder: Path
-    identity: str
-    trials: dict[int, Trial] = field(default_factory=dict)
-    seconds: float = 0.0
-    """Time of earlier runs."""
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._echo: Echo = lambda line: None
-        self._kept = {trial.number for trial in self.ended()}
-        self._begun: float | None = None
-        self._starts: dict[int, float] = {}
-
-    @classmethod
-    def open(cls, search: SearchConfig, folder: Path, *, identity: str) -> "_Records":
-        """What an earlier run left; raises ValueError when that was of another search."""
-        stored = read_campaign(folder)
-        if stored is None:
-            return cls(search, folder, identity)
-        if stored["identity"] != identity:
-            raise ValueError(
-                f"name is {search.name!r}, but {folder} has trials of another search; give another name, or remove it"
-            )
-        trials = {trial.number: trial for trial in stored["trials"] if trial.number < search.num_trials}
-        return cls(search, folder, identity, trials, stored["seconds"])
-
-    def ended(self) -> list[Trial]:
-        """Trials that are kept."""
-        return [trial for trial in self.trials.values() if trial.state in ENDED]
-
-    @property
-    def num_ended(self) -> int:
-        """How many of them."""
-        return len(self.ended())
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether there is nothing left to try, or no time."""
-        if self.num_ended == self.search.num_trials:
-            return True
-        return bool(self.trials) and self.time_left_s is not None and self.time_left_s <= 0
-
-    @property
-    def time_left_s(self) -> float | None:
-        """Seconds of the budget that earlier runs left."""
-        total = self.search.budget.time_s
-        return None if total is None else total - self.seconds
-
-    def samples(self) -> list[dict[str, Any]]:
-        """What the searcher drew, of the first trials without a gap."""
-        found = []
-        for number in range(self.search.num_trials):
-            if number not in self.trials:
-                break
-            found.append(self.trials[number].sample)
-        return found
-
-    def result(self) -> CampaignResult:
-        """The campaign as far as it came."""
-        trials = [self.trials[number] for number in sorted(self.trials)]
-        return CampaignResult(self.folder, trials, best_of(trials, mode=self.search.mode))
-
-    def begin(self, echo: Echo) -> None:
-        """The trials start now."""
-        self._echo, self._begun = echo, time.monotonic()
-
-    def close(self) -> None:
-        """The trials are over: those that still ran were stopped for the time."""
-        with self._lock:
-            for number, trial in self.trials.items():
-                if trial.state == "pending" and number in self._starts:
-                    self.trials[number] = replace(
-                        trial, state="stopped", reason=f"budget.time, {self.search.budget.time}, was over"
-                    )
-            self._write()
-
-    def suggested(self, number: int, values: dict[str, Any], sample: dict[str, Any]) -> None:
-        with self._lock:
-            if number not in self.trials:
-                self.trials[number] = Trial(
-                    number, values, "pending", None, {}, 0.0, 0, "", self.folder / TRIALS, sample=sample
-                )
-                self._write()
-
-    def started(self, number: int) -> None:
-        with self._lock:
-            if number in self._kept or number in self._starts:
-                return
-            self._starts[number] = time.monotonic()
-            failure_path(self.folder, number).unlink(missing_ok=True)
-            self.trials[number] = replace(self.trials[number], reports=[])
-            values = ", ".join(f"{key}={value}" for key, value in self.trials[number].overrides.items())
-        self._echo(f"trial {number}: started ({values})")
-
-    def reported(self, number: int, values: dict[str, Any], report: Mapping[str, Any]) -> None:
-        if number in self._kept:
-            return
-        metric, step, figures = float(report["metric"]), int(report["step"]), dict(report["figures"])
-        with self._lock:
-            trial = self.trials[number]
-            is_last = bool(report[FINISHED])
-            told = [] if is_last else [{**figures, "metric": metric, "step": float(step)}]
-            self.trials[number] = replace(
-                trial,
-                overrides=dict(values),
-                metric=metric,
-                metrics=figures,
-                steps=step,
-                seconds=round(self._elapsed(number), 3),
-                folder=Path(report["folder"]),
-                reports=[*trial.reports, *told],
-                state="finished" if is_last else trial.state,
-            )
-            self._write()
-
-    def done(self, number: int) -> None:
-        self._end(number, None)
-
-    def failed(self, number: int) -> None:
-        path = failure_path(self.folder, number)
-        self._end(number, path.read_text(encoding="utf-8") if path.is_file() else "its process ended; see its memory")
-
-    def _end(self, number: int, error: str | None) -> None:
-        if number in self._kept:
-            return
-        with self._lock:
-            trial = self.trials[number]
-            changes: dict[str, Any] = {"seconds": round(self._elapsed(number), 3)}
-            if error is not None:
-                changes |= {"state": "failed", "reason": error}
-            elif trial.state != "finished":
-                changes |= {"state": "stopped", "reason": f"by scheduler {self.search.scheduler.name}"}
-            self.trials[number] = trial = replace(trial, **changes)
-            self._write()
-        shown = "" if trial.metric is None else f", {self.search.metric} {trial.metric:.4g} after {trial.steps} steps"
-        why = f": {trial.reason}" if trial.state == "failed" else ""
-        self._echo(f"trial {number}: {trial.state} in {trial.seconds:.0f} s{shown}{why}")
-
-    def _elapsed(self, number: int) -> float:
-        return time.monotonic() - self._starts.get(number, time.monotonic())
-
-    def _write(self) -> None:
-        passed = 0.0 if self._begun is None else time.monotonic() - self._begun
-        trials = [self.trials[number] for number in sorted(self.trials)]
-        write_trials(self.folder, trials, identity=self.identity, seconds=self.seconds + passed)

@@ -4,6 +4,7 @@ import types
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from raydistill.config.errors import UserError
+from raydistill.config.sections import ScalingConfig
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Choice, Domain, Grid, is_number
 from raydistill.search.spaces import job_data, locate
@@ -26,6 +27,17 @@ def check_changeable(search: SearchConfig, stage: Any) -> None:
     ]
     if problems:
         raise UserError(problems)
+
+
+def check_copyable(scaling: ScalingConfig) -> None:
+    """Raise UserError for trials whose state another cannot take over."""
+    if scaling.num_workers > 1:
+        raise UserError(
+            [
+                f"scheduler is pbt, which copies trials of one worker, but a trial has {scaling.num_workers}; "
+                "write resources: {num_workers: 1}, or choose asha"
+            ]
+        )
 
 
 def _may_change(path: list[str], domain: Domain, stage: Any, name: str) -> bool:

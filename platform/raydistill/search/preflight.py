@@ -12,7 +12,7 @@ from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
 from raydistill.job.load import Job, load_job
 from raydistill.search import best_job
-from raydistill.search.changeable import check_changeable
+from raydistill.search.changeable import check_changeable, check_copyable
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Choice, Domain, Grid, QUniform
 from raydistill.search.spaces import job_data, job_of, locate
@@ -41,11 +41,12 @@ def check_search(search: SearchConfig) -> dict[str, list[str]]:
     stage = job.config.stages[search.stage]
     criterion = metric_of(search, stage)
     _check_budget(search, stage.training)
+    scaling = job.scaling(job.stages[search.stage])
     if search.scheduler.name == "pbt":
         check_changeable(search, stage)
+        check_copyable(scaling)
     for values in others:
         _checked_job(search, values, whole=False)
-    scaling = job.scaling(job.stages[search.stage])
     cluster.check_resources(scaling)
     shared = _shared(search, job, {path[1] for path in paths.values()})
     return _lines(search, shared, criterion, len(others) + 1)

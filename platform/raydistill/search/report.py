@@ -84,7 +84,7 @@ def summary_lines(search: SearchConfig, result: CampaignResult, files: Sequence[
 
 def _tried(search: SearchConfig, result: CampaignResult) -> list[Tried]:
     return [
-        Tried(one.number, one.overrides, one.state, one.metric, one.steps, one.seconds, one.reason)
+        Tried(one.number, one.overrides, one.state, one.metric, one.steps, one.seconds, one.reason or one.origin)
         for one in result.trials
     ]
 
@@ -134,10 +134,11 @@ def _best(search: SearchConfig, result: CampaignResult) -> str:
     assert best.metric is not None
     style = column(_figure(search))
     values = "\n".join(f"* `{key}`: {trials.value_text(value)}" for key, value in best.overrides.items())
-    changed = " Its values changed while it trained; these are the last." if search.scheduler.name == "pbt" else ""
+    course = "\n".join(f"* {line}" for line in best.course_lines())
+    others = f"It went on from other trials; the values are its last ones:\n\n{course}\n\n" if course else ""
     return (
         f"## Best\n\nTrial {best.number}: {style.heading} {style.text(best.metric)} after {best.steps:,} "
-        f"steps.{changed}\n\n{values}\n\nAs a job: [{BEST}]({BEST}), for `raydistill run`. The figure is of at most "
+        f"steps.\n\n{values}\n\n{others}As a job: [{BEST}]({BEST}), for `raydistill run`. The figure is of at most "
         "`training.eval_rows` held-out rows; an `evaluate` stage reads all of them.\n"
     )
 

@@ -43,6 +43,26 @@ class Trial:
     """What each evaluation told the scheduler, in order: a resumed campaign tells it again."""
     sample: dict[str, Any] = field(default_factory=dict)
     """The values as the searcher drew them, places in its list for a choice."""
+    course: list[dict[str, Any]] = field(default_factory=list)
+    """How the student of a population came about: from each ``step`` on, which ``trial`` trained it with which
+    ``values``."""
+
+    @property
+    def origin(self) -> str:
+        """Which trial it last went on from, empty for one that is no copy."""
+        if len(self.course) < 2:
+            return ""
+        return f"went on from trial {self.course[-2]['trial']} at step {self.course[-1]['step']}"
+
+    def course_lines(self) -> list[str]:
+        """The course of a copy in words, nothing for a trial that is none."""
+        if not self.origin:
+            return []
+        return [
+            f"from step {part['step']} as trial {part['trial']}: "
+            + ", ".join(f"{key}={value}" for key, value in part["values"].items())
+            for part in self.course
+        ]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import fcntl
 import shutil
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -35,23 +36,21 @@ class TrialError(Exception):
     """Why a trial failed, in one line."""
 
 
-class Reporter:
+class Reporter(ABC):
     """What a trial tells the scheduler; ``report`` may end the trial by raising SystemExit."""
 
     start: Path | None = None
     """Folder with the state to continue from."""
-    owner: int = -1
-    """Number of the trial that it is of."""
-    is_copy: bool = False
-    """Whether that is another one."""
+    copied_from: int | None = None
+    """Number of the trial that it is of, where that is another one."""
     folder: Path = Path()
     """The trial's output, once it is known."""
     copies: bool = False
     """Whether states are wanted, since trials may be copied."""
 
+    @abstractmethod
     def report(self, metrics: Mapping[str, float], save_state: SaveState | None = None) -> None:
         """Tell of an evaluation: ``metric``, ``step`` and all others by their names."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -121,8 +120,8 @@ def run_trial(plan: Plan, number: int, values: Mapping[str, Any], reporter: Repo
         return
     key = plan.trial_key(number)
     tags: dict[str, Any] = {"campaign": plan.campaign, "trial": number}
-    if reporter.is_copy:
-        tags["copied_from"] = reporter.owner
+    if reporter.copied_from is not None:
+        tags["copied_from"] = reporter.copied_from
     plan.tracker.start_run(key, name=f"trial {number}", parent=plan.key, tags=tags, resume=True)
     status = "FAILED"
     try:
@@ -130,8 +129,9 @@ def run_trial(plan: Plan, number: int, values: Mapping[str, Any], reporter: Repo
         status = "FINISHED"
     except (SystemExit, KeyboardInterrupt):
         status = "KILLED"
-        # It never goes on from these: a trial of a population has the scheduler's.
-        shutil.rmtree(reporter.folder / CHECKPOINTS, ignore_errors=True)
+        if not reporter.copies:
+            # It never goes on. In a population it may already do so in another process, which clears them itself.
+            shutil.rmtree(reporter.folder / CHECKPOINTS, ignore_errors=True)
         raise
     except Exception as error:
         reason = _one_line(error)
@@ -156,9 +156,9 @@ def _make(plan: Plan, number: int, values: Mapping[str, Any], reporter: Reporter
     check_job(job)
     records = trial_records(plan, job, copied_as=number if reporter.copies else None)
     output = reporter.folder = records[plan.stage].output
-    if reporter.copies and reporter.start is None:
-        # What an interrupted campaign left of it is of values that it had later.
-        shutil.rmtree(output, ignore_errors=True)
+    if reporter.copies:
+        # What an interrupted campaign left of it is of values that it had later; a state comes from the scheduler.
+        shutil.rmtree(output if reporter.start is None else output / CHECKPOINTS, ignore_errors=True)
     runner = Runner(
         job,
         records,
@@ -208,7 +208,7 @@ class _Told(Told):
 
     def __init__(self, plan: Plan, reporter: Reporter) -> None:
         self._plan, self._reporter = plan, reporter
-        self.start, self.is_copy = reporter.start, reporter.is_copy
+        self.start, self.is_copy = reporter.start, reporter.copied_from is not None
 
     def evaluated(self, step: int, metrics: Mapping[str, float], save_state: SaveState) -> None:
         self._reporter.report(_report(self._plan.metric, step, metrics, {}), save_state)

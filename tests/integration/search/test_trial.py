@@ -54,4 +54,29 @@ def test_a_trial_that_the_scheduler_ends_leaves_no_student(trials: dict[str, Any
 
 def test_tracked_runs_are_part_of_the_campaign_and_end_as_the_trials_do(trials: dict[str, Any]) -> None:
     assert trials["parents"] == ["campaign/toy-search"]
-    assert trials["status"] == ["FINISHED", "FINISHED", "FAILED", "KILLED"]
+    assert trials["status"][:4] == ["FINISHED", "FINISHED", "FAILED", "KILLED"]
+
+
+def test_a_trial_goes_on_from_the_weights_moments_and_place_of_another(trials: dict[str, Any]) -> None:
+    donor, same = trials["population"]["donor"], trials["population"]["same"]
+    assert [told["step"] for told in donor["told"]] == [2, 4]
+    assert [told["step"] for told in same["told"]] == [6, 8]
+    # With the same values it is as if nothing had been stopped.
+    undisturbed = [metric for step, metric, _ in trials["first"]["told"] if step > 4]
+    assert [told["metric"] for told in same["told"]] == pytest.approx(undisturbed, rel=1e-6)
+
+
+def test_a_copy_has_a_value_of_its_own(trials: dict[str, Any]) -> None:
+    same, other = (trials["population"][name]["told"][-1] for name in ("same", "other"))
+    assert other["metric"] != pytest.approx(same["metric"], rel=1e-4)
+    assert [(part["step"], part["trial"]) for part in other["course"]] == [(0, 10), (4, 12)]
+    assert [part["values"]["optimizer.learning_rate"] for part in other["course"]] == [0.02, 0.002]
+    assert trials["copied_from"] | {"trial 11": "10", "trial 12": "10"} == trials["copied_from"]
+    assert trials["copied_from"]["trial 10"] is None
+
+
+def test_a_population_saves_its_states_where_it_exchanges_alone(trials: dict[str, Any]) -> None:
+    found = trials["population"]
+    assert [found[name]["saved_at"] for name in ("donor", "same", "other")] == [[4], [], []]
+    # The clock of a scheduler stands still at the end, where nothing is left to decide.
+    assert [told["clock"] for told in found["same"]["told"]] == [6, 6]

@@ -80,6 +80,10 @@ def test_a_stage_that_a_searched_key_changes_is_not_shared(search, checked):
         (["scheduler=pbt", "budget.trials=3"], "budget.trials is 3, but pbt needs a population of 4"),
         (["searcher={name: optuna, num_startup_trials: 6}"], "num_startup_trials is 6 of 6 trials"),
         (
+            ["scheduler=pbt", "resources={num_workers: 2}"],
+            "scheduler is pbt, which copies trials of one worker, but a trial has 2; write resources",
+        ),
+        (
             ["scheduler=pbt", "space={method.reduction: [mean, batchmean]}"],
             "space.method.reduction cannot change in mid-run, which scheduler pbt needs",
         ),

@@ -1,5 +1,6 @@
 import csv
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,17 @@ def test_the_last_lines_tell_the_best_and_where_everything_is(search, result):
     assert "best: trial 1, accuracy 72.0% after 40 steps" in text
     assert f"raydistill run {result.folder / 'best.yaml'}" in text
     assert "mlflow ui --backend-store-uri" in text
+
+
+def test_a_best_trial_that_went_on_from_another_is_told_with_its_course(search, result):
+    course = [
+        {"step": 0, "trial": 2, "values": {"method.temperature": 3.0}},
+        {"step": 20, "trial": 1, "values": {"method.temperature": 3.6}},
+    ]
+    copy = replace(result.trials[1], course=course)
+    files = report.write_report(search, replace(result, trials=[result.trials[0], copy], best=copy))
+    page, table, best = files[0].read_text(), files[1].read_text(), files[-1].read_text()
+    assert "* from step 0 as trial 2: method.temperature=3.0\n* from step 20 as trial 1: method.temperature=3.6" in page
+    assert "finished: went on from trial 2 at step 20" in table
+    assert "#   from step 20 as trial 1: method.temperature=3.6\n# It went on from other trials" in best
+    assert "makes that student again" not in best

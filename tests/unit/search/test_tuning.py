@@ -2,15 +2,21 @@
 
 import itertools
 import statistics
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from ray.tune.search import Searcher
 
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import QUniform, Uniform
-from raydistill.search.tuner import Listener, _inside, _scheduler, _Suggestions
+from raydistill.search.listener import Listener
+from raydistill.search.tuning.schedulers import inside, scheduler_of
+from raydistill.search.tuning.suggestions import Suggestions
+from raydistill.search.tuning.trainable import name_of, number_of
 
+RATE = "optimizer.learning_rate"
 SPACE = {
     "method.temperature": {"uniform": [1, 4]},
     "method": [{"name": "kd", "alpha": 0.5}, "finetune"],
@@ -41,7 +47,7 @@ def make_search(searcher: Any, space: Any = None, **changes: Any) -> SearchConfi
 
 def suggestions(search: SearchConfig, count: int, samples: Any = ()) -> tuple[list[Any], Kept]:
     listener = Kept()
-    suggest = _Suggestions(search, samples, listener)
+    suggest = Suggestions(search, samples, listener)
     found = []
     for number in range(count):
         found.append(suggest.suggest(str(number)))
@@ -94,7 +100,7 @@ def test_the_learning_searchers_learn() -> None:
     space = {"method.temperature": {"uniform": [0, 1]}}
     for searcher in ("optuna", "hyperopt"):
         options = {"name": searcher, "num_startup_trials": 10}
-        suggest = _Suggestions(make_search(options, space, budget={"trials": 40}), [], Listener())
+        suggest = Suggestions(make_search(options, space, budget={"trials": 40}), [], Listener())
         drawn = []
         for number in range(40):
             suggested: Any = suggest.suggest(str(number))
@@ -106,17 +112,49 @@ def test_the_learning_searchers_learn() -> None:
 
 def test_values_that_population_based_training_moved_stay_in_their_ranges() -> None:
     domains = {"a": Uniform(1.0, 4.0), "b": QUniform(0.0, 1.0, 0.25)}
-    moved = _inside({"values": {"a": 4.8, "b": 0.6}}, domains)
+    moved = inside({"values": {"a": 4.8, "b": 0.6}}, domains)
     assert moved["values"] == {"a": 4.0, "b": 0.5}
-    assert _inside({"values": {"a": 0.5, "b": 1.4}}, domains)["values"] == {"a": 1.0, "b": 1.0}
+    assert inside({"values": {"a": 0.5, "b": 1.4}}, domains)["values"] == {"a": 1.0, "b": 1.0}
 
 
 @pytest.mark.parametrize("name", ["fifo", "asha", "median", "pbt"])
 def test_schedulers_are_made_with_the_steps_of_an_evaluation(name: str) -> None:
     space = {"method.temperature": {"uniform": [1, 4]}, "method.alpha": {"quniform": [0, 1, 0.1]}}
-    made: Any = _scheduler(make_search("random", space, scheduler=name), 25)
+    made: Any = scheduler_of(make_search("random", space, scheduler=name), 25)
     grace = {"asha": "_brackets", "median": "_grace_period", "pbt": "_perturbation_interval"}.get(name)
     if name == "asha":
         assert [milestone for milestone, _ in made._brackets[0]._rungs][-1] == 25
     elif grace is not None:
         assert getattr(made, grace) == 25
+
+
+def member(number: int, rate: float) -> Any:
+    """A trial of a population as a scheduler of Ray Tune sees it."""
+    trial = MagicMock(config={"number": number, "values": {RATE: rate}}, status="RUNNING", checkpoint=None)
+    trial.is_finished.return_value = False
+    trial.run_metadata.checkpoint_manager.checkpoint_config.num_to_keep = None
+    return trial
+
+
+def test_a_trial_goes_on_from_the_state_of_one_that_reported_before_there_were_others() -> None:
+    search = make_search("random", {RATE: {"uniform": [0.1, 0.5]}}, scheduler={"name": "pbt", "quantile": 0.5})
+    scheduler: Any = scheduler_of(search, 2)
+    scheduler.set_search_properties("metric", "min")
+    best, worst = member(0, 0.3), member(1, 0.2)
+    controller = MagicMock(search_alg=None)
+    controller.get_trials.return_value = [best, worst]
+    for trial in (best, worst):
+        scheduler.on_trial_add(controller, trial)
+    assert scheduler.on_trial_result(controller, best, {"metric": 0.1, "clock": 2}) == "CONTINUE"
+    best.checkpoint = "state of the best"
+    scheduler.on_trial_result(controller, worst, {"metric": 0.9, "clock": 2})
+    assert worst.run_metadata.checkpoint_manager._latest_checkpoint_result.checkpoint == "state of the best"
+    controller.pause_trial.assert_called_once_with(worst, should_checkpoint=False)
+    [configuration] = worst.set_config.call_args.args
+    assert configuration["values"][RATE] != 0.3
+    assert 0.1 <= configuration["values"][RATE] <= 0.5
+
+
+def test_a_copy_keeps_its_number_though_it_has_the_configuration_of_another() -> None:
+    trial = SimpleNamespace(custom_trial_name="trial-003", config={"number": 1})
+    assert number_of(name_of(trial)) == 3
