@@ -10,6 +10,7 @@ class ScriptedWriter:
         self.num_failures = num_failures
         self.refused = refused
         self.taken: list[int] = []
+        self.ended: list[tuple[str, str]] = []
         self.requests = 0
         self.missing: list[str] = []
 
@@ -19,6 +20,9 @@ class ScriptedWriter:
         if self.num_failures > 0:
             self.num_failures -= 1
             raise ConnectionError("the server is away")
+        if record["op"] == "end_run":
+            self.ended.append((record["key"], record["status"]))
+            return ""
         if record["number"] in self.refused:
             raise ValueError("never")
         self.taken.append(record["number"])

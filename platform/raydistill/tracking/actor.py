@@ -26,6 +26,8 @@ class TrackerActor:
         self._error: str | None = None
         self._failure: str | None = None
         self._opened: Delivery | None = None
+        self._running: set[str] = set()
+        self._is_ending = False
         try:
             self._opened = Delivery(store, Path(folder))
             self._opened.remember_store()
@@ -43,7 +45,19 @@ class TrackerActor:
 
     def append(self, record: dict[str, Any]) -> int:
         """Spool a record and return its sequence number; it is delivered later."""
+        if record["op"] == "start_run":
+            if self._is_ending:
+                return self.last()
+            self._running.add(record["key"])
+        if record["op"] == "end_run":
+            self._running.discard(record["key"])
         return self._delivery.append(record)
+
+    def end_runs(self) -> None:
+        """End as killed the runs that nobody ended, such as those of processes that Ctrl-C ended; start no more."""
+        self._is_ending = True
+        for key in sorted(self._running):
+            self.append({"op": "end_run", "key": key, "time": time.time_ns() // 1_000_000, "status": "KILLED"})
 
     def last(self) -> int:
         """Sequence number of the latest record."""

@@ -268,10 +268,11 @@ class RayTracker(Tracker):
         return bool(delivered and not status["rejected"])
 
     def close(self, timeout_s: float = 60.0) -> None:
-        """Flush, then end the actor, which frees the spool for another run of the job; always ends."""
-        if not self._is_refused:
-            self.flush(timeout_s)
+        """End the runs that run still, flush, and end the actor, which frees the spool for another; always ends."""
         try:
+            if not self._is_refused:
+                self._actor.end_runs.remote()
+                self.flush(timeout_s)
             ray.get(self._actor.close.remote(), timeout=_CLOSE_S)
         except ray.exceptions.RayError as error:
             logger.debug("the tracker was not closed: %s", error)

@@ -6,16 +6,25 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import mlflow
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from integration.tracking.mlflow_server import Server, free_port
 from raydistill.cli import app
+from raydistill.job.load import load_job
+from raydistill.search.campaign import run_campaign
+from raydistill.search.report import log_report
 from raydistill.tracking import promotion
 from raydistill.tracking.writer import MlflowWriter, Store
+from toy_capture import write_labelled
+from toy_course import live
 from toy_registry import register_versions
+from toy_search import STAGE, make_search, write_job
 
 PASSWORD = "hunter2"
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -100,3 +109,38 @@ def test_the_database_itself_is_read_and_its_password_never_shown(
     unknown = models(postgresql, "show", "studnet")
     assert unknown.exit_code == 2
     assert PASSWORD not in unknown.output
+
+
+def test_a_campaign_has_its_trials_tables_pictures_and_best_job_on_the_server(
+    server: Server, tmp_path: Path, ray_cluster: None
+) -> None:
+    write_labelled(tmp_path)
+    write_job(tmp_path)
+    search = make_search(
+        tmp_path,
+        name="toy-server",
+        overrides={**live(tmp_path), "tracking.uri": server.uri},
+        space={"method.temperature": [1.0, 2.0]},
+        scheduler="fifo",
+        searcher="grid",
+        budget={},
+    )
+    result = run_campaign(search, resume=False, echo=lambda line: None, finish=partial(log_report, search))
+    assert [trial.state for trial in result.trials] == ["finished"] * 2
+    client = mlflow.MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name("toy-server")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"toy-server", "trial 0", "trial 1"}
+    campaign = runs["toy-server"]
+    assert {runs[f"trial {number}"].data.tags["mlflow.parentRunId"] for number in (0, 1)} == {campaign.info.run_id}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert [runs[f"trial {trial.number}"].data.metrics["held_out/loss"] for trial in result.trials] == [
+        trial.metric for trial in result.trials
+    ]
+    kept = {file.path for file in client.list_artifacts(campaign.info.run_id)}
+    assert {"trials.csv", "parallel_coordinates.png", "metric_by_value.png", "best.yaml"} <= kept
+    assert campaign.info.artifact_uri.startswith("mlflow-artifacts:")
+    for name in ("trials.csv", "parallel_coordinates.png", "best.yaml"):
+        fetched = Path(client.download_artifacts(campaign.info.run_id, name, str(tmp_path)))
+        assert fetched.read_bytes() == (result.folder / name).read_bytes()
+    assert set(load_job(yaml.safe_load((tmp_path / "best.yaml").read_text())).stages) == {STAGE}

@@ -74,6 +74,20 @@ def test_the_value_of_a_started_run_can_be_asked_for(start):
     assert actor.outcome(sequence).value == "run 7"
 
 
+def test_runs_that_nobody_ended_end_as_killed_and_late_ones_do_not_start(start):
+    writer = ScriptedWriter()
+    actor = start(writer)
+    for number, key in enumerate(("ended", "running", "again")):
+        actor.append(record(number, op="start_run", key=key))
+    actor.append({"op": "end_run", "key": "ended", "status": "FINISHED"})
+    actor.end_runs()
+    last = actor.last()
+    assert actor.append(record(9, op="start_run", key="late")) == last == 6
+    wait_for(lambda: actor.status()["waiting"] == 0)
+    assert writer.ended == [("ended", "FINISHED"), ("again", "KILLED"), ("running", "KILLED")]
+    assert writer.taken == [0, 1, 2]
+
+
 def test_metrics_that_wait_in_a_row_go_together_and_in_order(tmp_path, start):
     spool = Spool(tmp_path)
     for number in range(6):
