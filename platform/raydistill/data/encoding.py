@@ -28,7 +28,7 @@ from raydistill.data.units import Unit, entering, held_out
 from raydistill.models.load import load_tokenizer
 
 _MAX_TASKS = 2_000
-_OF_UNIT = ("number", "source", "share", "held_out")
+_OF_UNIT = ("number", "source", "share", "held_out", "drawn_as")
 _OUTPUT_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
 

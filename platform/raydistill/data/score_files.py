@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from raydistill.data.corpus import Corpus
 from raydistill.data.sources._base import Item
 from raydistill.data.teacher_outputs import Values
-from raydistill.data.units import Unit, held_out
+from raydistill.data.units import held_out, interleave
 
 KIND = "dropout_scores"
 """Column of teacher outputs that a file replaces."""
@@ -136,7 +136,7 @@ def rows_of_source(corpus: Corpus, parts: Sequence[Corpus]) -> NDArray[np.int64]
             f"a share was held out of a source in {len(source.fingerprints)} pieces; hold out a source of its own",
         )
     [name] = source.fingerprints
-    unit = Unit(0, 0, 1.0, Item(name, ""), held_out=split["held_out"])
+    [unit] = interleave([[Item(name, "")]], [1.0], held_out=split["held_out"])
     apart = held_out(unit, np.arange(sum(map(len, parts))), seed=split["seed"])
     rows = np.flatnonzero(apart == (split["part"] != "train"))
     if len(rows) != len(corpus):

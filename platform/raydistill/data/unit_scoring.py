@@ -4,8 +4,9 @@ Blocks of rows are the same for any number of actors and their sums are added in
 depend on how many there are.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 from raydistill.batch import Batch, encoded_as
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.unit_progress import ScoringProgress
 from raydistill.draws import permutation
 from raydistill.methods._unit_scores import row_gradients
 from raydistill.models.classes import Names
@@ -25,6 +27,7 @@ from raydistill.models.predictions import predict
 
 BLOCK_ROWS = 512
 """Rows whose sums an actor hands over at once."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,25 +61,39 @@ class ScoringRun:
     num_threads: int = 1
     use_gpu: bool = False
 
+    def identity(self) -> dict[str, Any]:
+        """What decides which rows are summed and how, contents of folders apart, for JSON."""
+        found = asdict(self)
+        for of_speed in ("batch_size", "num_threads", "use_gpu"):
+            del found[of_speed]
+        return {**found, "task": dict(self.task), "block_rows": BLOCK_ROWS}
+
     def feed(self) -> FeedSpec:
         """What builds its batches."""
         encodings = [one.encoding for one in (self.model, self.student) if one is not None]
         return FeedSpec.make(self.corpus, self.task, None, seed=self.seed, encodings=encodings)
 
 
-def score_units(run: ScoringRun, *, num_actors: int = 1, cpus: int = 1) -> tuple[dict[str, Scores], int]:
+def score_units(
+    run: ScoringRun, progress: ScoringProgress, *, num_actors: int = 1, cpus: int = 1
+) -> tuple[dict[str, Scores], int]:
     """Sums of a model's scores by their kind, and the number of rows; needs a running Ray.
 
-    Has ``EXPRESSIVENESS`` and, with a student, ``FRIENDLINESS``. ``cpus``: logical CPUs of an actor. Raises a
+    Has ``EXPRESSIVENESS`` and, with a student, ``FRIENDLINESS``. Rows that ``progress`` has are not read again, and the
+    sums are those of a scoring that was never interrupted, bit for bit. ``cpus``: logical CPUs of an actor. Raises a
     ValueError that an actor met, with its message alone.
     """
     rows = chosen_rows(run)
     blocks = [(start, rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
     kinds = (EXPRESSIVENESS,) if run.student is None else (EXPRESSIVENESS, FRIENDLINESS)
-    totals = {kind: ScoreSums(score_batch_size=run.score_batch_size) for kind in kinds}
-    for sums in _block_sums(run, blocks, num_actors=min(num_actors, len(blocks)), cpus=cpus):
+    done, totals = progress.read(kinds, score_batch_size=run.score_batch_size)
+    if done:
+        _logger.warning("sums over %d rows of an earlier run are taken over", totals[EXPRESSIVENESS].num_rows)
+    rest = blocks[done:]
+    for number, sums in enumerate(_block_sums(run, rest, num_actors=min(num_actors, len(rest)), cpus=cpus), done + 1):
         for kind, total in totals.items():
             total.merge(sums[kind])
+        progress.write(number, totals)
     return {kind: total.scores() for kind, total in totals.items()}, len(rows)
 
 

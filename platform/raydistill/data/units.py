@@ -2,8 +2,9 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,9 @@ class Unit:
     item: Item
     held_out: float = 0.0
     """Share of those texts that are held out; 1 in a source that is held out as a whole."""
+    drawn_as: str = ""
+    """The item's key below the folder that all files of a corpus share: its texts are drawn by this, so that a corpus
+    that lies elsewhere gives the same rows. Empty where nothing is drawn."""
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -64,7 +68,20 @@ def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, hel
                 middle = (copy + share * (place + 0.5) / len(own)) / length
                 readings.append((middle, source, share, item))
     readings.sort(key=lambda reading: reading[:2])
-    return [Unit(number, source, share, item, held_out) for number, (_, source, share, item) in enumerate(readings)]
+    folder = _common_folder(item.name for own in items for item in own)
+    return [
+        Unit(number, source, share, item, held_out, item.key.removeprefix(folder))
+        for number, (_, source, share, item) in enumerate(readings)
+    ]
+
+
+def _common_folder(names: Iterable[str]) -> str:
+    """The folder, with its slash, that files with absolute paths or URIs share; empty without such files."""
+    folders = [name.split("/")[:-1] for name in names if name.startswith("/") or "://" in name]
+    if not folders:
+        return ""
+    shared = takewhile(lambda parts: parts[0] == parts[1], zip(min(folders), max(folders), strict=False))
+    return "".join(f"{part}/" for part, _ in shared)
 
 
 def held_out_units(items: Sequence[Item], *, after: Sequence[Unit], source: int) -> list[Unit]:
@@ -76,13 +93,13 @@ def entering(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np
     """Which of an item's texts, given by their numbers in it, enter in this reading."""
     if unit.share >= 1:
         return np.ones(len(numbers), dtype=bool)
-    return uniform("source weight", seed, unit.source, _key(unit.item), numbers) < unit.share
+    return uniform("source weight", seed, unit.source, _key(unit), numbers) < unit.share
 
 
 def held_out(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     """Which of an item's texts are held out: the same in every reading, also by a source that has the item too."""
-    return uniform("held out", seed, _key(unit.item), numbers) < unit.held_out
+    return uniform("held out", seed, _key(unit), numbers) < unit.held_out
 
 
-def _key(item: Item) -> int:
-    return zlib.crc32(item.key.encode())
+def _key(unit: Unit) -> int:
+    return zlib.crc32(unit.drawn_as.encode())

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raydistill import cluster
+from raydistill import __version__, cluster
 from raydistill.config.named import TaskField, parser
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.mixture import CorpusPart, open_mixture
+from raydistill.data.unit_progress import ScoringProgress
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, write_scores
 from raydistill.data.unit_scoring import ScoredModel, ScoringRun, score_units
 from raydistill.models.importance import check_lam, interpolated
@@ -154,23 +155,29 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
         )
-        sums, rows = score_units(run, num_actors=scaling.num_workers, cpus=scaling.cpus_per_worker)
+        model_hash = _checkpoints.content_of(folder)
+        student_hash = None if student is None else _checkpoints.content_of(student)
+        corpus_hash = open_mixture(corpus).hash
+        contents = [__version__, model_hash, student_hash, corpus_hash]
+        progress = ScoringProgress(context.output, [*contents, run.identity()])
+        sums, rows = score_units(run, progress, num_actors=scaling.num_workers, cpus=scaling.cpus_per_worker)
         context.tracker.log_metrics(context.run_key, {"score/rows": rows}, 0)
         facts = ScoreFacts(
             model=_checkpoints.describe(config.model),
             model_folder=str(folder),
-            model_hash=_checkpoints.content_of(folder),
+            model_hash=model_hash,
             student=None if config.student is None else _checkpoints.describe(config.student),
-            student_hash=None if student is None else _checkpoints.content_of(student),
+            student_hash=student_hash,
             lam=config.share,
             temperature=config.temperature,
-            corpus_hash=open_mixture(corpus).hash,
+            corpus_hash=corpus_hash,
             part=config.part,
             rows=rows,
             task=config.task.name,
             score_batch_size=config.score_batch_size,
         )
         write_scores(context.output, facts, {**sums, COMBINED: interpolated(sums, lam=config.share)})
+        progress.remove()
         context.tracker.set_tags(
             context.run_key,
             {

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from raydistill.config.errors import error_lines
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import unit_scoring
 from raydistill.data.corpus import Corpus
+from raydistill.data.unit_progress import ScoringProgress
 from raydistill.data.unit_scores import COMBINED, TENSORS, read_facts, read_scores
 from raydistill.models.classes import with_classes
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores
 from raydistill.models.kept_units import KeptUnits, set_kept
 from raydistill.models.load import load_config
 from raydistill.stages import _checkpoints, score
-from raydistill.stages._base import Forecast
+from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.tracking.tracker import MemoryTracker
 from toy_capture import KEY, context_of, save_teacher, write_labelled
 from toy_classifiers import CLASSES
@@ -185,7 +187,7 @@ def test_what_is_wrong_with_a_corpus_ends_the_actors_scoring_with_one_line(
     model = unit_scoring.ScoredModel(str(folder / "trial" / "gone"))
     run = unit_scoring.ScoringRun(model, None, tuple(corpus), {"name": "classification"}, seed=0)
     with pytest.raises(ValueError, match=r"gone' is no checkpoint: it has no config\.json") as error:
-        unit_scoring.score_units(run)
+        unit_scoring.score_units(run, ScoringProgress(tmp_path, []))
     assert "\n" not in str(error.value)
 
 
@@ -235,6 +237,7 @@ def test_facts_tell_what_the_scores_are_of(folder: Path, scored: dict[str, Any])
     assert scored["summary"]["model_hash"] == facts.model_hash
     assert isinstance(scored["tracker"], MemoryTracker)
     assert scored["tracker"].runs[KEY].tags["lam"] == "0.3"
+    assert scored["tracker"].runs[KEY].metrics["score/rows"] == [(0, ROWS)]
 
 
 def test_a_changed_file_of_scores_is_refused_with_one_line(scored: dict[str, Any], tmp_path: Path) -> None:
@@ -263,6 +266,8 @@ def test_the_forecast_counts_heads_and_rows(folder: Path) -> None:
 def test_how_many_rows_go_through_at_once_is_no_part_of_what_the_scores_are(folder: Path) -> None:
     same = [stage(folder, batch_size=size).identity(ScalingConfig()) for size in (4, 16)]
     assert same[0] == same[1]
+    half = [stage(folder, student="trial", **lam).identity(ScalingConfig()) for lam in ({}, {"lam": 0.5})]
+    assert half[0] == half[1]
     others = [stage(folder, score_batch_size=size).identity(ScalingConfig()) for size in (4, 16)]
     assert others[0] != others[1]
 
@@ -292,6 +297,27 @@ def test_options_that_are_wrong_are_refused_with_one_line(folder: Path, changes:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         stage(folder, **changes)
     assert len(error_lines(error.value)) == 1
+
+
+CORPUS = CorpusForecast("classification", 61, 40, rows=90, labels=CLASSES, held_out_rows=20)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "changes", "message"),
+    [
+        (replace(CORPUS, has_train=False), {"part": "train"}, "part is 'train', but corpus has only a held_out part"),
+        (replace(CORPUS, unlabelled=("train",)), {"part": "train"}, "part is 'train', whose rows have no labels; bin"),
+        (replace(CORPUS, vocab_size=62), {}, "model has 61 token ids, the corpus 62; binarize with that model's tok"),
+        (replace(CORPUS, max_length=41), {}, "model has 40 positions, the corpus rows of up to 41 tokens; binarize"),
+    ],
+)
+def test_a_corpus_that_does_not_fit_is_refused_before_the_job(
+    folder: Path, corpus: CorpusForecast, changes: dict[str, Any], message: str
+) -> None:
+    earlier = {"corpus": Forecast(corpus=corpus)}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        stage(folder, corpus="corpus", **changes).check(ScalingConfig(), earlier)
+    stage(folder, corpus="corpus").check(ScalingConfig(), {"corpus": Forecast(corpus=CORPUS)})
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,25 @@ def test_copies_of_a_text_are_all_held_out_or_none():
     assert abs(decisions[0].mean() - 0.2) < 0.05
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.5])
+@pytest.mark.parametrize("folder", ["/elsewhere", "s3://bucket/texts", "/data/a"])
+def test_rows_are_drawn_alike_wherever_the_files_lie(folder, weight):
+    def drawn(root):
+        files = [[Item(f"{root}/x/a.txt", "", 0, 9), Item(f"{root}/y/a.txt", "")], [Item(f"{root}/z.txt", "")]]
+        units = interleave(files, [weight, weight], held_out=0.5)
+        return [(held_out(unit, numbers, seed=0), entering(unit, numbers, seed=0)) for unit in units]
+
+    numbers = np.arange(100)
+    here, there = drawn("/data"), drawn(folder)
+    np.testing.assert_array_equal(here, there)
+    assert len({apart.tobytes() for apart, _ in here}) == 3
+
+
+def test_a_member_of_a_package_keeps_its_folders_in_what_it_is_drawn_by():
+    [member, file] = interleave([[Item("books/a.txt", "", local_copy="/tmp/a.whl"), Item("/data/b.txt", "")]], [1.0])
+    assert (member.drawn_as, file.drawn_as) == ("books/a.txt", "b.txt")
+
+
 def test_which_texts_enter_does_not_depend_on_which_are_held_out():
     numbers = np.arange(100_000)
     [part] = interleave([items("a", 1)], [0.5], held_out=0.5)
