@@ -86,7 +86,7 @@ def runner(monkeypatch, checked):
 @pytest.mark.parametrize(
     "command",
     [
-        *("run", "validate", "ls", "cp", "track-sync"),
+        *("run", "validate", "ls", "cp", "track-sync", "convert"),
         *(f"models {each.name}" for each in models.app.registered_commands),
     ],
 )
@@ -102,6 +102,7 @@ def test_every_command_shows_an_example_in_its_help(command):
         ["--help"],
         ["run", "--help"],
         ["models", "promote", "--help"],
+        ["convert", "--help"],
         *(["ls", kind] for kind in ("jobs", "methods", "sources", "stages")),
     ],
 )

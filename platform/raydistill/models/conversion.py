@@ -2,8 +2,10 @@
 
 import pickle
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -11,37 +13,56 @@ from torch import Tensor
 
 from raydistill.models.classes import with_classes
 from raydistill.models.load import load_config
-from raydistill.models.stored_tensors import WEIGHTS, own_names
+from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 """What transformers called the file of weights before safetensors."""
-_TOKENIZER_FILES = ("*.txt", "*.model", "tokenizer*.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = ("*.txt", "*.model", "tokenizer*.json", "vocab.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[str] | None = None) -> None:
+def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[str] | None = None) -> int:
     """Write the checkpoint in ``folder``, whose weights are pickled, to ``target``, for ``load_model``.
 
-    Tensors alone are read: torch refuses a pickle with anything else before it has an effect. Those of classifiers
-    that StarK's authors published get the names that transformers has for them. ``labels`` names the outputs of a
-    classifier in their order. Raises ValueError for a folder without such a file, or a file with more than tensors.
+    Tensors alone are read: torch refuses a pickle with anything else before it has an effect. Classifiers that StarK's
+    authors published become those of transformers, by name and tensors. ``labels`` names the outputs of a classifier
+    in their order. Returns the number of tensors. ``target`` is there as a whole or not at all. Raises ValueError for
+    a folder without such a file, a file with more than tensors, and a target that is there.
     """
     file, made = Path(folder) / PICKLED_WEIGHTS, Path(target)
     config = load_config(folder)
     if not file.is_file():
         raise ValueError(f"{str(folder)!r} has no {PICKLED_WEIGHTS}; choose the folder of a pickled checkpoint")
+    if made.exists():
+        raise ValueError(f"{str(target)!r} exists; give another name or remove it")
     if labels is not None:
-        if len(labels) != config.num_labels:
-            raise ValueError(f"labels names {len(labels)} classes, the checkpoint has {config.num_labels}; name each")
-        config = with_classes(config, labels)
+        config = _named(config, labels)
     tensors = _tensors(file)
+    if is_published(tensors):
+        config.architectures = [PUBLISHED_CLASS]
     # Tied tensors are one in memory, which safetensors does not write.
     renamed = {new: tensors[old].clone().contiguous() for old, new in own_names(tensors).items()}
-    made.mkdir(parents=True, exist_ok=True)
-    save_file(renamed, made / WEIGHTS, metadata={"format": "pt"})
-    config.save_pretrained(made)
-    for pattern in _TOKENIZER_FILES:
-        for found in Path(folder).glob(pattern):
-            shutil.copyfile(found, made / found.name)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=made.parent, prefix=f".{made.name}-") as temporary:
+        whole = Path(temporary) / made.name
+        whole.mkdir()
+        save_file(renamed, whole / WEIGHTS, metadata={"format": "pt"})
+        config.save_pretrained(whole)
+        for pattern in TOKENIZER_FILES:
+            for found in Path(folder).glob(pattern):
+                shutil.copyfile(found, whole / found.name)
+        whole.rename(made)
+    return len(renamed)
+
+
+def _named(config: Any, labels: Sequence[str]) -> Any:
+    """A classifier's configuration with names for its outputs."""
+    if len(labels) != config.num_labels:
+        raise ValueError(f"labels names {len(labels)} classes, the checkpoint has {config.num_labels}; name each")
+    if not all(labels):
+        raise ValueError("labels has a name without a letter; name each class")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"labels has a name twice ({', '.join(labels)}); name each class once")
+    return with_classes(config, labels)
 
 
 def _tensors(file: Path) -> Mapping[str, Tensor]:

@@ -184,6 +184,30 @@ class ScoreSums:
         else:
             self._sums = _plus(self._sums, _mean_size(count, sums))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors by name, for a file; ``of_tensors`` makes of them what adds up to the same bits."""
+        found = {"num_rows": torch.tensor(self.num_rows)}
+        if self._sums is not None:
+            found |= _named("sums", self._sums)
+        for number, (count, sums) in self._open.items():
+            found |= {f"open.{number}.count": torch.tensor(count), **_named(f"open.{number}", sums)}
+        return found
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], *, score_batch_size: int | None = None) -> "ScoreSums":
+        """What ``tensors`` gave, or without any, nothing summed yet."""
+        made = cls(score_batch_size=score_batch_size)
+        if tensors:
+            made.num_rows = int(tensors["num_rows"])
+            made._sums = _read("sums", tensors)
+        for name, count in tensors.items():
+            if name.endswith(".count"):
+                group = name.removesuffix(".count")
+                sums = _read(group, tensors)
+                assert sums is not None
+                made._open[int(group.removeprefix("open."))] = (int(count), sums)
+        return made
+
     def scores(self) -> Scores:
         """The sums so far, the last group of the data counted with the rows that it has; float64.
 
@@ -203,6 +227,16 @@ def check_score_batch_size(score_batch_size: int | None) -> None:
     """Raise ValueError for a group of no row."""
     if score_batch_size is not None and score_batch_size < 1:
         raise ValueError(f"score_batch_size is {score_batch_size}; it must be at least 1, or null for single rows")
+
+
+def _named(name: str, scores: Scores) -> dict[str, Tensor]:
+    return {f"{name}.heads": scores.heads, f"{name}.neurons": scores.neurons}
+
+
+def _read(name: str, tensors: Mapping[str, Tensor]) -> Scores | None:
+    if f"{name}.heads" not in tensors:
+        return None
+    return Scores(tensors[f"{name}.heads"], tensors[f"{name}.neurons"])
 
 
 def _plus(first: Scores | None, second: Scores) -> Scores:

@@ -67,6 +67,16 @@ def stored_head(config: Any) -> str:
     raise ValueError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
+def head_in(folder: str | Path) -> str:
+    """The name of the head of the checkpoint in a folder, also of one that StarK's authors published.
+
+    Their configurations name classes that nobody else has. Raises ValueError as ``stored_head`` and ``load_config`` do.
+    """
+    if is_published(tensor_names(folder)):
+        return "sequence_classification"
+    return stored_head(load_config(folder))
+
+
 def model_class(head: str) -> Any:
     """The transformers class that builds any family with a named head; raises ValueError for an unknown head."""
     if head not in _HEADS:
@@ -78,7 +88,9 @@ def weight_files(folder: str | Path) -> list[Path]:
     """The safetensors files of a checkpoint folder; raises ValueError when there is none."""
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
-        raise ValueError(f"{str(folder)!r} has no .safetensors file; convert the checkpoint to safetensors first")
+        raise ValueError(
+            f"{str(folder)!r} has no .safetensors file; raydistill convert writes one from a pytorch_model.bin"
+        )
     return files
 
 

@@ -19,9 +19,10 @@ WEIGHTS = "model.safetensors"
 """The file that transformers looks for."""
 PRUNED_WEIGHTS = "pruned.safetensors"
 """The file of a pruned model: transformers, which would draw what it misses at random, does not find it."""
+PUBLISHED_CLASS = "BertForSequenceClassification"
+"""The transformers class that a published classifier is."""
 _PUBLISHED = {"cls.0": "bert.pooler.dense", "cls.3": "classifier"}
 _HEAD = {f"{old}.{kind}": f"{new}.{kind}" for old, new in _PUBLISHED.items() for kind in ("weight", "bias")}
-
 _OLD_NORMS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 

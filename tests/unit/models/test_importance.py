@@ -177,6 +177,22 @@ def test_half_precision_scores_are_summed_in_float32():
         assert error.norm() < 0.1 * getattr(exact, part).norm()
 
 
+def test_published_distillation_loss_of_scores_without_the_students_own_part():
+    said, taught, true = torch.tensor([[2.5, 3.2, 3.0], [1.9, 1.1, 1.5], [4.4, 4.0, 5.0]]).double().split(1, dim=1)
+    own = 0.5 * (said - true).square().mean()
+    found = distillation_loss(taught, said, temperature=2.0)
+    assert (found.mean() + own).item() == pytest.approx(0.3433333337, abs=1e-7)
+
+
+def test_sums_over_many_rows_keep_the_small_ones():
+    sums = ScoreSums()
+    rows = torch.tensor([2.0**30, *([1.0] * 64)])[:, None, None]
+    for number, row in enumerate(rows):
+        sums.add(RowGradients(row[None], row[None]), torch.tensor([number]))
+    # In float32 one more than 2**30 is 2**30.
+    assert sums.scores().heads.item() == 2**30 + 64
+
+
 def test_a_frozen_model_is_scored_and_no_gradient_is_left():
     batch = toy_labelled_batch("classes")
     free = CLASSIFIERS["bert_classes"](2)
@@ -198,6 +214,8 @@ def test_lam_interpolates_between_normalized_scores():
     assert mixed.heads[0].tolist() == pytest.approx([0.25 * 0.6 + 0.75, 0.25 * 0.8], abs=1e-6)
     assert mixed.heads[1].tolist() == pytest.approx([0.75 * 5 / 13, 0.75 * 12 / 13], abs=1e-6)
     assert mixed.neurons.tolist() == [pytest.approx([1.0], abs=1e-6), pytest.approx([0.25], abs=1e-6)]
+    mostly = interpolated(scores, lam=0.99)
+    assert mostly.heads[1].tolist() == pytest.approx([0.01 * 5 / 13, 0.01 * 12 / 13], abs=1e-6)
     assert_same(interpolated({EXPRESSIVENESS: scores[EXPRESSIVENESS]}, lam=1.0), normalized(scores[EXPRESSIVENESS]))
     for lam in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match=r"lam is .*; it must be between 0"):
@@ -224,7 +242,9 @@ def test_what_cannot_be_scored_is_refused_in_one_line():
         ScoreSums(score_batch_size=0)
     with pytest.raises(ValueError, match="there is no row to score"):
         ScoreSums().scores()
-    broken = ScoreSums()
-    broken.add(RowGradients(torch.full((1, 1, 2), torch.nan), torch.ones(1, 1, 2)), torch.tensor([0]))
-    with pytest.raises(ValueError, match="scores are not finite"):
-        broken.scores()
+    no_numbers = torch.full((1, 1, 2), torch.nan)
+    for heads, neurons in ((no_numbers, torch.ones(1, 1, 2)), (torch.ones(1, 1, 2), no_numbers)):
+        broken = ScoreSums()
+        broken.add(RowGradients(heads, neurons), torch.tensor([0]))
+        with pytest.raises(ValueError, match="scores are not finite"):
+            broken.scores()

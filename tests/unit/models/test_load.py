@@ -168,7 +168,7 @@ def test_a_pickled_checkpoint_is_not_opened(tmp_path):
     save(tmp_path)
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"has no \.safetensors file; convert"):
+    with pytest.raises(ValueError, match=r"has no \.safetensors file; raydistill convert"):
         load_model(tmp_path, head="masked_lm")
 
 

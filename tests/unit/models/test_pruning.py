@@ -285,6 +285,33 @@ def test_what_cannot_be_pruned_is_refused_in_one_line():
         pruned(shared, kept)
 
 
+def test_copies_are_in_evaluation_mode_and_leave_the_generator_alone():
+    model = CLASSIFIERS["bert_classes"](3).train()
+    small = pruned(model, toy_kept(model))
+    before = torch.random.get_rng_state()
+    whole, same = restored(small.train()), restored(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert same is not model
+    assert (whole.training, same.training, model.training) == (False, False, True)
+    assert not pruned(model, toy_kept(model)).training
+
+
+@pytest.mark.parametrize(
+    ("heads", "neurons", "message"),
+    [
+        ([[0], [0]], ["000001"] * 2, "has heads of 2 blocks, the model has 3; prune it again"),
+        ([[0], [0], [2]], ["000001"] * 3, "has heads that are not ascending numbers below 2; prune the model again"),
+        ([[0], [0], [1, 0]], ["000001"] * 3, "has heads that are not ascending numbers below 2"),
+        ([[0], [0], [0]], ["1000000"] * 3, "is damaged; fetch the checkpoint again"),
+    ],
+)
+def test_a_record_that_does_not_fit_the_model_is_told(heads, neurons, message):
+    config = BertConfig(num_hidden_layers=3, num_attention_heads=2, hidden_size=16, intermediate_size=24)
+    setattr(config, KEY, {"heads": heads, "neurons": neurons})
+    with pytest.raises(ValueError, match=message):
+        kept_of(config)
+
+
 @pytest.mark.parametrize("record", [{"heads": [[0], [0], [0]]}, {"heads": [[0]], "neurons": ["zz"]}, "all", {}])
 def test_a_damaged_record_is_told(record):
     config = BertConfig(num_hidden_layers=3, num_attention_heads=2, hidden_size=16, intermediate_size=24)

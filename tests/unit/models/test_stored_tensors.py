@@ -1,6 +1,8 @@
 """Published classifiers open under the names that transformers has for their tensors, from safetensors or a pickle."""
 
+import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,9 +12,10 @@ from raydistill.models.checks import missing_head
 from raydistill.models.conversion import to_safetensors
 from raydistill.models.kept_units import KeptUnits, kept_of
 from raydistill.models.layer_selection import random_student, student_from_layers
-from raydistill.models.load import load_model, load_tokenizer
+from raydistill.models.load import head_in, load_model, load_tokenizer
 from raydistill.models.predictions import predict
 from raydistill.models.pruning import pruned
+from raydistill.models.stored_tensors import own_names
 from raydistill.tasks.glue import STARK_LABELS, TASKS
 from toy_checkpoint import toy_tokenizer
 from toy_classifiers import CLASSIFIERS
@@ -35,6 +38,13 @@ def test_published_logits_of_a_published_checkpoint(tmp_path):
     tensors = published_tensors()
     assert torch.equal(model.bert.pooler.dense.weight, tensors["cls.0.weight"].double())
     assert torch.equal(model.classifier.bias, tensors["cls.3.bias"].double())
+
+
+def test_the_idle_pooler_of_a_published_checkpoint_is_left_out_wherever_it_stands():
+    for names in (sorted(published_tensors()), sorted(published_tensors(), reverse=True)):
+        found = own_names(names)
+        assert not {"bert.pooler.dense.weight", "bert.pooler.dense.bias"} & {*found}
+        assert found["cls.0.weight"] == "bert.pooler.dense.weight"
 
 
 def test_published_logits_of_a_single_output(tmp_path):
@@ -73,8 +83,41 @@ def test_a_pickled_checkpoint_becomes_one_of_safetensors_with_names_of_its_class
     model = load_model(tmp_path / "made", head=HEAD, labels=TASKS["rte"].labels)
     assert logits_of(model) == [pytest.approx(row[::-1], abs=1e-6) for row in LOGITS]
     assert len(load_tokenizer(tmp_path / "made")) == len(toy_tokenizer())
+    assert head_in(tmp_path / "made") == HEAD
     with pytest.raises(ValueError, match="labels names 3 classes, the checkpoint has 2"):
         to_safetensors(folder, tmp_path / "other", labels=["a", "b", "c"])
+
+
+def test_the_head_of_a_published_checkpoint_is_known_whatever_class_its_configuration_names(tmp_path):
+    folder = published_folder(tmp_path)
+    content = json.loads((folder / "config.json").read_text())
+    for named in (None, ["BertKD"]):
+        (folder / "config.json").write_text(json.dumps({**content, "architectures": named}))
+        assert head_in(folder) == HEAD
+    CLASSIFIERS["bert_tokens"](1).save_pretrained(tmp_path / "tokens")
+    assert head_in(tmp_path / "tokens") == "token_classification"
+
+
+def test_every_file_of_a_tokenizer_comes_along_and_no_other(tmp_path):
+    folder = pickled(tmp_path / "published", published_tensors())
+    of_tokenizers = ("vocab.json", "merges.txt", "spiece.model", "added_tokens.json", "special_tokens_map.json")
+    for name in (*of_tokenizers, "code.py", "optimizer.pt"):
+        (folder / name).write_text("{}")
+    to_safetensors(folder, tmp_path / "made")
+    found = {path.name for path in (tmp_path / "made").iterdir()}
+    assert {*of_tokenizers, "tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"} == found
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
+    folder = pickled(tmp_path / "published", published_tensors())
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(OSError, match="disk full"):
+        to_safetensors(folder, tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
 
 
 class Program:
@@ -101,6 +144,27 @@ def test_a_pickle_of_more_than_tensors_is_refused(content, tmp_path):
         to_safetensors(pickled(tmp_path / "published", content), tmp_path / "made")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 no archive"])
+def test_a_damaged_pickle_is_told_in_one_line(content, tmp_path):
+    folder = pickled(tmp_path / "published", {})
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin' is no file of tensors .*; fetch the checkpoint again"
+    ) as e:
+        to_safetensors(folder, tmp_path / "made")
+    assert "\n" not in str(e.value)
+
+
+def test_tensors_that_share_their_memory_are_written_apart(tmp_path):
+    shared = torch.arange(6.0).reshape(2, 3)
+    folder = pickled(tmp_path / "published", {"one": shared, "other": shared, "turned": shared.T})
+    to_safetensors(folder, tmp_path / "made")
+    found = load_file(tmp_path / "made" / "model.safetensors")
+    assert torch.equal(found["one"], shared)
+    assert torch.equal(found["other"], shared)
+    assert torch.equal(found["turned"], shared.T)
 
 
 def test_a_folder_without_a_pickle_is_refused(tmp_path):
