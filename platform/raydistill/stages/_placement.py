@@ -8,7 +8,7 @@ import torch
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
 from raydistill.models import checks
-from raydistill.stages import _choice, _classes, _stored
+from raydistill.stages import _choice, _stored
 from raydistill.training.deepspeed_config import Precision, resolve_precision
 from raydistill.training.placement import SEQUENTIAL, Demand, Options, Plan, held, place
 
@@ -60,11 +60,11 @@ def decided(
     teachers = models[1:]
     if choice.is_stored or not teachers or not _stored.distils(config.method):
         return choice, None
-    plan = place(demand_of(config, scaling, models), _options(config, scaling, teachers))
+    plan = place(demand_of(config, scaling, models), _options(config, scaling, num_teachers=len(teachers)))
     return (_choice.Choice(_choice.STORED, plan.why, _choice.LIVE), None) if plan.is_captured else (choice, plan)
 
 
-def _options(config: Any, scaling: ScalingConfig, teachers: Sequence[Any]) -> Options:
+def _options(config: Any, scaling: ScalingConfig, *, num_teachers: int) -> Options:
     method = config.method
     in_turn = method.module.Method.requirements(method.config).one_at_a_time
     for number, reference in enumerate(config.teachers):
@@ -79,9 +79,7 @@ def _options(config: Any, scaling: ScalingConfig, teachers: Sequence[Any]) -> Op
         num_workers=scaling.fewest_workers,
         limit=scaling.memory_per_worker * _GIB if scaling.memory_per_worker else limit and limit * _SHARE,
         is_strict=scaling.memory_per_worker is not None,
-        # An output that is left out is cut from whole weights.
-        can_shard=tuple(None not in _classes.names_of(*one) for one in zip(config.teachers, teachers, strict=True)),
-        one_at_a_time=in_turn and len(teachers) > 1,
+        one_at_a_time=in_turn and num_teachers > 1,
         can_capture=_choice.may_capture(config),
     )
 

@@ -13,7 +13,7 @@ from raydistill.config.sections import ModelRef, ScalingConfig
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
 from raydistill.models import checks
 from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_kept
-from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, stored_head
+from raydistill.models.load import head_in, load_config, load_model, load_tokenizer, save_model, stored_head
 from raydistill.models.pruning import kept_units, pruned
 from raydistill.models.unit_masks import check_units
 from raydistill.stages import _base, _checkpoints, _lineage
@@ -83,10 +83,11 @@ class Stage(_base.Stage):
         try:
             facts = read_facts(Path(name))
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
-            config, _ = _checkpoints.model_config(reference, earlier)
+            config, folder = _checkpoints.model_config(reference, earlier)
+            head = stored_head(config) if folder is None else head_in(folder)
         except ValueError as error:
             raise ValueError(f"scores: {error}") from None
-        return _base.ScoresForecast(facts.model, config, stored_head(config))
+        return _base.ScoresForecast(facts.model, config, head)
 
     def _check_same(self, scored: _base.ScoresForecast, earlier: Mapping[str, _base.Forecast]) -> None:
         """Raise ValueError for a model of other sizes than the one that was scored."""
@@ -158,7 +159,7 @@ class Stage(_base.Stage):
             # Bit for bit, so that outputs that are stored of the one serve for the other.
             shutil.copytree(folder, temporary)
         else:
-            model = load_model(folder, head=stored_head(config))
+            model = load_model(folder, head=head_in(folder))
             save_model(pruned(model, kept), load_tokenizer(folder), temporary)
         temporary.rename(target)
 

@@ -29,8 +29,6 @@ class Options:
     """Bytes that these may take of a worker's memory, None where that is not known."""
     is_strict: bool = False
     """Whether the user set the limit, so that more than it is refused."""
-    can_shard: tuple[bool, ...] = ()
-    """For each teacher whether it can be sharded; empty where all can."""
     one_at_a_time: bool = False
     """Whether the method asks its teachers one after the other."""
     can_capture: bool = False
@@ -109,8 +107,7 @@ def _fits(demand: Demand, placements: Sequence[str], options: Options) -> bool:
 
 def _sharded(demand: Demand, options: Options) -> list[tuple[str, ...]]:
     """The largest teacher sharded, then the two largest, and so on; the rest replicated."""
-    able = options.can_shard or (True,) * len(options.asked)
-    free = [number for number, one in enumerate(options.asked) if one == AUTO and able[number]]
+    free = [number for number, one in enumerate(options.asked) if one == AUTO]
     largest_first = sorted(free, key=lambda number: -demand.teachers[number])
     found, current = [], list(_filled(options.asked, REPLICATE))
     for number in largest_first:

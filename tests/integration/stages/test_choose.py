@@ -73,6 +73,11 @@ def test_the_student_is_that_runs_own(context: StageContext) -> None:
     stage().run(context)
     text = (context.output / "student" / "config.json").read_text()
     assert text == '{"of": "rewound[sparsity=90,seed=2]"}'
+    chosen = context.output.parent / "rewound[sparsity=90,seed=2]" / "student"
+    assert (context.output / "student" / "config.json").samefile(chosen / "config.json")
+    # Again after an interruption.
+    stage().run(context)
+    assert [path.name for path in context.output.iterdir() if path.is_dir()] == ["student"]
 
 
 def test_the_lowest_is_the_best_where_greater_is_not(context: StageContext) -> None:

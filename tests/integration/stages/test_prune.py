@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, write_scores
 from raydistill.models.importance import Scores
 from raydistill.models.kept_units import kept_of
-from raydistill.models.load import load_config, load_model
+from raydistill.models.load import load_config, load_model, save_model, stored_head
 from raydistill.models.predictions import predict
 from raydistill.models.unit_masks import head_and_neuron_masks
 from raydistill.stages import _checkpoints, prune
@@ -24,7 +25,9 @@ from raydistill.stages.register import Config, Stage
 from raydistill.tracking.card import model_card
 from raydistill.tracking.tracker import MemoryTracker
 from toy_capture import KEY, context_of, save_teacher, train_stage, write_labelled
-from toy_classifiers import toy_labelled_batch
+from toy_classifiers import CLASSIFIERS, toy_labelled_batch
+from toy_stark import published_folder
+from toy_words import make_tokenizer
 
 HEAD = "sequence_classification"
 HEADS = torch.tensor([[5.0, 1.0], [6.0, 2.0], [4.0, 3.0]])
@@ -36,11 +39,17 @@ NEURONS = torch.arange(72.0).reshape(3, 24)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("prune")
     write_labelled(found)
-    (found / "scores").mkdir()
+    write_own_scores(found, found / "teacher", Scores(HEADS.double(), NEURONS.double()))
+    return found
+
+
+def write_own_scores(folder: Path, model: Path, scores: Scores) -> None:
+    """What a score stage leaves in ``scores``."""
+    (folder / "scores").mkdir()
     facts = ScoreFacts(
         model="teacher",
-        model_folder=str(found / "teacher"),
-        model_hash=_checkpoints.content_of(found / "teacher"),
+        model_folder=str(model),
+        model_hash=_checkpoints.content_of(model),
         lam=1.0,
         temperature=2.0,
         corpus_hash="c",
@@ -48,8 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows=20,
         task="classification",
     )
-    write_scores(found / "scores", facts, {COMBINED: Scores(HEADS.double(), NEURONS.double())})
-    return found
+    write_scores(folder / "scores", facts, {COMBINED: scores})
 
 
 def stage(folder: Path, **changes: Any) -> prune.Stage:
@@ -190,6 +198,44 @@ def test_scores_of_a_changed_model_are_refused(folder: Path, tmp_path: Path) -> 
     one = stage(folder, model=str(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"scores are of 'teacher', but the model in '.*other' is another; name the"):
         one.run(context_of(one, tmp_path / "out"))
+
+
+def test_scores_of_a_model_that_is_gone_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    save_teacher(tmp_path / "teacher", seed=3)
+    write_own_scores(tmp_path, tmp_path / "teacher", Scores(HEADS.double(), NEURONS.double()))
+    (tmp_path / "teacher").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"in '.*teacher', which is gone; name where it lies as model, or score it"):
+        pruned(tmp_path, tmp_path / "out")
+    summary, _ = pruned(tmp_path, tmp_path / "out", model=str(tmp_path / "moved"))
+    assert summary["heads"] == 3
+
+
+def save_published(folder: Path) -> None:
+    """A classifier as StarK's authors published it, whose configuration names a class of theirs."""
+    published_folder(folder)
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "architectures": ["BertKD"]}))
+    make_tokenizer().save_pretrained(folder)
+
+
+def save_tokens(folder: Path) -> None:
+    """A classifier of tokens."""
+    save_model(CLASSIFIERS["bert_tokens"](3).float(), make_tokenizer(), folder)
+
+
+@pytest.mark.parametrize(("save", "head"), [(save_published, HEAD), (save_tokens, "token_classification")])
+def test_a_pruned_model_has_the_head_that_the_model_was_saved_with(
+    tmp_path: Path, save: Callable[[Path], None], head: str
+) -> None:
+    save(tmp_path / "teacher")
+    config = load_config(tmp_path / "teacher")
+    sizes = [(config.num_hidden_layers, size) for size in (config.num_attention_heads, config.intermediate_size)]
+    write_own_scores(tmp_path, tmp_path / "teacher", Scores(*(torch.rand(size).double() for size in sizes)))
+    assert kept_of(stage(tmp_path).check(ScalingConfig(), {}).models[""]) is not None
+    summary, _ = pruned(tmp_path, tmp_path / "out")
+    assert stored_head(load_config(tmp_path / "out" / "student")) == head
+    model = load_model(tmp_path / "out" / "student", head=head)
+    assert sum(one.numel() for one in model.parameters()) == summary["parameters"]
 
 
 @pytest.mark.parametrize("sparsity", [-1, 100, 250, "many"])

@@ -123,21 +123,6 @@ def test_a_method_that_reads_weights_of_its_teacher_has_it_at_hand() -> None:
         lines(config)
 
 
-def test_a_classifier_whose_output_is_left_out_is_not_sharded() -> None:
-    labels = {"red": "red", "green": "green", "blue": "blue", "other": None}
-    wide = with_classes(toy_bert(5).config, (*CLASSES, "other"))
-    teachers = [{"checkpoint": "small"}, {"checkpoint": "large", "labels": labels}]
-    config = config_of(teachers=teachers)
-    limit = limit_for(config, num_workers=2, of_teachers=lambda sizes: sizes[0] + sizes[1] / 2)
-    scaling = ScalingConfig(num_workers=2, memory_per_worker=limit)
-    found = {}
-    for name, large, one in (("all", TEACHERS["large"], config_of()), ("some", wide, config)):
-        _, plan = _placement.decided(one, scaling, [STUDENT, TEACHERS["small"], large], _choice.Choice("live"))
-        assert plan is not None
-        found[name] = plan.placements
-    assert found == {"all": ("replicate", "zero3"), "some": ("sequential", "sequential")}
-
-
 def test_a_machine_shares_its_memory_among_workers_and_a_cluster_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     whole, half = (cluster.memory_per_worker(ScalingConfig(num_workers=count)) for count in (1, 2))

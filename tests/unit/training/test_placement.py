@@ -29,8 +29,6 @@ def placed(limit: float | None, *, asked: tuple[str, ...] = THREE, **options: An
         (7, {"one_at_a_time": True, "num_workers": 4}, ("replicate", "zero3", "zero3")),
         (11.9, {"one_at_a_time": True}, ("sequential",) * 3),
         (8, {"one_at_a_time": True}, ("sequential",) * 3),
-        (10, {"num_workers": 2, "can_shard": (True, False, True)}, ("zero3", "replicate", "zero3")),
-        (11, {"num_workers": 2, "can_shard": (True, False, True)}, ("replicate", "replicate", "zero3")),
     ],
 )
 def test_teachers_are_replicated_captured_sharded_or_run_in_turn_in_this_order(
