@@ -10,8 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 _PREFIX = "raydistill-test-"
 _INTERFACE = "eth0"
@@ -44,6 +47,8 @@ class Hosts:
         if os.geteuid() != 0:
             raise NotPermittedError("only root may make network namespaces")
         remove_leftovers()
+        if present := [space for space in spaces() if space.startswith(self._prefix)]:
+            raise RuntimeError(f"hosts of this process are there already: {', '.join(present)}")
         try:
             self._build()
         except NotPermittedError:
@@ -86,13 +91,28 @@ class Hosts:
         return f"{self._prefix}{name}"
 
 
+@contextmanager
+def hosts_here(*names: str) -> Iterator[Hosts]:
+    """Hosts on this machine, taken away however the test ends; the test is skipped where there can be none."""
+    hosts = Hosts(names)
+    try:
+        hosts.build()
+    except NotPermittedError as error:
+        pytest.skip(f"no hosts on this machine: {error}")
+    try:
+        yield hosts
+    finally:
+        hosts.remove()
+
+
 def remove_leftovers() -> None:
     """Remove the hosts of tests that were killed before they could."""
-    spaces = [space for space in _spaces() if space.startswith(_PREFIX)]
-    _remove([space for space in spaces if not _runs(int(space.removeprefix(_PREFIX).split("-")[0]))])
+    found = [space for space in spaces() if space.startswith(_PREFIX)]
+    _remove([space for space in found if not _runs(int(space.removeprefix(_PREFIX).split("-")[0]))])
 
 
-def _spaces() -> list[str]:
+def spaces() -> list[str]:
+    """Names of all namespaces of this machine."""
     text = _ip("-json", "netns", "list").strip()
     return [found["name"] for found in json.loads(text)] if text else []
 
@@ -101,8 +121,8 @@ def _runs(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def _remove(spaces: Sequence[str]) -> None:
-    present = set(_spaces()) & set(spaces)
+def _remove(unwanted: Sequence[str]) -> None:
+    present = set(spaces()) & set(unwanted)
     for space in present:
         _end_all(space)
     for space in present:

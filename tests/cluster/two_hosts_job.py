@@ -1,4 +1,4 @@
-"""The driver of a toy training on two hosts, and the client that hands it in; both run in processes of their own."""
+"""The driver of a toy training on two hosts, which runs in a process of its own."""
 
 import os
 import sys
@@ -79,24 +79,6 @@ def distil_here(inputs: Path) -> None:
     train_here(spec, str(recorder.folder), recorder, "run")
 
 
-def submit(address: str, log: Path, *arguments: str) -> None:
-    """Hand a driver in and write what it says to ``log`` as long as it can be heard."""
-    from ray.job_submission import JobSubmissionClient
-
-    client = JobSubmissionClient(address)
-    job = client.submit_job(entrypoint=" ".join([sys.executable, "-m", "cluster.two_hosts_job", "drive", *arguments]))
-
-    async def follow() -> None:
-        with log.open("w", encoding="utf-8") as file:
-            async for text in client.tail_job_logs(job):
-                file.write(text)
-                file.flush()
-
-    import asyncio
-
-    asyncio.run(follow())
-
-
 def drive(inputs: str, name: str) -> None:
     """Train on the cluster of ``RAY_ADDRESS``, then here for comparison."""
     ray.init(log_to_driver=False)
@@ -109,7 +91,4 @@ if __name__ == "__main__":
     # Under its own name, by which the workers find what is in it.
     from cluster import two_hosts_job
 
-    if sys.argv[1] == "submit":
-        two_hosts_job.submit(sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])
-    else:
-        two_hosts_job.drive(*sys.argv[2:])
+    two_hosts_job.drive(*sys.argv[1:])
