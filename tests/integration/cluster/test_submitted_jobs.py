@@ -30,7 +30,7 @@ scaling: {{num_workers: 1, cpus_per_worker: 1, data_cpus: 1}}
 stages:
   corpus:
     kind: binarize
-    source: {{name: text, path: texts/*.txt}}
+    source: {{name: text, path: texts/*.txt, unit: line}}
     encoding: {{name: mlm, max_length: 16}}
     tokenizer: model
     held_out: 0.25
@@ -72,7 +72,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
         started = []
     process.terminate()
     try:
-        process.wait(timeout=20)
+        process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -163,6 +163,13 @@ def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 120, 
         time.sleep(0.5)
 
 
+def wait_for_success(head: Head, job_id: str) -> None:
+    """Wait for the end of a job, which must be a good one."""
+    wait_for(lambda: "status: running" not in command(head, "status", job_id).output, "end of the job")
+    status = command(head, "status", job_id).output
+    assert "status: succeeded" in status, status + command(head, "logs", job_id).output
+
+
 def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     """What a process prints up to the first line with a pattern."""
     assert process.stdout is not None
@@ -180,7 +187,7 @@ def project(head: Head) -> Path:
     folder = head.folder / "project"
     (folder / "texts").mkdir(parents=True)
     for number in range(2):
-        lines = [f"w{5 + (line + number) % 20} w{6 + line % 10} w{7 + line % 5}\n" for line in range(24)]
+        lines = [f"w{5 + (line + number) % 20} w{6 + line % 10} w{7 + line % 5} " * 5 + "\n" for line in range(24)]
         (folder / "texts" / f"{number}.txt").write_text("".join(lines), encoding="utf-8")
     save_student(folder / "model")
     (folder / "tiny.yaml").write_text(JOB.format(storage=head.folder / "runs"), encoding="utf-8")
@@ -203,14 +210,14 @@ def left_alone(head: Head, project: Path) -> str:
 
 def test_a_job_goes_on_without_the_process_that_submitted_it(head: Head, left_alone: str) -> None:
     assert "status: running" in command(head, "status", left_alone).output
-    wait_for(lambda: "succeeded" in command(head, "status", left_alone).output, "end of the job")
+    wait_for_success(head, left_alone)
     written = command(head, "logs", left_alone).output
     assert "adapt: finished" in written
     assert list((head.folder / "runs" / "tiny").glob("adapt-*/student/model.safetensors"))
 
 
 def test_a_resumed_job_skips_what_is_finished_and_is_followed_to_its_end(head: Head, left_alone: str) -> None:
-    wait_for(lambda: "succeeded" in command(head, "status", left_alone).output, "end of the job")
+    wait_for_success(head, left_alone)
     done = command(head, "resume", left_alone)
     assert done.exit_code == 0, done.output
     assert "adapt: finished before, skipped" in done.output
