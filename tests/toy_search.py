@@ -7,13 +7,14 @@ from typing import Any
 
 from raydistill.search.campaign import run_campaign
 from raydistill.search.config import SearchConfig
-from toy_capture import train_stage
+from toy_capture import train_stage, write_labelled
 
 STAGE = "distill"
 
 
 def write_job(folder: Path) -> Path:
-    """A job whose first stage trains the student a little that the second distils into; see ``write_labelled``."""
+    """A corpus, a teacher and a job whose first stage trains the student a little that the second distils into."""
+    write_labelled(folder)
     training = {"max_steps": 2, "batch_size": 23, "micro_batch_size": 12, "eval_steps": 2, "precision": "fp32"}
     start = {
         "kind": "train",

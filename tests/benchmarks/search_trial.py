@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial
 from raydistill.training.history import read_history
-from toy_capture import write_labelled
 from toy_search import make_search, write_job
 
 MOST_SECONDS = 10.0
@@ -41,7 +40,6 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_labelled(folder)
         write_job(folder)
         space = {"method.temperature": {"uniform": [1, 4]}}
         search = make_search(folder, space=space, scheduler="fifo", budget={"trials": 6}, max_concurrent=1)

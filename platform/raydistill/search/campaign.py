@@ -92,9 +92,9 @@ def _run(search: SearchConfig, plan: Plan, records: Records, scaling: ScalingCon
     try:
         run_trials(search, replace(plan, parallel=concurrent), settings, records)
     finally:
-        # Their processes were ended before they could say so.
-        for number, status in records.unended().items():
-            plan.tracker.end_run(plan.trial_key(number), status)
+        # Runs of trials that were stopped are ended as killed by the tracker when it closes.
+        for number in sorted(records.lost):
+            plan.tracker.end_run(plan.trial_key(number), "FAILED")
     records.close()
 
 

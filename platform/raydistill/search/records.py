@@ -33,8 +33,8 @@ class Records(Listener):
         self._begun: float | None = None
         self._starts: dict[int, float] = {}
         self._is_over = False
-        self._lost: set[int] = set()
-        self._cut: set[int] = set()
+        self.lost: set[int] = set()
+        """Trials whose processes ended by themselves, and so could not end their tracked runs."""
 
     @classmethod
     def open(cls, search: SearchConfig, folder: Path, *, identity: str) -> "Records":
@@ -88,12 +88,6 @@ class Records(Listener):
     def begin(self, echo: Echo) -> None:
         """The trials start now."""
         self._echo, self._begun = echo, time.monotonic()
-
-    def unended(self) -> dict[int, str]:
-        """Statuses of the tracked runs of trials that run still, or whose processes were ended or lost."""
-        with self._lock:
-            running = [number for number in self._starts if self.trials[number].state == "pending"]
-        return dict.fromkeys(self._lost, "FAILED") | dict.fromkeys([*running, *self._cut], "KILLED")
 
     def close(self) -> None:
         """The trials are over: those that still ran were stopped for the time."""
@@ -169,7 +163,7 @@ class Records(Listener):
             self._end(number, path.read_text(encoding="utf-8"))
             return
         if number not in self._kept:
-            self._lost.add(number)
+            self.lost.add(number)
         self._end(number, "its process ended; see its memory")
 
     def _end(self, number: int, error: str | None) -> None:
@@ -193,7 +187,6 @@ class Records(Listener):
         left = self.time_left_s
         if left is None or self._passed() < left:
             return f"by scheduler {self.search.scheduler.name}"
-        self._cut.add(number)
         return self._time_is_over()
 
     def _time_is_over(self) -> str:

@@ -20,7 +20,6 @@ from raydistill.search.best_job import best_job_data
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import CampaignResult, Trial, read_campaign
 from raydistill.training.history import read_history
-from toy_capture import write_labelled
 from toy_search import STAGE, make_search, write_job
 
 # The first test waits for the campaign, which a busy machine draws out.
@@ -61,7 +60,6 @@ def kill_in_mid_campaign(folder: Path) -> list[Trial]:
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("campaign")
-    write_labelled(folder)
     write_job(folder)
     killed = kill_in_mid_campaign(folder)
     with pytest.raises(ValueError, match="add --resume"):

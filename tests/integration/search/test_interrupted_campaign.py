@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from raydistill.cli import app
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial, read_campaign
-from toy_capture import write_labelled
 from toy_course import live
 from toy_search import STAGE, make_search, write_job
 
@@ -28,7 +27,6 @@ NUM_TRIALS = 3
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("interrupted")
-    write_labelled(folder)
     write_job(folder)
     return folder
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial
-from toy_capture import write_labelled
 from toy_course import PARALLEL, live
 from toy_search import make_search, write_job
 
@@ -27,7 +26,6 @@ NUM_TRIALS, LAST_STEP = 4, 8
 def population(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
     """Learning rates of which some move nothing, two trials at a time, exchanged at each evaluation."""
     folder = tmp_path_factory.mktemp("population")
-    write_labelled(folder)
     write_job(folder)
     search = make_search(
         folder,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from toy_capture import write_labelled
 from toy_search import write_job
 
 
@@ -17,7 +16,6 @@ from toy_search import write_job
 def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In a process of its own, since a trial's process group is kept for its life."""
     folder = tmp_path_factory.mktemp("trials")
-    write_labelled(folder)
     write_job(folder)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("RAY_ADDRESS", None)

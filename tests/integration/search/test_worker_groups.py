@@ -5,7 +5,6 @@ import pytest
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import CampaignResult
 from raydistill.training.history import read_history
-from toy_capture import write_labelled
 from toy_course import live
 from toy_search import make_search, write_job
 
@@ -18,7 +17,6 @@ RATE = "optimizer.learning_rate"
 def result(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> CampaignResult:
     """A rate that learns and one that does not, of which ASHA ends the second at its first evaluation."""
     folder = tmp_path_factory.mktemp("groups")
-    write_labelled(folder)
     write_job(folder)
     search = make_search(
         folder,

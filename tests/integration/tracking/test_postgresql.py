@@ -21,7 +21,6 @@ from raydistill.search.campaign import run_campaign
 from raydistill.search.report import log_report
 from raydistill.tracking import promotion
 from raydistill.tracking.writer import MlflowWriter, Store
-from toy_capture import write_labelled
 from toy_course import live
 from toy_registry import register_versions
 from toy_search import STAGE, make_search, write_job
@@ -114,7 +113,6 @@ def test_the_database_itself_is_read_and_its_password_never_shown(
 def test_a_campaign_has_its_trials_tables_pictures_and_best_job_on_the_server(
     server: Server, tmp_path: Path, ray_cluster: None
 ) -> None:
-    write_labelled(tmp_path)
     write_job(tmp_path)
     search = make_search(
         tmp_path,

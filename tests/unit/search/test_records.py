@@ -63,7 +63,6 @@ def test_a_trial_that_ends_early_was_ended_by_the_scheduler_or_for_the_time(tmp_
     clock.now += 60
     found.done(1)
     assert states(tmp_path) == [("stopped", "by scheduler fifo"), ("stopped", "budget.time, 60s, was over")]
-    assert found.unended() == {1: "KILLED"}
     assert make_records(tmp_path).is_complete
 
 
@@ -88,7 +87,6 @@ def test_what_is_heard_after_the_end_is_not_written_down(tmp_path: Path, clock: 
     found.reported(1, {}, report(8, finished=True))
     begin(found, 2)
     assert states(tmp_path) == [("finished", ""), ("pending", "")]
-    assert found.unended() == {1: "KILLED"}
 
 
 def test_a_failed_trial_has_its_reason_or_is_lost(tmp_path: Path, clock: Clock) -> None:
@@ -98,7 +96,7 @@ def test_a_failed_trial_has_its_reason_or_is_lost(tmp_path: Path, clock: Clock) 
     found.failed(0)
     found.failed(1)
     assert states(tmp_path) == [("failed", "the loss is nan"), ("failed", "its process ended; see its memory")]
-    assert found.unended() == {1: "FAILED"}
+    assert found.lost == {1}
 
 
 def test_a_trial_that_goes_on_from_another_is_told_once(tmp_path: Path, clock: Clock) -> None:
