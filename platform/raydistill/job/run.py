@@ -22,6 +22,7 @@ from raydistill.stages._base import Run, StageContext
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.registered import registry_at
 from raydistill.tracking.tracker import Tracker, start_tracker
+from raydistill.training.kept_process import KeptProcesses
 
 Echo = Callable[[str], None]
 _JOB_KEY = "job"
@@ -56,7 +57,8 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
         tracker = start_tracker(job.config.tracking, folder=str(result.folder.parent), experiment=job.name)
         try:
             tracker.ready()
-            Runner(job, records, tracker, result, echo).run(resolved)
+            with KeptProcesses() as processes:
+                Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
         finally:
             tracker.close()
     return result

@@ -28,6 +28,7 @@ from raydistill.search.tuning.run import Settings, run_trials
 from raydistill.stages import _corpora
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import Tracker, start_tracker
+from raydistill.training.kept_process import KeptProcesses
 
 Finish = Callable[[CampaignResult, Tracker, str], None]
 """Called with the result, the tracker and the key of the campaign's tracked run before that ends."""
@@ -169,9 +170,10 @@ def _make_shared(search: SearchConfig, plan: Plan, echo: Echo) -> dict[str, Path
     stages = {name: stage for name, stage in plan.raw["stages"].items() if name in names}
     job = load_job({**plan.raw, "stages": stages})
     result = JobResult(job_folder(job))
-    runner = Runner(job, stage_records(job), plan.tracker, result, echo, parent=plan.key)
-    for name in job.config.stages:
-        runner.run_stage([run for run in job.runs.values() if run.base == name])
+    with KeptProcesses() as processes:
+        runner = Runner(job, stage_records(job), plan.tracker, result, echo, parent=plan.key, launch=processes.train)
+        for name in job.config.stages:
+            runner.run_stage([run for run in job.runs.values() if run.base == name])
     return dict(result.outputs)
 
 

@@ -1,4 +1,4 @@
-"""Train with one worker in this process, as the trials of a search do: nothing is started, little is waited for."""
+"""Train with one worker in this process: nothing is started, little is waited for."""
 
 import gc
 import os
@@ -17,7 +17,6 @@ from raydistill.data.stream import FeedSpec
 from raydistill.data.stream_here import feed_here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training import checkpoint_folder
-from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import write_checkpoint
 from raydistill.training.engine import Engine, prepare_environment
@@ -25,7 +24,7 @@ from raydistill.training.result import TrainResult
 from raydistill.training.session import SaveState, Session
 from raydistill.training.spec import TrainSpec
 from raydistill.training.trainer import CHECKPOINTS, prepare
-from raydistill.training.worker import EvaluationError, Loop, NonFiniteLossError
+from raydistill.training.worker import FAILURES, Loop
 
 
 class Told:
@@ -86,24 +85,30 @@ def train_here(
 
     Raises ValueError as that does, and whatever ``told`` raises, after which the same call continues.
     """
+    prepare(Path(output).resolve() / CHECKPOINTS)
+    config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
+    try:
+        loop_here(spec, config, parallel=parallel, told=told)
+    except FAILURES as error:
+        raise ValueError(str(error)) from None
+    return TrainResult.read(Path(output))
+
+
+def loop_here(spec: TrainSpec, config: Mapping[str, Any], *, parallel: int, told: Told | None = None) -> None:
+    """Run the loop of the only worker, with the ``config`` that a ``Loop`` takes; raises as that does."""
     assert spec.scaling.num_workers == 1
-    storage = Path(output).resolve() / CHECKPOINTS
+    storage = Path(config["output"]).resolve() / CHECKPOINTS
     storage.mkdir(parents=True, exist_ok=True)
-    prepare(storage)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))
     engine = build_engine(spec, num_workers=1, device=device)
-    config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
     session = LocalSession(storage, keep=spec.training.keep_checkpoints, told=told or Told())
     try:
         Loop(spec, engine, config, rank=0, num_workers=1, session=session).run()
-    except (NonFiniteLossError, EvaluationError, StorageError) as error:
-        raise ValueError(str(error)) from None
     finally:
         engine.close()
         del engine
         gc.collect()
-    return TrainResult.read(Path(output))
 
 
 def _one_rank(*, use_gpu: bool) -> torch.device:

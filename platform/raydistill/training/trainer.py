@@ -1,6 +1,7 @@
 """Start a group of training workers with Ray Train and wait for what they leave."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -32,35 +33,48 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
     Raises ValueError, of one line, when the latest checkpoint is damaged, when the loss stops being finite and when
     checkpoints or students cannot be written; OSError when anything else cannot.
     """
+
+    def fit(board: Any) -> str:
+        config = {
+            "spec": spec.model_dump(mode="json"),
+            "output": output,
+            "tracker": tracker,
+            "run_key": run_key,
+            "board": board,
+            "num_threads": cluster.threads_per_worker(spec.scaling, parallel=parallel),
+        }
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config=config,
+            scaling_config=ray_scaling(spec.scaling),
+            torch_config=GroupConfig(backend="nccl" if spec.scaling.use_gpu else "gloo"),
+            run_config=_run_config(spec, output, board),
+        )
+        try:
+            return str(_fit(trainer).return_value or "")
+        except TrainingFailedError as error:
+            cause = _system_error(error)
+            if cause is None:
+                raise
+            raise cause from error
+
+    return follow(spec, output, fit, parallel=parallel)
+
+
+def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel: int) -> TrainResult:
+    """Show what a training posts to its board, which ``fit`` gets, and read what it left; raises as ``train`` does.
+
+    ``fit`` trains and returns why that failed, where the same again would fail too, else nothing.
+    """
     storage = Path(output).resolve() / CHECKPOINTS
     board = start_board()
-    config = {
-        "spec": spec.model_dump(mode="json"),
-        "output": output,
-        "tracker": tracker,
-        "run_key": run_key,
-        "board": board,
-        "num_threads": cluster.threads_per_worker(spec.scaling, parallel=parallel),
-    }
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=config,
-        scaling_config=ray_scaling(spec.scaling),
-        torch_config=GroupConfig(backend="nccl" if spec.scaling.use_gpu else "gloo"),
-        run_config=_run_config(spec, output, board),
-    )
     try:
         prepare(storage)
         with Display(board, title=spec.name, parallel=parallel > 1):
-            result = _fit(trainer)
-        if result.return_value:
-            raise ValueError(result.return_value)
+            failure = fit(board)
+        if failure:
+            raise ValueError(failure)
         return TrainResult.read(Path(output))
-    except TrainingFailedError as error:
-        cause = _system_error(error)
-        if cause is None:
-            raise
-        raise cause from error
     finally:
         # A storage that vanished is what the training ended of; the next start tidies again.
         with suppress(OSError):
