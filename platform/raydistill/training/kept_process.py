@@ -80,8 +80,11 @@ class KeptProcesses:
 
     def _in_one(self, spec: TrainSpec, config: Mapping[str, Any], parallel: int) -> str:
         """Train in a process that waits, or in a new one; it is kept if nothing unforeseen happens."""
-        # It asks Ray for no CPU, so that stages between two trainings have all of them.
-        process = self._idle.pop() if self._idle else ray.remote(num_cpus=0)(KeptProcess).remote()
+        try:
+            process = self._idle.pop()
+        except IndexError:
+            # It asks Ray for no CPU, so that stages between two trainings have all of them.
+            process = ray.remote(num_cpus=0)(KeptProcess).remote()
         try:
             failure: str = ray.get(process.train.remote(spec.model_dump(mode="json"), config, parallel))
         except BaseException as error:
