@@ -21,6 +21,7 @@ from raydistill.cluster.local_paths import local_paths, replaced
 from raydistill.cluster.uploads import FOLDER, Upload, uploads, write_package
 from raydistill.config.errors import UserError
 from raydistill.environment import quiet_variables
+from raydistill.store_paths import is_in_store
 
 JOB_KEY = "raydistill_job"
 """Key of a job's metadata that holds the whole job, as YAML."""
@@ -129,6 +130,8 @@ def place_problems(job: Mapping[str, Any]) -> list[str]:
             f"storage is {storage!r}, a folder of this machine; name one that all machines of the cluster see, "
             "such as storage=/shared/runs"
         )
+    if is_in_store(storage) and uri is None:
+        problems.append(f"tracking.uri is missing, and storage is {storage!r}, which keeps no database; name a server")
     if uri is not None and _is_local_store(str(uri)):
         problems.append(
             f"tracking.uri is {uri!r}, a place on this machine; name a server, or leave it out to keep runs in storage"

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import hashlib
 import lzma
-import os
 import re
 import shutil
 import tarfile
@@ -19,16 +18,12 @@ from typing import IO, Any, cast
 from raydistill.config.sections import PackageRef
 from raydistill.data.package_index import download
 from raydistill.data.storage import glob_regex
+from raydistill.store_paths import cache_folder
 
 NESTED = "!/"
 _SHOWN_MEMBERS = 5
 _IN_MEMORY = 64_000_000
 _PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: ``$RAYDISTILL_CACHE``, or ``~/.cache/raydistill``."""
-    return Path(os.environ.get("RAYDISTILL_CACHE") or Path.home() / ".cache" / "raydistill")
 
 
 def fetch(package: str, sha256: str, cache_dir: Path | None = None) -> Path:

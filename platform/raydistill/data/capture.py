@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from raydistill.batch import Batch, encoded_as
+from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.score_files import OPTION, Block, ScoreColumn, replaced
 from raydistill.data.stream import BatchBuilder, FeedSpec
@@ -183,7 +184,7 @@ class TeacherOutputs:
         ]
         self._head = self._builders[0].task.HEAD
         self._model: nn.Module = load_model(
-            run.folder,
+            mirror.fetch(run.folder),
             head=self._head,
             labels=header.labels,
             names=run.names,

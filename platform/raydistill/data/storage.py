@@ -1,4 +1,4 @@
-"""Files under a local path or any URI that pyarrow.fs or fsspec opens."""
+"""Files under a local path, in an object store, or at any URI that pyarrow.fs or fsspec opens."""
 
 import hashlib
 import os
@@ -10,6 +10,9 @@ from typing import Any, cast
 import fsspec
 import pyarrow as pa
 from pyarrow import fs as arrow_fs
+
+from raydistill.data import object_store
+from raydistill.store_paths import is_in_store, remote_uri
 
 _PIECE_BYTES = 2**22
 
@@ -55,7 +58,8 @@ class Folder:
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         self.uri = os.fspath(uri)
-        self.fs, self.path = _filesystem(self.uri)
+        # A local path may stand for a place of an object store.
+        self.fs, self.path = _filesystem(remote_uri(self.uri) or self.uri)
 
     @property
     def is_local(self) -> bool:
@@ -82,7 +86,9 @@ class Folder:
     def open_output(self, name: str) -> HashingStream:
         """A hashing output stream; missing folders are made."""
         path = self.full_path(name)
-        self.fs.create_dir(str(PurePosixPath(path).parent), recursive=True)
+        if not isinstance(self.fs, arrow_fs.S3FileSystem):
+            # An object store has no folders, only empty objects that stand for them.
+            self.fs.create_dir(str(PurePosixPath(path).parent), recursive=True)
         return HashingStream(self.fs.open_output_stream(path))
 
     def write_bytes(self, name: str, content: bytes) -> str:
@@ -182,6 +188,8 @@ def _escape(path: str) -> str:
 def _filesystem(uri: str) -> tuple[Any, str]:
     if "://" not in uri:
         return arrow_fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    if is_in_store(uri):
+        return object_store.filesystem(uri), object_store.place(uri)
     try:
         return arrow_fs.FileSystem.from_uri(uri)
     except pa.ArrowInvalid:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from raydistill.batch import Batch, encoded_as
+from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.unit_progress import ScoringProgress
@@ -155,7 +156,7 @@ class UnitScorer:
 
     def _loaded(self, one: ScoredModel) -> nn.Module:
         task = self._builder.task
-        model = load_model(one.folder, head=task.HEAD, labels=task.labels, names=one.names)
+        model = load_model(mirror.fetch(one.folder), head=task.HEAD, labels=task.labels, names=one.names)
         return model.to(self._device).requires_grad_(False)
 
     def sums(self, start: int, rows: NDArray[np.int64]) -> dict[str, ScoreSums]:

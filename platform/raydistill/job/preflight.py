@@ -8,11 +8,13 @@ from pathlib import Path
 
 from raydistill import cluster
 from raydistill.config.errors import UserError, error_lines
+from raydistill.data import object_store
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_record
 from raydistill.stages import _corpora
 from raydistill.stages._base import Forecast
+from raydistill.store_paths import is_in_store
 from raydistill.tracking.registered import registry_at
 
 _LEAST_FREE_BYTES = 2 * 2**30
@@ -37,6 +39,9 @@ def check_job(job: Job) -> list[Preview]:
     previews: list[Preview] = []
     forecasts: dict[str, Forecast] = {}
     problems += _check_storage(job)
+    if problems and is_in_store(job.config.storage):
+        # What is finished cannot be told there.
+        raise UserError(problems)
     records: dict[str, StageRecord] = {}
     for name, run in job.runs.items():
         scaling = job.scaling(run.stage)
@@ -69,8 +74,11 @@ def _with_facts(forecast: Forecast, record: StageRecord) -> Forecast:
 
 
 def _check_storage(job: Job) -> list[str]:
-    if "://" in job.config.storage:
-        return [f"storage is {job.config.storage!r}; name a folder that every machine of the cluster sees"]
+    storage = job.config.storage
+    if is_in_store(storage):
+        return _check_store(job)
+    if "://" in storage:
+        return [f"storage is {storage!r}; name a folder that every machine of the cluster sees, or s3://BUCKET/PATH"]
     folder = _nearest(job_folder(job))
     if not folder.is_dir():
         return [f"storage is {job.config.storage!r}, where {folder} is a file; name another folder"]
@@ -85,6 +93,18 @@ def _check_storage(job: Job) -> list[str]:
         why = error.strerror or error
         return [f"storage is {job.config.storage!r}, but {folder} cannot be written ({why}); name another folder"]
     return []
+
+
+def _check_store(job: Job) -> list[str]:
+    storage = job.config.storage
+    problems = []
+    if job.config.tracking.uri is None:
+        problems.append(
+            f"tracking.uri is missing (jobs do not read MLFLOW_TRACKING_URI), and storage is {storage!r}, which keeps "
+            "no database; name a server or a database"
+        )
+    found = object_store.problem(storage)
+    return problems if found is None else [*problems, f"storage is {storage!r}, {found}"]
 
 
 def _nearest(path: Path) -> Path:

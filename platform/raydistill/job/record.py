@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from raydistill import __version__
+from raydistill.data import mirror
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST
+from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.json_file import write_json
 from raydistill.stages import _checkpoints
 from raydistill.stages._base import stage_hash, stage_of
+from raydistill.store_paths import is_in_store, local_path
 from raydistill.tracking.registered import is_registered, registry_at
 from raydistill.tracking.store import store_of
+from raydistill.training.trainer import CHECKPOINTS
 
 _RECORD = "stage.json"
 
@@ -38,27 +41,28 @@ class StageRecord:
     @property
     def finished(self) -> bool:
         """Whether the stage ran to its end with this hash."""
-        return (self.output / _RECORD).is_file()
+        return Folder(self.output).exists(_RECORD)
 
     def read(self) -> dict[str, Any]:
         """The stored record: ``hash``, ``summary``, ``seconds``, ``finished_at``."""
-        stored: dict[str, Any] = json.loads((self.output / _RECORD).read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads(Folder(self.output).read_bytes(_RECORD))
         return stored
 
     def write(self, summary: Mapping[str, Any], *, seconds: float) -> None:
-        """Mark the stage finished, in one rename."""
+        """Mark the stage finished, in one step; its files are sent to the object store before, where it has one."""
+        mirror.publish(self.output, leave_out=[CHECKPOINTS])
         content = {
             "hash": self.hash,
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "seconds": round(seconds, 3),
             "summary": dict(summary),
         }
-        write_json(self.output / _RECORD, content, indent=2)
+        Folder(self.output).write_at_once(_RECORD, json.dumps(content, indent=2).encode())
 
 
 def job_folder(job: Job) -> Path:
-    """The folder of a job's outputs, under its storage, absolute."""
-    return (Path(job.config.storage).expanduser() / job.name).resolve()
+    """The folder of a job's outputs, under its storage, absolute; for an object store the path that stands for it."""
+    return (local_path(job.config.storage).expanduser() / job.name).resolve()
 
 
 def registry_uri(job: Job) -> str:
@@ -110,13 +114,14 @@ def fingerprint(reference: str) -> str | None:
     """
     if is_registered(reference):
         return _checkpoints.from_registry(reference).name
-    folder = Path(reference)
-    if not reference or not folder.is_dir():
+    if not reference or not (is_in_store(reference) or Path(reference).is_dir()):
         return None
-    manifests = [folder / part / MANIFEST for part in (TRAIN, HELD_OUT)]
-    if manifests[0].is_file():
-        content = [manifest.read_text(encoding="utf-8") for manifest in manifests if manifest.is_file()]
+    corpus = Folder(reference)
+    manifests = [f"{part}/{MANIFEST}" for part in (TRAIN, HELD_OUT)]
+    if corpus.exists(manifests[0]):
+        content = [corpus.read_bytes(name).decode() for name in manifests if corpus.exists(name)]
     else:
+        folder = mirror.fetch(local_path(reference))
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         content = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

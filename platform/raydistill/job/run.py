@@ -13,12 +13,15 @@ from typing import Any
 import yaml
 
 from raydistill import cluster
+from raydistill.data import mirror
+from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_records
 from raydistill.json_file import write_text
 from raydistill.stages._base import Run, StageContext
+from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.registered import registry_at
 from raydistill.tracking.tracker import Tracker, start_tracker
@@ -70,6 +73,7 @@ def _write_resolved(job: Job, folder: Path) -> Path:
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
         write_text(target, text)
+        mirror.publish(target)
     return path
 
 
@@ -77,7 +81,7 @@ def _skip(result: JobResult, record: StageRecord, echo: Echo) -> None:
     result.outputs[record.name] = record.output
     result.summaries[record.name] = record.read()["summary"]
     result.skipped.append(record.name)
-    echo(f"{record.name}: finished before, skipped ({record.output})")
+    echo(f"{record.name}: finished before, skipped ({shown(record.output)})")
 
 
 @dataclass
@@ -128,7 +132,7 @@ class Runner:
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
         key = self.own.get(run.name, self._key(record.key))
-        resumed = record.output.is_dir()
+        resumed = Folder(record.output).exists()
         record.output.mkdir(parents=True, exist_ok=True)
         self.echo(f"{run.name}: {'continuing' if resumed else 'started'} ({run.stage.config.kind})")
         start = time.monotonic()

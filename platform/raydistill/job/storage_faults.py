@@ -5,6 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from raydistill.data.object_store import fault_of
+from raydistill.store_paths import remote_uri, shown
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _GONE = {errno.ENOENT, errno.ENOTDIR}
@@ -24,6 +27,10 @@ def storage_problem(error: BaseException, folder: Path | None) -> str | None:
         line = _of_system(each, folder) if isinstance(each, OSError) else None
         if line is not None:
             return line
+    for each in found:
+        why = fault_of(each)
+        if why is not None and folder is not None and remote_uri(folder) is not None:
+            return f"storage {shown(folder.parent)} fails ({why}): mend that, {_AGAIN}"
     for each in found:
         for text in _FULL_TEXTS:
             if text in str(each):

@@ -9,6 +9,7 @@ from rich.console import Console
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, terminal_table
+from raydistill.store_paths import shown
 from raydistill.tracking.store import store_of, without_secrets
 
 _TABLE_WIDTH = 140
@@ -18,11 +19,11 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
     """The result as JSON-ready data; ``groups`` has the rows of the table of a stage that compared models."""
     return {
         "job": job.name,
-        "folder": str(result.folder),
+        "folder": shown(result.folder),
         "tracking_uri": _tracking_uri(job, result),
         "stages": {
             name: {
-                "output": str(result.outputs[name]),
+                "output": shown(result.outputs[name]),
                 "skipped": name in result.skipped,
                 "summary": result.summaries[name],
                 **_groups_as_data(result.summaries[name]),
@@ -39,9 +40,9 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
         if "entries" in summary:
             lines += ["", f"{name}:", *_table(_groups(summary))]
     width = max(len(name) for name in ["job", "MLflow", *result.outputs])
-    lines += ["", f"{'job':<{width}}  {result.folder}"]
-    lines += [f"{name:<{width}}  {output}" for name, output in result.outputs.items()]
-    lines += [f"{'page':<{width}}  {each['report']}" for each in result.summaries.values() if "report" in each]
+    lines += ["", f"{'job':<{width}}  {shown(result.folder)}"]
+    lines += [f"{name:<{width}}  {shown(output)}" for name, output in result.outputs.items()]
+    lines += [f"{'page':<{width}}  {shown(each['report'])}" for each in result.summaries.values() if "report" in each]
     uris = [str(summary["uri"]) for summary in result.summaries.values() if "uri" in summary]
     lines += [f"{'model':<{width}}  {uri}" for uri in uris]
     lines += [f"{'MLflow':<{width}}  mlflow ui --backend-store-uri {_tracking_uri(job, result)}"]

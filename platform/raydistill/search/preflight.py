@@ -16,6 +16,7 @@ from raydistill.search.changeable import check_changeable, check_copyable
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Choice, Domain, Grid, QUniform
 from raydistill.search.spaces import job_data, job_of, locate
+from raydistill.store_paths import is_in_store
 from raydistill.training.selection import Criterion, criterion_of
 
 _TRAIN = "train"
@@ -121,6 +122,9 @@ def _check_keys(search: SearchConfig) -> dict[str, list[str]]:
         raw = job_data(search)
     except ValueError as error:
         raise UserError(error_lines(error)) from None
+    storage = str(raw.get("storage", ""))
+    if is_in_store(storage):
+        raise UserError([f"storage is {storage!r}, which tune does not take; name a folder, such as storage=runs"])
     stages = {name: stage for name, stage in raw["stages"].items() if isinstance(stage, Mapping)}
     trainings = [name for name, stage in stages.items() if stage.get("kind") == _TRAIN]
     if search.stage not in trainings:

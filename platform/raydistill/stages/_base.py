@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from raydistill.config.matrix import Assignment, axes
 from raydistill.config.sections import ScalingConfig, Section
+from raydistill.data import mirror
 from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
 
@@ -224,8 +225,11 @@ def stage_hash(identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
 
 
 def model_folder(reference: str, outputs: Mapping[str, Path]) -> Path:
-    """The checkpoint folder that a reference to a training stage, or a plain folder, means once stages have run."""
+    """The checkpoint folder that a reference to a training stage, or a plain folder, means once stages have run.
+
+    Fetched first where the stage ran on another machine.
+    """
     output = outputs.get(stage_of(reference))
     if output is None:
         return Path(reference)
-    return output / ("initial" if reference.endswith(INITIAL) else "student")
+    return mirror.fetch(output / ("initial" if reference.endswith(INITIAL) else "student"))

@@ -7,6 +7,7 @@ stage, job, seed or run of a matrix with the same teacher and corpus reads them 
 import fcntl
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.data import mirror
 from raydistill.data.capture import Share, TeacherRun, capture
+from raydistill.data.storage import Folder
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
 from raydistill.json_file import write_json
 from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig
 from raydistill.stages import _base, _checkpoints, _corpora, _fit, _placement, _stored
 from raydistill.stages.capture import Config, Stage, size_text
+from raydistill.store_paths import remote_uri
 
 FOLDER = "teacher_outputs"
 """Name of the shared folder below the storage."""
@@ -87,9 +91,11 @@ def sets_of(config: Any, layers: Sequence[Sequence[int]], context: _base.StageCo
 
 def _counted(path: Path, ran: int) -> int:
     """Rows over all starts of one run, for an interrupted one keeps what it captured."""
+    mirror.fetch(path)
     before = json.loads(path.read_text(encoding="utf-8"))["teacher_rows"] if path.is_file() else 0
     if ran:
         write_json(path, {"teacher_rows": before + ran})
+        mirror.publish(path)
     return int(before + ran)
 
 
@@ -127,7 +133,8 @@ def _ensured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig)
 
 def _captured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig) -> int:
     size = stage.tell_size(number, run)
-    free = shutil.disk_usage(Path(run.sets[0]).parents[1]).free
+    in_store = remote_uri(run.sets[0]) is not None
+    free = math.inf if in_store else shutil.disk_usage(Path(run.sets[0]).parents[1]).free
     if size + _SPARE_BYTES > free:
         raise ValueError(
             f"teacher_outputs of teachers.{number} take about {size_text(size)}, but the storage has "
@@ -152,7 +159,7 @@ def _found(run: TeacherRun) -> list[OutputSet | None]:
 
 def _serving(target: Path, wanted: Header) -> OutputSet | None:
     """The set itself, or one of the same teacher and corpus with further kinds or layers; none that is damaged."""
-    others = sorted(path.parent for path in target.parent.glob(f"*/{MANIFEST}") if path.parent != target)
+    others = (one for one in mirror.subfolders(target.parent) if one != target and Folder(one).exists(MANIFEST))
     for folder in (target, *others):
         try:
             one = OutputSet.open(str(folder))

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config.sections import ModelRef
-from raydistill.data.archives import cache_folder, extract_folder
+from raydistill.data import mirror
+from raydistill.data.archives import extract_folder
 from raydistill.models.load import load_config
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
+from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri
 from raydistill.tracking.registered import is_registered, registered_folder
 from raydistill.tracking.registry import content_hash
 
@@ -31,6 +33,8 @@ def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
         extract_folder(package, folder)
         return folder
     assert reference.checkpoint is not None
+    if is_in_store(reference.checkpoint) or remote_uri(reference.checkpoint) is not None:
+        return _from_store(reference.checkpoint)
     if stage_of(reference.checkpoint) in outputs or Path(reference.checkpoint).is_dir():
         return model_folder(reference.checkpoint, outputs)
     if is_registered(reference.checkpoint):
@@ -53,6 +57,13 @@ def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
 def from_registry(reference: str) -> Path:
     """The folder of a registered model, fetched first where it is not here; raises ValueError when there is none."""
     return registered_folder(reference, cache_folder() / "registered")
+
+
+def _from_store(uri: str) -> Path:
+    folder = mirror.fetch(local_path(uri))
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"checkpoint is {uri!r}, where no config.json lies; name a folder with one")
+    return folder
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -10,7 +10,9 @@ from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.label_subset import classes_of, has_classes
 from raydistill.data.labelled import PARTS, is_unlabelled
 from raydistill.data.mixture import CorpusPart, chosen_rows
+from raydistill.data.storage import Folder
 from raydistill.stages._base import CorpusForecast, Forecast, TokenizerForecast
+from raydistill.store_paths import local_path
 
 _VERIFIED_BYTES = 2**30
 """Corpora up to this size are read through before they are used, in a second or two."""
@@ -62,7 +64,7 @@ def held_out_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) ->
 
 def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
     """Folder of the ``train`` or ``held_out`` part of a corpus reference, once stages have run."""
-    return str(outputs.get(reference, Path(reference)) / part)
+    return str(outputs.get(reference, local_path(reference)) / part)
 
 
 def _checked(reference: str, outputs: Mapping[str, Path], part: str) -> str:
@@ -146,8 +148,8 @@ def _of_subset(reference: CorpusRef, corpus: CorpusForecast, *, is_there: bool) 
 
 def _counted(reference: CorpusRef, part: str, subset: tuple[str, ...]) -> tuple[int | None, int | None]:
     """Rows of some classes in a part of a corpus and their tokens, None for a part that is not there."""
-    place = Path(reference.corpus) / part
-    if not (place / MANIFEST).is_file():
+    place = local_path(reference.corpus) / part
+    if not _is_there(place):
         return None, None
     corpus = Corpus.open(str(place))
     rows = chosen_rows(CorpusPart(str(place), label_subset=subset), corpus)
@@ -180,14 +182,14 @@ def _forecast_one(reference: str, earlier: Mapping[str, Forecast]) -> CorpusFore
         if corpus is None:
             raise ValueError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
         return corpus
-    if not any((Path(reference) / part / MANIFEST).is_file() for part in (TRAIN, HELD_OUT)):
+    if not any(_is_there(local_path(reference) / part) for part in (TRAIN, HELD_OUT)):
         raise ValueError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
-    return of_folder(Path(reference))
+    return of_folder(local_path(reference))
 
 
 def of_folder(root: Path) -> CorpusForecast:
     """The facts of a corpus that exists."""
-    has_train = (root / TRAIN / MANIFEST).is_file()
+    has_train = _is_there(root / TRAIN)
     corpus = Corpus.open(str(root / (TRAIN if has_train else HELD_OUT)))
     manifest = corpus.manifest
     return CorpusForecast(
@@ -208,9 +210,13 @@ def of_folder(root: Path) -> CorpusForecast:
     )
 
 
+def _is_there(part: Path) -> bool:
+    return Folder(part).exists(MANIFEST)
+
+
 def _is_unlabelled(part: Path) -> bool:
-    return (part / MANIFEST).is_file() and is_unlabelled(Corpus.open(str(part)).manifest.encoding)
+    return _is_there(part) and is_unlabelled(Corpus.open(str(part)).manifest.encoding)
 
 
 def _rows_of(part: Path) -> int | None:
-    return Corpus.open(str(part)).manifest.rows if (part / MANIFEST).is_file() else None
+    return Corpus.open(str(part)).manifest.rows if _is_there(part) else None

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydistill.data import mirror
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST as CORPUS_MANIFEST
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.storage import Folder
 from raydistill.data.stored_outputs import JOINED, StoredOutputs, StoredSet
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.models.classes import Names
 from raydistill.stages import _checkpoints, _classes, _corpora
 from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
+from raydistill.store_paths import local_path
 
 AUTO = "auto"
 """Value of ``teacher_outputs`` under which a training chooses one of the other two."""
@@ -24,6 +27,8 @@ STORED = "stored"
 KEYWORDS = (AUTO, LIVE, STORED)
 """Values that name no capture."""
 
+_TEACHER = "teacher_"
+"""How the names of the folders of a capture's teachers begin."""
 VERIFIED_BYTES = 2**30
 """Sets up to this size are read through before they are used, in a second or two."""
 
@@ -173,7 +178,7 @@ def _forecast(reference: str, earlier: Mapping[str, Forecast]) -> OutputsForecas
         if outputs is None:
             raise ValueError(f"teacher_outputs is {reference!r}, which stores no outputs; name a capture stage")
         return outputs
-    headers = [one.header for one in sets_below(Path(reference))]
+    headers = [one.header for one in sets_below(local_path(reference))]
     if not headers:
         raise ValueError(
             f"teacher_outputs is {reference!r}, none of {', '.join(KEYWORDS)}, no earlier stage and no folder of a "
@@ -185,9 +190,11 @@ def _forecast(reference: str, earlier: Mapping[str, Forecast]) -> OutputsForecas
 
 def sets_below(folder: Path) -> Iterator[OutputSet]:
     """The sets in a capture stage's folder, teacher after teacher."""
-    found = list(folder.glob(f"teacher_*/corpus_*/*/{MANIFEST}"))
-    for path in sorted(found, key=lambda path: (int(path.parts[-4].removeprefix("teacher_")), path)):
-        yield OutputSet.open(str(path.parent))
+    teachers = [one for one in mirror.subfolders(folder) if one.name.startswith(_TEACHER)]
+    for teacher in sorted(teachers, key=lambda one: int(one.name.removeprefix(_TEACHER))):
+        for corpus in mirror.subfolders(teacher):
+            parts = [part for part in mirror.subfolders(corpus) if Folder(part).exists(MANIFEST)]
+            yield from (OutputSet.open(str(part)) for part in parts)
 
 
 def stored_outputs(
@@ -240,7 +247,7 @@ def _sets_of_teachers(
 
 def _check_folder(config: Any, earlier: Mapping[str, Forecast]) -> None:
     """Compare what is already there: teachers and corpora that are folders, with what a folder of outputs is of."""
-    found = list(sets_below(Path(config.teacher_outputs)))
+    found = list(sets_below(local_path(config.teacher_outputs)))
     folders = [
         _checkpoints.model_config(reference, earlier)[1]
         for reference in (config.teachers if distils(config.method) else ())
@@ -253,7 +260,7 @@ def _check_folder(config: Any, earlier: Mapping[str, Forecast]) -> None:
     for reference in config.corpus:
         for part in (TRAIN, HELD_OUT) if reference.corpus not in earlier else ():
             uri = _corpora.folder(reference.corpus, {}, part)
-            for teacher in teachers if (Path(uri) / CORPUS_MANIFEST).is_file() else ():
+            for teacher in teachers if Folder(uri).exists(CORPUS_MANIFEST) else ():
                 of_teacher = [one for one in found if one.header.teacher_hash == teacher]
                 _find(config.teacher_outputs, of_teacher, uri)
 

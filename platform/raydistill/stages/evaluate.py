@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskField, parser
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
+from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture, open_mixture
 from raydistill.evaluation import Checkpoints, Evaluation, evaluate_models
@@ -238,10 +239,16 @@ def _checkpoints_of(found: Sequence[tuple[ModelRef, Path]], corpus: Corpus | Mix
     )
 
 
-def _evaluate_on(num_threads: int, *arguments: Any, **options: Any) -> dict[str, Evaluation]:
-    """``evaluate_models`` with so many threads, in a process of its own."""
+def _evaluate_on(
+    num_threads: int, models: Mapping[str, Checkpoints], *arguments: Any, **options: Any
+) -> dict[str, Evaluation]:
+    """``evaluate_models`` with so many threads, in a process of its own, maybe on another machine."""
     torch.set_num_threads(num_threads)
-    return evaluate_models(*arguments, **options)
+    fetched = {
+        key: replace(one, folders=tuple(str(mirror.fetch(folder)) for folder in one.folders))
+        for key, one in models.items()
+    }
+    return evaluate_models(fetched, *arguments, **options)
 
 
 def _notes_on_parts(candidates: Sequence[_Candidate], found: Mapping[str, Evaluation]) -> list[str]:

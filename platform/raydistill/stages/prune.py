@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from raydistill.config.sections import ModelRef, ScalingConfig
+from raydistill.data import mirror
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
 from raydistill.models import checks
 from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_kept
@@ -17,6 +18,7 @@ from raydistill.models.load import head_in, load_config, load_model, load_tokeni
 from raydistill.models.pruning import kept_units, pruned
 from raydistill.models.unit_masks import check_units
 from raydistill.stages import _base, _checkpoints, _lineage
+from raydistill.store_paths import local_path
 from raydistill.tracking.student import BYTES_TAG, PARAMETERS_TAG
 
 _STUDENT = "student"
@@ -81,7 +83,7 @@ class Stage(_base.Stage):
                 raise ValueError(f"scores is {name!r}, which scores no model; name a score stage")
             return scores
         try:
-            facts = read_facts(Path(name))
+            facts = read_facts(mirror.fetch(local_path(name)))
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
             config, folder = _checkpoints.model_config(reference, earlier)
             head = stored_head(config) if folder is None else head_in(folder)
@@ -102,7 +104,7 @@ class Stage(_base.Stage):
             )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        scores_folder = context.outputs.get(self.config.scores, Path(self.config.scores))
+        scores_folder = mirror.fetch(context.outputs.get(self.config.scores, local_path(self.config.scores)))
         facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
         folder = self._model_folder(facts, context)
         config = load_config(folder)
@@ -134,7 +136,7 @@ class Stage(_base.Stage):
     def _model_folder(self, facts: ScoreFacts, context: _base.StageContext) -> Path:
         """Where the scored model lies; raises ValueError for another, or one that was changed since."""
         if self.config.model is None:
-            folder = Path(facts.model_folder)
+            folder = mirror.fetch(facts.model_folder)
             remedy = "name where it lies as model, or score it again"
             if not folder.is_dir():
                 raise ValueError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")

@@ -17,6 +17,7 @@ from raydistill.config.sections import (
     TeacherConfig,
     TrainingConfig,
 )
+from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, Mixture, open_mixture
 from raydistill.data.stored_outputs import StoredOutputs
@@ -37,6 +38,7 @@ from raydistill.stages import (
     _plans,
     _stored,
 )
+from raydistill.store_paths import local_path
 from raydistill.training.placement import Plan
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
@@ -129,6 +131,7 @@ class Stage(_base.Stage):
         with _DRAWING:
             if not initial.is_dir():
                 self._write_initial(initial, teachers, context, open_mixture(corpus))
+        mirror.publish(initial)
         held_out = _corpora.held_out_parts(self.config.corpus, context.outputs)
         choice, plan = self._decided(initial, teachers, corpus, context)
         stored, ran = self._joined(choice, initial, teachers, {"train": corpus, "held_out": held_out}, context)
@@ -233,7 +236,7 @@ class Stage(_base.Stage):
         _plans.write_plan(config, student.config, head=head)
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_model(student, load_tokenizer(corpus.tokenizer_uri), temporary)
+        save_model(student, load_tokenizer(mirror.fetch(corpus.tokenizer_uri)), temporary)
         temporary.rename(folder)
 
     def _decided(
@@ -276,7 +279,7 @@ class Stage(_base.Stage):
         if choice.is_own:
             found, ran = _captured.sets_of(self.config, reading.layers, context)
         else:
-            found = list(_stored.sets_below(context.outputs.get(choice.source, Path(choice.source))))
+            found = list(_stored.sets_below(context.outputs.get(choice.source, local_path(choice.source))))
         return _stored.stored_outputs(choice.source, found, reading, corpora=corpora, teachers=read), ran
 
     def _lineage(self, spec: TrainSpec, folders: list[Path]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from raydistill.config.sections import TrackingConfig
 from raydistill.json_file import write_json
+from raydistill.store_paths import remote_uri
 
 STORE_FILE = "store.json"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -30,10 +31,15 @@ def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
     """Where a configuration keeps runs: a SQLite file below ``root`` by default.
 
     With a database there is no server to choose a place for artifacts, so it is a folder below ``root``, absolute:
-    MLflow's own default depends on the working directory of the process that creates the experiment.
+    MLflow's own default depends on the working directory of the process that creates the experiment. Of a root that
+    stands for a place of an object store it is the URI.
     """
     uri = config.uri or f"sqlite:///{root / 'mlflow.db'}"
-    return Store(uri, (root / "artifacts").as_uri() if is_database(uri) else None, experiment)
+    return Store(uri, _artifacts(root) if is_database(uri) else None, experiment)
+
+
+def _artifacts(root: Path) -> str:
+    return remote_uri(root / "artifacts") or (root / "artifacts").as_uri()
 
 
 def is_database(uri: str) -> bool:

@@ -1,5 +1,6 @@
 """Checkpoints of a training: written through Ray Train, restored by a restarted worker group or job."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any, TypeVar
 
 import ray.train
 import torch.distributed as dist
+from pyarrow.fs import S3FileSystem
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from raydistill.data import mirror, object_store
+from raydistill.data.storage import Folder
 from raydistill.models.load import load_model, load_tokenizer, save_model
-from raydistill.training import checkpoint_folder
+from raydistill.store_paths import SCHEME, local_path, remote_uri, shown
+from raydistill.training import checkpoint_folder, stored_checkpoints
 from raydistill.training.agreement import StorageError, agree
 from raydistill.training.engine import Engine
 
@@ -30,18 +35,39 @@ def write_checkpoint(engine: Engine, storage: Path, state: Mapping[str, Any]) ->
     All ranks call it at the same step; ``state`` is plain data. Raises StorageError on all of them.
     """
     target = checkpoint_folder.checkpoint_path(storage, int(state["position"]["step"]))
-    agree_here = partial(agree, subject=str(storage), remedy=_REMEDY)
+    agree_here = partial(agree, subject=shown(storage), remedy=_REMEDY)
+    if remote_uri(target) is not None:
+        return _write_to_store(engine, target, state, agree_here)
     try:
         agree_here(_at_first(lambda: checkpoint_folder.start_partial(target)))
         folder = checkpoint_folder.partial_path(target)
         files = agree_here(lambda: checkpoint_folder.describe(folder, engine.save(folder, state)))
-        parts: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-        dist.all_gather_object(parts, files)
-        agree_here(_at_first(lambda: _finish(target, {name: part[name] for part in parts for name in part})))
+        every = _of_all_ranks(files)
+        agree_here(_at_first(lambda: _finish(target, every)))
     except StorageError:
         _at_first(lambda: checkpoint_folder.remove_partial(target))()
         raise
     return target
+
+
+def _write_to_store(engine: Engine, target: Path, state: Mapping[str, Any], agree_here: Callable[..., Any]) -> Path:
+    """Each rank writes into a folder of its own, which need be on no disk that others see, and sends its files."""
+    agree_here(_at_first(lambda: Folder(target).delete()))
+    folder = agree_here(lambda: stored_checkpoints.start(target))
+    try:
+        files = agree_here(lambda: checkpoint_folder.describe(folder, engine.save(folder, state)))
+        agree_here(lambda: stored_checkpoints.send(folder, files, target))
+        every = _of_all_ranks(files)
+        agree_here(_at_first(lambda: stored_checkpoints.seal(target, every)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def _of_all_ranks(files: dict[str, dict[str, int | str]]) -> dict[str, dict[str, int | str]]:
+    parts: list[dict[str, dict[str, int | str]]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, files)
+    return {name: part[name] for part in parts for name in part}
 
 
 def restore(engine: Engine) -> dict[str, Any] | None:
@@ -51,15 +77,30 @@ def restore(engine: Engine) -> dict[str, Any] | None:
     that starts again begins with an empty list, and a crash may have come between writing and registering.
     """
     storage = _storage()
-    agree(_at_first(lambda: _probe(storage)), subject=str(storage), remedy=_REMEDY)
+    in_store = remote_uri(storage) is not None
+    probe, listed = (
+        (stored_checkpoints.probe, stored_checkpoints.checkpoints)
+        if in_store
+        else (_probe, checkpoint_folder.checkpoints)
+    )
+    agree(_at_first(lambda: probe(storage)), subject=shown(storage), remedy=_REMEDY)
     registered = ray.train.get_checkpoint()
     known = -1 if registered is None else checkpoint_folder.step_of(Path(registered.path))
-    found: list[Any] = [checkpoint_folder.checkpoints(storage)]
+    found: list[Any] = [listed(storage)]
     dist.broadcast_object_list(found, 0)
     for checkpoint in found[0]:
         if checkpoint_folder.step_of(checkpoint) > known:
             _register(checkpoint, {})
-    return engine.load(found[0][-1]) if found[0] else None
+    if not found[0]:
+        return None
+    latest = found[0][-1]
+    folder = agree(lambda: mirror.fetch(latest), subject=shown(latest), remedy=_REMEDY)
+    state = engine.load(folder)
+    if in_store:
+        # Others of this machine may still read it.
+        dist.barrier()
+        shutil.rmtree(folder, ignore_errors=True)
+    return state
 
 
 def write_student(engine: Engine, source: str, target: Path, *, head: str) -> None:
@@ -75,16 +116,21 @@ def write_student(engine: Engine, source: str, target: Path, *, head: str) -> No
         model.load_state_dict(state)
         save_model(model, load_tokenizer(source), checkpoint_folder.start_partial(target))
         checkpoint_folder.finish(target)
+        mirror.publish(target)
 
     try:
-        agree(_at_first(write), subject=str(target.parent), remedy=_REMEDY)
+        agree(_at_first(write), subject=shown(target.parent), remedy=_REMEDY)
     except StorageError:
         _at_first(lambda: checkpoint_folder.remove_partial(target))()
         raise
 
 
 def _storage() -> Path:
-    return Path(ray.train.get_context().get_storage().experiment_fs_path)
+    """The run's folder, of an object store the local path that stands for it."""
+    storage = ray.train.get_context().get_storage()
+    if isinstance(storage.storage_filesystem, S3FileSystem):
+        return local_path(SCHEME + storage.experiment_fs_path)
+    return Path(storage.experiment_fs_path)
 
 
 def _at_first(action: Callable[[], T]) -> Callable[[], T | None]:
@@ -99,9 +145,11 @@ def _finish(target: Path, files: dict[str, dict[str, int | str]]) -> None:
 
 def _register(checkpoint: Path, metrics: Mapping[str, float]) -> None:
     """Tell Ray Train of a checkpoint that lies where its own would."""
+    storage, uri = ray.train.get_context().get_storage(), remote_uri(checkpoint)
+    path = str(checkpoint) if uri is None else object_store.place(uri)
     ray.train.report(
         dict(metrics),
-        checkpoint=Checkpoint.from_directory(str(checkpoint)),
+        checkpoint=Checkpoint(path, filesystem=storage.storage_filesystem),
         checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
     )
 

@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 _PREFIX = "checkpoint_"
 _PARTIAL = ".partial"
 _REPLACED = ".replaced"
-_REGISTER = "checkpoint_manager_snapshot.json"
+REGISTER = "checkpoint_manager_snapshot.json"
 """Ray Train's own list of a run's checkpoints, beside them."""
 
 
@@ -28,7 +28,12 @@ def step_of(checkpoint: Path) -> int:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a run's folder, oldest first, whole or damaged."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and path.name[len(_PREFIX) :].isdigit())
+    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir() and is_checkpoint(path))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder is named as a checkpoint is."""
+    return path.name.startswith(_PREFIX) and path.name[len(_PREFIX) :].isdigit()
 
 
 def partial_path(target: Path) -> Path:
@@ -72,7 +77,7 @@ def tidy(folder: Path) -> None:
 
 def forget_register(folder: Path) -> None:
     """Delete Ray Train's list of checkpoints, which may lag behind the folder, or be cut off in its middle."""
-    (folder / _REGISTER).unlink(missing_ok=True)
+    (folder / REGISTER).unlink(missing_ok=True)
 
 
 def describe(folder: Path, files: Iterable[str]) -> dict[str, dict[str, int | str]]:

@@ -5,15 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_FILE = "history.jsonl"
+from raydistill.data import mirror
+
+HISTORY = "history.jsonl"
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a training's output folder in order, each with ``step``: of logging steps and of evaluations.
 
-    A line that a crash left half-written at the end is no line. Without a file there are none.
+    Fetched first where the training ran on another machine. A line that a crash left half-written at the end is no line.
+    Without a file there are none.
     """
-    path = folder / _FILE
+    path = mirror.fetch(folder / HISTORY)
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -22,13 +25,13 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 def append_history(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Add a line; one process may write at a time."""
-    with (folder / _FILE).open("a", encoding="utf-8") as file:
+    with (folder / HISTORY).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"step": step, **metrics}) + "\n")
 
 
 def cut_history(folder: Path, step: int) -> None:
     """Leave out what lies beyond ``step``, and a half-written line, in one rename; -1 leaves nothing."""
     kept = [line for line in read_history(folder) if line["step"] <= step]
-    temporary = folder / f".{_FILE}"
+    temporary = folder / f".{HISTORY}"
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(folder / _FILE)
+    temporary.replace(folder / HISTORY)

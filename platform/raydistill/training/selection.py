@@ -11,6 +11,7 @@ from pathlib import Path
 
 from raydistill.config.named import Named
 from raydistill.config.sections import TrainingConfig
+from raydistill.data import mirror
 from raydistill.training import checkpoint_folder
 
 METHOD, TASK = "held_out/", "eval/"
@@ -143,9 +144,9 @@ def best_folder(output: Path, step: int) -> Path:
 def prune_best(output: Path, keep: Iterable[int | None]) -> None:
     """Delete the kept students of all other steps."""
     wanted = {best_folder(output, step) for step in keep if step is not None}
-    for folder in output.glob(f"{_FOLDER}*"):
-        if folder not in wanted:
-            shutil.rmtree(folder)
+    for folder in mirror.subfolders(output):
+        if folder.name.startswith(_FOLDER) and folder not in wanted:
+            mirror.remove(folder)
 
 
 def replace_by_copy(target: Path, source: Path) -> None:

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from raydistill.config.named import MethodField, TaskField
 from raydistill.config.sections import OptimizerConfig, ScalingConfig, Section, TrainingConfig
+from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stored_outputs import StoredOutputs
 
@@ -52,6 +53,11 @@ class TrainSpec(Section):
     optimizer: OptimizerConfig
     scaling: ScalingConfig
     seed: int
+
+    def fetched(self) -> "TrainSpec":
+        """The same with the models' folders on this machine, fetched where they are not here."""
+        teachers = [one.model_copy(update={"folder": str(mirror.fetch(one.folder))}) for one in self.teachers]
+        return self.model_copy(update={"student": str(mirror.fetch(self.student)), "teachers": teachers})
 
     @field_validator("corpus", "held_out", mode="before")
     @classmethod

@@ -11,8 +11,10 @@ from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, Traini
 from ray.train.torch import TorchTrainer
 
 from raydistill import cluster
+from raydistill.data import object_store
+from raydistill.store_paths import here, remote_uri
 from raydistill.tracking.tracker import Tracker
-from raydistill.training import checkpoint_folder
+from raydistill.training import checkpoint_folder, stored_checkpoints
 from raydistill.training.network import GroupConfig
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
@@ -66,7 +68,7 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
 
     ``fit`` trains and returns why that failed, where the same again would fail too, else nothing.
     """
-    storage = Path(output).resolve() / CHECKPOINTS
+    storage = here(Path(output).resolve()) / CHECKPOINTS
     board = start_board()
     try:
         prepare(storage)
@@ -84,6 +86,9 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
 def prepare(storage: Path) -> None:
     """Make a run's folder ready for a start: raises ValueError when its latest checkpoint is damaged."""
     _tidy(storage)
+    if remote_uri(storage) is not None:
+        stored_checkpoints.prepare(storage)
+        return
     checkpoint_folder.check_latest(storage)
     checkpoint_folder.forget_register(storage)
 
@@ -116,10 +121,13 @@ def _fit(trainer: TorchTrainer) -> Result:
 
 
 def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:
+    folder = str(Path(output).resolve())
+    uri = remote_uri(folder)
     return RunConfig(
         # Ray Train continues a run that it finds under the same name and path.
         name=CHECKPOINTS,
-        storage_path=str(Path(output).resolve()),
+        storage_path=folder if uri is None else object_store.place(uri),
+        storage_filesystem=None if uri is None else object_store.filesystem(uri),
         failure_config=FailureConfig(max_failures=spec.training.max_failures),
         callbacks=[LossNotes(board, spec.scaling)],
         checkpoint_config=CheckpointConfig(num_to_keep=spec.training.keep_checkpoints),

@@ -16,16 +16,18 @@ from torch import Tensor
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.cluster.resources import data_task_cpus
+from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
+from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import report_checkpoint, restore, write_student
 from raydistill.training.engine import Engine, prepare_environment
-from raydistill.training.history import append_history, cut_history
+from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
 from raydistill.training.progress import Record
@@ -65,7 +67,7 @@ def train_worker(config: Mapping[str, Any]) -> str:
 
     Returns why the training failed, where a restarted group of workers would meet the same, else nothing.
     """
-    spec = TrainSpec.model_validate(config["spec"])
+    spec = TrainSpec.model_validate(config["spec"]).fetched()
     prepare_environment(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()
@@ -112,7 +114,8 @@ class Loop:
         self.spec, self.engine = spec, engine
         self.session = session or RayTrainSession()
         self.rank, self.num_workers = rank, num_workers
-        self.output = Path(config["output"])
+        self.output = here(config["output"])
+        self.output.mkdir(parents=True, exist_ok=True)
         self.tracker: Tracker = config["tracker"]
         self.run_key: str = config["run_key"]
         self.board = config["board"]
@@ -341,6 +344,8 @@ class Loop:
         known = [*position.saved_bests, position.standing.kept_step]
         position.saved_bests = known[-self.spec.training.keep_checkpoints - 1 :]
         self._teacher_metric()
+        if self.rank == 0:
+            mirror.publish(self.output / HISTORY)
         self.session.save(self.engine, position.metrics, {"position": asdict(position)})
         self._prune_best()
         self._pace.exclude(time.perf_counter() - start)
@@ -356,9 +361,11 @@ class Loop:
         if self.rank == 0:
             result = self._result(delivers_best=delivers_best)
             if delivers_best:
-                replace_by_copy(Path(result.student), Path(result.best))
+                replace_by_copy(Path(result.student), mirror.fetch(result.best))
+                mirror.publish(Path(result.student))
             for sentence in filter(None, (result.stopped, result.note)):
                 self.board.post.remote(Record(position.step, self.last_step, {}, 0.0, note=sentence))
+            mirror.publish(self.output / HISTORY)
             result.write(self.output)
 
     def _result(self, *, delivers_best: bool) -> TrainResult:

@@ -1,0 +1,90 @@
+"""An object store that speaks S3: opened as the usual variables say, and what is wrong with it in one line.
+
+``AWS_ENDPOINT_URL`` (or ``AWS_ENDPOINT_URL_S3``), ``AWS_REGION`` and the credentials are those that boto3 reads too.
+"""
+
+import importlib.util
+import os
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from pyarrow import fs as arrow_fs
+
+from raydistill.store_paths import SCHEME
+
+_CONNECT_S = 5
+_REQUEST_S = 60
+_ATTEMPTS = 3
+_PROBE = ".raydistill-probe"
+_CREDENTIALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "INVALID_CLIENT_TOKEN", "EXPIRED", "status 403")
+_SILENCE = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT")
+
+
+def filesystem(uri: str) -> Any:
+    """The file system of a URI's bucket; raises OSError where no endpoint is named and nobody knows the bucket."""
+    bucket = uri.removeprefix(SCHEME).partition("/")[0]
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return _opened(bucket, _endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"))
+
+
+def place(uri: str) -> str:
+    """A URI's bucket and path, as the file system wants it."""
+    return uri.removeprefix(SCHEME).rstrip("/")
+
+
+def fault_of(error: BaseException) -> str | None:
+    """Why an object store failed, in a few words, given what pyarrow raised; None for any other error."""
+    text = str(error)
+    if "AWS Error" not in text and "curlCode" not in text:
+        return None
+    if any(sign in text for sign in _SILENCE):
+        return f"nobody answers at {_endpoint() or 'the endpoint of AWS'}"
+    if any(sign in text for sign in _CREDENTIALS):
+        return "the credentials are missing or not allowed there"
+    return text.rpartition("AWS Error ")[2].splitlines()[0]
+
+
+def problem(uri: str) -> str | None:
+    """What keeps a job from writing below a URI, with the remedy, after the words ``storage is ...``; None if nothing.
+
+    Answers within about 20 seconds.
+    """
+    if importlib.util.find_spec("boto3") is None:
+        return "which needs boto3; pip install 'raydistill[s3]'"
+    bucket, _, path = place(uri).partition("/")
+    if not bucket or "//" in path or ".." in path.split("/"):
+        return "which names no folder of a bucket; write s3://BUCKET/PATH"
+    try:
+        store = filesystem(uri)
+        if store.get_file_info(bucket).type == arrow_fs.FileType.NotFound:
+            return f"but there is no bucket {bucket!r}; make it, or name another"
+        probe = f"{place(uri)}/{_PROBE}"
+        with store.open_output_stream(probe) as stream:
+            stream.write(bytes(64))
+        store.delete_file(probe)
+    except OSError as error:
+        why = fault_of(error) or str(error).splitlines()[0]
+        return f"but {why}; check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION"
+    return None
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+@lru_cache(maxsize=16)
+def _opened(bucket: str, endpoint: str | None, region: str | None, key: str | None) -> Any:
+    """``key`` tells other credentials apart, which pyarrow reads itself."""
+    options: dict[str, Any] = {
+        "connect_timeout": _CONNECT_S,
+        "request_timeout": _REQUEST_S,
+        "retry_strategy": arrow_fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+    }
+    if endpoint is not None:
+        # pyarrow itself reads the variable for URIs alone.
+        parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        options |= {"endpoint_override": parts.netloc + parts.path.rstrip("/"), "scheme": parts.scheme}
+    elif region is None:
+        region = arrow_fs.resolve_s3_region(bucket)
+    return arrow_fs.S3FileSystem(region=region, **options)

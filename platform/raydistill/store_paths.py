@@ -1,0 +1,47 @@
+"""Local paths that stand for places of an object store: each URI has one below the cache folder, which tells it."""
+
+import os
+from pathlib import Path
+
+SCHEME = "s3://"
+_ROOT = "raydistill-s3"
+"""Name of the folder whose subfolders are buckets; a path with it is told on machines with another cache folder too."""
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: ``$RAYDISTILL_CACHE``, or ``~/.cache/raydistill``."""
+    return Path(os.environ.get("RAYDISTILL_CACHE") or Path.home() / ".cache" / "raydistill")
+
+
+def mirror_root() -> Path:
+    """The folder of this machine below which object stores have their local paths, absolute."""
+    return (cache_folder() / _ROOT).resolve()
+
+
+def is_in_store(text: str) -> bool:
+    """Whether a text is the URI of a place in an object store."""
+    return text.startswith(SCHEME)
+
+
+def local_path(text: str) -> Path:
+    """The local path of a URI in an object store; of any other text the path that it is."""
+    if is_in_store(text):
+        return mirror_root() / text.removeprefix(SCHEME).strip("/")
+    return Path(text)
+
+
+def remote_uri(path: str | os.PathLike[str]) -> str | None:
+    """The URI that a local path stands for, wherever the cache folder of its machine is; None for any other path."""
+    before, root, place = os.fspath(path).partition(f"/{_ROOT}/")
+    return SCHEME + place.strip("/") if before and root else None
+
+
+def here(path: str | os.PathLike[str]) -> Path:
+    """On this machine the path of what another one's path stands for; any other path as it is."""
+    uri = remote_uri(path)
+    return Path(path) if uri is None else local_path(uri)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as a user should read it: the URI where it stands for one."""
+    return remote_uri(path) or os.fspath(path)
