@@ -13,8 +13,8 @@ HISTORY = "history.jsonl"
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The lines of a training's output folder in order, each with ``step``: of logging steps and of evaluations.
 
-    Fetched first where the training ran on another machine. A line that a crash left half-written at the end is no line.
-    Without a file there are none.
+    Fetched first where the training ran on another machine. A line that a crash left half-written at the end is none,
+    and without a file there are none.
     """
     path = mirror.fetch(folder / HISTORY)
     if not path.is_file():

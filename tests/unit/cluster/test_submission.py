@@ -105,7 +105,8 @@ def test_other_tracking_stores_are_taken(job, uri):
 
 
 def test_uploads_need_a_storage_that_is_a_folder(job):
-    [line] = _lines({**job, "storage": "s3://bucket/runs"}, upload=True)
+    tracking = {"uri": "http://mlflow:5000"}
+    [line] = _lines({**job, "storage": "s3://bucket/runs", "tracking": tracking}, upload=True)
     assert "s3://bucket/runs" in line
 
 

@@ -1,0 +1,151 @@
+"""A whole job whose outputs lie on a real S3 server, its driver and its workers without a common disk."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from raydistill.data import mirror
+from raydistill.job.load import load_job
+from raydistill.job.preflight import check_job
+from raydistill.job.run import run_job
+from raydistill.store_paths import local_path
+from raydistill.training.history import read_history
+from toy_store import BUCKET, job_data, keys, s3_server, without_ray_address, write_inputs, write_job
+
+DRIVER = Path(__file__).with_name("two_machines.py")
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("store")
+    write_inputs(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(folder: Path) -> Iterator[Any]:
+    with s3_server(folder / "cache-of-tests") as found:
+        yield found
+
+
+def data_of(folder: Path, name: str) -> dict[str, Any]:
+    uri = f"sqlite:///{folder / name}.db"
+    return job_data(folder, f"s3://{BUCKET}/{name}", tracking={"uri": uri})
+
+
+def start(folder: Path, name: str, caches: str) -> subprocess.Popen[bytes]:
+    """The job in a process of its own; its cache folders begin with ``caches``, its output goes to ``NAME.log``."""
+    job = write_job(folder / f"{name}.yaml", data_of(folder, name))
+    command = [sys.executable, str(DRIVER), str(job), str(folder / f"{caches}-driver"), str(folder / f"{caches}-worker")]
+    environment = {**without_ray_address(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with (folder / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def to_the_end(folder: Path, name: str, caches: str) -> dict[str, Any]:
+    status = start(folder, name, caches).wait(timeout=600)
+    lines = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
+    assert status == 0, "\n".join(lines[-40:])
+    result: dict[str, Any] = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
+    return result
+
+
+@pytest.fixture(scope="module")
+def finished(client: Any, folder: Path) -> dict[str, Any]:
+    return to_the_end(folder, "runs", "first")
+
+
+def output(name: str, stage: str, client: Any) -> Path:
+    [found] = {key.split("/")[2] for key in keys(client, f"{name}/toy/{stage}-")}
+    return local_path(f"s3://{BUCKET}/{name}/toy/{found}")
+
+
+def losses(name: str, client: Any) -> dict[int, float]:
+    lines = read_history(output(name, "student", client))
+    assert len(lines) == len({json.dumps(line) for line in lines})
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+def test_all_stages_finish_and_their_outputs_are_in_the_bucket(finished: dict[str, Any], client: Any) -> None:
+    assert list(finished["stages"]) == ["corpus", "teacher", "student", "evaluate", "register", "report"]
+    found = {key.partition("/")[2].partition("-")[0] + "/" + key.split("/", 3)[-1] for key in keys(client, "runs/toy/")}
+    assert {f"toy/{stage}/stage.json" for stage in finished["stages"]} <= found
+    assert {"toy/student/student/model.safetensors", "toy/student/initial/config.json"} <= found
+    assert {"toy/corpus/train/manifest.json", "toy/report/report.md", "toy/report/metric.png"} <= found
+    assert any(key.startswith("runs/teacher_outputs/") for key in keys(client))
+    assert any(key.startswith("runs/artifacts/") for key in keys(client))
+
+
+def test_no_more_checkpoints_are_kept_than_asked_for(finished: dict[str, Any], client: Any) -> None:
+    names = {key.split("/")[4] for key in keys(client, "runs/toy/student-") if "/checkpoints/checkpoint_0" in key}
+    assert names == {"checkpoint_000000035", "checkpoint_000000040"}
+
+
+def test_a_machine_with_an_empty_disk_skips_all_that_is_finished(
+    finished: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(folder / "empty"))
+    job = load_job(data_of(folder, "runs"))
+    assert all(preview.finished for preview in check_job(job))
+    lines: list[str] = []
+    result = run_job(job, echo=lines.append)
+    assert result.skipped == list(job.runs)
+    assert lines[0].startswith(f"corpus: finished before, skipped (s3://{BUCKET}/runs/toy/corpus-")
+    assert result.summaries["evaluate"] == finished["stages"]["evaluate"]["summary"]
+
+
+def test_the_student_is_fetched_and_loads_with_plain_transformers(
+    finished: dict[str, Any], client: Any, folder: Path
+) -> None:
+    student = mirror.fetch(output("runs", "student", client) / "student")
+    code = f"""
+import sys
+sys.modules["raydistill"] = None
+from transformers import AutoModelForSequenceClassification
+model = AutoModelForSequenceClassification.from_pretrained({str(student)!r})
+print(model.config.num_hidden_layers, sorted(model.config.id2label.values()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["2 ['blue', 'green', 'red']"], done.stderr[-2000:]
+
+
+def test_the_registered_student_comes_out_of_the_bucket(finished: dict[str, Any], folder: Path) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'runs'}.db")
+    found = mlflow.transformers.load_model(finished["stages"]["register"]["summary"]["uri"], return_type="components")
+    assert found["model"].config.num_hidden_layers == 2
+
+
+def test_a_killed_training_goes_on_from_the_bucket_on_another_machine_with_the_same_losses(
+    finished: dict[str, Any], client: Any, folder: Path
+) -> None:
+    driver = start(folder, "killed", "second")
+    try:
+        deadline = time.monotonic() + 300
+        while not any("/checkpoint_000000010/manifest.json" in key for key in keys(client, "killed/toy/student-")):
+            assert driver.poll() is None, (folder / "killed.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert not any(key.endswith("/student/config.json") for key in keys(client, "killed/toy/student-"))
+    result = to_the_end(folder, "killed", "third")
+    assert [name for name, stage in result["stages"].items() if stage["skipped"]] == ["corpus", "teacher"]
+    assert losses("killed", client) == losses("runs", client)
+    assert list(losses("killed", client)) == list(range(1, 41))
+    # The restarted worker goes on after the checkpoint: what came before it was logged by the killed one alone.
+    tracking = mlflow.MlflowClient(f"sqlite:///{folder / 'killed'}.db")
+    experiment = tracking.get_experiment_by_name("toy")
+    runs = {run.info.run_name: run.info.run_id for run in tracking.search_runs([experiment.experiment_id])}
+    steps = [one.step for one in tracking.get_metric_history(runs["student"], "train/loss")]
+    assert steps.count(1) <= 1
+    assert steps.count(40) == 1

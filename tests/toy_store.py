@@ -1,0 +1,123 @@
+"""A real S3 server, moto's, and a job small enough for tests that keeps its outputs there."""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydistill.models.load import save_model
+from toy_classifiers import CLASSES, toy_classifier
+from toy_models import toy_bert
+from toy_words import make_tokenizer
+
+BUCKET = "distilled"
+VARIABLES = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    # Requests to this machine go to no proxy.
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
+}
+
+
+@contextmanager
+def s3_server(cache: Path) -> Iterator[Any]:
+    """boto3's client of a server with one bucket, which this process's variables name, and a cache folder of its own."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VARIABLES.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("RAYDISTILL_CACHE", str(cache))
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=BUCKET)
+        yield client
+    server.stop()
+
+
+def keys(client: Any, prefix: str = "") -> list[str]:
+    """Names of the objects below a prefix, sorted."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
+
+
+def write_inputs(folder: Path) -> None:
+    """``rows.csv``, 96 texts of three classes, and ``model``, a 3-block BERT with the tokenizer of their words."""
+    draw = random.Random(0)
+    lines = ["text,label"]
+    for _ in range(96):
+        words = " ".join(f"w{draw.randrange(5, 60)}" for _ in range(draw.randrange(5, 20)))
+        lines.append(f"{words},{draw.choice(CLASSES)}")
+    (folder / "rows.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    model = toy_classifier(toy_bert, 3, dtype=torch.float32)
+    save_model(model.eval(), make_tokenizer(), folder / "model")
+
+
+def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
+    """Binarize, fine-tune a teacher, distil it to 2 blocks, evaluate, register and report; inputs lie in ``folder``."""
+    training = {"batch_size": 8, "micro_batch_size": 4, "precision": "fp32", "logging_steps": 1}
+    model = {"checkpoint": str(folder / "model")}
+    stages = {
+        "corpus": {
+            "kind": "binarize",
+            "source": {"name": "delimited", "path": str(folder / "rows.csv"), "label": "label"},
+            "encoding": {"name": "classification", "labels": list(CLASSES), "max_length": 24},
+            "tokenizer": str(folder / "model"),
+            "held_out": 0.2,
+        },
+        "teacher": {
+            "kind": "train",
+            "corpus": "corpus",
+            "task": "classification",
+            "method": "finetune",
+            "student": {"init": "checkpoint", **model},
+            "training": {**training, "max_steps": 6, "eval_steps": 3, "load_best_model_at_end": True},
+        },
+        "student": {
+            "kind": "train",
+            "corpus": "corpus",
+            "task": "classification",
+            "method": "kd",
+            "teachers": ["teacher"],
+            "teacher_outputs": "stored",
+            "student": {"layers": [0, 2]},
+            "training": {**training, "max_steps": 40, "num_epochs": 9, "eval_steps": 20, "checkpoint_steps": 5},
+        },
+        "evaluate": {
+            "kind": "evaluate",
+            "corpus": "corpus",
+            "task": "classification",
+            "models": {"teacher": "teacher", "student before": "student@initial", "student": "student"},
+        },
+        "register": {"kind": "register", "model": "student", "name": "toy-student", "metrics_from": "evaluate"},
+        "report": {"kind": "report", "evaluations": "evaluate", "trainings": ["teacher", "student"]},
+    }
+    return {"name": "toy", "storage": storage, "stages": stages, **sections}
+
+
+def write_job(path: Path, data: dict[str, Any]) -> Path:
+    """Write a job file."""
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def without_ray_address() -> dict[str, str]:
+    """This process's variables, with one thread a process and no cluster to join."""
+    found = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found.pop("RAY_ADDRESS", None)
+    return found
