@@ -31,7 +31,7 @@ VARIABLES = {
 
 @contextmanager
 def s3_server(cache: Path) -> Iterator[Any]:
-    """boto3's client of a server with one bucket, which this process's variables name, and a cache folder of its own."""
+    """boto3's client of a server with one bucket; this process's variables name it, and a cache folder of its own."""
     import boto3
     from moto.server import ThreadedMotoServer
 

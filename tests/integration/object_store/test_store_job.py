@@ -45,7 +45,8 @@ def data_of(folder: Path, name: str) -> dict[str, Any]:
 def start(folder: Path, name: str, caches: str) -> subprocess.Popen[bytes]:
     """The job in a process of its own; its cache folders begin with ``caches``, its output goes to ``NAME.log``."""
     job = write_job(folder / f"{name}.yaml", data_of(folder, name))
-    command = [sys.executable, str(DRIVER), str(job), str(folder / f"{caches}-driver"), str(folder / f"{caches}-worker")]
+    folders = [str(folder / f"{caches}-{who}") for who in ("driver", "worker")]
+    command = [sys.executable, str(DRIVER), str(job), *folders]
     environment = {**without_ray_address(), "PYTHONPATH": str(Path(__file__).parents[2])}
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -60,8 +61,33 @@ def to_the_end(folder: Path, name: str, caches: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def finished(client: Any, folder: Path) -> dict[str, Any]:
-    return to_the_end(folder, "runs", "first")
+def killed(client: Any, folder: Path) -> list[str]:
+    """What is in the bucket of a job whose driver was killed when its student's training had a second checkpoint."""
+    driver = start(folder, "runs", "first")
+    try:
+        deadline = time.monotonic() + 600
+        while not any("/checkpoint_000000010/manifest.json" in key for key in keys(client, "runs/toy/student-")):
+            assert driver.poll() is None, (folder / "runs.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.wait()
+    return keys(client, "runs/toy/")
+
+
+@pytest.fixture(scope="module")
+def finished(killed: list[str], folder: Path) -> dict[str, Any]:
+    """The same job run to its end by machines with empty disks."""
+    return to_the_end(folder, "runs", "second")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_cluster: None, folder: Path) -> dict[int, float]:
+    """Losses of the same student, trained in one go with its outputs in a folder."""
+    data = job_data(folder, str(folder / "local"))
+    data["stages"] = {name: data["stages"][name] for name in ("corpus", "teacher", "student")}
+    return losses(run_job(load_job(data), echo=lambda line: None).outputs["student"])
 
 
 def output(name: str, stage: str, client: Any) -> Path:
@@ -69,10 +95,10 @@ def output(name: str, stage: str, client: Any) -> Path:
     return local_path(f"s3://{BUCKET}/{name}/toy/{found}")
 
 
-def losses(name: str, client: Any) -> dict[int, float]:
-    lines = read_history(output(name, "student", client))
-    assert len(lines) == len({json.dumps(line) for line in lines})
-    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+def losses(folder: Path) -> dict[int, float]:
+    lines = [line for line in read_history(folder) if "train/loss" in line]
+    assert len(lines) == len({line["step"] for line in lines})
+    return {line["step"]: line["train/loss"] for line in lines}
 
 
 def test_all_stages_finish_and_their_outputs_are_in_the_bucket(finished: dict[str, Any], client: Any) -> None:
@@ -124,26 +150,19 @@ def test_the_registered_student_comes_out_of_the_bucket(finished: dict[str, Any]
     assert found["model"].config.num_hidden_layers == 2
 
 
-def test_a_killed_training_goes_on_from_the_bucket_on_another_machine_with_the_same_losses(
-    finished: dict[str, Any], client: Any, folder: Path
+def test_a_training_killed_on_one_machine_goes_on_from_the_bucket_on_another_with_the_same_losses(
+    killed: list[str], finished: dict[str, Any], undisturbed: dict[int, float], client: Any
 ) -> None:
-    driver = start(folder, "killed", "second")
-    try:
-        deadline = time.monotonic() + 300
-        while not any("/checkpoint_000000010/manifest.json" in key for key in keys(client, "killed/toy/student-")):
-            assert driver.poll() is None, (folder / "killed.log").read_text(encoding="utf-8", errors="replace")[-3000:]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        driver.kill()
-        driver.wait()
-    assert not any(key.endswith("/student/config.json") for key in keys(client, "killed/toy/student-"))
-    result = to_the_end(folder, "killed", "third")
-    assert [name for name, stage in result["stages"].items() if stage["skipped"]] == ["corpus", "teacher"]
-    assert losses("killed", client) == losses("runs", client)
-    assert list(losses("killed", client)) == list(range(1, 41))
-    # The restarted worker goes on after the checkpoint: what came before it was logged by the killed one alone.
-    tracking = mlflow.MlflowClient(f"sqlite:///{folder / 'killed'}.db")
+    assert not any("/student-" in key and key.endswith("/stage.json") for key in killed)
+    assert [name for name, stage in finished["stages"].items() if stage["skipped"]] == ["corpus", "teacher"]
+    assert list(undisturbed) == list(range(1, 41))
+    assert losses(output("runs", "student", client)) == undisturbed
+
+
+def test_the_restarted_training_does_not_repeat_what_came_before_the_checkpoint(
+    finished: dict[str, Any], folder: Path
+) -> None:
+    tracking = mlflow.MlflowClient(f"sqlite:///{folder / 'runs'}.db")
     experiment = tracking.get_experiment_by_name("toy")
     runs = {run.info.run_name: run.info.run_id for run in tracking.search_runs([experiment.experiment_id])}
     steps = [one.step for one in tracking.get_metric_history(runs["student"], "train/loss")]
