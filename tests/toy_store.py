@@ -3,6 +3,10 @@
 import json
 import os
 import random
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,30 +34,61 @@ VARIABLES = {
 
 
 @contextmanager
-def s3_server(cache: Path) -> Iterator[Any]:
-    """boto3's client of a server with one bucket; this process's variables name it, and a cache folder of its own."""
-    import boto3
-    from moto.server import ThreadedMotoServer
+def s3_server(cache: Path, **settings: str) -> Iterator[Any]:
+    """boto3's client of a server with one bucket; this process's variables name it, and a cache folder of its own.
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in VARIABLES.items():
-            patch.setenv(name, value)
-        patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-        host, port = server.get_host_and_port()
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("RAYDISTILL_CACHE", str(cache))
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET)
-        yield client
-    server.stop()
+    The server is a process of its own; ``settings`` are further variables of it.
+    """
+    import boto3
+
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = subprocess.DEVNULL
+    server = subprocess.Popen(command, env={**os.environ, **settings}, stdout=quiet, stderr=quiet)
+    try:
+        _wait_for(port, server)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in VARIABLES.items():
+                patch.setenv(name, value)
+            patch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            patch.setenv("RAYDISTILL_CACHE", str(cache))
+            client = boto3.client("s3")
+            client.create_bucket(Bucket=BUCKET)
+            yield client
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert server.poll() is None, "the S3 server ended"
+        assert time.monotonic() < deadline, "the S3 server does not start"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
 
 
 def keys(client: Any, prefix: str = "") -> list[str]:
     """Names of the objects below a prefix, sorted."""
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     return sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
+
+
+def empty(client: Any) -> None:
+    """Delete all objects."""
+    for key in keys(client):
+        client.delete_object(Bucket=BUCKET, Key=key)
 
 
 def write_inputs(folder: Path) -> None:
