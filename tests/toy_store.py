@@ -104,7 +104,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
-    """Binarize, fine-tune a teacher, distil it to 2 blocks, evaluate, register and report; inputs lie in ``folder``."""
+    """Binarize, distil a teacher to 2 blocks, evaluate, register and report; inputs lie in ``folder``."""
     training = {"batch_size": 8, "micro_batch_size": 4, "precision": "fp32", "logging_steps": 1}
     model = {"checkpoint": str(folder / "model")}
     stages = {
@@ -115,12 +115,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
             "tokenizer": str(folder / "model"),
             "held_out": 0.2,
         },
-        "teacher": {
-            "kind": "train",
-            "corpus": "corpus",
-            "task": "classification",
-            "method": "finetune",
-            "student": {"init": "checkpoint", **model},
+        "student": {"init": "checkpoint", **model},
             "training": {**training, "max_steps": 6, "eval_steps": 3, "load_best_model_at_end": True},
         },
         "student": {
@@ -128,19 +123,26 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
             "corpus": "corpus",
             "task": "classification",
             "method": "kd",
-            "teachers": ["teacher"],
+            "teachers": [model],
             "teacher_outputs": "stored",
             "student": {"layers": [0, 2]},
-            "training": {**training, "max_steps": 40, "num_epochs": 9, "eval_steps": 20, "checkpoint_steps": 5},
+            "training": {
+                **training,
+                "max_steps": 40,
+                "num_epochs": 9,
+                "eval_steps": 20,
+                "checkpoint_steps": 5,
+                "load_best_model_at_end": True,
+            },
         },
         "evaluate": {
             "kind": "evaluate",
             "corpus": "corpus",
             "task": "classification",
-            "models": {"teacher": "teacher", "student before": "student@initial", "student": "student"},
+            "models": {"teacher": model, "student before": "student@initial", "student": "student"},
         },
         "register": {"kind": "register", "model": "student", "name": "toy-student", "metrics_from": "evaluate"},
-        "report": {"kind": "report", "evaluations": "evaluate", "trainings": ["teacher", "student"]},
+        "report": {"kind": "report", "evaluations": "evaluate", "trainings": ["student"]},
     }
     return {"name": "toy", "storage": storage, "stages": stages, **sections}
 

@@ -71,6 +71,13 @@ def fetch(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def contents(path: Path) -> list[str]:
+    """Name, size and second of change of each file that the store has below a path; nothing is fetched."""
+    uri = remote_uri(path)
+    assert uri is not None
+    return [f"{name} {info.size} {_time_of(info)}" for name, info in sorted(_listed(uri).items())]
+
+
 def remove(path: Path) -> None:
     """Delete a folder here and, where its path stands for one, in the store."""
     shutil.rmtree(here(path), ignore_errors=True)

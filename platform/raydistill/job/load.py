@@ -55,7 +55,8 @@ class JobConfig(Section):
     description: str = ""
     """One sentence for ``raydistill ls jobs``."""
     storage: str = "runs"
-    """Folder under which the job's folder lies; with several machines, one that all of them see."""
+    """Folder under which the job's folder lies, with several machines one that all of them see; or ``s3://BUCKET/PATH``,
+    a place in an object store."""
     seed: int = 42
     """Key of every draw: row order, masks, partners, sites, dropout."""
     tracking: TrackingConfig = TrackingConfig()

@@ -120,8 +120,9 @@ def fingerprint(reference: str) -> str | None:
     manifests = [f"{part}/{MANIFEST}" for part in (TRAIN, HELD_OUT)]
     if corpus.exists(manifests[0]):
         content = [corpus.read_bytes(name).decode() for name in manifests if corpus.exists(name)]
+    elif is_in_store(reference):
+        content = mirror.contents(local_path(reference))
     else:
-        folder = mirror.fetch(local_path(reference))
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in Path(reference).rglob("*") if path.is_file())
         content = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -1,6 +1,9 @@
 """Where a model reference leads: an earlier stage, a folder, a package's archive, a model registry, or a hub."""
 
+import shutil
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,24 @@ def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     if is_registered(reference.checkpoint):
         return from_registry(reference.checkpoint)
     return _from_hub(reference.checkpoint, reference.revision)
+
+
+def for_workers(folder: Path, storage: Path | None) -> Path:
+    """Where workers on other machines find a checkpoint: its own folder or, where the job's storage is in an object
+    store and the checkpoint is not, a copy there, made once.
+    """
+    if storage is None or remote_uri(storage) is None or remote_uri(folder) is not None:
+        return folder
+    target = storage / "models" / content_of(folder)[:16]
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
+            shutil.copytree(folder, Path(temporary) / target.name)
+            # Another run of this machine may have been faster.
+            with suppress(OSError):
+                (Path(temporary) / target.name).rename(target)
+    mirror.publish(target)
+    return target
 
 
 def content_of(folder: Path) -> str:

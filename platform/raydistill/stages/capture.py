@@ -225,7 +225,7 @@ class Stage(_base.Stage):
         parts = list(self._parts(context))
         digest = _checkpoints.content_of(folder)
         return TeacherRun(
-            folder=str(folder),
+            folder=str(_checkpoints.for_workers(folder, context.storage)),
             names=_classes.names_of(reference, load_config(folder)),
             corpora=tuple(corpus.uri for _, corpus in parts),
             sets=tuple(str(context.output / f"teacher_{number}" / place) for place, _ in parts),

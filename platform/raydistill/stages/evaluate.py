@@ -199,16 +199,19 @@ class Stage(_base.Stage):
             reference = _checkpoints.describe(model)
             stage = _base.stage_of(reference)
             if stage not in context.runs:
-                found = [(model, _checkpoints.resolve(model, {}))]
+                found = [(model, self._resolved(model, context))]
                 yield _Candidate(name, {}, reference, _checkpoints_of(found, corpus))
             for run in context.runs.get(stage, ()):
                 found = [(model, _base.model_folder(reference, {stage: run.output}))]
                 yield _Candidate(name, run.assignment, reference, _checkpoints_of(found, corpus))
         for name, ensemble in self.config.ensembles.items():
-            found = [(member, _checkpoints.resolve(member, context.outputs)) for member in ensemble.members]
+            found = [(member, self._resolved(member, context)) for member in ensemble.members]
             reference = " + ".join(map(_checkpoints.describe, ensemble.members))
             one = _checkpoints_of(found, corpus)
             yield _Candidate(name, {}, reference, replace(one, combine=ensemble.combine))
+
+    def _resolved(self, model: ModelRef, context: _base.StageContext) -> Path:
+        return _checkpoints.for_workers(_checkpoints.resolve(model, context.outputs), context.storage)
 
     def _evaluate(
         self, candidates: Mapping[str, _Candidate], context: _base.StageContext, threads: int

@@ -139,8 +139,13 @@ class Stage(_base.Stage):
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         config, scaling = self.config, context.scaling
-        folder = _checkpoints.resolve(config.model, context.outputs)
-        student = None if config.student is None else _checkpoints.resolve(config.student, context.outputs)
+        folder, student = (
+            None
+            if reference is None
+            else _checkpoints.for_workers(_checkpoints.resolve(reference, context.outputs), context.storage)
+            for reference in (config.model, config.student)
+        )
+        assert folder is not None
         corpus = self._parts(context)
         run = ScoringRun(
             model=self._scored("model", folder, corpus),

@@ -124,7 +124,8 @@ class Stage(_base.Stage):
         return forecast
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        teachers = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
+        resolved = [_checkpoints.resolve(teacher, context.outputs) for teacher in self.config.teachers]
+        teachers = [_checkpoints.for_workers(folder, context.storage) for folder in resolved]
         initial = context.output / "initial"
         corpus = _corpora.train_parts(self.config.corpus, context.outputs, seed=context.seed)
         # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.

@@ -25,6 +25,8 @@ class Store:
     uri: str
     artifact_location: str | None
     experiment: str
+    place: str | None = None
+    """URI of the storage where that is in an object store, which several machines continue the runs of."""
 
 
 def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
@@ -35,7 +37,7 @@ def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
     stands for a place of an object store it is the URI.
     """
     uri = config.uri or f"sqlite:///{root / 'mlflow.db'}"
-    return Store(uri, _artifacts(root) if is_database(uri) else None, experiment)
+    return Store(uri, _artifacts(root) if is_database(uri) else None, experiment, remote_uri(root))
 
 
 def _artifacts(root: Path) -> str:

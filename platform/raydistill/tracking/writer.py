@@ -13,6 +13,7 @@ from raydistill.tracking.store import Store
 
 _KEY_TAG = "raydistill.key"
 _TOKEN_TAG = "raydistill.token"
+_PLACE_TAG = "raydistill.storage"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _RETRIED_STATUS = frozenset({401, 403, 408, 429})
@@ -29,6 +30,7 @@ class MlflowWriter:
         mlflow.set_registry_uri(store.uri)
         self._client = mlflow.MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
         self._experiment_id = self._open_experiment(store)
+        self._place = store.place
         self._runs_file = runs_file
         self._runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
 
@@ -88,12 +90,22 @@ class MlflowWriter:
         return run_id
 
     def _resumed(self, record: Mapping[str, Any]) -> str | None:
-        run_id = self._runs.get(record["key"])
+        run_id = self._runs.get(record["key"]) or self._elsewhere(record["key"])
         if not record["resume"] or run_id is None or not self._exists(run_id):
             return None
         self._client.update_run(run_id, status="RUNNING")
         self._log_tags(run_id, record["tags"])
         return run_id
+
+    def _elsewhere(self, key: str) -> str | None:
+        """The latest run that another machine started for this key of the same storage, in an object store."""
+        if self._place is None:
+            return None
+        query = f"tags.`{_KEY_TAG}` = '{key}' and tags.`{_PLACE_TAG}` = '{self._place}'"
+        found = self._client.search_runs(
+            [self._experiment_id], filter_string=query, max_results=1, order_by=["attributes.start_time DESC"]
+        )
+        return str(found[0].info.run_id) if found else None
 
     def _sent_before(self, record: Mapping[str, Any]) -> str | None:
         """The run that this very record made when its answer was lost."""
@@ -103,6 +115,7 @@ class MlflowWriter:
 
     def _created(self, record: Mapping[str, Any]) -> str:
         tags = {**record["tags"], _KEY_TAG: record["key"], _TOKEN_TAG: record["token"]}
+        tags |= {} if self._place is None else {_PLACE_TAG: self._place}
         if record["parent"] is not None:
             tags["mlflow.parentRunId"] = self._run_id(record["parent"])
         run = self._client.create_run(

@@ -15,7 +15,7 @@ from raydistill.data import mirror
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.run import run_job
-from raydistill.store_paths import local_path
+from raydistill.store_paths import local_path, shown
 from raydistill.training.history import read_history
 from toy_store import BUCKET, job_data, keys, s3_server, without_ray_address, write_inputs, write_job
 
@@ -42,32 +42,28 @@ def data_of(folder: Path, name: str) -> dict[str, Any]:
     return job_data(folder, f"s3://{BUCKET}/{name}", tracking={"uri": uri})
 
 
-def start(folder: Path, name: str, caches: str) -> subprocess.Popen[bytes]:
-    """The job in a process of its own; its cache folders begin with ``caches``, its output goes to ``NAME.log``."""
-    job = write_job(folder / f"{name}.yaml", data_of(folder, name))
+def start(folder: Path, caches: str, *jobs: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """Jobs one after another in a process of its own, whose cache folders begin with ``caches``."""
+    files = [write_job(folder / f"{caches}-{number}.yaml", data) for number, data in enumerate(jobs)]
     folders = [str(folder / f"{caches}-{who}") for who in ("driver", "worker")]
-    command = [sys.executable, str(DRIVER), str(job), *folders]
     environment = {**without_ray_address(), "PYTHONPATH": str(Path(__file__).parents[2])}
-    with (folder / f"{name}.log").open("ab") as log:
+    with (folder / f"{caches}.log").open("wb") as log:
+        command = [sys.executable, str(DRIVER), *folders, *map(str, files)]
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
-def to_the_end(folder: Path, name: str, caches: str) -> dict[str, Any]:
-    status = start(folder, name, caches).wait(timeout=600)
-    lines = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").splitlines()
-    assert status == 0, "\n".join(lines[-40:])
-    result: dict[str, Any] = json.loads(next(line for line in reversed(lines) if line.startswith("{")))
-    return result
+def log_of(folder: Path, caches: str) -> str:
+    return (folder / f"{caches}.log").read_text(encoding="utf-8", errors="replace")
 
 
 @pytest.fixture(scope="module")
 def killed(client: Any, folder: Path) -> list[str]:
     """What is in the bucket of a job whose driver was killed when its student's training had a second checkpoint."""
-    driver = start(folder, "runs", "first")
+    driver = start(folder, "first", data_of(folder, "runs"))
     try:
         deadline = time.monotonic() + 600
         while not any("/checkpoint_000000010/manifest.json" in key for key in keys(client, "runs/toy/student-")):
-            assert driver.poll() is None, (folder / "runs.log").read_text(encoding="utf-8", errors="replace")[-3000:]
+            assert driver.poll() is None, log_of(folder, "first")[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -77,16 +73,28 @@ def killed(client: Any, folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def finished(killed: list[str], folder: Path) -> dict[str, Any]:
-    """The same job run to its end by machines with empty disks."""
-    return to_the_end(folder, "runs", "second")
+def results(killed: list[str], client: Any, folder: Path) -> list[dict[str, Any]]:
+    """The same job run to its end by machines with empty disks, and then one that reads its outputs by their URIs."""
+    data = data_of(folder, "more")
+    stage = data["stages"]["evaluate"]
+    stage["corpus"] = shown(output("runs", "corpus", client))
+    stage["models"] = {"student": shown(output("runs", "student", client) / "student")}
+    jobs = (data_of(folder, "runs"), {**data, "stages": {"evaluate": stage}})
+    status = start(folder, "second", *jobs).wait(timeout=900)
+    assert status == 0, log_of(folder, "second")[-5000:]
+    return [json.loads(line) for line in log_of(folder, "second").splitlines() if line.startswith('{"job"')]
+
+
+@pytest.fixture(scope="module")
+def finished(results: list[dict[str, Any]]) -> dict[str, Any]:
+    return results[0]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_cluster: None, folder: Path) -> dict[int, float]:
     """Losses of the same student, trained in one go with its outputs in a folder."""
     data = job_data(folder, str(folder / "local"))
-    data["stages"] = {name: data["stages"][name] for name in ("corpus", "teacher", "student")}
+    data["stages"] = {name: data["stages"][name] for name in ("corpus", "student")}
     return losses(run_job(load_job(data), echo=lambda line: None).outputs["student"])
 
 
@@ -102,13 +110,24 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 def test_all_stages_finish_and_their_outputs_are_in_the_bucket(finished: dict[str, Any], client: Any) -> None:
-    assert list(finished["stages"]) == ["corpus", "teacher", "student", "evaluate", "register", "report"]
+    assert list(finished["stages"]) == ["corpus", "student", "evaluate", "register", "report"]
     found = {key.partition("/")[2].partition("-")[0] + "/" + key.split("/", 3)[-1] for key in keys(client, "runs/toy/")}
     assert {f"toy/{stage}/stage.json" for stage in finished["stages"]} <= found
     assert {"toy/student/student/model.safetensors", "toy/student/initial/config.json"} <= found
     assert {"toy/corpus/train/manifest.json", "toy/report/report.md", "toy/report/metric.png"} <= found
     assert any(key.startswith("runs/teacher_outputs/") for key in keys(client))
     assert any(key.startswith("runs/artifacts/") for key in keys(client))
+
+
+def test_workers_have_fetched_what_they_read_into_their_own_folder(
+    finished: dict[str, Any], client: Any, folder: Path
+) -> None:
+    bucket = folder / "second-worker" / "raydistill-s3" / BUCKET / "runs"
+    # A checkpoint that lies on the driver's machine went to the bucket for them.
+    [sent] = [key for key in keys(client, "runs/models/") if key.endswith("/model.safetensors")]
+    files = {path.relative_to(bucket.parent).as_posix() for path in bucket.rglob("model.safetensors")}
+    assert sent in files
+    assert {key for key in keys(client, "runs/toy/student-") if key.endswith("initial/model.safetensors")} <= files
 
 
 def test_no_more_checkpoints_are_kept_than_asked_for(finished: dict[str, Any], client: Any) -> None:
@@ -154,17 +173,25 @@ def test_a_training_killed_on_one_machine_goes_on_from_the_bucket_on_another_wit
     killed: list[str], finished: dict[str, Any], undisturbed: dict[int, float], client: Any
 ) -> None:
     assert not any("/student-" in key and key.endswith("/stage.json") for key in killed)
-    assert [name for name, stage in finished["stages"].items() if stage["skipped"]] == ["corpus", "teacher"]
+    assert [name for name, stage in finished["stages"].items() if stage["skipped"]] == ["corpus"]
     assert list(undisturbed) == list(range(1, 41))
     assert losses(output("runs", "student", client)) == undisturbed
 
 
-def test_the_restarted_training_does_not_repeat_what_came_before_the_checkpoint(
-    finished: dict[str, Any], folder: Path
-) -> None:
+def test_the_restarted_training_goes_on_with_its_run_in_mlflow(finished: dict[str, Any], folder: Path) -> None:
     tracking = mlflow.MlflowClient(f"sqlite:///{folder / 'runs'}.db")
     experiment = tracking.get_experiment_by_name("toy")
-    runs = {run.info.run_name: run.info.run_id for run in tracking.search_runs([experiment.experiment_id])}
-    steps = [one.step for one in tracking.get_metric_history(runs["student"], "train/loss")]
-    assert steps.count(1) <= 1
-    assert steps.count(40) == 1
+    assert experiment.artifact_location == f"s3://{BUCKET}/runs/artifacts"
+    runs = tracking.search_runs([experiment.experiment_id])
+    assert sorted(run.info.run_name for run in runs) == sorted(["toy", *finished["stages"]])
+    [student] = [run.info.run_id for run in runs if run.info.run_name == "student"]
+    steps = [one.step for one in tracking.get_metric_history(student, "train/loss")]
+    # Step 1 comes from the machine that was killed: the other one did not repeat it.
+    assert steps.count(1) == steps.count(40) == 1
+
+
+def test_another_job_reads_the_corpus_and_the_student_of_this_one_by_their_uris(results: list[dict[str, Any]]) -> None:
+    before, again = (one["stages"]["evaluate"]["summary"]["entries"] for one in results)
+    assert [one["model"] for one in again] == ["student"]
+    [student] = [one for one in before if one["model"] == "student"]
+    assert again[0]["figures"] == student["figures"]

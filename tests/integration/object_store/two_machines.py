@@ -1,12 +1,12 @@
 """Runs a job file as two machines with no common disk would: the driver has one cache folder, all workers another.
 
-Arguments: the job file, the driver's cache folder, the workers'. The last line printed is the result as JSON.
+Arguments: the driver's cache folder, the workers', and job files, which run one after another. For each of them a line is
+printed that is its result as JSON.
 """
 
 import json
 import os
 import sys
-from pathlib import Path
 
 import ray
 
@@ -18,17 +18,17 @@ from raydistill.job.run import run_job
 from raydistill.job.summary import as_data
 
 
-def main(job_file: str, driver: str, workers: str) -> None:
-    """Run the job on a cluster of 3 CPUs."""
+def main(driver: str, workers: str, *job_files: str) -> None:
+    """Run the jobs on a cluster of 3 CPUs."""
     keep_quiet()
     os.environ["RAYDISTILL_CACHE"] = workers
     ray.init(address="local", num_cpus=3, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
     os.environ["RAYDISTILL_CACHE"] = driver
-    job = load_job(files.read_job(job_file))
-    check_job(job)
-    result = run_job(job, echo=lambda line: print(line, flush=True))  # noqa: T201
-    print(json.dumps(as_data(job, result)), flush=True)  # noqa: T201
-    assert Path(workers).is_dir()
+    for job_file in job_files:
+        job = load_job(files.read_job(job_file))
+        check_job(job)
+        result = run_job(job, echo=lambda line: print(line, flush=True))  # noqa: T201
+        print(json.dumps(as_data(job, result)), flush=True)  # noqa: T201
     ray.shutdown()
 
 

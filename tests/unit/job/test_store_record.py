@@ -62,7 +62,7 @@ def test_a_finished_stage_is_known_to_a_machine_with_an_empty_disk(client, input
 
 
 def test_a_record_is_sent_after_all_other_files_and_checkpoints_stay_here(client, inputs):
-    record = stage_records(job(inputs))["teacher"]
+    record = stage_records(job(inputs))["student"]
     for name in ("student/config.json", "checkpoints/checkpoint_000000001/state.json"):
         (record.output / name).parent.mkdir(parents=True)
         (record.output / name).write_text("{}")
