@@ -115,9 +115,6 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
             "tokenizer": str(folder / "model"),
             "held_out": 0.2,
         },
-        "student": {"init": "checkpoint", **model},
-            "training": {**training, "max_steps": 6, "eval_steps": 3, "load_best_model_at_end": True},
-        },
         "student": {
             "kind": "train",
             "corpus": "corpus",

@@ -1,7 +1,7 @@
 """Runs a job file as two machines with no common disk would: the driver has one cache folder, all workers another.
 
-Arguments: the driver's cache folder, the workers', and job files, which run one after another. For each of them a line is
-printed that is its result as JSON.
+Arguments: the driver's cache folder, the workers', and job files, which run one after another. A line is printed for
+each of them that is its result as JSON.
 """
 
 import json
