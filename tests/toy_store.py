@@ -141,7 +141,8 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
         "register": {"kind": "register", "model": "student", "name": "toy-student", "metrics_from": "evaluate"},
         "report": {"kind": "report", "evaluations": "evaluate", "trainings": ["student"]},
     }
-    return {"name": "toy", "storage": storage, "stages": stages, **sections}
+    # As many threads in a group of Ray Train as in a kept process on 2 cores.
+    return {"name": "toy", "storage": storage, "scaling": {"cpus_per_worker": 2}, "stages": stages, **sections}
 
 
 def write_job(path: Path, data: dict[str, Any]) -> Path:

@@ -80,7 +80,8 @@ def contents(path: Path) -> list[str]:
 
 def remove(path: Path) -> None:
     """Delete a folder here and, where its path stands for one, in the store."""
-    shutil.rmtree(here(path), ignore_errors=True)
+    if here(path).exists():
+        shutil.rmtree(here(path))
     uri = remote_uri(path)
     if uri is not None and _listed(uri):
         filesystem(uri).delete_dir(place(uri))

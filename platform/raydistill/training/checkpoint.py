@@ -77,26 +77,28 @@ def restore(engine: Engine) -> dict[str, Any] | None:
     that starts again begins with an empty list, and a crash may have come between writing and registering.
     """
     storage = _storage()
-    in_store = remote_uri(storage) is not None
-    probe, listed = (
-        (stored_checkpoints.probe, stored_checkpoints.checkpoints)
-        if in_store
-        else (_probe, checkpoint_folder.checkpoints)
-    )
+    probe = _probe if remote_uri(storage) is None else stored_checkpoints.probe
     agree(_at_first(lambda: probe(storage)), subject=shown(storage), remedy=_REMEDY)
     registered = ray.train.get_checkpoint()
     known = -1 if registered is None else checkpoint_folder.step_of(Path(registered.path))
-    found: list[Any] = [listed(storage)]
+    found: list[Any] = [saved(storage)]
     dist.broadcast_object_list(found, 0)
     for checkpoint in found[0]:
         if checkpoint_folder.step_of(checkpoint) > known:
             _register(checkpoint, {})
-    if not found[0]:
-        return None
-    latest = found[0][-1]
-    folder = agree(lambda: mirror.fetch(latest), subject=shown(latest), remedy=_REMEDY)
+    return load(engine, found[0][-1]) if found[0] else None
+
+
+def saved(storage: Path) -> list[Path]:
+    """The checkpoints in a run's folder, or below its place in an object store, oldest first."""
+    return (checkpoint_folder if remote_uri(storage) is None else stored_checkpoints).checkpoints(storage)
+
+
+def load(engine: Engine, checkpoint: Path) -> dict[str, Any]:
+    """Restore a checkpoint, fetched first where it is in an object store; all ranks call it. Returns its state."""
+    folder = agree(lambda: mirror.fetch(checkpoint), subject=shown(checkpoint), remedy=_REMEDY)
     state = engine.load(folder)
-    if in_store:
+    if remote_uri(checkpoint) is not None:
         # Others of this machine may still read it.
         dist.barrier()
         shutil.rmtree(folder, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +12,13 @@ import torch.distributed as dist
 
 from raydistill import cluster
 from raydistill.batch import Batch
+from raydistill.data import mirror
 from raydistill.data.stream import FeedSpec
 from raydistill.data.stream_here import feed_here
+from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
-from raydistill.training import checkpoint_folder
 from raydistill.training.assembly import build_engine
-from raydistill.training.checkpoint import write_checkpoint
+from raydistill.training.checkpoint import load, saved, write_checkpoint
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.result import TrainResult
 from raydistill.training.session import SaveState, Session
@@ -54,14 +54,14 @@ class LocalSession(Session):
                 # Its best students lie with the other training.
                 state["position"] |= {"standing": {}, "best_metrics": {}, "saved_bests": []}
             return state
-        found = checkpoint_folder.checkpoints(self._storage)
-        return engine.load(found[-1]) if found else None
+        found = saved(self._storage)
+        return load(engine, found[-1]) if found else None
 
     def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
         """A checkpoint, after which the oldest of too many go."""
         write_checkpoint(engine, self._storage, state)
-        for old in checkpoint_folder.checkpoints(self._storage)[: -self._keep]:
-            shutil.rmtree(old)
+        for old in saved(self._storage)[: -self._keep]:
+            mirror.remove(old)
 
     def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
         """Batches that a thread builds."""
@@ -85,7 +85,7 @@ def train_here(
 
     Raises ValueError as that does, and whatever ``told`` raises, after which the same call continues.
     """
-    prepare(Path(output).resolve() / CHECKPOINTS)
+    prepare(here(Path(output).resolve()) / CHECKPOINTS)
     config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
     try:
         loop_here(spec, config, parallel=parallel, told=told)
@@ -97,7 +97,8 @@ def train_here(
 def loop_here(spec: TrainSpec, config: Mapping[str, Any], *, parallel: int, told: Told | None = None) -> None:
     """Run the loop of the only worker, with the ``config`` that a ``Loop`` takes; raises as that does."""
     assert spec.scaling.num_workers == 1
-    storage = Path(config["output"]).resolve() / CHECKPOINTS
+    spec = spec.fetched()
+    storage = here(Path(config["output"]).resolve()) / CHECKPOINTS
     storage.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))

@@ -42,13 +42,13 @@ def data_of(folder: Path, name: str) -> dict[str, Any]:
     return job_data(folder, f"s3://{BUCKET}/{name}", tracking={"uri": uri})
 
 
-def start(folder: Path, caches: str, *jobs: dict[str, Any]) -> subprocess.Popen[bytes]:
+def start(folder: Path, kind: str, caches: str, *jobs: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Jobs one after another in a process of its own, whose cache folders begin with ``caches``."""
     files = [write_job(folder / f"{caches}-{number}.yaml", data) for number, data in enumerate(jobs)]
     folders = [str(folder / f"{caches}-{who}") for who in ("driver", "worker")]
     environment = {**without_ray_address(), "PYTHONPATH": str(Path(__file__).parents[2])}
     with (folder / f"{caches}.log").open("wb") as log:
-        command = [sys.executable, str(DRIVER), *folders, *map(str, files)]
+        command = [sys.executable, str(DRIVER), kind, *folders, *map(str, files)]
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
@@ -59,7 +59,7 @@ def log_of(folder: Path, caches: str) -> str:
 @pytest.fixture(scope="module")
 def killed(client: Any, folder: Path) -> list[str]:
     """What is in the bucket of a job whose driver was killed when its student's training had a second checkpoint."""
-    driver = start(folder, "first", data_of(folder, "runs"))
+    driver = start(folder, "kept", "first", data_of(folder, "runs"))
     try:
         deadline = time.monotonic() + 600
         while not any("/checkpoint_000000010/manifest.json" in key for key in keys(client, "runs/toy/student-")):
@@ -74,13 +74,13 @@ def killed(client: Any, folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(killed: list[str], client: Any, folder: Path) -> list[dict[str, Any]]:
-    """The same job run to its end by machines with empty disks, and then one that reads its outputs by their URIs."""
+    """The job run to its end by machines with empty disks, in groups of Ray Train, and one that reads its outputs."""
     data = data_of(folder, "more")
     stage = data["stages"]["evaluate"]
     stage["corpus"] = shown(output("runs", "corpus", client))
     stage["models"] = {"student": shown(output("runs", "student", client) / "student")}
     jobs = (data_of(folder, "runs"), {**data, "stages": {"evaluate": stage}})
-    status = start(folder, "second", *jobs).wait(timeout=900)
+    status = start(folder, "cluster", "second", *jobs).wait(timeout=900)
     assert status == 0, log_of(folder, "second")[-5000:]
     return [json.loads(line) for line in log_of(folder, "second").splitlines() if line.startswith('{"job"')]
 

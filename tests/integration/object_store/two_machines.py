@@ -1,7 +1,8 @@
 """Runs a job file as two machines with no common disk would: the driver has one cache folder, all workers another.
 
-Arguments: the driver's cache folder, the workers', and job files, which run one after another. A line is printed for
-each of them that is its result as JSON.
+Arguments: ``kept`` or ``cluster``, whether trainings run in a process that the job keeps or, as on a cluster, in groups
+of Ray Train; the driver's cache folder, the workers', and job files, which run one after another. For each of them a
+line is printed that is its result as JSON.
 """
 
 import json
@@ -18,12 +19,14 @@ from raydistill.job.run import run_job
 from raydistill.job.summary import as_data
 
 
-def main(driver: str, workers: str, *job_files: str) -> None:
-    """Run the jobs on a cluster of 3 CPUs."""
+def main(kind: str, driver: str, workers: str, *job_files: str) -> None:
+    """Run the jobs on a cluster of 4 CPUs."""
     keep_quiet()
     os.environ["RAYDISTILL_CACHE"] = workers
-    ray.init(address="local", num_cpus=3, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, object_store_memory=200_000_000, include_dashboard=False, log_to_driver=False)
     os.environ["RAYDISTILL_CACHE"] = driver
+    if kind == "cluster":
+        os.environ["RAY_ADDRESS"] = "auto"
     for job_file in job_files:
         job = load_job(files.read_job(job_file))
         check_job(job)
