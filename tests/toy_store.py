@@ -137,6 +137,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
             "corpus": "corpus",
             "task": "classification",
             "models": {"teacher": model, "student before": "student@initial", "student": "student"},
+            "latency_repeats": 0,
         },
         "register": {"kind": "register", "model": "student", "name": "toy-student", "metrics_from": "evaluate"},
         "report": {"kind": "report", "evaluations": "evaluate", "trainings": ["student"]},
