@@ -11,38 +11,25 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs as arrow_fs
 
+from raydistill.data.store_faults import endpoint, fault_of
 from raydistill.store_paths import SCHEME
 
 _CONNECT_S = 5
 _REQUEST_S = 60
 _ATTEMPTS = 3
 _PROBE = ".raydistill-probe"
-_CREDENTIALS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE", "INVALID_CLIENT_TOKEN", "EXPIRED", "status 403")
-_SILENCE = ("NETWORK_CONNECTION", "curlCode", "REQUEST_TIMEOUT")
 
 
 def filesystem(uri: str) -> Any:
     """The file system of a URI's bucket; raises OSError where no endpoint is named and nobody knows the bucket."""
     bucket = uri.removeprefix(SCHEME).partition("/")[0]
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return _opened(bucket, _endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"))
+    return _opened(bucket, endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"))
 
 
 def place(uri: str) -> str:
     """A URI's bucket and path, as the file system wants it."""
     return uri.removeprefix(SCHEME).rstrip("/")
-
-
-def fault_of(error: BaseException) -> str | None:
-    """Why an object store failed, in a few words, given what pyarrow raised; None for any other error."""
-    text = str(error)
-    if "AWS Error" not in text and "curlCode" not in text:
-        return None
-    if any(sign in text for sign in _SILENCE):
-        return f"nobody answers at {_endpoint() or 'the endpoint of AWS'}"
-    if any(sign in text for sign in _CREDENTIALS):
-        return "the credentials are missing or not allowed there"
-    return text.rpartition("AWS Error ")[2].splitlines()[0]
 
 
 def problem(uri: str) -> str | None:
@@ -69,21 +56,17 @@ def problem(uri: str) -> str | None:
     return None
 
 
-def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
 @lru_cache(maxsize=16)
-def _opened(bucket: str, endpoint: str | None, region: str | None, key: str | None) -> Any:
+def _opened(bucket: str, address: str | None, region: str | None, key: str | None) -> Any:
     """``key`` tells other credentials apart, which pyarrow reads itself."""
     options: dict[str, Any] = {
         "connect_timeout": _CONNECT_S,
         "request_timeout": _REQUEST_S,
         "retry_strategy": arrow_fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
     }
-    if endpoint is not None:
+    if address is not None:
         # pyarrow itself reads the variable for URIs alone.
-        parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        parts = urlsplit(address if "://" in address else f"https://{address}")
         options |= {"endpoint_override": parts.netloc + parts.path.rstrip("/"), "scheme": parts.scheme}
     elif region is None:
         region = arrow_fs.resolve_s3_region(bucket)

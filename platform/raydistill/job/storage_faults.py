@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from raydistill.data.object_store import fault_of
+from raydistill.data.store_faults import fault_of
 from raydistill.store_paths import remote_uri, shown
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
