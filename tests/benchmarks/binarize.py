@@ -29,7 +29,7 @@ from raydistill.config.named import parser
 from raydistill.data.binarize import binarize
 from raydistill.data.units import WeightedSource
 from raydistill.models.load import load_tokenizer
-from toy_text import save_tokenizer, write_text
+from toys.text import save_tokenizer, write_text
 
 ROUNDS = 5
 NUM_BYTES = 30_000_000

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from raydistill.config.named import parser
 from raydistill.data.binarize import binarize
 from raydistill.data.units import WeightedSource
-from toy_text import save_tokenizer, write_text
+from toys.text import save_tokenizer, write_text
 
 SMALL, LARGE = 20_000_000, 200_000_000
 OBJECT_STORE = 256 * 2**20

@@ -21,7 +21,7 @@ import ray
 
 from raydistill.training.kept_process import KeptProcesses
 from raydistill.training.trainer import train
-from toy_training import FileTracker, make_spec, write_inputs
+from toys.training import FileTracker, make_spec, write_inputs
 
 LEAST_RATIO = 5.0
 REPEATS = 3

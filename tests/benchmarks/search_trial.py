@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial
 from raydistill.training.history import read_history
-from toy_search import make_search, write_job
+from toys.search import make_search, write_job
 
 MOST_SECONDS = 10.0
 GOAL_SECONDS = 5.0

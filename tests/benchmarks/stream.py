@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from raydistill.batch import PARTNER, Batch
 from raydistill.data.stream import FeedSpec, feed
 from raydistill.methods.finetune import Config, Method
-from toy_corpus import write_corpus
+from toys.corpus import write_corpus
 
 ROWS, SHARD_ROWS, VOCABULARY = 60_000, 15_000, 30_522
 BATCH_SIZE, MICRO_BATCH_SIZE = 256, 32

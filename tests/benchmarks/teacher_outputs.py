@@ -42,8 +42,8 @@ from raydistill.models.classes import with_classes
 from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, save_model
 from raydistill.tasks import classification
-from toy_corpus import write_corpus
-from toy_words import make_tokenizer
+from toys.corpus import write_corpus
+from toys.words import make_tokenizer
 
 BOUND = 1.5
 ROUNDS, ROWS, BATCH_ROWS, VOCABULARY = 2, 32, 8, 30_522

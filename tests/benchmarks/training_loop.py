@@ -44,8 +44,8 @@ from raydistill.training.history import read_history
 from raydistill.training.spec import TrainSpec
 from raydistill.training.trainer import train
 from reference.workload import ROWS, VOCABULARY, WIDTH, make_models
-from toy_checkpoint import toy_tokenizer
-from toy_corpus import write_corpus
+from toys.checkpoint import toy_tokenizer
+from toys.corpus import write_corpus
 
 SHARE, MULTIPLE = 0.95, 1.8
 ROUNDS = 2

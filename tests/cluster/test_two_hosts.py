@@ -18,7 +18,7 @@ from cluster.hosts import Ray, hosts_here
 from cluster.two_hosts_job import CPUS_PER_HOST, ENDED, HOLD_STEP
 from integration.training.recovery_job import NUM_STEPS, Recorder
 from raydistill.data.stream import FeedSpec
-from toy_training import make_spec, write_inputs
+from toys.training import make_spec, write_inputs
 
 TESTS = Path(__file__).parents[1]
 FIRST, SECOND, LAPTOP = "first", "second", "laptop"

@@ -15,7 +15,7 @@ from raydistill.training import trainer, worker
 from raydistill.training.engine import Engine, held_numel
 from raydistill.training.in_process import train_here
 from raydistill.training.spec import TrainSpec
-from toy_training import make_spec
+from toys.training import make_spec
 
 CPUS_PER_HOST = 3
 """Two for a worker, so that two workers are on two hosts, and one for the data tasks that feed it."""

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from raydistill.cli import app
-from toy_checkpoint import save_student
+from toys.checkpoint import save_student
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ["platform", "jobs", "tune_spaces", "pyproject.toml", "README.md", "LICENSE"]

@@ -15,8 +15,8 @@ from raydistill.tasks import clm, mlm
 from raydistill.tasks._base import Encoding
 from reference import six_pass
 from reference.of_batch import as_example, as_setting, variables_of
-from toy_families import toy_gpt2, toy_llama, toy_roberta
-from toy_models import MASK, PAD, VOCABULARY, parameter_gradients, toy_bert, toy_distilbert
+from toys.families import toy_gpt2, toy_llama, toy_roberta
+from toys.models import MASK, PAD, VOCABULARY, parameter_gradients, toy_bert, toy_distilbert
 
 TERMS = ("ce", "mlm", "clm", "mse", "cos", "causal_ce", "causal_cos")
 ALPHAS = {"ce": 0.25, "mlm": 0.3, "mse": 0.01, "cos": 0.4, "causal_ce": 0.5, "causal_cos": 0.35}

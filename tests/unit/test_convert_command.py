@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from raydistill.cli import app
 from raydistill.models.load import load_model
-from toy_checkpoint import toy_tokenizer
-from toy_stark import published_folder, published_tensors
+from toys.checkpoint import toy_tokenizer
+from toys.stark import published_folder, published_tensors
 
 
 def invoke(*arguments):

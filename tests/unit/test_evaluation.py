@@ -15,9 +15,9 @@ from raydistill.models.load import load_model
 from raydistill.tasks import classification
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.mlm import Config, Task
-from toy_classifiers import CLASSES, CLASSIFIERS
-from toy_corpus import SPECIAL_IDS, VOCABULARY, random_rows, write_corpus
-from toy_models import pad_further, toy_batch, toy_bert, toy_distilbert
+from toys.classifiers import CLASSES, CLASSIFIERS
+from toys.corpus import SPECIAL_IDS, VOCABULARY, random_rows, write_corpus
+from toys.models import pad_further, toy_batch, toy_bert, toy_distilbert
 
 TASK = {"name": "mlm"}
 CLASSES_TASK = {"name": "classification"}

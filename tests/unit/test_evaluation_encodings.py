@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification
 from raydistill.data.corpus import Corpus
 from raydistill.evaluation import Checkpoints, evaluate_models
 from raydistill.tasks.classification import EncodeConfig
-from toy_classifiers import CLASSES
-from toy_encodings import LONGEST, make_letters, save_letters, save_words, toy_examples, write_encodings
+from toys.classifiers import CLASSES
+from toys.encodings import LONGEST, make_letters, save_letters, save_words, toy_examples, write_encodings
 
 NUM_ROWS = 30
 

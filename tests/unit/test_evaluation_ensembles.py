@@ -12,8 +12,8 @@ from scipy.stats import entropy
 from raydistill.evaluation import COMBINATIONS, Checkpoints, ClassifierEnsemble, Evaluation, evaluate_models
 from raydistill.models.predictions import predict
 from raydistill.tasks import classification
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_corpus import random_rows, write_corpus
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.corpus import random_rows, write_corpus
 
 HEAD = "sequence_classification"
 CLASSES = 5

@@ -8,7 +8,7 @@ from raydistill.cli import app
 from raydistill.job import preflight
 from raydistill.search import campaign
 from raydistill.search.results import CampaignResult, Trial
-from toy_space import write_space
+from toys.space import write_space
 
 
 def invoke(*arguments):

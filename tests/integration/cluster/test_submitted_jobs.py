@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from raydistill.cli import app
-from toy_checkpoint import save_student
+from toys.checkpoint import save_student
 
 pytestmark = pytest.mark.timeout(600)
 

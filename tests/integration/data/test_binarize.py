@@ -14,7 +14,7 @@ from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.units import WeightedSource
 from raydistill.models.load import load_tokenizer
-from toy_checkpoint import toy_tokenizer
+from toys.checkpoint import toy_tokenizer
 
 WORDS = 56
 

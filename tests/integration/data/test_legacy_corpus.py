@@ -7,7 +7,7 @@ from raydistill.config.named import parser
 from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus
 from raydistill.data.units import WeightedSource
-from toy_checkpoint import toy_tokenizer
+from toys.checkpoint import toy_tokenizer
 
 UNK, CLS, SEP = 1, 2, 3
 MAX_LENGTH = 32

@@ -6,7 +6,7 @@ import torch
 from raydistill.batch import PARTNER
 from raydistill.data.plan import bucket_upper_edge
 from raydistill.data.stream import FeedSpec, feed, held_out_batches
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 NUM_ROWS = 330
 CAUSAL = {"name": "causal", "mapping": "middle_6"}

@@ -16,9 +16,9 @@ import torch
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.models.load import save_model
 from raydistill.training.history import read_history
-from toy_checkpoint import toy_tokenizer
-from toy_corpus import random_rows, write_corpus
-from toy_models import toy_distilbert
+from toys.checkpoint import toy_tokenizer
+from toys.corpus import random_rows, write_corpus
+from toys.models import toy_distilbert
 
 
 def start(job: str, storage: Path, log: Path) -> subprocess.Popen[bytes]:

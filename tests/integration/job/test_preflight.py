@@ -13,9 +13,9 @@ from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import stage_records
 from raydistill.models.load import save_model
-from toy_checkpoint import toy_tokenizer
-from toy_corpus import random_rows, write_corpus
-from toy_models import toy_bert, toy_distilbert
+from toys.checkpoint import toy_tokenizer
+from toys.corpus import random_rows, write_corpus
+from toys.models import toy_bert, toy_distilbert
 
 MAPPING = {"interchange_variable_mappings": [{"teacher_variable_names": ["$L:1"], "student_variable_names": ["$L:0"]}]}
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from raydistill.cli import app
 from raydistill.job import preflight
-from toy_checkpoint import save_student
+from toys.checkpoint import save_student
 
 JOB = """\
 name: toy

@@ -16,7 +16,7 @@ from raydistill.store_paths import local_path
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training.history import read_history
 from raydistill.training.in_process import Told, train_here
-from toy_training import make_spec
+from toys.training import make_spec
 
 
 class Interrupted(Told):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from toy_store import BUCKET, keys, s3_server, without_ray_address
-from toy_training import write_inputs
+from toys.store import BUCKET, keys, s3_server, without_ray_address
+from toys.training import write_inputs
 
 SCRIPT = Path(__file__).with_name("kept_training.py")
 

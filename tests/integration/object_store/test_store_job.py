@@ -17,7 +17,7 @@ from raydistill.job.preflight import check_job
 from raydistill.job.run import run_job
 from raydistill.store_paths import local_path, shown
 from raydistill.training.history import read_history
-from toy_store import BUCKET, job_data, keys, s3_server, without_ray_address, write_inputs, write_job
+from toys.store import BUCKET, job_data, keys, s3_server, without_ray_address, write_inputs, write_job
 
 DRIVER = Path(__file__).with_name("two_machines.py")
 

@@ -20,7 +20,7 @@ from raydistill.search.best_job import best_job_data
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import CampaignResult, Trial, read_campaign
 from raydistill.training.history import read_history
-from toy_search import STAGE, make_search, write_job
+from toys.search import STAGE, make_search, write_job
 
 # The first test waits for the campaign, which a busy machine draws out.
 pytestmark = pytest.mark.timeout(1500)
@@ -35,7 +35,7 @@ def kill_in_mid_campaign(folder: Path) -> list[Trial]:
     environment.pop("RAY_ADDRESS", None)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "toy_search", str(folder)],
+            [sys.executable, "-m", "toys.search", str(folder)],
             stdout=log,
             stderr=log,
             env=environment,

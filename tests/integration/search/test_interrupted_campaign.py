@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from raydistill.cli import app
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial, read_campaign
-from toy_course import live
-from toy_search import STAGE, make_search, write_job
+from toys.course import live
+from toys.search import STAGE, make_search, write_job
 
 pytestmark = pytest.mark.timeout(1500)
 

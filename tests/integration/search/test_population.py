@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial
-from toy_course import PARALLEL, live
-from toy_search import make_search, write_job
+from toys.course import PARALLEL, live
+from toys.search import make_search, write_job
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -68,7 +68,7 @@ def test_a_copy_is_what_its_course_gives_without_ray(population: dict[str, Any],
     folder: Path = population["folder"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "toy_course", str(folder), json.dumps(copy.course)]
+    command = [sys.executable, "-m", "toys.course", str(folder), json.dumps(copy.course)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     repeated = json.loads(done.stdout.splitlines()[-1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from toy_search import write_job
+from toys.search import write_job
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_job(folder)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "toy_trial", str(folder)]
+    command = [sys.executable, "-m", "toys.trial", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -5,8 +5,8 @@ import pytest
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import CampaignResult
 from raydistill.training.history import read_history
-from toy_course import live
-from toy_search import make_search, write_job
+from toys.course import live
+from toys.search import make_search, write_job
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.long]
 

@@ -14,8 +14,8 @@ from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.training.history import read_history
-from toy_capture import capture_stage, context_of, metrics_of, save_teacher, train_stage, write_labelled
-from toy_classifiers import CLASSES
+from toys.capture import capture_stage, context_of, metrics_of, save_teacher, train_stage, write_labelled
+from toys.classifiers import CLASSES
 
 PARTS = {"train": 90, "held_out": 20}
 LAYERS = [3, 1]

@@ -17,10 +17,10 @@ from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.units import WeightedSource
-from toy_capture import capture_stage, context_of, save_teacher
-from toy_classifiers import CLASSES
-from toy_models import VOCABULARY
-from toy_words import make_tokenizer
+from toys.capture import capture_stage, context_of, save_teacher
+from toys.classifiers import CLASSES
+from toys.models import VOCABULARY
+from toys.words import make_tokenizer
 
 ROWS = {"train": 300, "dev": 25}
 LENGTH = 12

@@ -13,9 +13,9 @@ from raydistill.stages import evaluate
 from raydistill.stages._base import CorpusForecast, Forecast, Run, StageContext
 from raydistill.tasks import classification
 from raydistill.tracking.tracker import MemoryTracker
-from toy_classifiers import CLASSES, CLASSIFIERS
-from toy_corpus import VOCABULARY, random_rows, write_corpus
-from toy_models import toy_bert, toy_distilbert
+from toys.classifiers import CLASSES, CLASSIFIERS
+from toys.corpus import VOCABULARY, random_rows, write_corpus
+from toys.models import toy_bert, toy_distilbert
 
 KEY = "toy/evaluate"
 MODELS = {"student": "distill", "student before": "distill@initial", "again": "distill@initial"}

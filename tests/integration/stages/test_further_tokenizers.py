@@ -13,9 +13,9 @@ from raydistill.data.teacher_outputs import OutputSet
 from raydistill.stages.binarize import Config, Stage
 from raydistill.tasks import classification
 from raydistill.training.history import read_history
-from toy_capture import capture_stage, context_of, train_stage
-from toy_classifiers import CLASSES
-from toy_encodings import LONGEST, NUM_LETTERS, make_letters, save_letters, save_words, toy_examples
+from toys.capture import capture_stage, context_of, train_stage
+from toys.classifiers import CLASSES
+from toys.encodings import LONGEST, NUM_LETTERS, make_letters, save_letters, save_words, toy_examples
 
 EXAMPLES = toy_examples(90)
 BATCH_SIZE = 37

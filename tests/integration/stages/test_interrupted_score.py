@@ -11,7 +11,7 @@ import pytest
 from raydistill.data import unit_scoring
 from raydistill.data.unit_scores import FACTS, TENSORS, read_facts
 from raydistill.stages import score
-from toy_capture import context_of, save_teacher, write_labelled
+from toys.capture import context_of, save_teacher, write_labelled
 
 ROWS, BLOCK = 20, 6
 DONE = 2

@@ -9,7 +9,7 @@ from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.job.load import load_job
 from raydistill.job.run import JobResult, run_job
 from raydistill.training.history import read_history
-from toy_capture import context_of, metrics_of, train_stage, write_labelled
+from toys.capture import context_of, metrics_of, train_stage, write_labelled
 
 STORED_ROWS = 110
 

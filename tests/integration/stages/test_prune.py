@@ -24,10 +24,10 @@ from raydistill.stages._base import Forecast, Run, ScoresForecast, StageContext
 from raydistill.stages.register import Config, Stage
 from raydistill.tracking.card import model_card
 from raydistill.tracking.tracker import MemoryTracker
-from toy_capture import KEY, context_of, save_teacher, train_stage, write_labelled
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_stark import published_folder
-from toy_words import make_tokenizer
+from toys.capture import KEY, context_of, save_teacher, train_stage, write_labelled
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.stark import published_folder
+from toys.words import make_tokenizer
 
 HEAD = "sequence_classification"
 HEADS = torch.tensor([[5.0, 1.0], [6.0, 2.0], [4.0, 3.0]])

@@ -25,8 +25,8 @@ from raydistill.models.load import load_config
 from raydistill.stages import _checkpoints, score
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.tracking.tracker import MemoryTracker
-from toy_capture import KEY, context_of, save_teacher, write_labelled
-from toy_classifiers import CLASSES
+from toys.capture import KEY, context_of, save_teacher, write_labelled
+from toys.classifiers import CLASSES
 
 ROWS = 20
 TEMPERATURE = 3.0

@@ -12,8 +12,8 @@ from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.stages import train
 from raydistill.training.history import read_history
-from toy_capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
-from toy_classifiers import CLASSES
+from toys.capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
+from toys.classifiers import CLASSES
 
 WARM = ["green", "red"]
 NUM_STEPS = 4

@@ -12,7 +12,7 @@ from raydistill.cli import app
 from raydistill.tracking import promotion
 from raydistill.tracking.versions import Registry, registry_uri
 from raydistill.tracking.writer import MlflowWriter, Store
-from toy_registry import register_versions
+from toys.registry import register_versions
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from raydistill.search.campaign import run_campaign
 from raydistill.search.report import log_report
 from raydistill.tracking import promotion
 from raydistill.tracking.writer import MlflowWriter, Store
-from toy_course import live
-from toy_registry import register_versions
-from toy_search import STAGE, make_search, write_job
+from toys.course import live
+from toys.registry import register_versions
+from toys.search import STAGE, make_search, write_job
 
 PASSWORD = "hunter2"
 _BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

@@ -18,8 +18,8 @@ from raydistill.stages import _checkpoints
 from raydistill.tracking import registered
 from raydistill.tracking.registered import registry_at
 from raydistill.tracking.writer import MlflowWriter, Store
-from toy_checkpoint import save_student
-from toy_corpus import random_rows, write_corpus
+from toys.checkpoint import save_student
+from toys.corpus import random_rows, write_corpus
 
 KEY = "job/register"
 

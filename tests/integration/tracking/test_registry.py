@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from raydistill.tracking.writer import MlflowWriter, Store
-from toy_checkpoint import save_student, toy_tokenizer
-from toy_classifiers import CLASSES, CLASSIFIERS
-from toy_families import toy_gpt2
+from toys.checkpoint import save_student, toy_tokenizer
+from toys.classifiers import CLASSES, CLASSIFIERS
+from toys.families import toy_gpt2
 
 KEY = "job/register"
 # Runs where importing this package fails; prints nothing, saves what both ways of loading answer.

@@ -27,7 +27,7 @@ from raydistill.training.engine import Engine, held_numel, prepare_environment
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
-from toy_training import make_spec
+from toys.training import make_spec
 
 
 def direct_feed(

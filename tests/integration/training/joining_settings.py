@@ -15,10 +15,10 @@ from raydistill.models.load import save_model
 from raydistill.training.assembly import build_engine
 from raydistill.training.engine import held_numel, prepare_environment
 from raydistill.training.spec import TrainSpec
-from toy_capture import save_teacher, write_labelled
-from toy_classifiers import CLASSES, toy_classifier
-from toy_models import toy_bert
-from toy_words import make_tokenizer
+from toys.capture import save_teacher, write_labelled
+from toys.classifiers import CLASSES, toy_classifier
+from toys.models import toy_bert
+from toys.words import make_tokenizer
 
 NUM_STEPS = 4
 BATCH_SIZE = 11

@@ -19,7 +19,7 @@ from raydistill.batch import Batch
 from raydistill.tracking.tracker import Tracker
 from raydistill.training import checkpoint_folder, state_files, trainer, worker
 from raydistill.training.result import TrainResult
-from toy_training import make_spec
+from toys.training import make_spec
 
 NUM_STEPS = 9
 """One epoch of the toy corpus, in the middle of which the faults come."""

@@ -8,8 +8,8 @@ from raydistill.optim.optimizers import make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import deepspeed_config
 from raydistill.training.engine import Engine
-from toy_classifiers import toy_labelled_batch
-from toy_integration import PARTS, student_of, unlabelled
+from toys.classifiers import toy_labelled_batch
+from toys.integration import PARTS, student_of, unlabelled
 
 RATE = 1e-3
 ADAPTER_RATE = 2e-2

@@ -16,7 +16,7 @@ from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_model
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.optim.schedules import linear_warmup_decay
-from toy_training import make_spec, write_inputs, write_more_models
+from toys.training import make_spec, write_inputs, write_more_models
 
 STAGES = (0, 1, 2, 3)
 PLACEMENTS = ("replicate", "zero3")

@@ -14,7 +14,7 @@ from raydistill.training.history import read_history
 from raydistill.training.kept_process import KeptProcesses
 from raydistill.training.spec import TrainSpec
 from raydistill.training.trainer import train
-from toy_training import FileTracker, make_spec, write_inputs
+from toys.training import FileTracker, make_spec, write_inputs
 
 NUM_STEPS, CRASH = 6, 4
 

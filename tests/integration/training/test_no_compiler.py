@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from toy_training import write_inputs
+from toys.training import write_inputs
 
 STEP = """
 import sys
@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from raydistill.training.engine import prepare_environment
 from raydistill.training.assembly import build_engine
-from toy_training import make_spec
+from toys.training import make_spec
 
 folder = Path(sys.argv[1])
 prepare_environment(use_gpu=False)

@@ -18,7 +18,7 @@ from raydistill.training.engine import Engine
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
-from toy_training import make_spec, write_inputs
+from toys.training import make_spec, write_inputs
 
 BERT_ADAM = {"name": "bert_adam", "betas": [0.9, 0.999], "max_grad_norm": 0.05, "weight_decay": 0.01}
 HF4 = {"name": "adamw_hf4", "weight_decay": 0.01}

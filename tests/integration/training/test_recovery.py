@@ -13,7 +13,7 @@ import pytest
 
 from integration.training.recovery_job import NUM_STEPS, Recorder, train
 from raydistill.training.checkpoint_folder import checkpoints, fault, step_of
-from toy_training import write_inputs
+from toys.training import write_inputs
 
 TESTS = Path(__file__).parents[2]
 NUM_ROWS = 90

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from raydistill.training.history import read_history
-from toy_capture import KEY, context_of, save_teacher, train_stage, write_labelled
+from toys.capture import KEY, context_of, save_teacher, train_stage, write_labelled
 
 
 @pytest.fixture(scope="module")

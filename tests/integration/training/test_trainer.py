@@ -11,7 +11,7 @@ from raydistill.training.checkpoint_folder import checkpoints, step_of
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.trainer import train
-from toy_training import FileTracker, make_spec, write_inputs
+from toys.training import FileTracker, make_spec, write_inputs
 
 NUM_STEPS = 8
 GROUP_RESTART, JOB_END = 4, 7

@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydistill.data.corpus import Corpus, tokenizer_hash
-from toy_checkpoint import toy_tokenizer
-from toy_corpus import VOCABULARY, random_rows, write_corpus
+from toys.checkpoint import toy_tokenizer
+from toys.corpus import VOCABULARY, random_rows, write_corpus
 
 
 def test_rows_come_back_in_the_order_asked_for(tmp_path):

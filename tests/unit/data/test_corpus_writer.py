@@ -10,7 +10,7 @@ import pytest
 from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.data.corpus_writer import CorpusWriter
 from raydistill.data.journal import END, Place, write_entry
-from toy_corpus import MAX_LENGTH, SPECIAL_IDS, VOCABULARY, random_rows
+from toys.corpus import MAX_LENGTH, SPECIAL_IDS, VOCABULARY, random_rows
 
 ROWS_PER_SHARD = 1300
 BLOCKS = [(Place(unit, block), random_rows(290, seed=10 * unit + block)) for unit in range(6) for block in range(3)]

@@ -10,7 +10,7 @@ from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, chosen_rows, open_cached, open_mixture
 from raydistill.data.plan import Plan
 from raydistill.tasks._base import Column
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 LABELS = ["red", "green", "blue"]
 NUM_ROWS = 250

@@ -19,7 +19,7 @@ from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.models.load import load_tokenizer
 from raydistill.tasks import classification
 from raydistill.tasks._base import Column, LabelledRow
-from toy_encodings import (
+from toys.encodings import (
     ENCODE,
     LETTERS_PAD,
     LONGEST,
@@ -28,7 +28,7 @@ from toy_encodings import (
     toy_examples,
     write_encodings,
 )
-from toy_words import make_tokenizer
+from toys.words import make_tokenizer
 
 TASK = {"name": "classification"}
 SHORTER = classification.EncodeConfig(labels=ENCODE.labels, max_length=LONGEST)

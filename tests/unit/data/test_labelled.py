@@ -7,7 +7,7 @@ from raydistill.data.encoding import Recipe, _encode_unit
 from raydistill.data.journal import Place
 from raydistill.data.labelled import is_unlabelled, of_part, unlabelled_parts
 from raydistill.data.units import Unit
-from toy_words import make_tokenizer
+from toys.words import make_tokenizer
 
 LABELS = ["red", "green"]
 

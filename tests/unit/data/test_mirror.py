@@ -9,7 +9,7 @@ import pytest
 from raydistill.data import mirror
 from raydistill.data.storage import Folder
 from raydistill.store_paths import here, local_path, remote_uri, shown
-from toy_store import BUCKET, keys, s3_server
+from toys.store import BUCKET, keys, s3_server
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from raydistill.data.mixture import CorpusPart, Mixture, open_cached, open_mixtu
 from raydistill.data.plan import Partners, Plan
 from raydistill.data.stream import BatchBuilder, FeedSpec, held_out_batches
 from raydistill.training.spec import TrainSpec
-from toy_corpus import random_rows, write_corpus
-from toy_training import make_spec
+from toys.corpus import random_rows, write_corpus
+from toys.training import make_spec
 
 MLM = {"name": "mlm"}
 SIZES = {"a": 250, "b": 120}

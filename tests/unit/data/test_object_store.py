@@ -4,7 +4,7 @@ import time
 import pytest
 
 from raydistill.data import object_store
-from toy_store import BUCKET, keys, s3_server
+from toys.store import BUCKET, keys, s3_server
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import torch
 
 from raydistill.batch import collate
 from raydistill.data.packing import pack, unpack
-from toy_corpus import random_rows
+from toys.corpus import random_rows
 
 
 def test_batches_survive_packing():

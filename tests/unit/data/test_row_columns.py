@@ -7,7 +7,7 @@ from raydistill.data.corpus_writer import CorpusWriter
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.row_columns import digest_of, schema_of, table_of, tensors_of
 from raydistill.tasks._base import Column
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 COLUMNS = {
     "label": Column("int64"),

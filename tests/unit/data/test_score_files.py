@@ -22,7 +22,7 @@ from raydistill.data.score_files import (
     scores_of_parts,
     sha256_of,
 )
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 SCORES = np.random.default_rng(0).random((12, 2))
 

@@ -11,7 +11,7 @@ from raydistill.data.plan import bucket_upper_edge, micro_batches
 from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted, _packed_steps, held_out_batches
 from raydistill.methods import causal
 from raydistill.methods._base import Requirements
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 CAUSAL = {"name": "causal", "mapping": "middle_6"}
 

@@ -12,7 +12,7 @@ from raydistill.data import stream_here
 from raydistill.data.plan import micro_batches
 from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted
 from raydistill.data.stream_here import feed_here
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 METHOD = {"name": "finetune"}
 

@@ -24,7 +24,7 @@ from raydistill.data.teacher_outputs import (
     schema_of,
 )
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 SHARDS = (1200, 700)
 EVERYTHING = ("logits", "cls_states", "dropout_scores", "top_k")

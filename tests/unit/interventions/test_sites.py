@@ -17,7 +17,7 @@ from raydistill.interventions.sites import (
 )
 from raydistill.layout import Layout
 from raydistill.models.blocks import blocks_of
-from toy_models import toy_batch, toy_bert
+from toys.models import toy_batch, toy_bert
 
 # Groups of the eight published files (spec 3.5), written independently of the presets.
 PUBLISHED = {

@@ -11,7 +11,7 @@ from raydistill.search.preflight import check_search
 from raydistill.search.spaces import load_search
 from raydistill.store_paths import remote_uri
 from raydistill.tracking.store import store_of
-from toy_store import BUCKET, empty, job_data, keys, s3_server, write_inputs, write_job
+from toys.store import BUCKET, empty, job_data, keys, s3_server, write_inputs, write_job
 
 TRACKING = {"uri": "http://127.0.0.1:9"}
 

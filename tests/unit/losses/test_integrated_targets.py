@@ -8,7 +8,7 @@ from raydistill.losses.integrated_targets import (
     score_margin,
     soft_choice,
 )
-from toy_integration import TEACHERS
+from toys.integration import TEACHERS
 
 CLASSES = [torch.tensor([1, 0]), torch.tensor([3, 1, 2])]
 """Class 1 is known to both."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raydistill.losses.mmd import mmd
-from toy_dynamic import g, printed
+from toys.dynamic import g, printed
 
 FIRST = g((4, 3, 2), 0.31, 0.7, 1)
 SECOND = g((4, 3, 2), 0.17, 1.1, 1)

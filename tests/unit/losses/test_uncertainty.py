@@ -3,7 +3,7 @@ import torch
 
 from raydistill import dynamic_kd_loss
 from raydistill.losses.uncertainty import confidence, divergence_from_labels, margin, normalized_entropy
-from toy_dynamic import SMALL, STUDENT, UNCERTAINTY, printed
+from toys.dynamic import SMALL, STUDENT, UNCERTAINTY, printed
 
 
 def test_published_uncertainties():

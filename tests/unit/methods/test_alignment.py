@@ -5,10 +5,10 @@ import torch
 
 from raydistill.methods import cfl, dfa
 from raydistill.optim.parameter_groups import parameter_groups
-from toy_classifiers import toy_classifier, toy_labelled_batch
-from toy_families import toy_gpt2
-from toy_integration import PARTS, UNION, student_of, unlabelled
-from toy_models import toy_bert
+from toys.classifiers import toy_classifier, toy_labelled_batch
+from toys.families import toy_gpt2
+from toys.integration import PARTS, UNION, student_of, unlabelled
+from toys.models import toy_bert
 
 every_module = pytest.mark.parametrize("module", [dfa, cfl])
 

@@ -3,8 +3,8 @@ import torch
 
 from raydistill.methods.causal import Config, Method, labels_first
 from reference.comparison import ALPHAS, config, make_batch, mapping, models, of_package, weights
-from toy_families import toy_gpt2, toy_llama
-from toy_models import toy_batch, toy_bert, toy_distilbert
+from toys.families import toy_gpt2, toy_llama
+from toys.models import toy_batch, toy_bert, toy_distilbert
 
 
 def test_defaults_are_the_published_ones():

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from raydistill.methods.causal import Method
 from reference import six_pass
 from reference.comparison import FAMILIES, config, make_batch, mapping, of_package, weights
-from toy_models import VOCABULARY, toy_bert, toy_distilbert
+from toys.models import VOCABULARY, toy_bert, toy_distilbert
 
 
 def states_of_blocks(settings, batch=None):

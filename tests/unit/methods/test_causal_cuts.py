@@ -7,7 +7,7 @@ import pytest
 from raydistill.methods.causal import Method
 from raydistill.tasks import clm, mlm
 from reference.comparison import FAMILIES, config, loss_of_package, make_batch, mapping, models, of_package, task_of
-from toy_models import largest_difference, parameter_gradients
+from toys.models import largest_difference, parameter_gradients
 
 NUM_ROWS = 6
 MODES = {

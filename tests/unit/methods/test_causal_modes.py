@@ -21,7 +21,7 @@ from reference.comparison import (
     of_reference,
     weights,
 )
-from toy_models import toy_bert, toy_distilbert
+from toys.models import toy_bert, toy_distilbert
 
 SITES = {
     "embeddings_are_read": (["$L:0"], ["$L:0"]),

@@ -10,8 +10,8 @@ from raydistill.interventions.sites import draw
 from raydistill.methods.causal_task import Config, Method
 from raydistill.models.layer_plan import make_plan, set_plan
 from reference import six_pass_task
-from toy_classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch
-from toy_models import LENGTHS, parameter_gradients
+from toys.classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch
+from toys.models import LENGTHS, parameter_gradients
 
 TEACHER_BLOCKS, STUDENT_BLOCKS = 6, 3
 ONE_SITE = {

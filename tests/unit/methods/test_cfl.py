@@ -4,10 +4,10 @@ from torch.nn.functional import mse_loss
 
 from raydistill.losses.mmd import mmd
 from raydistill.methods import cfl
-from toy_classifiers import toy_classifier, toy_labelled_batch
-from toy_dynamic import printed
-from toy_integration import PARTS, VKD, hidden_states_of, of_states, student_of, unlabelled
-from toy_models import largest_difference, parameter_gradients, toy_bert, toy_distilbert
+from toys.classifiers import toy_classifier, toy_labelled_batch
+from toys.dynamic import printed
+from toys.integration import PARTS, VKD, hidden_states_of, of_states, student_of, unlabelled
+from toys.models import largest_difference, parameter_gradients, toy_bert, toy_distilbert
 
 ALIGN = 3.70382896007539
 REC = 1.0470833342957

@@ -16,10 +16,10 @@ from raydistill.models.load import head_of
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.tasks import clm
 from raydistill.tasks._base import Encoding
-from toy_classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
-from toy_families import toy_gpt2, toy_llama, toy_roberta
-from toy_integration import unlabelled
-from toy_models import (
+from toys.classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
+from toys.families import toy_gpt2, toy_llama, toy_roberta
+from toys.integration import unlabelled
+from toys.models import (
     VOCABULARY,
     largest_difference,
     pad_further,

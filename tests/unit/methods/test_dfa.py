@@ -3,11 +3,11 @@ import torch
 from torch.nn.functional import mse_loss
 
 from raydistill.methods import dfa
-from toy_classifiers import CLASSIFIERS, toy_classifier, toy_labelled_batch
-from toy_dynamic import printed
-from toy_families import toy_gpt2
-from toy_integration import PARTS, VKD, hidden_states_of, of_states, student_of, unlabelled
-from toy_models import toy_bert, toy_distilbert
+from toys.classifiers import CLASSIFIERS, toy_classifier, toy_labelled_batch
+from toys.dynamic import printed
+from toys.families import toy_gpt2
+from toys.integration import PARTS, VKD, hidden_states_of, of_states, student_of, unlabelled
+from toys.models import toy_bert, toy_distilbert
 
 ALIGN = 1.08099569092998
 REC = 2.60207655258765

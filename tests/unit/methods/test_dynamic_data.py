@@ -7,8 +7,8 @@ from raydistill.batch import padded_rows
 from raydistill.methods import dynamic_data
 from raydistill.methods.dynamic_data import ORDERS, Config, Method
 from raydistill.models.predictions import predict
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_dynamic import CROSS_ENTROPY, SMALL, STUDENT, UNCERTAINTY, count_rows, fixture_batch, of_logits, printed
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.dynamic import CROSS_ENTROPY, SMALL, STUDENT, UNCERTAINTY, count_rows, fixture_batch, of_logits, printed
 
 BATCH = fixture_batch((SMALL,))
 

@@ -4,8 +4,8 @@ from torch.nn.functional import mse_loss, normalize
 
 from raydistill.methods import dynamic_objective
 from raydistill.methods.dynamic_objective import Config, Method
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_dynamic import CROSS_ENTROPY, SMALL, STUDENT, UNCERTAINTY, fixture_batch, g, printed, says
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.dynamic import CROSS_ENTROPY, SMALL, STUDENT, UNCERTAINTY, fixture_batch, g, printed, says
 
 STUDENT_STATES = tuple(g((5, 3, 4), 0.11 + 0.01 * i, 0.3, 1) for i in range(3))
 TEACHER_STATES = tuple(g((5, 3, 4), 0.23 + 0.01 * i, 0.6, 1) for i in range(5))

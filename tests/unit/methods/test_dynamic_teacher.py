@@ -6,8 +6,8 @@ import torch
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import dynamic_teacher
 from raydistill.methods.dynamic_teacher import Config, Method, interpolation
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_dynamic import (
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.dynamic import (
     CROSS_ENTROPY,
     LABELS,
     LARGE,

@@ -4,8 +4,8 @@ import torch
 from raydistill.methods.finetune import Config, Method
 from raydistill.tasks import clm
 from raydistill.tasks._base import Encoding
-from toy_families import DECODERS
-from toy_models import VOCABULARY, largest_difference, parameter_gradients, toy_batch, toy_bert
+from toys.families import DECODERS
+from toys.models import VOCABULARY, largest_difference, parameter_gradients, toy_batch, toy_bert
 
 
 def test_loss_and_gradient_equal_the_models_own_masked_lm_loss():

@@ -7,9 +7,9 @@ from raydistill.batch import encoding_prefix, pad_rows
 from raydistill.losses.classification import label_loss
 from raydistill.methods import kd
 from raydistill.methods._teacher_outputs import stored_name
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_encodings import LETTERS_PAD, letters_model
-from toy_integration import unlabelled
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.encodings import LETTERS_PAD, letters_model
+from toys.integration import unlabelled
 
 STUDENT = torch.tensor([[0.7, 0.2], [-0.5, 0.9], [0.3, 0.1]], dtype=torch.float64)
 TEACHER = torch.tensor([[1.2, -0.3], [0.1, 0.4], [-2.0, 1.5]], dtype=torch.float64)

@@ -5,10 +5,10 @@ import torch
 
 from raydistill.methods import muki
 from raydistill.methods._teacher_outputs import stored_name
-from toy_classifiers import toy_classifier, toy_labelled_batch
-from toy_dynamic import printed
-from toy_integration import STUDENT, TEACHERS, UNION, divergence, of_logits, student_of, unlabelled
-from toy_models import toy_bert, toy_distilbert
+from toys.classifiers import toy_classifier, toy_labelled_batch
+from toys.dynamic import printed
+from toys.integration import STUDENT, TEACHERS, UNION, divergence, of_logits, student_of, unlabelled
+from toys.models import toy_bert, toy_distilbert
 
 FILE = torch.tensor([[0.9, 0.2], [0.3, 0.35], [0.1, 0.8], [0.6, 0.59]], dtype=torch.float64)
 """Scores that the published values read from a file."""

@@ -10,8 +10,8 @@ from raydistill.methods._patience_layers import TABLES
 from raydistill.methods._teacher_outputs import stored_name
 from raydistill.models import layer_plan
 from raydistill.optim.parameter_groups import parameter_groups
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_models import largest_difference, parameter_gradients
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.models import largest_difference, parameter_gradients
 
 LAYERS = {"student_layers": (0, 1), "teacher_layers": (1, 3)}
 

@@ -21,10 +21,10 @@ from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_
 from raydistill.models.load import load_model
 from raydistill.models.offloading import put_away
 from raydistill.models.predictions import predict
-from toy_capture import capture_stage, context_of, write_labelled
-from toy_classifiers import CLASSES, toy_classifier, toy_labelled_batch
-from toy_families import toy_roberta
-from toy_models import toy_bert
+from toys.capture import capture_stage, context_of, write_labelled
+from toys.classifiers import CLASSES, toy_classifier, toy_labelled_batch
+from toys.families import toy_roberta
+from toys.models import toy_bert
 
 HEAD = "sequence_classification"
 DROPOUT = ScoreConfig(scores="dropout", dropout_passes=4)

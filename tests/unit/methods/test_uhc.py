@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from raydistill.methods import uhc
-from toy_dynamic import printed
-from toy_integration import STUDENT, TEACHERS, UNION, of_logits
+from toys.dynamic import printed
+from toys.integration import STUDENT, TEACHERS, UNION, of_logits
 
 PUBLISHED = 1.87373835769279
 

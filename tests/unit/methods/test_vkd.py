@@ -4,11 +4,11 @@ import torch
 from raydistill.methods import uhc, vkd
 from raydistill.methods._integration import union_ids
 from raydistill.methods._teacher_outputs import stored_name
-from toy_classifiers import toy_classifier, toy_labelled_batch
-from toy_dynamic import printed
-from toy_families import toy_roberta
-from toy_integration import PARTS, STUDENT, TEACHERS, UNION, VKD, divergence, of_logits, student_of, unlabelled
-from toy_models import toy_bert, toy_distilbert
+from toys.classifiers import toy_classifier, toy_labelled_batch
+from toys.dynamic import printed
+from toys.families import toy_roberta
+from toys.integration import PARTS, STUDENT, TEACHERS, UNION, VKD, divergence, of_logits, student_of, unlabelled
+from toys.models import toy_bert, toy_distilbert
 
 
 # Run on the published code.

@@ -10,8 +10,8 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from raydistill.batch import Batch, collate
 from raydistill.layout import Layout
 from raydistill.models.blocks import blocks_of, families
-from toy_families import DECODERS, MASKED, toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
-from toy_models import PAD, pad_further, toy_batch, toy_bert
+from toys.families import DECODERS, MASKED, toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
+from toys.models import PAD, pad_further, toy_batch, toy_bert
 
 ALL = (*MASKED, *DECODERS)
 FAMILIES = pytest.mark.parametrize("family", ALL)

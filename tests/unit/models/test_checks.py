@@ -5,9 +5,9 @@ from transformers import BertConfig, GPT2Config, LlamaConfig, RobertaConfig
 from raydistill.models.checks import check_layers, max_length, missing_head, num_parameters
 from raydistill.models.layer_selection import freeze_position_embeddings, student_config
 from raydistill.models.load import load_model, model_class, save_model
-from toy_checkpoint import toy_tokenizer
-from toy_families import DECODERS, MASKED, head_of, toy_gpt2, toy_qwen2
-from toy_models import toy_bert
+from toys.checkpoint import toy_tokenizer
+from toys.families import DECODERS, MASKED, head_of, toy_gpt2, toy_qwen2
+from toys.models import toy_bert
 
 FAMILIES = pytest.mark.parametrize("family", [*MASKED, *DECODERS])
 

@@ -11,7 +11,7 @@ from raydistill.models.classes import (
 )
 from raydistill.models.load import load_model
 from raydistill.models.predictions import predict
-from toy_classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch
+from toys.classifiers import CLASSES, CLASSIFIERS, toy_labelled_batch
 
 HEAD = "sequence_classification"
 

@@ -10,8 +10,8 @@ from raydistill.models import layer_plan
 from raydistill.models.dropout_scores import certainty, dropout_scores, has_dropout, pass_seeds, single_pass_scores
 from raydistill.models.load import with_dropout
 from raydistill.models.predictions import predict
-from toy_classifiers import CLASSIFIERS, toy_classifier, toy_labelled_batch
-from toy_families import MASKED, toy_gpt2, toy_llama
+from toys.classifiers import CLASSIFIERS, toy_classifier, toy_labelled_batch
+from toys.families import MASKED, toy_gpt2, toy_llama
 
 HEAD = "sequence_classification"
 

@@ -5,9 +5,9 @@ from torch import nn
 
 from raydistill.models.blocks import blocks_of
 from raydistill.models.freezing import check_frozen_layers, freeze_embeddings, freeze_layers
-from toy_classifiers import CLASSIFIERS
-from toy_families import toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
-from toy_models import toy_bert, toy_distilbert
+from toys.classifiers import CLASSIFIERS
+from toys.families import toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
+from toys.models import toy_bert, toy_distilbert
 
 EMBEDDINGS = {
     toy_bert: 5,

@@ -15,10 +15,10 @@ from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import head_of, load_model, save_model
 from raydistill.models.predictions import predict
 from raydistill.models.unrolled import save_unrolled, unrolled
-from toy_checkpoint import toy_tokenizer
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_families import toy_gpt2
-from toy_models import parameter_gradients
+from toys.checkpoint import toy_tokenizer
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.families import toy_gpt2
+from toys.models import parameter_gradients
 
 IDS = [[2, 7, 9, 11, 3, 0, 0, 0], [2, 21, 5, 30, 8, 14, 3, 0], [2, 4, 6, 3, 0, 0, 0, 0]]
 SEGMENTS = [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0, 0, 0]]

@@ -13,7 +13,7 @@ from raydistill.models.layer_selection import (
     student_config,
     student_from_layers,
 )
-from toy_models import toy_batch, toy_bert, toy_distilbert
+from toys.models import toy_batch, toy_bert, toy_distilbert
 
 HALVES = {
     "attention.self.query": "attention.q_lin",

@@ -16,9 +16,9 @@ from raydistill.models.layer_selection import (
     student_from_layers,
 )
 from raydistill.models.load import load_model, save_model
-from toy_checkpoint import toy_tokenizer
-from toy_families import DECODERS, MASKED, head_of, toy_gpt2, toy_llama, toy_qwen2, toy_roberta
-from toy_models import toy_batch, toy_bert, toy_distilbert
+from toys.checkpoint import toy_tokenizer
+from toys.families import DECODERS, MASKED, head_of, toy_gpt2, toy_llama, toy_qwen2, toy_roberta
+from toys.models import toy_batch, toy_bert, toy_distilbert
 
 FAMILIES = pytest.mark.parametrize("family", [toy_roberta, *DECODERS])
 

@@ -11,9 +11,9 @@ from transformers.utils import logging as transformers_logging
 
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, with_dropout
-from toy_checkpoint import toy_tokenizer
-from toy_families import DECODERS, MASKED, head_of, toy_gpt2
-from toy_models import toy_batch, toy_bert, toy_distilbert
+from toys.checkpoint import toy_tokenizer
+from toys.families import DECODERS, MASKED, head_of, toy_gpt2
+from toys.models import toy_batch, toy_bert, toy_distilbert
 
 FAMILIES = pytest.mark.parametrize("family", [*MASKED, *DECODERS])
 PLAIN_LOADER = """

@@ -7,8 +7,8 @@ import torch
 
 from raydistill.models.offloading import put_away, weights_present
 from raydistill.models.predictions import predict
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_models import toy_bert
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.models import toy_bert
 
 CPU = torch.device("cpu")
 

@@ -5,8 +5,8 @@ import torch
 
 from raydistill.models.load import head_of
 from raydistill.models.predictions import predict
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_models import pad_further
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.models import pad_further
 
 HEADS = {"classes": "sequence_classification", "scores": "sequence_classification", "tokens": "token_classification"}
 

@@ -14,9 +14,9 @@ from raydistill.models.predictions import predict
 from raydistill.models.pruning import LEVELS, check_levels, kept_units, pruned, removed_counts, reordered
 from raydistill.models.restored import restored, save_restored
 from raydistill.models.unit_masks import head_and_neuron_masks
-from toy_checkpoint import toy_tokenizer
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
-from toy_stark import published_batch, published_model
+from toys.checkpoint import toy_tokenizer
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.stark import published_batch, published_model
 
 HEAD = "sequence_classification"
 FAMILIES = ["bert_classes", "roberta_classes", "distilbert_classes"]

@@ -17,9 +17,9 @@ from raydistill.models.predictions import predict
 from raydistill.models.pruning import pruned
 from raydistill.models.stored_tensors import own_names
 from raydistill.tasks.glue import STARK_LABELS, TASKS
-from toy_checkpoint import toy_tokenizer
-from toy_classifiers import CLASSIFIERS
-from toy_stark import published_batch, published_folder, published_tensors
+from toys.checkpoint import toy_tokenizer
+from toys.classifiers import CLASSIFIERS
+from toys.stark import published_batch, published_folder, published_tensors
 
 HEAD = "sequence_classification"
 LOGITS = [[0.234862, 0.267801], [0.432697, 0.227716], [0.185008, 0.211233]]

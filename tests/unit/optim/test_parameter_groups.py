@@ -4,7 +4,7 @@ from torch import nn
 
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.optim.parameter_groups import GroupRule, parameter_groups
-from toy_models import toy_bert, toy_distilbert
+from toys.models import toy_bert, toy_distilbert
 
 FAMILIES = pytest.mark.parametrize("family", [toy_bert, toy_distilbert])
 

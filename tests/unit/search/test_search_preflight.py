@@ -7,7 +7,7 @@ from raydistill.config.errors import UserError
 from raydistill.job import preflight as of_jobs
 from raydistill.search import preflight
 from raydistill.search.spaces import load_search
-from toy_space import write_space
+from toys.space import write_space
 
 
 @pytest.fixture

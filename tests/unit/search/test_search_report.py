@@ -12,7 +12,7 @@ from raydistill.search.best_job import best_job_data
 from raydistill.search.results import CampaignResult, Trial, best_of
 from raydistill.search.spaces import load_search
 from raydistill.tracking.tracker import MemoryTracker
-from toy_space import write_space
+from toys.space import write_space
 
 
 def trial(number, temperature, state="finished", metric=0.5, reason=""):

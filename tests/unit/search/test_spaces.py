@@ -3,7 +3,7 @@ import pytest
 from raydistill.config.errors import UserError
 from raydistill.search.domains import Choice, Uniform
 from raydistill.search.spaces import job_data, job_of, load_search, locate
-from toy_space import write_space
+from toys.space import write_space
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from raydistill.config.schema import has_key
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages.binarize import Config, Stage
 from raydistill.tasks._base import Column
-from toy_words import make_tokenizer
+from toys.words import make_tokenizer
 
 TEXT = {"name": "text", "path": "a.txt"}
 OTHER = {"name": "text", "path": "b.txt"}

@@ -8,7 +8,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.binarize import _with_max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages.binarize import Config, Stage
-from toy_checkpoint import toy_tokenizer
+from toys.checkpoint import toy_tokenizer
 
 MODELS = [
     (BertConfig(max_position_embeddings=33), 33),

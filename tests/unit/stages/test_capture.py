@@ -27,11 +27,11 @@ from raydistill.stages._choice import Choice
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
 from raydistill.tracking.registry import content_hash
-from toy_capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
-from toy_classifiers import CLASSES
-from toy_corpus import random_rows, write_corpus
-from toy_models import toy_bert
-from toy_words import make_tokenizer
+from toys.capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
+from toys.classifiers import CLASSES
+from toys.corpus import random_rows, write_corpus
+from toys.models import toy_bert
+from toys.words import make_tokenizer
 
 MLM = {"task": {"name": "mlm", "mask_probability": 0.3}, "outputs": ["top_k"], "top_k": 5}
 

@@ -19,7 +19,7 @@ from raydistill.data import capture
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.stages import _captured
 from raydistill.tracking.registry import content_hash
-from toy_capture import context_of, outputs_here, save_teacher, train_stage, write_labelled
+from toys.capture import context_of, outputs_here, save_teacher, train_stage, write_labelled
 
 ALL_ROWS = 110
 PATIENT = {"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]}

@@ -11,8 +11,8 @@ from raydistill.stages import _choice
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.stages._choice import Choice, Rows
 from raydistill.stages.train import Config
-from toy_capture import train_stage
-from toy_corpus import random_rows, write_corpus
+from toys.capture import train_stage
+from toys.corpus import random_rows, write_corpus
 
 PATIENT = {"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]}
 

@@ -21,8 +21,8 @@ from raydistill.stages import _classes, _fit, _stored
 from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
 from raydistill.stages.train import Config
 from raydistill.tasks._base import Column
-from toy_capture import capture_stage, context_of, outputs_here, save_teacher, train_stage, write_labelled
-from toy_classifiers import CLASSES
+from toys.capture import capture_stage, context_of, outputs_here, save_teacher, train_stage, write_labelled
+from toys.classifiers import CLASSES
 
 PARTS = {"warm": ("green", "red"), "cold": ("blue", "green"), "odd": ("red", "grey"), "all": CLASSES[::-1]}
 """Classes of each teacher in the order of its outputs; the corpus has red, green and blue."""

@@ -4,7 +4,7 @@ from raydistill.config.sections import CorpusRef
 from raydistill.stages import _corpora
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.tasks._base import Column
-from toy_corpus import random_rows, write_corpus
+from toys.corpus import random_rows, write_corpus
 
 
 @pytest.mark.parametrize("parts", [_corpora.train_parts, _corpora.held_out_parts])

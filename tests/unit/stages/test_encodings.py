@@ -25,9 +25,9 @@ from raydistill.stages import _corpora, _encodings, _fit
 from raydistill.stages._base import Forecast, TokenizerForecast
 from raydistill.stages.binarize import Config as BinarizeConfig
 from raydistill.stages.binarize import Stage as BinarizeStage
-from toy_capture import capture_stage, context_of, train_stage
-from toy_classifiers import CLASSES
-from toy_encodings import (
+from toys.capture import capture_stage, context_of, train_stage
+from toys.classifiers import CLASSES
+from toys.encodings import (
     LETTERS_PAD,
     LONGEST,
     NUM_LETTERS,
@@ -38,7 +38,7 @@ from toy_encodings import (
     toy_examples,
     write_encodings,
 )
-from toy_words import make_tokenizer
+from toys.words import make_tokenizer
 
 WORDS, LETTERS = tokenizer_hash(make_tokenizer()), tokenizer_hash(make_letters())
 KEY = "teachers.0"

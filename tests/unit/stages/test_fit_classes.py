@@ -9,10 +9,10 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.models.load import load_model
 from raydistill.stages import _fit, train
 from raydistill.stages._base import CorpusForecast, Forecast, StageContext
-from toy_classifiers import CLASSES, CLASSIFIERS
-from toy_corpus import random_rows, write_corpus
-from toy_models import toy_bert
-from toy_words import make_tokenizer
+from toys.classifiers import CLASSES, CLASSIFIERS
+from toys.corpus import random_rows, write_corpus
+from toys.models import toy_bert
+from toys.words import make_tokenizer
 
 HEAD = "sequence_classification"
 UNCAUSAL = {"name": "causal", "alpha_causal_ce": 0}

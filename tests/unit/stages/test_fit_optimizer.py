@@ -8,8 +8,8 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages import _fit, train
 from raydistill.stages._base import CorpusForecast, Forecast
-from toy_models import toy_bert
-from toy_words import make_tokenizer
+from toys.models import toy_bert
+from toys.words import make_tokenizer
 
 CORPUS = {"corpus": Forecast(corpus=CorpusForecast("mlm", 61, 40, rows=80, tokens=800))}
 

@@ -11,9 +11,9 @@ from raydistill.models.classes import with_classes
 from raydistill.stages import _choice, _fit, _placement
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.stages.train import Config
-from toy_capture import train_stage
-from toy_classifiers import CLASSES
-from toy_models import toy_bert
+from toys.capture import train_stage
+from toys.classifiers import CLASSES
+from toys.models import toy_bert
 
 GIB = 2**30
 STUDENT = with_classes(toy_bert(2).config, CLASSES)

@@ -15,8 +15,8 @@ from raydistill.stages import _plans
 from raydistill.stages._base import Run, StageContext
 from raydistill.stages.register import Config, Stage
 from raydistill.tracking.tracker import MemoryTracker
-from toy_checkpoint import toy_tokenizer
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
+from toys.checkpoint import toy_tokenizer
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
 
 HEAD = "sequence_classification"
 

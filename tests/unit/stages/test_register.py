@@ -12,7 +12,7 @@ from raydistill.stages._base import Forecast, Run, StageContext
 from raydistill.stages.register import Config, Stage
 from raydistill.tracking.student import FiguresRow, rows_of
 from raydistill.tracking.tracker import MemoryTracker
-from toy_checkpoint import save_student
+from toys.checkpoint import save_student
 
 LOSSES = {1: 3.0, 2: 2.0, 3: 4.0}
 

@@ -17,9 +17,9 @@ from raydistill.data.teacher_outputs import OutputSet
 from raydistill.models.classes import with_classes
 from raydistill.models.dropout_scores import single_pass_scores
 from raydistill.stages._base import CorpusForecast, Forecast
-from toy_capture import capture_stage, context_of, outputs_here, write_labelled
-from toy_classifiers import CLASSES
-from toy_models import toy_bert
+from toys.capture import capture_stage, context_of, outputs_here, write_labelled
+from toys.classifiers import CLASSES
+from toys.models import toy_bert
 
 SCORES = np.random.default_rng(0).random((90, 1))
 OTHER = {"name": "delimited", "path": "dev.csv"}

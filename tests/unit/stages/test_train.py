@@ -12,8 +12,8 @@ from raydistill.models.load import save_model
 from raydistill.stages import _base, _fit
 from raydistill.stages.train import Config, Stage
 from raydistill.tasks import mlm
-from toy_checkpoint import toy_tokenizer
-from toy_models import toy_bert, toy_distilbert
+from toys.checkpoint import toy_tokenizer
+from toys.models import toy_bert, toy_distilbert
 
 
 def stage(*, training: dict[str, Any] | None = None, **student: Any) -> Stage:

@@ -10,7 +10,7 @@ from raydistill.stages import train
 from raydistill.tracking.tracker import MemoryTracker
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
-from toy_capture import KEY, context_of, outputs_here, save_teacher, train_stage, write_labelled
+from toys.capture import KEY, context_of, outputs_here, save_teacher, train_stage, write_labelled
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from raydistill.stages import _corpora, _fit, evaluate
 from raydistill.stages._base import CorpusForecast, Forecast
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
-from toy_capture import save_teacher, train_stage, write_labelled
-from toy_classifiers import CLASSES
-from toy_corpus import write_corpus
+from toys.capture import save_teacher, train_stage, write_labelled
+from toys.classifiers import CLASSES
+from toys.corpus import write_corpus
 
 BOTH = ("train", "held_out")
 HEAD = "sequence_classification"

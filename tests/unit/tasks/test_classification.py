@@ -8,8 +8,8 @@ from raydistill.tasks import classification, glue
 from raydistill.tasks._base import Encoding
 from raydistill.tasks._pair_rows import encode_pairs
 from raydistill.tasks.classification import Config, EncodeConfig, Task
-from toy_classifiers import CLASSES, CLASSIFIERS
-from toy_words import make_tokenizer
+from toys.classifiers import CLASSES, CLASSIFIERS
+from toys.words import make_tokenizer
 
 CLS, SEP = 2, 3
 CONFIG = Config()

@@ -7,8 +7,8 @@ from raydistill.batch import PARTNER, Batch
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.clm import Config, Task
-from toy_families import DECODERS, toy_gpt2
-from toy_models import LENGTHS, PARTNER_LENGTHS, VOCABULARY, pad_further, toy_batch
+from toys.families import DECODERS, toy_gpt2
+from toys.models import LENGTHS, PARTNER_LENGTHS, VOCABULARY, pad_further, toy_batch
 
 TASK = Task(Config(), Encoding(VOCABULARY, {}, (2, 3), 40))
 

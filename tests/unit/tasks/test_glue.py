@@ -8,7 +8,7 @@ from raydistill.config.named import parser
 from raydistill.tasks import classification, glue
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.glue import TASKS, Config, EncodeConfig, Task
-from toy_words import make_tokenizer
+from toys.words import make_tokenizer
 
 ENCODE = parser("raydistill.tasks", attribute="EncodeConfig")
 METRICS = {

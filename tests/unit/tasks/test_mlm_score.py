@@ -8,7 +8,7 @@ import torch
 
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.mlm import Config, Task
-from toy_models import MASK, VOCABULARY, toy_batch, toy_distilbert
+from toys.models import MASK, VOCABULARY, toy_batch, toy_distilbert
 
 TASK = Task(Config(), Encoding(VOCABULARY, {"mask": MASK}, (0, MASK), 40, np.ones(VOCABULARY, dtype=np.int64)))
 

@@ -8,10 +8,10 @@ from raydistill.tasks import ner
 from raydistill.tasks._base import Encoding
 from raydistill.tasks._entities import entity_counts, entity_metrics, entity_types
 from raydistill.tasks.ner import NO_TAG, Config, EncodeConfig, Task
-from toy_classifiers import toy_classifier
-from toy_models import toy_bert, toy_distilbert
-from toy_tagged import batch_of, fit, metrics_of
-from toy_words import make_tokenizer
+from toys.classifiers import toy_classifier
+from toys.models import toy_bert, toy_distilbert
+from toys.tagged import batch_of, fit, metrics_of
+from toys.words import make_tokenizer
 
 CLS, SEP = 2, 3
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

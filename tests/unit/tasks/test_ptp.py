@@ -10,9 +10,9 @@ from raydistill.models import layer_plan
 from raydistill.models.load import load_model, save_model
 from raydistill.tasks import ptp
 from raydistill.tasks._base import Encoding
-from toy_checkpoint import toy_tokenizer
-from toy_classifiers import CLASSES, CLASSIFIERS, toy_classifier
-from toy_models import toy_bert
+from toys.checkpoint import toy_tokenizer
+from toys.classifiers import CLASSES, CLASSIFIERS, toy_classifier
+from toys.models import toy_bert
 
 TEACHER = torch.tensor([(3, 0), (0.9, 0), (0, 4), (0, 0.2), (2.94, 0)])
 ENCODING = Encoding(61, {}, (), 40, num_rows=5, labels=("no", "yes"))

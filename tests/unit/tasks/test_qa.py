@@ -6,10 +6,10 @@ from torch import nn
 from raydistill.tasks import qa
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.qa import Config, EncodeConfig, Task
-from toy_classifiers import toy_classifier
-from toy_models import toy_bert, toy_distilbert
-from toy_tagged import batch_of, fit, metrics_of
-from toy_words import make_tokenizer
+from toys.classifiers import toy_classifier
+from toys.models import toy_bert, toy_distilbert
+from toys.tagged import batch_of, fit, metrics_of
+from toys.words import make_tokenizer
 
 ENCODING = EncodeConfig(max_length=16, stride=4)
 

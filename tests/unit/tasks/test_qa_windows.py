@@ -6,7 +6,7 @@ from tokenizers import pre_tokenizers
 
 from raydistill.tasks import qa
 from raydistill.tasks.qa import EncodeConfig
-from toy_words import make_tokenizer
+from toys.words import make_tokenizer
 
 CONFIG = EncodeConfig(max_length=14, stride=3)
 

@@ -8,7 +8,7 @@ from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Delivery, reason
 from raydistill.tracking.spool import Spool
 from raydistill.tracking.store import Store
-from toy_writer import ScriptedWriter
+from toys.writer import ScriptedWriter
 
 STORE = Store("nowhere", None, "experiment")
 

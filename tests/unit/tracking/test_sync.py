@@ -8,7 +8,7 @@ from raydistill.tracking import delivery as delivery_module
 from raydistill.tracking import sync as sync_module
 from raydistill.tracking.spool import Spool
 from raydistill.tracking.store import Store, spool_folder, write_store
-from toy_writer import ScriptedWriter
+from toys.writer import ScriptedWriter
 
 
 @pytest.fixture

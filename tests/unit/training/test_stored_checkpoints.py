@@ -4,7 +4,7 @@ from raydistill.data.storage import Folder
 from raydistill.store_paths import local_path
 from raydistill.training import stored_checkpoints
 from raydistill.training.checkpoint_folder import REGISTER, checkpoint_path, describe, step_of
-from toy_store import BUCKET, empty, keys, s3_server
+from toys.store import BUCKET, empty, keys, s3_server
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from raydistill.tracking.card import model_card
 from raydistill.tracking.gate import GateConfig, gate_tag
 from raydistill.tracking.student import FiguresRow, figures_tag
 from raydistill.tracking.writer import MlflowWriter
-from toy_checkpoint import save_student
+from toys.checkpoint import save_student
 
 KEY = "job/register"
 GATE = GateConfig(metric="accuracy", greater_is_better=True, within_of_teacher=0.1)

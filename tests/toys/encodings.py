@@ -17,10 +17,10 @@ from raydistill.data.further_tokenizers import further_columns, further_values
 from raydistill.models.classes import with_classes
 from raydistill.models.load import save_model
 from raydistill.tasks import classification
-from toy_classifiers import CLASSES, toy_classifier
-from toy_corpus import write_corpus
-from toy_models import perturb, toy_bert
-from toy_words import make_tokenizer
+from toys.classifiers import CLASSES, toy_classifier
+from toys.corpus import write_corpus
+from toys.models import perturb, toy_bert
+from toys.words import make_tokenizer
 
 _WORDS = (*reversed("w0123456789"), "[MASK]", "[SEP]", "[CLS]", "[UNK]", "[PAD]")
 NUM_LETTERS = len(_WORDS)

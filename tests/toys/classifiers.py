@@ -11,8 +11,8 @@ from raydistill.batch import PARTNER, Batch
 from raydistill.models import layer_plan
 from raydistill.models.classes import with_classes
 from raydistill.models.load import model_class, with_dropout
-from toy_families import toy_gpt2, toy_roberta
-from toy_models import perturb, toy_batch, toy_bert, toy_distilbert
+from toys.families import toy_gpt2, toy_roberta
+from toys.models import perturb, toy_batch, toy_bert, toy_distilbert
 
 CLASSES = ("red", "green", "blue")
 

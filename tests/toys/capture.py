@@ -15,10 +15,10 @@ from raydistill.stages import capture, train
 from raydistill.stages._base import Run, Stage, StageContext
 from raydistill.tasks import classification
 from raydistill.tracking.tracker import MemoryTracker
-from toy_classifiers import CLASSES, toy_classifier
-from toy_corpus import random_rows, write_corpus
-from toy_models import toy_bert
-from toy_words import make_tokenizer
+from toys.classifiers import CLASSES, toy_classifier
+from toys.corpus import random_rows, write_corpus
+from toys.models import toy_bert
+from toys.words import make_tokenizer
 
 KEY = "toy/run"
 

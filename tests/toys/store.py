@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from raydistill.models.load import save_model
-from toy_classifiers import CLASSES, toy_classifier
-from toy_models import toy_bert
-from toy_words import make_tokenizer
+from toys.classifiers import CLASSES, toy_classifier
+from toys.models import toy_bert
+from toys.words import make_tokenizer
 
 BUCKET = "distilled"
 VARIABLES = {

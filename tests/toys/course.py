@@ -12,7 +12,7 @@ from raydistill.search.campaign import _plan
 from raydistill.search.spaces import job_data
 from raydistill.search.trial import FINISHED, Reporter, run_trial
 from raydistill.tracking.tracker import MemoryTracker
-from toy_search import make_search
+from toys.search import make_search
 
 PARALLEL = 2
 """Trials at one time, which share the cores."""

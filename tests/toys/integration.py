@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from raydistill.batch import Batch, collate
 from raydistill.methods import _alignment
 from raydistill.methods._teacher_outputs import stored_name
-from toy_classifiers import toy_classifier
-from toy_dynamic import g, says
-from toy_models import toy_bert
+from toys.classifiers import toy_classifier
+from toys.dynamic import g, says
+from toys.models import toy_bert
 
 UNION = ("a", "b", "c", "d", "e")
 PARTS = (("a", "b"), ("c", "d", "e"))

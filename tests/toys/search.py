@@ -7,7 +7,7 @@ from typing import Any
 
 from raydistill.search.campaign import run_campaign
 from raydistill.search.config import SearchConfig
-from toy_capture import train_stage, write_labelled
+from toys.capture import train_stage, write_labelled
 
 STAGE = "distill"
 

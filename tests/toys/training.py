@@ -9,10 +9,10 @@ from typing import Any
 from raydistill.models.load import save_model
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.spec import TrainSpec
-from toy_checkpoint import toy_tokenizer
-from toy_corpus import random_rows, write_corpus
-from toy_families import toy_llama
-from toy_models import toy_bert, toy_distilbert
+from toys.checkpoint import toy_tokenizer
+from toys.corpus import random_rows, write_corpus
+from toys.families import toy_llama
+from toys.models import toy_bert, toy_distilbert
 
 MAPPING = {
     "interchange_variable_mappings": [

@@ -15,7 +15,7 @@ from raydistill.search.spaces import job_data
 from raydistill.search.trial import FINISHED, Reporter, TrialError, run_trial
 from raydistill.search.tuning import trainable as trainable_module
 from raydistill.tracking.tracker import MemoryTracker
-from toy_search import make_search
+from toys.search import make_search
 
 
 class Kept(Reporter):

@@ -1,4 +1,4 @@
-"""RoBERTa and decoders small enough for unit tests; BERT and DistilBERT are in ``toy_models``."""
+"""RoBERTa and decoders small enough for unit tests; BERT and DistilBERT are in ``models.py``."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
-from toy_models import PAD, VOCABULARY, perturb, toy_bert, toy_distilbert
+from toys.models import PAD, VOCABULARY, perturb, toy_bert, toy_distilbert
 
 
 def toy_roberta(num_layers: int, *, hidden_size: int = 16, seed: int = 2, dropout: float = 0.0, dtype=torch.float64):

@@ -12,7 +12,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.methods._teacher_outputs import stored_name
 from raydistill.models.predictions import Prediction
-from toy_classifiers import CLASSIFIERS, toy_labelled_batch
+from toys.classifiers import CLASSIFIERS, toy_labelled_batch
 
 
 def g(shape: tuple[int, ...], a: float, b: float, scale: float) -> Tensor:
