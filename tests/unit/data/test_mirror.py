@@ -101,7 +101,11 @@ def test_hidden_and_left_out_names_stay_here(folder, client, request):
 FETCH = """
 import sys
 from raydistill.data import mirror
+
+download, fetched = mirror._download, []
+mirror._download = lambda *arguments: (fetched.append(1), download(*arguments))
 mirror.fetch(sys.argv[1])
+print(len(fetched))
 """
 
 
@@ -113,8 +117,9 @@ def test_several_processes_of_a_machine_fetch_the_same_at_once(folder, tmp_path)
     other = tmp_path / "other"
     environment = {**os.environ, "RAYDISTILL_CACHE": str(other)}
     command = [sys.executable, "-c", FETCH, str(folder)]
-    processes = [subprocess.Popen(command, env=environment) for _ in range(3)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
+    # One fetches, and the others wait for it.
+    assert sorted(int(process.communicate(timeout=120)[0]) for process in processes) == [0, 0, 1]
     [found] = other.rglob(f"*{folder.name}/*")
     assert found.read_bytes() == content
 
