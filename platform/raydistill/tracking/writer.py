@@ -1,6 +1,7 @@
 """Records to MLflow: the only code that calls its client."""
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ _TOKEN_TAG = "raydistill.token"
 _PLACE_TAG = "raydistill.storage"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
+_NOT_IN_NAMES = re.compile(r"[^\w.: /-]")
+"""What MLflow takes in no name of a parameter; a user may name a model ``teachers, concatenated``."""
 _RETRIED_STATUS = frozenset({401, 403, 408, 429})
 
 
@@ -134,15 +137,14 @@ class MlflowWriter:
     def _log_params(self, record: Mapping[str, Any]) -> None:
         run_id = self._run_id(record["key"])
         known = self._client.get_run(run_id).data.params
-        params = [
-            self._mlflow.entities.Param(name, value) for name, value in record["params"].items() if name not in known
-        ]
+        given = {_NOT_IN_NAMES.sub("_", name): value for name, value in record["params"].items()}
+        params = [self._mlflow.entities.Param(name, value) for name, value in given.items() if name not in known]
         for start in range(0, len(params), _MAX_PARAMS):
             self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
-        changed = [name for name, value in record["params"].items() if known.get(name, value) != value]
+        changed = [name for name, value in given.items() if known.get(name, value) != value]
         if changed:
             # MLflow never changes a parameter: a resumed run keeps the first value and tells the new one as a tag.
-            self._log_tags(run_id, {f"changed.{name}": record["params"][name] for name in changed})
+            self._log_tags(run_id, {f"changed.{name}": given[name] for name in changed})
 
     def _log_metrics(self, record: Mapping[str, Any]) -> None:
         self.deliver_metrics([record])
