@@ -1,6 +1,7 @@
 """Score a model's attention heads and neurons over a corpus: what its own loss, and a student's, asks of each."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -139,13 +140,8 @@ class Stage(_base.Stage):
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         config, scaling = self.config, context.scaling
-        folder, student = (
-            None
-            if reference is None
-            else _checkpoints.for_workers(_checkpoints.resolve(reference, context.outputs), context.storage)
-            for reference in (config.model, config.student)
-        )
-        assert folder is not None
+        folder = self._folder(config.model, context)
+        student = None if config.student is None else self._folder(config.student, context)
         corpus = self._parts(context)
         run = ScoringRun(
             model=self._scored("model", folder, corpus),
@@ -194,6 +190,9 @@ class Stage(_base.Stage):
             },
         )
         return facts.model_dump(mode="json")
+
+    def _folder(self, reference: ModelRef, context: _base.StageContext) -> Path:
+        return _checkpoints.for_workers(_checkpoints.resolve(reference, context.outputs), context.storage)
 
     def _parts(self, context: _base.StageContext) -> list[CorpusPart]:
         """The rows that score, each once."""

@@ -93,8 +93,10 @@ class MlflowWriter:
         return run_id
 
     def _resumed(self, record: Mapping[str, Any]) -> str | None:
+        if not record["resume"]:
+            return None
         run_id = self._runs.get(record["key"]) or self._elsewhere(record["key"])
-        if not record["resume"] or run_id is None or not self._exists(run_id):
+        if run_id is None or not self._exists(run_id):
             return None
         self._client.update_run(run_id, status="RUNNING")
         self._log_tags(run_id, record["tags"])
@@ -104,16 +106,16 @@ class MlflowWriter:
         """The latest run that another machine started for this key of the same storage, in an object store."""
         if self._place is None:
             return None
-        query = f"tags.`{_KEY_TAG}` = '{key}' and tags.`{_PLACE_TAG}` = '{self._place}'"
-        found = self._client.search_runs(
-            [self._experiment_id], filter_string=query, max_results=1, order_by=["attributes.start_time DESC"]
-        )
-        return str(found[0].info.run_id) if found else None
+        return self._latest(f"tags.`{_KEY_TAG}` = '{key}' and tags.`{_PLACE_TAG}` = '{self._place}'")
 
     def _sent_before(self, record: Mapping[str, Any]) -> str | None:
         """The run that this very record made when its answer was lost."""
-        query = f"tags.`{_TOKEN_TAG}` = '{record['token']}'"
-        found = self._client.search_runs([self._experiment_id], filter_string=query, max_results=1)
+        return self._latest(f"tags.`{_TOKEN_TAG}` = '{record['token']}'")
+
+    def _latest(self, query: str) -> str | None:
+        found = self._client.search_runs(
+            [self._experiment_id], filter_string=query, max_results=1, order_by=["attributes.start_time DESC"]
+        )
         return str(found[0].info.run_id) if found else None
 
     def _created(self, record: Mapping[str, Any]) -> str:

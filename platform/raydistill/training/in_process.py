@@ -15,7 +15,6 @@ from raydistill.batch import Batch
 from raydistill.data import mirror
 from raydistill.data.stream import FeedSpec
 from raydistill.data.stream_here import feed_here
-from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import load, saved, write_checkpoint
@@ -23,7 +22,7 @@ from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.result import TrainResult
 from raydistill.training.session import SaveState, Session
 from raydistill.training.spec import TrainSpec
-from raydistill.training.trainer import CHECKPOINTS, prepare
+from raydistill.training.trainer import checkpoints_of, prepare
 from raydistill.training.worker import FAILURES, Loop
 
 
@@ -85,7 +84,7 @@ def train_here(
 
     Raises ValueError as that does, and whatever ``told`` raises, after which the same call continues.
     """
-    prepare(here(Path(output).resolve()) / CHECKPOINTS)
+    prepare(checkpoints_of(output))
     config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
     try:
         loop_here(spec, config, parallel=parallel, told=told)
@@ -98,7 +97,7 @@ def loop_here(spec: TrainSpec, config: Mapping[str, Any], *, parallel: int, told
     """Run the loop of the only worker, with the ``config`` that a ``Loop`` takes; raises as that does."""
     assert spec.scaling.num_workers == 1
     spec = spec.fetched()
-    storage = here(Path(config["output"]).resolve()) / CHECKPOINTS
+    storage = checkpoints_of(config["output"])
     storage.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))

@@ -68,7 +68,7 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
 
     ``fit`` trains and returns why that failed, where the same again would fail too, else nothing.
     """
-    storage = here(Path(output).resolve()) / CHECKPOINTS
+    storage = checkpoints_of(output)
     board = start_board()
     try:
         prepare(storage)
@@ -81,6 +81,11 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
         # A storage that vanished is what the training ended of; the next start tidies again.
         with suppress(OSError):
             _tidy(storage)
+
+
+def checkpoints_of(output: str) -> Path:
+    """Where the checkpoints of a training lie, on this machine."""
+    return here(Path(output).resolve()) / CHECKPOINTS
 
 
 def prepare(storage: Path) -> None:
