@@ -1,19 +1,34 @@
-# make demo, make test, make test-long, make lint, make bench; all of them install into VENV first when something changed.
+# make demo, test, test-all, test-long, coverage, lint, bench; all of them install into VENV first when something changed.
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-long lint bench clean
+.PHONY: demo test test-all test-long coverage lint bench clean
+
+# Two processes; tests that share fixtures stay together, and those that take longest start first.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 demo: $(INSTALLED)
 	$(VENV)/bin/raydistill run jobs/demo.yaml
 
+# What every change runs: all that needs no Ray, and one test of each kind that does.
 test: $(INSTALLED)
-	$(VENV)/bin/python -m pytest $(PYTEST_OPTIONS)
+	$(PYTEST) $(PYTEST_OPTIONS)
 
-# What takes too long for every change: kills at random moments, several worker counts.
+# The rest that runs unattended.
+test-all: $(INSTALLED)
+	$(PYTEST) -m "slow and not long and not exhaustive" $(PYTEST_OPTIONS)
+
+# What takes too long for every change: kills at random moments, several worker counts, full products of options.
 test-long: $(INSTALLED)
+	$(PYTEST) -m exhaustive
 	$(VENV)/bin/python -m pytest -m long --timeout 3000
+
+# Which lines of the package make test and make test-all run.
+coverage: $(INSTALLED)
+	$(VENV)/bin/coverage erase
+	$(MAKE) test test-all PYTEST_OPTIONS="--cov --cov-append --cov-report= $(PYTEST_OPTIONS)"
+	$(VENV)/bin/coverage report
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -129,13 +129,32 @@ CASES = {
     ],
 }
 """Configurations of each method, and the families that each is run on."""
-PARAMETERS = [
-    pytest.param(name, options, family, id=f"{name}-{number}-{family}")
-    for name, cases in CASES.items()
-    for number, (options, families) in enumerate(cases)
-    for family in families
-]
-every_method = pytest.mark.parametrize(("name", "options", "family"), PARAMETERS)
+def parameters(*kinds):
+    """Every configuration on every family, all but some kinds of which are left to the full product.
+
+    A ``method`` is the first configuration on its first family, an ``option`` any further configuration on its first
+    family, a ``family`` the first use of one by the method, and all else is a ``repetition``.
+    """
+    found = []
+    for name, cases in CASES.items():
+        used = {families[0] for _, families in cases}
+        for number, (options, families) in enumerate(cases):
+            for place, family in enumerate(families):
+                kind = "family" if family not in used else "repetition"
+                if place == 0:
+                    kind = "option" if number else "method"
+                used.add(family)
+                marks = () if kind in kinds else pytest.mark.exhaustive
+                found.append(pytest.param(name, options, family, id=f"{name}-{number}-{family}", marks=marks))
+    return found
+
+
+every_method = pytest.mark.parametrize(("name", "options", "family"), parameters("method"))
+"""For what hardly depends on options and families."""
+every_option_and_family = pytest.mark.parametrize(
+    ("name", "options", "family"), parameters("method", "option", "family")
+)
+"""For what is computed: an option or a family can have a fault of its own in it."""
 
 
 @cache
@@ -189,7 +208,7 @@ def test_every_method_has_cases():
     assert sorted(CASES) == discovery.names(PACKAGE)
 
 
-@every_method
+@every_option_and_family
 def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options, family):
     method = build(name, options, family)
     batch = prepared(method)
@@ -231,7 +250,7 @@ def test_every_trainable_parameter_is_in_exactly_one_optimizer_group(name, optio
     assert sorted(grouped) == sorted(trainable)
 
 
-@every_method
+@every_option_and_family
 def test_a_seed_repeats_the_loss(name, options, family):
     method = build(name, options, family, dropout=0.2)
     losses = []
@@ -263,7 +282,7 @@ def test_a_batch_of_one_row_has_a_finite_loss(name, options, family):
     assert torch.isfinite(loss)
 
 
-@every_method
+@every_option_and_family
 def test_padding_changes_nothing(name, options, family):
     if options.get("mask_padding") is False:
         pytest.skip("the method was told to align padding")
@@ -276,7 +295,7 @@ def test_padding_changes_nothing(name, options, family):
     assert largest_difference(*gradients) < 1e-10
 
 
-@every_method
+@every_option_and_family
 def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, options, family):
     method = build(name, options, family)
     if not method.teachers:
@@ -295,7 +314,7 @@ def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, opt
     assert min(terms[key].item() for key in vanishing) > 1e-3
 
 
-@every_method
+@every_option_and_family
 @pytest.mark.parametrize("sizes", [(3, 3), (1, 2, 3)])
 def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, family, sizes):
     method = build(name, options, family)
