@@ -17,7 +17,7 @@ test: $(INSTALLED)
 
 # The rest that runs unattended.
 test-all: $(INSTALLED)
-	$(PYTEST) -m "slow and not long and not exhaustive" $(PYTEST_OPTIONS)
+	$(PYTEST) -m "slow and not core and not long and not exhaustive" $(PYTEST_OPTIONS)
 
 # What takes too long for every change: kills at random moments, several worker counts, full products of options.
 test-long: $(INSTALLED)

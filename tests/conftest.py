@@ -28,11 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         on_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
-        is_core = item.get_closest_marker("core") is not None
-        if on_cluster and not is_core:
+        if on_cluster:
             item.add_marker(pytest.mark.slow)
-        item.add_marker(pytest.mark.xdist_group(_RAY if on_cluster and is_core else _module(item)))
+        item.add_marker(pytest.mark.xdist_group(_RAY if on_cluster and _is_core(item) else _module(item)))
     items.sort(key=_starts_late)
+
+
+def _is_core(item: pytest.Item) -> bool:
+    return item.get_closest_marker("core") is not None
 
 
 def _module(item: pytest.Item) -> str:
@@ -40,6 +43,6 @@ def _module(item: pytest.Item) -> str:
 
 
 def _starts_late(item: pytest.Item) -> int:
-    if item.get_closest_marker("core") is not None:
+    if _is_core(item):
         return 0
     return 1 if _module(item).startswith(("integration", "cluster")) else 2

@@ -24,7 +24,7 @@ TESTS = Path(__file__).parents[1]
 FIRST, SECOND, LAPTOP = "first", "second", "laptop"
 NUM_ROWS = 90
 LAST_HEARD = f"step {HOLD_STEP - 1}/{NUM_STEPS}"
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 @contextmanager

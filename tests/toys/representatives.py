@@ -21,9 +21,7 @@ def representatives(parts_of: Mapping[str, Collection[Hashable]]) -> set[str]:
 def few_of(parts_of: Mapping[str, Collection[Hashable]]) -> list[Any]:
     """All names as parameters of a test, all but the representatives left to the full product."""
     chosen = representatives(parts_of)
-    return [
-        pytest.param(name, id=name, marks=() if name in chosen else pytest.mark.exhaustive) for name in parts_of
-    ]
+    return [pytest.param(name, id=name, marks=() if name in chosen else pytest.mark.exhaustive) for name in parts_of]
 
 
 def pairs(**values: Hashable) -> list[Hashable]:

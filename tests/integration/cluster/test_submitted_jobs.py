@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from raydistill.cli import app
 from toys.checkpoint import save_student
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 JOB = """
 name: tiny
@@ -208,6 +208,7 @@ def left_alone(head: Head, project: Path) -> str:
     return found.group(1)
 
 
+@pytest.mark.core
 def test_a_job_goes_on_without_the_process_that_submitted_it(head: Head, left_alone: str) -> None:
     assert "status: running" in command(head, "status", left_alone).output
     wait_for_success(head, left_alone)

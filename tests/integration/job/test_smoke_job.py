@@ -17,6 +17,8 @@ from raydistill.job.record import stage_records
 from raydistill.job.run import JobResult, run_job
 from raydistill.stages import register
 
+pytestmark = pytest.mark.core
+
 
 def load(storage: Path, **changes: Any) -> Any:
     raw = files.read_job("smoke/causal")

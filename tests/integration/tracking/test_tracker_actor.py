@@ -28,6 +28,7 @@ def record_from_elsewhere(tracker) -> None:
         tracker.log_metrics("job/train", {"loss": 50.0 - step, "rate": float(step)}, step)
 
 
+@pytest.mark.core
 @pytest.mark.usefixtures("ray_cluster")
 def test_records_of_driver_and_workers_reach_mlflow_and_a_second_tracker_resumes(tmp_path):
     tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="first job")

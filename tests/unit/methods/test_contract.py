@@ -129,6 +129,8 @@ CASES = {
     ],
 }
 """Configurations of each method, and the families that each is run on."""
+
+
 def parameters(*kinds):
     """Every configuration on every family, all but some kinds of which are left to the full product.
 
