@@ -43,6 +43,8 @@ class Rows:
     layout: Layout
     token_types: Tensor | None = None
     """(R,) 0 in the first text of a pair and 1 in the second; all passes have them or none."""
+    kept_places: Tensor | None = None
+    """Places (K,) of the states that are kept of the pass, as many in all passes that are kept."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,8 @@ class Passes:
     needs_base: bool = True
     """Whether the base's last states are read."""
     kept: tuple[int, ...] = ()
-    """Numbers of blocks after which states of the base and of the counterfactual pass are kept."""
-    kept_places: Tensor | None = None
-    """Places (K,) of the base's rows whose states are kept, needed with ``kept``."""
+    """Numbers of blocks after which states of the base and of the counterfactual pass are kept, at the
+    ``kept_places`` of each."""
 
     def spans(self, num_blocks: int) -> dict[str, tuple[int, int]]:
         """Numbers of blocks between which each pass is under way; one that nothing reads is missing."""
@@ -134,7 +135,7 @@ class Outputs(NamedTuple):
     last: Tensor | None
     """Output (R, D) of the last block, None where it is not needed."""
     kept: tuple[Tensor, ...]
-    """States (K, D) at ``kept_places`` after each of ``kept`` numbers of blocks, in that order."""
+    """States (K, D) at the pass's ``kept_places`` after each of ``kept`` numbers of blocks, in that order."""
 
 
 def run_and_keep(model: Model, passes: Passes) -> tuple[Outputs, Outputs]:
@@ -194,11 +195,15 @@ def _stack(passes: Passes, names: Sequence[str]) -> Layout:
 
 def _kept(states: Mapping[str, Tensor], passes: Passes) -> tuple[Tensor, Tensor]:
     """The kept states (K, D) of the base and of the counterfactual pass, which is the base until it begins."""
-    assert passes.kept_places is not None, "kept needs kept_places"
-    base = states[BASE].index_select(0, passes.kept_places)
+    base = _at_kept_places(states[BASE], passes.base)
     if COUNTERFACTUAL not in states:
         return base, base
-    return base, states[COUNTERFACTUAL].index_select(0, passes.kept_places)
+    return base, _at_kept_places(states[COUNTERFACTUAL], passes.rows(COUNTERFACTUAL))
+
+
+def _at_kept_places(states: Tensor, rows: Rows) -> Tensor:
+    assert rows.kept_places is not None, "kept needs kept_places"
+    return states.index_select(0, rows.kept_places)
 
 
 def _read_values(source: Tensor, swap: Interchange, depth: int) -> dict[int, Tensor]:

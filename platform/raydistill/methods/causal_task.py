@@ -31,7 +31,7 @@ from raydistill.methods._soft_labels import soft_row_losses
 from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
 from raydistill.models.layer_plan import num_steps
-from raydistill.models.predictions import logits_of
+from raydistill.models.predictions import sequence_logits
 
 __all__ = ["Config", "Method"]
 
@@ -181,22 +181,16 @@ class Method(Distiller):
         """What the teacher (side 0) or the student (side 1) says in the base and in the second pass."""
         blocks = blocks_of(self.student if side else self.teachers[0])
         blocks.draw_plan(seed=batch.seed, step=batch.step)
-        base = _rows(batch)
-        planned = self._planned(side, batch, blocks, base)
-        found = passes.run_and_keep(blocks, planned)
-        of_base, of_second = (
-            _Said(
-                None if outputs.last is None else logits_of(blocks, outputs.last, batch, base.layout, head=HEAD),
-                outputs.kept,
-            )
-            for outputs in found
-        )
+        planned = self._planned(side, batch, blocks)
+        base, second = passes.run_and_keep(blocks, planned)
+        of_base = _said_in(blocks, base, planned.rows(passes.BASE))
+        of_second = _said_in(blocks, second, planned.rows(passes.COUNTERFACTUAL))
         # Without dropout a pass of the same rows says the same again.
         return of_base, of_base if self.config.data_pair and planned.counterfactual is None else of_second
 
-    def _planned(self, side: int, batch: Batch, blocks: Blocks, base: passes.Rows) -> passes.Passes:
+    def _planned(self, side: int, batch: Batch, blocks: Blocks) -> passes.Passes:
         """Which passes are run; those of a model without dropout share what is equal in them."""
-        kept = tuple(block + 1 for block in self.compared[side])
+        base = _rows(batch, blocks)
         draws_dropout = side == 1 and self.training
         shares_prefix = not draws_dropout or self.config.share_student_prefix
         again = self.config.data_pair and draws_dropout
@@ -211,15 +205,14 @@ class Method(Distiller):
                 self.config.site_offset,
             )
         elif self.config.intervenes:
-            counterfactual = _augmented(batch, base)
+            counterfactual = _augmented(batch, base, blocks)
         return passes.Passes(
             base,
             source=None if shares_prefix or swap is None else base,
             counterfactual=counterfactual,
             interchange=swap,
             needs_base=side == 1 or self.config.alpha > 0,
-            kept=kept,
-            kept_places=blocks.pooled_places(base.layout, batch["lengths"]) if kept else None,
+            kept=tuple(block + 1 for block in self.compared[side]),
         )
 
 
@@ -229,13 +222,21 @@ def _label_losses(student: _Said, teacher: _Said, batch: Batch) -> Tensor:
     return label_loss(student.logits, batch["labels"])
 
 
-def _rows(batch: Batch) -> passes.Rows:
-    """The real tokens of the batch."""
+def _said_in(blocks: Blocks, outputs: passes.Outputs, rows: passes.Rows) -> _Said:
+    """What a model says of a pass, given its input."""
+    assert rows.kept_places is not None
+    logits = None if outputs.last is None else sequence_logits(blocks, outputs.last, rows.kept_places)
+    return _Said(logits, outputs.kept)
+
+
+def _rows(batch: Batch, blocks: Blocks) -> passes.Rows:
+    """The real tokens of the batch; what stands for the rows is kept."""
     layout = Layout.of(batch["attention_mask"], batch["token_index"])
-    return passes.Rows(layout.take(batch["input_ids"]), layout, batch.get("token_types"))
+    ids = layout.take(batch["input_ids"])
+    return passes.Rows(ids, layout, batch.get("token_types"), blocks.pooled_places(layout, ids))
 
 
-def _augmented(batch: Batch, base: passes.Rows) -> passes.Rows:
+def _augmented(batch: Batch, base: passes.Rows, blocks: Blocks) -> passes.Rows:
     """The base with the partners' tokens, and of pairs their token types, at the interchanged positions."""
     places, of_partner = (base.layout.places(batch[f"interchange_{name}"]) for name in ("base", "partner"))
 
@@ -243,7 +244,9 @@ def _augmented(batch: Batch, base: passes.Rows) -> passes.Rows:
         return values.index_copy(0, places, values.index_select(0, of_partner))
 
     token_types = None if base.token_types is None else swapped(base.token_types)
-    return passes.Rows(swapped(base.ids), base.layout, token_types)
+    ids = swapped(base.ids)
+    # Other tokens may end a row elsewhere for a decoder.
+    return passes.Rows(ids, base.layout, token_types, blocks.pooled_places(base.layout, ids))
 
 
 def _classes(said: _Said) -> Tensor:

@@ -21,7 +21,7 @@ class Prediction:
     """hs[0] to hs[L], each (R, D) packed; ``hs[k]`` is the input of block k. Empty where they were not asked for."""
     layout: Layout
     pooled: Tensor
-    """(B,) int64: numbers of the packed states that stand for their rows, CLS for encoders."""
+    """(B,) int64: numbers of the packed states that stand for their rows, see ``Blocks.pooled_places``."""
 
     def pooled_states(self, number: int) -> Tensor:
         """States (B, D) of hs[number] that stand for their rows."""
@@ -31,38 +31,36 @@ class Prediction:
 def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = False) -> Prediction:
     """Run a model with the named head on a prepared batch, on its real tokens alone.
 
-    Reads ``input_ids``, ``attention_mask``, ``token_index``, ``lengths``, ``token_types`` where there are any, and for
-    ``token_classification`` ``label_index``.
+    Reads ``input_ids``, ``attention_mask``, ``token_index``, ``token_types`` where there are any, and for
+    ``token_classification`` ``label_index``. Raises ValueError for another head than the three that classify.
     """
     blocks = blocks_of(model)
     blocks.draw_plan(seed=batch.seed, step=batch.step)
     layout = Layout.of(batch["attention_mask"], batch["token_index"])
-    token_types = batch.get("token_types")
-    states = [blocks.embed(layout.take(batch["input_ids"]), layout, token_types)]
+    ids = layout.take(batch["input_ids"])
+    states = [blocks.embed(ids, layout, batch.get("token_types"))]
     if with_states:
         for number in range(blocks.num_blocks):
             states.append(blocks.run(states[-1], layout, number, number + 1))
     else:
         states.append(blocks.run(states[-1], layout, 0, blocks.num_blocks))
-    pooled = blocks.pooled_places(layout, batch["lengths"])
-    logits = logits_of(blocks, states[-1], batch, layout, head=head)
+    pooled = blocks.pooled_places(layout, ids)
+    if head == "sequence_classification":
+        logits = sequence_logits(blocks, states[-1], pooled)
+    elif head == "token_classification":
+        labelled = states[-1].index_select(0, layout.places(batch["label_index"]))
+        logits = blocks.token_logits(blocks.last_states(labelled))
+    elif head == "question_answering":
+        logits = _spread_spans(blocks.span_logits(blocks.last_states(states[-1])), layout)
+    else:
+        choices = "sequence_classification, token_classification, question_answering"
+        raise ValueError(f"head is {head!r}; choices: {choices}")
     return Prediction(logits, tuple(states) if with_states else (), layout, pooled)
 
 
-def logits_of(blocks: Blocks, hidden: Tensor, batch: Batch, layout: Layout, *, head: str) -> Tensor:
-    """Logits (N, C), as in ``Prediction``, of the last block's output (R, D).
-
-    Raises ValueError for another head than the three that classify.
-    """
-    if head == "sequence_classification":
-        pooled = blocks.pooled_places(layout, batch["lengths"])
-        return blocks.class_logits(blocks.last_states(hidden.index_select(0, pooled)))
-    if head == "token_classification":
-        places = layout.places(batch["label_index"])
-        return blocks.token_logits(blocks.last_states(hidden.index_select(0, places)))
-    if head == "question_answering":
-        return _spread_spans(blocks.span_logits(blocks.last_states(hidden)), layout)
-    raise ValueError(f"head is {head!r}; choices: sequence_classification, token_classification, question_answering")
+def sequence_logits(blocks: Blocks, hidden: Tensor, pooled: Tensor) -> Tensor:
+    """Logits (B, C) of rows, from the last block's output (R, D) and the rows' ``pooled_places`` (B,) in it."""
+    return blocks.class_logits(blocks.last_states(hidden.index_select(0, pooled)))
 
 
 def _spread_spans(logits: Tensor, layout: Layout) -> Tensor:

@@ -157,14 +157,14 @@ def test_gradient_flows_through_the_values_into_the_source():
 def test_kept_states_are_those_after_a_write_and_before_the_first_write_the_bases(resumes, needs_base):
     model, places, columns = ToyModel(), torch.tensor([0, 6]), slice(0, 6)
     swap = interchange({1: (columns,)}, 0, SOURCE)
+    kept_base = replace(BASE, kept_places=places)
     passes = Passes(
-        BASE,
+        kept_base,
         source=SOURCE,
-        counterfactual=None if resumes else BASE,
+        counterfactual=None if resumes else kept_base,
         interchange=swap,
         needs_base=needs_base,
         kept=(1, 2, 3),
-        kept_places=places,
     )
     base, counterfactual = run_and_keep(model, passes)
     before = model.run(model.embed(BASE.ids, BASE.layout), BASE.layout, 0, 1)
@@ -183,8 +183,19 @@ def test_kept_states_are_those_after_a_write_and_before_the_first_write_the_base
 
 def test_a_base_that_only_kept_states_need_runs_as_far_as_the_last_of_them():
     model = ToyModel()
-    run_and_keep(model, Passes(BASE, needs_base=False, kept=(1, 2), kept_places=torch.tensor([0])))
+    base = replace(BASE, kept_places=torch.tensor([0]))
+    run_and_keep(model, Passes(base, needs_base=False, kept=(1, 2)))
     assert model.calls == [(0, len(BASE.ids)), (1, len(BASE.ids))]
+
+
+def test_states_of_a_counterfactual_of_other_tokens_are_kept_at_its_own_places():
+    base = replace(BASE, kept_places=torch.tensor([4, 7]))
+    other = Rows(BASE.ids.flip(0), BASE.layout, kept_places=torch.tensor([3, 6]))
+    found = run_and_keep(ToyModel(), Passes(base, counterfactual=other, kept=(2,)))
+    model = ToyModel()
+    for of_pass, outputs in zip((base, other), found, strict=True):
+        states = model.run(model.embed(of_pass.ids, of_pass.layout), of_pass.layout, 0, 2)
+        assert torch.allclose(outputs.kept[0], states[of_pass.kept_places], rtol=0, atol=1e-12)
 
 
 def test_token_types_reach_the_embeddings_of_every_pass():

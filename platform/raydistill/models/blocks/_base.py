@@ -172,13 +172,22 @@ class Blocks(ABC):
         """What each block takes besides the states (R, D) and the layout; masks are over padded rows."""
         return {"attention_mask": padding_mask(layout)}
 
-    def pooled_places(self, layout: Layout, lengths: Tensor) -> Tensor:
-        """Numbers (B,) of the packed states that stand for their rows, of ``lengths`` (B,), in classifications.
+    def pooled_places(self, layout: Layout, ids: Tensor) -> Tensor:
+        """Numbers (B,) of the packed states that stand for their rows, of packed ids (R,), in classifications.
 
-        The first of each row for encoders, the last for decoders, whose other tokens do not see the whole row.
+        The first of each row for encoders. For decoders, whose other tokens do not see the whole row, the last whose
+        id is not the configuration's ``pad_token_id``, also where a text ends with that id itself; the last token where
+        there is no such id, and the first of a row that has no other. So transformers pools each row, but for rows
+        without a ``pad_token_id``, of which it takes one at a time.
+        Source: ``GenericForSequenceClassification`` and ``GPT2ForSequenceClassification`` of transformers 5.
         """
-        starts = torch.arange(layout.num_rows, device=lengths.device) * layout.width
-        return layout.places(starts if self.HEAD == "masked_lm" else starts + lengths - 1)
+        starts = torch.arange(layout.num_rows, device=ids.device) * layout.width
+        if self.HEAD == "masked_lm":
+            return layout.places(starts)
+        pad_id = self.model.config.pad_token_id
+        counts = layout.real if pad_id is None else layout.real & (ids != pad_id)
+        last = torch.zeros_like(starts).scatter_reduce(0, layout.row, layout.position * counts, "amax")
+        return layout.places(starts + last)
 
     def class_logits(self, last_states: Tensor) -> Tensor:
         """Last hidden states (B, D) at ``pooled_places`` to logits (B, C) of a sequence-classification head."""
