@@ -36,7 +36,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raydistill.data.storage import Folder
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Counts what changed in the files, and in what is asked of teachers: since 2 the state that stands for a row of a
+decoder is the one that transformers takes."""
 BATCH_ROWS = 1000
 """Rows of every record batch but the last of a shard."""
 KINDS = ("logits", "cls_states", "dropout_scores", "top_k")

@@ -14,7 +14,7 @@ from raydistill.data.capture import Share, TeacherRun, capture
 from raydistill.data.corpus import Corpus
 from raydistill.data.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.stored_outputs import TEACHER_ROWS
-from raydistill.data.teacher_outputs import Header, Kept, OutputColumn, OutputSet
+from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, Kept, OutputColumn, OutputSet
 from raydistill.models import checks, layer_plan
 from raydistill.models.dropout_scores import has_dropout
 from raydistill.models.load import CLASSIFIERS, check_family, load_config
@@ -98,7 +98,7 @@ class Stage(_base.Stage):
         return {**_corpora.references(self.config.corpus), **teachers}
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
-        found, path = super().identity(scaling), self.config.dropout_scores_file
+        found, path = {**super().identity(scaling), "format": FORMAT_VERSION}, self.config.dropout_scores_file
         return found if path is None else {**found, "scores": sha256_of(path)}
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:

@@ -169,7 +169,7 @@ def test_a_folder_without_manifest_or_of_another_version_is_no_set(tmp_path):
     content = json.loads((tmp_path / "manifest.json").read_text())
     content["header"]["version"] = 99
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="have format version 99, this program reads 1"):
+    with pytest.raises(ValueError, match="have format version 99, this program reads 2"):
         OutputSet.open(str(tmp_path))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
@@ -21,15 +22,16 @@ from raydistill.methods import finetune, kd
 from raydistill.models.classes import with_classes
 from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, load_tokenizer, save_model
-from raydistill.stages import _corpora, _fit, _stored
+from raydistill.stages import _corpora, _fit, _stored, capture
 from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
 from raydistill.stages._choice import Choice
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
 from raydistill.tracking.registry import content_hash
 from toys.capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
-from toys.classifiers import CLASSES
-from toys.corpus import random_rows, write_corpus
+from toys.classifiers import CLASSES, toy_classifier
+from toys.corpus import SPECIAL_IDS, random_rows, write_corpus
+from toys.families import toy_gpt2
 from toys.models import toy_bert
 from toys.words import make_tokenizer
 
@@ -117,6 +119,32 @@ def test_masks_of_whole_micro_batches_have_no_outputs_of_a_row(folder: Path) -> 
 def outputs_of(folder: Path, tmp_path: Path, **changes: Any) -> TeacherOutputs:
     stage = capture_stage(folder, **changes)
     return TeacherOutputs(stage.teacher_run(0, context_of(stage, tmp_path)))
+
+
+@pytest.mark.parametrize(("pad_id", "place"), [(SPECIAL_IDS["sep"], -2), (None, -1)])
+def test_stored_outputs_of_rows_that_end_with_the_padding_token_are_those_of_transformers(
+    folder: Path, tmp_path: Path, pad_id: int | None, place: int
+) -> None:
+    model = toy_classifier(toy_gpt2, 3, labels=CLASSES)
+    model.config.pad_token_id = pad_id
+    save_model(model.float().eval(), make_tokenizer(), tmp_path / "decoder")
+    wanted = {"teachers": [str(tmp_path / "decoder")], "outputs": ["logits", "cls_states"], "layers": [0, 2]}
+    found = outputs_of(folder, tmp_path, **wanted).of(0, np.arange(40))
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "decoder").eval()
+    for row, ids in enumerate(Corpus.open(str(folder / "corpus" / "train")).read_rows(range(40))):
+        assert ids[-1] == SPECIAL_IDS["sep"] != ids[-2]
+        with torch.no_grad():
+            said = plain(torch.from_numpy(ids.astype(np.int64))[None], output_hidden_states=True)
+        states = torch.stack([said.hidden_states[layer][0, place] for layer in (0, 2)])
+        np.testing.assert_allclose(found["logits"][row], said.logits[0].numpy(), atol=1e-5, rtol=0)
+        np.testing.assert_allclose(found["cls_states"][row], states.numpy(), atol=1e-5, rtol=0)
+
+
+def test_a_capture_of_another_format_is_another_capture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stage = capture_stage(tmp_path)
+    before = stage.identity(ScalingConfig())
+    monkeypatch.setattr(capture, "FORMAT_VERSION", capture.FORMAT_VERSION + 1)
+    assert stage.identity(ScalingConfig()) != before
 
 
 def test_dropout_scores_are_of_their_seed_alone(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Outputs that a training stores by itself: where they lie, who finds them, and who writes them."""
 
 import fcntl
+import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import capture
-from raydistill.data.teacher_outputs import OutputSet
+from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.stages import _captured
 from raydistill.tracking.registry import content_hash
 from toys.capture import context_of, outputs_here, save_teacher, train_stage, write_labelled
@@ -101,6 +102,18 @@ def test_a_set_of_another_precision_does_not_serve(folder: Path, tmp_path: Path)
     sets, ran = sets_of(folder, tmp_path)
     assert ran == ALL_ROWS
     assert {one.header.precision for one in sets} == {"fp32"}
+
+
+def test_a_set_of_an_older_format_does_not_serve(folder: Path, tmp_path: Path) -> None:
+    for one in sets_of(folder, tmp_path)[0]:
+        manifest = Path(one.uri) / MANIFEST
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content["header"]["version"] -= 1
+        manifest.write_text(json.dumps(content), encoding="utf-8")
+        # The header's hash, which names the folder, is another one too.
+        Path(one.uri).rename(Path(one.uri).with_name("older"))
+    assert sets_of(folder, tmp_path)[1] == ALL_ROWS
+    assert sets_of(folder, tmp_path)[1] == 0
 
 
 def test_of_runs_that_miss_the_same_sets_one_captures_and_the_others_wait(
