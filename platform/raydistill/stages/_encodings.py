@@ -3,13 +3,22 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.mixture import Mixture
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _checkpoints
 from raydistill.stages._base import CorpusForecast, Forecast, stage_of
+
+_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class _Tokenizer(NamedTuple):
+    """What is asked of the tokenizer in a folder."""
+
+    hash: str
+    padding_side: str
 
 
 def known_hash(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> str | None:
@@ -28,14 +37,28 @@ def known_hash(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> str
 
 def hash_of_folder(folder: Path) -> str | None:
     """The hash of the tokenizer in a checkpoint folder, None where there is none."""
-    file = folder / "tokenizer.json"
-    return _hash_of(folder, file.stat().st_mtime_ns) if file.is_file() else None
+    found = _tokenizer_in(folder)
+    return None if found is None else found.hash
+
+
+def padding_side_of_folder(folder: Path) -> str | None:
+    """Where the tokenizer in a checkpoint folder pads, ``left`` or ``right``, None where there is none."""
+    found = _tokenizer_in(folder)
+    return None if found is None else found.padding_side
+
+
+def _tokenizer_in(folder: Path) -> _Tokenizer | None:
+    files = [file for file in (folder / name for name in _FILES) if file.is_file()]
+    if folder / _FILES[0] not in files:
+        return None
+    return _tokenizer_of(folder, tuple(file.stat().st_mtime_ns for file in files))
 
 
 @lru_cache(maxsize=64)
-def _hash_of(folder: Path, changed: int) -> str:
-    """What a folder's tokenizer does, found out once for many stages that name it; ``changed`` is the file's time."""
-    return tokenizer_hash(load_tokenizer(folder))
+def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
+    """What a folder's tokenizer does, found out once for many stages that name it; ``changed`` are the files' times."""
+    tokenizer = load_tokenizer(folder)
+    return _Tokenizer(tokenizer_hash(tokenizer), tokenizer.padding_side)
 
 
 def encoding_of(key: str, digest: str | None, hashes: Sequence[str | None], *, can_be_added: bool = True) -> int:

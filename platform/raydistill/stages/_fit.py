@@ -11,6 +11,7 @@ from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.models.kept_units import kept_of
 from raydistill.models.load import CLASSIFIERS, check_family
+from raydistill.models.padding import check_padding_side
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
 from raydistill.stages import (
     _base,
@@ -100,7 +101,7 @@ def check_model(
     """The configuration of the model that ``reference`` under ``key`` leads to.
 
     Raises ValueError when it lacks the head, or has other classes than the corpus or, where it may know a part of
-    them, such as the corpus lacks, or another tokenizer.
+    them, such as the corpus lacks, or another tokenizer, or one that pads where transformers reads it otherwise.
     """
     model, folder = _model(key, reference, earlier)
     check_family(model, head=head, of=key)
@@ -108,6 +109,9 @@ def check_model(
     if head in CLASSIFIERS and reference.head != "new":
         _classes.check_known(key, reference, model, corpus.labels, may_know_a_part=may_know_a_part)
     _check_tokenizer(key, folder, corpus)
+    side = None if folder is None or reference.head == "new" else _encodings.padding_side_of_folder(folder)
+    if side is not None:
+        check_padding_side(key, model, side, head=head)
     return model
 
 

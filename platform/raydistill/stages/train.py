@@ -25,6 +25,7 @@ from raydistill.methods._teacher_scores import DROPOUT_SCORES
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
+from raydistill.models.padding import write_padding
 from raydistill.stages import (
     _base,
     _captured,
@@ -235,9 +236,11 @@ class Stage(_base.Stage):
                 seed=context.seed,
             )
         _plans.write_plan(config, student.config, head=head)
+        tokenizer = load_tokenizer(mirror.fetch(corpus.tokenizer_uri))
+        write_padding(student.config, tokenizer, head=head)
         temporary = folder.with_name(".initial")
         shutil.rmtree(temporary, ignore_errors=True)
-        save_model(student, load_tokenizer(mirror.fetch(corpus.tokenizer_uri)), temporary)
+        save_model(student, tokenizer, temporary)
         temporary.rename(folder)
 
     def _decided(

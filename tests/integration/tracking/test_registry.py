@@ -7,10 +7,16 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from raydistill.batch import collate
+from raydistill.models.load import save_model
+from raydistill.models.padding import write_padding
+from raydistill.models.predictions import predict
+from raydistill.tasks._pair_rows import encode_pairs
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.checkpoint import save_student, toy_tokenizer
 from toys.classifiers import CLASSES, CLASSIFIERS
 from toys.families import toy_gpt2
+from toys.words import make_tokenizer
 
 KEY = "job/register"
 # Runs where importing this package fails; prints nothing, saves what both ways of loading answer.
@@ -99,6 +105,25 @@ def test_a_registered_decoder_generates(writer, tmp_path):
         expected = model.eval()(ids).logits
         assert torch.equal(pipeline.model.eval()(ids.to(pipeline.model.device)).logits.cpu(), expected)
     assert pipeline("w7 w9", max_new_tokens=1, do_sample=False, return_full_text=False)
+
+
+def test_a_registered_decoder_classifies_padded_rows_that_end_with_the_padding_token_as_it_does_here(writer, tmp_path):
+    model, tokenizer = CLASSIFIERS["gpt2_classes"](2, dtype=torch.float32).eval(), make_tokenizer()
+    tokenizer.pad_token = "[SEP]"
+    write_padding(model.config, tokenizer, head="sequence_classification")
+    save_model(model, tokenizer, tmp_path)
+    number = register(writer, tmp_path, name="padded")
+    source = writer._client.get_model_version("padded", str(number)).source
+    location = writer._client.get_logged_model(source.removeprefix("models:/")).artifact_location
+    texts = ["w7 w9 w11 w30", "w8", "w12 w13 [SEP]", ""]
+    classify = mlflow.transformers.load_model(location)
+    answers = classify(texts, batch_size=4, top_k=None)
+    found = [[{one["label"]: one["score"] for one in answer}[name] for name in CLASSES] for answer in answers]
+    rows = [row.ids for row in encode_pairs([{"text": text} for text in texts], tokenizer, max_length=None)]
+    batch = collate(rows, range(len(rows)), pad_id=0)
+    with torch.no_grad():
+        expected = predict(model, batch, head="sequence_classification").logits.softmax(-1)
+    torch.testing.assert_close(torch.tensor(found), expected, atol=1e-6, rtol=0)
 
 
 # Like LOAD, of any head: the answer of the pipeline's model and of the plain one, and what the pipeline says.

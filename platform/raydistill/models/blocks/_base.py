@@ -75,6 +75,8 @@ class Blocks(ABC):
 
     QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = None
     """Names of the query and key projections in a block, which a layer plan may exchange; None: no plans."""
+    RELATIVE: ClassVar[bool] = False
+    """Whether tokens see how far others are from them, not where in the row they stand."""
     UNITS: ClassVar[UnitNames | None] = None
     """Where heads and neurons are in a block; None: they cannot be scored and pruned."""
 

@@ -20,6 +20,7 @@ class Family(_base.Blocks):
     """Rotary positions from 0 at the start of the row, grouped queries, RMS norms, and maybe a sliding window."""
 
     HEAD = "causal_lm"
+    RELATIVE = True
     LAYERS = "model.layers"
     PROJECTION = "lm_head"
     OUTPUTS = {"sequence_classification": "score"}
