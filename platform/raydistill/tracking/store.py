@@ -54,6 +54,15 @@ def spool_folder(root: Path, experiment: str) -> Path:
     return root / "tracking" / quote(experiment, safe="")
 
 
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite database; None for any other store."""
+    parts = urlsplit(uri)
+    path = parts.path[1:]
+    if parts.scheme.split("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):
+        return None
+    return Path(path).absolute()
+
+
 def without_secrets(uri: str) -> str:
     """The URI with passwords and keys replaced by stars, for messages and files."""
     parts = urlsplit(uri)
