@@ -70,6 +70,11 @@ class MlflowWriter:
             started |= {record["key"]} if starts else set()
         return [key for key in continued if not self._exists(self._runs[key])]
 
+    def know_runs(self, runs: Mapping[str, str]) -> None:
+        """Remember runs that others started for keys of which this writer has started none, by key."""
+        self._runs = {**runs, **self._runs}
+        write_json(self._runs_file, self._runs)
+
     def _open_experiment(self, store: Store) -> str:
         found = self._client.get_experiment_by_name(store.experiment)
         if found is None:
