@@ -16,7 +16,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.mixture import open_mixture
 from raydistill.job.load import Job, load_job
 from raydistill.job.record import job_folder, stage_records
-from raydistill.job.run import JobResult, Runner
+from raydistill.job.run import JobResult, Runner, folder_alone
 from raydistill.search.best_job import inputs, needed
 from raydistill.search.config import SearchConfig
 from raydistill.search.preflight import examples, metric_of
@@ -45,9 +45,14 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     ``echo`` gets a line for whatever starts or ends. A campaign that was interrupted goes on with ``resume``: trials
     that ended are kept, one that was interrupted continues from its latest checkpoint.
     Raises ValueError, of one line, when the campaign's folder has another search, or one to resume without
-    ``resume``.
+    ``resume``, and while another process runs it.
     """
     folder = campaign_folder(search)
+    with folder_alone(folder, f"campaign {search.name}"):
+        return _run_in(folder, search, resume=resume, echo=echo, finish=finish)
+
+
+def _run_in(folder: Path, search: SearchConfig, *, resume: bool, echo: Echo, finish: Finish | None) -> CampaignResult:
     raw = job_data(search)
     records = Records.open(search, folder, identity=_identity(search, raw))
     if records.is_complete:
@@ -62,7 +67,7 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     scaling = job.scaling(job.stages[search.stage])
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     with cluster.connection(_scalings(search, job, scaling)):
-        tracker = start_tracker(job.config.tracking, folder=str(folder.parent), experiment=search.name)
+        tracker = start_tracker(job.config.tracking, folder=str(folder.parent), job=search.name)
         try:
             tracker.ready()
             plan = _plan(search, raw, folder, tracker=tracker, records=records)

@@ -1,12 +1,9 @@
 """One trial: the base job cut to the searched stage, trained where the trial runs, or told again from its record."""
 
-import fcntl
 import shutil
 import threading
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -169,12 +166,9 @@ def _make(plan: Plan, number: int, values: Mapping[str, Any], reporter: Reporter
         own={plan.stage: plan.trial_key(number)},
         launch=_launcher(plan, job, plan.trial_key(number), reporter),
     )
-    trained = not records[plan.stage].finished
-    for name, run in job.runs.items():
-        with nullcontext() if records[name].finished else _alone(records[name].output):
-            trained = trained and not (name == plan.stage and records[name].finished)
-            runner.run_stage([run])
-    if not trained:
+    for run in job.runs.values():
+        runner.run_stage([run])
+    if plan.stage in runner.result.skipped:
         _tell_history(plan, output, reporter)
     summary = runner.result.summaries[plan.stage]
     shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
@@ -253,20 +247,6 @@ def _evaluations(plan: Plan, output: Path) -> list[dict[str, float]]:
 
 def _figures(line: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if name != "step"}
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Inside, no other trial makes the same output; the system gives up the lock of a process that ends."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(f".{output.name}.lock").open("wb") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_POLL_S)
-        yield
 
 
 def _one_line(error: BaseException) -> str:

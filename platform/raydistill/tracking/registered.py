@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow, mlflow_environment
 from raydistill.tracking.store import without_secrets
 
@@ -80,11 +81,11 @@ def _fetched(uri: str, reference: str, cache: Path) -> Path:
 
 
 def download(reference: str, cache: Path) -> Path:
-    """Fetch the checkpoint that a reference means in MLflow's configured registry; for a process of its own.
+    """Fetch the checkpoint that a reference means in the registry of ``MLFLOW_TRACKING_URI``; for a process of its own.
 
     Raises MLflow's exceptions, and ValueError for a model that is no transformers checkpoint.
     """
-    client = load_mlflow().MlflowClient()
+    client = open_client(os.environ["MLFLOW_TRACKING_URI"])
     parts = _REFERENCE.fullmatch(reference)
     assert parts is not None
     name = parts["name"]

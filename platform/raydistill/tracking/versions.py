@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from raydistill.discovery import unknown_choice
 from raydistill.tracking.card import CARD, model_card
 from raydistill.tracking.delivery import reason
+from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registered import checkpoint_among
 from raydistill.tracking.store import is_database, without_secrets
@@ -61,11 +62,8 @@ class Registry:
         self._where = without_secrets(uri)
         _check_there(uri, self._where)
         with self._asked():
-            mlflow = load_mlflow()
-            self._mlflow = mlflow
-            mlflow.set_tracking_uri(uri)
-            mlflow.set_registry_uri(uri)
-            self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            self._mlflow = load_mlflow()
+            self._client = open_client(uri)
 
     def students(self) -> list[RegisteredStudent]:
         """All registered students by name."""
