@@ -41,6 +41,7 @@ _DROPOUT_FIELDS = (
     "attention_probs_dropout_prob",
     "seq_classif_dropout",
     "classifier_dropout",
+    "qa_dropout",
     "attn_pdrop",
     "embd_pdrop",
     "resid_pdrop",
