@@ -98,28 +98,29 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 def tensor_names(folder: str | Path) -> set[str]:
     """Names in the safetensors headers of a checkpoint folder; raises ValueError for none, or a damaged file."""
-    present: set[str] = set()
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                present.update(tensors.keys())
-        except SafetensorError as error:
-            raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
-    return present
+    return set(_stored_types(folder))
 
 
 def stored_dtype(folder: str | Path) -> torch.dtype | None:
     """The type of all weights of a checkpoint folder, None where they have several; ``load_model`` maps those of it.
 
-    Raises ValueError when there are none.
+    Raises ValueError as ``tensor_names`` does.
     """
-    kinds = set()
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as tensors:
-            names = tensors.keys()
-            kinds |= {tensors.get_slice(name).get_dtype() for name in names}
-    found = [_STORED[kind] for kind in kinds if kind in _STORED]
+    found = [_STORED[kind] for kind in set(_stored_types(folder).values()) if kind in _STORED]
     return found[0] if len(found) == 1 else None
+
+
+def _stored_types(folder: str | Path) -> dict[str, str]:
+    """Type of each tensor by its name, as safetensors calls it."""
+    types: dict[str, str] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names = tensors.keys()
+                types |= {name: tensors.get_slice(name).get_dtype() for name in names}
+        except SafetensorError as error:
+            raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
+    return types
 
 
 def load_config(folder: str | Path) -> Any:
