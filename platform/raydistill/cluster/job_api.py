@@ -20,7 +20,7 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 """States that a job stays in."""
 _TIMEOUT_S = 10.0
 _RETRY_S = 2.0
-_STARTING_S = 30.0
+_STARTING_S = 90.0
 _NOT_READY = "No available agent to submit job"
 _TALKING = (
     *("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk"),
@@ -95,7 +95,7 @@ class JobApi:
     def submit(self, **arguments: Any) -> str:
         """Start a job, as Ray's ``submit_job`` takes it; returns its id.
 
-        A head that has just started answers before it can take jobs; it is asked again for half a minute.
+        A head that has just started answers before it can take jobs; it is asked again for a minute and a half.
         """
         deadline = time.monotonic() + _STARTING_S
         while True:
