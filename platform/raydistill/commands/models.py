@@ -9,8 +9,8 @@ import typer
 from raydistill.commands.reporting import USER_CAN_FIX, DebugOption, JsonOption, emit, print_lines, reported
 
 if TYPE_CHECKING:
-    from raydistill.tracking.promotion import Promotion
-    from raydistill.tracking.versions import RegisteredStudent, Registry
+    from raydistill.registry.client import RegisteredStudent, Registry
+    from raydistill.registry.promotion import Promotion
 
 app = typer.Typer(
     name="models",
@@ -65,7 +65,7 @@ def show(
     """
     with reported(debug=debug):
         version = _registry(storage, uri).find(model)
-        from raydistill.tracking.showing import version_lines
+        from raydistill.registry.display import version_lines
 
         emit(version.as_data(), json_text=as_json, lines=version_lines(version))
 
@@ -88,7 +88,7 @@ def compare(
     with reported(debug=debug):
         registry = _registry(storage, uri)
         one, other = registry.find(first), registry.find(second)
-        from raydistill.tracking.showing import comparison, comparison_lines
+        from raydistill.registry.display import comparison, comparison_lines
 
         models = [{"name": each.name, "version": each.number} for each in (one, other)]
         data = {"models": models, "rows": comparison(one, other)}
@@ -115,7 +115,7 @@ def promote(
     with reported(debug=debug):
         registry = _registry(storage, uri)
         found = registry.find(f"{name}/{version}")
-        from raydistill.tracking import promotion
+        from raydistill.registry import promotion
 
         done = promotion.promote(registry, found, to, force=force)
         emit(asdict(done), json_text=as_json, lines=_promoted_lines(done))
@@ -149,7 +149,7 @@ def pull(
 
 
 def _registry(storage: Path | None, uri: str | None) -> "Registry":
-    from raydistill.tracking.versions import Registry, registry_uri
+    from raydistill.registry.client import Registry, registry_uri
 
     return Registry(registry_uri(storage, uri))
 

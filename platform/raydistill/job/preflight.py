@@ -12,10 +12,10 @@ from raydistill.data import object_store
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_record
+from raydistill.registry.checkpoints import registry_at
 from raydistill.stages import _corpora
 from raydistill.stages._base import Forecast
 from raydistill.store_paths import is_in_store
-from raydistill.tracking.registered import registry_at
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16

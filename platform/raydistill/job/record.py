@@ -15,10 +15,10 @@ from raydistill.data.corpus import MANIFEST
 from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
+from raydistill.registry.checkpoints import is_registered, registry_at
 from raydistill.stages import _checkpoints
 from raydistill.stages._base import stage_hash, stage_of
 from raydistill.store_paths import is_in_store, local_path
-from raydistill.tracking.registered import is_registered, registry_at
 from raydistill.tracking.store import store_of
 from raydistill.training.trainer import CHECKPOINTS
 

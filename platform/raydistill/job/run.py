@@ -20,10 +20,10 @@ from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_records
 from raydistill.json_file import write_text
+from raydistill.registry.checkpoints import registry_at
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
-from raydistill.tracking.registered import registry_at
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
 

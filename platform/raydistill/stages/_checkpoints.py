@@ -12,10 +12,10 @@ from raydistill.config.sections import ModelRef
 from raydistill.data import mirror
 from raydistill.data.archives import extract_folder
 from raydistill.models.load import load_config
+from raydistill.registry.checkpoints import is_registered, registered_folder
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
 from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri
-from raydistill.tracking.registered import is_registered, registered_folder
-from raydistill.tracking.registry import content_hash
+from raydistill.tracking.registration import content_hash
 
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 

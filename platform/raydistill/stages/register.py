@@ -8,10 +8,10 @@ from pydantic import Field
 
 from raydistill import discovery
 from raydistill.config.sections import ScalingConfig
+from raydistill.registry.card import model_card
+from raydistill.registry.gate import GateConfig, gate_tag
+from raydistill.registry.student import COMPARED_TAG, GATE_TAG, LICENCE_TAG, figures_tag
 from raydistill.stages import _base, _lineage, _plans
-from raydistill.tracking.card import model_card
-from raydistill.tracking.gate import GateConfig, gate_tag
-from raydistill.tracking.student import COMPARED_TAG, GATE_TAG, LICENCE_TAG, figures_tag
 
 
 class Config(_base.StageConfig):

@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raydistill.discovery import unknown_choice
-from raydistill.tracking.card import CARD, model_card
+from raydistill.registry.card import model_card
+from raydistill.registry.checkpoints import checkpoint_among
+from raydistill.registry.student import FIGURES_TAG, StudentVersion
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.quiet import load_mlflow
-from raydistill.tracking.registered import checkpoint_among
+from raydistill.tracking.registration import CARD
 from raydistill.tracking.store import is_database, without_secrets
-from raydistill.tracking.student import FIGURES_TAG, StudentVersion
 
 _REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 _SQLITE = "sqlite:///"

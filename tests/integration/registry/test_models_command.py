@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from raydistill.cli import app
-from raydistill.tracking import promotion
-from raydistill.tracking.versions import Registry, registry_uri
+from raydistill.registry import promotion
+from raydistill.registry.client import Registry, registry_uri
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.registry import register_versions
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raydistill.tracking.card import number
-from raydistill.tracking.gate import gate_line
-from raydistill.tracking.student import BYTES_TAG, LICENCE_TAG, PARAMETERS_TAG, StudentVersion, method_options, size
+from raydistill.registry.card import number
+from raydistill.registry.gate import gate_line
+from raydistill.registry.student import BYTES_TAG, LICENCE_TAG, PARAMETERS_TAG, StudentVersion, method_options, size
 
 _LINEAGE = {
     "method": "method",

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.tracking import student
-from raydistill.tracking.student import FiguresRow
+from raydistill.registry import student
+from raydistill.registry.student import FiguresRow
 
-CARD = "README.md"
 _AUTO = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", "a classifier of texts"),
     "ForTokenClassification": ("AutoModelForTokenClassification", "a classifier of words"),

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.tracking import registered
-from raydistill.tracking.registered import registered_folder, registry_at
+from raydistill.registry import checkpoints
+from raydistill.registry.checkpoints import registered_folder, registry_at
 
 URI = "http://bob:hunter2@registry.example:9"
 
 
 def refusal(monkeypatch, run):
-    registered._fetched.cache_clear()
+    checkpoints._fetched.cache_clear()
     monkeypatch.setattr(subprocess, "run", run)
     with registry_at(URI), pytest.raises(ValueError, match="not to be had from the registry") as error:
         registered_folder("models:/student@candidate", Path("cache"))

@@ -14,9 +14,9 @@ from raydistill.job.load import Job, load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import stage_records
 from raydistill.models.load import load_tokenizer
+from raydistill.registry import checkpoints
+from raydistill.registry.checkpoints import registry_at
 from raydistill.stages import _checkpoints
-from raydistill.tracking import registered
-from raydistill.tracking.registered import registry_at
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.checkpoint import save_student
 from toys.corpus import random_rows, write_corpus
@@ -44,9 +44,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for the module: each question to the registry imports MLflow in a process of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYDISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        registered._fetched.cache_clear()
+        checkpoints._fetched.cache_clear()
         yield
-        registered._fetched.cache_clear()
+        checkpoints._fetched.cache_clear()
 
 
 def uri(storage: Path) -> str:

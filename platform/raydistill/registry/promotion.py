@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydistill.environment import quiet_variables
-from raydistill.tracking.gate import unmet
-from raydistill.tracking.student import LICENCE_TAG, StudentVersion
-from raydistill.tracking.versions import Registry
+from raydistill.registry.client import Registry
+from raydistill.registry.gate import unmet
+from raydistill.registry.student import LICENCE_TAG, StudentVersion
 
 PROMOTED, FORCED = "promoted", "forced"
 """Tags, each with ``.<alias>`` behind it: when a version got the alias, and what it failed when it was forced."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.tracking.card import figures_table, model_card
-from raydistill.tracking.student import FiguresRow, figures_tag
+from raydistill.registry.card import figures_table, model_card
+from raydistill.registry.student import FiguresRow, figures_tag
 
 CONFIG = {
     "architectures": ["DistilBertForSequenceClassification"],

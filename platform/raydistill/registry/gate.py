@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from raydistill.config.sections import Section
-from raydistill.tracking.student import TEACHER, StudentVersion
+from raydistill.registry.student import TEACHER, StudentVersion
 
 _ROUNDING = 1e-9
 """What a difference of two figures may be off by; 0.9 is within 0.02 of 0.92."""
