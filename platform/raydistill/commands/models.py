@@ -2,15 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raydistill.commands.reporting import USER_CAN_FIX, DebugOption, JsonOption, emit, print_lines, reported
 
 if TYPE_CHECKING:
-    from raydistill.registry.client import RegisteredStudent, Registry
+    from raydistill.registry.client import Registry
     from raydistill.registry.promotion import Promotion
+    from raydistill.registry.student import StudentVersion
 
 app = typer.Typer(
     name="models",
@@ -28,8 +29,6 @@ UriOption = Annotated[
     typer.Option("--tracking-uri", metavar="URI", help="The MLflow store, by default MLFLOW_TRACKING_URI if set."),
 ]
 
-_HEAD = ["name", "versions", "aliases", "job", "best metric"]
-
 
 @app.command("list")
 def list_students(
@@ -44,8 +43,9 @@ def list_students(
     """
     with reported(debug=debug):
         students = _registry(storage, uri).students()
-        rows = [_row(student) for student in students]
-        emit([_listed(student) for student in students], json_text=as_json, lines=_aligned([_HEAD, *rows]))
+        from raydistill.registry.display import list_lines
+
+        emit([student.as_data() for student in students], json_text=as_json, lines=list_lines(students))
 
 
 @app.command("show")
@@ -64,7 +64,7 @@ def show(
       raydistill models show sentiment-student/3 --json
     """
     with reported(debug=debug):
-        version = _registry(storage, uri).find(model)
+        version = _find(_registry(storage, uri), model)
         from raydistill.registry.display import version_lines
 
         emit(version.as_data(), json_text=as_json, lines=version_lines(version))
@@ -87,12 +87,12 @@ def compare(
     """
     with reported(debug=debug):
         registry = _registry(storage, uri)
-        one, other = registry.find(first), registry.find(second)
+        one, other = _find(registry, first), _find(registry, second)
         from raydistill.registry.display import comparison, comparison_lines
 
         models = [{"name": each.name, "version": each.number} for each in (one, other)]
         data = {"models": models, "rows": comparison(one, other)}
-        emit(data, json_text=as_json, lines=_aligned(comparison_lines(one, other)))
+        emit(data, json_text=as_json, lines=comparison_lines(one, other))
 
 
 @app.command("promote")
@@ -114,7 +114,7 @@ def promote(
     """
     with reported(debug=debug):
         registry = _registry(storage, uri)
-        found = registry.find(f"{name}/{version}")
+        found = _find(registry, f"{name}/{version}")
         from raydistill.registry import promotion
 
         done = promotion.promote(registry, found, to, force=force)
@@ -142,7 +142,7 @@ def pull(
     """
     with reported(debug=debug):
         registry = _registry(storage, uri)
-        version = registry.find(model)
+        version = _find(registry, model)
         registry.pull(version, folder)
         data = {"name": version.name, "version": version.number, "folder": str(folder)}
         emit(data, json_text=as_json, lines=[f"wrote {version.title} to {folder}"])
@@ -154,27 +154,10 @@ def _registry(storage: Path | None, uri: str | None) -> "Registry":
     return Registry(registry_uri(storage, uri))
 
 
-def _listed(student: "RegisteredStudent") -> dict[str, Any]:
-    best = student.best
-    return {
-        "name": student.name,
-        "versions": [version.number for version in student.versions],
-        "aliases": dict(student.aliases),
-        "job": student.versions[0].tags.get("job") if student.versions else None,
-        "best": None if best is None else dict(zip(("metric", "value", "version"), best, strict=True)),
-    }
+def _find(registry: "Registry", model: str) -> "StudentVersion":
+    from raydistill.registry.reference import ModelReference
 
-
-def _row(student: "RegisteredStudent") -> list[str]:
-    listed = _listed(student)
-    best = listed["best"]
-    return [
-        student.name,
-        ", ".join(map(str, listed["versions"])) or "none",
-        ", ".join(f"{alias}={number}" for alias, number in listed["aliases"].items()),
-        listed["job"] or "",
-        "" if best is None else f"{best['metric']} {best['value']:.6g} (version {best['version']})",
-    ]
+    return registry.find(ModelReference.parse(model))
 
 
 def _outcome(done: "Promotion") -> str:
@@ -186,9 +169,3 @@ def _promoted_lines(done: "Promotion") -> list[str]:
         return []
     before = f", version {done.previous} was" if done.previous not in (None, done.version) else ""
     return [f"{done.name} version {done.version} is {done.alias}{before}", *done.notes]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines whose columns stand below each other."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
