@@ -1,4 +1,4 @@
-"""``raydistill models``: look at registered students, compare them, promote them and copy them out."""
+"""``raydistill models``: list, show, compare, promote and copy registered students."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="models",
-    help="Look at registered students, compare, promote and copy them.",
+    help="List, show, compare, promote and copy registered students.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -79,7 +79,7 @@ def compare(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Put two versions side by side, with their differences.
+    """Compare two versions side by side, with their differences.
 
     \b
     Example:
@@ -99,8 +99,8 @@ def compare(
 def promote(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered student.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Which version.")],
-    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="The alias that it gets, such as champion.")],
-    force: Annotated[bool, typer.Option("--force", help="Do it although it fails, and keep as a tag what.")] = False,
+    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="The alias to give it, such as champion.")],
+    force: Annotated[bool, typer.Option("--force", help="Promote it even if a check fails; a tag keeps why.")] = False,
     storage: StorageOption = None,
     uri: UriOption = None,
     as_json: JsonOption = False,

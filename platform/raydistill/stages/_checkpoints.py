@@ -40,7 +40,9 @@ def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     if is_in_store(reference.checkpoint) or remote_uri(reference.checkpoint) is not None:
         return _from_store(reference.checkpoint)
     if is_registered(reference.checkpoint):
-        return _registered(reference.checkpoint, outputs)
+        if reference.checkpoint not in outputs:
+            raise ValueError(f"checkpoint is {reference.checkpoint!r}, but no job tells the registry; name a folder")
+        return outputs[reference.checkpoint]
     if stage_of(reference.checkpoint) in outputs or Path(reference.checkpoint).is_dir():
         return model_folder(reference.checkpoint, outputs)
     return _from_hub(reference.checkpoint, reference.revision)
@@ -74,12 +76,6 @@ def content_of(folder: Path) -> str:
 def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
     """``files``: times and sizes, so that a changed folder is read again."""
     return content_hash(folder)
-
-
-def _registered(reference: str, outputs: Mapping[str, Path]) -> Path:
-    if reference not in outputs:
-        raise ValueError(f"checkpoint is {reference!r}, but no job tells the registry; name a folder")
-    return outputs[reference]
 
 
 def _from_store(uri: str) -> Path:
