@@ -11,11 +11,10 @@ from raydistill.config.errors import UserError, error_lines
 from raydistill.data import object_store
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_record
+from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
 from raydistill.stages import _corpora
 from raydistill.stages._base import Forecast
 from raydistill.store_paths import is_in_store
-from raydistill.tracking.registered import registry_at
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16
@@ -48,8 +47,7 @@ def check_job(job: Job) -> list[Preview]:
         try:
             records[name] = stage_record(job, run, records)
             cluster.check_resources(scaling)
-            with registry_at(registry_uri(job)):
-                forecast = run.stage.check(scaling, _inputs(run, forecasts))
+            forecast = run.stage.check(scaling, _inputs(job, run, forecasts))
         except ValueError as error:
             problems += [f"stages.{name}: {line}" for line in error_lines(error)]
             # What builds on a stage that cannot run would only repeat its problem.
@@ -61,9 +59,11 @@ def check_job(job: Job) -> list[Preview]:
     return previews
 
 
-def _inputs(run: StageRun, forecasts: Mapping[str, Forecast]) -> dict[str, Forecast]:
+def _inputs(job: Job, run: StageRun, forecasts: Mapping[str, Forecast]) -> dict[str, Forecast]:
     """What each reference of a run leads to: the first run's forecast stands for all of a stage."""
-    return {key: replace(forecasts[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
+    made = {key: replace(forecasts[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
+    registered = registered_checkpoints(job, run)
+    return {**made, **{reference: Forecast(folder=folder) for reference, folder in registered.items()}}
 
 
 def _with_facts(forecast: Forecast, record: StageRecord) -> Forecast:

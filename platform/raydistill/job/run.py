@@ -18,12 +18,11 @@ from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
-from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_records
+from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
 from raydistill.json_file import write_text
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
-from raydistill.tracking.registered import registry_at
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
 
@@ -136,8 +135,7 @@ class Runner:
         record.output.mkdir(parents=True, exist_ok=True)
         self.echo(f"{run.name}: {'continuing' if resumed else 'started'} ({run.stage.config.kind})")
         start = time.monotonic()
-        # The registry is set here, in the thread that the run has for itself.
-        with self._tracked(run, key), registry_at(registry_uri(self.job)):
+        with self._tracked(run, key):
             if not (resumed and run.name in self.own):
                 # Of somebody else's run that goes on they are known, and cannot change.
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
@@ -185,7 +183,10 @@ class Runner:
             seed=self.job.seed(run),
             scaling=self.job.scaling(run.stage),
             output=self.records[run.name].output,
-            outputs={reference: found.output for reference, found in single.items()},
+            outputs={
+                **{reference: found.output for reference, found in single.items()},
+                **registered_checkpoints(self.job, run),
+            },
             summaries={reference: dict(found.summary) for reference, found in single.items()},
             tracker=self.tracker,
             run_key=key,

@@ -141,6 +141,8 @@ class Forecast:
     """What a stage scores of a model."""
     captures: bool = False
     """Whether a training stores outputs of its teachers by itself."""
+    folder: Path | None = None
+    """Checkpoint folder of a registered model, which no stage makes."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class StageContext:
     scaling: ScalingConfig
     output: Path
     outputs: Mapping[str, Path]
-    """Output folder of each stage that is referred to, by the name used; a stage with several runs is in ``runs``."""
+    """Output folder of each stage that is referred to, and checkpoint folder of each registered model, by the name
+    used. A stage with several runs is in ``runs``."""
     summaries: Mapping[str, dict[str, Any]]
     """What each of these stages returned, by the same name."""
     tracker: Tracker

@@ -12,10 +12,10 @@ from raydistill.config.sections import ModelRef
 from raydistill.data import mirror
 from raydistill.data.archives import extract_folder
 from raydistill.models.load import load_config
+from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
 from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri
-from raydistill.tracking.registered import is_registered, registered_folder
-from raydistill.tracking.registry import content_hash
+from raydistill.tracking.registration import content_hash
 
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -28,7 +28,8 @@ def describe(reference: ModelRef) -> str:
 def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     """The local folder that holds the checkpoint, fetched first where it is not here.
 
-    Raises ValueError when it is no earlier stage, no folder and not to be had from the registry or the hub.
+    ``outputs`` has the folders of earlier stages and of registered models. Raises ValueError when the reference is no
+    earlier stage, no folder, and neither a registered model nor to be had from the hub.
     """
     package = reference.package_ref
     if package is not None:
@@ -38,10 +39,12 @@ def resolve(reference: ModelRef, outputs: Mapping[str, Path]) -> Path:
     assert reference.checkpoint is not None
     if is_in_store(reference.checkpoint) or remote_uri(reference.checkpoint) is not None:
         return _from_store(reference.checkpoint)
+    if is_registered(reference.checkpoint):
+        if reference.checkpoint not in outputs:
+            raise ValueError(f"checkpoint is {reference.checkpoint!r}, but no job tells the registry; name a folder")
+        return outputs[reference.checkpoint]
     if stage_of(reference.checkpoint) in outputs or Path(reference.checkpoint).is_dir():
         return model_folder(reference.checkpoint, outputs)
-    if is_registered(reference.checkpoint):
-        return from_registry(reference.checkpoint)
     return _from_hub(reference.checkpoint, reference.revision)
 
 
@@ -75,11 +78,6 @@ def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
     return content_hash(folder)
 
 
-def from_registry(reference: str) -> Path:
-    """The folder of a registered model, fetched first where it is not here; raises ValueError when there is none."""
-    return registered_folder(reference, cache_folder() / "registered")
-
-
 def _from_store(uri: str) -> Path:
     folder = mirror.fetch(local_path(uri))
     if not (folder / "config.json").is_file():
@@ -105,12 +103,23 @@ def model_config(reference: ModelRef, earlier: Mapping[str, Forecast]) -> tuple[
 
     For a model that an earlier stage will make, the configuration is that stage's forecast and the folder None.
     """
-    name = reference.checkpoint
-    if name is not None and stage_of(name) in earlier:
-        models = earlier[stage_of(name)].models
+    made = will_be_made(reference, earlier)
+    if made is not None:
+        name = reference.checkpoint or ""
         suffix = INITIAL if name.endswith(INITIAL) else ""
-        if suffix not in models:
+        if suffix not in made.models:
             raise ValueError(f"checkpoint is {name!r}, which makes no model; name a training stage")
-        return models[suffix], None
-    folder = resolve(reference, {})
+        return made.models[suffix], None
+    folder = existing(reference, earlier)
     return load_config(folder), folder
+
+
+def will_be_made(reference: ModelRef, earlier: Mapping[str, Forecast]) -> Forecast | None:
+    """The forecast of the earlier stage that will make a model, None for a model that exists already."""
+    name = reference.checkpoint
+    return None if name is None or is_registered(name) else earlier.get(stage_of(name))
+
+
+def existing(reference: ModelRef, earlier: Mapping[str, Forecast]) -> Path:
+    """The local folder of a model that exists before any stage runs; raises ValueError as ``resolve`` does."""
+    return resolve(reference, {name: one.folder for name, one in earlier.items() if one.folder is not None})

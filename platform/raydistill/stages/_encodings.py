@@ -9,7 +9,7 @@ from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.mixture import Mixture
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _checkpoints
-from raydistill.stages._base import CorpusForecast, Forecast, stage_of
+from raydistill.stages._base import CorpusForecast, Forecast
 
 _FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -26,11 +26,11 @@ def known_hash(key: str, reference: Any, earlier: Mapping[str, Forecast]) -> str
 
     Raises ValueError, naming the model's ``key``, for a reference that leads nowhere.
     """
-    name = reference.checkpoint
-    if name is not None and stage_of(name) in earlier:
-        return earlier[stage_of(name)].tokenizer_hash
+    made = _checkpoints.will_be_made(reference, earlier)
+    if made is not None:
+        return made.tokenizer_hash
     try:
-        return hash_of_folder(_checkpoints.resolve(reference, {}))
+        return hash_of_folder(_checkpoints.existing(reference, earlier))
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
 

@@ -14,8 +14,8 @@ from raydistill.models.kept_units import kept_of
 from raydistill.models.load import load_config
 from raydistill.models.restored import save_restored
 from raydistill.models.unrolled import save_unrolled
+from raydistill.registry.student import BYTES_TAG, PARAMETERS_TAG
 from raydistill.stages import _lineage
-from raydistill.tracking.student import BYTES_TAG, PARAMETERS_TAG
 
 _VOCABULARIES = ("masked_lm", "causal_lm")
 

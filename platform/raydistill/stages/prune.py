@@ -17,9 +17,9 @@ from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_
 from raydistill.models.load import head_in, load_config, load_model, load_tokenizer, save_model, stored_head
 from raydistill.models.pruning import kept_units, pruned
 from raydistill.models.unit_masks import check_units
+from raydistill.registry.student import BYTES_TAG, PARAMETERS_TAG
 from raydistill.stages import _base, _checkpoints, _lineage
 from raydistill.store_paths import local_path
-from raydistill.tracking.student import BYTES_TAG, PARAMETERS_TAG
 
 _STUDENT = "student"
 

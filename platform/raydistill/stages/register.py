@@ -8,10 +8,11 @@ from pydantic import Field
 
 from raydistill import discovery
 from raydistill.config.sections import ScalingConfig
+from raydistill.registry.card import model_card
+from raydistill.registry.gate import GateConfig, gate_tag
+from raydistill.registry.reference import ModelReference, is_registered
+from raydistill.registry.student import COMPARED_TAG, GATE_TAG, LICENCE_TAG, figures_tag
 from raydistill.stages import _base, _lineage, _plans
-from raydistill.tracking.card import model_card
-from raydistill.tracking.gate import GateConfig, gate_tag
-from raydistill.tracking.student import COMPARED_TAG, GATE_TAG, LICENCE_TAG, figures_tag
 
 
 class Config(_base.StageConfig):
@@ -53,7 +54,7 @@ class Stage(_base.Stage):
         return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        made = earlier.get(_base.stage_of(self.config.model))
+        made = None if is_registered(self.config.model) else earlier.get(_base.stage_of(self.config.model))
         if made is not None and not made.models:
             raise ValueError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
@@ -102,7 +103,8 @@ class Stage(_base.Stage):
             metrics={} if run is None else self._figures(run, context),
             card=model_card(self.config.name, tags, folder) if (folder / "config.json").is_file() else None,
         )
-        return {"name": self.config.name, "version": version, "uri": f"models:/{self.config.name}@{self.config.alias}"}
+        uri = str(ModelReference(self.config.name, alias=self.config.alias))
+        return {"name": self.config.name, "version": version, "uri": uri}
 
     def _chosen_run(self, context: _base.StageContext) -> _base.Run | None:
         """The run whose student is registered, None for a folder outside the job."""

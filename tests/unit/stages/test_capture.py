@@ -27,7 +27,7 @@ from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
 from raydistill.stages._choice import Choice
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
-from raydistill.tracking.registry import content_hash
+from raydistill.tracking.registration import content_hash
 from toys.capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES, toy_classifier
 from toys.corpus import SPECIAL_IDS, random_rows, write_corpus

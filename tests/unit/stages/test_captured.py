@@ -19,7 +19,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data import capture
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.stages import _captured
-from raydistill.tracking.registry import content_hash
+from raydistill.tracking.registration import content_hash
 from toys.capture import context_of, outputs_here, save_teacher, train_stage, write_labelled
 
 ALL_ROWS = 110

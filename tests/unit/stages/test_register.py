@@ -7,10 +7,10 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.registry.student import FiguresRow, rows_of
 from raydistill.stages import _lineage
 from raydistill.stages._base import Forecast, Run, StageContext
 from raydistill.stages.register import Config, Stage
-from raydistill.tracking.student import FiguresRow, rows_of
 from raydistill.tracking.tracker import MemoryTracker
 from toys.checkpoint import save_student
 

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from raydistill.tracking.card import CARD
 from raydistill.tracking.quiet import load_mlflow
 
+CARD = "README.md"
+"""Name of a model's card beside it."""
 _CONTENT_TAG = "raydistill.content"
 _ARTIFACT_NAME = "student"
 _REQUIREMENTS = ("torch", "transformers")

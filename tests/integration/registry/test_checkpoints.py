@@ -10,13 +10,15 @@ from safetensors.torch import load_file
 from raydistill.config.errors import UserError
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import Corpus
+from raydistill.job import record
 from raydistill.job.load import Job, load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import stage_records
 from raydistill.models.load import load_tokenizer
+from raydistill.registry import checkpoints
+from raydistill.registry.checkpoints import checkpoint_folder
 from raydistill.stages import _checkpoints
-from raydistill.tracking import registered
-from raydistill.tracking.registered import registry_at
+from raydistill.store_paths import cache_folder
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.checkpoint import save_student
 from toys.corpus import random_rows, write_corpus
@@ -34,8 +36,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.deliver({**start, "resume": False, "token": KEY})
     for seed in (1, 2):
         folder = save_student(root / f"seed{seed}", seed=seed)
-        record = {"op": "register_model", "key": KEY, "time": 5, "folder": str(folder), "name": "student"}
-        writer.deliver({**record, "alias": "candidate", "tags": {}, "metrics": {}, "task": None})
+        register = {"op": "register_model", "key": KEY, "time": 5, "folder": str(folder), "name": "student"}
+        writer.deliver({**register, "alias": "candidate", "tags": {}, "metrics": {}, "task": None})
     return root
 
 
@@ -44,20 +46,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One for the module: each question to the registry imports MLflow in a process of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAYDISTILL_CACHE", str(tmp_path_factory.mktemp("cache")))
-        registered._fetched.cache_clear()
+        checkpoints._downloaded.cache_clear()
         yield
-        registered._fetched.cache_clear()
+        checkpoints._downloaded.cache_clear()
 
 
-def uri(storage: Path) -> str:
-    return f"sqlite:///{storage / 'mlflow.db'}"
+def fetched(storage: Path, reference: str) -> Path:
+    """The folder that a stage finds for a reference to the registry of a storage folder."""
+    folder = checkpoint_folder(reference, cache_folder(), registry=f"sqlite:///{storage / 'mlflow.db'}")
+    return _checkpoints.resolve(ModelRef(checkpoint=reference), {reference: folder})
 
 
 @pytest.mark.parametrize(("reference", "seed"), [("models:/student@candidate", 2), ("models:/student/1", 1)])
 def test_an_alias_or_a_version_leads_to_its_weights_and_tokenizer(storage: Path, reference: str, seed: int) -> None:
-    with registry_at(uri(storage)):
-        folder = _checkpoints.resolve(ModelRef(checkpoint=reference), {})
-        again = _checkpoints.resolve(ModelRef(checkpoint=reference), {})
+    folder = fetched(storage, reference)
+    again = fetched(storage, reference)
     found, expected = load_file(folder / "model.safetensors"), load_file(storage / f"seed{seed}" / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -73,15 +76,15 @@ def test_an_alias_or_a_version_leads_to_its_weights_and_tokenizer(storage: Path,
     ],
 )
 def test_what_the_registry_does_not_have_is_refused_in_one_line(storage: Path, reference: str, message: str) -> None:
-    with registry_at(uri(storage)), pytest.raises(ValueError, match=message) as refusal:
-        _checkpoints.resolve(ModelRef(checkpoint=reference), {})
+    with pytest.raises(ValueError, match=message) as refusal:
+        fetched(storage, reference)
     assert str(refusal.value).startswith(f"checkpoint is {reference!r}")
     assert "\n" not in str(refusal.value)
 
 
 def test_no_registry_is_made_where_there_is_none(tmp_path: Path) -> None:
-    with registry_at(uri(tmp_path)), pytest.raises(ValueError, match="there is none yet; register the model first"):
-        _checkpoints.resolve(ModelRef(checkpoint="models:/student@candidate"), {})
+    with pytest.raises(ValueError, match="there is none yet; register the model first"):
+        fetched(tmp_path, "models:/student@candidate")
     assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -110,6 +113,6 @@ def test_an_alias_that_moved_makes_another_stage(
     corpus = write_corpus(tmp_path / "corpus" / "held_out", random_rows(30))
     found = []
     for version in (1, 2):
-        monkeypatch.setattr(_checkpoints, "registered_folder", lambda name, cache, at=version: Path(f"version{at}"))
+        monkeypatch.setattr(record, "checkpoint_folder", lambda *_, at=version, **__: Path(f"version{at}"))
         found.append(stage_records(evaluation(storage, corpus, "models:/student@candidate"))["evaluate"].hash)
     assert found[0] != found[1]

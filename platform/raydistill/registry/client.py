@@ -1,53 +1,31 @@
-"""The students of a model registry: found, listed, copied out and given aliases."""
+"""A client of the model registry: lists students, finds and downloads versions, sets aliases and tags."""
 
 import os
-import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from raydistill.discovery import unknown_choice
-from raydistill.tracking.card import CARD, model_card
+from raydistill.registry.card import model_card
+from raydistill.registry.reference import SCHEME, ModelReference
+from raydistill.registry.student import FIGURES_TAG, RegisteredStudent, StudentVersion
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.quiet import load_mlflow
-from raydistill.tracking.registered import checkpoint_among
+from raydistill.tracking.registration import CARD
 from raydistill.tracking.store import is_database, without_secrets
-from raydistill.tracking.student import FIGURES_TAG, StudentVersion
 
-_REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 _SQLITE = "sqlite:///"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _CONNECT_S = 10.0
 _PAGE = 1000
 _CAMPAIGN = "campaign"
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "INVALID_PARAMETER_VALUE")
-
-
-@dataclass(frozen=True)
-class RegisteredStudent:
-    """A registered name with all of its versions, the newest first."""
-
-    name: str
-    versions: tuple[StudentVersion, ...]
-    aliases: Mapping[str, int]
-
-    @property
-    def best(self) -> tuple[str, float, int] | None:
-        """Metric, value and version of the best one by the metric that the newest version tells; None without any."""
-        compared = next((one.compared_by for one in self.versions if one.compared_by is not None), None)
-        if compared is None:
-            return None
-        metric, greater = compared
-        known = [(one.figures[metric], one.number) for one in self.versions if metric in one.figures]
-        if not known:
-            return None
-        value, number = max(known, key=lambda pair: pair[0] if greater else -pair[0])
-        return metric, value, number
 
 
 class Registry:
@@ -60,43 +38,34 @@ class Registry:
         self.uri = uri
         self._where = without_secrets(uri)
         _check_there(uri, self._where)
-        with self._asked():
-            mlflow = load_mlflow()
-            self._mlflow = mlflow
-            mlflow.set_tracking_uri(uri)
-            mlflow.set_registry_uri(uri)
-            self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with self._errors_told():
+            self._mlflow = load_mlflow()
+            self._mlflow.set_tracking_uri(uri)
+            self._mlflow.set_registry_uri(uri)
+            self._client = self._mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def students(self) -> list[RegisteredStudent]:
         """All registered students by name."""
-        with self._asked():
+        with self._errors_told():
             models = sorted(_pages(self._client.search_registered_models), key=lambda model: str(model.name))
-            return [self._student(model) for model in models]
+            students = [self._student(model) for model in models]
+            return [replace(one, versions=tuple(map(self._with_metrics, one.versions))) for one in students]
 
-    def find(self, reference: str) -> StudentVersion:
-        """The version that ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION`` means; without either it is the newest."""
-        parts = _REFERENCE.fullmatch(reference)
-        if parts is None:
-            raise ValueError(f"model is {reference!r}; write NAME, NAME@ALIAS or NAME/VERSION")
-        with self._asked():
-            student = self._named(parts["name"])
-            number = max((one.number for one in student.versions), default=0)
-            if parts["alias"]:
-                number = _alias(student, parts["alias"])
-            elif parts["version"]:
-                number = int(parts["version"])
-            found = self._version(student, number)
+    def find(self, reference: ModelReference) -> StudentVersion:
+        """The version that a reference means."""
+        with self._errors_told():
+            found = self._with_metrics(self._named(reference.name).version(reference))
             campaign = found.tags.get(_CAMPAIGN) or self._campaign(found.run_id)
             return replace(found, tags={**found.tags, _CAMPAIGN: campaign}) if campaign else found
 
     def holder(self, name: str, alias: str) -> StudentVersion | None:
-        """The version that has an alias, None when none has."""
-        with self._asked():
-            student = self._named(name)
-            return self._version(student, student.aliases[alias]) if alias in student.aliases else None
+        """The version that an alias points to, None when there is no such alias."""
+        with self._errors_told():
+            found = [one for one in self._named(name).versions if alias in one.aliases]
+            return self._with_metrics(found[0]) if found else None
 
     def pull(self, version: StudentVersion, folder: Path) -> None:
-        """Copy a version out as a plain transformers folder with its card, in one rename."""
+        """Copy a version out as a plain transformers folder with its card; ``folder`` is made whole or not at all."""
         if folder.exists() or folder.is_symlink():
             raise ValueError(f"{folder} exists; give another folder or remove it")
         if not folder.parent.is_dir():
@@ -105,12 +74,8 @@ class Registry:
             self.download(version, Path(temporary)).rename(folder)
 
     def download(self, version: StudentVersion, target: Path) -> Path:
-        """The same folder below ``target``, which is there and empty."""
-        artifacts = load_mlflow("mlflow.artifacts")
-        reference = f"models:/{version.name}/{version.number}"
-        with self._asked():
-            artifacts.download_artifacts(artifact_uri=reference, dst_path=str(target))
-        found = checkpoint_among(target, reference)
+        """Download a version below ``target``, an empty folder, and return its transformers folder, card included."""
+        found = self.download_checkpoint(version, target)
         card = target / CARD
         # Older versions have none.
         text = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -119,14 +84,22 @@ class Registry:
             (found / CARD).write_text(text, encoding="utf-8")
         return found
 
+    def download_checkpoint(self, version: StudentVersion, target: Path) -> Path:
+        """The same without the card: weights, configuration and tokenizer."""
+        reference = str(ModelReference(version.name, version=version.number))
+        artifacts = load_mlflow("mlflow.artifacts")
+        with self._errors_told():
+            artifacts.download_artifacts(artifact_uri=reference, dst_path=str(target))
+        return _checkpoint_in(target, reference)
+
     def set_alias(self, version: StudentVersion, alias: str) -> None:
         """Point an alias to a version."""
-        with self._asked():
+        with self._errors_told():
             self._client.set_registered_model_alias(version.name, alias, str(version.number))
 
     def set_tag(self, version: StudentVersion, name: str, text: str) -> None:
         """Set a tag of a version."""
-        with self._asked():
+        with self._errors_told():
             self._client.set_model_version_tag(version.name, str(version.number), name, text)
 
     def _named(self, name: str) -> RegisteredStudent:
@@ -144,35 +117,21 @@ class Registry:
         quoted = str(model.name).replace("'", "''")
         found = list(_pages(self._client.search_model_versions, f"name = '{quoted}'"))
         aliases = {alias: int(number) for alias, number in dict(model.aliases).items()}
-        versions = sorted((self._read(one, aliases) for one in found), key=lambda one: -one.number)
+        versions = sorted((_read(one, aliases) for one in found), key=lambda one: -one.number)
         return RegisteredStudent(str(model.name), tuple(versions), aliases)
 
-    def _version(self, student: RegisteredStudent, number: int) -> StudentVersion:
-        found = next((one for one in student.versions if one.number == number), None)
-        if found is not None:
-            return found
-        known = ", ".join(str(one.number) for one in student.versions) or "none"
-        raise ValueError(f"version is {number}, which {student.name!r} does not have; versions: {known}")
-
-    def _read(self, found: Any, aliases: Mapping[str, int]) -> StudentVersion:
-        number = int(found.version)
-        tags = {str(key): str(text) for key, text in found.tags.items()}
-        held = tuple(sorted(alias for alias, at in aliases.items() if at == number))
-        metrics = {} if FIGURES_TAG in tags else self._metrics(found)
-        return StudentVersion(str(found.name), number, tags, held, metrics, found.run_id or None)
-
-    def _metrics(self, found: Any) -> dict[str, float]:
-        model_id = str(found.source or "").removeprefix("models:/")
-        if not model_id.startswith("m-"):
-            return {}
+    def _with_metrics(self, version: StudentVersion) -> StudentVersion:
+        model_id = version.source.removeprefix(SCHEME)
+        if FIGURES_TAG in version.tags or not model_id.startswith("m-"):
+            return version
         try:
             logged = self._client.get_logged_model(model_id)
         except self._mlflow.MlflowException as error:
             if error.error_code not in _MISSING:
                 raise
             # Somebody removed it; the version's tags are still worth showing.
-            return {}
-        return {str(metric.key): float(metric.value) for metric in logged.metrics or ()}
+            return version
+        return replace(version, metrics={str(metric.key): float(metric.value) for metric in logged.metrics or ()})
 
     def _campaign(self, run_id: str | None) -> str | None:
         """The campaign that the version's run, or one that it is part of, is tagged with."""
@@ -190,8 +149,8 @@ class Registry:
         return None
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
-        """Turn what MLflow's client raises into one line; a local file that fails is not the store's fault."""
+    def _errors_told(self) -> Iterator[None]:
+        """Turn an error of MLflow's client into a ValueError of one line, except one of a local file."""
         try:
             yield
         except ValueError:
@@ -200,7 +159,20 @@ class Registry:
             if isinstance(error, OSError) and error.filename:
                 raise
             why = reason(error, uri=self.uri)
-            raise ValueError(f"the registry at {self._where} fails: {why}; start it or give --tracking-uri") from None
+            raise ValueError(f"the registry at {self._where} fails: {why}; start it or give another URI") from None
+
+
+def _read(found: Any, aliases: Mapping[str, int]) -> StudentVersion:
+    number = int(found.version)
+    return StudentVersion(
+        str(found.name),
+        number,
+        {str(key): str(text) for key, text in found.tags.items()},
+        aliases=tuple(sorted(alias for alias, at in aliases.items() if at == number)),
+        run_id=found.run_id or None,
+        source=str(found.source or ""),
+        created_ms=found.creation_timestamp,
+    )
 
 
 def _pages(search: Any, query: str | None = None) -> Iterator[Any]:
@@ -213,12 +185,15 @@ def _pages(search: Any, query: str | None = None) -> Iterator[Any]:
             return
 
 
-def _alias(student: RegisteredStudent, alias: str) -> int:
-    if alias in student.aliases:
-        return student.aliases[alias]
-    if not student.aliases:
-        raise ValueError(f"alias is {alias!r}, but {student.name!r} has none; give a version, such as {student.name}/1")
-    raise ValueError(unknown_choice("alias", alias, sorted(student.aliases)))
+def _checkpoint_in(root: Path, reference: str) -> Path:
+    folders = sorted((path.parent for path in root.rglob("config.json")), key=lambda folder: len(folder.parts))
+    found = [folder for folder in folders if any(folder.glob("*.safetensors"))]
+    if not found:
+        raise ValueError(f"{reference} has no config.json with safetensors; register it in the transformers flavour")
+    tokenizer = root / "components" / "tokenizer"
+    if tokenizer.is_dir() and not (found[0] / "tokenizer_config.json").is_file():
+        shutil.copytree(tokenizer, found[0], dirs_exist_ok=True)
+    return found[0]
 
 
 def registry_uri(storage: Path | None, tracking_uri: str | None, environment: Mapping[str, str] = os.environ) -> str:
@@ -246,6 +221,4 @@ def _check_there(uri: str, where: str) -> None:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
     except OSError as error:
         why = error.strerror or str(error)
-        raise ValueError(
-            f"the registry at {where} does not answer ({why}); start it or give another --tracking-uri"
-        ) from None
+        raise ValueError(f"the registry at {where} does not answer ({why}); start it or give another URI") from None

@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from raydistill.cli import app
-from raydistill.tracking import promotion
-from raydistill.tracking.versions import Registry, registry_uri
+from raydistill.registry import promotion
+from raydistill.registry.client import Registry, registry_uri
+from raydistill.registry.reference import ModelReference
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.registry import register_versions
 
@@ -120,7 +121,7 @@ def test_a_pulled_folder_has_the_weights_the_tokenizer_and_a_card(storage: Path,
 def test_a_version_that_passes_is_promoted_after_a_real_reload(storage: Path) -> None:
     done = data(storage, "promote", "student", 2, "--to", "passes")
     assert (done["promoted"], done["failed"], done["previous"]) == (True, [], None)
-    assert Registry(registry_uri(storage, None)).find("student@passes").number == 2
+    assert Registry(registry_uri(storage, None)).find(ModelReference.parse("student@passes")).number == 2
 
 
 @pytest.mark.usefixtures("reloads")
@@ -132,14 +133,14 @@ def test_a_worse_version_is_refused_and_the_champion_stays(storage: Path) -> Non
         assert result.stdout == ""
         assert reason in result.stderr
         assert "is not promoted" in result.stderr
-    assert Registry(registry_uri(storage, None)).find("student@champion").number == 2
+    assert Registry(registry_uri(storage, None)).find(ModelReference.parse("student@champion")).number == 2
 
 
 @pytest.mark.usefixtures("reloads")
 def test_force_promotes_and_keeps_what_failed(storage: Path) -> None:
     result = models(storage, "promote", "student", 1, "--to", "forced", "--force")
     assert result.exit_code == 0
-    tags = Registry(registry_uri(storage, None)).find("student@forced").tags
+    tags = Registry(registry_uri(storage, None)).find(ModelReference.parse("student@forced")).tags
     assert json.loads(tags["forced.forced"]) == ["no licence is stated; set licence in the register stage"]
     assert "promoted.forced" in tags
 

@@ -1,21 +1,21 @@
-"""What is said when a registry does not answer; what it holds is tested with MLflow."""
+"""What is said when a registry does not answer; its content is tested with MLflow."""
 
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from raydistill.tracking import registered
-from raydistill.tracking.registered import registered_folder, registry_at
+from raydistill.registry import checkpoints
+from raydistill.registry.checkpoints import checkpoint_folder
 
 URI = "http://bob:hunter2@registry.example:9"
 
 
 def refusal(monkeypatch, run):
-    registered._fetched.cache_clear()
+    checkpoints._downloaded.cache_clear()
     monkeypatch.setattr(subprocess, "run", run)
-    with registry_at(URI), pytest.raises(ValueError, match="not to be had from the registry") as error:
-        registered_folder("models:/student@candidate", Path("cache"))
+    with pytest.raises(ValueError, match="not to be had from the registry") as error:
+        checkpoint_folder("models:/student@candidate", Path("cache"), registry=URI)
     return str(error.value)
 
 

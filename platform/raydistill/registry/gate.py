@@ -1,4 +1,4 @@
-"""When a version of a student may be promoted, by its figures."""
+"""Which figures a version of a student needs to be promoted."""
 
 import json
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from raydistill.config.sections import Section
-from raydistill.tracking.student import TEACHER, StudentVersion
+from raydistill.registry.student import TEACHER, StudentVersion
 
 _ROUNDING = 1e-9
-"""What a difference of two figures may be off by; 0.9 is within 0.02 of 0.92."""
+"""Tolerance for a difference of two figures, so that 0.9 is within 0.02 of 0.92."""
 
 
 class GateConfig(Section):
@@ -19,9 +19,9 @@ class GateConfig(Section):
     metric: str = Field(min_length=1)
     """Figure of the evaluation that counts."""
     greater_is_better: bool
-    """Whether a higher figure is the better one, as of ``accuracy``, and unlike ``loss``."""
+    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``."""
     at_least_champion: bool = True
-    """Refuse a student that is worse than the version whose place it would take; with no such version it passes."""
+    """Refuse a student that is worse than the version that has the alias; without such a version it passes."""
     within_of_teacher: float | None = Field(default=None, ge=0)
     """Refuse a student that is worse than the best of its teachers by more than this; None does not compare them."""
 
@@ -32,9 +32,9 @@ def gate_tag(gate: GateConfig) -> str:
 
 
 def unmet(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
-    """Why the gate of a version's job refuses it, a line each; none without a gate.
+    """Why the gate of a version's job refuses it, one line per reason; none without a gate.
 
-    ``holder`` is the version whose place it would take, None when there is none.
+    ``holder`` is the version that has the alias, None when there is none.
     """
     if version.gate is None:
         return []
@@ -83,5 +83,5 @@ def _against_teacher(gate: GateConfig, figure: float, version: StudentVersion) -
 
 
 def _gain(gate: GateConfig, figure: float, *, over: float) -> float:
-    """How much better a figure is; NaN, which no bound lets pass, when one of both is."""
+    """How much better a figure is; NaN, which passes no bound, if either figure is NaN."""
     return figure - over if gate.greater_is_better else over - figure

@@ -1,4 +1,4 @@
-"""Give a version of a student an alias such as ``champion``, when it passes what its job and its users need."""
+"""Give a version of a student an alias such as ``champion`` if it passes its gate and loads where users need it."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydistill.environment import quiet_variables
-from raydistill.tracking.gate import unmet
-from raydistill.tracking.student import LICENCE_TAG, StudentVersion
-from raydistill.tracking.versions import Registry
+from raydistill.registry.client import Registry
+from raydistill.registry.gate import unmet
+from raydistill.registry.student import LICENCE_TAG, StudentVersion
 
 PROMOTED, FORCED = "promoted", "forced"
-"""Tags, each with ``.<alias>`` behind it: when a version got the alias, and what it failed when it was forced."""
+"""Tags, each followed by ``.<alias>``: when a version got the alias, and which checks a forced one failed."""
 _ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]+", re.ASCII)
 _CODE = (".py", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _TIMEOUT_S = 600
-# Ends with one line on standard error when something is missing.
+# Exits with one line on standard error when a check fails.
 _RELOAD = """
 import sys
 sys.modules["raydistill"] = None
@@ -48,7 +48,7 @@ if not torch.isfinite(answer).all():
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a promotion: ``failed`` says why it was refused, or what it was forced through."""
+    """The result of a promotion: ``failed`` has the checks that refused it, or that it was forced past."""
 
     name: str
     version: int
@@ -56,14 +56,14 @@ class Promotion:
     promoted: bool
     failed: tuple[str, ...]
     previous: int | None
-    """The version that had the alias before."""
+    """The version that had the alias before, None for a new alias."""
     notes: tuple[str, ...] = ()
 
 
 def promote(registry: Registry, version: StudentVersion, alias: str, *, force: bool = False) -> Promotion:
     """Point an alias to a version that passes its gate, reloads with plain transformers and states a licence.
 
-    One that does not keeps the alias where it is, unless it is forced; then what failed is a tag of the version.
+    If a check fails, the alias stays where it is, unless ``force`` is set; then a tag of the version has the failures.
     Raises ValueError for an alias that no registry takes.
     """
     if not _ALIAS.fullmatch(alias):
@@ -75,7 +75,7 @@ def promote(registry: Registry, version: StudentVersion, alias: str, *, force: b
     allowed = force or not failed
     if allowed:
         if failed:
-            # Before the alias: whoever follows it finds the record.
+            # Before the alias, so that whoever follows it finds the record.
             registry.set_tag(version, f"{FORCED}.{alias}", json.dumps(failed))
         registry.set_tag(version, f"{PROMOTED}.{alias}", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         registry.set_alias(version, alias)
@@ -86,7 +86,7 @@ def promote(registry: Registry, version: StudentVersion, alias: str, *, force: b
 
 
 def not_plain(registry: Registry, version: StudentVersion, target: Path) -> list[str]:
-    """Why a version does not load with transformers alone from safetensors; ``target`` gets a copy of it."""
+    """Why a version does not load from safetensors with transformers alone; it is downloaded below ``target``."""
     try:
         folder = registry.download(version, target)
     except ValueError as error:
@@ -95,7 +95,7 @@ def not_plain(registry: Registry, version: StudentVersion, target: Path) -> list
 
 
 def outside_code(folder: Path) -> list[str]:
-    """A line for each file of a checkpoint folder that can hold code, and for each pointer to code."""
+    """A line for each file of a checkpoint folder that can hold code, and each configuration that points to code."""
     files = sorted(path.name for path in folder.rglob("*") if path.suffix in _CODE)
     found = [f"{name} can hold code; keep weights as safetensors and no code" for name in files]
     for name in _CONFIGURATIONS:
@@ -106,7 +106,7 @@ def outside_code(folder: Path) -> list[str]:
 
 
 def _reload(folder: Path) -> list[str]:
-    """Try it in a process where this package is missing, as its users do."""
+    """Load it in a process where this package is missing, as its users do."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _RELOAD, str(folder)],
@@ -131,7 +131,7 @@ def _licence(version: StudentVersion) -> list[str]:
 
 
 def _notes(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
-    """What does not refuse a version, but should be known."""
+    """What does not refuse a version but is worth knowing."""
     if version.gate is None:
         return ["its job sets no gate, so no figures were compared"]
     corpora = [None if one is None else one.tags.get("corpus_hash") for one in (version, holder)]

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
-from raydistill.tracking.card import figures_table, model_card
-from raydistill.tracking.student import FiguresRow, figures_tag
+from raydistill.registry.card import figures_table, model_card
+from raydistill.registry.student import FiguresRow, figures_tag
 
 CONFIG = {
     "architectures": ["DistilBertForSequenceClassification"],
@@ -68,6 +69,14 @@ def test_a_card_of_a_version_without_tags_leaves_out_what_is_not_known(folder: P
     assert "license" not in card
 
 
+def test_a_hub_reads_the_licence_the_task_and_the_students_metrics(folder: Path) -> None:
+    data = ModelCard(model_card("sentiment", TAGS, folder)).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "text-classification")
+    assert data.eval_results is not None
+    # Neither its latency, which is no metric of quality, nor the figures of other models.
+    assert [(one.metric_type, one.metric_value) for one in data.eval_results] == [("accuracy", 0.9)]
+
+
 def test_a_figure_that_one_model_lacks_is_an_empty_cell() -> None:
     table = figures_table(ROWS).splitlines()
     assert table[0] == "|  | student (distilled) | teacher | baseline (alone), mean of 3 runs |"
@@ -76,5 +85,5 @@ def test_a_figure_that_one_model_lacks_is_an_empty_cell() -> None:
 
 def test_a_licence_in_words_is_a_name_for_a_hub(folder: Path) -> None:
     card = model_card("sentiment", {"licence": "for research only"}, folder)
-    assert 'license: other\nlicense_name: "for research only"' in card
+    assert "license: other\nlicense_name: for research only\n" in card
     assert "## Licence\n\nfor research only\n" in card

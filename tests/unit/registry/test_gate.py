@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from raydistill.tracking.gate import GateConfig, gate_line, gate_tag, unmet
-from raydistill.tracking.student import FiguresRow, StudentVersion, figures_tag
+from raydistill.registry.gate import GateConfig, gate_line, gate_tag, unmet
+from raydistill.registry.student import FiguresRow, StudentVersion, figures_tag
 
 
 def version(
