@@ -1,14 +1,17 @@
 """The sections of a space file: the job it varies, what is searched, how, and how much of it."""
 
+import itertools
 import math
+import random
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.search import domains
-from raydistill.search.domains import Choice, Domain, Grid
+from raydistill.search.domains import Choice, Domain, Grid, Values
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:s|min|h|d))+")
@@ -150,7 +153,7 @@ class SearchConfig(Section):
     def _check_grid(self) -> None:
         """Raise ValueError for domains that the searcher does not take."""
         for key, domain in self.space.items():
-            if self.searcher.name == "grid" and not isinstance(domain, Grid | Choice):
+            if self.searcher.name == "grid" and not isinstance(domain, Choice):
                 raise ValueError(
                     f"space.{key} is a range, but searcher grid tries all values; list them, or choose searcher random"
                 )
@@ -178,6 +181,16 @@ class SearchConfig(Section):
             return math.prod(len(domain.values) for domain in self.space.values())
         assert self.budget.trials is not None
         return self.budget.trials
+
+    def combinations(self) -> Iterator[Values]:
+        """All combinations of the choices of searcher ``grid``, in the order in which they are tried."""
+        for values in itertools.product(*(domain.values for domain in self.space.values())):
+            yield dict(zip(self.space, values, strict=True))
+
+    def at_random(self, number: int) -> Values:
+        """Values drawn for a trial, of seed and number alone, so that a resumed campaign draws the same."""
+        rng = random.Random(f"{self.seed}/{number}")
+        return {key: domain.sample(rng) for key, domain in self.space.items()}
 
     @property
     def num_startup_trials(self) -> int:
