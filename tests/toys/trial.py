@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 from raydistill import cluster
+from raydistill.search import spaces
 from raydistill.search.campaign import trial_context
 from raydistill.search.results import TrialEvent
 from raydistill.search.trial import TrialContext, TrialError, run_trial
@@ -86,13 +87,15 @@ def main(folder: Path) -> dict[str, Any]:
     context = replace(trial_context(search), tracker=tracker)
     found: dict[str, Any] = {}
     trials = {"first": (0.02, None), "again": (0.02, None), "failed": (1e30, None), "stopped": (0.01, 4)}
-    for number, (name, (rate, stop)) in enumerate(trials.items()):
-        reporter, ended = Kept(stop=stop), ""
-        try:
-            run_trial(context, number, {"method.temperature": 2.0, "optimizer.learning_rate": rate}, reporter)
-        except (TrialError, SystemExit) as error:
-            ended = f"{type(error).__name__}: {error}"
-        found[name] = {"told": reporter.told, "ended": ended, "folder": str(reporter.folder)}
+    with patch.object(spaces, "load_job", wraps=spaces.load_job) as load:
+        for number, (name, (rate, stop)) in enumerate(trials.items()):
+            reporter, ended = Kept(stop=stop), ""
+            try:
+                run_trial(context, number, {"method.temperature": 2.0, "optimizer.learning_rate": rate}, reporter)
+            except (TrialError, SystemExit) as error:
+                ended = f"{type(error).__name__}: {error}"
+            found[name] = {"told": reporter.told, "ended": ended, "folder": str(reporter.folder)}
+    found["loads"] = load.call_count
     found["population"] = population(context, folder)
     found["copied_from"] = {run.name: run.tags.get("copied_from") for run in tracker.runs.values()}
     found["status"] = [run.status for run in tracker.runs.values()]

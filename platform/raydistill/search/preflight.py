@@ -4,7 +4,7 @@ import importlib.util
 import itertools
 import random
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -40,24 +40,29 @@ def check_search(search: SearchConfig) -> dict[str, list[str]]:
 
     The same checks as a job's run over each of them; starts no cluster. Raises UserError, one line a problem.
     """
-    _check_libraries(search)
+    _refuse(_missing_library(search))
     raw = _base_job(search)
     paths = _paths(search, raw)
     first, *others = examples(search)
     job = _checked_job(search, raw, first, whole=True)
-    _check_places(search, paths, job)
+    _refuse(_misplaced(search, paths, job))
     stage = job.config.stages[search.stage]
     criterion = metric_of(search, stage)
-    _check_budget(search, stage.training)
+    _refuse(_unused_budget(search, stage.training))
     scaling = job.scaling(job.stages[search.stage])
     if search.scheduler.name == "pbt":
-        _check_changeable(search, paths, stage)
-        _check_copyable(scaling)
+        _refuse(_not_exchangeable(search, paths, stage, scaling))
     for values in others:
         _checked_job(search, raw, values, whole=False)
     cluster.check_resources(scaling)
     shared = _shared(search, job, {path[1] for path in paths.values()})
     return _lines(search, shared, criterion, len(others) + 1)
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    """Raise UserError if there are problems, each a line."""
+    if lines := list(problems):
+        raise UserError(lines)
 
 
 def metric_of(search: SearchConfig, stage: Any) -> Criterion:
@@ -109,14 +114,12 @@ def _corner(domain: Domain, number: int) -> Any:
     return ends[number % 2]
 
 
-def _check_libraries(search: SearchConfig) -> None:
-    library = _LIBRARIES.get(search.searcher.name)
-    if library is not None and importlib.util.find_spec(library) is None:
-        raise UserError(
-            [
-                f"searcher.name is {search.searcher.name!r}, whose package is not installed; "
-                "pip install 'raydistill[search]', or choose random"
-            ]
+def _missing_library(search: SearchConfig) -> Iterator[str]:
+    name = search.searcher.name
+    if name in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[name]) is None:
+        yield (
+            f"searcher.name is {name!r}, whose package is not installed; pip install 'raydistill[search]', or choose "
+            "random"
         )
 
 
@@ -145,28 +148,22 @@ def _paths(search: SearchConfig, raw: Mapping[str, Any]) -> dict[str, list[str]]
             paths[key] = locate(raw, search.stage, key)
         except ValueError as error:
             problems += [f"space.{line}" for line in error_lines(error)]
-    problems += _overlaps(paths)
-    if problems:
-        raise UserError(problems)
+    _refuse([*problems, *_overlaps(paths)])
     return paths
 
 
-def _check_places(search: SearchConfig, paths: Mapping[str, list[str]], job: Job) -> None:
-    """Raise UserError, a line each, for keys on which the searched student does not depend."""
+def _misplaced(search: SearchConfig, paths: Mapping[str, list[str]], job: Job) -> Iterator[str]:
+    """Keys on which the searched student does not depend."""
     used = needed(job, search.stage)
-    problems = [
-        f"space.{key} is no key of {search.stage} or of what it reads ({', '.join(sorted(used - {search.stage}))}); "
-        f"search keys of these, such as {search.stage}.{key.rpartition('.')[2]}"
-        for key, path in paths.items()
-        if path[0] != "stages" or path[1] not in used
-    ]
-    problems += [
-        f"space.{key} cannot be searched; it does not change the student, or makes several"
-        for key, path in paths.items()
-        if path[0] == "stages" and path[2:3] and path[2] in _NO_VALUES
-    ]
-    if problems:
-        raise UserError(problems)
+    for key, path in paths.items():
+        if path[0] != "stages" or path[1] not in used:
+            yield (
+                f"space.{key} is no key of {search.stage} or of what it reads "
+                f"({', '.join(sorted(used - {search.stage}))}); search keys of these, such as "
+                f"{search.stage}.{key.rpartition('.')[2]}"
+            )
+        elif path[2:3] and path[2] in _NO_VALUES:
+            yield f"space.{key} cannot be searched; it does not change the student, or makes several"
 
 
 def _overlaps(paths: Mapping[str, list[str]]) -> Iterator[str]:
@@ -191,7 +188,7 @@ def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whol
         job = load_job(with_values(raw, search.stage, values))
     except ValueError as error:
         raise UserError(error_lines(error)) from None
-    _check_single(search, job)
+    _refuse(_several_runs(search, job))
     job = only(job, with_readers(job, search.stage) if whole else needed(job, search.stage))
     if whole:
         job = replace(job, config=job.config.model_copy(update={"name": best_name(search)}))
@@ -207,58 +204,54 @@ def _problems_without_values(search: SearchConfig, raw: Mapping[str, Any], *, wh
     return []
 
 
-def _check_single(search: SearchConfig, job: Job) -> None:
-    runs = [name for name, run in job.runs.items() if run.base == search.stage]
-    if len(runs) == 1:
-        return
-    matrix = job.config.stages[search.stage].matrix
-    remedy = f"write {search.stage}.matrix: {{}} in overrides" if matrix else "name one run of what it reads"
-    raise UserError([f"stage is {search.stage!r}, which has {len(runs)} runs, but a trial is one; {remedy}"])
+def _several_runs(search: SearchConfig, job: Job) -> Iterator[str]:
+    num_runs = sum(run.base == search.stage for run in job.runs.values())
+    if num_runs != 1:
+        matrix = job.config.stages[search.stage].matrix
+        remedy = f"write {search.stage}.matrix: {{}} in overrides" if matrix else "name one run of what it reads"
+        yield f"stage is {search.stage!r}, which has {num_runs} runs, but a trial is one; {remedy}"
 
 
-def _check_budget(search: SearchConfig, training: Any) -> None:
-    """Raise UserError where a scheduler has nothing to decide by, or a searcher nothing to learn from."""
+def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
+    """Why a scheduler has nothing to decide by, or a searcher nothing to learn from."""
     name = search.scheduler.name
     last = min((steps for steps in (training.max_steps, training.stop_after_steps) if steps is not None), default=None)
     once = training.eval_steps is None and 1 in (training.num_epochs, training.stop_after_epochs)
     if name != "fifo" and (once or (last is not None and (training.eval_steps or 0) >= last)):
-        raise UserError(
-            [
-                f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
-                f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
-            ]
+        yield (
+            f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
+            f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
         )
     for key in ("grace_steps", "perturbation_steps"):
         steps = getattr(search.scheduler, key)
         if steps is not None and last is not None and steps >= last:
-            raise UserError([f"scheduler.{key} is {steps}, but a trial has {last} steps; lower it, or scheduler: fifo"])
+            yield f"scheduler.{key} is {steps}, but a trial has {last} steps; lower it, or scheduler: fifo"
     if name == "pbt" and search.num_trials < _LEAST_POPULATION:
-        raise UserError(
-            [f"budget.trials is {search.num_trials}, but pbt needs a population of {_LEAST_POPULATION}; raise it"]
-        )
+        yield f"budget.trials is {search.num_trials}, but pbt needs a population of {_LEAST_POPULATION}; raise it"
     startup = search.searcher.num_startup_trials
     if startup is not None and startup >= search.num_trials:
-        raise UserError(
-            [
-                f"searcher.num_startup_trials is {startup} of {search.num_trials} trials, so that nothing is learned; "
-                "lower it, or choose searcher random"
-            ]
+        yield (
+            f"searcher.num_startup_trials is {startup} of {search.num_trials} trials, so that nothing is learned; "
+            "lower it, or choose searcher random"
         )
 
 
-def _check_changeable(search: SearchConfig, paths: Mapping[str, list[str]], stage: Any) -> None:
-    """Raise UserError, a line each, for keys that a copied trial cannot take over with another value.
+def _not_exchangeable(
+    search: SearchConfig, paths: Mapping[str, list[str]], stage: Any, scaling: ScalingConfig
+) -> Iterator[str]:
+    """Why trials of ``stage``, a configuration, cannot go on from each other's states with other values.
 
-    ``stage`` is the configuration of the searched stage. Numbers that weigh, cut or scale a loss can change, and those
-    of the optimizer's step; what shapes models, batches or the length of the training cannot.
+    Numbers that weigh, cut or scale a loss can change, and those of the optimizer's step; what shapes models, batches
+    or the length of the training cannot.
     """
-    problems = [
-        f"space.{key} cannot change in mid-run, which scheduler pbt needs; leave it out, or choose asha"
-        for key, domain in search.domains.items()
-        if not _may_change(paths[key], domain, stage, search.stage)
-    ]
-    if problems:
-        raise UserError(problems)
+    for key, domain in search.domains.items():
+        if not _may_change(paths[key], domain, stage, search.stage):
+            yield f"space.{key} cannot change in mid-run, which scheduler pbt needs; leave it out, or choose asha"
+    if scaling.num_workers > 1:
+        yield (
+            f"scheduler is pbt, which copies trials of one worker, but a trial has {scaling.num_workers}; "
+            "write resources: {num_workers: 1}, or choose asha"
+        )
 
 
 def _may_change(path: list[str], domain: Domain, stage: Any, name: str) -> bool:
@@ -277,17 +270,6 @@ def _is_float(annotation: Any) -> bool:
     if get_origin(annotation) in (Union, types.UnionType):
         return float in get_args(annotation)
     return annotation is float
-
-
-def _check_copyable(scaling: ScalingConfig) -> None:
-    """Raise UserError for trials whose state another cannot take over."""
-    if scaling.num_workers > 1:
-        raise UserError(
-            [
-                f"scheduler is pbt, which copies trials of one worker, but a trial has {scaling.num_workers}; "
-                "write resources: {num_workers: 1}, or choose asha"
-            ]
-        )
 
 
 def _shared(search: SearchConfig, job: Job, searched: set[str]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -79,6 +80,20 @@ class ExchangedState:
     """See ``Trial.course``."""
 
 
+def in_thread(call: Callable[[], Any]) -> "Future[Any]":
+    """What comes of a call in a thread of its own, which ends with the process at the latest."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
+
+
 def trial_records(context: TrialContext, job: Job, number: int) -> dict[str, StageRecord]:
     """The records of a trial's stages: what is there already stays where it is, the rest lies below the campaign.
 
@@ -105,14 +120,14 @@ def run_trial(
     if number in context.recorded:
         _report_again(context.recorded[number], report)
         return
-    key = context.trial_key(number)
+    key, run = context.trial_key(number), _TrialRun(context, number, values, report, start)
     tags: dict[str, Any] = {"campaign": context.campaign, "trial": number}
-    if start is not None and start.trial != number:
+    if start is not None and run.is_copy:
         tags["copied_from"] = start.trial
     context.tracker.start_run(key, name=f"trial {number}", parent=context.key, tags=tags, resume=True)
     status = "FAILED"
     try:
-        _TrialRun(context, number, values, report, start).make()
+        run.make()
         status = "FINISHED"
     except (SystemExit, KeyboardInterrupt):
         status = "KILLED"
@@ -155,13 +170,15 @@ class _TrialRun:
         return self.records[self.context.stage].output
 
     @property
-    def is_copied(self) -> bool:
-        return self.context.exchange_steps is not None
+    def is_copy(self) -> bool:
+        """Whether it goes on from another trial."""
+        return self.start is not None and self.start.trial != self.number
 
     def make(self) -> None:
         """Run the stages that are not finished, report the evaluations of the last and then its student."""
         check_job(self.job)
-        if self.is_copied:
+        in_population = self.context.exchange_steps is not None
+        if in_population:
             # What an interrupted campaign left of it is of values that it had later; a state comes from the scheduler.
             shutil.rmtree(self.output if self.start is None else self.output / CHECKPOINTS, ignore_errors=True)
         stage, key = self.context.stage, self.context.trial_key(self.number)
@@ -178,7 +195,7 @@ class _TrialRun:
             if not trained:
                 self._report_history(0)
         except (SystemExit, KeyboardInterrupt):
-            if not self.is_copied:
+            if not in_population:
                 # It never goes on. In a population it may already do so in another process, which clears them itself.
                 shutil.rmtree(self.output / CHECKPOINTS, ignore_errors=True)
             raise
@@ -201,28 +218,16 @@ class _TrialRun:
             parallel=self.context.parallel,
             callback=lambda step, metrics, save_state: self.report(self._event(step, metrics), save_state),
             start=None if self.start is None else self.start.folder,
-            is_copy=self.start is not None and self.start.trial != self.number,
+            is_copy=self.is_copy,
         )
 
     def _train_group(self, call: Callable[[], Any]) -> Any:
         """Wait for a group's training in a thread, and report the evaluations that appear in its history."""
-        outcome: list[Any] = []
-
-        def run() -> None:
-            try:
-                outcome.append(call())
-            except BaseException as error:
-                outcome.append(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        reported = 0
-        while thread.is_alive():
-            thread.join(_POLL_S)
+        outcome, reported = in_thread(call), 0
+        while not outcome.done():
+            wait([outcome], timeout=_POLL_S)
             reported = self._report_history(reported)
-        if isinstance(outcome[0], BaseException):
-            raise outcome[0]
-        return outcome[0]
+        return outcome.result()
 
     def _report_history(self, reported: int) -> int:
         """Report the evaluations in the training's history after so many, all but the one before the first step.
@@ -249,16 +254,18 @@ class _TrialRun:
             metric=metrics[metric],
             metrics=dict(metrics),
             folder=self.output,
-            course=self._course() if self.is_copied else [],
+            course=self._course(),
             finished=finished,
         )
 
     def _course(self) -> list[dict[str, Any]]:
-        if self.start is not None and self.start.trial == self.number:
-            # It only had to make room for others.
-            return self.start.course
-        step, earlier = (0, []) if self.start is None else (self.start.step, self.start.course)
-        return [*earlier, {"step": step, "trial": self.number, "values": self.values}]
+        if self.context.exchange_steps is None:
+            return []
+        own = {"step": 0 if self.start is None else self.start.step, "trial": self.number, "values": self.values}
+        if self.start is None:
+            return [own]
+        # A trial that only had to make room for others goes on as it was.
+        return [*self.start.course, own] if self.is_copy else self.start.course
 
 
 @contextmanager

@@ -5,9 +5,8 @@ import math
 import os
 import random
 import shutil
-from concurrent.futures import Future
+from concurrent.futures import wait
 from dataclasses import replace
-from threading import Thread
 from typing import Any
 
 import ray
@@ -17,7 +16,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Values
 from raydistill.search.records import CampaignRecord
-from raydistill.search.trial import TrialContext
+from raydistill.search.trial import TrialContext, in_thread
 from raydistill.search.tuning.schedulers import exchange_steps, scheduler_of
 from raydistill.search.tuning.suggestions import Suggestions
 from raydistill.search.tuning.trainable import EVENT, METRIC, name_of, number_of, trainable
@@ -108,17 +107,7 @@ class _GivenUp(tune.Stopper):
 
 def _fit(tuner: tune.Tuner, given_up: _GivenUp, record: CampaignRecord) -> None:
     """Fit in a thread, where Ray Tune leaves Ctrl-C alone: its own handler would go on for a while."""
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            tuner.fit()
-            outcome.set_result(None)
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
+    outcome = in_thread(tuner.fit)
     try:
         outcome.result()
     finally:
@@ -126,7 +115,7 @@ def _fit(tuner: tune.Tuner, given_up: _GivenUp, record: CampaignRecord) -> None:
         # would start one.
         record.over()
         given_up.is_set = True
-        thread.join(_THREAD_END_S)
+        wait([outcome], _THREAD_END_S)
 
 
 def _resources(scaling: ScalingConfig, context: TrialContext) -> Any:
