@@ -23,6 +23,27 @@ def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+_READ_BY = {
+    "num_startup_trials": ("optuna", "hyperopt"),
+    "grace_steps": ("asha", "median"),
+    "reduction_factor": ("asha",),
+    "min_trials": ("median",),
+    "perturbation_steps": ("pbt",),
+    "quantile": ("pbt",),
+    "resample_probability": ("pbt",),
+}
+"""Options of searchers and schedulers that not all of them read."""
+
+
+def _check_read(section: Section, name: str) -> None:
+    """Raise ValueError for an option that the searcher or scheduler of this name does not read."""
+    for key, field in type(section).model_fields.items():
+        value, names = getattr(section, key), _READ_BY.get(key, (name,))
+        if name not in names and value != field.default:
+            readers = " and ".join(names)
+            raise ValueError(f"{key} is {value}, which only {readers} read, but name is {name!r}; leave it out")
+
+
 class SearcherConfig(Section):
     """How the values of the next trial are chosen."""
 
@@ -35,22 +56,8 @@ class SearcherConfig(Section):
 
     @model_validator(mode="after")
     def _options(self) -> "SearcherConfig":
-        if self.num_startup_trials is not None and self.name not in ("optuna", "hyperopt"):
-            raise ValueError(
-                f"num_startup_trials is {self.num_startup_trials}, which only optuna and hyperopt read, but name is "
-                f"{self.name!r}; leave it out"
-            )
+        _check_read(self, self.name)
         return self
-
-
-_READ_BY = {
-    "grace_steps": ("asha", "median"),
-    "reduction_factor": ("asha",),
-    "min_trials": ("median",),
-    "perturbation_steps": ("pbt",),
-    "quantile": ("pbt",),
-    "resample_probability": ("pbt",),
-}
 
 
 class SchedulerConfig(Section):
@@ -74,14 +81,7 @@ class SchedulerConfig(Section):
 
     @model_validator(mode="after")
     def _options(self) -> "SchedulerConfig":
-        for key, names in _READ_BY.items():
-            if key in self.model_fields_set and self.name not in names:
-                if getattr(self, key) == type(self).model_fields[key].default:
-                    continue
-                raise ValueError(
-                    f"{key} is {getattr(self, key)}, which only {' and '.join(names)} read, but name is "
-                    f"{self.name!r}; leave it out"
-                )
+        _check_read(self, self.name)
         return self
 
 

@@ -183,9 +183,16 @@ class _TrialRun:
             shutil.rmtree(self.output if self.start is None else self.output / CHECKPOINTS, ignore_errors=True)
         stage, key = self.context.stage, self.context.trial_key(self.number)
         result = JobResult(job_folder(self.job))
-        tracker = self.context.tracker
-        runner = Runner(self.job, self.records, tracker, result, lambda line: None, parent=key, launch=self._launch)
-        runner.own = {stage: key}
+        runner = Runner(
+            self.job,
+            self.records,
+            self.context.tracker,
+            result,
+            lambda line: None,
+            parent=key,
+            own={stage: key},
+            launch=self._launch,
+        )
         trained = not self.records[stage].finished
         try:
             for name, run in self.job.runs.items():
