@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raydistill.report.columns import Column, column, significant
+from raydistill.report.grouping import short_keys
 from raydistill.search.domains import Choice, Domain, LogUniform, is_number
 from raydistill.search.results import Trial
 
@@ -22,8 +23,6 @@ _BEST_MARK: dict[str, Any] = {"color": _BEST, "linestyle": "none", "marker": "*"
 _EARLY_MARK: dict[str, Any] = {"color": _COLOR, "linestyle": "none", "marker": "o", "markerfacecolor": "none"}
 _MOST_TICKS = 8
 _LONGEST = 24
-
-
 _Text = Callable[[Any], str]
 
 
@@ -101,7 +100,7 @@ def parallel_coordinates(
         look = {"color": colors(heights[-1]), "linewidth": 1.3, "alpha": 0.75, "marker": "o"}
         look |= {} if trial.state == "finished" else {"linestyle": _EARLY_LINE["linestyle"]}
         panel.plot(range(len(axes)), heights, markersize=4, **(_BEST_LINE if trial.number == best else look))
-    headings = [*_short_keys([scale.key for scale in scales]), style.heading]
+    headings = [*short_keys(scale.key for scale in scales).values(), style.heading]
     for place, ((scale, values, text), heading) in enumerate(zip(axes, headings, strict=True)):
         _draw_axis(panel, place, scale.ticks(values, text))
         # Two rows of headings, where one has no room.
@@ -127,10 +126,10 @@ def against_values(trials: Iterable[Trial], scales: Sequence[Scale], metric: str
     num_rows = math.ceil(len(scales) / num_columns)
     figure = Figure(figsize=(_WIDTH, 2.7 * num_rows + 0.6), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
-    names = _short_keys([scale.key for scale in scales])
-    for panel, scale, name in zip(panels.flatten(), scales, names, strict=False):
+    names = short_keys(scale.key for scale in scales)
+    for panel, scale in zip(panels.flatten(), scales, strict=False):
         _draw_against(panel, shown, scale, style, best)
-        panel.set_xlabel(name, fontsize=10)
+        panel.set_xlabel(names[scale.key], fontsize=10)
     for panel in panels[:, 0]:
         panel.set_ylabel(f"{style.heading} ({style.unit})" if style.unit else style.heading, fontsize=10)
     for panel in panels.flatten()[len(scales) :]:
@@ -192,12 +191,6 @@ def _legend(
         handles.append(Line2D([], [], label="did not finish", **of_early))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-
-
-def _short_keys(keys: Sequence[str]) -> list[str]:
-    """The last part of each dotted key, or the whole key where two end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
 def _short(text: str) -> str:
