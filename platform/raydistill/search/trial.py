@@ -30,8 +30,7 @@ from raydistill.training.trainer import CHECKPOINTS, train
 _POLL_S = 0.5
 
 Report = Callable[[TrialEvent, SaveState | None], None]
-"""Sends an event to what schedules trials, which may end the trial by SystemExit; with a function that saves the state
-of the training after an evaluation, where there is one."""
+"""Tells the scheduler of an event, with what saves the training's state where it goes on; SystemExit ends the trial."""
 
 
 class TrialError(Exception):
@@ -81,7 +80,7 @@ class ExchangedState:
 
 
 def in_thread(call: Callable[[], Any]) -> "Future[Any]":
-    """What comes of a call in a thread of its own, which ends with the process at the latest."""
+    """The outcome of a call in a thread of its own, for which the end of the process does not wait."""
     outcome: Future[Any] = Future()
 
     def run() -> None:
@@ -149,7 +148,7 @@ def _report_again(trial: Trial, report: Report) -> None:
 
 @dataclass(frozen=True)
 class _TrialRun:
-    """A trial that is being made in this process."""
+    """A trial while it is made."""
 
     context: TrialContext
     number: int
