@@ -88,10 +88,11 @@ class Trial:
 
     def events(self) -> list[TrialEvent]:
         """What the trial told, the finished student included."""
-        told = [
-            TrialEvent(self.number, self.overrides, int(report["step"]), report["metric"], report, self.folder)
-            for report in self.reports
-        ]
+        told = []
+        for report in self.reports:
+            metrics = {name: value for name, value in report.items() if name not in ("metric", "step")}
+            step, metric = int(report["step"]), report["metric"]
+            told.append(TrialEvent(self.number, self.overrides, step, metric, metrics, self.folder))
         if self.state == "finished":
             assert self.metric is not None
             last = TrialEvent(self.number, self.overrides, self.steps, self.metric, self.metrics, self.folder)
