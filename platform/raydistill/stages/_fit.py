@@ -25,7 +25,7 @@ from raydistill.stages import (
     _stored,
 )
 from raydistill.stages._base import CorpusForecast, Forecast
-from raydistill.training.placement import Plan
+from raydistill.training.placement import TeacherPlacement
 from raydistill.training.selection import criterion_of, selection_line
 
 _GIB = 2**30
@@ -252,7 +252,7 @@ def _check_division(config: Any, num_workers: int, corpus: CorpusForecast) -> No
 
 
 def _lines(
-    config: Any, scaling: ScalingConfig, models: list[Any], choice: _choice.Choice, plan: Plan | None
+    config: Any, scaling: ScalingConfig, models: list[Any], choice: _choice.Choice, plan: TeacherPlacement | None
 ) -> list[str]:
     """What is told of the models, student first, of where teachers lie and why, and of memory."""
     student, *teachers = models

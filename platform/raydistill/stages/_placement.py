@@ -10,7 +10,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.models import checks
 from raydistill.stages import _choice, _stored
 from raydistill.training.deepspeed_config import Precision, resolve_precision
-from raydistill.training.placement import SEQUENTIAL, Demand, Options, Plan, held, place
+from raydistill.training.placement import SEQUENTIAL, Demand, Options, TeacherPlacement, held, place
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _STUDENT_BYTES = 4
@@ -51,7 +51,7 @@ def demand_of(config: Any, scaling: ScalingConfig, models: Sequence[Any]) -> Dem
 
 def decided(
     config: Any, scaling: ScalingConfig, models: Sequence[Any], choice: _choice.Choice
-) -> tuple[_choice.Choice, Plan | None]:
+) -> tuple[_choice.Choice, TeacherPlacement | None]:
     """Whether teachers run after all, and where they lie; no plan where none runs beside the student.
 
     ``models`` are the configurations, student first, ``choice`` is what sizes of data say. Raises ValueError, of one
@@ -84,7 +84,7 @@ def _options(config: Any, scaling: ScalingConfig, *, num_teachers: int) -> Optio
     )
 
 
-def held_by(config: Any, scaling: ScalingConfig, models: Sequence[Any], plan: Plan | None) -> float:
+def held_by(config: Any, scaling: ScalingConfig, models: Sequence[Any], plan: TeacherPlacement | None) -> float:
     """Bytes that a worker holds of student and teachers, given their configurations, student first."""
     demand = demand_of(config, scaling, models)
     if plan is None:

@@ -40,7 +40,7 @@ from raydistill.stages import (
     _stored,
 )
 from raydistill.store_paths import local_path
-from raydistill.training.placement import Plan
+from raydistill.training.placement import TeacherPlacement
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 
@@ -245,7 +245,7 @@ class Stage(_base.Stage):
 
     def _decided(
         self, initial: Path, teachers: list[Path], corpus: list[CorpusPart], context: _base.StageContext
-    ) -> tuple[_choice.Choice, Plan | None]:
+    ) -> tuple[_choice.Choice, TeacherPlacement | None]:
         """Where the teachers' outputs come from and where those that run lie, told as tags."""
         models = list(map(load_config, [initial, *teachers]))
         choice = _choice.of_corpus(self.config, corpus)

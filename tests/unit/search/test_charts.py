@@ -1,21 +1,17 @@
+from pathlib import Path
+
 import pytest
 
-from raydistill.report.trials import (
-    Scale,
-    Tried,
-    against_values,
-    as_csv,
-    markdown,
-    parallel_coordinates,
-    scale_of,
-    value_text,
-)
+from raydistill.search.charts import Scale, against_values, parallel_coordinates, value_text
+from raydistill.search.domains import Choice, LogUniform
+from raydistill.search.report import as_csv, markdown
+from raydistill.search.results import Trial
 
 METHODS = ["finetune", {"name": "kd", "alpha": 0.5}]
 
 
 def tried(number, rate, method=0, state="finished", metric=0.5):
-    return Tried(number, {"rate": rate, "method": METHODS[method]}, state, metric)
+    return Trial(number, {"rate": rate, "method": METHODS[method]}, state, metric, {}, 0.0, 0, "", Path())
 
 
 @pytest.fixture
@@ -28,7 +24,7 @@ def trials():
     ]
 
 
-SCALES = [scale_of("rate", choices=None, is_log=True), scale_of("method", choices=METHODS)]
+SCALES = [Scale.of("rate", LogUniform(1e-4, 1.0)), Scale.of("method", Choice(tuple(METHODS)))]
 
 
 @pytest.mark.parametrize(
