@@ -1,4 +1,4 @@
-"""The data tasks of binarize: Ray Data reads and encodes units of work, and hands the rows over in their order."""
+"""The data tasks of binarize: Ray Data reads and encodes input splits, and hands the rows over in their order."""
 
 import dataclasses
 import itertools
@@ -20,22 +20,20 @@ from numpy.typing import NDArray
 from raydistill.cluster import physical_cores
 from raydistill.config.named import Named, parser
 from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
-from raydistill.data.journal import Place
-from raydistill.data.labelled import of_part
+from raydistill.data.input_splits import InputSplit, Place, entering, held_out, of_part
 from raydistill.data.row_columns import table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
-from raydistill.data.units import Unit, entering, held_out
 from raydistill.models.load import load_tokenizer
 
 _MAX_TASKS = 2_000
-_OF_UNIT = ("number", "source", "share", "held_out", "drawn_as")
+_OF_SPLIT = ("number", "source", "share", "held_out", "drawn_as")
 _OUTPUT_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data task needs to know besides its units, as plain data."""
+    """What a data task needs to know besides its input splits, as plain data."""
 
     sources: Sequence[Mapping[str, Any]]
     """Section of each source."""
@@ -66,9 +64,9 @@ class Block:
 
 
 def encoded_blocks(
-    units: Sequence[Unit], recipe: Recipe, *, starts: Mapping[int, Place], parallel: int = 1
+    splits: Sequence[InputSplit], recipe: Recipe, *, starts: Mapping[int, Place], parallel: int = 1
 ) -> Iterator[Block]:
-    """Run the data tasks and hand over what they make, in the order of the units.
+    """Run the data tasks and hand over what they make, in the order of the splits.
 
     ``starts`` is the first block of each part that is written; texts of earlier blocks are not encoded.
     ``parallel`` is the number of binarizes that share the machine. Raises a ValueError that a task met, with its
@@ -82,12 +80,12 @@ def encoded_blocks(
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.target_max_block_size = _OUTPUT_BYTES
-    wanted = [_as_row(unit) for unit in units if _is_wanted(unit, starts)]
+    wanted = [_as_row(split) for split in splits if _is_wanted(split, starts)]
     if not wanted:
         return
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(wanted, override_num_blocks=min(len(wanted), _MAX_TASKS))
-        build = partial(_encode_units, recipe=recipe, starts=dict(starts))
+        build = partial(_encode_splits, recipe=recipe, starts=dict(starts))
         dataset = dataset.map_batches(
             build, batch_size=None, batch_format="pyarrow", **_share_of_cores(len(wanted), parallel)
         )
@@ -99,12 +97,12 @@ def encoded_blocks(
         tables.close()
 
 
-def _is_wanted(unit: Unit, starts: Mapping[int, Place]) -> bool:
-    end = Place(unit.number + 1, 0)
-    return any(part in starts and end > starts[part] for part in unit.parts)
+def _is_wanted(split: InputSplit, starts: Mapping[int, Place]) -> bool:
+    end = Place(split.number + 1, 0)
+    return any(part in starts and end > starts[part] for part in split.parts)
 
 
-def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
+def _share_of_cores(num_splits: int, parallel: int) -> dict[str, Any]:
     """As many tasks as this machine has cores for, whatever its logical CPUs; on a cluster one for each CPU."""
     if os.environ.get("RAY_ADDRESS"):
         return {"num_cpus": 1}
@@ -112,17 +110,17 @@ def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
 
     num_tasks = max(1, physical_cores() // parallel)
     cpus = min(1.0, ray.cluster_resources()["CPU"] / (num_tasks * parallel))
-    return {"compute": ray.data.TaskPoolStrategy(size=min(num_tasks, num_units)), "num_cpus": cpus}
+    return {"compute": ray.data.TaskPoolStrategy(size=min(num_tasks, num_splits)), "num_cpus": cpus}
 
 
-def _as_row(unit: Unit) -> dict[str, Any]:
-    own = {name: getattr(unit, name) for name in _OF_UNIT}
-    return {**own, **dataclasses.asdict(unit.item)}
+def _as_row(split: InputSplit) -> dict[str, Any]:
+    own = {name: getattr(split, name) for name in _OF_SPLIT}
+    return {**own, **dataclasses.asdict(split.item)}
 
 
-def _as_unit(row: Mapping[str, Any]) -> Unit:
+def _as_split(row: Mapping[str, Any]) -> InputSplit:
     item = Item(**{field.name: row[field.name] for field in dataclasses.fields(Item)})
-    return Unit(item=item, **{name: row[name] for name in _OF_UNIT})
+    return InputSplit(item=item, **{name: row[name] for name in _OF_SPLIT})
 
 
 def _blocks(table: pa.Table) -> Iterator[Block]:
@@ -132,34 +130,34 @@ def _blocks(table: pa.Table) -> Iterator[Block]:
         if error := row["error"].as_py():
             raise ValueError(error)
         ids, lengths = (np.frombuffer(row[name].as_buffer(), dtype=np.int32) for name in ("ids", "lengths"))
-        where = Place(row["unit"].as_py(), row["block"].as_py())
+        where = Place(row["split"].as_py(), row["block"].as_py())
         content = row["values"].as_buffer()
         values = pa.ipc.open_stream(content).read_all() if content else None
         yield Block(where, row["part"].as_py(), ids, lengths, values, json.loads(row["counts"].as_py()))
 
 
-def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[pa.Table]:
+def _encode_splits(table: pa.Table, *, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[pa.Table]:
     """The data task; a ValueError, which the user can mend, is handed over as data and so without Ray's traceback."""
     try:
         for row in table.to_pylist():
-            for block in _encode_unit(_as_unit(row), recipe, starts):
+            for block in _encode_split(_as_split(row), recipe, starts):
                 yield _as_table(block)
     except ValueError as error:
         yield _as_table(error=str(error))
 
 
-def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
-    reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[unit.source]))
-    encoders = {part: _Encoder(recipe, part) for part in unit.parts}
-    examples = iter(reader.module.read(reader.config, unit.item))
+def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
+    reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[split.source]))
+    encoders = {part: _Encoder(recipe, part) for part in split.parts}
+    examples = iter(reader.module.read(reader.config, split.item))
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
         if not block:
             return
         numbers = np.arange(len(block)) + number * recipe.texts_per_block
-        enters = entering(unit, numbers, seed=recipe.seed)
-        apart = held_out(unit, numbers, seed=recipe.seed)
-        place = Place(unit.number, number)
+        enters = entering(split, numbers, seed=recipe.seed)
+        apart = held_out(split, numbers, seed=recipe.seed)
+        place = Place(split.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():
                 yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, encoders[part])
@@ -226,7 +224,7 @@ def _as_table(block: Block | None = None, *, error: str = "") -> pa.Table:
         block = Block(Place(0, 0), 0, nothing, nothing, None, {})
     return pa.table(
         {
-            "unit": [block.place.unit],
+            "split": [block.place.split],
             "block": [block.place.block],
             "part": [block.part],
             "ids": pa.array([block.ids.tobytes()], type=pa.large_binary()),

@@ -2,21 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from raydistill.data.input_splits import Place
 from raydistill.data.shards import ShardInfo, check_content
 from raydistill.data.storage import Folder
 
 JOURNAL = "journal"
-
-
-class Place(NamedTuple):
-    """A block of texts: the number of the unit of work it belongs to, and its own number there."""
-
-    unit: int
-    block: int
 
 
 START, END = Place(0, 0), Place(2**62, 0)

@@ -196,7 +196,7 @@ def check_batches(plan: Plan, spec: FeedSpec, *, world_size: int) -> None:
         )
 
 
-class Wanted(NamedTuple):
+class MicroBatchRequest(NamedTuple):
     """One micro-batch to build: rows of the corpus and the keys of its draws."""
 
     rows: Rows
@@ -232,26 +232,26 @@ class BatchBuilder:
 
     def batch(self, rows: Rows, *, epoch: int, step: int) -> Batch:
         """One micro-batch of these rows of the corpus, the first of its step."""
-        return next(self.batches([Wanted(rows, epoch, step)]))
+        return next(self.batches([MicroBatchRequest(rows, epoch, step)]))
 
-    def batches(self, wanted: Sequence[Wanted]) -> Iterator[Batch]:
-        """The wanted micro-batches; the rows of all of them are read before the first is built.
+    def batches(self, requests: Sequence[MicroBatchRequest]) -> Iterator[Batch]:
+        """The requested micro-batches; the rows of all of them are read before the first is built.
 
         So a row group is read once for all, even when the corpus keeps fewer of them than a window has.
         """
-        rows = np.concatenate([one.rows for one in wanted])
-        texts = self.corpus.read_rows(rows)
+        rows = np.concatenate([one.rows for one in requests])
+        token_ids = self.corpus.read_rows(rows)
         partner_ids = None if self._partners is None else self._partners.of(rows)
-        partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids, wanted)
+        partners = [] if partner_ids is None else self._cut_partners(token_ids, partner_ids, requests)
         values = self.corpus.read_columns(rows) if self.corpus.columns else None
         stored = {} if self._stored is None else self._stored.read(*self.corpus.located(rows))
         start = 0
         pad_id = self.corpus.pad_id
-        for part, epoch, step, micro_batch in wanted:
+        for part, epoch, step, micro_batch in requests:
             here = slice(start, start + len(part))
             start += len(part)
             keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
-            batch = collate(texts[here], part, pad_id=pad_id, **keys)
+            batch = collate(token_ids[here], part, pad_id=pad_id, **keys)
             if values is not None:
                 batch = batch.with_columns(**self._tensors(values.slice(here.start, len(part))))
             batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))
@@ -269,11 +269,11 @@ class BatchBuilder:
         return found
 
     def _cut_partners(
-        self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows, wanted: Sequence[Wanted]
+        self, token_ids: Sequence[NDArray[np.integer]], partner_ids: Rows, requests: Sequence[MicroBatchRequest]
     ) -> list[NDArray[np.integer]]:
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        lengths = np.fromiter(map(len, token_ids), dtype=np.int64, count=len(token_ids))
         if self._partner_width == "batch":
-            sizes = [len(one.rows) for one in wanted]
+            sizes = [len(one.rows) for one in requests]
             edges = np.repeat(np.maximum.reduceat(lengths, np.cumsum([0, *sizes[:-1]])), sizes)
         else:
             # A row's partner does not depend on its neighbours.
@@ -306,14 +306,14 @@ def steps_of(spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: in
     """Each step of one work item with one rank's micro-batches, built here; their rows are read together."""
     builder = builder_of(spec)
     plan = builder.plan
-    wanted = [
-        Wanted(part, plan.epoch_of(step), step, number)
+    requests = [
+        MicroBatchRequest(part, plan.epoch_of(step), step, number)
         for step in range(start, stop)
         for number, part in enumerate(
             micro_batches(plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches)
         )
     ]
-    batches = builder.batches(wanted)
+    batches = builder.batches(requests)
     for step in range(start, stop):
         yield step, list(islice(batches, spec.num_micro_batches))
 

@@ -72,7 +72,7 @@ class OutputColumn(_Record):
 
 
 @dataclass(frozen=True)
-class Kept:
+class OutputSpec:
     """What of a teacher's outputs is stored."""
 
     kinds: tuple[str, ...]

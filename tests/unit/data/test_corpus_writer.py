@@ -9,7 +9,8 @@ import pytest
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.data.corpus_writer import CorpusWriter
-from raydistill.data.journal import END, Place, write_entry
+from raydistill.data.input_splits import Place
+from raydistill.data.journal import END, write_entry
 from toys.corpus import MAX_LENGTH, SPECIAL_IDS, VOCABULARY, random_rows
 
 ROWS_PER_SHARD = 1300

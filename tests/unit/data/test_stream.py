@@ -8,7 +8,7 @@ import torch
 from raydistill.batch import PARTNER, Batch
 from raydistill.data.packing import unpack
 from raydistill.data.plan import bucket_upper_edge, micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted, _packed_steps, held_out_batches
+from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, held_out_batches
 from raydistill.methods import causal
 from raydistill.methods._base import Requirements
 from toys.corpus import random_rows, write_corpus
@@ -35,9 +35,9 @@ def equal(first: Batch, second: Batch) -> bool:
 
 def test_batches_built_together_equal_batches_built_alone(builder):
     wanted = [
-        Wanted(np.array([5, 300, 7]), 0, 3),
-        Wanted(np.array([7, 7, 12, 100]), 1, 40, 2),
-        Wanted(np.array([0]), 1, 41, 1),
+        MicroBatchRequest(np.array([5, 300, 7]), 0, 3),
+        MicroBatchRequest(np.array([7, 7, 12, 100]), 1, 40, 2),
+        MicroBatchRequest(np.array([0]), 1, 41, 1),
     ]
     together = list(builder.batches(wanted))
     assert [batch.micro_batch for batch in together] == [0, 2, 1]
@@ -99,7 +99,7 @@ def cut_partners(spec) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Lengths of each micro-batch's rows, of their partners and of their partners before any is cut."""
     builder = BatchBuilder(spec)
     found = []
-    for batch in builder.batches([Wanted(part, 0, 0, number) for number, part in enumerate(PARTS)]):
+    for batch in builder.batches([MicroBatchRequest(part, 0, 0, number) for number, part in enumerate(PARTS)]):
         whole = builder.corpus.lengths[batch[PARTNER + "row_id"].numpy()]
         found.append((batch["lengths"].numpy(), batch[PARTNER + "lengths"].numpy(), whole))
         longest = int(batch["lengths"].max())
