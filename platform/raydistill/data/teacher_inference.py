@@ -18,8 +18,9 @@ from raydistill.batch import Batch, encoded_as
 from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.score_files import OPTION, Block, ScoreColumn, replaced
+from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.stream import BatchBuilder, FeedSpec
-from raydistill.data.teacher_outputs import BATCH_ROWS, Header, OutputColumn, Values, record_batch
+from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
@@ -90,7 +91,7 @@ def _blocks(offsets: NDArray[np.int64], writer: OutputSetWriter) -> Iterator[tup
     """Ranges of rows that become record batches, from the first row that is missing."""
     for first, last in pairwise(offsets.tolist()):
         if first >= writer.first_row:
-            yield from ((start, min(start + BATCH_ROWS, last)) for start in range(first, last, BATCH_ROWS))
+            yield from ((start, min(start + ROW_GROUP_ROWS, last)) for start in range(first, last, ROW_GROUP_ROWS))
 
 
 def _outputs(items: list[dict[str, int]], run: TeacherRun, share: Share) -> Iterator[Values]:

@@ -13,6 +13,7 @@ from raydistill.config.named import parser
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.corpus_building import binarize
 from raydistill.data.input_splits import WeightedSource
+from raydistill.data.sealed_writer import Sealer
 from raydistill.models.load import load_tokenizer
 from toys.checkpoint import toy_tokenizer
 
@@ -151,7 +152,7 @@ def test_an_interrupted_binarize_of_mixed_sources_goes_on_and_writes_the_same_by
 def interrupt_after(number: int, monkeypatch, action) -> None:
     """Run an action that is stopped when it has finished so many shards."""
     finished = []
-    original = raydistill.data.corpus_writer.write_entry
+    original = Sealer.write_entry
 
     def write_entry(*given) -> None:
         original(*given)
@@ -160,7 +161,7 @@ def interrupt_after(number: int, monkeypatch, action) -> None:
             raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("raydistill.data.corpus_writer.write_entry", write_entry)
+        patch.setattr(Sealer, "write_entry", write_entry)
         with pytest.raises(StoppedError):
             action()
 

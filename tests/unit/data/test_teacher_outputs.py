@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import (
-    BATCH_ROWS,
     Header,
     Manifest,
     OutputSet,
@@ -67,7 +67,9 @@ def values(rows: np.ndarray, of: Header) -> dict[str, Any]:
 def blocks(shards=SHARDS) -> list[np.ndarray]:
     found, first = [], 0
     for size in shards:
-        found += [np.arange(start, min(start + BATCH_ROWS, first + size)) for start in range(first, first + size, 1000)]
+        found += [
+            np.arange(start, min(start + ROW_GROUP_ROWS, first + size)) for start in range(first, first + size, 1000)
+        ]
         first += size
     return found
 
