@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from raydistill.data.row_columns import digest_of, schema_of
+from raydistill.data.row_columns import digest_of, one_array, schema_of
 from raydistill.data.sealed_table import ROW_GROUP_ROWS, SealedFolder, Shard
 from raydistill.tasks._base import Column
 
@@ -132,8 +132,7 @@ class ShardReader:
     def read_ids(self, group: int) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
         """The ids of a row group's rows, end to end, and where each row starts, with the end of the last."""
         with self._folder.named_errors(self._file):
-            column = self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids").combine_chunks()
-            column = column.chunk(0) if hasattr(column, "chunk") else column
+            column = one_array(self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids"))
             ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
         if _digest(ids, np.diff(offsets)) != self._digests[group]:
             raise self._folder.fault(self._file, "has other rows than were written")

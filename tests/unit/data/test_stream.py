@@ -1,7 +1,6 @@
 """How batches are built from rows; through Ray Data they are tested in tests/integration/data/test_stream.py."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -81,8 +80,8 @@ def test_a_rows_masks_partner_and_span_do_not_depend_on_the_division(builder, wo
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_micro_batches_of_a_ranks_step_are_numbered_from_zero(spec, rank):
-    items = pa.table({"start": [3, 5], "stop": [5, 6]})
-    tables = list(_packed_steps(items, spec=spec, rank=rank, world_size=2))
+    items = [{"start": 3, "stop": 5}, {"start": 5, "stop": 6}]
+    tables = [table for item in items for table in _packed_steps(item, spec=spec, rank=rank, world_size=2)]
     found = [(batch.step, batch.micro_batch) for table in tables for batch in unpack(table["batches"][0].as_buffer())]
     assert found == [(step, number) for step in (3, 4, 5) for number in range(3)]
 
