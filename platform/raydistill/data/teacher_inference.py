@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from raydistill.batch import Batch, encoded_as
 from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
-from raydistill.data.score_files import OPTION, Block, ScoreColumn, replaced
+from raydistill.data.published.score_files import OPTION, Block, ScoreColumn, replaced
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_actors
 from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.stream import BatchBuilder, FeedSpec

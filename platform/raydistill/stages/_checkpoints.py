@@ -10,7 +10,7 @@ from typing import Any
 
 from raydistill.config.sections import ModelRef
 from raydistill.data import mirror
-from raydistill.data.archives import extract_folder
+from raydistill.data.published.archives import extract_folder
 from raydistill.models.load import load_config
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of
 from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri

@@ -11,7 +11,7 @@ from raydistill.config.named import TaskField, parser
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.input_splits import HELD_OUT, TRAIN
-from raydistill.data.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
+from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import Header, OutputColumn, OutputSet, OutputSpec
