@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.capture import Share, TeacherOutputs, TeacherRun
 from raydistill.data.corpus import tokenizer_hash
+from raydistill.data.teacher_inference import Share, TeacherOutputs, TeacherRun
 from raydistill.models.load import load_tokenizer, save_model
 from raydistill.stages import capture, train
 from raydistill.stages._base import Run, Stage, StageContext

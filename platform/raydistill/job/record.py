@@ -10,8 +10,8 @@ from typing import Any
 
 from raydistill import __version__
 from raydistill.data import mirror
-from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST
+from raydistill.data.input_splits import HELD_OUT, TRAIN
 from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job

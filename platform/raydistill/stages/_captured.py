@@ -18,8 +18,8 @@ from typing import Any
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import mirror
-from raydistill.data.capture import Share, TeacherRun, capture
 from raydistill.data.storage import Folder
+from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
 from raydistill.json_file import write_json
 from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig

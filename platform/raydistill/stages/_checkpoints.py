@@ -10,7 +10,7 @@ from typing import Any
 
 from raydistill.config.sections import ModelRef
 from raydistill.data import mirror
-from raydistill.data.archives import extract_folder
+from raydistill.data.published.archives import extract_folder
 from raydistill.models.load import load_config
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, Forecast, model_folder, stage_of

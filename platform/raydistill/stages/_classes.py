@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from raydistill.data.labelled import PARTS
+from raydistill.data.input_splits import PARTS
 from raydistill.models.classes import class_order, known_labels, output_names, with_classes
 from raydistill.training.selection import TASK, Criterion
 

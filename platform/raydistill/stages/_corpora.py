@@ -5,11 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from raydistill.config.sections import CorpusRef
-from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.label_subset import classes_of, has_classes
-from raydistill.data.labelled import PARTS, is_unlabelled
-from raydistill.data.mixture import CorpusPart, chosen_rows
+from raydistill.data.input_splits import HELD_OUT, PARTS, TRAIN, is_unlabelled
+from raydistill.data.mixture import CorpusPart, chosen_rows, classes_of, has_classes
 from raydistill.data.storage import Folder
 from raydistill.stages._base import CorpusForecast, Forecast, TokenizerForecast
 from raydistill.store_paths import local_path

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from raydistill.data import score_files
-from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
+from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.published import score_files
 from raydistill.data.storage import Folder
 from raydistill.stages import _corpora
 from raydistill.stages._base import CorpusForecast, Forecast

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.data import mirror
-from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST as CORPUS_MANIFEST
 from raydistill.data.corpus import Corpus
+from raydistill.data.input_splits import HELD_OUT, TRAIN
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storage import Folder
 from raydistill.data.stored_outputs import JOINED, StoredOutputs, StoredSet

@@ -8,12 +8,11 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from raydistill.config.named import EncodingField, Named, NamedIn, OptionalSourceField, SourceField, parser
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
-from raydistill.data.binarize import binarize, check_new
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
+from raydistill.data.corpus_building import binarize, check_new
 from raydistill.data.further_tokenizers import further_columns
-from raydistill.data.labelled import PARTS, of_part, unlabelled_parts
+from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
-from raydistill.data.units import WeightedSource
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _checkpoints

@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 from raydistill import cluster
 from raydistill.config.named import TaskField, parser
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
-from raydistill.data.binarize import HELD_OUT, TRAIN
-from raydistill.data.capture import Share, TeacherRun, capture
 from raydistill.data.corpus import Corpus
-from raydistill.data.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
+from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.stored_outputs import TEACHER_ROWS
-from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, Kept, OutputColumn, OutputSet
+from raydistill.data.teacher_inference import Share, TeacherRun, capture
+from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, OutputColumn, OutputSet, OutputSpec
 from raydistill.models import checks, layer_plan
 from raydistill.models.dropout_scores import has_dropout
 from raydistill.models.load import CLASSIFIERS, check_family, load_config
@@ -77,9 +77,9 @@ class Config(_base.StageConfig):
         return self
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> OutputSpec:
         """What of a teacher's outputs is stored."""
-        return Kept(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
+        return OutputSpec(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
 
     def score_column(self, number: int) -> ScoreColumn | None:
         """Where a teacher's scores stand in the file, None without one."""

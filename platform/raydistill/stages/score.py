@@ -9,11 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from raydistill import __version__, cluster
 from raydistill.config.named import TaskField, parser
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
-from raydistill.data.binarize import HELD_OUT, TRAIN
+from raydistill.data.input_splits import HELD_OUT, TRAIN
 from raydistill.data.mixture import CorpusPart, open_mixture
-from raydistill.data.unit_progress import ScoringProgress
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, write_scores
-from raydistill.data.unit_scoring import ScoredModel, ScoringRun, score_units
+from raydistill.data.unit_scoring import ScoredModel, ScoringProgress, ScoringRun, score_units
 from raydistill.models.importance import check_lam, interpolated
 from raydistill.models.load import CLASSIFIERS, load_config
 from raydistill.models.unit_masks import check_units

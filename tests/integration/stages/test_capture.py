@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from raydistill.data.capture import Share, capture
 from raydistill.data.corpus import Corpus
 from raydistill.data.stored_outputs import TEACHER_ROWS
+from raydistill.data.teacher_inference import Share, capture
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.training.history import read_history

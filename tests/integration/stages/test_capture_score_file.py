@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification
 from raydistill import draws
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus
+from raydistill.data.corpus_building import binarize
+from raydistill.data.input_splits import WeightedSource
 from raydistill.data.teacher_outputs import OutputSet
-from raydistill.data.units import WeightedSource
 from toys.capture import capture_stage, context_of, save_teacher
 from toys.classifiers import CLASSES
 from toys.models import VOCABULARY

@@ -16,8 +16,8 @@ from raydistill.config.errors import error_lines
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import unit_scoring
 from raydistill.data.corpus import Corpus
-from raydistill.data.unit_progress import ScoringProgress
 from raydistill.data.unit_scores import COMBINED, TENSORS, read_facts, read_scores
+from raydistill.data.unit_scoring import ScoringProgress
 from raydistill.models.classes import with_classes
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores
 from raydistill.models.kept_units import KeptUnits, set_kept

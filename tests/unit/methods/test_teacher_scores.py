@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoding_prefix
-from raydistill.data.capture import TeacherOutputs
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.methods import kd
 from raydistill.methods._base import Distiller
 from raydistill.methods._teacher_outputs import run_teacher, teacher_logits

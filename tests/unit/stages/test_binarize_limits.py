@@ -5,7 +5,7 @@ from transformers import BertConfig, GPT2Config, RobertaConfig
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.binarize import _with_max_length
+from raydistill.data.corpus_building import _with_max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages.binarize import Config, Stage
 from toys.checkpoint import toy_tokenizer

@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.capture import TeacherOutputs
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.losses.top_k import top_k_of
 from raydistill.methods import finetune, kd

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import capture
+from raydistill.data import teacher_inference
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.stages import _captured
 from raydistill.tracking.registration import content_hash
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
 
 
 def sets_of(
@@ -128,7 +128,7 @@ def test_of_runs_that_miss_the_same_sets_one_captures_and_the_others_wait(
         yield from outputs_here(*arguments)
         running.release()
 
-    monkeypatch.setattr(capture, "_outputs", slow)
+    monkeypatch.setattr(teacher_inference, "_outputs", slow)
     rows: dict[int, int] = {}
     threads = [
         threading.Thread(
@@ -183,7 +183,7 @@ def test_what_an_interrupted_capture_finished_is_not_done_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "_outputs", dying)
+        patch.setattr(teacher_inference, "_outputs", dying)
         with pytest.raises(KeyboardInterrupt):
             sets_of(folder, tmp_path)
     assert sets_of(folder, tmp_path)[1] == ALL_ROWS - 40

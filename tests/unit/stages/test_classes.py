@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import capture
-from raydistill.data.capture import TeacherOutputs
+from raydistill.data import teacher_inference
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.methods import kd, vkd
 from raydistill.models.load import load_config, load_model
 from raydistill.models.predictions import predict
@@ -240,7 +240,7 @@ def test_the_classes_that_are_read_are_all_unless_a_method_joins_parts(folder: P
 def test_a_loss_of_stored_logits_of_parts_is_that_of_their_teachers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     stage = capture_stage(
         folder, teachers=[str(folder / "warm"), {"checkpoint": str(folder / "odd"), "labels": {"grey": "blue"}}]
     )

@@ -12,10 +12,10 @@ from transformers import AutoModelForSequenceClassification
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.capture import TeacherOutputs
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.methods import kd

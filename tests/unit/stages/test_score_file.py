@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import capture
-from raydistill.data.capture import TeacherOutputs
+from raydistill.data import teacher_inference
 from raydistill.data.corpus import MANIFEST
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.models.classes import with_classes
 from raydistill.models.dropout_scores import single_pass_scores
@@ -130,7 +130,7 @@ def single_of(folder: Path, tmp_path: Path) -> Any:
 def test_a_files_scores_are_stored_and_those_of_passes_where_it_has_none(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     of_file = (0.9 * single_of(folder, tmp_path) + 0.01)[:, None]
     np.save(tmp_path / "scores.npy", of_file)
     stage = stage_of(folder, tmp_path / "scores.npy")
@@ -150,7 +150,7 @@ def test_a_files_scores_are_stored_and_those_of_passes_where_it_has_none(
 def test_a_wrong_file_ends_a_capture_with_one_line_and_leaves_no_scores(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     single = single_of(folder, tmp_path)[:, None]
     made, message = {
         "shuffled": (

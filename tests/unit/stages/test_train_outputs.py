@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raydistill.data import capture
+from raydistill.data import teacher_inference
 from raydistill.stages import train
 from raydistill.tracking.tracker import MemoryTracker
 from raydistill.training.result import TrainResult
@@ -31,7 +31,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[TrainSpec]:
         return TrainResult(student=output, metrics={}, step=1, stopped="", delivered="last", best_metric="loss")
 
     monkeypatch.setattr(train, "train", record)
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     return specs
 
 

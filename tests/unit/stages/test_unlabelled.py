@@ -8,7 +8,7 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
-from raydistill.data.label_subset import has_classes
+from raydistill.data.mixture import has_classes
 from raydistill.data.stream import FeedSpec, held_out_batches
 from raydistill.models.load import load_model
 from raydistill.stages import _corpora, _fit, evaluate

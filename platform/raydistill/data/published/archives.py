@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from raydistill.config.sections import PackageRef
-from raydistill.data.package_index import download
+from raydistill.data.published.package_index import download
 from raydistill.data.storage import glob_regex
 from raydistill.store_paths import cache_folder
 

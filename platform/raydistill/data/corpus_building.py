@@ -19,14 +19,12 @@ from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, TokenizerInfo, to
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
 from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns
-from raydistill.data.labelled import PARTS, of_part
+from raydistill.data.input_splits import PARTS, InputSplit, WeightedSource, held_out_splits, interleave, of_part
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
-from raydistill.data.units import Unit, WeightedSource, held_out_units, interleave
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_config, load_tokenizer
 
-TRAIN, HELD_OUT = PARTS
 _TEXTS_PER_BLOCK = 1_000
 _NO_LIMIT = 1_000_000
 _logger = logging.getLogger(__name__)
@@ -87,7 +85,7 @@ def binarize(
         if taken_over:
             _logger.warning("%s: %d rows of an earlier run are taken over", output, taken_over)
         starts = {part: writer.start for part, writer in writers.items()}
-        for block in encoded_blocks(origin.units(), recipe, starts=starts, parallel=parallel):
+        for block in encoded_blocks(origin.input_splits(), recipe, starts=starts, parallel=parallel):
             writers[block.part].add(
                 block.ids, block.lengths, place=block.place, counts=block.counts, values=block.values
             )
@@ -143,11 +141,13 @@ class _Origin:
         """The parts of the corpus that are written: 0 for training, 1 for what is held out."""
         return [*([0] if self.weights else []), *([1] if self.share or self._has_apart else [])]
 
-    def units(self) -> Sequence[Unit]:
-        """The units of work, those of the source that is held out last."""
+    def input_splits(self) -> Sequence[InputSplit]:
+        """The input splits, those of the source that is held out last."""
         number = len(self.weights)
-        units = interleave(self.items[:number], self.weights, held_out=self.share)
-        return [*units, *held_out_units(self.items[number], after=units, source=number)] if self._has_apart else units
+        splits = interleave(self.items[:number], self.weights, held_out=self.share)
+        if not self._has_apart:
+            return splits
+        return [*splits, *held_out_splits(self.items[number], after=splits, source=number)]
 
     def sources_of(self, part: int) -> Sequence[SourceInfo]:
         """The sources whose texts are in a part."""

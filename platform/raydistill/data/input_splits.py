@@ -1,10 +1,12 @@
-"""Several sources as one list of work: which items are read when, and which of their texts enter."""
+"""Several sources as one list of work: what is read when, which texts enter which part of a corpus, and how encoded."""
 
+import dataclasses
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ from numpy.typing import NDArray
 from raydistill.config.named import Named
 from raydistill.data.sources._base import Item
 from raydistill.draws import uniform
+
+PARTS = TRAIN, HELD_OUT = ("train", "held_out")
+"""Parts of a corpus in the order of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,11 @@ class WeightedSource:
 
 
 @dataclass(frozen=True)
-class Unit:
+class InputSplit:
     """One reading of an item; an item is read as often as its source's weight says."""
 
     number: int
-    """Place among all units."""
+    """Place among all splits."""
     source: int
     """Number of the item's source."""
     share: float
@@ -46,11 +51,18 @@ class Unit:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """The parts of the corpus that texts of the unit go to: 0 for training, 1 for what is held out."""
+        """The parts of the corpus that texts of the split go to: 0 for training, 1 for what is held out."""
         return (*([0] if self.held_out < 1 else []), *([1] if self.held_out > 0 else []))
 
 
-def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, held_out: float = 0.0) -> list[Unit]:
+class Place(NamedTuple):
+    """A block of texts: the number of the input split it belongs to, and its own number there."""
+
+    split: int
+    block: int
+
+
+def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, held_out: float = 0.0) -> list[InputSplit]:
     """All readings of the items of each source, mixed so that every stretch has about the same share of each source.
 
     A source's items stay in their order, and each reading of a source starts when the one before it is over, so that
@@ -70,7 +82,7 @@ def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, hel
     readings.sort(key=lambda reading: reading[:2])
     folder = _common_folder(item.name for own in items for item in own)
     return [
-        Unit(number, source, share, item, held_out, item.key.removeprefix(folder))
+        InputSplit(number, source, share, item, held_out, item.key.removeprefix(folder))
         for number, (_, source, share, item) in enumerate(readings)
     ]
 
@@ -84,22 +96,41 @@ def _common_folder(names: Iterable[str]) -> str:
     return "".join(f"{part}/" for part, _ in shared)
 
 
-def held_out_units(items: Sequence[Item], *, after: Sequence[Unit], source: int) -> list[Unit]:
-    """One reading of each item of a source, number ``source``, that is held out as a whole, after other units."""
-    return [Unit(len(after) + place, source, 1.0, item, held_out=1.0) for place, item in enumerate(items)]
+def held_out_splits(items: Sequence[Item], *, after: Sequence[InputSplit], source: int) -> list[InputSplit]:
+    """One reading of each item of a source, number ``source``, that is held out as a whole, after other splits."""
+    return [InputSplit(len(after) + place, source, 1.0, item, held_out=1.0) for place, item in enumerate(items)]
 
 
-def entering(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+def entering(split: InputSplit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     """Which of an item's texts, given by their numbers in it, enter in this reading."""
-    if unit.share >= 1:
+    if split.share >= 1:
         return np.ones(len(numbers), dtype=bool)
-    return uniform("source weight", seed, unit.source, _key(unit), numbers) < unit.share
+    return uniform("source weight", seed, split.source, _key(split), numbers) < split.share
 
 
-def held_out(unit: Unit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+def held_out(split: InputSplit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     """Which of an item's texts are held out: the same in every reading, also by a source that has the item too."""
-    return uniform("held out", seed, _key(unit), numbers) < unit.held_out
+    return uniform("held out", seed, _key(split), numbers) < split.held_out
 
 
-def _key(unit: Unit) -> int:
-    return zlib.crc32(unit.drawn_as.encode())
+def _key(split: InputSplit) -> int:
+    return zlib.crc32(split.drawn_as.encode())
+
+
+def of_part(encoding: Named, part: int) -> Named:
+    """The encoding of the rows of a part, by its number; another than that of the corpus where labels are of one part.
+
+    The ``EncodeConfig`` of a task whose rows may lack labels has a method of the same name for that.
+    """
+    of_config = getattr(encoding.config, "of_part", None)
+    return encoding if of_config is None else dataclasses.replace(encoding, config=of_config(PARTS[part]))
+
+
+def is_unlabelled(encoding: Mapping[str, Any]) -> bool:
+    """Whether rows of a part have no labels, given the section of its encoding."""
+    return encoding.get("labelled") == "none"
+
+
+def unlabelled_parts(encoding: Named) -> tuple[str, ...]:
+    """The parts of a corpus whose rows have no labels."""
+    return tuple(part for number, part in enumerate(PARTS) if is_unlabelled(of_part(encoding, number).dump()))

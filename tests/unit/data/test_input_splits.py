@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from raydistill.data.input_splits import WeightedSource, entering, held_out, held_out_splits, interleave
 from raydistill.data.sources._base import Item
-from raydistill.data.units import WeightedSource, entering, held_out, held_out_units, interleave
 
 
 def items(name: str, number: int) -> list[Item]:
@@ -14,24 +14,24 @@ def items(name: str, number: int) -> list[Item]:
 
 
 def test_one_source_is_read_in_its_order():
-    units = interleave([items("a", 5)], [1.0])
-    assert [unit.item.name for unit in units] == ["a0", "a1", "a2", "a3", "a4"]
-    assert [unit.number for unit in units] == [0, 1, 2, 3, 4]
-    assert {unit.share for unit in units} == {1.0}
+    splits = interleave([items("a", 5)], [1.0])
+    assert [split.item.name for split in splits] == ["a0", "a1", "a2", "a3", "a4"]
+    assert [split.number for split in splits] == [0, 1, 2, 3, 4]
+    assert {split.share for split in splits} == {1.0}
 
 
 def test_a_weight_reads_items_once_for_each_whole_and_once_in_part():
-    units = interleave([items("a", 3)], [2.25])
-    assert [unit.item.name for unit in units] == 3 * ["a0", "a1", "a2"]
-    assert [unit.share for unit in units] == 6 * [1.0] + 3 * [0.25]
+    splits = interleave([items("a", 3)], [2.25])
+    assert [split.item.name for split in splits] == 3 * ["a0", "a1", "a2"]
+    assert [split.share for split in splits] == 6 * [1.0] + 3 * [0.25]
 
 
 def test_every_stretch_has_each_source_in_its_proportion():
-    units = interleave([items("a", 10), items("b", 100), items("c", 30)], [1.0, 0.5, 2.0])
-    whole = Counter(unit.source for unit in units)
+    splits = interleave([items("a", 10), items("b", 100), items("c", 30)], [1.0, 0.5, 2.0])
+    whole = Counter(split.source for split in splits)
     assert whole == {0: 10, 1: 100, 2: 60}
-    for start in range(0, len(units), 17):
-        stretch = Counter(unit.source for unit in units[start : start + 17])
+    for start in range(0, len(splits), 17):
+        stretch = Counter(split.source for split in splits[start : start + 17])
         assert all(abs(stretch[source] - number / 10) <= 1.5 for source, number in whole.items())
 
 
@@ -46,8 +46,8 @@ def test_a_share_takes_that_share_of_the_texts_and_a_whole_reading_all():
 
 def test_copies_of_a_text_are_all_held_out_or_none():
     numbers = np.arange(1000)
-    units = interleave([items("a", 1), items("a", 1)], [2.5, 1.0], held_out=0.2)
-    decisions = [held_out(unit, numbers, seed=0) for unit in units]
+    splits = interleave([items("a", 1), items("a", 1)], [2.5, 1.0], held_out=0.2)
+    decisions = [held_out(split, numbers, seed=0) for split in splits]
     assert len(decisions) == 4
     assert all((decision == decisions[0]).all() for decision in decisions)
     assert abs(decisions[0].mean() - 0.2) < 0.05
@@ -58,8 +58,8 @@ def test_copies_of_a_text_are_all_held_out_or_none():
 def test_rows_are_drawn_alike_wherever_the_files_lie(folder, weight):
     def drawn(root):
         files = [[Item(f"{root}/x/a.txt", "", 0, 9), Item(f"{root}/y/a.txt", "")], [Item(f"{root}/z.txt", "")]]
-        units = interleave(files, [weight, weight], held_out=0.5)
-        return [(held_out(unit, numbers, seed=0), entering(unit, numbers, seed=0)) for unit in units]
+        splits = interleave(files, [weight, weight], held_out=0.5)
+        return [(held_out(split, numbers, seed=0), entering(split, numbers, seed=0)) for split in splits]
 
     numbers = np.arange(100)
     here, there = drawn("/data"), drawn(folder)
@@ -80,15 +80,15 @@ def test_which_texts_enter_does_not_depend_on_which_are_held_out():
 
 
 def test_units_of_a_held_out_source_come_last_whole_and_go_to_no_other_part():
-    units = interleave([items("a", 3)], [1.5])
-    apart = held_out_units(items("b", 2), after=units, source=1)
-    assert [unit.number for unit in (*units, *apart)] == list(range(8))
-    assert {unit.parts for unit in units} == {(0,)}
-    assert [(unit.source, unit.share, unit.parts) for unit in apart] == 2 * [(1, 1.0, (1,))]
+    splits = interleave([items("a", 3)], [1.5])
+    apart = held_out_splits(items("b", 2), after=splits, source=1)
+    assert [split.number for split in (*splits, *apart)] == list(range(8))
+    assert {split.parts for split in splits} == {(0,)}
+    assert [(split.source, split.share, split.parts) for split in apart] == 2 * [(1, 1.0, (1,))]
     numbers = np.arange(1000)
     assert held_out(apart[0], numbers, seed=0).all()
-    assert not held_out(units[0], numbers, seed=0).any()
-    assert {unit.parts for unit in interleave([items("a", 3)], [1.0], held_out=0.1)} == {(0, 1)}
+    assert not held_out(splits[0], numbers, seed=0).any()
+    assert {split.parts for split in interleave([items("a", 3)], [1.0], held_out=0.1)} == {(0, 1)}
 
 
 @pytest.mark.parametrize("weight", [0, -1, math.inf, math.nan])

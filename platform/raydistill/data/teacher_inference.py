@@ -1,9 +1,9 @@
 """Teachers run over a corpus: Ray Data actors that compute outputs block by block, and one writer for each set."""
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +17,11 @@ from torch.nn.functional import linear
 from raydistill.batch import Batch, encoded_as
 from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
-from raydistill.data.score_files import OPTION, Block, ScoreColumn, replaced
+from raydistill.data.published.score_files import OPTION, Block, ScoreColumn, replaced
+from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_actors
+from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.stream import BatchBuilder, FeedSpec
-from raydistill.data.teacher_outputs import BATCH_ROWS, Header, OutputColumn, Values, record_batch
+from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch, schema_of
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
@@ -90,81 +92,53 @@ def _blocks(offsets: NDArray[np.int64], writer: OutputSetWriter) -> Iterator[tup
     """Ranges of rows that become record batches, from the first row that is missing."""
     for first, last in pairwise(offsets.tolist()):
         if first >= writer.first_row:
-            yield from ((start, min(start + BATCH_ROWS, last)) for start in range(first, last, BATCH_ROWS))
+            yield from ((start, min(start + ROW_GROUP_ROWS, last)) for start in range(first, last, ROW_GROUP_ROWS))
 
 
 def _outputs(items: list[dict[str, int]], run: TeacherRun, share: Share) -> Iterator[Values]:
     """What actors make of the items, in their order."""
-    import ray.data
-
-    if not items:
-        return
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _Actor,
-            fn_constructor_kwargs={"run": run},
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(share.num_actors, len(items))),
-            num_cpus=share.cpus,
-            num_gpus=1 if share.use_gpu else None,
-        )
-        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-    try:
+    columns = run.headers[0].columns
+    tables = run_actors(
+        partial(_teacher_task, run),
+        items,
+        _cells(columns),
+        num_actors=share.num_actors,
+        cpus=share.cpus,
+        use_gpu=share.use_gpu,
+    )
+    with closing(tables):
         for table in tables:
-            for row in table.to_pylist():
-                if row["error"]:
-                    raise ValueError(row["error"])
-                yield _unpacked(row["content"], run.headers[row["corpus"]].columns)
-    finally:
-        tables.close()
+            yield from (_values(table, row, columns) for row in range(len(table)))
 
 
-def _unpacked(content: bytes, columns: Mapping[str, OutputColumn]) -> Values:
-    batch = pa.ipc.open_stream(content).read_next_batch()
+def _cells(columns: Mapping[str, OutputColumn]) -> pa.Schema:
+    """Of what an actor hands over: a record batch is one row."""
+    return pa.schema([pa.field(field.name, cell_type(field.type)) for field in schema_of(columns)])
+
+
+def _teacher_task(run: TeacherRun) -> Callable[[Mapping[str, int]], list[pa.Table]]:
+    """Load a teacher; the task runs it on a range of rows."""
+    torch.set_num_threads(run.num_threads)
+    outputs = TeacherOutputs(run)
+
+    def table_of(item: Mapping[str, int]) -> list[pa.Table]:
+        rows, columns = np.arange(item["start"], item["stop"]), run.headers[item["corpus"]].columns
+        batch = record_batch(rows, outputs.of(item["corpus"], rows), columns)
+        return [pa.table([as_cell(array) for array in batch.columns], schema=_cells(columns))]
+
+    return table_of
+
+
+def _values(table: pa.Table, row: int, columns: Mapping[str, OutputColumn]) -> Values:
     found: Values = {}
     for name, column in columns.items():
-        flat = batch.column(name).flatten().to_numpy()
+        array = cell(table, name, row)
+        flat = array.flatten().to_numpy()
         if column.per == "row":
             found[name] = flat.reshape(-1, *column.shape)
         else:
-            ends = np.cumsum(batch.column(name).value_lengths().to_numpy())
-            found[name] = np.split(flat, ends[:-1])
+            found[name] = np.split(flat, np.cumsum(array.value_lengths().to_numpy())[:-1])
     return found
-
-
-class _Actor:
-    """Holds a teacher and runs it; a ValueError, which the user can mend, is handed over as data."""
-
-    def __init__(self, run: TeacherRun) -> None:
-        torch.set_num_threads(run.num_threads)
-        self._run = run
-        self._outputs: TeacherOutputs | None = None
-
-    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
-        for item in table.to_pylist():
-            yield self._table(item["corpus"], np.arange(item["start"], item["stop"]))
-
-    def _table(self, corpus: int, rows: NDArray[np.int64]) -> pa.Table:
-        content, error = b"", ""
-        try:
-            if self._outputs is None:
-                self._outputs = TeacherOutputs(self._run)
-            columns = self._run.headers[corpus].columns
-            batch = record_batch(rows, self._outputs.of(corpus, rows), columns)
-            sink = pa.BufferOutputStream()
-            with pa.ipc.new_stream(sink, batch.schema) as stream:
-                stream.write_batch(batch)
-            content = sink.getvalue().to_pybytes()
-        except ValueError as reason:
-            error = str(reason)
-        packed = pa.array([content], type=pa.large_binary())
-        return pa.table({"corpus": [corpus], "content": packed, "error": [error]})
 
 
 class TeacherOutputs:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus
+from raydistill.data.input_splits import held_out, interleave
 from raydistill.data.sources._base import Item
 from raydistill.data.teacher_outputs import Values
-from raydistill.data.units import held_out, interleave
 
 KIND = "dropout_scores"
 """Column of teacher outputs that a file replaces."""
