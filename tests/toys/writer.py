@@ -13,6 +13,7 @@ class ScriptedWriter:
         self.ended: list[tuple[str, str]] = []
         self.requests = 0
         self.missing: list[str] = []
+        self.known: dict[str, str] = {}
 
     def deliver(self, record: dict[str, Any]) -> str:
         """Take one record."""
@@ -34,6 +35,10 @@ class ScriptedWriter:
             raise ValueError("never")
         self.requests += 1
         self.taken += [record["number"] for record in records]
+
+    def know_runs(self, runs: dict[str, str]) -> None:
+        """Runs of others."""
+        self.known |= runs
 
     def is_permanent(self, error: Exception) -> bool:
         """Whether the refusal is for ever."""

@@ -5,19 +5,18 @@ other paths. A file here and one there count as the same when size and second of
 fetched gets the time that the store says.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs as arrow_fs
 
 from raydistill.data.object_store import filesystem, place
+from raydistill.locks import locked
 from raydistill.store_paths import here, mirror_root, remote_uri
 
 _SECOND_NS = 10**9
@@ -63,7 +62,7 @@ def fetch(path: str | os.PathLike[str]) -> Path:
     target = here(path)
     if uri is None:
         return target
-    with _alone(target):
+    with locked(_lock_of(target)):
         for name, info in _listed(uri).items():
             file = target / name
             if not file.is_file() or not _is_same(file, info):
@@ -148,11 +147,6 @@ def _download(uri: str, info: Any, file: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Inside, no other process of this machine fetches the same; the system gives up the lock of one that ends."""
-    folder = mirror_root() / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / hashlib.sha256(str(target).encode()).hexdigest()[:16]).open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock_of(target: Path) -> Path:
+    """The file whose lock keeps other processes of this machine from fetching the same."""
+    return mirror_root() / ".locks" / hashlib.sha256(str(target).encode()).hexdigest()[:16]

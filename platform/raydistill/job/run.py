@@ -20,6 +20,7 @@ from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
 from raydistill.json_file import write_text
+from raydistill.locks import HeldError, hold, locked
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
@@ -28,6 +29,7 @@ from raydistill.training.kept_process import KeptProcesses
 
 Echo = Callable[[str], None]
 _JOB_KEY = "job"
+_LOCK = ".lock"
 
 
 @dataclass
@@ -45,10 +47,34 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
 
     ``echo`` gets one line for each run that starts, ends or is skipped. A cluster is started, or joined, only
     when there is something to run. An interrupted run continues in its own folder when the job runs again.
+    Raises ValueError, of one line, while another process runs a job in the same folder.
     """
+    folder = job_folder(job)
+    with folder_alone(folder, f"job {job.name}"):
+        return _run_in(folder, job, echo)
+
+
+@contextmanager
+def folder_alone(folder: Path, what: str) -> Iterator[None]:
+    """Keep others out of the folder of a job or campaign; raises ValueError, of one line, where one is in it already.
+
+    Holds on this machine, and on others where ``folder`` is on a shared file system that has locks.
+    """
+    try:
+        lock = hold(folder / _LOCK)
+    except HeldError as error:
+        raise ValueError(
+            f"{what} runs already in {shown(folder)} ({error.holder}); wait for its end, end it, or set another name"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
     records = stage_records(job)
-    result = JobResult(job_folder(job))
-    result.folder.mkdir(parents=True, exist_ok=True)
+    result = JobResult(folder)
     resolved = _write_resolved(job, result.folder)
     if all(record.finished for record in records.values()):
         for name in job.runs:
@@ -56,7 +82,7 @@ def run_job(job: Job, *, echo: Echo) -> JobResult:
         return result
     has_matrix = len(job.runs) > len(job.config.stages)
     with cluster.connection([job.scaling(stage) for stage in job.stages.values()], whole_machine=has_matrix):
-        tracker = start_tracker(job.config.tracking, folder=str(result.folder.parent), experiment=job.name)
+        tracker = start_tracker(job.config.tracking, folder=str(folder.parent), job=job.name)
         try:
             tracker.ready()
             with KeptProcesses() as processes:
@@ -130,6 +156,18 @@ class Runner:
 
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
+
+        def tell() -> None:
+            self.echo(f"{run.name}: waiting, another process makes it in {shown(record.output)}")
+
+        # Campaigns share the stages before the searched one with their job, and trials theirs with each other.
+        with locked(record.output.with_name(f".{record.output.name}.lock"), waiting=tell):
+            if record.finished:
+                _skip(self.result, record, self.echo)
+            else:
+                self._make(run, record, parallel)
+
+    def _make(self, run: StageRun, record: StageRecord, parallel: int) -> None:
         key = self.own.get(run.name, self._key(record.key))
         resumed = Folder(record.output).exists()
         record.output.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -126,26 +125,17 @@ def _listed(names: Iterable[str | None]) -> str:
 @torch.no_grad()
 def reorder_classes(model: nn.Module, head: str, order: Sequence[int]) -> None:
     """Let output ``i`` of a model's named head be what output ``order[i]`` was."""
-    with _whole(_output_of(model, head)) as output:
-        for parameter in output.parameters():
-            parameter.copy_(parameter[torch.tensor(order, device=parameter.device)].clone())
+    for parameter in _output_of(model, head).parameters():
+        parameter.copy_(parameter[torch.tensor(order, device=parameter.device)].clone())
 
 
 @torch.no_grad()
 def keep_classes(model: Any, head: str, order: Sequence[int], labels: Sequence[str]) -> None:
-    """Leave of the outputs of a model's named head those in ``order``, in that order, which stand for ``labels``.
-
-    Those of a sharded model are whole after.
-    """
-    with _whole(_output_of(model, head)) as output:
-        kept = {
-            name: nn.Parameter(
-                parameter.detach()[torch.tensor(order, device=parameter.device)].clone(), parameter.requires_grad
-            )
-            for name, parameter in output.named_parameters(recurse=False)
-        }
-    for name, parameter in kept.items():
-        setattr(output, name, parameter)
+    """Leave of the outputs of a model's named head those in ``order``, in that order, which stand for ``labels``."""
+    output = _output_of(model, head)
+    for name, parameter in list(output.named_parameters(recurse=False)):
+        kept = parameter.detach()[torch.tensor(order, device=parameter.device)].clone()
+        setattr(output, name, nn.Parameter(kept, parameter.requires_grad))
     output.out_features = len(order)
     _set_classes(model.config, labels)
     model.num_labels = model.config.num_labels
@@ -169,14 +159,3 @@ def redraw_classes(model: nn.Module, head: str, *, seed: int) -> None:
 
 def _output_of(model: Any, head: str) -> Any:
     return model.get_submodule(family_of(model.config.model_type).OUTPUTS[head])
-
-
-@contextmanager
-def _whole(output: Any) -> Iterator[Any]:
-    """A module whose weights are whole inside, and sharded again after where they were; all ranks do the same."""
-    sharded = [parameter for parameter in output.parameters() if hasattr(parameter, "ds_id")]
-    for parameter in sharded:
-        parameter.all_gather()
-    yield output
-    for parameter in sharded:
-        parameter.partition(has_been_updated=True)

@@ -41,11 +41,13 @@ _DROPOUT_FIELDS = (
     "attention_probs_dropout_prob",
     "seq_classif_dropout",
     "classifier_dropout",
+    "qa_dropout",
     "attn_pdrop",
     "embd_pdrop",
     "resid_pdrop",
     "summary_first_dropout",
 )
+_STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
 
@@ -104,6 +106,20 @@ def tensor_names(folder: str | Path) -> set[str]:
         except SafetensorError as error:
             raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
     return present
+
+
+def stored_dtype(folder: str | Path) -> torch.dtype | None:
+    """The type of all weights of a checkpoint folder, None where they have several; ``load_model`` maps those of it.
+
+    Raises ValueError when there are none.
+    """
+    kinds = set()
+    for file in weight_files(folder):
+        with safe_open(file, framework="pt") as tensors:
+            names = tensors.keys()
+            kinds |= {tensors.get_slice(name).get_dtype() for name in names}
+    found = [_STORED[kind] for kind in kinds if kind in _STORED]
+    return found[0] if len(found) == 1 else None
 
 
 def load_config(folder: str | Path) -> Any:

@@ -58,7 +58,7 @@ def open_tensors(
     both shapes, as transformers does.
     """
     config._attn_implementation = "sdpa"
-    # Not from_pretrained: under ZeRO-3 it would shard weights that are about to be cut.
+    # Not from_pretrained, which knows neither these shapes nor these names.
     model = made(config).to(dtype)
     kept = kept_of(config)
     if kept is not None:

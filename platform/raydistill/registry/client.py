@@ -16,6 +16,7 @@ from raydistill.registry.card import model_card
 from raydistill.registry.reference import SCHEME, ModelReference
 from raydistill.registry.student import FIGURES_TAG, RegisteredStudent, StudentVersion
 from raydistill.tracking.delivery import reason
+from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import CARD
 from raydistill.tracking.store import is_database, without_secrets
@@ -40,9 +41,7 @@ class Registry:
         _check_there(uri, self._where)
         with self._errors_told():
             self._mlflow = load_mlflow()
-            self._mlflow.set_tracking_uri(uri)
-            self._mlflow.set_registry_uri(uri)
-            self._client = self._mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            self._client = open_client(uri)
 
     def students(self) -> list[RegisteredStudent]:
         """All registered students by name."""

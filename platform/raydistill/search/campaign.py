@@ -17,7 +17,7 @@ from raydistill.data.mixture import open_mixture
 from raydistill.job.graph import needed, only
 from raydistill.job.load import Job, load_job
 from raydistill.job.record import job_folder, stage_records
-from raydistill.job.run import JobResult, Runner
+from raydistill.job.run import JobResult, Runner, folder_alone
 from raydistill.search.config import SearchConfig
 from raydistill.search.preflight import examples, metric_of
 from raydistill.search.records import CampaignRecord, Echo
@@ -45,9 +45,16 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     ``echo`` gets a line for whatever starts or ends. A campaign that was interrupted goes on with ``resume``: trials
     that ended are kept, one that was interrupted continues from its latest checkpoint.
     Raises ValueError, of one line, when the campaign's folder has another search, or one to resume without
-    ``resume``.
+    ``resume``, and while another process runs it.
     """
     context = trial_context(search)
+    with folder_alone(context.folder, f"campaign {search.name}"):
+        return _run_in_folder(context, search, resume=resume, echo=echo, finish=finish)
+
+
+def _run_in_folder(
+    context: TrialContext, search: SearchConfig, *, resume: bool, echo: Echo, finish: Finish | None
+) -> CampaignResult:
     folder = context.folder
     record = CampaignRecord.open(search, folder, identity=_identity(search, context.raw))
     if record.is_complete:
@@ -62,7 +69,7 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     scaling = jobs[0].scaling(jobs[0].stages[search.stage])
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
     with cluster.connection(_scalings(search, jobs[0], scaling)):
-        tracker = start_tracker(jobs[0].config.tracking, folder=str(folder.parent), experiment=search.name)
+        tracker = start_tracker(jobs[0].config.tracking, folder=str(folder.parent), job=search.name)
         try:
             tracker.ready()
             recorded = {trial.number: trial for trial in record.ended()}

@@ -1,12 +1,9 @@
 """One trial: the base job cut to the searched stage, trained where the trial runs, or told again from its record."""
 
-import fcntl
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -192,13 +189,10 @@ class _TrialRun:
             own={stage: key},
             launch=self._launch,
         )
-        trained = not self.records[stage].finished
         try:
-            for name, run in self.job.runs.items():
-                with nullcontext() if self.records[name].finished else _alone(self.records[name].output):
-                    trained = trained and not (name == stage and self.records[name].finished)
-                    runner.run_stage([run])
-            if not trained:
+            for run in self.job.runs.values():
+                runner.run_stage([run])
+            if stage in result.skipped:
                 self._report_history(0)
         except (SystemExit, KeyboardInterrupt):
             if not in_population:
@@ -272,20 +266,6 @@ class _TrialRun:
             return [own]
         # A trial that only had to make room for others goes on as it was.
         return [*self.start.course, own] if self.is_copy else self.start.course
-
-
-@contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Inside, no other trial makes the same output; the system gives up the lock of a process that ends."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(f".{output.name}.lock").open("wb") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(_POLL_S)
-        yield
 
 
 def _one_line(error: BaseException) -> str:

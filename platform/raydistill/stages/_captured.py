@@ -4,14 +4,11 @@ They lie in ``<storage>/teacher_outputs/<teacher>/<corpus>/<header>``, three has
 stage, job, seed or run of a matrix with the same teacher and corpus reads them and runs no teacher.
 """
 
-import fcntl
 import json
 import logging
 import math
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from raydistill.data.storage import Folder
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
 from raydistill.json_file import write_json
+from raydistill.locks import locked
 from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig
 from raydistill.stages import _base, _checkpoints, _corpora, _fit, _placement, _stored
 from raydistill.stages.capture import Config, Stage, size_text
@@ -31,7 +29,6 @@ FOLDER = "teacher_outputs"
 """Name of the shared folder below the storage."""
 _COUNT = "captured.json"
 _HASH_DIGITS = 16
-_POLL_S = 0.5
 _SPARE_BYTES = 2**30
 """Left free beside what is stored."""
 _logger = logging.getLogger(__name__)
@@ -121,7 +118,7 @@ def _ensured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig)
     """Rows that a teacher was run on, and its sets."""
     if any(one is None for one in _found(run)):
         # One lock a teacher: its sets of several corpora come from one run.
-        with _alone(Path(run.sets[0]).parents[1]):
+        with locked(Path(run.sets[0]).parents[1] / ".lock", waiting=_tell_of_another):
             missing = [place for place, one in enumerate(_found(run)) if one is None]
             ran = _captured(_part_of(run, missing), stage, number, scaling) if missing else 0
     else:
@@ -186,23 +183,6 @@ def _serves(header: Header, wanted: Header) -> bool:
     return len({*of_states}) <= 1 and header.model_copy(update=same) == wanted
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Inside, no other run of this machine or, where its file system has locks, of another one, is in the same folder.
-
-    The system gives up the lock of a process that ends, however it ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    told = False
-    with (folder / ".lock").open("wb") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told:
-                    _logger.setLevel(logging.INFO)
-                    _logger.info("another run stores outputs of this teacher; this one waits for them")
-                told = True
-                time.sleep(_POLL_S)
-        yield
+def _tell_of_another() -> None:
+    _logger.setLevel(logging.INFO)
+    _logger.info("another run stores outputs of this teacher; this one waits for them")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.tracking.delivery import Delivery, Outcome, reason
+from raydistill.tracking.earlier import EarlierRecords
 from raydistill.tracking.store import Store, without_secrets
 
 logger = logging.getLogger(__name__)
@@ -25,12 +26,14 @@ class TrackerActor:
     def __init__(self, store: Store, folder: str) -> None:
         self._error: str | None = None
         self._failure: str | None = None
+        self._refusal: str | None = None
         self._opened: Delivery | None = None
         self._running: set[str] = set()
         self._is_ending = False
         try:
             self._opened = Delivery(store, Path(folder))
             self._opened.remember_store()
+            self._earlier = EarlierRecords(self._opened)
         except OSError as error:
             # Raised here, it would fill the driver's terminal with Ray's tracebacks; ``status`` tells it.
             self._failure = str(error)
@@ -71,7 +74,7 @@ class TrackerActor:
     def status(self) -> dict[str, Any]:
         """Whether the store is open, how many records wait and were rejected, the latest error of the store.
 
-        ``failure`` tells why there is no spool: then nothing is recorded.
+        ``failure`` tells why there is no spool, so that nothing is recorded, or why the store can never be opened.
         """
         opened = self._opened
         return {
@@ -79,7 +82,7 @@ class TrackerActor:
             "waiting": len(opened.pending) if opened else 0,
             "rejected": opened.num_rejected if opened else 0,
             "error": self._error,
-            "failure": self._failure,
+            "failure": self._failure or self._refusal,
         }
 
     def close(self) -> None:
@@ -91,13 +94,16 @@ class TrackerActor:
         while True:
             try:
                 self._delivery.open()
-                self._error = None
+                self._error = self._refusal = None
+                self._earlier.deliver()
                 self._delivery.wait()
                 self._delivery.send_next()
                 retry_s = _FIRST_RETRY_S
             except Exception as error:  # Tracking must never end training: report, wait and try again.
                 uri = self._delivery.store.uri
                 self._error = reason(error, uri=uri)
+                if type(error) is ValueError and self._delivery.writer is None:
+                    self._refusal = str(error).replace(uri, without_secrets(uri))
                 logger.warning("MLflow at %s takes no records; trying again. %s", without_secrets(uri), self._error)
                 time.sleep(retry_s)
                 retry_s = min(2 * retry_s, _LAST_RETRY_S)

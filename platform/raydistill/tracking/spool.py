@@ -1,16 +1,15 @@
 """Records on disk, in order, with a note of how far they were delivered."""
 
-import fcntl
 import itertools
 import json
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from raydistill.json_file import write_json
+from raydistill.locks import HeldError, Lock, hold
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +51,10 @@ class Spool:
         self.delivered: int = note["sequence"]
         self.answers: dict[int, Any] = {int(sequence): answer for sequence, answer in note["answers"].items()}
         """What the store answered to the latest records that somebody asks about, by sequence number."""
-        self.undelivered = [entry for entry in self._read() if entry.sequence > self.delivered]
+        self.undelivered = [entry for entry in _entries(folder) if entry.sequence > self.delivered]
         """What an earlier process left, in order; not updated by later calls."""
         last = self.undelivered[-1].sequence if self.undelivered else self.delivered
-        self._next = max([last + 1, *(_first(path) for path in self._segments())])
+        self._next = max([last + 1, *(_first(path) for path in _segments(folder))])
         self._unwritten = b""
         self._file, self._size = self._open_segment(), 0
         self._remove_delivered()
@@ -102,7 +101,7 @@ class Spool:
             self._start_segment()
             self._remove_delivered()
         self._file.close()
-        self._lock.close()
+        self._lock.release()
 
     def _write(self) -> None:
         # Unbuffered: what a full disk did not take is known to the byte and follows later.
@@ -110,17 +109,6 @@ class Spool:
             written = self._file.write(self._unwritten) or 0
             self._unwritten = self._unwritten[written:]
             self._size += written
-
-    def _segments(self) -> list[Path]:
-        return sorted(self.folder.glob(_SEGMENTS))
-
-    def _read(self) -> Iterator[Entry]:
-        for path in self._segments():
-            with path.open("rb") as file:
-                for sequence, line in enumerate(file, start=_first(path)):
-                    # Without its end, a line is one that a crash cut: its caller never learnt that it was written.
-                    if line.endswith(b"\n"):
-                        yield Entry(sequence, json.loads(line))
 
     def _open_segment(self) -> Any:
         """An empty segment for the next record; all that can lie in it is a line that a crash left unfinished."""
@@ -138,11 +126,40 @@ class Spool:
         self._file, self._size = file, 0
 
     def _remove_delivered(self) -> None:
-        paths = self._segments()
+        paths = _segments(self.folder)
         for path, following in itertools.pairwise(paths):
             if _first(following) > self.delivered + 1:
                 return
             path.unlink(missing_ok=True)
+
+
+def delivered_from(folder: Path) -> int:
+    """Sequence number of the latest record of a spool that is delivered, 0 before the first; whoever has it open."""
+    return int(_read_note(folder / DELIVERED)["sequence"])
+
+
+def waiting_in(folder: Path) -> list[Entry]:
+    """The records of a spool that are not delivered; whoever has it open."""
+    while True:
+        try:
+            delivered = delivered_from(folder)
+            return [entry for entry in _entries(folder) if entry.sequence > delivered]
+        except FileNotFoundError:
+            # Its owner removed meanwhile what is delivered.
+            continue
+
+
+def _entries(folder: Path) -> Iterator[Entry]:
+    for path in _segments(folder):
+        with path.open("rb") as file:
+            for sequence, line in enumerate(file, start=_first(path)):
+                # Without its end, a line is one that a crash cut: its caller never learnt that it was written.
+                if line.endswith(b"\n"):
+                    yield Entry(sequence, json.loads(line))
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob(_SEGMENTS))
 
 
 def _first(segment: Path) -> int:
@@ -161,17 +178,10 @@ def _read_note(path: Path) -> dict[str, Any]:
     return note
 
 
-def _locked(path: Path, timeout_s: float) -> BinaryIO:
-    file = path.open("wb")
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                file.close()
-                raise SpoolInUseError(
-                    f"another run of this job writes to {path.parent}; wait for it or end it"
-                ) from None
-            time.sleep(0.2)
+def _locked(path: Path, timeout_s: float) -> Lock:
+    try:
+        return hold(path, timeout_s=timeout_s)
+    except HeldError as error:
+        raise SpoolInUseError(
+            f"another run of this job writes to {path.parent} ({error.holder}); wait for it or end it"
+        ) from None

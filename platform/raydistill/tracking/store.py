@@ -16,6 +16,8 @@ STORE_FILE = "store.json"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SECRETS = frozenset({"password", "passwd", "passphrase", "pwd", "secret", "token", "key"})
 _HIDDEN = "***"
+_OF_JOB = "@"
+"""Between an experiment and a job; quoted names have none."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,25 @@ def is_database(uri: str) -> bool:
     return urlsplit(uri).scheme.split("+")[0] in _DATABASES
 
 
-def spool_folder(root: Path, experiment: str) -> Path:
-    """Where records of an experiment wait, below the storage folder."""
-    return root / "tracking" / quote(experiment, safe="")
+def spool_folder(root: Path, experiment: str, job: str) -> Path:
+    """Where records of a job wait, below the storage folder: each job that shares an experiment has its own place."""
+    name = quote(experiment, safe="")
+    return root / "tracking" / (name if job == experiment else f"{name}{_OF_JOB}{quote(job, safe='')}")
+
+
+def shared_spool(folder: Path) -> Path | None:
+    """Where older releases kept records of all jobs of an experiment, of which this is a job's spool; None if here."""
+    experiment, of_job, _ = folder.name.partition(_OF_JOB)
+    return folder.with_name(experiment) if of_job else None
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a SQLite database; None for any other store."""
+    parts = urlsplit(uri)
+    path = parts.path[1:]
+    if parts.scheme.split("+")[0] != "sqlite" or not path or path.startswith((":memory:", "file:")):
+        return None
+    return Path(path).absolute()
 
 
 def without_secrets(uri: str) -> str:
@@ -85,7 +103,7 @@ def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str,
     if not path.is_file():
         if to is None:
             raise ValueError(f"{folder} does not tell its MLflow store; add --to URI")
-        return Store(to, None, unquote(folder.name))
+        return Store(to, None, unquote(folder.name.partition(_OF_JOB)[0]))
     store = Store(**json.loads(path.read_text(encoding="utf-8")))
     if to is not None:
         return replace(store, uri=to, artifact_location=store.artifact_location if is_database(to) else None)

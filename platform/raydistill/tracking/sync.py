@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from raydistill.tracking.delivery import Delivery, reason
-from raydistill.tracking.spool import REJECTED, SpoolInUseError, is_spool
-from raydistill.tracking.store import read_store, spool_folder, without_secrets
+from raydistill.tracking.earlier import EarlierRecords
+from raydistill.tracking.spool import REJECTED, SpoolInUseError, is_spool, waiting_in
+from raydistill.tracking.store import read_store, shared_spool, spool_folder, without_secrets
 
 _PAUSE_S = 1.0
 _RESOLVED = "resolved.yaml"
@@ -49,7 +50,7 @@ def find_spools(folder: Path) -> list[Path]:
     """
     if is_spool(folder):
         return [folder]
-    found = [path for path in (_of_job(folder),) if path is not None and is_spool(path)]
+    found = _of_job(folder)
     found += sorted(path for path in folder.glob("tracking/*") if is_spool(path))
     if not found:
         raise ValueError(f"{folder} has no records of runs; give the storage folder of a job, such as runs")
@@ -103,8 +104,10 @@ def _deliver(delivery: Delivery, *, must_have_runs: bool) -> str | None:
         if missing:
             where = without_secrets(delivery.store.uri)
             raise ValueError(f"{where} has no run of {missing[0]!r}, which these records continue; give its own store")
+    earlier = EarlierRecords(delivery)
     while delivery.pending:
         try:
+            earlier.deliver()
             delivery.send_next()
         except Exception as error:  # As above.
             if len(delivery.pending) == failed_at:
@@ -114,11 +117,15 @@ def _deliver(delivery: Delivery, *, must_have_runs: bool) -> str | None:
     return None
 
 
-def _of_job(folder: Path) -> Path | None:
-    """The spool of the job whose outputs are in ``folder``."""
+def _of_job(folder: Path) -> list[Path]:
+    """The spool of the job whose outputs are in ``folder``, after its experiment's where records still wait in that."""
     path = folder / _RESOLVED
     if not path.is_file():
-        return None
+        return []
     resolved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    experiment = (resolved.get("tracking") or {}).get("experiment") or resolved["name"]
-    return spool_folder(folder.absolute().parent, experiment)
+    job = resolved["name"]
+    own = spool_folder(folder.absolute().parent, (resolved.get("tracking") or {}).get("experiment") or job, job)
+    found = [own] if is_spool(own) else []
+    shared = shared_spool(own)
+    # Older releases kept those of all jobs together.
+    return [shared, *found] if shared is not None and is_spool(shared) and waiting_in(shared) else found

@@ -323,16 +323,17 @@ class RayTracker(Tracker):
             time.sleep(_POLL_S)
 
 
-def start_tracker(config: TrackingConfig, *, folder: str, experiment: str) -> RayTracker:
+def start_tracker(config: TrackingConfig, *, folder: str, job: str) -> RayTracker:
     """Start the tracker actor on this node; it ends with the driver.
 
     ``folder`` (an absolute path) gets the spool and, unless ``config.uri`` says otherwise, MLflow's database and
-    artifacts. ``experiment`` is used unless the configuration names one. Returns before MLflow is open, see
-    ``Tracker.ready``; what an earlier process could not deliver is delivered first.
+    artifacts. ``job``, the name of a job or campaign, tells whose spool it is, and names the experiment unless the
+    configuration does. Returns before MLflow is open, see ``Tracker.ready``; what an earlier process could not deliver
+    is delivered first.
     """
-    experiment = config.experiment or experiment
+    experiment = config.experiment or job
     root = Path(folder).absolute()
-    spool = spool_folder(root, experiment)
+    spool = spool_folder(root, experiment, job)
     store = store_of(config, root, experiment)
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor_type: Any = ray.remote(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.json_file import write_json
+from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import register_student
 from raydistill.tracking.store import Store
@@ -26,12 +27,8 @@ class MlflowWriter:
     """Delivers records to one experiment and remembers the run of each key in ``runs_file``."""
 
     def __init__(self, store: Store, runs_file: Path) -> None:
-        mlflow = load_mlflow()
-        self._mlflow = mlflow
-        mlflow.set_tracking_uri(store.uri)
-        # Named, since without one a client takes the registry that this process asked last.
-        mlflow.set_registry_uri(store.uri)
-        self._client = mlflow.MlflowClient(tracking_uri=store.uri, registry_uri=store.uri)
+        self._mlflow = load_mlflow()
+        self._client = open_client(store.uri)
         self._experiment_id = self._open_experiment(store)
         self._place = store.place
         self._runs_file = runs_file
@@ -73,10 +70,21 @@ class MlflowWriter:
             started |= {record["key"]} if starts else set()
         return [key for key in continued if not self._exists(self._runs[key])]
 
+    def know_runs(self, runs: Mapping[str, str]) -> None:
+        """Remember runs that others started for keys of which this writer has started none, by key."""
+        self._runs = {**runs, **self._runs}
+        write_json(self._runs_file, self._runs)
+
     def _open_experiment(self, store: Store) -> str:
         found = self._client.get_experiment_by_name(store.experiment)
         if found is None:
-            return str(self._client.create_experiment(store.experiment, artifact_location=store.artifact_location))
+            try:
+                return str(self._client.create_experiment(store.experiment, artifact_location=store.artifact_location))
+            except self._mlflow.MlflowException as error:
+                # Another job of the experiment began at the same moment.
+                found = self._client.get_experiment_by_name(store.experiment)
+                if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
         if found.lifecycle_stage == "deleted":
             raise ValueError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
         return str(found.experiment_id)

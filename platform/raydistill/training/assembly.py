@@ -12,12 +12,12 @@ from raydistill.methods._base import Distiller
 from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
-from raydistill.models.load import load_config, load_model
+from raydistill.models.load import load_config, load_model, stored_dtype
 from raydistill.models.offloading import put_away
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
-from raydistill.training.engine import Engine, shard_teacher, sharded_loading
+from raydistill.training.engine import Engine, shard, shard_teacher
 from raydistill.training.spec import TeacherSpec, TrainSpec
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,7 +35,9 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     )
     task = spec.task.module.Task
     labels = task.outputs(spec.task.config, open_mixture(spec.corpus).encoding.labels)
-    student = _load_student(spec, config, labels)
+    student = _load_student(spec, labels)
+    if training.zero_stage == 3:
+        shard(student, config, dtype=_DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
     teachers = [
         _load_teacher(teacher, spec, precision, device, part)
@@ -73,11 +75,8 @@ def _labels_of_teachers(spec: TrainSpec, taught: Sequence[Sequence[str]]) -> dic
     return {"teacher_labels": taught if spec.stored is None else spec.stored.labels}
 
 
-def _load_student(spec: TrainSpec, config: dict[str, Any], labels: Sequence[str]) -> nn.Module:
-    with sharded_loading(config if spec.training.zero_stage == 3 else None):
-        student = load_model(
-            spec.student, head=spec.task.module.Task.HEAD, labels=labels, dropout=spec.training.dropout
-        )
+def _load_student(spec: TrainSpec, labels: Sequence[str]) -> nn.Module:
+    student = load_model(spec.student, head=spec.task.module.Task.HEAD, labels=labels, dropout=spec.training.dropout)
     if spec.freeze_position_embeddings:
         freeze_position_embeddings(student)
     if spec.freeze_embeddings:
@@ -96,15 +95,15 @@ def _load_teacher(
         labels=labels,
         names=teacher.labels,
         allow_new_head=teacher.head == "new",
-        dtype=_DTYPES[precision],
     )
+    dtype = _DTYPES[precision]
     if teacher.placement == "replicate":
-        return load().to(device)
+        return load(dtype=dtype).to(device)
     if teacher.placement == "sequential":
-        return put_away(load(), device=device)
+        return put_away(load(dtype=dtype), device=device)
     config = deepspeed_config(
         zero_stage=3, precision=precision, num_micro_batches=1, max_grad_norm=spec.optimizer.max_grad_norm
     )
-    with sharded_loading(config):
-        model = load()
-    return shard_teacher(model, config)
+    # Weights of the type that they have in the file are mapped, not copied. What is drawn depends on its type.
+    mapped = None if teacher.head == "new" else stored_dtype(teacher.folder)
+    return shard_teacher(load(dtype=mapped or dtype), config, dtype=dtype, device=device)

@@ -33,24 +33,33 @@ def prepare_environment(*, use_gpu: bool) -> None:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
-@contextmanager
-def sharded_loading(config: Mapping[str, Any] | None) -> Iterator[None]:
-    """Inside, ``from_pretrained`` shards what it loads over the ranks, if ``config`` is one of ZeRO stage 3."""
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+def shard(model: nn.Module, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:
+    """Share a whole model's weights out over the ranks, in place, as ``dtype``; its buffers are on ``device`` after.
 
-    # transformers keeps a weak reference: the object must live as long as models are loaded.
-    alive = HfDeepSpeedConfig(dict(config)) if config is not None else None
-    try:
-        yield
-    finally:
-        del alive
-        unset_hf_deepspeed_config()
-
-
-def shard_teacher(teacher: nn.Module, config: Mapping[str, Any]) -> nn.Module:
-    """Install the hooks that gather a sharded teacher's weights block by block while it runs."""
+    All ranks call it with the same model, of which rank 0's weights count, and a ``config`` of ZeRO stage 3. Beside
+    its share a rank holds one whole weight at a time of a model whose weights are mapped from files.
+    """
     import deepspeed
 
+    is_first = dist.get_rank() == 0
+    for parameter in model.parameters():
+        # Memory of its own: what is received into mapped memory would stay until the last weight of the file is gone.
+        whole = torch.empty(parameter.shape, dtype=dtype)
+        if is_first:
+            whole.copy_(parameter.detach())
+        parameter.data = whole
+        deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=dict(config))
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
+
+
+def shard_teacher(
+    teacher: nn.Module, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """``shard`` with the hooks that gather a teacher's weights block by block while it runs; returns the teacher."""
+    import deepspeed
+
+    shard(teacher, config, dtype=dtype, device=device)
     engine = deepspeed.initialize(model=teacher, config=dict(config))[0]
     # A tuple, so that the module does not take the engine, which holds the module, for a child.
     object.__setattr__(teacher, "raydistill_engine", (engine,))

@@ -31,7 +31,7 @@ def record(op: str, time_ms: int, **fields) -> dict:
 
 def fill(storage: Path, uri: str) -> tuple[Path, Delivery]:
     """A spool in which a run waits, and what delivers it."""
-    folder = spool_folder(storage, "job")
+    folder = spool_folder(storage, "job", "job")
     delivery = Delivery(Store(uri, None, "job"), folder)
     delivery.remember_store()
     delivery.append(record("start_run", 1, name="job", parent=None, tags={"a": "b"}, resume=True, token="t"))

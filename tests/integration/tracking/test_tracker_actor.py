@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import ray
 
 from raydistill.config.sections import TrackingConfig
 from raydistill.tracking.quiet import load_mlflow
+from raydistill.tracking.spool import Spool
 from raydistill.tracking.tracker import start_tracker
 
 AWAY = TrackingConfig(uri="http://127.0.0.1:9")
@@ -31,7 +33,7 @@ def record_from_elsewhere(tracker) -> None:
 @pytest.mark.core
 @pytest.mark.usefixtures("ray_cluster")
 def test_records_of_driver_and_workers_reach_mlflow_and_a_second_tracker_resumes(tmp_path):
-    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="first job")
+    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), job="first job")
     (tmp_path / "resolved.yaml").write_text("a: 1")
     tracker.start_run("job", name="job", tags={"job": "demo"})
     run_id = tracker.start_run("job/train", name="train", parent="job", wait=True)
@@ -53,7 +55,7 @@ def test_records_of_driver_and_workers_reach_mlflow_and_a_second_tracker_resumes
     assert (artifacts / "tables" / "a.md").read_text() == "| a |"
     ray.kill(tracker._actor)
 
-    again = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="first job")
+    again = start_tracker(TrackingConfig(), folder=str(tmp_path), job="first job")
     assert again.start_run("job/train", resume=True, wait=True) == run_id
     again.log_params("job/train", {"optimizer": {"learning_rate": 0.25}, "seed": 1})
     assert again.start_run("job", wait=True) != parent
@@ -67,7 +69,7 @@ def test_records_of_driver_and_workers_reach_mlflow_and_a_second_tracker_resumes
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path, monkeypatch):
-    tracker = start_tracker(AWAY, folder=str(tmp_path), experiment="job")
+    tracker = start_tracker(AWAY, folder=str(tmp_path), job="job")
     tracker.start_run("job", name="job")
     tracker.log_metrics("job", {"loss": 3.0}, 0)
     assert not tracker.flush(timeout_s=1.0)
@@ -75,7 +77,7 @@ def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path, 
     with pytest.raises(ValueError, match=r"tracking\.uri 'http://127\.0\.0\.1:9' cannot be opened: Connection refused"):
         tracker.ready()
     ray.kill(tracker._actor)
-    again = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="job")
+    again = start_tracker(TrackingConfig(), folder=str(tmp_path), job="job")
     assert again.flush()
     assert client_of(again).get_run(runs_of(again)["job"]).data.metrics == {"loss": 3.0}
     again.log_metrics("a run that never started", {"loss": 1.0}, 0)
@@ -88,8 +90,58 @@ def test_what_a_store_could_not_take_is_delivered_by_the_next_tracker(tmp_path, 
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_two_jobs_of_one_experiment_record_all_of_their_runs_side_by_side(tmp_path):
+    shared = TrackingConfig(experiment="shared")
+    trackers = {job: start_tracker(shared, folder=str(tmp_path), job=job) for job in ("a", "b", "shared")}
+    for job, tracker in trackers.items():
+        tracker.start_run(f"{job}/job", name=job)
+    for step in range(20):
+        for job, tracker in trackers.items():
+            tracker.log_metrics(f"{job}/job", {"loss": float(step)}, step)
+    for tracker in trackers.values():
+        tracker.ready()
+    for job, tracker in trackers.items():
+        tracker.end_run(f"{job}/job")
+        assert tracker.flush()
+    client = client_of(trackers["a"])
+    runs = client.search_runs([client.get_experiment_by_name("shared").experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == dict.fromkeys(trackers, "FINISHED")
+    for run in runs:
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == list(range(20))
+    for tracker in trackers.values():
+        tracker.close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_goes_on_with_the_run_and_the_records_that_an_older_release_left_in_its_experiments_spool(tmp_path):
+    config = TrackingConfig(experiment="shared")
+    # Older releases kept the records of every job where now those of the job of the experiment's name are.
+    older = start_tracker(config, folder=str(tmp_path), job="shared")
+    run_id = older.start_run("toy/job", name="toy", wait=True)
+    older.close()
+    spool = Spool(Path(older.folder))
+    spool.append({"op": "log_metrics", "key": "toy/job", "time": 5, "metrics": {"loss": 3.0}, "step": 0})
+    spool.close()
+    again = start_tracker(config, folder=str(tmp_path), job="toy")
+    assert again.folder != older.folder
+    assert again.start_run("toy/job", name="toy", resume=True, wait=True) == run_id
+    assert client_of(again).get_run(run_id).data.metrics == {"loss": 3.0}
+    again.close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_half_made_store_is_told_at_once(tmp_path):
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("CREATE TABLE _alembic_tmp_experiments (experiment_id INTEGER)")
+    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), job="job")
+    with pytest.raises(ValueError, match=r"cannot start: .*mlflow\.db was left half made .*: move it away"):
+        tracker.ready()
+    tracker.close()
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_tracker_that_is_killed_goes_on_without_loss_or_repetition(tmp_path):
-    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), experiment="job")
+    tracker = start_tracker(TrackingConfig(), folder=str(tmp_path), job="job")
     run_id = tracker.start_run("job", name="job", wait=True)
     for step in range(300):
         tracker.log_metrics("job", {"loss": float(step % 7)}, step)
@@ -104,7 +156,7 @@ def test_a_tracker_that_is_killed_goes_on_without_loss_or_repetition(tmp_path):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_calls_of_a_tracker_that_is_gone_return_at_once_and_raise_nothing(tmp_path, caplog):
-    tracker = start_tracker(AWAY, folder=str(tmp_path), experiment="job")
+    tracker = start_tracker(AWAY, folder=str(tmp_path), job="job")
     tracker.start_run("job", name="job")
     ray.get(tracker._actor.last.remote())
     ray.kill(tracker._actor)

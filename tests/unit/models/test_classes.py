@@ -3,7 +3,6 @@ import torch
 
 from raydistill.models.classes import (
     class_order,
-    keep_classes,
     known_labels,
     output_names,
     reorder_classes,
@@ -143,40 +142,3 @@ def test_an_output_that_is_left_out_changes_no_other(tmp_path, kind):
     loaded.save_pretrained(tmp_path / "again")
     again = load_model(tmp_path / "again", head=HEAD, labels=("blue", "pink"))
     torch.testing.assert_close(predict(again, batch, head=HEAD).logits, expected)
-
-
-class Sharded(torch.nn.Parameter):
-    """A parameter that is whole only between two calls, as ZeRO-3 has it."""
-
-    ds_id = 0
-
-    def all_gather(self):
-        self.data = self.kept
-
-    def partition(self, *, has_been_updated):
-        assert has_been_updated
-        self.kept, self.data = self.data, torch.empty(0)
-
-
-@pytest.fixture
-def sharded(classifier):
-    for name in ("weight", "bias"):
-        parameter = Sharded(getattr(classifier.classifier, name).detach().clone())
-        parameter.kept, parameter.data = parameter.data, torch.empty(0)
-        setattr(classifier.classifier, name, parameter)
-    return classifier
-
-
-def test_outputs_of_a_sharded_head_are_reordered_whole_and_sharded_again(sharded):
-    classifier, before = sharded, sharded.classifier.weight.kept.clone()
-    reorder_classes(classifier, HEAD, [2, 0, 1])
-    assert classifier.classifier.weight.numel() == 0
-    assert torch.equal(classifier.classifier.weight.kept, before[[2, 0, 1]])
-
-
-def test_what_stays_of_a_sharded_heads_outputs_is_whole_and_the_rest_of_it_is_sharded_again(sharded):
-    weight = sharded.classifier.weight
-    keep_classes(sharded, HEAD, [2, 0], ("blue", "red"))
-    assert weight.numel() == 0
-    assert torch.equal(sharded.classifier.weight, weight.kept[[2, 0]])
-    assert type(sharded.classifier.weight) is torch.nn.Parameter

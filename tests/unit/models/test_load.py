@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model, with_dropout
 from toys.checkpoint import toy_tokenizer
+from toys.classifiers import toy_classifier
 from toys.families import DECODERS, MASKED, head_of, toy_gpt2
 from toys.models import toy_batch, toy_bert, toy_distilbert
 
@@ -94,6 +95,14 @@ def test_a_family_that_is_refused_as_configured_is_refused_before_its_weights_ar
     (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": True}))
     with pytest.raises(ValueError, match="is_decoder is true"):
         load_model(tmp_path, head="masked_lm")
+
+
+@pytest.mark.parametrize("kind", ["sequence_classification", "token_classification", "question_answering"])
+@pytest.mark.parametrize("family", MASKED)
+def test_dropout_that_a_head_has_of_its_own_is_replaced_too(tmp_path, family, kind):
+    save_model(toy_classifier(family, 1, head=kind, dropout=0.3, dtype=torch.float32), toy_tokenizer(), tmp_path)
+    model = load_model(tmp_path, head=kind, dropout=0.0)
+    assert {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)} == {0.0}
 
 
 def test_replacing_dropout_leaves_the_configuration_alone():

@@ -116,7 +116,7 @@ def test_a_crash_at_any_step_of_trimming_loses_and_repeats_nothing(tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         spool.mark_delivered(entries[-1])
     monkeypatch.undo()
-    spool._lock.close()
+    spool._lock.release()
     again = Spool(tmp_path)
     assert [entry.sequence for entry in again.undelivered] == (list(range(1, 13)) if step == "note" else [])
     assert again.append({"number": 12}).sequence == 13
@@ -145,7 +145,7 @@ def test_records_of_a_full_disk_follow_when_there_is_room_again(tmp_path, caplog
     assert [entry.name for entry in caplog.records].count("raydistill.tracking.spool") == 1
     spool._file = file
     spool.append({"number": 3})
-    spool._lock.close()
+    spool._lock.release()
     assert [entry.record["number"] for entry in Spool(tmp_path).undelivered] == [0, 1, 2, 3]
 
 
@@ -154,8 +154,8 @@ def test_records_delivered_from_memory_shift_no_number(tmp_path):
     spool.mark_delivered(spool.append({"number": 0}))
     # As after a crash while the disk was full: two more were delivered, but neither is in a segment.
     (tmp_path / DELIVERED).write_text(json.dumps({"sequence": 3, "answers": {}}))
-    spool._lock.close()
+    spool._lock.release()
     again = Spool(tmp_path)
     assert again.append({"number": 3}).sequence == 4
-    again._lock.close()
+    again._lock.release()
     assert [(entry.sequence, entry.record["number"]) for entry in Spool(tmp_path).undelivered] == [(4, 3)]

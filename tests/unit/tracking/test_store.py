@@ -1,7 +1,17 @@
+from pathlib import Path
+
 import pytest
 
 from raydistill.config.sections import TrackingConfig
-from raydistill.tracking.store import Store, read_store, spool_folder, store_of, without_secrets, write_store
+from raydistill.tracking.store import (
+    Store,
+    database_file,
+    read_store,
+    spool_folder,
+    store_of,
+    without_secrets,
+    write_store,
+)
 
 
 def test_by_default_runs_and_artifacts_lie_below_the_folder(tmp_path):
@@ -61,8 +71,26 @@ def test_a_store_that_moved_keeps_its_experiment(tmp_path):
 
 
 def test_a_spool_without_a_note_of_its_store_needs_an_address(tmp_path):
-    folder = spool_folder(tmp_path, "a/b c")
+    folder = spool_folder(tmp_path, "a/b c", "a/b c")
     folder.mkdir(parents=True)
     with pytest.raises(ValueError, match="add --to URI"):
         read_store(folder)
     assert read_store(folder, to="http://server") == Store("http://server", None, "a/b c")
+    own = spool_folder(tmp_path, "a/b c", "demo")
+    assert read_store(own, to="http://server") == Store("http://server", None, "a/b c")
+
+
+@pytest.mark.parametrize(
+    ("uri", "file"),
+    [
+        ("sqlite:////runs/mlflow.db", "/runs/mlflow.db"),
+        ("sqlite+pysqlite:////runs/mlflow.db?timeout=5", "/runs/mlflow.db"),
+        ("sqlite://", None),
+        ("sqlite:///:memory:", None),
+        ("postgresql://host/runs", None),
+        ("http://mlflow.example:5000/a", None),
+        ("databricks", None),
+    ],
+)
+def test_a_sqlite_store_is_a_file_and_others_are_none(uri, file):
+    assert database_file(uri) == (file and Path(file))

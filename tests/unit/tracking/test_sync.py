@@ -8,6 +8,7 @@ from raydistill.tracking import delivery as delivery_module
 from raydistill.tracking import sync as sync_module
 from raydistill.tracking.spool import Spool
 from raydistill.tracking.store import Store, spool_folder, write_store
+from raydistill.tracking.sync import find_spools
 from toys.writer import ScriptedWriter
 
 
@@ -20,9 +21,9 @@ def writer(monkeypatch):
     return writer
 
 
-def fill(storage, experiment, numbers):
+def fill(storage, experiment, numbers, *, job=None):
     """A spool in which records wait."""
-    folder = spool_folder(storage, experiment)
+    folder = spool_folder(storage, experiment, job or experiment)
     spool = Spool(folder)
     write_store(folder, Store("http://mlflow.example", None, experiment))
     for number in numbers:
@@ -64,6 +65,19 @@ def test_a_jobs_folder_leads_to_its_spool(tmp_path, writer, experiment, tracking
     assert track_sync(tmp_path / "demo").exit_code == 0
     assert writer.taken == [1]
     assert track_sync(folder).exit_code == 0
+
+
+def test_a_jobs_folder_leads_to_its_own_spool_and_to_what_older_releases_left_of_it(tmp_path, writer):
+    shared, own = fill(tmp_path, "shared", [1]), fill(tmp_path, "shared", [2], job="demo")
+    fill(tmp_path, "shared", [3], job="other")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "resolved.yaml").write_text("name: demo\ntracking: {experiment: shared}\n")
+    assert find_spools(tmp_path / "demo") == [shared, own]
+    assert track_sync(tmp_path / "demo").exit_code == 0
+    assert writer.taken == [1, 2]
+    assert find_spools(tmp_path / "demo") == [own]
+    assert track_sync(tmp_path).exit_code == 0
+    assert writer.taken == [1, 2, 3]
 
 
 def test_a_server_that_is_away_is_one_line_and_exits_1(tmp_path, writer):
