@@ -158,17 +158,12 @@ class Corpus(SealedTable):
     )
 
     def __init__(self, folder: SealedFolder, manifest: Manifest, *, manifest_sha256: str) -> None:
-        super().__init__(folder, manifest, manifest_sha256=manifest_sha256)
+        super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.recipe)
         self.manifest = manifest
         self.files = {**manifest.files, **self.files}
         self._ids = Recent[_Arrays](CACHE_BYTES, size=lambda arrays: sum(array.nbytes for array in arrays))
         self._values = Recent[pa.Table](CACHE_BYTES, size=lambda table: int(table.nbytes))
         self._readers = Recent[ShardReader](_OPEN_SHARDS)
-
-    @property
-    def identity(self) -> str | None:
-        """Its recipe."""
-        return self.manifest.recipe
 
     @property
     def tokenizer_uri(self) -> str:

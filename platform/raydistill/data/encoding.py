@@ -27,7 +27,6 @@ from raydistill.models.load import load_tokenizer
 from raydistill.tasks._base import Column
 
 _MAX_CALLS = 2_000
-_OF_SPLIT = ("number", "source", "share", "held_out", "drawn_as")
 _PIECE_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
 _IDS, _LENGTHS = "row.ids", "row.lengths"
@@ -81,7 +80,7 @@ def encoded_blocks(
     """
     tables = run_tasks(
         partial(_encode_item, recipe=recipe, starts=dict(starts)),
-        [_as_item(split) for split in splits if _is_wanted(split, starts)],
+        [dataclasses.asdict(split) for split in splits if _is_wanted(split, starts)],
         _schema(recipe, starts),
         piece_bytes=_PIECE_BYTES,
         max_calls=_MAX_CALLS,
@@ -108,16 +107,6 @@ def _share_of_cores(parallel: int) -> dict[str, Any]:
     return {"num_tasks": num_tasks, "cpus": min(1.0, ray.cluster_resources()["CPU"] / (num_tasks * parallel))}
 
 
-def _as_item(split: InputSplit) -> dict[str, Any]:
-    own = {name: getattr(split, name) for name in _OF_SPLIT}
-    return {**own, **dataclasses.asdict(split.item)}
-
-
-def _as_split(row: Mapping[str, Any]) -> InputSplit:
-    item = Item(**{field.name: row[field.name] for field in dataclasses.fields(Item)})
-    return InputSplit(item=item, **{name: row[name] for name in _OF_SPLIT})
-
-
 def _schema(recipe: Recipe, parts: Iterable[int]) -> pa.Schema:
     """Of what a task hands over: a block is one row, which holds the block's own rows column by column.
 
@@ -131,7 +120,8 @@ def _schema(recipe: Recipe, parts: Iterable[int]) -> pa.Schema:
 def _encode_item(item: Mapping[str, Any], *, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[pa.Table]:
     """The data task."""
     schema = _schema(recipe, starts)
-    for block in _encode_split(_as_split(item), recipe, starts):
+    split = InputSplit(**{**item, "item": Item(**item["item"])})
+    for block in _encode_split(split, recipe, starts):
         yield _as_table(block, schema)
 
 

@@ -10,16 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 
-Item = Mapping[str, Any]
-"""Numbers and texts by name."""
-Task = Callable[[Item], Iterable[pa.Table]]
-"""Makes the tables of one item, all of one schema."""
+Task = Callable[[Mapping[str, Any]], Iterable[pa.Table]]
+"""Makes of an item, numbers and texts by name, tables of one schema."""
 _ERROR = "error"
 
 
 def run_tasks(
     task: Task,
-    items: Sequence[Item],
+    items: Sequence[Mapping[str, Any]],
     schema: pa.Schema,
     *,
     num_tasks: int | None = None,
@@ -36,22 +34,19 @@ def run_tasks(
     """
     import ray.data
 
-    options: dict[str, Any] = {"num_cpus": cpus}
     context = _context()
     context.target_max_block_size = piece_bytes
-    if num_tasks is not None:
-        options["compute"] = ray.data.TaskPoolStrategy(size=min(num_tasks, len(items)) or 1)
     if ahead_bytes is not None:
-        context.execution_options.resource_limits = ray.data.ExecutionResources(
-            cpu=num_tasks, object_store_memory=ahead_bytes
-        )
-    function = partial(_tables, task=task, schema=schema)
-    return _run(function, items, options, context, num_blocks=min(len(items), max_calls or len(items)), ahead=2)
+        limits = ray.data.ExecutionResources(cpu=num_tasks, object_store_memory=ahead_bytes)
+        context.execution_options.resource_limits = limits
+    compute = None if num_tasks is None else ray.data.TaskPoolStrategy(size=num_tasks)
+    function, options = partial(_tables, task=task, schema=schema), {"compute": compute, "num_cpus": cpus}
+    return _run(function, options, items, context, num_blocks=min(len(items), max_calls or len(items)), ahead=2)
 
 
 def run_actors(
     make_task: Callable[[], Task],
-    items: Sequence[Item],
+    items: Sequence[Mapping[str, Any]],
     schema: pa.Schema,
     *,
     num_actors: int,
@@ -63,17 +58,16 @@ def run_actors(
 
     options = {
         "fn_constructor_kwargs": {"make_task": make_task, "schema": schema},
-        "compute": ray.data.ActorPoolStrategy(size=min(num_actors, len(items)) or 1),
+        "compute": ray.data.ActorPoolStrategy(size=max(1, min(num_actors, len(items)))),
         "num_cpus": cpus,
         "num_gpus": 1 if use_gpu else None,
     }
-    return _run(_Actor, items, options, _context(), num_blocks=len(items), ahead=1)
+    return _run(_Actor, options, items, _context(), num_blocks=len(items), ahead=1)
 
 
 def _context() -> Any:
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -82,12 +76,13 @@ def _context() -> Any:
 
 
 def _run(
-    function: Any, items: Sequence[Item], options: Mapping[str, Any], context: Any, *, num_blocks: int, ahead: int
+    function: Any, options: Mapping[str, Any], items: Sequence[Any], context: Any, *, num_blocks: int, ahead: int
 ) -> Generator[pa.Table, None, None]:
     import ray.data
 
     if not items:
         return
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     with ray.data.DataContext.current(context):
         dataset = ray.data.from_items(list(items), override_num_blocks=num_blocks)
         dataset = dataset.map_batches(function, batch_size=None, batch_format="pyarrow", **options)
@@ -122,7 +117,7 @@ class _Actor:
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         yield from _tables(table, task=self._call, schema=self._schema)
 
-    def _call(self, item: Item) -> Iterable[pa.Table]:
+    def _call(self, item: Mapping[str, Any]) -> Iterable[pa.Table]:
         if self._task is None:
             self._task = self._make()
         return self._task(item)

@@ -119,10 +119,14 @@ class SealedTable:
 
     KIND: ClassVar[Kind]
 
-    def __init__(self, folder: SealedFolder, manifest: Any, *, manifest_sha256: str) -> None:
+    def __init__(
+        self, folder: SealedFolder, manifest: Any, *, manifest_sha256: str, identity: str | None = None
+    ) -> None:
         self.uri = folder.uri
         self.hash = manifest_sha256
         """SHA-256 of the manifest, which covers every other file."""
+        self.identity = identity
+        """Hash of all that the files depend on, None where it is not known."""
         self._folder = folder
         self.files = {shard.file: FileInfo(bytes=shard.bytes, sha256=shard.sha256) for shard in manifest.shards}
         """Files that are read when rows are."""
@@ -156,11 +160,6 @@ class SealedTable:
 
     def __len__(self) -> int:
         return int(self.shard_offsets[-1])
-
-    @property
-    def identity(self) -> str | None:
-        """Hash of all that the files depend on, None where it is not known."""
-        raise NotImplementedError
 
     @property
     def num_bytes(self) -> int:

@@ -208,18 +208,13 @@ class OutputSet(SealedTable):
     )
 
     def __init__(self, folder: SealedFolder, manifest: Manifest, *, manifest_sha256: str) -> None:
-        super().__init__(folder, manifest, manifest_sha256=manifest_sha256)
+        super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.header.hash)
         self.header = manifest.header
         self.shards = manifest.shards
         self._is_mapped = is_mapped = folder.is_local and self.header.codec == "none"
         self._opened = Recent[Any](_OPEN_SHARDS)
         # Mapped batches take no memory of their own.
         self._batches = Recent[Any](CACHE_BYTES, size=lambda batch: 0 if is_mapped else batch.nbytes)
-
-    @property
-    def identity(self) -> str:
-        """Hash of its header."""
-        return self.header.hash
 
     def read(self, rows: Sequence[int] | NDArray[np.integer], names: Sequence[str] | None = None) -> Values:
         """The named columns, by default all, of these rows in the order asked for; of the stored type.
@@ -254,8 +249,8 @@ class OutputSet(SealedTable):
     def _read_batch(self, shard: SetShard, number: int) -> Any:
         with self._folder.named_errors(shard.file):
             batch = self._opened.get(shard.file, lambda: self._open_file(shard.file))[0].get_batch(number)
-        if digest_of(batch) != shard.digests[number]:
-            raise self._folder.fault(shard.file, "has other values than were written")
+            if digest_of(batch) != shard.digests[number]:
+                raise self._folder.fault(shard.file, "has other values than were written")
         return batch
 
     def _open_file(self, name: str) -> tuple[Any, Any]:
