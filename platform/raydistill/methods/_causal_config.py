@@ -5,7 +5,7 @@ from typing import Any
 
 from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
-from raydistill.methods._checks import check_choice, check_interchange, check_positive, check_weight
+from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kd_positions": ("all", "masked"),
@@ -121,8 +121,8 @@ class Config:
         return self.intervenes and self.positions == "padded" and self.interchange_mode != "consecutive"
 
     @property
-    def row_coupled(self) -> bool:
-        """Whether the loss of a row depends on the other rows of its micro-batch, or on its number in the step."""
-        of_partner = "in_batch" if self.pairing == "in_batch" else self.partner_width
+    def batch_dependent(self) -> bool:
+        """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
+        reads_neighbours = self.pairing == "in_batch" or self.partner_width == "batch"
         draws_sites = self.site_draw == "micro_batch" and not self.data_augment
-        return self.intervenes and (of_partner in ("in_batch", "batch") or self.computes_padding or draws_sites)
+        return self.intervenes and (reads_neighbours or self.computes_padding or draws_sites)

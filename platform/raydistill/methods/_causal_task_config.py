@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydistill.interventions.sites import load_mapping, resolve_mapping
-from raydistill.methods._checks import check_choice, check_interchange, check_positive, check_weight
+from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
 
 FULL = "full"
 """Name of the mapping that is made for the depths of teacher and student."""
@@ -79,11 +79,11 @@ class Config:
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each term that has one, by the term's name, with ``label`` for that of the true labels."""
-        found = {"label": 1 - self.alpha, "kd": self.alpha, "patience": self.beta}
+        found = {"label": 1 - self.alpha, "kd": self.alpha, "pkd": self.beta}
         if self.data_pair:
             found |= {PAIR + name: weight for name, weight in found.items()}
         elif self.gamma > 0:
-            found |= {COUNTERFACTUAL + "kd": self.gamma, COUNTERFACTUAL + "patience": self.beta}
+            found |= {COUNTERFACTUAL + "kd": self.gamma, COUNTERFACTUAL + "pkd": self.beta}
         return {name: weight for name, weight in found.items() if weight > 0}
 
     @property
