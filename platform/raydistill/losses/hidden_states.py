@@ -1,4 +1,4 @@
-"""Losses between hidden states of a student and a teacher, one value a row."""
+"""Losses between hidden states of a student and a teacher, one value per row."""
 
 from torch import Tensor
 from torch.nn.functional import normalize

@@ -46,7 +46,7 @@ def soft_choice(scores: Tensor, *, temperature: float) -> Tensor:
 
 
 def hard_choice(scores: Tensor) -> Tensor:
-    """1 for the teacher with the greatest score of a row, the first of equals, and 0 for the others.
+    """1 for the teacher with the highest score of a row, the first one in a tie, and 0 for the others.
 
     Shapes: (B, teachers); returns (B, teachers). Deviation: the published code fails for a single row.
     """
@@ -54,7 +54,7 @@ def hard_choice(scores: Tensor) -> Tensor:
 
 
 def score_margin(scores: Tensor) -> Tensor:
-    """Difference of the two greatest scores of a row, and 1e-6, as published.
+    """Difference between the two highest scores of a row, plus 1e-6, as published.
 
     Shapes: (B, teachers) with two teachers or more; returns (B,), positive.
     """

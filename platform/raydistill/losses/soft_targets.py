@@ -1,4 +1,4 @@
-"""Losses between two vocabulary or class distributions, one value a row."""
+"""Losses between two vocabulary or class distributions, one value per row."""
 
 from torch import Tensor
 from torch.nn.functional import log_softmax

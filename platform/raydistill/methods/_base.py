@@ -75,7 +75,7 @@ class Term:
     count: int
     """How many values of this batch enter the mean: rows, labels or tokens."""
     weight: float | None = None
-    """Factor of the term in the loss. None: it is only logged, or ``forward`` adds its part of the loss by itself."""
+    """Factor of the term in the loss. None: it is only logged, or the method adds its part of the loss by itself."""
 
 
 class Terms:
@@ -173,24 +173,26 @@ class Distiller(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, batch: Batch) -> dict[str, Term]:
-        """Every term that ``forward`` may return for this batch, by its name; runs no model."""
+        """Declare every term of this batch, by its name; runs no model."""
+
+    @abstractmethod
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """Run the models and add every declared term."""
 
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
         """How many values each term averages over, 0-d float64 tensors on the batch's device; runs no model."""
-        return counts_of(batch, self.terms(batch))
+        like = batch["row_id"]
+        return {name: like.new_full((), term.count, dtype=torch.float64) for name, term in self.terms(batch).items()}
 
-    @abstractmethod
     def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
         """The loss and the detached, unweighted terms, each a sum over the batch divided by its denominator.
 
         ``denominators`` are totals over all micro-batches and ranks of the optimizer step, so that the terms of
         all micro-batches and ranks add up to the terms of the global batch. By default they are the batch's own.
         """
-
-    def collect(self, batch: Batch, denominators: Denominators | None) -> Terms:
-        """Where ``forward`` puts the terms of this batch."""
-        declared = self.terms(batch)
-        return Terms(declared, counts_of(batch, declared) if denominators is None else denominators)
+        terms = Terms(self.terms(batch), self.denominators(batch) if denominators is None else denominators)
+        self.add_terms(terms, batch)
+        return terms.result()
 
     def teacher_logits(self, batch: Batch, *, number: int = 0) -> Tensor:
         """Logits (N, C) of a teacher, without gradient: from the batch, where they are stored, or by running it."""
@@ -219,11 +221,6 @@ def stored_name(number: int, kind: str) -> str:
 def label_term(batch: Batch) -> str:
     """Name of the term of the true labels: ``ce`` for classes, ``mse`` for regression targets."""
     return "mse" if batch["labels"].is_floating_point() else "ce"
-
-
-def counts_of(batch: Batch, terms: Mapping[str, Term]) -> dict[str, Tensor]:
-    """The terms' counts, 0-d float64 on the batch's device."""
-    return {name: batch["row_id"].new_full((), term.count, dtype=torch.float64) for name, term in terms.items()}
 
 
 def check_weight(key: str, value: float) -> None:

@@ -18,15 +18,7 @@ from raydistill.interventions.sites import check_variables, columns_by_layer, dr
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.losses.hidden_states import cosine_distance
-from raydistill.methods._base import (
-    Denominators,
-    Distiller,
-    Execution,
-    LossAndTerms,
-    Requirements,
-    Term,
-    Terms,
-)
+from raydistill.methods._base import Denominators, Distiller, Execution, LossAndTerms, Requirements, Term, Terms
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
@@ -158,26 +150,24 @@ class Method(Distiller):
         return counts
 
     def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
-        """The weighted sum of the active terms and each of them; see the base class for the denominators."""
+        """See the base class; with ``crossway`` the mean of both directions."""
         if denominators is None:
             denominators = self.denominators(batch)
-        loss, terms = self._direction(batch, denominators)
+        loss, terms = super().forward(batch, denominators)
         if not self.config.crossway:
             return loss, terms
         second = {name: denominators[CROSSWAY + name] for name in terms}
-        exchanged_loss, exchanged_terms = self._direction(_exchanged(batch), second)
+        exchanged_loss, exchanged_terms = super().forward(_exchanged(batch), second)
         return (loss + exchanged_loss) / 2, {name: (terms[name] + exchanged_terms[name]) / 2 for name in terms}
 
-    def _direction(self, batch: Batch, denominators: Denominators) -> LossAndTerms:
-        """Loss and terms with the rows of ``batch`` as bases."""
-        terms = self.collect(batch, denominators)
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class; the rows of ``batch`` are the bases."""
         inputs = self._inputs(batch)
         teachers, students = self._teacher_outputs(batch, inputs), self._student_outputs(batch, inputs)
         for kinds, teacher, student in zip((BASE_TERMS, COUNTERFACTUAL_TERMS), teachers, students, strict=True):
             active = {kind: name for name, kind in kinds.items() if name in self.config.active}
             if active:
                 terms.add_loss(self._compare(active, batch, student, teacher, terms))
-        return terms.result()
 
     @torch.no_grad()
     def _teacher_outputs(self, batch: Batch, inputs: Inputs) -> tuple[_Outputs, _Outputs]:
@@ -285,7 +275,7 @@ def _teacher_head(teacher: _Outputs, index: Tensor) -> tuple[Tensor, Projection]
 
 
 def _exchanged(batch: Batch) -> Batch:
-    """The batch with bases and partners in each other's place; in-batch partners exchange their positions alone."""
+    """The batch with bases and partners in each other's place; in-batch partners exchange only positions."""
     swapped = {"interchange_base": batch["interchange_partner"], "interchange_partner": batch["interchange_base"]}
     for name in batch.columns:
         if name.startswith(PARTNER):
@@ -302,7 +292,7 @@ def labels_first(batch: Batch) -> Tensor:
 
 
 def _check_head(config: Config, student_config: Any, teacher_config: Any) -> None:
-    """Refuse the label term of another kind of model, and options that only masked models have."""
+    """Refuse a label term that belongs to another kind of model, and options that only masked models have."""
     heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
     if heads[0] != heads[1]:
         raise ValueError(

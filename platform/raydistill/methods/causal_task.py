@@ -25,15 +25,7 @@ from raydistill.layout import Layout
 from raydistill.losses.classification import label_loss
 from raydistill.losses.hidden_states import pkd_loss
 from raydistill.losses.soft_targets import soft_label_loss
-from raydistill.methods._base import (
-    Denominators,
-    Distiller,
-    Execution,
-    LossAndTerms,
-    Requirements,
-    Term,
-    label_term,
-)
+from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, label_term
 from raydistill.methods._causal_task_config import COUNTERFACTUAL, FULL, PAIR, Config
 from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
@@ -144,9 +136,8 @@ class Method(Distiller):
         has_classes = not labels.is_floating_point()
         return {**found, AGREEMENT: Term(rows)} if self.config.intervenes and has_classes else found
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         teacher = self._teacher_outputs(batch) if self.teachers else (_ForwardOutputs(None, ()),) * 2
         student = self._outputs(1, batch)
         kinds = {"label": _label_losses, "kd": self._soft_losses, "pkd": self._pkd_losses}
@@ -156,7 +147,6 @@ class Method(Distiller):
             terms.add(_name(name, batch), row_losses(student[second], teacher[second], batch))
         if AGREEMENT in terms.denominators:
             terms.log(AGREEMENT, _agreement(student[1], teacher[1]))
-        return terms.result()
 
     def _soft_losses(self, student: _ForwardOutputs, teacher: _ForwardOutputs, batch: Batch) -> Tensor:
         """One value for each row (B,)."""
@@ -196,7 +186,7 @@ class Method(Distiller):
         return first, first if self.config.data_pair and planned.counterfactual is None else second
 
     def _planned(self, side: int, batch: Batch, blocks: Blocks, base: passes.Rows) -> passes.Passes:
-        """Which passes are run; those of a model without dropout share what is equal in them."""
+        """Which passes run; without dropout they share what is equal in them."""
         kept = tuple(block + 1 for block in self.compared[side])
         draws_dropout = side == 1 and self.training
         shares_prefix = not draws_dropout or self.config.share_student_prefix

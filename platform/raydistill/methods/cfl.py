@@ -17,20 +17,20 @@ from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.losses.matched_states import by_row
 from raydistill.losses.mmd import mmd
 from raydistill.methods import _integration
-from raydistill.methods._base import Denominators, Distiller, LossAndTerms, Requirements, Term
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
 from raydistill.methods._integration import Labels
 
 _NARROWER = 4
-"""How many times the student's states are wider than the common space."""
+"""The student's hidden size divided by that of the common space."""
 
 
 @dataclass(frozen=True)
 class Config(_integration.AlignmentConfig):
-    """The last layer of each model by default."""
+    """By default the last layer of each model."""
 
     num_aligned_layers: int = 1
-    """How many layers are aligned, from the last one down in each model, published as ``align_number``; -1 for as many
-    as the student has."""
+    """Number of aligned layers, from the last one down in each model, published as ``align_number``; -1 for as many as
+    the student has."""
 
 
 class Block(nn.Module):
@@ -92,11 +92,9 @@ class Method(Distiller):
         states = _integration.num_states(self.config, batch)
         return _integration.alignment_terms(self.config, batch, align=batch.num_rows, rec=states)
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         _integration.add_alignment(terms, self, self.classes, self.adapters, batch)
-        return terms.result()
 
 
 def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:

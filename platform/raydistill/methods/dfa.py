@@ -15,7 +15,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.methods import _integration
-from raydistill.methods._base import Denominators, Distiller, LossAndTerms, Requirements, Term
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
 from raydistill.methods._integration import Labels
 
 PUBLISHED_BIAS_DECAY = 1e-4
@@ -24,7 +24,7 @@ PUBLISHED_BIAS_DECAY = 1e-4
 
 @dataclass(frozen=True)
 class Config(_integration.AlignmentConfig):
-    """All layers of the student, each with a teacher layer at the same share of its depth."""
+    """By default all layers of the student, each with the teacher layer at the same fraction of the depth."""
 
 
 class Block(nn.Module):
@@ -80,11 +80,9 @@ class Method(Distiller):
         states = _integration.num_states(self.config, batch)
         return _integration.alignment_terms(self.config, batch, align=states, rec=states)
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         _integration.add_alignment(terms, self, self.classes, self.adapters, batch)
-        return terms.result()
 
 
 def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:

@@ -18,16 +18,7 @@ from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
 from raydistill.losses.uncertainty import confidence, divergence_from_labels, margin, normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import (
-    Denominators,
-    Distiller,
-    Execution,
-    LossAndTerms,
-    Requirements,
-    Term,
-    check_choice,
-    label_term,
-)
+from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_choice, label_term
 from raydistill.models.predictions import predict
 
 CHOSEN = "chosen_rows"
@@ -150,9 +141,8 @@ class Method(Distiller):
             return found
         return {**found, "uncertainty": Term(rows), "chosen_uncertainty": Term(chosen)}
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         logits = predict(self.student, batch, head=self.head).logits
         rows = self._chosen(logits.detach(), batch)
         chosen = logits if rows is None else logits.index_select(0, rows)
@@ -163,7 +153,6 @@ class Method(Distiller):
         if not batch["labels"].is_floating_point():
             terms.log("uncertainty", normalized_entropy(logits.detach()))
             terms.log("chosen_uncertainty", normalized_entropy(chosen.detach()))
-        return terms.result()
 
     def _chosen(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Numbers (K,) of the rows that the teacher sees, None for all."""

@@ -18,12 +18,11 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
-    Denominators,
     Distiller,
     Execution,
-    LossAndTerms,
     Requirements,
     Term,
+    Terms,
     check_choice,
     check_weight,
     label_term,
@@ -124,9 +123,9 @@ class Method(Distiller):
             return found
         return {**found, **{f"{name}_weight": Term(rows) for name in self._alphas()}}
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms, compares_states = self.collect(batch, denominators), "rep" in self._alphas()
+        compares_states = "rep" in self._alphas()
         labels, label = batch["labels"], label_term(batch)
         if compares_states and self.config.positions == "padded":
             batch = padded_rows(batch)
@@ -145,7 +144,6 @@ class Method(Distiller):
                 mean = mean_over(weights[name] * rows, terms.denominators[name])
                 terms.log(f"{name}_weight", weights[name])
             terms.add_loss(alpha * mean)
-        return terms.result()
 
     def _weights(self, logits: Tensor) -> dict[str, Tensor]:
         """Weights (B,) of the rows' losses on logits and on hidden states, empty where all are 1."""

@@ -18,10 +18,8 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
-    Denominators,
     Distiller,
     Execution,
-    LossAndTerms,
     Requirements,
     Term,
     Terms,
@@ -125,15 +123,13 @@ class Method(Distiller):
                 found[f"teacher_{number}_share"] = Term(rows)
         return found if mode == "static" else {**found, "uncertainty": Term(rows)}
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         logits = predict(self.student, batch, head=self.head).logits
         terms.add(label_term(batch), label_loss(logits, batch["labels"]))
         distil = {"static": self._static, "hard": self._hard}.get(self.config.mode, self._soft)
         soft_losses = distil(logits, batch, terms)
         terms.add_loss(self.config.kd_alpha * torch.stack(soft_losses).sum())
-        return terms.result()
 
     def _static(self, logits: Tensor, batch: Batch, terms: Terms) -> list[Tensor]:
         found = []

@@ -1,4 +1,4 @@
-"""Train a model on its task alone, for instance to make a teacher; no teacher."""
+"""Train a model on its task only, without a teacher, for instance to make one."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
-from raydistill.methods._base import (
-    Denominators,
-    Distiller,
-    LossAndTerms,
-    Requirements,
-    Term,
-    Terms,
-    label_term,
-)
+from raydistill.methods._base import Distiller, Requirements, Term, Terms, label_term
 from raydistill.models.blocks import blocks_of
 from raydistill.models.predictions import predict
 
@@ -45,15 +37,13 @@ class Method(Distiller):
         """A mean over labels."""
         return {self._term(batch): Term(batch["labels"].shape[0], 1.0)}
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
-        """The loss, which is also its only term; see the base class for the denominators."""
-        terms = self.collect(batch, denominators)
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
         if self.head in _TERMS:
             self._add_vocabulary_loss(terms, batch)
         else:
             logits = predict(self.student, batch, head=self.head).logits
             terms.add(self._term(batch), label_loss(logits, batch["labels"]))
-        return terms.result()
 
     def _add_vocabulary_loss(self, terms: Terms, batch: Batch) -> None:
         name, blocks = self._term(batch), blocks_of(self.student)

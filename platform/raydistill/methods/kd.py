@@ -12,10 +12,8 @@ from raydistill.losses.classification import label_loss
 from raydistill.losses.soft_targets import soft_label_loss
 from raydistill.methods._base import (
     CLASSIFYING,
-    Denominators,
     Distiller,
     Execution,
-    LossAndTerms,
     Requirements,
     Term,
     Terms,
@@ -69,13 +67,11 @@ class Method(Distiller):
         """Means over labels."""
         return soft_label_terms(self.config, batch)
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         logits = predict(self.student, batch, head=self.head).logits
         teacher_logits = self.teacher_logits(batch) if self.config.alpha > 0 else None
         add_soft_labels(terms, self.config, batch, logits, teacher_logits)
-        return terms.result()
 
 
 def soft_label_terms(config: Config, batch: Batch) -> dict[str, Term]:

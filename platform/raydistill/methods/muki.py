@@ -1,4 +1,4 @@
-"""MUKI: one target over all classes from the teachers that are sure of a row, weighted by how clearly one is surest.
+"""MUKI: one target over all classes from the confident teachers, and row weights from the confidence margin.
 
 Li et al. 2022, "From Mimicking to Integrating: Knowledge Integration for Pre-Trained Language Models", Findings of
 EMNLP; code lancopku/MUKI @ 703fd17. Formulas and deviations: see README.md in this folder.
@@ -14,16 +14,7 @@ from torch import Tensor, nn
 from raydistill.batch import Batch, encoded_as
 from raydistill.losses.integrated_targets import agreement, hard_choice, mixed_target, score_margin, soft_choice
 from raydistill.methods import _integration
-from raydistill.methods._base import (
-    Denominators,
-    Distiller,
-    LossAndTerms,
-    Requirements,
-    Term,
-    check_choice,
-    check_positive,
-    stored_name,
-)
+from raydistill.methods._base import Distiller, Requirements, Term, Terms, check_choice, check_positive, stored_name
 from raydistill.methods._integration import Labels
 from raydistill.models.dropout_scores import dropout_scores, has_dropout, pass_seeds, single_pass_scores
 from raydistill.models.load import head_of
@@ -126,9 +117,9 @@ class Method(Distiller):
         found |= {f"teacher_{number}_{kind}": rows for number in numbers for kind in ("score", "share")}
         return {**found, "margin": rows} if self.config.margin_reweighting else found
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        config, terms = self.config, self.collect(batch, denominators)
+        config = self.config
         logits = predict(self.student, batch, head=self.head).logits
         teacher_logits = self.classes.logits(self, batch)
         scores = teacher_scores(self, batch, config, teacher_logits)
@@ -146,7 +137,6 @@ class Method(Distiller):
         for number in range(self.classes.num_teachers):
             terms.log(f"teacher_{number}_score", scores[:, number])
             terms.log(f"teacher_{number}_share", weights[:, number])
-        return terms.result()
 
     def _teacher_weights(self, scores: Tensor) -> Tensor:
         """Weights (B, teachers) of the teachers' targets."""

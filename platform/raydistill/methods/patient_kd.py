@@ -15,12 +15,11 @@ from raydistill.batch import Batch
 from raydistill.losses.hidden_states import pkd_loss
 from raydistill.methods import kd
 from raydistill.methods._base import (
-    Denominators,
     Distiller,
     Execution,
-    LossAndTerms,
     Requirements,
     Term,
+    Terms,
     check_choice,
     check_weight,
     stored_name,
@@ -35,7 +34,7 @@ _FIRST_11 = tuple(range(11))
 
 TABLES: dict[str, dict[tuple[int, int], tuple[Layers, Layers]]] = {
     # Pea-KD: a student's depth includes its layer plan, so 6 is a plain student of 6 blocks or SPS of 3, 9 is SPS of
-    # 6, 12 is the stochastic plan of 6. Its code reads the table on GPUs only; here it depends on the depths alone.
+    # 6, 12 is the stochastic plan of 6. Its code reads the table on GPUs only; here it depends only on depths.
     "pea_kd": {
         (2, 12): ((0,), (5,)),
         (3, 12): ((0, 1), (3, 7)),
@@ -166,9 +165,8 @@ class Method(Distiller):
         found = kd.soft_label_terms(self.config, batch)
         return {**found, "pkd": Term(batch.num_rows, self.config.beta)} if self.config.beta > 0 else found
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms = self.collect(batch, denominators)
         student = predict(self.student, batch, head=self.head, with_states=self.config.beta > 0)
         teacher_logits, teacher_states = self._teacher_outputs(batch)
         kd.add_soft_labels(terms, self.config, batch, student.logits, teacher_logits)
@@ -177,7 +175,6 @@ class Method(Distiller):
             if self.projection is not None:
                 student_states = self.projection(student_states)
             terms.add("pkd", pkd_loss(student_states, teacher_states, normalized=self.config.normalize))
-        return terms.result()
 
     def _teacher_outputs(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Logits (N, C) and CLS states (B, L, H) of the teacher, each None where it has no weight."""

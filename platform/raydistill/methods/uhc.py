@@ -15,7 +15,7 @@ from raydistill.batch import Batch
 from raydistill.losses.integrated_targets import agreement
 from raydistill.losses.soft_targets import kl_divergence
 from raydistill.methods import _integration
-from raydistill.methods._base import Denominators, Distiller, LossAndTerms, Requirements, Term
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
 from raydistill.methods._integration import Labels
 from raydistill.models.predictions import predict
 
@@ -62,9 +62,9 @@ class Method(Distiller):
         parts = {f"teacher_{number}_kd": rows for number in range(self.classes.num_teachers)}
         return {"kd": Term(batch.num_rows, self.config.kd_alpha), **parts, "agreement": rows}
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms, temperature = self.collect(batch, denominators), self.config.temperature
+        temperature = self.config.temperature
         logits = predict(self.student, batch, head=self.head).logits
         teacher_logits = self.classes.logits(self, batch)
         parts = [
@@ -76,4 +76,3 @@ class Method(Distiller):
         terms.add("kd", torch.stack(parts).sum(dim=0))
         target = self.classes.concatenated(teacher_logits, temperature=temperature)
         terms.add("agreement", agreement(logits, target))
-        return terms.result()

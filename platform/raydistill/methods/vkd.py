@@ -12,7 +12,7 @@ from torch import nn
 
 from raydistill.batch import Batch
 from raydistill.methods import _integration
-from raydistill.methods._base import Denominators, Distiller, LossAndTerms, Requirements, Term
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
 from raydistill.methods._integration import Labels
 from raydistill.models.predictions import predict
 
@@ -57,10 +57,9 @@ class Method(Distiller):
         """Means over rows."""
         return {"kd": Term(batch.num_rows, self.config.kd_alpha), "agreement": Term(batch.num_rows)}
 
-    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        terms, temperature = self.collect(batch, denominators), self.config.temperature
+        temperature = self.config.temperature
         logits = predict(self.student, batch, head=self.head).logits
         target = self.classes.concatenated(self.classes.logits(self, batch), temperature=temperature)
         _integration.add_concatenated_kd(terms, logits, target, temperature=temperature)
-        return terms.result()
