@@ -4,9 +4,7 @@ Li et al. 2021, "Dynamic Knowledge Distillation for Pre-trained Language Models"
 lancopku/DynamicKD @ 261162d.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,9 +15,6 @@ from raydistill.methods._base import Distiller, check_choice, check_positive, ch
 
 HEADS = ("sequence_classification",)
 """Heads that the methods train: a row has one prediction, whose uncertainty is the row's."""
-
-RowLosses = Callable[[Tensor, Tensor], Tensor]
-"""Student and teacher logits (N, C) to a loss (N,)."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +56,10 @@ def refuse_divergence_of_scores(config: DynamicConfig, student_config: Any) -> N
         refuse_scores("objective", "kl", student_config, instead="mse")
 
 
-def row_losses(config: DynamicConfig) -> RowLosses:
-    """The loss between student and teacher logits that a configuration names."""
+def soft_losses(config: DynamicConfig, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """The loss (N,) between logits (N, C) that ``objective`` names."""
     if config.objective == "kl":
-        return partial(kl_divergence, temperature=config.temperature)
-    return _mean_squared_error
-
-
-def _mean_squared_error(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return kl_divergence(student_logits, teacher_logits, temperature=config.temperature)
     return squared_error(student_logits, teacher_logits) / student_logits.shape[-1]
 
 

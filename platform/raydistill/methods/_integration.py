@@ -264,23 +264,25 @@ class Adapters(nn.ModuleList):
 def make_adapters(
     config: AlignmentConfig,
     make_block: Callable[[int, list[int]], nn.Module],
-    layers: tuple[Layers, tuple[Layers, ...]],
     models: Sequence[Any],
+    match: MatchingLayer,
     *,
-    bias_decay: float | None,
+    bias_decay: float | None = None,
 ) -> Adapters:
-    """A block for each of the student's ``layers``, drawn from ``adapter_seed`` alone: N(0, 0.02), biases 0.
+    """A block for each aligned layer, drawn only from ``adapter_seed``: N(0, 0.02), biases 0.
 
     ``models`` are the student and its teachers; ``make_block`` takes their hidden sizes. ``bias_decay`` is that of the
     published optimizer groups, see ``GroupRule``.
     """
+    student, *teachers = (model.config for model in models)
+    layers = aligned_layers(config, student, teachers, match)
     rule = GroupRule(learning_rate=config.adapter_learning_rate)
     if config.parity_optimizer_groups:
         rule = GroupRule(bias_decay=bias_decay)
-    width, *teacher_widths = (model.config.hidden_size for model in models)
+    widths = [teacher.hidden_size for teacher in teachers]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.adapter_seed)
-        adapters = Adapters([make_block(width, teacher_widths) for _ in layers[0]], layers, rule)
+        adapters = Adapters([make_block(student.hidden_size, widths) for _ in layers[0]], layers, rule)
         for name, parameter in adapters.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)

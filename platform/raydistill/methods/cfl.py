@@ -72,10 +72,8 @@ class Method(Distiller):
         """``teacher_labels``: see ``ClassUnion``."""
         super().__init__(config, student, teachers)
         self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
-        layers = _integration.aligned_layers(
-            config, student.config, [teacher.config for teacher in self.teachers], matching_layer
-        )
-        self.adapters = _integration.make_adapters(config, Block, layers, (student, *self.teachers), bias_decay=None)
+        models = (student, *self.teachers)
+        self.adapters = _integration.make_adapters(config, Block, models, matching_layer)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -18,7 +18,7 @@ from raydistill.methods import _integration
 from raydistill.methods._base import Distiller, Requirements, Term, Terms
 from raydistill.methods._integration import Labels
 
-PUBLISHED_BIAS_DECAY = 1e-4
+_PUBLISHED_DECAY = 1e-4
 """See ``GroupRule.bias_decay``."""
 
 
@@ -58,12 +58,8 @@ class Method(Distiller):
         """``teacher_labels``: see ``ClassUnion``."""
         super().__init__(config, student, teachers)
         self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
-        layers = _integration.aligned_layers(
-            config, student.config, [teacher.config for teacher in self.teachers], matching_layer
-        )
-        self.adapters = _integration.make_adapters(
-            config, Block, layers, (student, *self.teachers), bias_decay=PUBLISHED_BIAS_DECAY
-        )
+        models = (student, *self.teachers)
+        self.adapters = _integration.make_adapters(config, Block, models, matching_layer, bias_decay=_PUBLISHED_DECAY)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill import draws
 from raydistill.batch import Batch
@@ -91,10 +91,6 @@ class Method(Distiller):
 
     vanishes_for_identical_models = ("kd",)
 
-    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
-        super().__init__(config, student, teachers)
-        self._losses = _dynamic.row_losses(config)
-
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """One teacher; its logits may be stored."""
@@ -148,7 +144,7 @@ class Method(Distiller):
         chosen = logits if rows is None else logits.index_select(0, rows)
         teacher_logits = self.teacher_logits(batch) if rows is None else _dynamic.logits_of_rows(self, batch, rows)
         terms.add(label_term(batch), label_loss(logits, batch["labels"]))
-        terms.add("kd", self._losses(chosen, teacher_logits))
+        terms.add("kd", _dynamic.soft_losses(self.config, chosen, teacher_logits))
         terms.record("chosen_share", chosen.shape[0] / terms.denominators["chosen_share"])
         if not batch["labels"].is_floating_point():
             terms.log("uncertainty", normalized_entropy(logits.detach()))

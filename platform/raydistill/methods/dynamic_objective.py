@@ -70,10 +70,6 @@ class Method(Distiller):
 
     vanishes_for_identical_models = ("kd", "rep")
 
-    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
-        super().__init__(config, student, teachers)
-        self._losses = _dynamic.row_losses(config)
-
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """One teacher that runs: states of tokens are not stored."""
@@ -134,11 +130,10 @@ class Method(Distiller):
         terms.add(label, label_loss(student.logits, labels))
         weights = self._weights(student.logits)
         for name, alpha in self._alphas().items():
-            rows = (
-                self._losses(student.logits, teacher.logits)
-                if name == "kd"
-                else self._state_losses(student, teacher, batch)
-            )
+            if name == "kd":
+                rows = _dynamic.soft_losses(self.config, student.logits, teacher.logits)
+            else:
+                rows = self._state_losses(student, teacher, batch)
             mean = terms.log(name, rows)
             if weights:
                 mean = mean_over(weights[name] * rows, terms.denominators[name])

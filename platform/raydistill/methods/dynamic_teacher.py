@@ -10,7 +10,7 @@ from itertools import count, pairwise, takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
@@ -68,10 +68,6 @@ class Method(Distiller):
     """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``."""
 
     vanishes_for_identical_models = ("teacher_0_kd",)
-
-    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
-        super().__init__(config, student, teachers)
-        self._losses = _dynamic.row_losses(config)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
@@ -134,7 +130,7 @@ class Method(Distiller):
     def _static(self, logits: Tensor, batch: Batch, terms: Terms) -> list[Tensor]:
         found = []
         for number, alpha in self._alphas(batch).items():
-            losses = self._losses(logits, self.teacher_logits(batch, number=number))
+            losses = _dynamic.soft_losses(self.config, logits, self.teacher_logits(batch, number=number))
             found.append(alpha * terms.log(f"teacher_{number}_kd", losses))
         return found
 
@@ -147,7 +143,7 @@ class Method(Distiller):
             # A teacher without rows runs too: where it is sharded, other ranks wait for this one.
             rows = order[group.start : group.stop] if group else order[:1]
             teacher_logits = _dynamic.logits_of_rows(self, batch, rows, number=number)
-            losses = self._losses(logits.index_select(0, rows), teacher_logits)[: len(group)]
+            losses = _dynamic.soft_losses(self.config, logits.index_select(0, rows), teacher_logits)[: len(group)]
             found.append(alpha * terms.log(f"teacher_{number}_kd", losses))
             share = f"teacher_{number}_share"
             terms.record(share, len(group) / terms.denominators[share])
@@ -160,7 +156,8 @@ class Method(Distiller):
         position = uncertainty.mean().expand_as(uncertainty) if self.config.mode == "soft" else uncertainty
         weights, found = interpolation(position, num_teachers), []
         for number in range(num_teachers):
-            losses, name = self._losses(logits, self.teacher_logits(batch, number=number)), f"teacher_{number}_kd"
+            name = f"teacher_{number}_kd"
+            losses = _dynamic.soft_losses(self.config, logits, self.teacher_logits(batch, number=number))
             found.append(mean_over(weights[:, number] * losses, terms.denominators[name]))
             terms.log(name, losses)
             terms.log(f"teacher_{number}_share", weights[:, number])
