@@ -221,7 +221,7 @@ class BatchBuilder:
             distiller = method.module.Method
             self._prepare = partial(distiller.prepare_batch, method.config)
             requirements = distiller.requirements(method.config)
-            self._partner_width = requirements.partner_width
+            self._partner_width = requirements.execution.partner_width
             if requirements.partners:
                 self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
 

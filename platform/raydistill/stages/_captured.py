@@ -20,7 +20,8 @@ from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
 from raydistill.json_file import write_json
 from raydistill.locks import locked
-from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig
+from raydistill.methods import muki
+from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.stages import _base, _checkpoints, _corpora, _fit, _placement, _stored
 from raydistill.stages.capture import Config, Stage, size_text
 from raydistill.store_paths import remote_uri
@@ -52,7 +53,7 @@ def stages_of(config: Any, layers: Sequence[Sequence[int]], *, precision: str = 
 
 def _passes_of(method: Any, kinds: Sequence[str]) -> dict[str, Any]:
     """The passes with dropout that a method asks for, as a capture names them."""
-    if DROPOUT_SCORES not in kinds or not isinstance(method, ScoreConfig):
+    if DROPOUT_SCORES not in kinds or not isinstance(method, muki.Config):
         return {}
     return {"dropout_passes": method.dropout_passes, "dropout": method.teacher_dropout}
 

@@ -8,7 +8,8 @@ from typing import Any
 from raydistill.config.matrix import axes
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, open_mixture
-from raydistill.methods._teacher_scores import DROPOUT_SCORES, ScoreConfig
+from raydistill.methods import muki
+from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.stages import _corpora, _stored
 from raydistill.stages._base import Forecast
 
@@ -123,7 +124,7 @@ def _obstacle(config: Any) -> tuple[str, str] | None:
     if task.module.Task.HEAD != HEAD:
         return f"outputs of task {task.name}, which needs a {task.module.Task.HEAD} head, are not stored", live
     beyond = [kind for kind in kinds if kind not in KINDS]
-    if beyond or (DROPOUT_SCORES in kinds and not isinstance(method.config, ScoreConfig)):
+    if beyond or (DROPOUT_SCORES in kinds and not isinstance(method.config, muki.Config)):
         what = beyond[0] if beyond else DROPOUT_SCORES
         return f"method {method.name} reads {what}, which need options", "name a capture stage that stores them"
     for number, teacher in enumerate(config.teachers):

@@ -96,12 +96,12 @@ def of_teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forec
     """
     method, start = config.method, config.student
     needs = method.module.Method.requirements(method.config)
-    can_be_added = needs.own_encodings and config.task.module.Task.FURTHER_TOKENIZERS
+    can_be_added = needs.execution.cross_tokenizer and config.task.module.Task.FURTHER_TOKENIZERS
     found = []
     for number, reference in enumerate(config.teachers):
         key = f"teachers.{number}"
         encoding = of_model(key, reference, corpus, earlier, can_be_added=can_be_added)
-        if encoding and not needs.own_encodings:
+        if encoding and not needs.execution.cross_tokenizer:
             raise ValueError(
                 f"{key} has another tokenizer than the student, and method {method.name} aligns token by token; "
                 "choose a teacher with the student's tokenizer, or another method"

@@ -66,7 +66,7 @@ def decided(
 
 def _options(config: Any, scaling: ScalingConfig, *, num_teachers: int) -> Options:
     method = config.method
-    in_turn = method.module.Method.requirements(method.config).one_at_a_time
+    in_turn = method.module.Method.requirements(method.config).execution.sequential_teachers
     for number, reference in enumerate(config.teachers):
         if reference.placement == SEQUENTIAL and not in_turn:
             raise ValueError(

@@ -140,7 +140,7 @@ class Stage(_base.Stage):
         if wrong:
             choices = f"choices: {', '.join(able)}" if able else "run its teachers live, teacher_outputs: live"
             raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {name}; {choices}")
-        if task.row_coupled(self.config.task.config):
+        if task.batch_dependent(self.config.task.config):
             raise ValueError(f"task {name} draws masks for whole micro-batches; write task.sampling: row")
 
     def _check_teacher(self, number: int, teacher: Any) -> None:

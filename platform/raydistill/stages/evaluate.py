@@ -129,7 +129,7 @@ class Stage(_base.Stage):
             for key, one in known.items()
             if key.startswith("models.") and len(one) < len(corpus.labels)
         ]
-        metrics = self.config.task.module.Task.greater_is_better(self.config.task.config)
+        metrics = self.config.task.module.Task.higher_is_better(self.config.task.config)
         return _base.Forecast(lines=lines, compared=tuple(names), metrics=tuple(metrics))
 
     def _check_model(

@@ -21,7 +21,7 @@ from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, Mixture, open_mixture
 from raydistill.data.stored_outputs import StoredOutputs
-from raydistill.methods._teacher_scores import DROPOUT_SCORES
+from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models import layer_selection
 from raydistill.models.classes import with_classes
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
@@ -94,7 +94,7 @@ class Stage(_base.Stage):
         """The configuration without what decides only how fast, on what and how visibly the student is made."""
         found = super().identity(scaling)
         ignored = _HOW_ONLY
-        if self._row_coupled():
+        if self._batch_dependent():
             # Which rows are together depends on it too.
             found["num_workers"] = scaling.num_workers
         else:
@@ -108,7 +108,7 @@ class Stage(_base.Stage):
         return found
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        if self._row_coupled() and scaling.fewest_workers < scaling.num_workers:
+        if self._batch_dependent() and scaling.fewest_workers < scaling.num_workers:
             raise ValueError(
                 f"scaling.min_workers is {scaling.min_workers}, but the loss of a row depends on the rows beside it "
                 "here, so the number of workers is a part of what is learned; leave min_workers out"
@@ -116,7 +116,7 @@ class Stage(_base.Stage):
         forecast = _fit.check_training(self.config, scaling, earlier)
         if forecast.captures:
             forecast.lines.extend(_captured.lines(self.config, earlier, forecast.models[""]))
-        if self._row_coupled(is_stored=forecast.captures):
+        if self._batch_dependent(is_stored=forecast.captures):
             rows, workers = self.config.training.micro_batch_size, scaling.num_workers
             forecast.lines.append(
                 f"the size of micro-batches, {rows}, and the number of workers, {workers}, are a part of what is "
@@ -178,7 +178,7 @@ class Stage(_base.Stage):
         context.tracker.set_tags(context.run_key, outcome)
         return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
 
-    def _row_coupled(self, *, is_stored: bool = False) -> bool:
+    def _batch_dependent(self, *, is_stored: bool = False) -> bool:
         """Whether rows of one micro-batch change each other's loss, so that its size decides what is learned.
 
         ``is_stored`` tells that outputs of teachers will be stored, where that is the training's own choice.
@@ -186,10 +186,11 @@ class Stage(_base.Stage):
         if self.config.training.loss_normalization == "per_micro_batch":
             return True
         method, task = self.config.method, self.config.task
-        requirements = method.module.Method.requirements(method.config)
-        if requirements.coupled_live and not is_stored and self.config.teacher_outputs in (_stored.AUTO, _stored.LIVE):
+        execution = method.module.Method.requirements(method.config).execution
+        runs_teachers = not is_stored and self.config.teacher_outputs in (_stored.AUTO, _stored.LIVE)
+        if execution.batch_dependent_when_live and runs_teachers:
             return True
-        return bool(requirements.row_coupled or task.module.Task.row_coupled(task.config))
+        return bool(execution.batch_dependent or task.module.Task.batch_dependent(task.config))
 
     def _freezes_positions(self, initial: Path) -> bool:
         """A student that is made here may keep its positions; one that continues a checkpoint trains them."""

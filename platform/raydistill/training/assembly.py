@@ -65,7 +65,7 @@ def _taught(teacher: TeacherSpec, spec: TrainSpec, labels: Sequence[str]) -> Seq
 
 
 def _joins_parts(spec: TrainSpec) -> bool:
-    return bool(spec.method.module.Method.requirements(spec.method.config).partial_labels)
+    return bool(spec.method.module.Method.requirements(spec.method.config).execution.partial_label_space)
 
 
 def _labels_of_teachers(spec: TrainSpec, taught: Sequence[Sequence[str]]) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def criterion_of(training: TrainingConfig, task: Named, method: Named) -> Criter
     it runs, so names of these are checked by ``Criterion.value``.
     """
     name = training.metric_for_best_model
-    of_task: dict[str, bool] = task.module.Task.greater_is_better(task.config)
-    of_method = {_LOSS: False, **dict.fromkeys(method.module.Method.better_when_greater, True)}
+    of_task: dict[str, bool] = task.module.Task.higher_is_better(task.config)
+    of_method = {_LOSS: False, **dict.fromkeys(method.module.Method.higher_is_better, True)}
     directions = {METHOD + term: greater for term, greater in of_method.items()}
     directions |= {TASK + metric: greater for metric, greater in of_task.items()}
     key = name if "/" in name else (METHOD if name in of_method else TASK) + name
@@ -89,7 +89,7 @@ def selection_line(training: TrainingConfig, method: Named, criterion: Criterion
 
     Those whose teachers may know a part of the classes do not.
     """
-    if not method.module.Method.requirements(method.config).partial_labels:
+    if not method.module.Method.requirements(method.config).execution.partial_label_space:
         return ""
     reads = "no labels" if criterion.key.startswith(METHOD) else "the labels of held-out rows"
     which = f"the {'greatest' if criterion.greater_is_better else 'least'} {criterion.key}, which reads {reads}"

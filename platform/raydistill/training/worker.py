@@ -282,7 +282,7 @@ class Loop:
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
-            of_task = self.task.greater_is_better(self.task.config)
+            of_task = self.task.higher_is_better(self.task.config)
             # Without labels there is nothing to compare with.
             metrics |= {f"{TASK}{name}": found[name] for name in of_task if name in found}
             self.criterion.value(metrics)

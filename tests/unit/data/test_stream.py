@@ -9,7 +9,7 @@ from raydistill.data.packing import unpack
 from raydistill.data.plan import bucket_upper_edge, micro_batches
 from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, held_out_batches
 from raydistill.methods import causal
-from raydistill.methods._base import Requirements
+from raydistill.methods._base import Execution, Requirements
 from toys.corpus import random_rows, write_corpus
 
 CAUSAL = {"name": "causal", "mapping": "middle_6"}
@@ -116,7 +116,7 @@ def test_a_partner_is_cut_at_the_upper_edge_of_its_bases_length_bucket(spec):
 
 
 def test_a_partner_is_cut_at_its_micro_batchs_padded_width_where_the_method_asks_for_it(spec, monkeypatch):
-    requirements = Requirements(partners=True, partner_width="batch", row_coupled=True)
+    requirements = Requirements(partners=True, execution=Execution(partner_width="batch", batch_dependent=True))
     monkeypatch.setattr(causal.Method, "requirements", classmethod(lambda cls, config: requirements))
     widths, beyond_bucket = set(), 0
     for lengths, partner_lengths, whole in cut_partners(spec):

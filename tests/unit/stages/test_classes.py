@@ -41,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def joining(monkeypatch: pytest.MonkeyPatch) -> None:
     """Method kd as one that takes several teachers of parts of the classes."""
-    asked = replace(kd.Method.requirements(kd.Config()), partial_labels=True, max_teachers=None)
+    needs = kd.Method.requirements(kd.Config())
+    asked = replace(needs, max_teachers=None, execution=replace(needs.execution, partial_label_space=True))
     monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: asked))
 
 

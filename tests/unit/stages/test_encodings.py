@@ -19,7 +19,7 @@ from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.methods import kd
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from raydistill.models.load import load_model, load_tokenizer
 from raydistill.stages import _corpora, _encodings, _fit
 from raydistill.stages._base import Forecast, TokenizerForecast

@@ -7,7 +7,7 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.methods import finetune
-from raydistill.methods._base import Requirements
+from raydistill.methods._base import Execution, Requirements
 from raydistill.models.load import save_model
 from raydistill.stages import _base, _fit
 from raydistill.stages.train import Config, Stage
@@ -40,10 +40,10 @@ def test_positions_are_frozen_for_a_new_distilbert_unless_told_otherwise(
 
 def couple(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "method":
-        coupled = Requirements(row_coupled=True)
+        coupled = Requirements(execution=Execution(batch_dependent=True))
         monkeypatch.setattr(finetune.Method, "requirements", classmethod(lambda cls, config: coupled))
     if part == "task":
-        monkeypatch.setattr(mlm.Task, "row_coupled", classmethod(lambda cls, config: True))
+        monkeypatch.setattr(mlm.Task, "batch_dependent", classmethod(lambda cls, config: True))
 
 
 @pytest.mark.parametrize(("part", "counts"), [("nothing", False), ("method", True), ("task", True)])
