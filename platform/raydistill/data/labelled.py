@@ -4,13 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from raydistill.config.named import Named
+from raydistill.config.named import EncodingSpec
 
 PARTS = ("train", "held_out")
 """Parts of a corpus in the order of their numbers."""
 
 
-def of_part(encoding: Named, part: int) -> Named:
+def of_part(encoding: EncodingSpec, part: int) -> EncodingSpec:
     """The encoding of the rows of a part, by its number; another than that of the corpus where labels are of one part.
 
     The ``EncodeConfig`` of a task whose rows may lack labels has a method of the same name for that.
@@ -24,6 +24,6 @@ def is_unlabelled(encoding: Mapping[str, Any]) -> bool:
     return encoding.get("labelled") == "none"
 
 
-def unlabelled_parts(encoding: Named) -> tuple[str, ...]:
+def unlabelled_parts(encoding: EncodingSpec) -> tuple[str, ...]:
     """The parts of a corpus whose rows have no labels."""
     return tuple(part for number, part in enumerate(PARTS) if is_unlabelled(of_part(encoding, number).dump()))

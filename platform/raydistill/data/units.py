@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from raydistill.config.named import Named
+from raydistill.config.named import SourceSpec
 from raydistill.data.sources._base import Item
 from raydistill.draws import uniform
 
@@ -18,7 +18,7 @@ from raydistill.draws import uniform
 class WeightedSource:
     """A source and how often its texts enter."""
 
-    source: Named
+    source: SourceSpec
     weight: float = 1.0
     """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
 

@@ -66,7 +66,7 @@ def choose(config: Any, rows: Callable[[], Rows]) -> Choice:
 
     Raises ValueError, with one line, for a value that the method or the task cannot have.
     """
-    asked, needed = config.teacher_outputs, _stored.needed_by_task(config.task)
+    asked, needed = config.teacher_outputs, config.task.task.NEEDS_STORED
     if needed and asked in _stored.KEYWORDS:
         raise ValueError(
             f"teacher_outputs is {asked!r}, but task {config.task.name} reads stored {', '.join(needed)}; "
@@ -83,7 +83,7 @@ def choose(config: Any, rows: Callable[[], Rows]) -> Choice:
         if obstacle is not None:
             raise ValueError(f"{where or 'teacher_outputs is ' + repr(asked)}, but {obstacle[0]}; {obstacle[1]}")
         return Choice(STORED, where)
-    if not _stored.kinds_of(config) and not _stored.distils(config.method):
+    if not _stored.kinds_of(config) and not config.method.distils:
         return Choice(LIVE)
     return Choice(LIVE, obstacle[0]) if obstacle is not None else _cheaper(config, rows())
 
@@ -115,13 +115,13 @@ def _obstacle(config: Any) -> tuple[str, str] | None:
     """Why a training cannot capture what it reads, and what to do instead; None where it can."""
     method, task = config.method, config.task
     live = "write teacher_outputs: live"
-    if not _stored.distils(method):
+    if not method.distils:
         return f"neither method {method.name} nor task {task.name} reads teachers", "leave it out"
     kinds = _stored.kinds_of(config)
     if not kinds:
         return f"method {method.name} has to run its teachers", live
-    if task.module.Task.HEAD != HEAD:
-        return f"outputs of task {task.name}, which needs a {task.module.Task.HEAD} head, are not stored", live
+    if task.head != HEAD:
+        return f"outputs of task {task.name}, which needs a {task.head} head, are not stored", live
     beyond = [kind for kind in kinds if kind not in KINDS]
     if beyond or (DROPOUT_SCORES in kinds and not isinstance(method.config, ScoreConfig)):
         what = beyond[0] if beyond else DROPOUT_SCORES

@@ -12,7 +12,7 @@ Labels = Sequence[str]
 
 def know_parts(config: Any) -> bool:
     """Whether the teachers of a training may know a part of the classes each."""
-    return bool(config.method.module.Method.requirements(config.method.config).partial_labels)
+    return bool(config.method.requirements.partial_labels)
 
 
 def names_of(reference: Any, model: Any) -> tuple[str | None, ...]:
@@ -85,15 +85,15 @@ def check_labelled(config: Any, corpus: Any, criterion: Criterion) -> None:
     if not corpus.unlabelled:
         return
     method, task = config.method, config.task
-    if task.module.Task.NEEDS_STORED:
+    if task.task.NEEDS_STORED:
         raise ValueError(f"task is {task.name!r}, which reads labels, but {_without_labels(config, corpus)}")
-    if method.module.Method.requirements(method.config).labels:
+    if method.requirements.labels:
         raise ValueError(
             f"method {method.name} with these options reads labels, but {_without_labels(config, corpus)}, or choose "
             "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
         )
     if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
-        choices = " or ".join(["loss", *method.module.Method.better_when_greater])
+        choices = " or ".join(["loss", *method.method.better_when_greater])
         raise ValueError(
             f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
             f"{_without_labels(config, corpus, PARTS[1])}, or write {choices}"

@@ -72,8 +72,8 @@ def of_teachers(config: Any, corpus: CorpusForecast, earlier: Mapping[str, Forec
     Raises ValueError for one that reads none, or another than the method or the student that starts from it takes.
     """
     method, start = config.method, config.student
-    needs = method.module.Method.requirements(method.config)
-    can_be_added = needs.own_encodings and config.task.module.Task.FURTHER_TOKENIZERS
+    needs = method.requirements
+    can_be_added = needs.own_encodings and config.task.task.FURTHER_TOKENIZERS
     found = []
     for number, reference in enumerate(config.teachers):
         key = f"teachers.{number}"

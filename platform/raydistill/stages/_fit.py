@@ -50,17 +50,15 @@ def check_training(config: Any, scaling: ScalingConfig, earlier: Mapping[str, Fo
     teachers = _teachers(config, corpus, encodings, earlier)
     _check_requirements(config, teachers)
     student = _student(config, teachers, corpus, earlier)
-    student = _plans.planned(config.student, student, head=config.task.module.Task.HEAD)
+    student = _plans.planned(config.student, student, head=config.task.head)
     _check_corpus(corpus, student, teachers, encodings)
-    config.method.module.Method.check(
-        config.method.config, student, _classes.as_taught(config, teachers, corpus.labels)
-    )
+    config.method.check(student, _classes.as_taught(config, teachers, corpus.labels))
     choice = _choice.of_forecast(config, earlier)
     if choice.is_stored and not choice.is_own:
         _stored.check(config, _corpora.forecast(config.corpus, earlier), student, teachers, earlier)
     choice, plan = _placement.decided(config, scaling, [student, *teachers], choice)
     if not choice.is_stored or choice.is_own:
-        config.method.module.Method.check_running(config.method.config, teachers)
+        config.method.check_running(teachers)
     _check_batches(config, scaling, corpus)
     criterion = criterion_of(config.training, config.task, config.method)
     _classes.check_labelled(config, corpus, criterion)
@@ -82,10 +80,9 @@ def check_task(config: Any, earlier: Mapping[str, Forecast]) -> CorpusForecast:
     Raises ValueError when the task does not read such a corpus.
     """
     corpus = _corpora.forecast(config.corpus, earlier)
-    task = config.task.module.Task
-    if corpus.task not in (config.task.name, *task.ENCODINGS):
+    if corpus.task not in (config.task.name, *config.task.task.ENCODINGS):
         raise ValueError(f"task is {config.task.name!r}, but the corpus is encoded for {corpus.task!r}")
-    return replace(corpus, labels=task.outputs(config.task.config, corpus.labels))
+    return replace(corpus, labels=config.task.outputs(corpus.labels))
 
 
 def check_model(
@@ -112,7 +109,7 @@ def check_model(
 
 
 def _teachers(config: Any, corpus: CorpusForecast, encodings: list[int], earlier: Mapping[str, Forecast]) -> list[Any]:
-    head, partial = config.task.module.Task.HEAD, _classes.know_parts(config)
+    head, partial = config.task.head, _classes.know_parts(config)
     found = [
         check_model(
             f"teachers.{position}",
@@ -149,7 +146,7 @@ def _check_head(key: str, reference: Any, folder: Path | None, head: str) -> Non
 
 def _check_requirements(config: Any, teachers: list[Any]) -> None:
     method = config.method
-    needs = method.module.Method.requirements(method.config)
+    needs = method.requirements
     most = needs.max_teachers
     if most == 0 and config.student.checkpoint is None:
         # It gives the student its start and is not loaded for the training.
@@ -157,7 +154,7 @@ def _check_requirements(config: Any, teachers: list[Any]) -> None:
     if len(teachers) < needs.min_teachers or (most is not None and len(teachers) > most):
         wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
         raise ValueError(f"teachers has {len(teachers)}; method {method.name} takes {wanted}")
-    head = config.task.module.Task.HEAD
+    head = config.task.head
     if needs.heads and head not in needs.heads:
         raise ValueError(
             f"task is {config.task.name!r}, which needs a {head} head; method {method.name} works with "
@@ -174,7 +171,7 @@ def _check_tokenizer(key: str, folder: Path | None, corpus: CorpusForecast) -> N
 
 
 def _student(config: Any, teachers: list[Any], corpus: CorpusForecast, earlier: Mapping[str, Forecast]) -> Any:
-    start, head = config.student, config.task.module.Task.HEAD
+    start, head = config.student, config.task.head
     source = teachers[0] if teachers else None
     if start.checkpoint is not None:
         source = check_model("student.checkpoint", start.checkpoint, head=head, corpus=corpus, earlier=earlier)
@@ -237,7 +234,7 @@ def _check_division(config: Any, num_workers: int, corpus: CorpusForecast) -> No
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
     method = config.method
-    min_rows = method.module.Method.requirements(method.config).min_rows
+    min_rows = method.requirements.min_rows
     if smallest < parts * min_rows:
         needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {method.name}"
         raise ValueError(
@@ -252,12 +249,12 @@ def _lines(
 ) -> list[str]:
     """What is told of the models, student first, of where teachers lie and why, and of memory."""
     student, *teachers = models
-    head = config.task.module.Task.HEAD
+    head = config.task.head
     lines = [f"student {student.model_type}, {checks.num_parameters(student, head=head):,} parameters"]
     lines += [*_layer_lines(config.student, teachers), *_plans.plan_lines(student)]
     for position, teacher in enumerate(teachers):
         what = f"teacher {position} {teacher.model_type}"
-        if not _stored.distils(config.method):
+        if not config.method.distils:
             lines.append(f"{what} gives the student its start alone")
         elif plan is None:
             whose = "its outputs are stored first" if choice.is_own else f"{choice.source} has its outputs"

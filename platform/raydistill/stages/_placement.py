@@ -8,7 +8,7 @@ import torch
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
 from raydistill.models import checks
-from raydistill.stages import _choice, _stored
+from raydistill.stages import _choice
 from raydistill.training.deepspeed_config import Precision, resolve_precision
 from raydistill.training.placement import SEQUENTIAL, Demand, Options, Plan, held, place
 
@@ -30,7 +30,7 @@ def precision_of(asked: str, scaling: ScalingConfig) -> Precision:
 
 def _student_bytes(config: Any, student: Any, num_workers: int) -> float:
     """What a worker holds of the student, given its configuration: weights, gradients and two moments."""
-    size = checks.num_parameters(student, head=config.task.module.Task.HEAD)
+    size = checks.num_parameters(student, head=config.task.head)
     stage = config.training.zero_stage
     weight = 1 / num_workers if stage == 3 else 1.0
     gradient = 1 / num_workers if stage >= 2 else 1.0
@@ -41,7 +41,7 @@ def _student_bytes(config: Any, student: Any, num_workers: int) -> float:
 def demand_of(config: Any, scaling: ScalingConfig, models: Sequence[Any]) -> Demand:
     """What the models of a training take, given their configurations, student first."""
     student, *teachers = models
-    head, size = config.task.module.Task.HEAD, _BYTES[precision_of(config.training.precision, scaling)]
+    head, size = config.task.head, _BYTES[precision_of(config.training.precision, scaling)]
     return Demand(
         # Of workers that share weights the fewest hold the most.
         _student_bytes(config, student, scaling.fewest_workers),
@@ -58,7 +58,7 @@ def decided(
     line, for a placement that the method cannot have, and for what is too large for ``scaling.memory_per_worker``.
     """
     teachers = models[1:]
-    if choice.is_stored or not teachers or not _stored.distils(config.method):
+    if choice.is_stored or not teachers or not config.method.distils:
         return choice, None
     plan = place(demand_of(config, scaling, models), _options(config, scaling, num_teachers=len(teachers)))
     return (_choice.Choice(_choice.STORED, plan.why, _choice.LIVE), None) if plan.is_captured else (choice, plan)
@@ -66,7 +66,7 @@ def decided(
 
 def _options(config: Any, scaling: ScalingConfig, *, num_teachers: int) -> Options:
     method = config.method
-    in_turn = method.module.Method.requirements(method.config).one_at_a_time
+    in_turn = method.requirements.one_at_a_time
     for number, reference in enumerate(config.teachers):
         if reference.placement == SEQUENTIAL and not in_turn:
             raise ValueError(

@@ -44,28 +44,16 @@ class Reading:
     """Of each teacher, the classes that its logits have to be of; () where any will do."""
 
 
-def distils(method: Any) -> bool:
-    """Whether a method reads teachers while it trains; for another, a teacher is only what the student starts from."""
-    return bool(method.module.Method.requirements(method.config).max_teachers != 0)
-
-
-def needed_by_task(task: Any) -> tuple[str, ...]:
-    """Kinds of stored outputs that a task makes labels of."""
-    return tuple(getattr(task.module.Task, "NEEDS_STORED", ()))
-
-
 def kinds_of(config: Any) -> tuple[str, ...]:
     """Kinds of stored outputs that method and task of a training read."""
     method = config.method
-    read = method.module.Method.requirements(method.config).stored if distils(method) else ()
-    return tuple(dict.fromkeys([*read, *needed_by_task(config.task)]))
+    read = method.requirements.stored if method.distils else ()
+    return tuple(dict.fromkeys([*read, *config.task.task.NEEDS_STORED]))
 
 
 def layers_of(config: Any, student: Any, teachers: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     """Numbers k of the hidden states hs[k] that the method reads of each teacher, given the models' configurations."""
-    method = config.method
-    found = [method.module.Method.stored_layers(method.config, student, teacher) for teacher in teachers]
-    return tuple(tuple(layers) for layers in found) if distils(method) else ()
+    return tuple(config.method.stored_layers(student, one) for one in teachers) if config.method.distils else ()
 
 
 def labels_of(config: Any, labels: Sequence[str], teachers: Sequence[Any]) -> tuple[tuple[str, ...], ...]:
@@ -76,15 +64,15 @@ def labels_of(config: Any, labels: Sequence[str], teachers: Sequence[Any]) -> tu
     """
     if "logits" not in kinds_of(config):
         return ()
-    if not distils(config.method):
+    if not config.method.distils:
         return (tuple(labels),)
-    outputs = config.task.module.Task.outputs(config.task.config, labels)
+    outputs = config.task.outputs(labels)
     return tuple(_classes.teacher_labels(config, teachers, outputs))
 
 
 def _stored_labels(config: Any, number: int, found: OutputsForecast) -> Sequence[tuple[str, ...]]:
     """The classes of a teacher's stored logits, or, where teachers are not named, of all that there are."""
-    if not distils(config.method):
+    if not config.method.distils:
         return found.labels[:1]
     if not found.teachers:
         return found.labels
@@ -112,7 +100,7 @@ def check(
     method, task = config.method.name, config.task
     key = f"teacher_outputs is {config.teacher_outputs!r}"
     kinds = kinds_of(config)
-    if distils(config.method) and not config.method.module.Method.requirements(config.method.config).stored:
+    if config.method.distils and not config.method.requirements.stored:
         raise ValueError(f"{key}, but method {method} has to run its teachers; write teacher_outputs: live")
     if not kinds:
         raise ValueError(f"{key}, but neither method {method} nor task {task.name} reads teachers; leave it out")
@@ -143,7 +131,7 @@ def _check_names(config: Any, key: str, found: OutputsForecast, names: Sequence[
     """Compare names where the capture is a stage of the same job; what they lead to is compared by hash as it runs."""
     if not found.teachers:
         return
-    for number, reference in enumerate(config.teachers if distils(config.method) else ()):
+    for number, reference in enumerate(config.teachers if config.method.distils else ()):
         name = _checkpoints.describe(reference)
         if name not in found.teachers:
             raise ValueError(
@@ -250,7 +238,7 @@ def _check_folder(config: Any, earlier: Mapping[str, Forecast]) -> None:
     found = list(sets_below(local_path(config.teacher_outputs)))
     folders = [
         _checkpoints.model_config(reference, earlier)[1]
-        for reference in (config.teachers if distils(config.method) else ())
+        for reference in (config.teachers if config.method.distils else ())
     ]
     hashes = [None if folder is None else _checkpoints.content_of(folder) for folder in folders]
     for number, wanted in enumerate(hashes):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raydistill import cluster
-from raydistill.config.named import TaskField, parser
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.capture import Share, TeacherRun, capture
@@ -34,7 +34,7 @@ class Config(_base.StageConfig):
 
     corpus: CorpusField
     """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
-    task: TaskField = parser("raydistill.tasks")("classification")
+    task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     teachers: Annotated[list[ModelRef], Field(min_length=1)]
     """The teachers, each with sets of its own."""
@@ -108,9 +108,9 @@ class Stage(_base.Stage):
         corpus = _fit.check_task(config.model_copy(update={"corpus": _corpora.whole(config.corpus)}), earlier)
         if not corpus.has_train:
             raise ValueError("corpus has only a held_out part; capture what trainings read, a corpus with both")
-        if config.task.module.Task.NEEDS_STORED:
+        if config.task.task.NEEDS_STORED:
             raise ValueError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
-        head, can_be_added = config.task.module.Task.HEAD, config.task.module.Task.FURTHER_TOKENIZERS
+        head, can_be_added = config.task.head, config.task.task.FURTHER_TOKENIZERS
         teachers = []
         for number, reference in enumerate(config.teachers):
             key = f"teachers.{number}"
@@ -134,14 +134,14 @@ class Stage(_base.Stage):
         )
 
     def _check_kinds(self) -> None:
-        name, task = self.config.task.name, self.config.task.module.Task
-        able = _KINDS.get(task.HEAD, ())
+        task = self.config.task
+        able = _KINDS.get(task.head, ())
         wrong = [kind for kind in self.config.outputs if kind not in able]
         if wrong:
             choices = f"choices: {', '.join(able)}" if able else "run its teachers live, teacher_outputs: live"
-            raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {name}; {choices}")
-        if task.row_coupled(self.config.task.config):
-            raise ValueError(f"task {name} draws masks for whole micro-batches; write task.sampling: row")
+            raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {task.name}; {choices}")
+        if task.row_coupled:
+            raise ValueError(f"task {task.name} draws masks for whole micro-batches; write task.sampling: row")
 
     def _check_teacher(self, number: int, teacher: Any) -> None:
         key, config = f"teachers.{number}", self.config
@@ -162,7 +162,7 @@ class Stage(_base.Stage):
 
     def line(self, number: int, teacher: Any, corpus: _base.CorpusForecast) -> str:
         """What is stored of a teacher and how large it is, of a corpus with each row once."""
-        size = checks.num_parameters(teacher, head=self.config.task.module.Task.HEAD)
+        size = checks.num_parameters(teacher, head=self.config.task.head)
         what = f"teacher {number} {teacher.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
         columns = self._columns(teacher, self._labels(number, teacher, corpus.labels))
         if corpus.rows is None or corpus.tokens is None or corpus.held_out_rows is None:
@@ -178,7 +178,7 @@ class Stage(_base.Stage):
 
     def _labels(self, number: int, teacher: Any, labels: Sequence[str]) -> tuple[str, ...]:
         """The classes that a teacher knows, given its configuration and the classes that the task asks for."""
-        if self.config.task.module.Task.HEAD not in CLASSIFIERS:
+        if self.config.task.head not in CLASSIFIERS:
             return tuple(labels)
         return _classes.known_by(f"teachers.{number}", self.config.teachers[number], teacher, labels)
 
@@ -220,7 +220,7 @@ class Stage(_base.Stage):
         """What actors are told of a teacher; the sets are those of this stage."""
         reference, scaling = self.config.teachers[number], context.scaling
         folder = _checkpoints.resolve(reference, context.outputs)
-        head = self.config.task.module.Task.HEAD
+        head = self.config.task.head
         check_family(load_config(folder), head=head, of=folder)
         parts = list(self._parts(context))
         digest = _checkpoints.content_of(folder)
@@ -245,8 +245,8 @@ class Stage(_base.Stage):
     def _header(
         self, number: int, teacher: Any, teacher_hash: str, corpus: Corpus, context: _base.StageContext
     ) -> Header:
-        config, task = self.config, self.config.task.module.Task
-        labels = self._labels(number, teacher, task.outputs(config.task.config, corpus.encoding.labels))
+        config = self.config
+        labels = self._labels(number, teacher, config.task.outputs(corpus.encoding.labels))
         folder = _checkpoints.resolve(config.teachers[number], context.outputs)
         encoding = _encodings.of_folder(f"teachers.{number}", folder, corpus)
         seed = context.seed if config.mask_seed is None else config.mask_seed

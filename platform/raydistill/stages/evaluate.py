@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from raydistill.config.matrix import run_name
-from raydistill.config.named import TaskField, parser
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
 from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
@@ -54,7 +54,7 @@ class Config(_base.StageConfig):
     part of the corpus's classes; it predicts no other, is wrong about all rows of the others and has no loss."""
     ensembles: dict[str, EnsembleConfig] = {}
     """Ensembles of such checkpoints by the name they get in the same table, after the models."""
-    task: TaskField = parser("raydistill.tasks")("mlm")
+    task: TaskSpec = TaskSpec.parse("mlm")
     """What the models are asked, the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Most held-out rows that are read, None for all."""
@@ -108,7 +108,7 @@ class Stage(_base.Stage):
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
         corpus = _fit.check_task(self.config, earlier)
         _classes.check_scored(self.config, corpus)
-        if self.config.task.module.Task.NEEDS_STORED:
+        if self.config.task.task.NEEDS_STORED:
             raise ValueError(
                 f"task is {self.config.task.name!r}, which reads stored teacher outputs; its metrics are those of the "
                 "training stage, name the task of the corpus here"
@@ -129,7 +129,7 @@ class Stage(_base.Stage):
             for key, one in known.items()
             if key.startswith("models.") and len(one) < len(corpus.labels)
         ]
-        metrics = self.config.task.module.Task.greater_is_better(self.config.task.config)
+        metrics = self.config.task.greater_is_better
         return _base.Forecast(lines=lines, compared=tuple(names), metrics=tuple(metrics))
 
     def _check_model(
@@ -138,11 +138,11 @@ class Stage(_base.Stage):
         """The classes that a model knows; raises ValueError for one that does not fit the corpus and the task."""
         if reference.head == "new":
             raise ValueError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
-        task = self.config.task.module.Task
-        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.FURTHER_TOKENIZERS)
-        read, has_parts = corpus.as_encoded(encoding), task.HEAD == _OF_CLASSES
+        task = self.config.task
+        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.task.FURTHER_TOKENIZERS)
+        read, has_parts = corpus.as_encoded(encoding), task.head == _OF_CLASSES
         model = _fit.check_model(
-            key, reference, head=task.HEAD, corpus=read, earlier=earlier, may_know_a_part=has_parts
+            key, reference, head=task.head, corpus=read, earlier=earlier, may_know_a_part=has_parts
         )
         _fit.check_size(key, model, read)
         return _classes.known_by(key, reference, model, corpus.labels) if has_parts else corpus.labels
@@ -150,7 +150,7 @@ class Stage(_base.Stage):
     def _check_ensemble(self, key: str, known: Sequence[Sequence[str]], corpus: _base.CorpusForecast) -> None:
         """Raise ValueError for members that have no classes, or that do not know all of them together."""
         task = self.config.task
-        if task.module.Task.HEAD != _OF_CLASSES:
+        if task.head != _OF_CLASSES:
             raise ValueError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
         if not corpus.labels:
             raise ValueError(f"{key} is of classifiers, but the corpus has scores; leave it out")

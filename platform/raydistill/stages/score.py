@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from raydistill import __version__, cluster
-from raydistill.config.named import TaskField, parser
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.mixture import CorpusPart, open_mixture
@@ -29,7 +29,7 @@ class Config(_base.StageConfig):
 
     corpus: CorpusField
     """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
-    task: TaskField = parser("raydistill.tasks")("classification")
+    task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     model: ModelRef
     """The model that is scored: a BERT, RoBERTa or DistilBERT that is not pruned and has no layer plan."""
@@ -91,11 +91,10 @@ class Stage(_base.Stage):
         return {**found, "lam": self.config.share}
 
     def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        config, task = self.config, self.config.task.module.Task
-        if task.HEAD not in _HEADS or task.NEEDS_STORED:
+        config, task = self.config, self.config.task
+        if task.head not in _HEADS or task.task.NEEDS_STORED:
             raise ValueError(
-                f"task is {config.task.name!r}; heads and neurons are scored by labels of classification, glue, ner or "
-                "qa"
+                f"task is {task.name!r}; heads and neurons are scored by labels of classification, glue, ner or qa"
             )
         corpus = _fit.check_task(config.model_copy(update={"corpus": _corpora.whole(config.corpus)}), earlier)
         if config.part == TRAIN and not corpus.has_train:
@@ -114,7 +113,7 @@ class Stage(_base.Stage):
             lines.append(f"scores are {config.share:g} expressiveness and {1 - config.share:g} friendliness")
         return _base.Forecast(
             lines=lines,
-            scores=_base.ScoresForecast(_checkpoints.describe(config.model), model, task.HEAD, digest),
+            scores=_base.ScoresForecast(_checkpoints.describe(config.model), model, task.head, digest),
         )
 
     def _line(self, model: Any, corpus: _base.CorpusForecast) -> str:
@@ -131,10 +130,10 @@ class Stage(_base.Stage):
         """The configuration of a model that fits the task and the corpus; raises ValueError for another."""
         if reference.head == "new":
             raise ValueError(f"{key}.head is 'new', which would score by what untrained weights say; train it first")
-        task = self.config.task.module.Task
-        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.FURTHER_TOKENIZERS)
+        task = self.config.task
+        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.task.FURTHER_TOKENIZERS)
         read = corpus.as_encoded(encoding)
-        model = _fit.check_model(key, reference, head=task.HEAD, corpus=read, earlier=earlier)
+        model = _fit.check_model(key, reference, head=task.head, corpus=read, earlier=earlier)
         _fit.check_size(key, model, read)
         return model
 

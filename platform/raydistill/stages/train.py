@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raydistill.config.named import MethodField, TaskField, parser
+from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import (
     CorpusField,
     OptimizerConfig,
@@ -57,9 +57,9 @@ class Config(_base.StageConfig):
 
     corpus: CorpusField
     """Name of an earlier binarize stage or its folder, or a list of them with weights."""
-    task: TaskField = parser("raydistill.tasks")("mlm")
+    task: TaskSpec = TaskSpec.parse("mlm")
     """What an example means: the name of a task and its options."""
-    method: MethodField
+    method: MethodSpec
     """The loss: the name of a method and its options."""
     teachers: list[TeacherConfig] = []
     """Frozen teachers, in the order that the method numbers them."""
@@ -167,7 +167,7 @@ class Stage(_base.Stage):
             scaling=context.scaling,
             seed=context.seed,
         )
-        lineage = self._lineage(spec, teachers if _stored.distils(self.config.method) else [])
+        lineage = self._lineage(spec, teachers if self.config.method.distils else [])
         context.tracker.set_tags(context.run_key, lineage)
         launch = context.launch or train
         result = launch(spec, str(context.output), context.tracker, context.run_key, parallel=context.parallel)
@@ -185,10 +185,10 @@ class Stage(_base.Stage):
         if self.config.training.loss_normalization == "per_micro_batch":
             return True
         method, task = self.config.method, self.config.task
-        requirements = method.module.Method.requirements(method.config)
+        requirements = method.requirements
         if requirements.coupled_live and not is_stored and self.config.teacher_outputs in (_stored.AUTO, _stored.LIVE):
             return True
-        return bool(requirements.row_coupled or task.module.Task.row_coupled(task.config))
+        return bool(requirements.row_coupled or task.row_coupled)
 
     def _freezes_positions(self, initial: Path) -> bool:
         """A student that is made here may keep its positions; one that continues a checkpoint trains them."""
@@ -201,8 +201,8 @@ class Stage(_base.Stage):
         self, folder: Path, teachers: list[Path], context: _base.StageContext, corpus: Corpus | Mixture
     ) -> None:
         """Build the student and save it with the tokenizer of the corpus, in one rename."""
-        config, task = self.config.student, self.config.task.module.Task
-        head, labels = task.HEAD, task.outputs(self.config.task.config, corpus.encoding.labels)
+        config, task = self.config.student, self.config.task
+        head, labels = task.head, task.outputs(corpus.encoding.labels)
         reference = config.checkpoint or self.config.teachers[0]
         origin = _checkpoints.resolve(reference, context.outputs) if config.checkpoint else teachers[0]
         if config.init == "random":
@@ -247,7 +247,7 @@ class Stage(_base.Stage):
         models = list(map(load_config, [initial, *teachers]))
         choice = _choice.of_corpus(self.config, corpus)
         choice, plan = _placement.decided(self.config, context.scaling, models, choice)
-        if _stored.distils(self.config.method):
+        if self.config.method.distils:
             tags = {"teacher_outputs": f"{choice.source}, because {choice.why}" if choice.why else choice.source}
             tags |= {} if plan is None else {"placement": plan.summary}
             context.tracker.set_tags(context.run_key, tags)
@@ -275,7 +275,7 @@ class Stage(_base.Stage):
             (folder, _classes.names_of(teacher, config))
             for folder, teacher, config in zip(teachers, self.config.teachers, configs, strict=True)
         ]
-        read = named if _stored.distils(self.config.method) else []
+        read = named if self.config.method.distils else []
         ran = 0
         if choice.is_own:
             found, ran = _captured.sets_of(self.config, reading.layers, context)
