@@ -15,7 +15,7 @@ from raydistill.data.corpus import MANIFEST
 from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.stages import _checkpoints
+from raydistill.stages import _models
 from raydistill.stages._base import stage_hash, stage_of
 from raydistill.store_paths import is_in_store, local_path
 from raydistill.tracking.registered import is_registered, registry_at
@@ -113,7 +113,7 @@ def fingerprint(reference: str) -> str | None:
     the configuration identifies it.
     """
     if is_registered(reference):
-        return _checkpoints.from_registry(reference).name
+        return _models.from_registry(reference).name
     if not reference or not (is_in_store(reference) or Path(reference).is_dir()):
         return None
     corpus = Folder(reference)

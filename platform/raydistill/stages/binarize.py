@@ -1,7 +1,7 @@
 """Turn a source's texts into an encoded corpus with a held-out part."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,7 +16,8 @@ from raydistill.data.sources._base import DROPPED
 from raydistill.data.units import WeightedSource
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
-from raydistill.stages import _base, _checkpoints
+from raydistill.stages import _base, _models
+from raydistill.stages._base import CorpusFacts, Decisions, Inputs, TokenizerFacts
 
 _TRIED = 100
 """Examples of each source that the preflight encodes, where rows have labels."""
@@ -109,15 +110,15 @@ class Stage(_base.Stage):
             del found["encoding"]["labelled"]
         return found
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        own, tokenizer = self._tokenizer(self.config.tokenizer, earlier, whose="the tokenizer")
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
+        own, tokenizer = self._tokenizer(self.config.tokenizer, inputs, whose="the tokenizer")
         if tokenizer is not None:
             self._try_labels(tokenizer)
         encoding = self.config.encoding
-        further = self._further(own, earlier)
+        further = self._further(own, inputs)
         more = further_columns([one.vocab_size for one in further])
         first = of_part(encoding, 0 if self.config.weighted_sources else 1)
-        corpus = _base.CorpusForecast(
+        corpus = CorpusFacts(
             encoding.name,
             own.vocab_size,
             own.max_length,
@@ -128,28 +129,24 @@ class Stage(_base.Stage):
             has_train=bool(self.config.weighted_sources),
             further_tokenizers=further,
         )
-        return _base.Forecast(lines=[self._line(own.vocab_size, own.max_length, further)], corpus=corpus)
+        return Decisions([self._line(own.vocab_size, own.max_length, further)], corpus)
 
-    def _tokenizer(
-        self, reference: ModelRef, earlier: Mapping[str, _base.Forecast], *, whose: str
-    ) -> tuple[_base.TokenizerForecast, Any]:
+    def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
-        model, folder = _checkpoints.model_config(reference, earlier)
-        vocab_size, limit, tokenizer = model.vocab_size, max_length(model), None
-        digest = None if folder is not None else earlier[_base.stage_of(reference.checkpoint or "")].tokenizer_hash
-        if folder is not None:
-            tokenizer = load_tokenizer(folder)
+        model = _models.model_of("", reference, inputs)
+        vocab_size, limit, tokenizer = model.config.vocab_size, max_length(model.config), None
+        digest = model.planned_tokenizer
+        if model.folder is not None:
+            tokenizer = load_tokenizer(model.folder)
             self.config.encoding.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
             raise ValueError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
-        return _base.TokenizerForecast(vocab_size, longest, digest), tokenizer
+        return TokenizerFacts(vocab_size, longest, digest), tokenizer
 
-    def _further(
-        self, own: _base.TokenizerForecast, earlier: Mapping[str, _base.Forecast]
-    ) -> tuple[_base.TokenizerForecast, ...]:
+    def _further(self, own: TokenizerFacts, inputs: Inputs) -> tuple[TokenizerFacts, ...]:
         """The further tokenizers; raises ValueError, naming the key, where they cannot encode or are there already."""
         encoding = self.config.encoding
         if self.config.further_tokenizers and not encoding.task.FURTHER_TOKENIZERS:
@@ -157,11 +154,11 @@ class Stage(_base.Stage):
                 f"further_tokenizers names {len(self.config.further_tokenizers)}, but rows of {encoding.name} have one "
                 "encoding; leave them out, or encode for classification or glue"
             )
-        found: list[_base.TokenizerForecast] = []
+        found: list[TokenizerFacts] = []
         for number, reference in enumerate(self.config.further_tokenizers):
             key = f"further_tokenizers.{number}"
             try:
-                one, _ = self._tokenizer(reference, earlier, whose=key)
+                one, _ = self._tokenizer(reference, inputs, whose=key)
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
             if one.tokenizer_hash is not None:
@@ -169,7 +166,7 @@ class Stage(_base.Stage):
             found.append(one)
         return tuple(found)
 
-    def _line(self, vocab_size: int, longest: int, further: Sequence[_base.TokenizerForecast]) -> str:
+    def _line(self, vocab_size: int, longest: int, further: Sequence[TokenizerFacts]) -> str:
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
         apart = self.config.held_out.name if isinstance(self.config.held_out, SourceSpec) else ""
         texts = [f"{names} texts" if names else "", f"{apart} texts held out" if apart else ""]
@@ -201,10 +198,8 @@ class Stage(_base.Stage):
         return binarize(
             sources=self.config.weighted_sources,
             encoding=self.config.encoding,
-            tokenizer_folder=str(_checkpoints.resolve(self.config.tokenizer, context.outputs)),
-            further_tokenizers=[
-                str(_checkpoints.resolve(one, context.outputs)) for one in self.config.further_tokenizers
-            ],
+            tokenizer_folder=str(_models.resolve(self.config.tokenizer, context.inputs)),
+            further_tokenizers=[str(_models.resolve(one, context.inputs)) for one in self.config.further_tokenizers],
             output=str(context.output),
             held_out=self.config.held_out,
             rows_per_shard=self.config.rows_per_shard,

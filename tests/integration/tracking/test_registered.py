@@ -14,7 +14,7 @@ from raydistill.job.load import Job, load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import stage_records
 from raydistill.models.load import load_tokenizer
-from raydistill.stages import _checkpoints
+from raydistill.stages import _models
 from raydistill.tracking import registered
 from raydistill.tracking.registered import registry_at
 from raydistill.tracking.writer import MlflowWriter, Store
@@ -56,8 +56,8 @@ def uri(storage: Path) -> str:
 @pytest.mark.parametrize(("reference", "seed"), [("models:/student@candidate", 2), ("models:/student/1", 1)])
 def test_an_alias_or_a_version_leads_to_its_weights_and_tokenizer(storage: Path, reference: str, seed: int) -> None:
     with registry_at(uri(storage)):
-        folder = _checkpoints.resolve(ModelRef(checkpoint=reference), {})
-        again = _checkpoints.resolve(ModelRef(checkpoint=reference), {})
+        folder = _models.resolve(ModelRef(checkpoint=reference), {})
+        again = _models.resolve(ModelRef(checkpoint=reference), {})
     found, expected = load_file(folder / "model.safetensors"), load_file(storage / f"seed{seed}" / "model.safetensors")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -74,14 +74,14 @@ def test_an_alias_or_a_version_leads_to_its_weights_and_tokenizer(storage: Path,
 )
 def test_what_the_registry_does_not_have_is_refused_in_one_line(storage: Path, reference: str, message: str) -> None:
     with registry_at(uri(storage)), pytest.raises(ValueError, match=message) as refusal:
-        _checkpoints.resolve(ModelRef(checkpoint=reference), {})
+        _models.resolve(ModelRef(checkpoint=reference), {})
     assert str(refusal.value).startswith(f"checkpoint is {reference!r}")
     assert "\n" not in str(refusal.value)
 
 
 def test_no_registry_is_made_where_there_is_none(tmp_path: Path) -> None:
     with registry_at(uri(tmp_path)), pytest.raises(ValueError, match="there is none yet; register the model first"):
-        _checkpoints.resolve(ModelRef(checkpoint="models:/student@candidate"), {})
+        _models.resolve(ModelRef(checkpoint="models:/student@candidate"), {})
     assert not (tmp_path / "mlflow.db").exists()
 
 
@@ -110,6 +110,6 @@ def test_an_alias_that_moved_makes_another_stage(
     corpus = write_corpus(tmp_path / "corpus" / "held_out", random_rows(30))
     found = []
     for version in (1, 2):
-        monkeypatch.setattr(_checkpoints, "registered_folder", lambda name, cache, at=version: Path(f"version{at}"))
+        monkeypatch.setattr(_models, "registered_folder", lambda name, cache, at=version: Path(f"version{at}"))
         found.append(stage_records(evaluation(storage, corpus, "models:/student@candidate"))["evaluate"].hash)
     assert found[0] != found[1]
