@@ -66,6 +66,16 @@ class Fitted:
         """Its transformers configuration."""
         return self.model.config
 
+    @property
+    def folder(self) -> Path:
+        """Where it is, once the stage runs that reads it."""
+        assert self.model.folder is not None, "a stage runs after those that make what it reads"
+        return self.model.folder
+
+    def for_workers(self, storage: Path | None) -> str:
+        """Where workers find it, given the job's storage."""
+        return str(for_workers(self.folder, storage))
+
 
 def model_of(key: str, reference: ModelRef, inputs: Inputs) -> Model:
     """The model that ``reference`` under ``key`` leads to; raises ValueError for one that leads nowhere."""

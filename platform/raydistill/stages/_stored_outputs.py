@@ -202,8 +202,7 @@ def _sets_of_teachers(reference: str, found: Sequence[OutputSet], teachers: Sequ
         return [[one for one in found if one.header.teacher_hash == wanted] for wanted in hashes]
     of_teachers = []
     for number, teacher in enumerate(teachers):
-        assert teacher.model.folder is not None, "teachers are there when outputs of them are read"
-        wanted = _models.content_of(teacher.model.folder)
+        wanted = _models.content_of(teacher.folder)
         _check_teacher(reference, found, number, wanted)
         sets = [one for one in found if one.header.teacher_hash == wanted]
         _check_same_names(

@@ -227,12 +227,10 @@ class Stage(_base.Stage):
 
     def teacher_run(self, number: int, teacher: Fitted, context: _base.StageContext) -> TeacherRun:
         """What actors are told of a teacher; the sets are those of this stage."""
-        scaling, folder = context.scaling, teacher.model.folder
-        assert folder is not None, "teachers are there when a capture runs"
-        parts = list(self._parts(context))
-        digest = _models.content_of(folder)
+        scaling, parts = context.scaling, list(self._parts(context))
+        digest = _models.content_of(teacher.folder)
         return TeacherRun(
-            folder=str(_models.for_workers(folder, context.storage)),
+            folder=teacher.for_workers(context.storage),
             names=teacher.names,
             corpora=tuple(corpus.uri for _, corpus in parts),
             sets=tuple(str(context.output / f"teacher_{number}" / place) for place, _ in parts),

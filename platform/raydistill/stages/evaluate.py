@@ -209,9 +209,8 @@ class Stage(_base.Stage):
         """Where models lie, by their keys, and how each is read."""
         corpus = _corpora.read_by(self.config.task, self.config.corpus, inputs)
         found = [self._fitted(key, one, corpus, inputs) for key, one in models.items()]
-        folders = [_models.for_workers(_models.resolve(one, inputs), context.storage) for one in models.values()]
         return Checkpoints(
-            tuple(map(str, folders)),
+            tuple(one.for_workers(context.storage) for one in found),
             names=tuple(one.names for one in found),
             encodings=tuple(one.encoding for one in found),
         )

@@ -144,14 +144,11 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         config, scaling = self.config, context.scaling
         decisions = self.plan(scaling, context.inputs)
-        model = _scored(config.model, decisions.model, context)
-        student = None
-        if config.student is not None and decisions.student is not None:
-            student = _scored(config.student, decisions.student, context)
+        model, student = decisions.model, decisions.student
         corpus = self._parts(context)
         run = ScoringRun(
-            model=model,
-            student=student,
+            model=_scored(model, context.storage),
+            student=None if student is None else _scored(student, context.storage),
             corpus=tuple(corpus),
             task=config.task.dump(),
             seed=context.seed,
@@ -162,8 +159,8 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
         )
-        model_hash = _models.content_of(Path(model.folder))
-        student_hash = None if student is None else _models.content_of(Path(student.folder))
+        model_hash = _models.content_of(model.folder)
+        student_hash = None if student is None else _models.content_of(student.folder)
         corpus_hash = open_mixture(corpus).hash
         contents = [__version__, model_hash, student_hash, corpus_hash]
         progress = ScoringProgress(context.output, [*contents, run.identity()])
@@ -171,7 +168,7 @@ class Stage(_base.Stage):
         context.tracker.log_metrics(context.run_key, {"score/rows": rows}, 0)
         facts = ScoreFacts(
             model=_models.describe(config.model),
-            model_folder=model.folder,
+            model_folder=run.model.folder,
             model_hash=model_hash,
             student=None if config.student is None else _models.describe(config.student),
             student_hash=student_hash,
@@ -205,6 +202,5 @@ class Stage(_base.Stage):
         return _corpora.train_parts(corpora, context.outputs)
 
 
-def _scored(reference: ModelRef, fitted: Fitted, context: _base.StageContext) -> ScoredModel:
-    folder = _models.for_workers(_models.resolve(reference, context.inputs), context.storage)
-    return ScoredModel(str(folder), fitted.names, fitted.encoding)
+def _scored(model: Fitted, storage: Path | None) -> ScoredModel:
+    return ScoredModel(model.for_workers(storage), model.names, model.encoding)

@@ -156,19 +156,18 @@ class Stage(_base.Stage):
         """The teachers that run."""
         if decisions.placement is None:
             return []
+        found = zip(self.config.teachers, decisions.teachers, decisions.placement.placements, strict=True)
         return [
             TeacherSpec.model_validate(
                 {
-                    "folder": str(_models.for_workers(_models.resolve(reference, context.inputs), context.storage)),
+                    "folder": teacher.for_workers(context.storage),
                     "placement": placement,
                     "head": reference.head,
                     "labels": list(teacher.names),
                     "encoding": teacher.encoding,
                 }
             )
-            for reference, teacher, placement in zip(
-                self.config.teachers, decisions.teachers, decisions.placement.placements, strict=True
-            )
+            for reference, teacher, placement in found
         ]
 
     def _joined(
@@ -204,8 +203,8 @@ class Stage(_base.Stage):
 
     def _lineage(self, spec: TrainSpec, decisions: TrainDecisions) -> dict[str, str]:
         teachers = ", ".join(_models.describe(teacher) for teacher in self.config.teachers)
-        folders = [one.model.folder for one in decisions.teachers] if self.config.method.distils else []
-        hashes = [_models.content_of(folder) for folder in folders if folder is not None]
+        distilled = decisions.teachers if self.config.method.distils else ()
+        hashes = [_models.content_of(teacher.folder) for teacher in distilled]
         options = {key: value for key, value in self.config.method.dump().items() if key != "name"}
         return {
             "method": self.config.method.name,
