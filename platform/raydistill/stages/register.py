@@ -89,10 +89,8 @@ class Stage(_base.Stage):
 
     def _check_figures(self, inputs: Inputs) -> None:
         """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
-        if self.config.metrics_from is None:
-            evaluation = None
-        else:
-            evaluation = planned(Evaluated, self.config.metrics_from, inputs) or Evaluated((), ())
+        name = self.config.metrics_from
+        evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), ())
         baseline, gate = self.config.baseline, self.config.gate
         for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
             if value is not None and evaluation is None:
@@ -108,8 +106,8 @@ class Stage(_base.Stage):
         run = self._chosen_run(context)
         made = Path(self.config.model) if run is None else _models.model_folder(self.config.model, run.output)
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
-        folder, planned = _plain_folder(made, context.output)
-        tags = {**lineage, **planned, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
+        folder, shape = _plain_folder(made, context.output)
+        tags = {**lineage, **shape, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
         tags |= {} if run is None else self._measured(run, context)
         tags |= self.config.tags
         version = context.tracker.register_model(
