@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill import __version__
-from raydistill.config.named import Named
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
@@ -33,11 +33,11 @@ _logger = logging.getLogger(__name__)
 def binarize(
     *,
     sources: Sequence[WeightedSource],
-    encoding: Named,
+    encoding: EncodingSpec,
     tokenizer_folder: str,
     further_tokenizers: Sequence[str] = (),
     output: str,
-    held_out: float | Named = 0.02,
+    held_out: float | SourceSpec = 0.02,
     rows_per_shard: int = ROWS_PER_SHARD,
     seed: int = 0,
     parallel: int = 1,
@@ -76,9 +76,7 @@ def binarize(
     more = further_columns([one.vocab_size for one in recipe.further])
     with ExitStack() as stack:
         writers = {
-            part: stack.enter_context(
-                open_writer(join(output, PARTS[part]), columns={**own.module.columns(own.config), **more})
-            )
+            part: stack.enter_context(open_writer(join(output, PARTS[part]), columns={**own.columns, **more}))
             for part, own in encodings.items()
         }
         taken_over = sum(writer.taken_over for writer in writers.values())
@@ -118,11 +116,11 @@ class _Origin:
     """What is held out of the sources to train on."""
 
     @classmethod
-    def of(cls, sources: Sequence[WeightedSource], held_out: float | Named) -> "_Origin":
+    def of(cls, sources: Sequence[WeightedSource], held_out: float | SourceSpec) -> "_Origin":
         """List the items of all sources."""
-        apart = [WeightedSource(held_out)] if isinstance(held_out, Named) else []
+        apart = [WeightedSource(held_out)] if isinstance(held_out, SourceSpec) else []
         every = [*sources, *apart]
-        items = [weighted.source.module.items(weighted.source.config) for weighted in every]
+        items = [weighted.source.items() for weighted in every]
         found = [_source_info(weighted, own) for weighted, own in zip(every, items, strict=True)]
         share = held_out if isinstance(held_out, int | float) else 0.0
         return cls([weighted.weight for weighted in sources], items, found, share)
@@ -160,7 +158,7 @@ def _source_info(weighted: WeightedSource, items: Sequence[Item]) -> SourceInfo:
     return SourceInfo(source=weighted.source.dump(), weight=weighted.weight, fingerprints=fingerprints)
 
 
-def _further(folders: Sequence[str], encoding: Named, own: Any) -> list[tuple[FurtherTokenizer, TokenizerInfo]]:
+def _further(folders: Sequence[str], encoding: EncodingSpec, own: Any) -> list[tuple[FurtherTokenizer, TokenizerInfo]]:
     """The further tokenizers and what a manifest says of them; raises ValueError for one that is there already."""
     found: list[tuple[FurtherTokenizer, TokenizerInfo]] = []
     hashes = [tokenizer_hash(own)]
@@ -201,7 +199,7 @@ def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _with_max_length(encoding: Named, tokenizer: Any, folder: Path) -> Named:
+def _with_max_length(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> EncodingSpec:
     """The encoding with its longest row written out: what it says, or the limit of the tokenizer and its model."""
     if encoding.config.max_length is not None:
         return encoding

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raydistill.config.named import Named
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.sources._base import Item
 from raydistill.draws import uniform
 
@@ -23,7 +23,7 @@ PARTS = TRAIN, HELD_OUT = ("train", "held_out")
 class WeightedSource:
     """A source and how often its texts enter."""
 
-    source: Named
+    source: SourceSpec
     weight: float = 1.0
     """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
 
@@ -117,7 +117,7 @@ def _key(split: InputSplit) -> int:
     return zlib.crc32(split.drawn_as.encode())
 
 
-def of_part(encoding: Named, part: int) -> Named:
+def of_part(encoding: EncodingSpec, part: int) -> EncodingSpec:
     """The encoding of the rows of a part, by its number; another than that of the corpus where labels are of one part.
 
     The ``EncodeConfig`` of a task whose rows may lack labels has a method of the same name for that.
@@ -131,6 +131,6 @@ def is_unlabelled(encoding: Mapping[str, Any]) -> bool:
     return encoding.get("labelled") == "none"
 
 
-def unlabelled_parts(encoding: Named) -> tuple[str, ...]:
+def unlabelled_parts(encoding: EncodingSpec) -> tuple[str, ...]:
     """The parts of a corpus whose rows have no labels."""
     return tuple(part for number, part in enumerate(PARTS) if is_unlabelled(of_part(encoding, number).dump()))

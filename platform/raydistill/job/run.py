@@ -26,6 +26,7 @@ from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
+from raydistill.training.result import TrainResult
 
 Echo = Callable[[str], None]
 _JOB_KEY = "job"
@@ -122,7 +123,7 @@ class Runner:
     """Key of the tracked run that those of the stages are part of, by default the job's own."""
     own: Mapping[str, str] = field(default_factory=dict)
     """Key of a tracked run that a stage's run records to, instead of one that is started for it."""
-    launch: Callable[..., Any] | None = None
+    launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
 
     def run(self, resolved: Path) -> None:
@@ -214,21 +215,15 @@ class Runner:
         return self.records[name].hash
 
     def _context(self, run: StageRun, key: str, parallel: int) -> StageContext:
-        runs = {reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()}
-        single = {reference: found[0] for reference, found in runs.items() if len(found) == 1}
         return StageContext(
             job_name=self.job.name,
             seed=self.job.seed(run),
             scaling=self.job.scaling(run.stage),
             output=self.records[run.name].output,
-            outputs={
-                **{reference: found.output for reference, found in single.items()},
-                **registered_checkpoints(self.job, run),
-            },
-            summaries={reference: dict(found.summary) for reference, found in single.items()},
+            runs={reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()},
+            registered=registered_checkpoints(self.job, run),
             tracker=self.tracker,
             run_key=key,
-            runs=runs,
             parallel=parallel,
             storage=self.result.folder.parent,
             launch=self.launch,

@@ -67,7 +67,7 @@ def train_worker(config: Mapping[str, Any]) -> str:
 
     Returns why the training failed, where a restarted group of workers would meet the same, else nothing.
     """
-    spec = TrainSpec.model_validate(config["spec"]).fetched()
+    spec: TrainSpec = config["spec"].fetched()
     prepare_environment(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()

@@ -17,7 +17,8 @@ from raydistill.job.record import stage_records
 from raydistill.models.load import load_tokenizer
 from raydistill.registry import checkpoints
 from raydistill.registry.checkpoints import checkpoint_folder
-from raydistill.stages import _checkpoints
+from raydistill.stages import _models
+from raydistill.stages._base import Input
 from raydistill.store_paths import cache_folder
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.checkpoint import save_student
@@ -54,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def fetched(storage: Path, reference: str) -> Path:
     """The folder that a stage finds for a reference to the registry of a storage folder."""
     folder = checkpoint_folder(reference, cache_folder(), registry=f"sqlite:///{storage / 'mlflow.db'}")
-    return _checkpoints.resolve(ModelRef(checkpoint=reference), {reference: folder})
+    return _models.resolve(ModelRef(checkpoint=reference), {reference: Input(folder=folder)})
 
 
 @pytest.mark.parametrize(("reference", "seed"), [("models:/student@candidate", 2), ("models:/student/1", 1)])

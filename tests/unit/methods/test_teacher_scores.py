@@ -20,7 +20,7 @@ from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_
 from raydistill.models.load import load_model
 from raydistill.models.offloading import put_away
 from raydistill.models.predictions import predict
-from toys.capture import capture_stage, context_of, write_labelled
+from toys.capture import capture_stage, context_of, run_of, write_labelled
 from toys.classifiers import CLASSES, toy_classifier, toy_labelled_batch
 from toys.families import toy_roberta
 from toys.models import toy_bert
@@ -220,7 +220,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def captured(folder: Path) -> dict[str, Any]:
     """What a capture with the seed 5 stores of eight rows in one batch, which it sorts by length, and that batch."""
     stage = capture_stage(folder, outputs=["dropout_scores"], dropout_passes=PASSES)
-    outputs = TeacherOutputs(stage.teacher_run(0, context_of(stage, folder / "out")))
+    outputs = TeacherOutputs(run_of(stage, 0, context_of(stage, folder / "out")))
     builder = outputs._builders[0]
     order = np.argsort(builder.corpus.lengths[ROWS], kind="stable")
     assert order[0] != 0

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import teacher_inference
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
-from raydistill.stages import _captured
+from raydistill.stages import _teacher_cache
 from raydistill.tracking.registration import content_hash
 from toys.capture import context_of, outputs_here, save_teacher, train_stage, write_labelled
 
@@ -49,7 +50,9 @@ def sets_of(
 ) -> tuple[list[OutputSet], int]:
     stage = train_stage(folder, teacher_outputs="stored", **changes)
     context = context_of(stage, storage / (output or f"job/{uuid.uuid4()}"), storage=storage, seed=seed)
-    return _captured.sets_of(stage.config, [layers] * len(stage.config.teachers), context)
+    decisions = stage.plan(context.scaling, context.inputs)
+    reading = replace(decisions.reading, layers=(tuple(layers),) * len(decisions.teachers))
+    return _teacher_cache.sets_of(stage.config, reading, decisions.teachers, context)
 
 
 def test_sets_lie_below_the_storage_by_the_hashes_of_what_they_are_of(folder: Path, tmp_path: Path) -> None:
@@ -215,16 +218,14 @@ def test_a_full_disk_is_told_before_anything_is_stored(
 
 def test_the_preflight_tells_what_is_stored_and_how_large_it_is(folder: Path) -> None:
     stage = train_stage(folder, corpus=[{"corpus": str(folder / "corpus"), "weight": 3}])
-    lines = stage.check(ScalingConfig(), {}).lines
+    lines = stage.plan(ScalingConfig(), {}).lines
     assert "teacher 0 bert is not run: its outputs are stored first" in lines
     assert lines[-1] == (
         "teacher 0 bert, 7,883 parameters, stores logits: about 0.0 MiB for 110 rows, unless they are there"
     )
     assert any(line.startswith("teacher outputs: stored, because this training reads 540 rows") for line in lines)
     assert not [
-        line
-        for line in train_stage(folder, teacher_outputs="live").check(ScalingConfig(), {}).lines
-        if "stores" in line
+        line for line in train_stage(folder, teacher_outputs="live").plan(ScalingConfig(), {}).lines if "stores" in line
     ]
 
 

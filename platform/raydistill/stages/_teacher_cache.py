@@ -8,10 +8,10 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import mirror
@@ -22,9 +22,16 @@ from raydistill.json_file import write_json
 from raydistill.locks import locked
 from raydistill.methods import muki
 from raydistill.methods.muki import DROPOUT_SCORES
-from raydistill.stages import _base, _checkpoints, _corpora, _fit, _placement, _stored
-from raydistill.stages.capture import Config, Stage, size_text
+from raydistill.stages import _corpora, _teacher_plan
+from raydistill.stages._base import Inputs, StageContext
+from raydistill.stages._models import Fitted
+from raydistill.stages._stored_outputs import VERIFIED_BYTES, Reading
+from raydistill.stages.capture import Config as CaptureConfig
+from raydistill.stages.capture import Stage, size_text
 from raydistill.store_paths import remote_uri
+
+if TYPE_CHECKING:
+    from raydistill.stages.train import Config
 
 FOLDER = "teacher_outputs"
 """Name of the shared folder below the storage."""
@@ -35,9 +42,9 @@ _SPARE_BYTES = 2**30
 _logger = logging.getLogger(__name__)
 
 
-def stages_of(config: Any, layers: Sequence[Sequence[int]], *, precision: str = "fp32") -> list[Stage]:
+def stages_of(config: "Config", layers: Sequence[Sequence[int]], *, precision: str = "fp32") -> list[Stage]:
     """For each teacher of a training the capture of what the method reads of it; ``layers`` are those of each."""
-    kinds = _stored.kinds_of(config)
+    kinds = _teacher_plan.kinds_of(config)
     same = {
         "kind": "capture",
         "corpus": _corpora.whole(config.corpus),
@@ -48,7 +55,7 @@ def stages_of(config: Any, layers: Sequence[Sequence[int]], *, precision: str = 
         **_passes_of(config.method.config, kinds),
     }
     read = [list(dict.fromkeys(of_teacher)) if "cls_states" in kinds else [] for of_teacher in layers]
-    return [Stage(FOLDER, Config.model_validate({**same, "layers": of_teacher})) for of_teacher in read]
+    return [Stage(FOLDER, CaptureConfig.model_validate({**same, "layers": of_teacher})) for of_teacher in read]
 
 
 def _passes_of(method: Any, kinds: Sequence[str]) -> dict[str, Any]:
@@ -58,29 +65,32 @@ def _passes_of(method: Any, kinds: Sequence[str]) -> dict[str, Any]:
     return {"dropout_passes": method.dropout_passes, "dropout": method.teacher_dropout}
 
 
-def lines(config: Any, earlier: Mapping[str, _base.Forecast], student: Any) -> list[str]:
-    """What a preflight says of the sizes, given the student's configuration."""
-    teachers = [_checkpoints.model_config(teacher, earlier)[0] for teacher in config.teachers]
-    found = []
-    for number, stage in enumerate(stages_of(config, _stored.layers_of(config, student, teachers))):
-        corpus = _fit.check_task(stage.config, earlier)
-        found.append(f"{stage.line(number, teachers[number], corpus)}, unless they are there")
-    return found
+def lines(config: "Config", reading: Reading, teachers: Sequence[Fitted], inputs: Inputs) -> list[str]:
+    """What a preflight says of the sizes of captures of its own."""
+    stages = stages_of(config, reading.layers)
+    return [
+        f"{stage.line(number, teacher, _corpora.read_by(config.task, stage.config.corpus, inputs))}, unless they are "
+        "there"
+        for number, (stage, teacher) in enumerate(zip(stages, teachers, strict=True))
+    ]
 
 
-def sets_of(config: Any, layers: Sequence[Sequence[int]], context: _base.StageContext) -> tuple[list[OutputSet], int]:
+def sets_of(
+    config: "Config", reading: Reading, teachers: Sequence[Fitted], context: StageContext
+) -> tuple[list[OutputSet], int]:
     """The sets that a training reads, captured first where they are missing, and how many rows teachers ran on for it.
 
     Needs a running Ray where any is missing. Of several runs that miss the same one captures and the others wait; what
     an ended one left is gone on with. Raises ValueError when the disk has no room for them.
     """
-    precision = _placement.precision_of(config.training.precision, context.scaling)
+    precision = _teacher_plan.precision_of(config.training.precision, context.scaling)
     # The only draws are those of passes with dropout, the same for all runs unless the method gives them a seed.
     neutral = replace(context, seed=getattr(config.method.config, "dropout_seed", None) or 0)
+    stages = stages_of(config, reading.layers, precision=precision)
     sets: list[OutputSet] = []
     ran = 0
-    for number, stage in enumerate(stages_of(config, layers, precision=precision)):
-        run = _placed(stage.teacher_run(number, neutral), context)
+    for number, (stage, teacher) in enumerate(zip(stages, teachers, strict=True)):
+        run = _placed(stage.teacher_run(number, teacher, neutral), context)
         rows, found = _ensured(run, stage, number, context.scaling)
         ran += rows
         sets += found
@@ -97,7 +107,7 @@ def _counted(path: Path, ran: int) -> int:
     return int(before + ran)
 
 
-def _placed(run: TeacherRun, context: _base.StageContext) -> TeacherRun:
+def _placed(run: TeacherRun, context: StageContext) -> TeacherRun:
     """The run with its sets in the shared folder, under names of their content alone; each corpus once."""
     root = (context.storage or context.output) / FOLDER
     placed: dict[str, tuple[str, Header]] = {}
@@ -163,7 +173,7 @@ def _serving(target: Path, wanted: Header) -> OutputSet | None:
             one = OutputSet.open(str(folder))
             if not _serves(one.header, wanted):
                 continue
-            if one.num_bytes <= _stored.VERIFIED_BYTES:
+            if one.num_bytes <= VERIFIED_BYTES:
                 one.verify()
             return one
         except ValueError:
