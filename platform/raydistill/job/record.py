@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydistill import __version__
 from raydistill.data import mirror
 from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST
@@ -96,7 +95,7 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
     identity = {
         "configuration": run.stage.identity(job.scaling(run.stage)),
         "seed": job.seed(run),
-        "version": __version__,
+        "format": run.stage.FORMAT,
         "files": outside,
     }
     digest = stage_hash(identity, hashes)

@@ -225,6 +225,8 @@ class Stage(ABC):
     """One step of a job; a subclass named ``Stage`` in ``stages/<kind>.py``."""
 
     config_type: ClassVar[type[StageConfig]]
+    FORMAT: ClassVar[int] = 1
+    """A part of the hash of what it makes: another number where the same configuration comes to make something else."""
     aggregates: ClassVar[bool] = False
     """Reads all runs of an input that has several in one run, instead of running once for each of them."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raydistill import __version__, cluster
+from raydistill import cluster
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.binarize import HELD_OUT, TRAIN
@@ -162,7 +162,7 @@ class Stage(_base.Stage):
         model_hash = _models.content_of(model.folder)
         student_hash = None if student is None else _models.content_of(student.folder)
         corpus_hash = open_mixture(corpus).hash
-        contents = [__version__, model_hash, student_hash, corpus_hash]
+        contents = [self.FORMAT, model_hash, student_hash, corpus_hash]
         progress = ScoringProgress(context.output, [*contents, run.identity()])
         sums, rows = score_units(run, progress, num_actors=scaling.num_workers, cpus=scaling.cpus_per_worker)
         context.tracker.log_metrics(context.run_key, {"score/rows": rows}, 0)
