@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from raydistill.methods._base import Distiller, Requirements
-    from raydistill.tasks._base import Column, Encoding, TaskBase
+    from raydistill.tasks._base import Column, TaskBase
 
 
 @dataclass(frozen=True)
@@ -150,10 +150,6 @@ class TaskSpec(Named):
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
         """Names of what a classifier's outputs stand for, given the names of the corpus's classes."""
         return self.task.outputs(self.config, tuple(labels))
-
-    def build(self, encoding: "Encoding") -> "TaskBase":
-        """The task of a corpus."""
-        return self.task(self.config, encoding)
 
 
 class EncodingSpec(Named):

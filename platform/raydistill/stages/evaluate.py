@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,23 +192,25 @@ class Stage(_base.Stage):
 
     def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:
         """Each model as often as its stage ran, then each ensemble."""
+        read = partial(self._read, _corpora.read_by(self.config.task, self.config.corpus, context.inputs), context)
         for name, model in self.config.models.items():
             reference = _models.describe(model)
-            stage, key = _base.stage_of(reference), f"models.{name}"
+            stage, one = _base.stage_of(reference), {f"models.{name}": model}
             if stage not in context.runs:
-                yield _Candidate(name, {}, reference, self._read({key: model}, context.inputs, context))
+                yield _Candidate(name, {}, reference, read(one, context.inputs))
             for run in context.runs.get(stage, ()):
-                inputs = {**context.inputs, stage: Input(folder=run.output)}
-                yield _Candidate(name, run.assignment, reference, self._read({key: model}, inputs, context))
+                of_run = {**context.inputs, stage: Input(folder=run.output)}
+                yield _Candidate(name, run.assignment, reference, read(one, of_run))
         for name, ensemble in self.config.ensembles.items():
             members = {f"ensembles.{name}.members.{number}": one for number, one in enumerate(ensemble.members)}
             reference = " + ".join(map(_models.describe, ensemble.members))
-            one = self._read(members, context.inputs, context)
-            yield _Candidate(name, {}, reference, replace(one, combine=ensemble.combine))
+            found = replace(read(members, context.inputs), combine=ensemble.combine)
+            yield _Candidate(name, {}, reference, found)
 
-    def _read(self, models: Mapping[str, ModelRef], inputs: Inputs, context: _base.StageContext) -> Checkpoints:
+    def _read(
+        self, corpus: CorpusFacts, context: _base.StageContext, models: Mapping[str, ModelRef], inputs: Inputs
+    ) -> Checkpoints:
         """Where models lie, by their keys, and how each is read."""
-        corpus = _corpora.read_by(self.config.task, self.config.corpus, inputs)
         found = [self._fitted(key, one, corpus, inputs) for key, one in models.items()]
         return Checkpoints(
             tuple(one.for_workers(context.storage) for one in found),
