@@ -22,6 +22,7 @@ LAYERS = (
     ("stages",),
     ("training", "evaluation", "report"),
     ("data",),
+    ("registry",),
     ("tracking", "cluster"),
     ("config",),
     ("methods", "tasks"),
@@ -160,11 +161,11 @@ def test_deepspeed_is_imported_in_one_module():
     assert importers_of(*names) == {"raydistill.training.engine"}
 
 
-def test_mlflow_is_imported_in_tracking_alone():
+def test_mlflow_is_imported_in_tracking_and_registry_alone():
     # Loaded by name in quiet.py, which the test below makes the only way round an import statement.
     found = importers_of("mlflow", "raydistill.tracking.quiet")
     assert "raydistill.tracking.writer" in found
-    assert {part_of(module) for module in found} == {"tracking"}
+    assert {part_of(module) for module in found} == {"tracking", "registry"}
 
 
 def test_names_known_only_when_running_are_imported_by_discovery_and_for_mlflow_alone():

@@ -26,8 +26,8 @@ import ray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from raydistill.config.named import parser
-from raydistill.data.binarize import binarize
-from raydistill.data.units import WeightedSource
+from raydistill.data.corpus_building import binarize
+from raydistill.data.input_splits import WeightedSource
 from raydistill.models.load import load_tokenizer
 from toys.text import save_tokenizer, write_text
 

@@ -16,8 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from raydistill.config.named import parser
-from raydistill.data.binarize import binarize
-from raydistill.data.units import WeightedSource
+from raydistill.data.corpus_building import binarize
+from raydistill.data.input_splits import WeightedSource
 from toys.text import save_tokenizer, write_text
 
 SMALL, LARGE = 20_000_000, 200_000_000

@@ -30,12 +30,12 @@ from transformers import BertConfig, BertForSequenceClassification
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from raydistill.batch import Batch
-from raydistill.data.capture import TeacherOutputs, TeacherRun
 from raydistill.data.corpus import Corpus
 from raydistill.data.plan import micro_batches
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.stream import BatchBuilder, FeedSpec
-from raydistill.data.teacher_outputs import Header, Kept
+from raydistill.data.teacher_inference import TeacherOutputs, TeacherRun
+from raydistill.data.teacher_outputs import Header, OutputSpec
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.methods import kd
 from raydistill.models.classes import with_classes
@@ -71,7 +71,7 @@ def write_inputs(folder: Path) -> None:
 def capture(folder: Path) -> StoredOutputs:
     """The teacher's logits, without Ray."""
     corpus = Corpus.open(str(folder / "corpus"))
-    kept = Kept(("logits",), (), "float32", 1)
+    kept = OutputSpec(("logits",), (), "float32", 1)
     header = Header(
         teacher="teacher",
         teacher_hash="",

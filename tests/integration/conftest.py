@@ -1,5 +1,6 @@
 """One local Ray cluster for all integration tests of a session: starting one, and its workers, is what costs time."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ def ray_cluster() -> Iterator[None]:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
-        # Workers import the toy models and the functions that tests hand them.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        # Workers import the toy models and the functions that tests hand them, and the package from where tests do.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         import ray
 
         ray.init(

@@ -114,7 +114,7 @@ def soft_loss(student: Outputs, teacher: Outputs, setting: Setting) -> Tensor:
     return summed / p.numel() if setting.per_class else summed / len(p)
 
 
-def patience_loss(student: Outputs, teacher: Outputs, setting: Setting) -> Tensor:
+def pkd_loss(student: Outputs, teacher: Outputs, setting: Setting) -> Tensor:
     of_teacher, of_student = setting.compared
     difference = student.cls(of_student, setting.normalizes) - teacher.cls(of_teacher, setting.normalizes)
     return (difference**2).mean()
@@ -125,7 +125,7 @@ def terms_of_base(student: Outputs, teacher: Outputs, rows: Rows, setting: Setti
     true = -torch.log_softmax(student.logits, dim=-1)[torch.arange(len(rows.labels)), rows.labels].mean()
     found = {"ce": (1 - setting.alpha, true), "kd": (setting.alpha, soft_loss(student, teacher, setting))}
     if setting.beta:
-        found["patience"] = (setting.beta, patience_loss(student, teacher, setting))
+        found["pkd"] = (setting.beta, pkd_loss(student, teacher, setting))
     return found
 
 
@@ -160,7 +160,7 @@ def causal_task_loss(
             of_student = under_intervention(student, base, source, *where)
         terms["causal_kd"] = (setting.gamma, soft_loss(of_student, of_teacher, setting))
         if setting.beta:
-            terms["causal_patience"] = (setting.beta, patience_loss(of_student, of_teacher, setting))
+            terms["causal_pkd"] = (setting.beta, pkd_loss(of_student, of_teacher, setting))
         equal = of_student.logits.argmax(-1) == of_teacher.logits.argmax(-1)
         agreement["causal_agreement"] = equal.double().mean()
     total = sum(weight * value for weight, value in terms.values())

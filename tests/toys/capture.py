@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.capture import Share, TeacherOutputs, TeacherRun
 from raydistill.data.corpus import tokenizer_hash
+from raydistill.data.teacher_inference import Share, TeacherOutputs, TeacherRun
 from raydistill.models.load import load_tokenizer, save_model
 from raydistill.stages import capture, train
 from raydistill.stages._base import Run, Stage, StageContext
@@ -107,13 +107,16 @@ def context_of(
         seed=seed,
         scaling=ScalingConfig(**scaling),
         output=output,
-        outputs=outputs,
-        summaries={},
         tracker=tracker,
         run_key=KEY,
         runs={name: [Run(name, {}, path, {})] for name, path in outputs.items()},
         storage=storage,
     )
+
+
+def run_of(stage: capture.Stage, number: int, context: StageContext) -> TeacherRun:
+    """What actors are told of a teacher of a capture."""
+    return stage.teacher_run(number, stage.plan(context.scaling, context.inputs).teachers[number], context)
 
 
 def outputs_here(items: list[dict[str, int]], run: TeacherRun, share: Share) -> Iterator[Any]:

@@ -8,9 +8,9 @@ from typing import Any
 from unittest.mock import patch
 
 from raydistill import cluster
-from raydistill.search.campaign import _plan
-from raydistill.search.spaces import job_data
-from raydistill.search.trial import FINISHED, Reporter, run_trial
+from raydistill.search.campaign import trial_context
+from raydistill.search.results import TrialEvent
+from raydistill.search.trial import ExchangedState, run_trial
 from raydistill.tracking.tracker import MemoryTracker
 from toys.search import make_search
 
@@ -23,23 +23,18 @@ def live(folder: Path) -> dict[str, Any]:
     return {"distill.teacher_outputs": "live", "distill.student.checkpoint": str(folder / "teacher")}
 
 
-class Saves(Reporter):
+class Saves:
     """Keeps the state at a step and ends there, or hears the last metric."""
 
-    copies = True
+    def __init__(self, stop: int | None, target: Path) -> None:
+        self._stop, self._target = stop, target
 
-    def __init__(self, start: Path | None, stop: int | None, target: Path) -> None:
-        self.start, self._stop, self._target = start, stop, target
-        self.copied_from = None if start is None else -1
-        self.metric = float("nan")
-
-    def report(self, metrics: Any, save_state: Any = None) -> None:
-        """Save and end at the step, else keep the metric of the student."""
-        if metrics["step"] == self._stop:
+    def __call__(self, event: TrialEvent, save_state: Any) -> None:
+        """Save and end at the step, else keep the last event."""
+        if event.step == self._stop:
             save_state(self._target)
             raise SystemExit
-        if metrics.get(FINISHED):
-            self.metric = metrics["metric"]
+        self.last = event
 
 
 def repeat(folder: Path, course: list[dict[str, Any]]) -> dict[str, Any]:
@@ -48,19 +43,21 @@ def repeat(folder: Path, course: list[dict[str, Any]]) -> dict[str, Any]:
     campaign = folder / "repeated"
     (campaign / "trials").mkdir(parents=True)
     # With as many threads as the trials had: Adam makes steps of what rounding leaves where a gradient is zero.
-    plan = replace(_plan(search, job_data(search), campaign, tracker=MemoryTracker()), parallel=PARALLEL)
-    start: Path | None = None
+    context = replace(
+        trial_context(search), folder=campaign, tracker=MemoryTracker(), parallel=PARALLEL, exchange_steps=1
+    )
+    start: ExchangedState | None = None
     stops = [part["step"] for part in course[1:]]
     for number, (part, stop) in enumerate(zip(course, [*stops, None], strict=True)):
         target = campaign / f"state-{number}"
         target.mkdir()
-        reporter = Saves(start, stop, target)
+        saves = Saves(stop, target)
         try:
-            run_trial(plan, number, part["values"], reporter)
+            run_trial(context, number, part["values"], saves, start=start)
         except SystemExit:
             assert stop is not None
-        start = target
-    return {"metric": reporter.metric, "student": str(reporter.folder / "student")}
+        start = ExchangedState(target, number, stop or 0, [])
+    return {"metric": saves.last.metric, "student": str(saves.last.folder / "student")}
 
 
 if __name__ == "__main__":

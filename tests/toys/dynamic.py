@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raydistill.batch import Batch
 from raydistill.layout import Layout
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from raydistill.models.predictions import Prediction
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
 

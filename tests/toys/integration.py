@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, collate
-from raydistill.methods import _alignment
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods import _integration
+from raydistill.methods._base import stored_name
 from toys.classifiers import toy_classifier
 from toys.dynamic import g, says
 from toys.models import toy_bert
@@ -85,8 +85,8 @@ def of_states(module: ModuleType, **options: Any) -> tuple[Tensor, dict[str, Ten
     batch = fixture_batch(())
     said = [says(logits, states) for logits, states in zip(TEACHERS, TEACHER_STATES, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_alignment, "predict", lambda *_, **__: says(STUDENT, STUDENT_STATES))
-        patch.setattr(_alignment, "run_teacher", lambda *_, number, **__: said[number])
+        patch.setattr(_integration, "predict", lambda *_, **__: says(STUDENT, STUDENT_STATES))
+        patch.setattr(module.Method, "run_teacher", lambda *_, number, **__: said[number])
         found: tuple[Tensor, dict[str, Tensor]] = method(batch, method.denominators(batch))
     return found
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from raydistill.tracking.card import model_card
-from raydistill.tracking.gate import GateConfig, gate_tag
-from raydistill.tracking.student import FiguresRow, figures_tag
+from raydistill.registry.card import model_card
+from raydistill.registry.gate import GateConfig, gate_tag
+from raydistill.registry.student import FiguresRow, figures_tag
 from raydistill.tracking.writer import MlflowWriter
 from toys.checkpoint import save_student
 

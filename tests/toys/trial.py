@@ -4,30 +4,34 @@ import json
 import shutil
 import sys
 from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from raydistill import cluster
-from raydistill.search.campaign import _plan
-from raydistill.search.spaces import job_data
-from raydistill.search.trial import FINISHED, Reporter, TrialError, run_trial
+from raydistill.search import spaces
+from raydistill.search.campaign import trial_context
+from raydistill.search.results import TrialEvent
+from raydistill.search.trial import TrialContext, TrialError, run_trial
 from raydistill.search.tuning import trainable as trainable_module
 from raydistill.tracking.tracker import MemoryTracker
 from toys.search import make_search
 
 
-class Kept(Reporter):
+class Kept:
     """Keeps what is reported, and ends the trial at a step."""
 
     def __init__(self, *, stop: int | None = None) -> None:
         self.told: list[tuple[int, float, bool]] = []
+        self.folder = Path()
         self._stop = stop
 
-    def report(self, metrics: Any, save_state: Any = None) -> None:
-        self.told.append((int(metrics["step"]), metrics["metric"], bool(metrics.get(FINISHED))))
-        if metrics["step"] == self._stop:
+    def __call__(self, event: TrialEvent, save_state: Any) -> None:
+        self.folder = event.folder
+        self.told.append((event.step, event.metric, event.finished))
+        if event.step == self._stop:
             raise SystemExit
 
 
@@ -46,16 +50,17 @@ class InPlaceOfTune:
     def get_checkpoint(self) -> Any:
         return None if self._state is None else SimpleNamespace(as_directory=lambda: nullcontext(str(self._state)))
 
-    def report(self, told: dict[str, Any], checkpoint: Path | None = None) -> None:
-        self.told.append(told)
+    def report(self, result: dict[str, Any], checkpoint: Path | None = None) -> None:
+        event: TrialEvent = result["event"]
+        self.told.append({**asdict(event), "folder": str(event.folder), "clock": result["clock"]})
         if checkpoint is not None:
-            self.saved_at.append(told["step"])
+            self.saved_at.append(event.step)
             shutil.copytree(checkpoint, self._target, dirs_exist_ok=True)
-        if told["step"] == self._stop:
+        if event.step == self._stop:
             raise SystemExit
 
 
-def population(plan: Any, folder: Path) -> dict[str, Any]:
+def population(context: TrialContext, folder: Path) -> dict[str, Any]:
     """A trial that ends at step 4, and two that go on from its state: with its values, and with another rate."""
     state, found = folder / "state", {}
     runs: dict[str, tuple[int, float, int | None, Path | None]] = {
@@ -68,7 +73,7 @@ def population(plan: Any, folder: Path) -> dict[str, Any]:
         tune = InPlaceOfTune(number, stop=stop, state=start, target=target)
         values = {"method.temperature": 2.0, "optimizer.learning_rate": rate}
         with patch.object(trainable_module, "tune", tune), suppress(SystemExit):
-            trainable_module.trainable(plan, exchange_steps=4)({"number": 10, "values": values})
+            trainable_module.trainable(replace(context, exchange_steps=4))({"number": 10, "values": values})
         found[name] = {"told": tune.told, "saved_at": tune.saved_at}
     return found
 
@@ -79,17 +84,19 @@ def main(folder: Path) -> dict[str, Any]:
     search = make_search(folder, overrides=changes)
     campaign, tracker = folder / "runs" / "toy-search", MemoryTracker()
     (campaign / "trials").mkdir(parents=True)
-    plan = _plan(search, job_data(search), campaign, tracker=tracker)
+    context = replace(trial_context(search), tracker=tracker)
     found: dict[str, Any] = {}
     trials = {"first": (0.02, None), "again": (0.02, None), "failed": (1e30, None), "stopped": (0.01, 4)}
-    for number, (name, (rate, stop)) in enumerate(trials.items()):
-        reporter, ended = Kept(stop=stop), ""
-        try:
-            run_trial(plan, number, {"method.temperature": 2.0, "optimizer.learning_rate": rate}, reporter)
-        except (TrialError, SystemExit) as error:
-            ended = f"{type(error).__name__}: {error}"
-        found[name] = {"told": reporter.told, "ended": ended, "folder": str(reporter.folder)}
-    found["population"] = population(plan, folder)
+    with patch.object(spaces, "load_job", wraps=spaces.load_job) as load:
+        for number, (name, (rate, stop)) in enumerate(trials.items()):
+            reporter, ended = Kept(stop=stop), ""
+            try:
+                run_trial(context, number, {"method.temperature": 2.0, "optimizer.learning_rate": rate}, reporter)
+            except (TrialError, SystemExit) as error:
+                ended = f"{type(error).__name__}: {error}"
+            found[name] = {"told": reporter.told, "ended": ended, "folder": str(reporter.folder)}
+    found["loads"] = load.call_count
+    found["population"] = population(context, folder)
     found["copied_from"] = {run.name: run.tags.get("copied_from") for run in tracker.runs.values()}
     found["status"] = [run.status for run in tracker.runs.values()]
     found["parents"] = sorted({str(run.parent) for run in tracker.runs.values()})

@@ -1,20 +1,21 @@
-"""``raydistill models``: look at registered students, compare them, promote them and copy them out."""
+"""``raydistill models``: list, show, compare, promote and copy registered students."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raydistill.commands.reporting import USER_CAN_FIX, DebugOption, JsonOption, emit, print_lines, reported
 
 if TYPE_CHECKING:
-    from raydistill.tracking.promotion import Promotion
-    from raydistill.tracking.versions import RegisteredStudent, Registry
+    from raydistill.registry.client import Registry
+    from raydistill.registry.promotion import Promotion
+    from raydistill.registry.student import StudentVersion
 
 app = typer.Typer(
     name="models",
-    help="Look at registered students, compare, promote and copy them.",
+    help="List, show, compare, promote and copy registered students.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -27,8 +28,6 @@ UriOption = Annotated[
     str | None,
     typer.Option("--tracking-uri", metavar="URI", help="The MLflow store, by default MLFLOW_TRACKING_URI if set."),
 ]
-
-_HEAD = ["name", "versions", "aliases", "job", "best metric"]
 
 
 @app.command("list")
@@ -44,8 +43,9 @@ def list_students(
     """
     with reported(debug=debug):
         students = _registry(storage, uri).students()
-        rows = [_row(student) for student in students]
-        emit([_listed(student) for student in students], json_text=as_json, lines=_aligned([_HEAD, *rows]))
+        from raydistill.registry.display import list_lines
+
+        emit([student.as_data() for student in students], json_text=as_json, lines=list_lines(students))
 
 
 @app.command("show")
@@ -64,8 +64,8 @@ def show(
       raydistill models show sentiment-student/3 --json
     """
     with reported(debug=debug):
-        version = _registry(storage, uri).find(model)
-        from raydistill.tracking.showing import version_lines
+        version = _find(_registry(storage, uri), model)
+        from raydistill.registry.display import version_lines
 
         emit(version.as_data(), json_text=as_json, lines=version_lines(version))
 
@@ -79,7 +79,7 @@ def compare(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Put two versions side by side, with their differences.
+    """Compare two versions side by side, with their differences.
 
     \b
     Example:
@@ -87,20 +87,20 @@ def compare(
     """
     with reported(debug=debug):
         registry = _registry(storage, uri)
-        one, other = registry.find(first), registry.find(second)
-        from raydistill.tracking.showing import comparison, comparison_lines
+        one, other = _find(registry, first), _find(registry, second)
+        from raydistill.registry.display import comparison, comparison_lines
 
         models = [{"name": each.name, "version": each.number} for each in (one, other)]
         data = {"models": models, "rows": comparison(one, other)}
-        emit(data, json_text=as_json, lines=_aligned(comparison_lines(one, other)))
+        emit(data, json_text=as_json, lines=comparison_lines(one, other))
 
 
 @app.command("promote")
 def promote(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered student.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", help="Which version.")],
-    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="The alias that it gets, such as champion.")],
-    force: Annotated[bool, typer.Option("--force", help="Do it although it fails, and keep as a tag what.")] = False,
+    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="The alias to give it, such as champion.")],
+    force: Annotated[bool, typer.Option("--force", help="Promote it even if a check fails; a tag keeps why.")] = False,
     storage: StorageOption = None,
     uri: UriOption = None,
     as_json: JsonOption = False,
@@ -114,8 +114,8 @@ def promote(
     """
     with reported(debug=debug):
         registry = _registry(storage, uri)
-        found = registry.find(f"{name}/{version}")
-        from raydistill.tracking import promotion
+        found = _find(registry, f"{name}/{version}")
+        from raydistill.registry import promotion
 
         done = promotion.promote(registry, found, to, force=force)
         emit(asdict(done), json_text=as_json, lines=_promoted_lines(done))
@@ -142,39 +142,22 @@ def pull(
     """
     with reported(debug=debug):
         registry = _registry(storage, uri)
-        version = registry.find(model)
+        version = _find(registry, model)
         registry.pull(version, folder)
         data = {"name": version.name, "version": version.number, "folder": str(folder)}
         emit(data, json_text=as_json, lines=[f"wrote {version.title} to {folder}"])
 
 
 def _registry(storage: Path | None, uri: str | None) -> "Registry":
-    from raydistill.tracking.versions import Registry, registry_uri
+    from raydistill.registry.client import Registry, registry_uri
 
     return Registry(registry_uri(storage, uri))
 
 
-def _listed(student: "RegisteredStudent") -> dict[str, Any]:
-    best = student.best
-    return {
-        "name": student.name,
-        "versions": [version.number for version in student.versions],
-        "aliases": dict(student.aliases),
-        "job": student.versions[0].tags.get("job") if student.versions else None,
-        "best": None if best is None else dict(zip(("metric", "value", "version"), best, strict=True)),
-    }
+def _find(registry: "Registry", model: str) -> "StudentVersion":
+    from raydistill.registry.reference import ModelReference
 
-
-def _row(student: "RegisteredStudent") -> list[str]:
-    listed = _listed(student)
-    best = listed["best"]
-    return [
-        student.name,
-        ", ".join(map(str, listed["versions"])) or "none",
-        ", ".join(f"{alias}={number}" for alias, number in listed["aliases"].items()),
-        listed["job"] or "",
-        "" if best is None else f"{best['metric']} {best['value']:.6g} (version {best['version']})",
-    ]
+    return registry.find(ModelReference.parse(model))
 
 
 def _outcome(done: "Promotion") -> str:
@@ -186,9 +169,3 @@ def _promoted_lines(done: "Promotion") -> list[str]:
         return []
     before = f", version {done.previous} was" if done.previous not in (None, done.version) else ""
     return [f"{done.name} version {done.version} is {done.alias}{before}", *done.notes]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines whose columns stand below each other."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,91 +1,214 @@
-"""Sections that pick a module by name: ``method: {name: causal, temperature: 2}``."""
+"""Sections that pick a module by name: ``method: {name: causal, temperature: 2}`` becomes a ``MethodSpec``.
+
+Such a spec is the annotation of its field. It is validated where it enters; one that is made already passes through.
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
+from pydantic_core import CoreSchema, core_schema
 
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
 
+if TYPE_CHECKING:
+    from torch import nn
 
-@dataclass(frozen=True)
-class NamedIn:
-    """Marks a field whose value is a name of a module in ``package`` and that module's options."""
-
-    package: str
-    attribute: str = "Config"
-    """The module's dataclass of options."""
-
-    def config_type(self, name: str) -> type:
-        """The dataclass of options of module ``name``; raises ValueError when there is none."""
-        config_type: type = getattr(discovery.load(self.package, name), self.attribute)
-        assert dataclasses.is_dataclass(config_type)
-        return config_type
+    from raydistill.methods._base import Distiller, Requirements
+    from raydistill.tasks._base import Column, TaskBase
 
 
 @dataclass(frozen=True)
 class Named:
     """A module found by name and its validated options."""
 
-    package: str
+    PACKAGE: ClassVar[str]
+    ATTRIBUTE: ClassVar[str] = "Config"
+    """The module's dataclass of options."""
+
     name: str
     config: Any
 
-    @property
-    def module(self) -> ModuleType:
-        """The module itself, imported."""
-        return discovery.load(self.package, self.name)
+    @classmethod
+    def config_type(cls, name: str) -> type:
+        """The dataclass of options of module ``name``; raises ValueError when there is none."""
+        config_type: type = getattr(discovery.load(cls.PACKAGE, name), cls.ATTRIBUTE)
+        assert dataclasses.is_dataclass(config_type)
+        return config_type
 
-    def dump(self) -> dict[str, Any]:
-        """The section as plain data, every default written out."""
-        return {"name": self.name, **TypeAdapter(type(self.config)).dump_python(self.config, mode="json")}
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """A spec from ``{"name": ..., **options}``, from the bare name, or from one that is made already.
 
-
-def parser(package: str, attribute: str = "Config") -> Callable[[Any], Named]:
-    """A function from ``{"name": ..., **options}`` (or the bare name) to a ``Named``.
-
-    It raises ValueError for what is no such section, an unknown name included, and pydantic's ValidationError
-    for options that the module's ``attribute`` (a frozen dataclass) does not have or take.
-    """
-    kind = package.rpartition(".")[2].removesuffix("s")
-    folder = NamedIn(package, attribute)
-
-    def parse(value: Any) -> Named:
-        if isinstance(value, Named):
+        Raises ValueError for what is no such section, an unknown name included, and pydantic's ValidationError for
+        options that the module does not have or take.
+        """
+        if isinstance(value, cls):
             return value
+        kind = cls.PACKAGE.rpartition(".")[2].removesuffix("s")
         if not isinstance(value, str | dict):
             raise ValueError(f"write the name of a {kind}, or its name and options as {{name: ..., key: value}}")
         section = {"name": value} if isinstance(value, str) else dict(value)
-        choices = discovery.names(package)
+        choices = discovery.names(cls.PACKAGE)
         if "name" not in section:
             raise ValueError(f"name is missing; choices: {', '.join(choices)}")
         name = section.pop("name")
         if name not in choices:
             raise choice_error(kind, "name", name, choices)
-        config_type = folder.config_type(name)
+        config_type = cls.config_type(name)
         strict = with_config(ConfigDict(extra="forbid"))(config_type)
         try:
-            return Named(package, name, TypeAdapter(strict).validate_python(section))
+            return cls(name, TypeAdapter(strict).validate_python(section))
         except ValidationError as error:
             fields = [field.name for field in dataclasses.fields(config_type)]
             raise with_choices(error, fields, owner=f"{kind} {name}") from None
 
-    return parse
+    @property
+    def module(self) -> ModuleType:
+        """The module itself, imported."""
+        return discovery.load(self.PACKAGE, self.name)
+
+    def dump(self) -> dict[str, Any]:
+        """The section as plain data, every default written out."""
+        return {"name": self.name, **TypeAdapter(type(self.config)).dump_python(self.config, mode="json")}
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls.dump)
+        )
 
 
-def _field(package: str, attribute: str = "Config", *, optional: bool = False) -> Any:
-    parse = parser(package, attribute)
-    before = (lambda value: None if value is None else parse(value)) if optional else parse
-    dump = PlainSerializer(lambda named: None if named is None else named.dump())
-    return Annotated[Any, NamedIn(package, attribute), BeforeValidator(before), dump]
+class MethodSpec(Named):
+    """A method and its options."""
+
+    PACKAGE = "raydistill.methods"
+
+    @property
+    def method(self) -> "type[Distiller]":
+        """Its class."""
+        found: type[Distiller] = self.module.Method
+        return found
+
+    @property
+    def requirements(self) -> "Requirements":
+        """What it needs with these options."""
+        return self.method.requirements(self.config)
+
+    @property
+    def distils(self) -> bool:
+        """Whether it reads teachers while it trains; for another, a teacher is only what the student starts from."""
+        return self.requirements.max_teachers != 0
+
+    def check(self, student: Any, teachers: Sequence[Any]) -> None:
+        """Refuse models, given their configurations, that it cannot work with; raises ValueError."""
+        self.method.check(self.config, student, teachers)
+
+    def check_running(self, teachers: Sequence[Any]) -> None:
+        """Refuse teachers, given their configurations, that cannot be run as it runs them; raises ValueError."""
+        self.method.check_running(self.config, teachers)
+
+    def stored_layers(self, student: Any, teacher: Any) -> tuple[int, ...]:
+        """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
+        return tuple(self.method.stored_layers(self.config, student, teacher))
+
+    def build(self, student: "nn.Module", teachers: "Sequence[nn.Module]" = (), **options: Any) -> "Distiller":
+        """Student and teachers with the loss between them; ``options`` as ``requirements`` says."""
+        return self.method(self.config, student, teachers, **options)
 
 
-MethodField = _field("raydistill.methods")
-TaskField = _field("raydistill.tasks")
-EncodingField = _field("raydistill.tasks", "EncodeConfig")
-SourceField = _field("raydistill.data.sources")
-OptionalSourceField = _field("raydistill.data.sources", optional=True)
+class TaskSpec(Named):
+    """A task and its options."""
+
+    PACKAGE = "raydistill.tasks"
+
+    @property
+    def task(self) -> "type[TaskBase]":
+        """Its class."""
+        found: type[TaskBase] = self.module.Task
+        return found
+
+    @property
+    def head(self) -> str:
+        """Head that models need for it."""
+        return self.task.HEAD
+
+    @property
+    def batch_dependent(self) -> bool:
+        """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
+        return self.task.batch_dependent(self.config)
+
+    @property
+    def higher_is_better(self) -> dict[str, bool]:
+        """The metrics that models can be compared by, and of each whether a higher value is better."""
+        return self.task.higher_is_better(self.config)
+
+    def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """Names of what a classifier's outputs stand for, given the names of the corpus's classes."""
+        return self.task.outputs(self.config, tuple(labels))
+
+
+class EncodingSpec(Named):
+    """A task's way to make rows of examples, and its options."""
+
+    PACKAGE, ATTRIBUTE = TaskSpec.PACKAGE, "EncodeConfig"
+
+    @property
+    def task(self) -> "type[TaskBase]":
+        """The task that reads such rows."""
+        found: type[TaskBase] = self.module.Task
+        return found
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their ids; none where there are none."""
+        return tuple(getattr(self.config, "labels", ()))
+
+    @property
+    def columns(self) -> "Mapping[str, Column]":
+        """What each row has beside its ids."""
+        found: Mapping[str, Column] = self.module.columns(self.config)
+        return found
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raise ValueError for a tokenizer without a special token that the task needs."""
+        self.module.check_tokenizer(tokenizer)
+
+    def cut(self, examples: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Any]:
+        """The rows of some examples; raises ValueError for one that has not what the task reads."""
+        found: list[Any] = self.module.cut(examples, tokenizer, self.config)
+        return found
+
+
+class SourceSpec(Named):
+    """A source of examples and its options."""
+
+    PACKAGE = "raydistill.data.sources"
+
+    @property
+    def is_listed_early(self) -> bool:
+        """Whether ``items`` is cheap enough to be asked before a job runs."""
+        return bool(self.module.is_listed_early(self.config))
+
+    def items(self) -> list[Any]:
+        """What one data task reads at a time, each an ``Item``."""
+        return list(self.module.items(self.config))
+
+    def read(self, item: Any) -> Iterable[Mapping[str, Any]]:
+        """The examples of an item."""
+        found: Iterable[Mapping[str, Any]] = self.module.read(self.config, item)
+        return found
+
+
+_KINDS: dict[tuple[str, str], type[Named]] = {
+    (one.PACKAGE, one.ATTRIBUTE): one for one in (MethodSpec, TaskSpec, EncodingSpec, SourceSpec)
+}
+
+
+def parser(package: str, attribute: str = "Config") -> Callable[[Any], Any]:
+    """``parse`` of the spec whose modules are in ``package`` and have their options in ``attribute``."""
+    return _KINDS[package, attribute].parse

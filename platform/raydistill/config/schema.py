@@ -8,7 +8,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 
 from raydistill import discovery
-from raydistill.config.named import NamedIn
+from raydistill.config.named import Named
 
 
 def has_key(annotation: Any, path: Sequence[str], value: Any = None) -> bool:
@@ -22,11 +22,10 @@ def has_key(annotation: Any, path: Sequence[str], value: Any = None) -> bool:
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The types of a union, or the type itself; an ``Annotated`` that marks a named section stays whole."""
+    """The types of a union, or the type itself."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        marks = [mark for mark in annotation.__metadata__ if isinstance(mark, NamedIn)]
-        yield from marks or _alternatives(get_args(annotation)[0])
+        yield from _alternatives(get_args(annotation)[0])
     elif origin in (Union, types.UnionType):
         for member in get_args(annotation):
             yield from _alternatives(member)
@@ -35,7 +34,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
 
 
 def _has_key(kind: Any, path: Sequence[str], value: Any) -> bool:
-    if isinstance(kind, NamedIn):
+    if isinstance(kind, type) and issubclass(kind, Named):
         return _named_has_key(kind, path, value)
     first, rest = path[0], path[1:]
     origin, arguments = get_origin(kind), get_args(kind)
@@ -54,10 +53,10 @@ def _has_key(kind: Any, path: Sequence[str], value: Any) -> bool:
     return False
 
 
-def _named_has_key(kind: NamedIn, path: Sequence[str], value: Any) -> bool:
+def _named_has_key(kind: type[Named], path: Sequence[str], value: Any) -> bool:
     if list(path) == ["name"]:
         return True
     name = value.get("name") if isinstance(value, Mapping) else value
-    if name not in discovery.names(kind.package):
+    if name not in discovery.names(kind.PACKAGE):
         return False
     return has_key(kind.config_type(str(name)), path, value)

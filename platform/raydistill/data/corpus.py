@@ -13,44 +13,31 @@ A corpus folder holds::
 import hashlib
 import io
 import json
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel
 
 from raydistill.data.row_columns import schema_of
-from raydistill.data.shards import ShardInfo, ShardReader, check_content, check_sizes
-from raydistill.data.storage import Folder, join
+from raydistill.data.sealed_table import CACHE_BYTES, FileInfo, Kind, Places, Recent, Record, SealedFolder, SealedTable
+from raydistill.data.sealed_table import MANIFEST as MANIFEST
+from raydistill.data.shards import ShardInfo, ShardReader
+from raydistill.data.storage import join
 from raydistill.tasks._base import Column, Encoding
 
-MANIFEST = "manifest.json"
 LENGTHS = "lengths.npy"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
 FORMAT_VERSION = 3
-_CACHE_BYTES = 64_000_000
 _OPEN_SHARDS = 16
-_OPEN_TABLES = 256
-_Places = NDArray[np.int64]
+_Arrays = tuple[NDArray[Any], NDArray[Any]]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileInfo(_Record):
-    """A file of a corpus that is no shard."""
-
-    bytes: int
-    sha256: str
-
-
-class SourceInfo(_Record):
+class SourceInfo(Record):
     """Where texts of a corpus came from."""
 
     source: dict[str, Any]
@@ -61,7 +48,7 @@ class SourceInfo(_Record):
     """What identifies each item that was read, by the item's name."""
 
 
-class ColumnInfo(_Record):
+class ColumnInfo(Record):
     """What each row has beside its ids, see ``tasks._base.Column``."""
 
     dtype: str
@@ -73,7 +60,7 @@ class ColumnInfo(_Record):
         return cls(dtype=column.dtype, per=column.per)
 
 
-class TokenizerInfo(_Record):
+class TokenizerInfo(Record):
     """What tasks and checks need to know of the tokenizer that made the ids."""
 
     hash: str
@@ -96,7 +83,7 @@ class _Versioned(BaseModel):
     version: int
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The table of contents of a corpus; a folder without one is not a corpus."""
 
     version: int
@@ -155,40 +142,28 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class Corpus:
+class Corpus(SealedTable):
     """A finished corpus, opened for reading; rows are numbered from 0 in the order of the shards."""
 
-    def __init__(self, uri: str, manifest: Manifest, *, manifest_sha256: str) -> None:
-        self.uri = uri
+    KIND = Kind(
+        manifest=Manifest,
+        versioned=_Versioned,
+        version=FORMAT_VERSION,
+        name="corpus",
+        has="has",
+        stage="binarize",
+        again="binarize it again",
+        anew="it is written anew",
+        missing="is missing",
+    )
+
+    def __init__(self, folder: SealedFolder, manifest: Manifest, *, manifest_sha256: str) -> None:
+        super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.recipe)
         self.manifest = manifest
-        self.hash = manifest_sha256
-        """SHA-256 of the manifest, which covers every other file."""
-        self._folder = Folder(uri)
-        sizes = [shard.rows for shard in manifest.shards]
-        self.shard_offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        """First row of each shard, and the number of rows at the end."""
-        self._groups: OrderedDict[tuple[int, int], tuple[NDArray[Any], NDArray[Any]]] = OrderedDict()
-        self._cached_bytes = 0
-        self._tables: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
-
-    @classmethod
-    def open(cls, uri: str) -> "Corpus":
-        """Read a corpus's manifest and compare the sizes of its files with it.
-
-        Raises ValueError when ``uri`` holds no finished corpus of this version, or a file is missing or truncated.
-        """
-        folder = Folder(uri)
-        if not folder.exists(MANIFEST):
-            raise ValueError(f"corpus {uri!r} has no {MANIFEST}; give the folder of a finished binarize stage")
-        content = folder.read_bytes(MANIFEST)
-        manifest = _parse(content, uri)
-        files = {name: info.bytes for name, info in manifest.files.items()}
-        check_sizes(folder, {**files, **{shard.file: shard.bytes for shard in manifest.shards}})
-        return cls(uri, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
-
-    def __len__(self) -> int:
-        return self.manifest.rows
+        self.files = {**manifest.files, **self.files}
+        self._ids = Recent[_Arrays](CACHE_BYTES, size=lambda arrays: sum(array.nbytes for array in arrays))
+        self._values = Recent[pa.Table](CACHE_BYTES, size=lambda table: int(table.nbytes))
+        self._readers = Recent[ShardReader](_OPEN_SHARDS)
 
     @property
     def tokenizer_uri(self) -> str:
@@ -205,7 +180,7 @@ class Corpus:
         """Length of each row, special tokens included; raises ValueError when the file was changed."""
         path = self._folder.full_path(LENGTHS)
         if self._folder.is_local:
-            check_content(self._folder, LENGTHS, self.manifest.files[LENGTHS].sha256)
+            self._folder.check_content(LENGTHS, self.files[LENGTHS].sha256)
             mapped: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
             return mapped
         return self._array(LENGTHS)
@@ -245,7 +220,7 @@ class Corpus:
         Only the row groups that hold them are read, each once; the last ones read stay in memory, up to 64 MB.
         """
         result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(rows)
-        for shard, group, places, within in self._by_group(rows):
+        for shard, group, places, within in self.groups_of(rows, group_rows=self.manifest.row_group_rows):
             values, offsets = self._row_group(shard, group)
             starts, stops = offsets[within].tolist(), offsets[within + 1].tolist()
             for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
@@ -256,87 +231,32 @@ class Corpus:
     def read_columns(self, rows: Sequence[int] | NDArray[np.integer]) -> pa.Table:
         """What these rows have beside their ids, in the order asked for; one column for each of ``columns``."""
         pieces, found = [], []
-        for shard, group, places, within in self._by_group(rows):
-            key = (shard, group)
-            if key not in self._tables:
-                self._tables[key] = self._reader(shard).read_columns(group, self.columns)
-                while len(self._tables) > _OPEN_TABLES:
-                    self._tables.popitem(last=False)
-            self._tables.move_to_end(key)
-            pieces.append(self._tables[key].take(within))
+        for shard, group, places, within in self.groups_of(rows, group_rows=self.manifest.row_group_rows):
+            read = partial(self._reader(shard).read_columns, group, self.columns)
+            pieces.append(self._values.get((shard, group), read).take(within))
             found.append(places)
         if not pieces:
             return schema_of(self.columns).empty_table()
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(found)))
 
-    def located(self, rows: _Places) -> tuple[_Places, _Places]:
+    def located(self, rows: Places) -> tuple[Places, Places]:
         """The part of each row, here the only one, and its number there; a mixture has several parts."""
         return np.zeros_like(rows), rows
 
-    def _by_group(self, rows: Sequence[int] | NDArray[np.integer]) -> Iterator[tuple[int, int, _Places, _Places]]:
-        """For each row group that holds some of the rows: its shard and number, their places in ``rows`` and in it."""
-        indices = np.asarray(rows, dtype=np.int64)
-        shards = np.searchsorted(self.shard_offsets, indices, side="right") - 1
-        groups, within = np.divmod(indices - self.shard_offsets[shards], self.manifest.row_group_rows)
-        order = np.lexsort((groups, shards))
-        changes = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(groups[order]) != 0)) + 1
-        for places in np.split(order, changes) if len(order) else []:
-            yield int(shards[places[0]]), int(groups[places[0]]), places, within[places]
+    def verify(self) -> None:
+        """As of every table; the files of the tokenizers are compared too."""
+        for encoding, tokenizer in enumerate(self.tokenizers):
+            for name, digest in tokenizer.files.items():
+                self._folder.check_content(f"{tokenizer_folder(encoding)}/{name}", digest)
+        super().verify()
 
-    def _row_group(self, shard: int, group: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        key = (shard, group)
-        if key not in self._groups:
-            loaded = self._reader(shard).read_ids(group)
-            self._groups[key] = loaded
-            self._cached_bytes += sum(array.nbytes for array in loaded)
-            while self._cached_bytes > _CACHE_BYTES and len(self._groups) > 1:
-                _, dropped = self._groups.popitem(last=False)
-                self._cached_bytes -= sum(array.nbytes for array in dropped)
-        self._groups.move_to_end(key)
-        return self._groups[key]
+    def _row_group(self, shard: int, group: int) -> _Arrays:
+        return self._ids.get((shard, group), lambda: self._reader(shard).read_ids(group))
 
     def _reader(self, shard: int) -> ShardReader:
-        if shard not in self._readers:
-            self._readers[shard] = ShardReader(self._folder, self.manifest.shards[shard])
-            while len(self._readers) > _OPEN_SHARDS:
-                self._readers.popitem(last=False)[1].close()
-        self._readers.move_to_end(shard)
-        return self._readers[shard]
+        return self._readers.get(shard, lambda: ShardReader(self._folder, self.manifest.shards[shard]))
 
     def _array(self, name: str) -> NDArray[Any]:
-        check_content(self._folder, name, self.manifest.files[name].sha256)
+        self._folder.check_content(name, self.files[name].sha256)
         array: NDArray[Any] = np.load(io.BytesIO(self._folder.read_bytes(name)), allow_pickle=False)
         return array
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of what ``verify`` reads, the tokenizer left out."""
-        shards = sum(shard.bytes for shard in self.manifest.shards)
-        return shards + sum(info.bytes for info in self.manifest.files.values())
-
-    def verify(self) -> None:
-        """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
-        shards = {shard.file: shard.sha256 for shard in self.manifest.shards}
-        files = {name: info.sha256 for name, info in self.manifest.files.items()}
-        tokenizers = {
-            f"{tokenizer_folder(encoding)}/{name}": digest
-            for encoding, tokenizer in enumerate(self.tokenizers)
-            for name, digest in tokenizer.files.items()
-        }
-        for name, expected in {**files, **tokenizers, **shards}.items():
-            check_content(self._folder, name, expected)
-
-
-def _parse(content: bytes, uri: str) -> Manifest:
-    """The manifest of this program's version in a file's content; raises ValueError for any other."""
-    try:
-        version = _Versioned.model_validate_json(content).version
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"corpus {uri!r} has format version {version}, this program reads {FORMAT_VERSION}; binarize it again"
-            )
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        found = error.errors()[0]
-        place = ".".join(map(str, found["loc"])) or MANIFEST
-        raise ValueError(f"corpus {uri!r}: {place}: {found['msg']}; binarize it again") from None

@@ -1,7 +1,6 @@
 """Writing a corpus: rows in, a finished folder out, or nothing that looks finished."""
 
 import io
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,24 +13,43 @@ from numpy.typing import NDArray
 from raydistill.data.corpus import (
     FORMAT_VERSION,
     LENGTHS,
-    MANIFEST,
     TOKEN_COUNTS,
     ColumnInfo,
     Corpus,
-    FileInfo,
     Manifest,
     SourceInfo,
     TokenizerInfo,
     tokenizer_folder,
 )
-from raydistill.data.journal import END, JOURNAL, START, Entry, Place, whole_entries, write_entry
+from raydistill.data.input_splits import Place
 from raydistill.data.row_columns import check_lengths, schema_of
-from raydistill.data.shards import ROW_GROUP_ROWS, ShardInfo, ShardReader, ShardWriter
-from raydistill.data.storage import Folder, HashingStream, sibling
+from raydistill.data.sealed_table import ROW_GROUP_ROWS, FileInfo
+from raydistill.data.sealed_writer import Entry, Sealer
+from raydistill.data.shards import ShardInfo, ShardReader, ShardWriter
+from raydistill.data.storage import HashingStream
 from raydistill.tasks._base import Column
 
 ROWS_PER_SHARD = 65_000
-_logger = logging.getLogger(__name__)
+START, END = Place(0, 0), Place(2**62, 0)
+
+
+class CorpusEntry(Entry):
+    """A finished shard, and the state of the corpus after its last row."""
+
+    shard: ShardInfo
+    recipe: str
+    """Hash of all that the corpus's files depend on."""
+    place: Place
+    """The block that the shard's last row belongs to."""
+    rows_of_block: int
+    """How many of the block's rows are in shards by now."""
+    counts: dict[str, int]
+    """Texts and dropped rows of the blocks before it."""
+
+    @property
+    def identity(self) -> str:
+        """The recipe."""
+        return self.recipe
 
 
 class CorpusWriter:
@@ -57,8 +75,8 @@ class CorpusWriter:
     ) -> None:
         if rows_per_shard < 1:
             raise ValueError(f"rows_per_shard is {rows_per_shard}; give at least 1")
-        self._target = Folder(uri)
-        self._folder = Folder(sibling(uri, ".writing")) if self._target.is_local else self._target
+        self._sealer = Sealer(uri, Corpus, CorpusEntry, identity=recipe, is_renamed=True)
+        self._folder = self._sealer.folder
         self.dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
         self._rows_per_shard = rows_per_shard
         self._recipe = recipe
@@ -178,45 +196,20 @@ class CorpusWriter:
             counts=dict(sorted(self.counts.items())),
             recipe=self._recipe,
         )
-        self._folder.write_bytes(MANIFEST, manifest.model_dump_json(indent=1).encode())
-        if self._folder is not self._target:
-            self._folder.replace(self._target)
-        # Until here the shards could be taken over, whatever happened.
-        self._target.delete(JOURNAL)
+        self._sealer.seal(manifest)
         self.is_finished = True
 
     def _take_over(self) -> None:
-        """Keep what an earlier writer of the same recipe left, and nothing else."""
-        if self._recipe is not None:
-            finished = self._finished_before(self._recipe)
-            if finished is not None:
-                self._written, self.tokens, self.start = finished.rows, finished.tokens, END
-                self.counts.update(finished.counts)
-                self.is_finished = True
-                self._target.delete(JOURNAL)
-                return
-            if self._folder is self._target and self._target.exists(MANIFEST):
-                # A folder that is written to must not look finished.
-                self._target.delete()
-            for entry in whole_entries(self._folder, self._recipe):
-                self._take_over_shard(entry)
-        if not self._shards:
-            self._folder.delete()
+        """Count what an earlier writer of the same recipe left."""
+        finished = self._sealer.finished
+        if finished is not None:
+            self._written, self.tokens, self.start = len(finished), finished.manifest.tokens, END
+            self.counts.update(finished.manifest.counts)
+            self.is_finished = True
+        for entry in self._sealer.entries:
+            self._take_over_shard(entry)
 
-    def _finished_before(self, recipe: str) -> Manifest | None:
-        if not self._target.exists(MANIFEST):
-            return None
-        try:
-            corpus = Corpus.open(self._target.uri)
-            if corpus.manifest.recipe != recipe:
-                return None
-            corpus.verify()
-        except ValueError as error:
-            _logger.warning("%s: it is written anew", error)
-            return None
-        return corpus.manifest
-
-    def _take_over_shard(self, entry: Entry) -> None:
+    def _take_over_shard(self, entry: CorpusEntry) -> None:
         with ShardReader(self._folder, entry.shard) as reader:
             for group in range(reader.num_groups):
                 self._count(reader.read_ids(group)[0])
@@ -254,10 +247,10 @@ class CorpusWriter:
         self._shard = None
         self._shards.append(info)  # Before the entry: a stop while it is written must not delete the shard.
         if self._recipe is not None:
-            entry = Entry(
+            entry = CorpusEntry(
                 recipe=self._recipe, shard=info, place=place, rows_of_block=rows_of_block, counts=dict(self.counts)
             )
-            write_entry(self._folder, len(self._shards) - 1, entry)
+            self._sealer.write_entry(len(self._shards) - 1, entry)
 
     def _write_lengths(self) -> FileInfo:
         """The lengths of all rows, copied from the shards, so that they are never held as a whole."""

@@ -1,13 +1,12 @@
-"""The data tasks of binarize: Ray Data reads and encodes units of work, and hands the rows over in their order."""
+"""The data tasks of binarize: Ray Data reads and encodes input splits, and hands the rows over in their order."""
 
 import dataclasses
 import itertools
-import json
-import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,22 +19,27 @@ from numpy.typing import NDArray
 from raydistill.cluster import physical_cores
 from raydistill.config.named import Named, parser
 from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
-from raydistill.data.journal import Place
-from raydistill.data.labelled import of_part
-from raydistill.data.row_columns import table_of
+from raydistill.data.input_splits import InputSplit, Place, entering, held_out, of_part
+from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
+from raydistill.data.row_columns import one_array, schema_of, table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
-from raydistill.data.units import Unit, entering, held_out
 from raydistill.models.load import load_tokenizer
+from raydistill.tasks._base import Column
 
-_MAX_TASKS = 2_000
-_OF_UNIT = ("number", "source", "share", "held_out", "drawn_as")
-_OUTPUT_BYTES = 2**22
+_MAX_CALLS = 2_000
+_PIECE_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
+_IDS, _LENGTHS = "row.ids", "row.lengths"
+_COUNTS = pa.map_(pa.string(), pa.int64())
+_OF_BLOCK = pa.schema(
+    {"block.split": pa.int64(), "block.number": pa.int64(), "block.part": pa.int64(), "block.counts": _COUNTS}
+)
+_ROWS = pa.schema({_IDS: pa.int32(), _LENGTHS: pa.int32()})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data task needs to know besides its units, as plain data."""
+    """What a data task needs to know besides its input splits, as plain data."""
 
     sources: Sequence[Mapping[str, Any]]
     """Section of each source."""
@@ -66,100 +70,103 @@ class Block:
 
 
 def encoded_blocks(
-    units: Sequence[Unit], recipe: Recipe, *, starts: Mapping[int, Place], parallel: int = 1
+    splits: Sequence[InputSplit], recipe: Recipe, *, starts: Mapping[int, Place], parallel: int = 1
 ) -> Iterator[Block]:
-    """Run the data tasks and hand over what they make, in the order of the units.
+    """Run the data tasks and hand over what they make, in the order of the splits.
 
     ``starts`` is the first block of each part that is written; texts of earlier blocks are not encoded.
     ``parallel`` is the number of binarizes that share the machine. Raises a ValueError that a task met, with its
     message alone.
     """
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    context.target_max_block_size = _OUTPUT_BYTES
-    wanted = [_as_row(unit) for unit in units if _is_wanted(unit, starts)]
-    if not wanted:
-        return
-    with ray.data.DataContext.current(context):
-        dataset = ray.data.from_items(wanted, override_num_blocks=min(len(wanted), _MAX_TASKS))
-        build = partial(_encode_units, recipe=recipe, starts=dict(starts))
-        dataset = dataset.map_batches(
-            build, batch_size=None, batch_format="pyarrow", **_share_of_cores(len(wanted), parallel)
-        )
-        tables = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-    try:
+    tables = run_tasks(
+        partial(_encode_item, recipe=recipe, starts=dict(starts)),
+        [dataclasses.asdict(split) for split in splits if _is_wanted(split, starts)],
+        _schema(recipe, starts),
+        piece_bytes=_PIECE_BYTES,
+        max_calls=_MAX_CALLS,
+        **_share_of_cores(parallel),
+    )
+    columns = {part: schema_of(_columns(recipe, part)) for part in starts}
+    with closing(tables):
         for table in tables:
-            yield from _blocks(table)
-    finally:
-        tables.close()
+            yield from (_as_block(table, row, columns) for row in range(len(table)))
 
 
-def _is_wanted(unit: Unit, starts: Mapping[int, Place]) -> bool:
-    end = Place(unit.number + 1, 0)
-    return any(part in starts and end > starts[part] for part in unit.parts)
+def _is_wanted(split: InputSplit, starts: Mapping[int, Place]) -> bool:
+    end = Place(split.number + 1, 0)
+    return any(part in starts and end > starts[part] for part in split.parts)
 
 
-def _share_of_cores(num_units: int, parallel: int) -> dict[str, Any]:
+def _share_of_cores(parallel: int) -> dict[str, Any]:
     """As many tasks as this machine has cores for, whatever its logical CPUs; on a cluster one for each CPU."""
     if os.environ.get("RAY_ADDRESS"):
-        return {"num_cpus": 1}
-    import ray.data
+        return {}
+    import ray
 
     num_tasks = max(1, physical_cores() // parallel)
-    cpus = min(1.0, ray.cluster_resources()["CPU"] / (num_tasks * parallel))
-    return {"compute": ray.data.TaskPoolStrategy(size=min(num_tasks, num_units)), "num_cpus": cpus}
+    return {"num_tasks": num_tasks, "cpus": min(1.0, ray.cluster_resources()["CPU"] / (num_tasks * parallel))}
 
 
-def _as_row(unit: Unit) -> dict[str, Any]:
-    own = {name: getattr(unit, name) for name in _OF_UNIT}
-    return {**own, **dataclasses.asdict(unit.item)}
+def _schema(recipe: Recipe, parts: Iterable[int]) -> pa.Schema:
+    """Of what a task hands over: a block is one row, which holds the block's own rows column by column.
+
+    A row of the corpus each would lose the blocks without rows, whose texts are counted too.
+    """
+    every = {name: column for part in sorted(parts) for name, column in _columns(recipe, part).items()}
+    of_rows = [pa.field(field.name, cell_type(field.type)) for field in (*_ROWS, *schema_of(every))]
+    return pa.schema([*_OF_BLOCK, *of_rows])
 
 
-def _as_unit(row: Mapping[str, Any]) -> Unit:
-    item = Item(**{field.name: row[field.name] for field in dataclasses.fields(Item)})
-    return Unit(item=item, **{name: row[name] for name in _OF_UNIT})
+def _encode_item(item: Mapping[str, Any], *, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[pa.Table]:
+    """The data task."""
+    schema = _schema(recipe, starts)
+    split = InputSplit(**{**item, "item": Item(**item["item"])})
+    for block in _encode_split(split, recipe, starts):
+        yield _as_table(block, schema)
 
 
-def _blocks(table: pa.Table) -> Iterator[Block]:
-    columns = {name: table.column(name) for name in table.column_names}
-    for place in range(len(table)):
-        row = {name: column[place] for name, column in columns.items()}
-        if error := row["error"].as_py():
-            raise ValueError(error)
-        ids, lengths = (np.frombuffer(row[name].as_buffer(), dtype=np.int32) for name in ("ids", "lengths"))
-        where = Place(row["unit"].as_py(), row["block"].as_py())
-        content = row["values"].as_buffer()
-        values = pa.ipc.open_stream(content).read_all() if content else None
-        yield Block(where, row["part"].as_py(), ids, lengths, values, json.loads(row["counts"].as_py()))
+def _as_table(block: Block, schema: pa.Schema) -> pa.Table:
+    counts = pa.array([list(block.counts.items())], type=_COUNTS)
+    of_block = dict(zip(_OF_BLOCK.names, ([block.place.split], [block.place.block], [block.part], counts), strict=True))
+    arrays = {_IDS: pa.array(block.ids), _LENGTHS: pa.array(block.lengths)}
+    if block.values is not None:
+        arrays |= {name: one_array(block.values.column(name)) for name in block.values.column_names}
+    found = {**of_block, **{name: as_cell(array) for name, array in arrays.items()}}
+    # Of two parts of a corpus one may have labels alone.
+    return pa.table([found.get(field.name, pa.nulls(1, field.type)) for field in schema], schema=schema)
 
 
-def _encode_units(table: pa.Table, *, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[pa.Table]:
-    """The data task; a ValueError, which the user can mend, is handed over as data and so without Ray's traceback."""
-    try:
-        for row in table.to_pylist():
-            for block in _encode_unit(_as_unit(row), recipe, starts):
-                yield _as_table(block)
-    except ValueError as error:
-        yield _as_table(error=str(error))
+def _as_block(table: pa.Table, row: int, columns: Mapping[int, pa.Schema]) -> Block:
+    split, block, part, counts = (table.column(name)[row].as_py() for name in _OF_BLOCK.names)
+    ids, lengths = (cell(table, name, row).to_numpy() for name in _ROWS.names)
+    own = columns[part]
+    values = pa.table([cell(table, name, row) for name in own.names], schema=own) if own.names else None
+    return Block(Place(split, block), part, ids, lengths, values, dict(counts))
 
 
-def _encode_unit(unit: Unit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
-    reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[unit.source]))
-    encoders = {part: _Encoder(recipe, part) for part in unit.parts}
-    examples = iter(reader.module.read(reader.config, unit.item))
+def _columns(recipe: Recipe, part: int) -> dict[str, Column]:
+    """What a row of a part has beside its ids."""
+    section = _section(recipe, part)
+    own = section.module.columns(section.config)
+    return {**own, **further_columns([one.vocab_size for one in recipe.further])}
+
+
+def _section(recipe: Recipe, part: int) -> Named:
+    return of_part(parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding)), part)
+
+
+def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
+    reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[split.source]))
+    encoders = {part: _Encoder(recipe, part) for part in split.parts}
+    examples = iter(reader.module.read(reader.config, split.item))
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
         if not block:
             return
         numbers = np.arange(len(block)) + number * recipe.texts_per_block
-        enters = entering(unit, numbers, seed=recipe.seed)
-        apart = held_out(unit, numbers, seed=recipe.seed)
-        place = Place(unit.number, number)
+        enters = entering(split, numbers, seed=recipe.seed)
+        apart = held_out(split, numbers, seed=recipe.seed)
+        place = Place(split.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():
                 yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, encoders[part])
@@ -169,7 +176,7 @@ class _Encoder:
     """The task that encodes the rows of a part, with its tokenizers."""
 
     def __init__(self, recipe: Recipe, part: int) -> None:
-        section = of_part(parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding)), part)
+        section = _section(recipe, part)
         self.part = part
         self._task, self._config = section.module, section.config
         self._tokenizer = _load_files(tuple(sorted(recipe.files.items())))
@@ -181,8 +188,7 @@ class _Encoder:
             )
             for one in recipe.further
         ]
-        own = self._task.columns(self._config)
-        self.columns = {**own, **further_columns([one.vocab_size for one in recipe.further])}
+        self.columns = _columns(recipe, part)
         """What a row has beside its ids."""
 
     def cut(self, texts: Sequence[Example]) -> tuple[list[NDArray[Any]], list[dict[str, Any]]]:
@@ -217,35 +223,6 @@ def _encoded(examples: list[Example], place: Place, encoder: _Encoder) -> Block:
     return Block(
         place, encoder.part, ids, lengths, values, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
     )
-
-
-def _as_table(block: Block | None = None, *, error: str = "") -> pa.Table:
-    """One row, which is smaller and faster to hand over than one for each row of ids."""
-    if block is None:
-        nothing = np.empty(0, dtype=np.int32)
-        block = Block(Place(0, 0), 0, nothing, nothing, None, {})
-    return pa.table(
-        {
-            "unit": [block.place.unit],
-            "block": [block.place.block],
-            "part": [block.part],
-            "ids": pa.array([block.ids.tobytes()], type=pa.large_binary()),
-            "lengths": pa.array([block.lengths.tobytes()], type=pa.large_binary()),
-            "values": pa.array([_ipc(block.values)], type=pa.large_binary()),
-            "counts": [json.dumps(block.counts)],
-            "error": [error],
-        }
-    )
-
-
-def _ipc(table: pa.Table | None) -> bytes:
-    """A table as bytes, none for no table."""
-    if table is None:
-        return b""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return bytes(sink.getvalue())
 
 
 @lru_cache(maxsize=8)

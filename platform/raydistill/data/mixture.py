@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
-from raydistill.data.label_subset import check_subset, classes_of, has_classes
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 
@@ -322,3 +321,26 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
                 f"corpus {part.uri!r} has the classes {', '.join(its)}, {parts[0].uri!r} has {', '.join(labels[0])}; "
                 "corpora that are mixed must agree, so give both a label_subset or binarize one of them again"
             )
+
+
+def check_subset(names: Sequence[str]) -> None:
+    """Raise ValueError for names of classes that are too few or the same."""
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"label_subset is {', '.join(names) or 'empty'}; give two or more different classes, or none")
+
+
+def classes_of(labels: Sequence[str], subset: Sequence[str], *, corpus: str) -> tuple[str, ...]:
+    """Those of a corpus's classes that a subset names, in the corpus's order; all of them for an empty subset.
+
+    ``corpus`` names it in the message. Raises ValueError for a class that it lacks.
+    """
+    missing = [name for name in subset if name not in labels]
+    if missing:
+        its = f"its classes are {', '.join(labels)}" if labels else "it has scores"
+        raise ValueError(f"label_subset has {missing[0]!r}, which corpus {corpus!r} lacks; {its}")
+    return tuple(name for name in labels if name in subset or not subset)
+
+
+def has_classes(labels: Sequence[str], columns: Mapping[str, Column]) -> bool:
+    """Whether rows of a corpus with these names of classes and these columns have a class each."""
+    return bool(labels) and columns.get("label") == Column("int64")

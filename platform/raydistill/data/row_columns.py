@@ -41,6 +41,12 @@ def _array(values: Sequence[Any], column: Column) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column as one piece."""
+    whole = column.combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+
+
 def digest_of(table: pa.Table) -> str:
     """16 digits that tell the values of a table from any others."""
     content = hashlib.sha256()
@@ -52,8 +58,7 @@ def digest_of(table: pa.Table) -> str:
 
 def _flat(column: pa.ChunkedArray) -> list[NDArray[Any]]:
     """A column's values end to end and, for lists, the length of each."""
-    whole = column.combine_chunks()
-    array = whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
+    array = one_array(column)
     if not pa.types.is_list(column.type):
         return [array.to_numpy(zero_copy_only=False)]
     lengths = array.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)

@@ -1,21 +1,18 @@
 """One Parquet file of a corpus: how its rows are written, and how it is opened by what was recorded of it."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from raydistill.data.row_columns import digest_of, schema_of
-from raydistill.data.storage import Folder
+from raydistill.data.row_columns import digest_of, one_array, schema_of
+from raydistill.data.sealed_table import ROW_GROUP_ROWS, SealedFolder, Shard
 from raydistill.tasks._base import Column
 
-ROW_GROUP_ROWS = 1000
 _DIGESTS = b"raydistill.row_groups"
 """Key in the Parquet footer of a digest for each row group; pages and their headers have no other."""
 _COLUMN_DIGESTS = b"raydistill.columns"
@@ -24,15 +21,9 @@ _TAIL_BYTES = 8
 """At the end of a Parquet file: the length of its footer, 4 bytes, and a mark."""
 
 
-class ShardInfo(BaseModel):
+class ShardInfo(Shard):
     """One Parquet file of a corpus, and what tells it from any other."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
     footer_sha256: str
     """SHA-256 of the Parquet footer, which every reader reads: a cheap check that this is the file."""
 
@@ -41,7 +32,7 @@ class ShardWriter:
     """Writes row groups to one file; ``close`` tells what was written, ``abort`` leaves what nobody knows of."""
 
     def __init__(
-        self, folder: Folder, file: str, dtype: np.dtype[Any], columns: Mapping[str, Column] | None = None
+        self, folder: SealedFolder, file: str, dtype: np.dtype[Any], columns: Mapping[str, Column] | None = None
     ) -> None:
         self._folder, self._file, self._dtype = folder, file, dtype
         self._stream = folder.open_output(file)
@@ -112,12 +103,12 @@ class ShardReader:
     Raises ValueError that names the file when it is damaged, another one, or cannot be read.
     """
 
-    def __init__(self, folder: Folder, info: ShardInfo) -> None:
-        self._name = f"corpus {folder.uri!r}: {info.file}"
-        with self._named_errors():
+    def __init__(self, folder: SealedFolder, info: ShardInfo) -> None:
+        self._folder, self._file = folder, info.file
+        with self._folder.named_errors(self._file):
             self._stream = folder.open_input(info.file)
             if _footer_sha256(self._stream) != info.footer_sha256:
-                raise ValueError(f"{self._name} is not the file that was written there; {_REMEDY}")
+                raise self._folder.fault(self._file, "is not the file that was written there")
             self._parquet = pq.ParquetFile(self._stream)
             metadata = self._parquet.metadata.metadata
             self._digests = metadata[_DIGESTS].decode().split()
@@ -140,38 +131,26 @@ class ShardReader:
 
     def read_ids(self, group: int) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
         """The ids of a row group's rows, end to end, and where each row starts, with the end of the last."""
-        with self._named_errors():
-            column = self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids").combine_chunks()
-            column = column.chunk(0) if hasattr(column, "chunk") else column
+        with self._folder.named_errors(self._file):
+            column = one_array(self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids"))
             ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
         if _digest(ids, np.diff(offsets)) != self._digests[group]:
-            raise ValueError(f"{self._name} has other rows than were written; {_REMEDY}")
+            raise self._folder.fault(self._file, "has other rows than were written")
         return ids, offsets
 
     def read_columns(self, group: int, columns: Mapping[str, Column]) -> pa.Table:
         """What a row group's rows have beside their ids."""
-        with self._named_errors():
+        with self._folder.named_errors(self._file):
             table = self._parquet.read_row_group(group, columns=list(columns)).select(list(columns))
         if digest_of(table) != self._column_digests[group]:
-            raise ValueError(f"{self._name} has other values than were written; {_REMEDY}")
+            raise self._folder.fault(self._file, "has other values than were written")
         return table
 
     def read_lengths(self) -> NDArray[np.int32]:
         """Length of each row of the shard."""
-        with self._named_errors():
+        with self._folder.named_errors(self._file):
             lengths: NDArray[np.int32] = self._parquet.read(columns=["length"]).column("length").to_numpy()
         return lengths
-
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self._name} is damaged or cannot be read: {reason}; {_REMEDY}") from None
-
-
-_REMEDY = "copy it again from where it is whole, or binarize it again"
 
 
 def _digest(ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> str:
@@ -179,33 +158,6 @@ def _digest(ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> str:
     content = hashlib.sha256(np.ascontiguousarray(ids).data)
     content.update(lengths.astype(np.int32).data)
     return content.hexdigest()[:16]
-
-
-def check_sizes(folder: Folder, recorded: dict[str, int]) -> None:
-    """Compare the bytes of files with what was recorded; raises ValueError naming the first that differs.
-
-    Costs one listing of each folder and reads no file.
-    """
-    found: dict[str, int] = {}
-    for parent in sorted({name.rpartition("/")[0] for name in recorded}):
-        found.update(folder.sizes(parent))
-    for name, expected in recorded.items():
-        if name not in found:
-            raise ValueError(f"corpus {folder.uri!r}: {name} is missing; {_REMEDY}")
-        if found[name] != expected:
-            raise ValueError(
-                f"corpus {folder.uri!r}: {name} has {found[name]} bytes, its manifest says {expected}; {_REMEDY}"
-            )
-
-
-def check_content(folder: Folder, name: str, expected: str) -> None:
-    """Compare a file's SHA-256 with what was recorded; raises ValueError naming the file."""
-    try:
-        found = folder.sha256(name)
-    except OSError as error:
-        raise ValueError(f"corpus {folder.uri!r}: {name} cannot be read: {error}; {_REMEDY}") from None
-    if found != expected:
-        raise ValueError(f"corpus {folder.uri!r}: {name} has SHA-256 {found}, its manifest says {expected}; {_REMEDY}")
 
 
 def _footer_sha256(stream: Any) -> str:

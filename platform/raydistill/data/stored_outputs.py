@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydistill.data.teacher_outputs import OutputSet
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 
 JOINED = ("logits", "cls_states", "dropout_scores")
 """Kinds that become columns of a batch."""

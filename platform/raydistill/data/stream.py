@@ -4,8 +4,8 @@ The plan decides, Ray Data carries: a work item is a range of optimizer steps, a
 which rows these are, reads their row groups, collates, and lets task and method prepare the batches.
 """
 
-import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -22,6 +22,7 @@ from raydistill.data.further_tokenizers import further_tensors, own_columns
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
+from raydistill.data.ray_tasks import run_tasks
 from raydistill.data.row_columns import tensors_of
 from raydistill.data.stored_outputs import StoredColumns, StoredOutputs
 from raydistill.data.stored_outputs import tensors_of as stored_tensors_of
@@ -31,6 +32,9 @@ from raydistill.tasks._base import TaskBase
 _ROWS_PER_ITEM = 4096
 _MAX_ITEMS = 20_000
 _AHEAD_BYTES = 128 * 2**20
+_PIECE_BYTES = 2**20
+"""Steps leave a task when they reach this size, so the first arrives before its whole item is done."""
+_PACKED = pa.schema({"step": pa.int64(), "batches": pa.large_binary()})
 _EVALUATION_EPOCH = 0
 
 
@@ -133,34 +137,25 @@ def feed(
     end, ends the data tasks.
     Raises ValueError if a micro-batch would have no row.
     """
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     plan = spec.plan()
     check_batches(plan, spec, world_size=world_size)
-    items = work_items(plan, spec, world_size=world_size, start_step=start_step, stop_step=stop_step)
-    if not items:
-        return
-    build = partial(_packed_steps, spec=spec, rank=rank, world_size=world_size)
-    with ray.data.DataContext.current(_data_context(num_data_tasks)):
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            build,
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=cpus_per_task,
-            compute=ray.data.TaskPoolStrategy(size=num_data_tasks),
-        )
-        blocks = iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2))
-    try:
-        expected = start_step
-        for block in blocks:
-            for step, content in zip(block["step"].to_pylist(), _buffers(block["batches"]), strict=True):
+    tables = run_tasks(
+        partial(_packed_steps, spec=spec, rank=rank, world_size=world_size),
+        work_items(plan, spec, world_size=world_size, start_step=start_step, stop_step=stop_step),
+        _PACKED,
+        num_tasks=num_data_tasks,
+        cpus=cpus_per_task,
+        piece_bytes=_PIECE_BYTES,
+        ahead_bytes=_AHEAD_BYTES,
+    )
+    expected = start_step
+    with closing(tables):
+        for table in tables:
+            for step, content in zip(table["step"].to_pylist(), _buffers(table["batches"]), strict=True):
                 assert step == expected, f"step {step} arrived where step {expected} was due"
                 expected += 1
                 yield unpack(content)
-        assert expected == stop_step, f"the feed ended at step {expected} of {stop_step}"
-    finally:
-        blocks.close()
+    assert expected == max(start_step, stop_step), f"the feed ended at step {expected} of {stop_step}"
 
 
 def held_out_batches(
@@ -196,7 +191,7 @@ def check_batches(plan: Plan, spec: FeedSpec, *, world_size: int) -> None:
         )
 
 
-class Wanted(NamedTuple):
+class MicroBatchRequest(NamedTuple):
     """One micro-batch to build: rows of the corpus and the keys of its draws."""
 
     rows: Rows
@@ -226,32 +221,32 @@ class BatchBuilder:
             distiller = method.module.Method
             self._prepare = partial(distiller.prepare_batch, method.config)
             requirements = distiller.requirements(method.config)
-            self._partner_width = requirements.partner_width
+            self._partner_width = requirements.execution.partner_width
             if requirements.partners:
                 self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
 
     def batch(self, rows: Rows, *, epoch: int, step: int) -> Batch:
         """One micro-batch of these rows of the corpus, the first of its step."""
-        return next(self.batches([Wanted(rows, epoch, step)]))
+        return next(self.batches([MicroBatchRequest(rows, epoch, step)]))
 
-    def batches(self, wanted: Sequence[Wanted]) -> Iterator[Batch]:
-        """The wanted micro-batches; the rows of all of them are read before the first is built.
+    def batches(self, requests: Sequence[MicroBatchRequest]) -> Iterator[Batch]:
+        """The requested micro-batches; the rows of all of them are read before the first is built.
 
         So a row group is read once for all, even when the corpus keeps fewer of them than a window has.
         """
-        rows = np.concatenate([one.rows for one in wanted])
-        texts = self.corpus.read_rows(rows)
+        rows = np.concatenate([one.rows for one in requests])
+        token_ids = self.corpus.read_rows(rows)
         partner_ids = None if self._partners is None else self._partners.of(rows)
-        partners = [] if partner_ids is None else self._cut_partners(texts, partner_ids, wanted)
+        partners = [] if partner_ids is None else self._cut_partners(token_ids, partner_ids, requests)
         values = self.corpus.read_columns(rows) if self.corpus.columns else None
         stored = {} if self._stored is None else self._stored.read(*self.corpus.located(rows))
         start = 0
         pad_id = self.corpus.pad_id
-        for part, epoch, step, micro_batch in wanted:
+        for part, epoch, step, micro_batch in requests:
             here = slice(start, start + len(part))
             start += len(part)
             keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
-            batch = collate(texts[here], part, pad_id=pad_id, **keys)
+            batch = collate(token_ids[here], part, pad_id=pad_id, **keys)
             if values is not None:
                 batch = batch.with_columns(**self._tensors(values.slice(here.start, len(part))))
             batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))
@@ -269,11 +264,11 @@ class BatchBuilder:
         return found
 
     def _cut_partners(
-        self, texts: Sequence[NDArray[np.integer]], partner_ids: Rows, wanted: Sequence[Wanted]
+        self, token_ids: Sequence[NDArray[np.integer]], partner_ids: Rows, requests: Sequence[MicroBatchRequest]
     ) -> list[NDArray[np.integer]]:
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        lengths = np.fromiter(map(len, token_ids), dtype=np.int64, count=len(token_ids))
         if self._partner_width == "batch":
-            sizes = [len(one.rows) for one in wanted]
+            sizes = [len(one.rows) for one in requests]
             edges = np.repeat(np.maximum.reduceat(lengths, np.cumsum([0, *sizes[:-1]])), sizes)
         else:
             # A row's partner does not depend on its neighbours.
@@ -295,25 +290,24 @@ def builder_of(spec: FeedSpec) -> BatchBuilder:
     return _BUILDERS[key]
 
 
-def _packed_steps(table: pa.Table, *, spec: FeedSpec, rank: int, world_size: int) -> Iterator[pa.Table]:
-    """The data task: for each step of the items in ``table``, this rank's micro-batches as one row of bytes."""
-    for item in table.to_pylist():
-        for step, batches in steps_of(spec, item["start"], item["stop"], rank=rank, world_size=world_size):
-            yield pa.table({"step": [step], "batches": _binary(pack(batches))})
+def _packed_steps(item: Mapping[str, int], *, spec: FeedSpec, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """The data task: for each step of an item, this rank's micro-batches as one row of bytes."""
+    for step, batches in steps_of(spec, item["start"], item["stop"], rank=rank, world_size=world_size):
+        yield pa.table([pa.array([step]), _binary(pack(batches))], schema=_PACKED)
 
 
 def steps_of(spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int) -> Iterator[tuple[int, list[Batch]]]:
     """Each step of one work item with one rank's micro-batches, built here; their rows are read together."""
     builder = builder_of(spec)
     plan = builder.plan
-    wanted = [
-        Wanted(part, plan.epoch_of(step), step, number)
+    requests = [
+        MicroBatchRequest(part, plan.epoch_of(step), step, number)
         for step in range(start, stop)
         for number, part in enumerate(
             micro_batches(plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches)
         )
     ]
-    batches = builder.batches(wanted)
+    batches = builder.batches(requests)
     for step in range(start, stop):
         yield step, list(islice(batches, spec.num_micro_batches))
 
@@ -336,19 +330,6 @@ def _buffers(column: pa.ChunkedArray) -> Iterator[Any]:
     for chunk in column.chunks:
         for scalar in chunk:
             yield scalar.as_buffer()
-
-
-def _data_context(num_data_tasks: int) -> Any:
-    from ray.data import DataContext, ExecutionResources
-
-    context = DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ExecutionResources(cpu=num_data_tasks, object_store_memory=_AHEAD_BYTES)
-    # Blocks leave a task when they reach this size, so the first step arrives before its whole item is done.
-    context.target_max_block_size = 2**20
-    return context
 
 
 def _section(value: Named | Mapping[str, Any]) -> dict[str, Any]:

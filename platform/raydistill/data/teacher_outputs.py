@@ -22,40 +22,30 @@ is compared with its digest when the batch is opened first.
 
 import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel
 
-from raydistill.data.storage import Folder
+from raydistill.data.sealed_table import CACHE_BYTES, Kind, Places, Recent, Record, SealedFolder, SealedTable, Shard
+from raydistill.data.sealed_table import MANIFEST as MANIFEST
 
-MANIFEST = "manifest.json"
 FORMAT_VERSION = 2
 """Counts what changed in the files, and in what is asked of teachers: since 2 the state that stands for a row of a
 decoder is the one that transformers takes."""
-BATCH_ROWS = 1000
-"""Rows of every record batch but the last of a shard."""
 KINDS = ("logits", "cls_states", "dropout_scores", "top_k")
 ROW_ID = "row_id"
-_CACHE_BYTES = 64_000_000
 _OPEN_SHARDS = 64
-REMEDY = "copy it again from where it is whole, or capture it again"
 
 Values = dict[str, Any]
 """By column: an array (B, ...), or for a column of places a list of B arrays (m, ...)."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OutputColumn(_Record):
+class OutputColumn(Record):
     """What a set has of each row, or of each masked place of it."""
 
     dtype: str
@@ -74,7 +64,7 @@ class OutputColumn(_Record):
 
 
 @dataclass(frozen=True)
-class Kept:
+class OutputSpec:
     """What of a teacher's outputs is stored."""
 
     kinds: tuple[str, ...]
@@ -102,7 +92,7 @@ class Kept:
         return {name: column for kind in KINDS if kind in self.kinds for name, column in by_kind[kind].items()}
 
 
-class Header(_Record):
+class Header(Record):
     """What a set depends on: two sets with equal headers hold equal outputs."""
 
     version: int = FORMAT_VERSION
@@ -137,18 +127,14 @@ class Header(_Record):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
-class SetShard(_Record):
+class SetShard(Shard):
     """One file of a set, and what tells it from any other."""
 
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
     digests: tuple[str, ...]
     """Of the values of each record batch."""
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The table of contents of a set; a folder without one is not a set."""
 
     header: Header
@@ -157,6 +143,10 @@ class Manifest(_Record):
 
 class _Versioned(BaseModel):
     header: dict[str, Any]
+
+    @property
+    def version(self) -> Any:
+        return self.header.get("version")
 
 
 def schema_of(columns: Mapping[str, OutputColumn]) -> pa.Schema:
@@ -202,51 +192,29 @@ def digest_of(batch: Any) -> str:
     return content.hexdigest()[:16]
 
 
-class OutputSet:
+class OutputSet(SealedTable):
     """A finished set, opened for reading; rows are numbered as those of its corpus."""
 
-    def __init__(self, uri: str, manifest: Manifest, *, manifest_sha256: str) -> None:
-        self.uri = uri
+    KIND = Kind(
+        manifest=Manifest,
+        versioned=_Versioned,
+        version=FORMAT_VERSION,
+        name="teacher outputs",
+        has="have",
+        stage="capture",
+        again="capture them again",
+        anew="they are captured anew",
+        missing="has 0 bytes, its manifest says {bytes}",
+    )
+
+    def __init__(self, folder: SealedFolder, manifest: Manifest, *, manifest_sha256: str) -> None:
+        super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.header.hash)
         self.header = manifest.header
         self.shards = manifest.shards
-        self.hash = manifest_sha256
-        """SHA-256 of the manifest, which covers every other file."""
-        self._folder = Folder(uri)
-        sizes = [shard.rows for shard in manifest.shards]
-        self._offsets: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self._is_mapped = self._folder.is_local and self.header.codec == "none"
-        self._files: OrderedDict[int, tuple[Any, Any]] = OrderedDict()
-        self._batches: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._cached_bytes = 0
-        self._compared: set[tuple[int, int]] = set()
-
-    @classmethod
-    def open(cls, uri: str) -> "OutputSet":
-        """Read a set's manifest and compare the sizes of its files with it.
-
-        Raises ValueError when ``uri`` holds no finished set of this version, or a file is missing or truncated.
-        """
-        folder = Folder(uri)
-        if not folder.exists(MANIFEST):
-            raise ValueError(f"teacher outputs {uri!r} have no {MANIFEST}; give the folder of a finished capture stage")
-        content = folder.read_bytes(MANIFEST)
-        manifest = _parse(content, uri)
-        sizes = folder.sizes("shards")
-        for shard in manifest.shards:
-            if sizes.get(shard.file) != shard.bytes:
-                raise ValueError(
-                    f"teacher outputs {uri!r}: {shard.file} has {sizes.get(shard.file, 0)} bytes, its manifest says "
-                    f"{shard.bytes}; {REMEDY}"
-                )
-        return cls(uri, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
-
-    def __len__(self) -> int:
-        return self.header.rows
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of its shards."""
-        return sum(shard.bytes for shard in self.shards)
+        self._is_mapped = is_mapped = folder.is_local and self.header.codec == "none"
+        self._opened = Recent[Any](_OPEN_SHARDS)
+        # Mapped batches take no memory of their own.
+        self._batches = Recent[Any](CACHE_BYTES, size=lambda batch: 0 if is_mapped else batch.nbytes)
 
     def read(self, rows: Sequence[int] | NDArray[np.integer], names: Sequence[str] | None = None) -> Values:
         """The named columns, by default all, of these rows in the order asked for; of the stored type.
@@ -261,76 +229,33 @@ class OutputSet:
             else [np.empty((0, *column.shape), dtype=column.dtype)] * len(asked)
             for name, column in wanted.items()
         }
-        for shard, number, places, within in self._by_batch(asked):
+        for shard, number, places, within in self.groups_of(asked):
             batch = self._batch(shard, number)
             self._check_ids(shard, batch, asked[places], within)
             for name, column in wanted.items():
                 _take(batch.column(name), column, within, found[name], places)
         return found
 
-    def _check_ids(self, shard: int, batch: Any, asked: NDArray[np.int64], within: NDArray[np.int64]) -> None:
+    def _check_ids(self, shard: int, batch: Any, asked: Places, within: Places) -> None:
         stored = batch.column(ROW_ID).to_numpy()[within]
         if not np.array_equal(stored, asked):
             first = int(np.flatnonzero(stored != asked)[0])
-            raise ValueError(
-                f"{self._name(shard)} has row {stored[first]} where row {asked[first]} of the corpus belongs; {REMEDY}"
-            )
-
-    def _by_batch(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, int, NDArray[np.int64], NDArray[np.int64]]]:
-        """For each record batch with some of the rows: its shard and number, their places in ``rows`` and in it."""
-        shards = np.searchsorted(self._offsets, rows, side="right") - 1
-        numbers, within = np.divmod(rows - self._offsets[shards], BATCH_ROWS)
-        order = np.lexsort((numbers, shards))
-        changes = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(numbers[order]) != 0)) + 1
-        for places in np.split(order, changes) if len(order) else []:
-            yield int(shards[places[0]]), int(numbers[places[0]]), places, within[places]
+            what = f"has row {stored[first]} where row {asked[first]} of the corpus belongs"
+            raise self._folder.fault(self.shards[shard].file, what)
 
     def _batch(self, shard: int, number: int) -> Any:
-        key = (shard, number)
-        if key not in self._batches:
-            with self._named_errors(shard):
-                batch = self._open(shard).get_batch(number)
-                if key not in self._compared and digest_of(batch) != self.shards[shard].digests[number]:
-                    raise ValueError(f"{self._name(shard)} has other values than were written; {REMEDY}")
-            self._compared.add(key)
-            self._batches[key] = batch
-            # Mapped batches take no memory of their own.
-            self._cached_bytes += 0 if self._is_mapped else batch.nbytes
-            while self._cached_bytes > _CACHE_BYTES and len(self._batches) > 1:
-                self._cached_bytes -= self._batches.popitem(last=False)[1].nbytes
-        self._batches.move_to_end(key)
-        return self._batches[key]
+        return self._batches.get((shard, number), lambda: self._read_batch(self.shards[shard], number))
 
-    def _open(self, shard: int) -> Any:
-        if shard not in self._files:
-            name = self.shards[shard].file
-            stream = pa.memory_map(self._folder.full_path(name)) if self._is_mapped else self._folder.open_input(name)
-            self._files[shard] = (pa.ipc.open_file(stream), stream)
-            while len(self._files) > _OPEN_SHARDS:
-                self._files.popitem(last=False)
-        self._files.move_to_end(shard)
-        return self._files[shard][0]
+    def _read_batch(self, shard: SetShard, number: int) -> Any:
+        with self._folder.named_errors(shard.file):
+            batch = self._opened.get(shard.file, lambda: self._open_file(shard.file))[0].get_batch(number)
+            if digest_of(batch) != shard.digests[number]:
+                raise self._folder.fault(shard.file, "has other values than were written")
+        return batch
 
-    def verify(self) -> None:
-        """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
-        for number, shard in enumerate(self.shards):
-            with self._named_errors(number):
-                found = self._folder.sha256(shard.file)
-            if found != shard.sha256:
-                raise ValueError(
-                    f"{self._name(number)} has SHA-256 {found}, its manifest says {shard.sha256}; {REMEDY}"
-                )
-
-    def _name(self, shard: int) -> str:
-        return f"teacher outputs {self.uri!r}: {self.shards[shard].file}"
-
-    @contextmanager
-    def _named_errors(self, shard: int) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, pa.ArrowException) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{self._name(shard)} is damaged or cannot be read: {reason}; {REMEDY}") from None
+    def _open_file(self, name: str) -> tuple[Any, Any]:
+        stream = pa.memory_map(self._folder.full_path(name)) if self._is_mapped else self._folder.open_input(name)
+        return pa.ipc.open_file(stream), stream
 
 
 def _take(array: Any, column: OutputColumn, within: NDArray[np.int64], found: Any, places: NDArray[np.int64]) -> None:
@@ -344,18 +269,3 @@ def _take(array: Any, column: OutputColumn, within: NDArray[np.int64], found: An
     for place, row in zip(places.tolist(), within.tolist(), strict=True):
         # A view would keep the whole batch in memory.
         found[place] = flat[starts[row] : starts[row] + lengths[row]].copy().reshape(-1, *column.shape)
-
-
-def _parse(content: bytes, uri: str) -> Manifest:
-    try:
-        version = _Versioned.model_validate_json(content).header.get("version")
-        if version != FORMAT_VERSION:
-            raise ValueError(
-                f"teacher outputs {uri!r} have format version {version}, this program reads {FORMAT_VERSION}; "
-                "capture them again"
-            )
-        return Manifest.model_validate_json(content)
-    except ValidationError as error:
-        found = error.errors()[0]
-        place = ".".join(map(str, found["loc"])) or MANIFEST
-        raise ValueError(f"teacher outputs {uri!r}: {place}: {found['msg']}; capture them again") from None

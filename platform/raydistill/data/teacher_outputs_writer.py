@@ -1,20 +1,17 @@
 """Writing a set of teacher outputs: rows in, a finished folder out, or one that the next writer goes on with."""
 
-import logging
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raydistill.data.storage import Folder, HashingStream
+from raydistill.data.sealed_table import ROW_GROUP_ROWS
+from raydistill.data.sealed_writer import Entry, Sealer
+from raydistill.data.storage import HashingStream
 from raydistill.data.teacher_outputs import (
-    BATCH_ROWS,
-    MANIFEST,
     Header,
     Manifest,
     OutputSet,
@@ -24,17 +21,17 @@ from raydistill.data.teacher_outputs import (
     schema_of,
 )
 
-JOURNAL = "journal"
-_logger = logging.getLogger(__name__)
 
-
-class _Entry(BaseModel):
+class OutputSetEntry(Entry):
     """A finished shard of a set that is not finished."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    header_hash: str
     shard: SetShard
+    header_hash: str
+
+    @property
+    def identity(self) -> str:
+        """Hash of the set's header."""
+        return self.header_hash
 
 
 class OutputSetWriter:
@@ -47,17 +44,15 @@ class OutputSetWriter:
 
     def __init__(self, uri: str, header: Header, *, shard_rows: Sequence[int]) -> None:
         assert sum(shard_rows) == header.rows
-        self._folder = Folder(uri)
+        self._sealer = Sealer(uri, OutputSet, OutputSetEntry, identity=header.hash)
         self._uri, self._header = uri, header
         self._shard_rows = list(shard_rows)
-        self._shards: list[SetShard] = []
+        self._shards = [entry.shard for entry in self._sealer.entries]
         self._stream: HashingStream | None = None
         self._file: Any = None
         self._digests: list[str] = []
         self._in_shard = 0
-        self.is_finished = self._was_finished()
-        if not self.is_finished:
-            self._take_over()
+        self.is_finished = self._sealer.finished is not None
         self.first_row = header.rows if self.is_finished else sum(shard.rows for shard in self._shards)
 
     def __enter__(self) -> "OutputSetWriter":
@@ -74,9 +69,9 @@ class OutputSetWriter:
         size = self._shard_rows[len(self._shards)]
         first = sum(shard.rows for shard in self._shards) + self._in_shard
         assert np.array_equal(row_ids, np.arange(first, first + len(row_ids))), "rows came out of their order"
-        assert len(row_ids) == min(BATCH_ROWS, size - self._in_shard), "a record batch has another number of rows"
+        assert len(row_ids) == min(ROW_GROUP_ROWS, size - self._in_shard), "a record batch has another number of rows"
         if self._file is None:
-            self._stream = self._folder.open_output(self._name())
+            self._stream = self._sealer.folder.open_output(self._name())
             codec = None if self._header.codec == "none" else self._header.codec
             options = pa.ipc.IpcWriteOptions(compression=codec)
             self._file = pa.ipc.new_file(self._stream, schema_of(self._header.columns), options=options)
@@ -91,10 +86,8 @@ class OutputSetWriter:
         """Write the manifest and open the set."""
         if not self.is_finished:
             assert len(self._shards) == len(self._shard_rows), "rows are missing"
-            manifest = Manifest(header=self._header, shards=tuple(self._shards))
-            self._folder.write_at_once(MANIFEST, manifest.model_dump_json(indent=1).encode())
+            self._sealer.seal(Manifest(header=self._header, shards=tuple(self._shards)))
             self.is_finished = True
-        self._folder.delete(JOURNAL)
         return OutputSet.open(self._uri)
 
     def _name(self) -> str:
@@ -111,39 +104,6 @@ class OutputSetWriter:
             sha256=self._stream.hexdigest(),
             digests=tuple(self._digests),
         )
-        entry = _Entry(header_hash=self._header.hash, shard=shard)
-        self._folder.write_at_once(_entry_name(len(self._shards)), entry.model_dump_json().encode())
+        self._sealer.write_entry(len(self._shards), OutputSetEntry(header_hash=self._header.hash, shard=shard))
         self._shards.append(shard)
         self._file, self._stream, self._digests, self._in_shard = None, None, [], 0
-
-    def _was_finished(self) -> bool:
-        if not self._folder.exists(MANIFEST):
-            return False
-        try:
-            found = OutputSet.open(self._uri)
-            if found.header == self._header:
-                found.verify()
-                return True
-        except ValueError as error:
-            _logger.warning("%s: they are captured anew", error)
-        # A folder that is written to must not look finished.
-        self._folder.delete()
-        return False
-
-    def _take_over(self) -> None:
-        """Keep the finished shards of an equal header, up to the first that is missing or not as it was written."""
-        while self._folder.exists(_entry_name(len(self._shards))):
-            try:
-                entry = _Entry.model_validate_json(self._folder.read_bytes(_entry_name(len(self._shards))))
-                whole = self._folder.sha256(entry.shard.file) == entry.shard.sha256
-            except (ValidationError, OSError):
-                whole = False
-            if not whole or entry.header_hash != self._header.hash:
-                break
-            self._shards.append(entry.shard)
-        if not self._shards:
-            self._folder.delete()
-
-
-def _entry_name(number: int) -> str:
-    return str(PurePosixPath(JOURNAL) / f"part-{number:05d}.json")

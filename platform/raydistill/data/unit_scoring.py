@@ -4,21 +4,29 @@ Blocks of rows are the same for any number of actors and their sums are added in
 depend on how many there are.
 """
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart, open_mixture
+from raydistill.data.ray_tasks import run_actors
 from raydistill.data.stream import BatchBuilder, FeedSpec
-from raydistill.data.unit_progress import ScoringProgress
 from raydistill.draws import permutation
 from raydistill.methods._unit_scores import row_gradients
 from raydistill.models.classes import Names
@@ -28,6 +36,8 @@ from raydistill.models.predictions import predict
 
 BLOCK_ROWS = 512
 """Rows whose sums an actor hands over at once."""
+_FILE = "progress.safetensors"
+_SUMS = pa.schema({"sums": pa.large_binary()})
 _logger = logging.getLogger(__name__)
 
 
@@ -75,6 +85,40 @@ class ScoringRun:
         return FeedSpec.make(self.corpus, self.task, None, seed=self.seed, encodings=encodings)
 
 
+class ScoringProgress:
+    """The sums of the blocks that are done, exactly as they were in memory; replaced in one step after each block."""
+
+    def __init__(self, folder: Path, identity: Any) -> None:
+        """``identity``: what the sums depend on, for JSON; sums of anything else that lie in ``folder`` are ignored."""
+        self._path = folder / _FILE
+        self._identity = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def read(self, kinds: Iterable[str], *, score_batch_size: int | None) -> tuple[int, dict[str, ScoreSums]]:
+        """How many blocks are done and their sums by kind; 0 and empty sums where there is no whole file of them."""
+        tensors: dict[str, Tensor] = {}
+        num_blocks = 0
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                facts = file.metadata() or {}
+                if facts.get("identity") == self._identity:
+                    num_blocks = int(facts["blocks"])
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (FileNotFoundError, SafetensorError):
+            pass
+        return num_blocks, _sums_of(tensors, kinds, score_batch_size=score_batch_size)
+
+    def write(self, num_blocks: int, sums: Mapping[str, ScoreSums]) -> None:
+        """Keep the sums of the first blocks in place of what is there."""
+        tensors = _tensors_of(sums)
+        temporary = self._path.with_name(f".{_FILE}")
+        temporary.write_bytes(save(tensors, metadata={"identity": self._identity, "blocks": str(num_blocks)}))
+        temporary.replace(self._path)
+
+    def remove(self) -> None:
+        """Take the file away once the scores are written."""
+        self._path.unlink(missing_ok=True)
+
+
 def score_units(
     run: ScoringRun, progress: ScoringProgress, *, num_actors: int = 1, cpus: int = 1
 ) -> tuple[dict[str, Scores], int]:
@@ -86,8 +130,7 @@ def score_units(
     """
     rows = chosen_rows(run)
     blocks = [(start, rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
-    kinds = (EXPRESSIVENESS,) if run.student is None else (EXPRESSIVENESS, FRIENDLINESS)
-    done, totals = progress.read(kinds, score_batch_size=run.score_batch_size)
+    done, totals = progress.read(_kinds(run), score_batch_size=run.score_batch_size)
     if done:
         _logger.warning("sums over %d rows of an earlier run are taken over", totals[EXPRESSIVENESS].num_rows)
     rest = blocks[done:]
@@ -110,38 +153,51 @@ def _block_sums(
     run: ScoringRun, blocks: Sequence[tuple[int, NDArray[np.int64]]], *, num_actors: int, cpus: int
 ) -> Iterator[dict[str, ScoreSums]]:
     """What actors make of the blocks, in their order; the actors end with the iterator."""
-    import ray
-    from ray.util import ActorPool
-
-    if not blocks:
-        return
-    make = ray.remote(num_cpus=cpus, num_gpus=1 if run.use_gpu else 0, max_restarts=1, max_task_retries=1)(_Actor)
-    actors = [make.remote(run) for _ in range(num_actors)]
-    try:
-        for sums, error in ActorPool(actors).map(lambda actor, block: actor.sums.remote(*block), list(blocks)):
-            if error:
-                raise ValueError(error)
-            yield sums
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    tables = run_actors(
+        partial(_scoring_task, run),
+        [{"start": start, "rows": rows.tolist()} for start, rows in blocks],
+        _SUMS,
+        num_actors=num_actors,
+        cpus=cpus,
+        use_gpu=run.use_gpu,
+    )
+    kinds = _kinds(run)
+    with closing(tables):
+        for table in tables:
+            for content in table.column("sums"):
+                yield _sums_of(load(content.as_py()), kinds, score_batch_size=run.score_batch_size)
 
 
-class _Actor:
-    """Holds the models and sums blocks; a ValueError, which the user can mend, is handed over as data."""
+def _scoring_task(run: ScoringRun) -> Callable[[Mapping[str, Any]], list[pa.Table]]:
+    """Load the models; the task sums a block."""
+    torch.set_num_threads(run.num_threads)
+    scorer = UnitScorer(run)
 
-    def __init__(self, run: ScoringRun) -> None:
-        torch.set_num_threads(run.num_threads)
-        self._run = run
-        self._scorer: UnitScorer | None = None
+    def table_of(item: Mapping[str, Any]) -> list[pa.Table]:
+        sums = scorer.sums(item["start"], np.array(item["rows"]))
+        return [pa.table([pa.array([save(_tensors_of(sums))], type=pa.large_binary())], schema=_SUMS)]
 
-    def sums(self, start: int, rows: NDArray[np.int64]) -> tuple[dict[str, ScoreSums], str]:
-        try:
-            if self._scorer is None:
-                self._scorer = UnitScorer(self._run)
-            return self._scorer.sums(start, rows), ""
-        except ValueError as reason:
-            return {}, str(reason)
+    return table_of
+
+
+def _kinds(run: ScoringRun) -> tuple[str, ...]:
+    return (EXPRESSIVENESS,) if run.student is None else (EXPRESSIVENESS, FRIENDLINESS)
+
+
+def _tensors_of(sums: Mapping[str, ScoreSums]) -> dict[str, Tensor]:
+    """Sums by kind as tensors by name, for a file or a message."""
+    return {f"{kind}/{name}": tensor for kind, one in sums.items() for name, tensor in one.tensors().items()}
+
+
+def _sums_of(
+    tensors: Mapping[str, Tensor], kinds: Iterable[str], *, score_batch_size: int | None
+) -> dict[str, ScoreSums]:
+    """What ``_tensors_of`` was given; empty sums of a kind without tensors."""
+    found: dict[str, dict[str, Tensor]] = {kind: {} for kind in kinds}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition("/")
+        found[kind][rest] = tensor
+    return {kind: ScoreSums.of_tensors(own, score_batch_size=score_batch_size) for kind, own in found.items()}
 
 
 class UnitScorer:
@@ -161,8 +217,7 @@ class UnitScorer:
 
     def sums(self, start: int, rows: NDArray[np.int64]) -> dict[str, ScoreSums]:
         """Sums over these rows, the first of which is number ``start`` of those that are scored."""
-        kinds = (EXPRESSIVENESS,) if self._student is None else (EXPRESSIVENESS, FRIENDLINESS)
-        found = {kind: ScoreSums(score_batch_size=self._run.score_batch_size) for kind in kinds}
+        found = {kind: ScoreSums(score_batch_size=self._run.score_batch_size) for kind in _kinds(self._run)}
         # Rows of similar length together waste least; their places in the corpus go with them.
         order = np.argsort(self._builder.corpus.lengths[rows], kind="stable")
         for first in range(0, len(rows), self._run.batch_size):

@@ -11,11 +11,9 @@ from raydistill.config.errors import UserError, error_lines
 from raydistill.data import object_store
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_record
-from raydistill.stages import _corpora
-from raydistill.stages._base import Forecast
+from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
+from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
 from raydistill.store_paths import is_in_store
-from raydistill.tracking.registered import registry_at
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16
@@ -37,7 +35,7 @@ def check_job(job: Job) -> list[Preview]:
     """
     problems: list[str] = []
     previews: list[Preview] = []
-    forecasts: dict[str, Forecast] = {}
+    made: dict[str, Input] = {}
     problems += _check_storage(job)
     if problems and is_in_store(job.config.storage):
         # What is finished cannot be told there.
@@ -48,29 +46,29 @@ def check_job(job: Job) -> list[Preview]:
         try:
             records[name] = stage_record(job, run, records)
             cluster.check_resources(scaling)
-            with registry_at(registry_uri(job)):
-                forecast = run.stage.check(scaling, _inputs(run, forecasts))
+            decisions = run.stage.plan(scaling, _inputs(job, run, made))
         except ValueError as error:
             problems += [f"stages.{name}: {line}" for line in error_lines(error)]
             # What builds on a stage that cannot run would only repeat its problem.
             break
-        forecasts[name] = _with_facts(forecast, records[name])
-        previews.append(Preview(name, records[name].finished, forecast.lines))
+        made[name] = _made(decisions, records[name])
+        previews.append(Preview(name, records[name].finished, decisions.lines))
     if problems:
         raise UserError(problems)
     return previews
 
 
-def _inputs(run: StageRun, forecasts: Mapping[str, Forecast]) -> dict[str, Forecast]:
-    """What each reference of a run leads to: the first run's forecast stands for all of a stage."""
-    return {key: replace(forecasts[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
+def _inputs(job: Job, run: StageRun, made: Mapping[str, Input]) -> Inputs:
+    """What each reference of a run leads to: what the first run makes stands for all of a stage."""
+    earlier = {key: replace(made[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
+    registered = registered_checkpoints(job, run)
+    return {**earlier, **{reference: Input(folder=folder) for reference, folder in registered.items()}}
 
 
-def _with_facts(forecast: Forecast, record: StageRecord) -> Forecast:
-    """A finished corpus's own numbers in place of the forecast."""
-    if forecast.corpus is None or not record.finished:
-        return forecast
-    return replace(forecast, corpus=_corpora.of_folder(record.output))
+def _made(decisions: Decisions, record: StageRecord) -> Input:
+    """What a stage will make; of a finished corpus its folder tells more."""
+    is_there = record.finished and isinstance(decisions.makes, CorpusFacts)
+    return Input(folder=record.output) if is_there else Input(decisions.makes)
 
 
 def _check_storage(job: Job) -> list[str]:

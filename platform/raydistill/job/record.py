@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydistill import __version__
 from raydistill.data import mirror
-from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST
+from raydistill.data.input_splits import HELD_OUT, TRAIN
 from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.stages import _checkpoints
+from raydistill.registry.checkpoints import checkpoint_folder
+from raydistill.registry.reference import is_registered
 from raydistill.stages._base import stage_hash, stage_of
-from raydistill.store_paths import is_in_store, local_path
-from raydistill.tracking.registered import is_registered, registry_at
+from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.tracking.store import store_of
 from raydistill.training.trainer import CHECKPOINTS
 
@@ -65,9 +64,15 @@ def job_folder(job: Job) -> Path:
     return (local_path(job.config.storage).expanduser() / job.name).resolve()
 
 
-def registry_uri(job: Job) -> str:
-    """URI of the MLflow store whose registered models a job's references mean."""
-    return store_of(job.config.tracking, job_folder(job).parent, job.name).uri
+def registered_checkpoints(job: Job, run: StageRun) -> dict[str, Path]:
+    """The folder of each registered model that a run refers to, by the reference; downloaded where it is not here.
+
+    Raises ValueError when the job's MLflow store does not have one, or does not answer.
+    """
+    uri = store_of(job.config.tracking, job_folder(job).parent, job.name).uri
+    cache = cache_folder() / "registered"
+    references = filter(is_registered, run.stage.references().values())
+    return {reference: checkpoint_folder(reference, cache, registry=uri) for reference in references}
 
 
 def stage_records(job: Job) -> dict[str, StageRecord]:
@@ -84,19 +89,22 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
     Its hash covers configuration, seed, inputs' hashes and files outside the job. Raises ValueError when a source
     it reads is not there, or when another run of the job would do the same.
     """
+    registered = registered_checkpoints(job, run)
     hashes: dict[str, str] = {}
     outside: dict[str, str | None] = {}
     for key, reference in run.stage.references().items():
         names = run.inputs.get(stage_of(reference))
-        if names is None:
-            with registry_at(registry_uri(job)):
-                outside[key] = fingerprint(reference)
-        else:
+        if names is not None:
             hashes[key] = "+".join(earlier[name].hash for name in names)
+        elif reference in registered:
+            # Of a version, which an alias does not tell.
+            outside[key] = registered[reference].name
+        else:
+            outside[key] = fingerprint(reference)
     identity = {
         "configuration": run.stage.identity(job.scaling(run.stage)),
         "seed": job.seed(run),
-        "version": __version__,
+        "format": run.stage.FORMAT,
         "files": outside,
     }
     digest = stage_hash(identity, hashes)
@@ -109,11 +117,8 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
 def fingerprint(reference: str) -> str | None:
     """What identifies the content of a folder outside the job: a corpus's hash, or names, sizes and times of files.
 
-    Of a registered model it is its version, which an alias does not tell. None for what is neither: a name or hash in
-    the configuration identifies it.
+    None for what is neither: a name or hash in the configuration identifies it.
     """
-    if is_registered(reference):
-        return _checkpoints.from_registry(reference).name
     if not reference or not (is_in_store(reference) or Path(reference).is_dir()):
         return None
     corpus = Folder(reference)

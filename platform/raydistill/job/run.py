@@ -18,15 +18,15 @@ from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
-from raydistill.job.record import StageRecord, job_folder, registry_uri, stage_records
+from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
 from raydistill.json_file import write_text
 from raydistill.locks import HeldError, hold, locked
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
-from raydistill.tracking.registered import registry_at
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
+from raydistill.training.result import TrainResult
 
 Echo = Callable[[str], None]
 _JOB_KEY = "job"
@@ -123,7 +123,7 @@ class Runner:
     """Key of the tracked run that those of the stages are part of, by default the job's own."""
     own: Mapping[str, str] = field(default_factory=dict)
     """Key of a tracked run that a stage's run records to, instead of one that is started for it."""
-    launch: Callable[..., Any] | None = None
+    launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
 
     def run(self, resolved: Path) -> None:
@@ -174,8 +174,7 @@ class Runner:
         record.output.mkdir(parents=True, exist_ok=True)
         self.echo(f"{run.name}: {'continuing' if resumed else 'started'} ({run.stage.config.kind})")
         start = time.monotonic()
-        # The registry is set here, in the thread that the run has for itself.
-        with self._tracked(run, key), registry_at(registry_uri(self.job)):
+        with self._tracked(run, key):
             if not (resumed and run.name in self.own):
                 # Of somebody else's run that goes on they are known, and cannot change.
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
@@ -216,18 +215,15 @@ class Runner:
         return self.records[name].hash
 
     def _context(self, run: StageRun, key: str, parallel: int) -> StageContext:
-        runs = {reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()}
-        single = {reference: found[0] for reference, found in runs.items() if len(found) == 1}
         return StageContext(
             job_name=self.job.name,
             seed=self.job.seed(run),
             scaling=self.job.scaling(run.stage),
             output=self.records[run.name].output,
-            outputs={reference: found.output for reference, found in single.items()},
-            summaries={reference: dict(found.summary) for reference, found in single.items()},
+            runs={reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()},
+            registered=registered_checkpoints(self.job, run),
             tracker=self.tracker,
             run_key=key,
-            runs=runs,
             parallel=parallel,
             storage=self.result.folder.parent,
             launch=self.launch,

@@ -144,19 +144,19 @@ class _Gradients:
         """Of ``rows`` rows with a loss; those after them have a gradient of 0."""
         wide = accumulation_dtype(states.dtype)
         dtype = wide if states.dtype == torch.float16 else states.dtype
-        of_states = torch.empty_like(states, dtype=dtype) if needs[0] else None
-        if of_states is not None:
-            of_states[rows:].zero_()
+        states_gradient = torch.empty_like(states, dtype=dtype) if needs[0] else None
+        if states_gradient is not None:
+            states_gradient[rows:].zero_()
         # The first chunk overwrites the weight's gradient; with no chunk it is 0.
         allocate = torch.empty_like if rows else torch.zeros_like
         return cls(
-            of_states,
+            states_gradient,
             allocate(weight, dtype=wide) if needs[1] else None,
             torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None,
         )
 
     def add(self, chunk: slice, slope: Tensor, states: Tensor, weight: Tensor) -> None:
-        """Add one chunk's share, ``slope`` being the gradient of its logits (rows, V)."""
+        """Add one chunk's part, ``slope`` being the gradient of its logits (rows, V)."""
         if self.states is not None:
             add_product(self.states[chunk], slope, weight, first=True)
         if self.weight is not None:

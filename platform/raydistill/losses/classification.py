@@ -1,4 +1,4 @@
-"""Losses between class logits and labels, one value a row."""
+"""Losses between class logits and labels, one value per row."""
 
 from torch import Tensor
 from torch.nn.functional import cross_entropy

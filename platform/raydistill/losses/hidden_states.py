@@ -1,4 +1,4 @@
-"""Losses between hidden states of a student and a teacher, one value a row."""
+"""Losses between hidden states of a student and a teacher, one value per row."""
 
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -35,10 +35,10 @@ def mean_squared_difference(first: Tensor, second: Tensor) -> Tensor:
     return (widen(first) - widen(second)).square().mean(dim=-1)
 
 
-def patience(student_states: Tensor, teacher_states: Tensor, *, normalized: bool) -> Tensor:
-    """Mean squared difference of the states of a row over layers and width.
+def pkd_loss(student_states: Tensor, teacher_states: Tensor, *, normalized: bool) -> Tensor:
+    """Mean squared difference of the hidden states of a row over layers and hidden size, as in patient KD.
 
-    Shapes: (B, layers, width) each; returns (B,). With ``normalized`` each state is divided by its length first, or by
+    Shapes: (B, layers, hidden) each; returns (B,). With ``normalized`` each state is first divided by its norm, or by
     1e-12 where that is greater. Source: Sun et al. 2019, sec. 3.2. Raises ValueError if the shapes differ.
     """
     if student_states.shape != teacher_states.shape:

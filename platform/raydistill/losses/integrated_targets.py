@@ -1,4 +1,4 @@
-"""Targets over all classes from teachers that know some each: Li et al. 2022, as in lancopku/MUKI @ 703fd17."""
+"""Targets over all classes from teachers that know some of them each: Li et al. 2022, as in lancopku/MUKI @ 703fd17."""
 
 from collections.abc import Sequence
 
@@ -46,7 +46,7 @@ def soft_choice(scores: Tensor, *, temperature: float) -> Tensor:
 
 
 def hard_choice(scores: Tensor) -> Tensor:
-    """1 for the teacher with the greatest score of a row, the first of equals, and 0 for the others.
+    """1 for the teacher with the highest score of a row, the first one in a tie, and 0 for the others.
 
     Shapes: (B, teachers); returns (B, teachers). Deviation: the published code fails for a single row.
     """
@@ -54,7 +54,7 @@ def hard_choice(scores: Tensor) -> Tensor:
 
 
 def score_margin(scores: Tensor) -> Tensor:
-    """Difference of the two greatest scores of a row, and 1e-6, as published.
+    """Difference between the two highest scores of a row, plus 1e-6, as published.
 
     Shapes: (B, teachers) with two teachers or more; returns (B,), positive.
     """
@@ -63,8 +63,8 @@ def score_margin(scores: Tensor) -> Tensor:
 
 
 def agreement(logits: Tensor, target: Tensor) -> Tensor:
-    """1 where the likeliest class of a row is that of its target, else 0, without gradient.
+    """1 where the top-1 class of a row is its target's, else 0, without gradient.
 
-    Shapes: (B, classes) each; returns (B,) float64, so that a share of rows is rounded to no more than 1.
+    Shapes: (B, classes) each; returns (B,) float64, so that a fraction of rows never rounds to more than 1.
     """
     return (logits.argmax(dim=1) == target.argmax(dim=1)).double()

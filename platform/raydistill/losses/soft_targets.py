@@ -1,4 +1,4 @@
-"""Losses between two vocabulary or class distributions, one value a row."""
+"""Losses between two vocabulary or class distributions, one value per row."""
 
 from torch import Tensor
 from torch.nn.functional import log_softmax
@@ -53,3 +53,17 @@ def squared_error(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """
     _check_shapes(student_logits, teacher_logits)
     return (widen(student_logits) - widen(teacher_logits)).square().sum(dim=-1)
+
+
+def soft_label_loss(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, mean_over_classes: bool
+) -> Tensor:
+    """``kl_divergence`` of classes, or ``squared_error`` of a single output, a regression.
+
+    Shapes: (N, C) each; returns (N,). With ``mean_over_classes`` the divergence is divided by C. Raises ValueError if
+    the shapes differ or temperature <= 0.
+    """
+    if student_logits.shape[-1] == 1:
+        return squared_error(student_logits, teacher_logits)
+    divergence = kl_divergence(student_logits, teacher_logits, temperature=temperature)
+    return divergence / student_logits.shape[-1] if mean_over_classes else divergence

@@ -1,4 +1,4 @@
-"""A distribution over a vocabulary kept as its likeliest ids and the mass of all others, and the divergence from it."""
+"""A distribution over a vocabulary, kept as its top-k ids and the mass of all others, and the divergence from it."""
 
 from typing import NamedTuple
 
@@ -8,22 +8,22 @@ from torch.nn.functional import log_softmax
 from raydistill.losses.reduction import widen
 
 _LEAST = -80.0
-"""Logarithm that stands for that of a tail without mass; its product with the mass is 0 in float32."""
+"""Stands for the log-probability of a tail without mass; its product with the mass is 0 in float32."""
 
 
 class TopK(NamedTuple):
-    """What is kept of a distribution: leading shape (...), k ids."""
+    """What is kept of a distribution; leading shape (...), k ids."""
 
     ids: Tensor
-    """(..., k) int64, the likeliest first."""
+    """(..., k) int64, the most probable first."""
     log_probs: Tensor
-    """(..., k) logits less the logarithm of the sum of the exponentials of all: logarithms of probabilities."""
+    """(..., k) log-probabilities (log-softmax over the whole vocabulary)."""
     log_tail: Tensor
-    """(...) logarithm of the probability of all other ids together, minus infinity where there is no other."""
+    """(...) log-probability of all other ids together, minus infinity if there are none."""
 
 
 def top_k_of(logits: Tensor, k: int) -> TopK:
-    """The ``k`` likeliest ids of logits (..., V) and the mass of the rest.
+    """The ``k`` most probable ids of logits (..., V) and the mass of the rest.
 
     The tail is summed by itself, not taken from 1, so that a small one keeps its digits. Raises ValueError for ``k``
     outside 1 to V.
@@ -53,5 +53,5 @@ def top_k_kl_divergence(student_logits: Tensor, teacher: TopK) -> Tensor:
 
 
 def _log_tail(log_probs: Tensor, ids: Tensor) -> Tensor:
-    """Logarithm of the probability (...) of all ids but these."""
+    """Log-probability (...) of all ids but these."""
     return log_probs.scatter(-1, ids, float("-inf")).logsumexp(dim=-1)

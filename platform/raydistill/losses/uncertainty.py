@@ -1,4 +1,4 @@
-"""How sure a model is of its classes, and the distillation loss that weighs rows by it; needs torch alone.
+"""How certain a model is of its classes, and the distillation loss that weights rows by it; needs only torch.
 
 Li et al. 2021, "Dynamic Knowledge Distillation for Pre-trained Language Models", EMNLP; code
 lancopku/DynamicKD @ 261162d.
@@ -16,7 +16,7 @@ _PLUG_IN_EPSILON = 1e-6
 
 
 def normalized_entropy(logits: Tensor) -> Tensor:
-    """Entropy of softmax(logits) over its largest value, log C.
+    """Entropy of softmax(logits) divided by its largest value, log C.
 
     Shapes: (..., C) with C > 1; returns (...), in [0, 1], 1 where all classes are equally likely. Computed at
     temperature 1, with gradient.
@@ -27,7 +27,7 @@ def normalized_entropy(logits: Tensor) -> Tensor:
 
 
 def confidence(logits: Tensor) -> Tensor:
-    """Probability of the likeliest class.
+    """Top-1 probability.
 
     Shapes: (..., C); returns (...), in [1 / C, 1].
     """
@@ -35,7 +35,7 @@ def confidence(logits: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor) -> Tensor:
-    """Probability of the likeliest class less that of the second.
+    """Top-1 minus top-2 probability.
 
     Shapes: (..., C) with C > 1; returns (...), in [0, 1].
     """

@@ -1,19 +1,52 @@
-"""The contract that every method keeps: requirements, denominators, and a loss from a batch."""
+"""The contract that every method keeps: what it needs, which terms it has, and a loss from a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from raydistill.batch import Batch
+from raydistill.batch import Batch, encoded_as
+from raydistill.losses.reduction import mean_over
+from raydistill.models.load import head_of
+from raydistill.models.offloading import weights_present
+from raydistill.models.predictions import Prediction, predict
+
+CLASSIFYING = ("sequence_classification", "token_classification", "question_answering")
+"""Heads whose logits ``predict`` gives."""
+
+Denominators = Mapping[str, Tensor]
+"""By a term's name the 0-d count that its sum is divided by."""
+LossAndTerms = tuple[Tensor, dict[str, Tensor]]
+"""The 0-d loss, and the 0-d detached terms by their names."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the runtime may run a method."""
+
+    batch_dependent: bool = False
+    """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
+    batch_dependent_when_live: bool = False
+    """Whether that is so only while teachers run: their stored outputs belong to each row."""
+    partner_width: str = "bucket"
+    """Where partners are cut: ``bucket``, at the upper edge of the base row's length bucket, or ``batch``, at the
+    padded width of the base's micro-batch, as published."""
+    sequential_teachers: bool = False
+    """Whether all teachers run inside ``weights_present``, so that only one at a time needs its weights in place."""
+    cross_tokenizer: bool = False
+    """Whether a teacher may use another tokenizer than the student; not possible where tokens are aligned."""
+    partial_label_space: bool = False
+    """Whether each teacher may know only some of the student's classes. Such a method is given ``teacher_labels``: for
+    each teacher the names of its logits, in the student's order of classes; empty if its ``config.id2label`` holds."""
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a method needs before any cluster time is spent."""
+    """What a method needs before any cluster time is spent, and how it may be run."""
 
     min_teachers: int = 0
     """Fewest teachers the method works with."""
@@ -21,31 +54,63 @@ class Requirements:
     """Most teachers, None for any number."""
     partners: bool = False
     """Whether each row needs a partner row of the corpus."""
-    partner_width: str = "bucket"
-    """Where partners are cut: ``bucket``, at the upper edge of the base row's length bucket, or ``batch``, at the
-    padded width of the base's micro-batch, as published."""
     min_rows: int = 1
     """Fewest rows of a micro-batch."""
-    row_coupled: bool = False
-    """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
-    coupled_live: bool = False
-    """Whether that is so where teachers run alone: what is stored of them belongs to each row."""
     heads: tuple[str, ...] = ()
-    """Heads of the tasks that the method can train; empty means all."""
+    """Task heads that the method can train; empty means all."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks that the method can train; empty means all with these heads."""
     stored: tuple[str, ...] = ()
-    """Kinds of teacher outputs that the method reads and takes from a store too; empty where teachers must run."""
-    one_at_a_time: bool = False
-    """Whether teachers run inside ``weights_present`` alone, so that of several one at a time may have its weights."""
-    own_encodings: bool = False
-    """Whether a teacher may read the rows in another tokenizer's ids than the student; not where tokens are aligned."""
-    partial_labels: bool = False
-    """Whether each teacher may know a part of the student's classes. Such a method is given ``teacher_labels``: of each
-    teacher the names of its logits in their order, which are in the student's order of classes, none where they are
-    those of its ``config.id2label``."""
+    """Kinds of teacher outputs that the method reads and also takes from a store; empty where teachers must run."""
     labels: bool = True
-    """Whether the loss reads the labels of rows; where not, batches may come without any."""
+    """Whether the loss reads the labels of rows; if not, batches may come without any."""
+    execution: Execution = field(default_factory=Execution)
+    """How the runtime may run it."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """The declaration of a term: what it is a mean over, and its weight in the loss."""
+
+    count: int
+    """How many values of this batch enter the mean: rows, labels or tokens."""
+    weight: float | None = None
+    """Factor of the term in the loss. None: it is only logged, or the method adds its part of the loss by itself."""
+
+
+class Terms:
+    """Collects the terms of one forward pass: each a sum over its denominator, and their weighted sum, the loss."""
+
+    def __init__(self, declared: Mapping[str, Term], denominators: Denominators) -> None:
+        self.denominators = {name: denominators[name].clamp(min=1) for name in declared}
+        """Divisors of the declared terms, at least 1, so that a term without values is 0."""
+        self._declared = declared
+        self._losses: list[Tensor] = []
+        self._values: dict[str, Tensor] = {}
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Add a term, given one value for each row, label or token, to the loss with its declared weight."""
+        weight, mean = self._declared[name].weight, self.log(name, values)
+        if weight is not None:
+            self._losses.append(weight * mean)
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add a part of the loss that has its weight already."""
+        self._losses.append(loss)
+
+    def log(self, name: str, values: Tensor) -> Tensor:
+        """Log a term without adding it to the loss; returns it with its gradient."""
+        mean = mean_over(values, self.denominators[name])
+        self.record(name, mean)
+        return mean
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Log a term that is divided already."""
+        self._values[name] = value.detach()
+
+    def result(self) -> LossAndTerms:
+        """The loss, and the detached, unweighted terms."""
+        return torch.stack(self._losses).sum(), self._values
 
 
 class Distiller(nn.Module, ABC):
@@ -55,10 +120,10 @@ class Distiller(nn.Module, ABC):
     teacher: teachers are kept in a tuple, which ``nn.Module`` does not register.
     """
 
-    zero_at_teacher: ClassVar[tuple[str, ...]] = ()
-    """Names of the terms that vanish when the student equals its teacher."""
-    better_when_greater: ClassVar[tuple[str, ...]] = ()
-    """Names of the terms that are no losses but better when greater, such as a share of equal predictions."""
+    vanishes_for_identical_models: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that are 0 when the student equals its teacher."""
+    higher_is_better: ClassVar[tuple[str, ...]] = ()
+    """Names of the terms that are not losses but better when higher, such as a fraction of equal predictions."""
 
     def __init__(self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
@@ -66,15 +131,16 @@ class Distiller(nn.Module, ABC):
         self.student = student
         self.teachers = tuple(teachers)
         self.encodings: tuple[int, ...] = ()
-        """Of each teacher the encoding that it reads, see ``batch.encoded_as``; empty where all read the student's."""
+        """For each teacher the encoding that it reads, see ``batch.encoded_as``; empty if all read the student's."""
         self.teacher_rows = 0
-        """Rows that teachers were run on so far, each teacher's and each pass over a batch counted."""
+        """Number of rows that teachers have run on, counted for each teacher and each pass over a batch."""
         for teacher in self.teachers:
             teacher.requires_grad_(False).eval()
 
-    def encoding_of(self, number: int) -> int:
-        """The encoding that a teacher reads."""
-        return self.encodings[number] if self.encodings else 0
+    @cached_property
+    def head(self) -> str:
+        """The student's task head."""
+        return head_of(self.student)
 
     @classmethod
     @abstractmethod
@@ -90,14 +156,14 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def check_running(cls, config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse teachers that cannot be run as this configuration runs them; not asked where a capture is read.
+        """Refuse teachers that cannot run as this configuration runs them; not called when stored outputs are read.
 
         Raises ValueError naming the key, its value and the remedy.
         """
 
     @classmethod
     def stored_layers(cls, config: Any, student_config: Any, teacher_config: Any) -> tuple[int, ...]:
-        """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
+        """Numbers k of the hidden states hs[k] whose CLS states are read of a teacher, when those are stored."""
         return ()
 
     @classmethod
@@ -106,28 +172,78 @@ class Distiller(nn.Module, ABC):
         return batch
 
     @abstractmethod
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Counts of what each term averages over, 0-d float tensors on the batch's device; runs no model."""
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Declare every term of this batch, by its name; runs no model."""
 
     @abstractmethod
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """Run the models and add every declared term."""
+
+    def denominators(self, batch: Batch) -> dict[str, Tensor]:
+        """How many values each term averages over, 0-d float64 tensors on the batch's device; runs no model."""
+        like = batch["row_id"]
+        return {name: like.new_full((), term.count, dtype=torch.float64) for name, term in self.terms(batch).items()}
+
+    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
         """The loss and the detached, unweighted terms, each a sum over the batch divided by its denominator.
 
         ``denominators`` are totals over all micro-batches and ranks of the optimizer step, so that the terms of
-        all micro-batches and ranks add up to the terms of the global batch.
+        all micro-batches and ranks add up to the terms of the global batch. By default they are the batch's own.
         """
+        terms = Terms(self.terms(batch), self.denominators(batch) if denominators is None else denominators)
+        self.add_terms(terms, batch)
+        return terms.result()
+
+    def teacher_logits(self, batch: Batch, *, number: int = 0) -> Tensor:
+        """Logits (N, C) of a teacher, without gradient: from the batch, where they are stored, or by running it."""
+        stored = batch.get(stored_name(number, "logits"))
+        return self.run_teacher(batch, number=number).logits if stored is None else stored
+
+    @torch.no_grad()
+    def run_teacher(self, batch: Batch, *, number: int = 0, with_states: bool = False) -> Prediction:
+        """A teacher's logits and, on request, hidden states, without gradient; it reads its own encoding."""
+        self.teacher_rows += batch.num_rows
+        teacher = self.teachers[number]
+        encoded = encoded_as(batch, self.encoding_of(number))
+        with weights_present(teacher):
+            return predict(teacher, encoded, head=head_of(teacher), with_states=with_states)
+
+    def encoding_of(self, number: int) -> int:
+        """The encoding that a teacher reads."""
+        return self.encodings[number] if self.encodings else 0
+
+
+def stored_name(number: int, kind: str) -> str:
+    """The batch's column with stored outputs of teacher ``number``, of a kind such as ``logits``."""
+    return f"teacher_{number}_{kind}"
 
 
 def label_term(batch: Batch) -> str:
-    """Name of the term of the true labels: ``ce`` of classes, ``mse`` of scores."""
+    """Name of the term of the true labels: ``ce`` for classes, ``mse`` for regression targets."""
     return "mse" if batch["labels"].is_floating_point() else "ce"
 
 
-def row_count(batch: Batch) -> Tensor:
-    """Number of rows, 0-d float64 on the batch's device."""
-    return count_of(batch, batch.num_rows)
+def check_weight(key: str, value: float) -> None:
+    """Raise ValueError for a weight that is negative or not a number."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{key} is {value}; a weight must be a number that is not negative")
 
 
-def count_of(batch: Batch, number: int) -> Tensor:
-    """A number that the host knows, 0-d float64 on the batch's device."""
-    return batch["row_id"].new_full((), number, dtype=torch.float64)
+def check_positive(key: str, value: float) -> None:
+    """Raise ValueError for a temperature, or a rate, that is not positive."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{key} is {value}; it must be positive and finite")
+
+
+def check_choice(key: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise ValueError for a value that is not among the choices."""
+    if value not in choices:
+        raise ValueError(f"{key} is {value!r}; choices: {', '.join(map(str, choices))}")
+
+
+def check_interchange(proportion: float, max_tokens: int | None) -> None:
+    """Raise ValueError for a fraction of positions, or a limit on them, that leaves none to interchange."""
+    if not 0 < proportion <= 1:
+        raise ValueError(f"interchange_proportion is {proportion}; it must be in (0, 1]")
+    if max_tokens is not None and max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1, or null for no limit")

@@ -5,7 +5,7 @@ from typing import Any
 
 from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
-from raydistill.methods._checks import check_choice, check_interchange, check_positive, check_weight
+from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kd_positions": ("all", "masked"),
@@ -20,7 +20,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Weights of the terms and the intervention; defaults are the published ones unless a key says otherwise."""
+    """Weights of the terms, and the intervention; the defaults are the published ones unless a key says otherwise."""
 
     alpha_ce: float = 0.25
     """Weight of the KL divergence to the teacher."""
@@ -39,35 +39,35 @@ class Config:
     temperature: float = 2.0
     """Softens both KL divergences, which are multiplied by its square."""
     kd_positions: str = "all"
-    """Where logits are compared with the teacher's: at ``all`` tokens, as published, or where there is a label
+    """Where logits are compared with the teacher's: at ``all`` tokens, as published, or only where there is a label
     (``masked``), which is several times cheaper."""
     mapping: str | dict[str, Any] | None = None
-    """Which activations are interchanged: a preset (``middle_6``), the path of a ``.nm`` file, which is read at
-    once, or such a file's content. Needed while a causal weight is positive, unless ``data_augment`` is set."""
+    """Which activations are interchanged: a preset (``middle_6``), the path of a ``.nm`` file, which is read
+    immediately, or such a file's content. Needed if a causal weight is positive, unless ``data_augment`` is set."""
     site_offset: int = 0
     """0 reads the input of the block whose output is written, as published; 1 reads its output."""
     site_draw: str = "step"
-    """The group of the mapping is drawn once an optimizer ``step``, or as published once a ``micro_batch``."""
+    """The group of the mapping is drawn once per optimizer ``step``, or, as published, once per ``micro_batch``."""
     interchange_mode: str = "consecutive"
-    """Which positions are interchanged: one span (``consecutive``), single ones (``random``), or the base's masked
-    tokens with single ones of the partner (``masked``), whose number no option changes."""
+    """Which positions are interchanged: one span (``consecutive``), single positions (``random``), or the base's masked
+    tokens with single positions of the partner (``masked``); no option changes the number of the latter."""
     interchange_proportion: float = 0.3
-    """Share of the shorter of a row and its partner that is interchanged."""
+    """Fraction of positions that is interchanged, of the shorter of a row and its partner."""
     max_tokens: int | None = None
-    """Most positions of a row that are interchanged, None for no limit."""
+    """Largest number of interchanged positions of a row, None for no limit."""
     positions: str = "valid"
-    """Modes ``random`` and ``masked`` draw among real tokens (``valid``), or as published among padding too
+    """Modes ``random`` and ``masked`` draw among real tokens (``valid``), or, as published, among padding too
     (``padded``); padding is then computed."""
     pairing: str = "corpus"
-    """The partner of a row is any row of the ``corpus``, the same in every epoch as published, or another row of its
-    micro-batch (``in_batch``), which spares the teacher its source pass."""
+    """The partner of a row is any row of the ``corpus``, the same in every epoch, as published, or another row of its
+    micro-batch (``in_batch``), which saves the teacher's source pass."""
     partner_width: str = "bucket"
-    """A partner of the corpus is cut to the longest length in the base row's length bucket, or as published to the
+    """A partner from the corpus is cut to the longest length in the base row's length bucket, or, as published, to the
     padded width of its ``batch``."""
     data_augment: bool = False
     """Interchange the tokens themselves instead of activations: the published ablation. No site is read or drawn."""
     crossway: bool = False
-    """Mean of both directions: base and partner exchange their parts, positions too. Twice the cost."""
+    """Take the mean of both directions: base and partner also exchange roles and positions. Twice the cost."""
     share_student_prefix: bool = False
     """The student's counterfactual pass resumes from its base pass, and with ``in_batch`` that is its source pass too:
     cheaper, but the passes share their dropout, which is published as independent."""
@@ -121,8 +121,8 @@ class Config:
         return self.intervenes and self.positions == "padded" and self.interchange_mode != "consecutive"
 
     @property
-    def row_coupled(self) -> bool:
-        """Whether the loss of a row depends on the other rows of its micro-batch, or on its number in the step."""
-        of_partner = "in_batch" if self.pairing == "in_batch" else self.partner_width
+    def batch_dependent(self) -> bool:
+        """Whether the loss of a row depends on the other rows of its micro-batch, or on the micro-batch's number."""
+        reads_neighbours = self.pairing == "in_batch" or self.partner_width == "batch"
         draws_sites = self.site_draw == "micro_batch" and not self.data_augment
-        return self.intervenes and (of_partner in ("in_batch", "batch") or self.computes_padding or draws_sites)
+        return self.intervenes and (reads_neighbours or self.computes_padding or draws_sites)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydistill.interventions.sites import load_mapping, resolve_mapping
-from raydistill.methods._checks import check_choice, check_interchange, check_positive, check_weight
+from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
 
 FULL = "full"
 """Name of the mapping that is made for the depths of teacher and student."""
@@ -21,42 +21,41 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Weights of the terms and the intervention; defaults are the published ones."""
+    """Weights of the terms, and the intervention; the defaults are the published ones."""
 
     alpha: float = 0.95
-    """Share of the soft labels in the loss of the base pass; the true labels have the rest."""
+    """Fraction of the base pass's loss that the soft labels have; the true labels have the rest."""
     temperature: float = 10.0
     """Logits are divided by it before the softmax, in the counterfactual pass too."""
     reduction: str = "mean"
-    """``mean`` divides a divergence by the number of classes too, as published; ``batchmean`` sums it over them."""
+    """``mean`` also divides a divergence by the number of classes, as published; ``batchmean`` sums it over them."""
     gamma: float = 1.0
-    """Weight of the soft labels under intervention; 0 runs no counterfactual pass."""
+    """Weight of the soft labels under intervention; with 0 no counterfactual pass runs."""
     beta: float = 0.0
-    """Weight of the patience terms, the squared error of the states that stand for their rows, in each pass."""
+    """Weight of the ``pkd`` terms, the squared error of the rows' pooled states, in each pass."""
     patience_layers: tuple[int, ...] | None = None
-    """Teacher blocks, from 0, whose outputs are compared with those of the student's blocks, all but the last; None
-    takes of each student block's share of the teacher the last one: 1, 3, 5, 7, 9 for 12 and 6 blocks."""
+    """Teacher blocks, from 0, whose outputs are compared with those of all the student's blocks but the last. None
+    spreads them evenly: 1, 3, 5, 7, 9 for 12 and 6 blocks."""
     normalize_patience: bool = False
-    """Compare states of length 1."""
+    """Divide states by their norm before they are compared."""
     mapping: str | dict[str, Any] = FULL
-    """Which activations are interchanged: ``full``, each student block with its equal share of the teacher's blocks,
-    or a preset, the path of a ``.nm`` file, which is read at once, or such a file's content."""
+    """Which activations are interchanged: ``full``, each student block with the same fraction of the teacher's blocks,
+    or a preset, the path of a ``.nm`` file, which is read immediately, or such a file's content."""
     site_offset: int = 1
     """1 reads the output of the block whose output is written, as published; 0 reads its input."""
     interchange_mode: str = "random"
-    """Which positions are interchanged: single ones (``random``) or one span (``consecutive``), of real tokens."""
+    """Which positions are interchanged: single positions (``random``) or one span (``consecutive``) of real tokens."""
     interchange_proportion: float = 0.3
-    """Share of the shorter of a row and its partner that is interchanged."""
+    """Fraction of positions that is interchanged, of the shorter of a row and its partner."""
     max_tokens: int | None = None
-    """Most positions of a row that are interchanged, None for no limit."""
+    """Largest number of interchanged positions of a row, None for no limit."""
     share_student_prefix: bool = False
     """The student's counterfactual pass resumes from its base pass, which is its source pass too: cheaper, but the
     passes share their dropout, which is published as independent."""
     data_augment: bool = False
     """Interchange the tokens themselves instead of activations: an ablation. No site is read or drawn."""
     data_pair: bool = False
-    """Add the loss of the base pass on the partners in place of an intervention: an ablation. ``gamma`` is not
-    read."""
+    """Instead of intervening, add the loss of the base pass on the partners: an ablation. ``gamma`` is ignored."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -79,11 +78,11 @@ class Config:
     @property
     def weights(self) -> dict[str, float]:
         """Weight of each term that has one, by the term's name, with ``label`` for that of the true labels."""
-        found = {"label": 1 - self.alpha, "kd": self.alpha, "patience": self.beta}
+        found = {"label": 1 - self.alpha, "kd": self.alpha, "pkd": self.beta}
         if self.data_pair:
             found |= {PAIR + name: weight for name, weight in found.items()}
         elif self.gamma > 0:
-            found |= {COUNTERFACTUAL + "kd": self.gamma, COUNTERFACTUAL + "patience": self.beta}
+            found |= {COUNTERFACTUAL + "kd": self.gamma, COUNTERFACTUAL + "pkd": self.beta}
         return {name: weight for name, weight in found.items() if weight > 0}
 
     @property

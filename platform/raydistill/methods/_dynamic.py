@@ -1,42 +1,35 @@
-"""What the methods of dynamic distillation share: weights and objective, and a teacher's logits of chosen rows.
+"""What the methods of dynamic distillation share: weights and objective, and a teacher's logits for chosen rows.
 
 Li et al. 2021, "Dynamic Knowledge Distillation for Pre-trained Language Models", EMNLP; code
 lancopku/DynamicKD @ 261162d.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from raydistill.batch import Batch, padded_rows
 from raydistill.losses.soft_targets import kl_divergence, squared_error
-from raydistill.methods._base import Distiller
-from raydistill.methods._checks import check_choice, check_positive, check_weight
-from raydistill.methods._teacher_outputs import run_teacher, stored_name
+from raydistill.methods._base import Distiller, check_choice, check_positive, check_weight, stored_name
 
 HEADS = ("sequence_classification",)
-"""Heads that the methods train: a row has one prediction, whose uncertainty is that of the row."""
-
-RowLosses = Callable[[Tensor, Tensor], Tensor]
-"""Student and teacher logits (N, C) to a loss (N,)."""
+"""Heads that the methods train: a row has one prediction, whose uncertainty is the row's."""
 
 
 @dataclass(frozen=True)
 class DynamicConfig:
-    """Weights and objective of the soft labels; defaults are the published ones."""
+    """Weights and objective of the soft labels; the defaults are the published ones."""
 
     kd_alpha: float = 1.0
     """Weight of the soft labels."""
     ce_alpha: float = 1.0
     """Weight of the true labels."""
     objective: str = "mse"
-    """How logits are compared: ``mse``, the squared error of raw logits over the number of classes, or ``kl``, the
-    divergence at ``temperature`` times its square."""
+    """How logits are compared: ``mse``, the squared error of raw logits divided by the number of classes, or ``kl``,
+    the divergence at ``temperature`` times its square."""
     temperature: float = 5.0
-    """Logits are divided by it before the softmax of objective ``kl``."""
+    """With objective ``kl``: logits are divided by it before the softmax."""
 
     def __post_init__(self) -> None:
         for key in ("kd_alpha", "ce_alpha"):
@@ -46,37 +39,33 @@ class DynamicConfig:
 
 
 def check_distils(config: DynamicConfig) -> None:
-    """Raise ValueError where no teacher would be read."""
+    """Raise ValueError if no teacher would be read."""
     if config.kd_alpha == 0:
         raise ValueError("kd_alpha is 0, so no teacher is read; raise it, or use method finetune")
 
 
 def refuse_scores(key: str, value: str, student_config: Any, *, instead: str) -> None:
-    """Raise ValueError for an option that needs classes, and a student with a single output, a score."""
+    """Raise ValueError if an option needs classes and the student has a single output, a regression."""
     if student_config.num_labels == 1:
         raise ValueError(f"method.{key} is {value!r}, which needs classes, but labels are scores; set it to {instead}")
 
 
 def refuse_divergence_of_scores(config: DynamicConfig, student_config: Any) -> None:
-    """Raise ValueError for a divergence of distributions over a single output."""
+    """Raise ValueError for a divergence between distributions over a single output."""
     if config.objective == "kl":
         refuse_scores("objective", "kl", student_config, instead="mse")
 
 
-def row_losses(config: DynamicConfig) -> RowLosses:
-    """The loss between student and teacher logits that a configuration names."""
+def soft_losses(config: DynamicConfig, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """The loss (N,) between logits (N, C) that ``objective`` names."""
     if config.objective == "kl":
-        return partial(kl_divergence, temperature=config.temperature)
-    return _mean_squared_error
-
-
-def _mean_squared_error(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        return kl_divergence(student_logits, teacher_logits, temperature=config.temperature)
     return squared_error(student_logits, teacher_logits) / student_logits.shape[-1]
 
 
 def logits_of_rows(distiller: Distiller, batch: Batch, rows: Tensor, *, number: int = 0) -> Tensor:
-    """Logits (K, C) of a teacher for rows (K,) of a batch, without gradient; it runs on these alone, unless stored."""
+    """Logits (K, C) of a teacher for rows (K,) of a batch, without gradient; it runs on these only, unless stored."""
     stored = batch.get(stored_name(number, "logits"))
     if stored is not None:
         return stored.index_select(0, rows)
-    return run_teacher(distiller, padded_rows(batch, rows), number=number).logits
+    return distiller.run_teacher(padded_rows(batch, rows), number=number).logits

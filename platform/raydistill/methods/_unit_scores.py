@@ -1,4 +1,4 @@
-"""The two losses that StarK scores attention heads and feed-forward neurons of a teacher by.
+"""The two losses by which StarK scores a teacher's attention heads and feed-forward neurons.
 
 Source: StarK, "Sparse teachers can be dense with knowledge" (EMNLP 2022); code GeneZC/StarK @ ac1e8d1.
 """
@@ -15,10 +15,10 @@ from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, RowGradie
 def row_gradients(
     model: nn.Module, batch: Batch, *, head: str, student_logits: Tensor | None = None, temperature: float = 2.0
 ) -> dict[str, RowGradients]:
-    """``EXPRESSIVENESS`` of each row, and with the logits (N, C) of a student on the same batch ``FRIENDLINESS`` too.
+    """``EXPRESSIVENESS`` of each row and, given the logits (N, C) of a student on the same batch, ``FRIENDLINESS``.
 
-    See ``importance.row_gradients``, whose errors it raises, and ValueError for rows without labels and for logits of
-    another shape.
+    See ``importance.row_gradients``, whose errors it raises. Also raises ValueError for rows without labels and for
+    logits of another shape.
     """
     if "labels" not in batch:
         raise ValueError("rows have no label, which heads and neurons are scored with; give a labelled corpus")
@@ -33,10 +33,10 @@ def row_gradients(
 
 
 def distillation_loss(teacher_logits: Tensor, student_logits: Tensor, *, temperature: float) -> Tensor:
-    """The part of the published distillation loss that the teacher's logits (N, C) move, one value a label (N,).
+    """The part of the published distillation loss that depends on the teacher's logits (N, C), one per label (N,).
 
-    Half the soft cross-entropy times temperature squared; of scores, C = 1, half the squared error. The other half is
-    the student's own loss with the labels. Raises ValueError if the shapes differ.
+    Half the soft cross-entropy times temperature squared; for regression, C = 1, half the squared error. The other half
+    is the student's own loss with the labels. Raises ValueError if the shapes differ.
     """
     if teacher_logits.shape[-1] == 1:
         return 0.5 * squared_error(student_logits, teacher_logits)

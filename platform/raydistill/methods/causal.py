@@ -18,8 +18,7 @@ from raydistill.interventions.sites import check_variables, columns_by_layer, dr
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.losses.hidden_states import cosine_distance
-from raydistill.losses.reduction import mean_over
-from raydistill.methods._base import Distiller, Requirements
+from raydistill.methods._base import Denominators, Distiller, Execution, LossAndTerms, Requirements, Term, Terms
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
@@ -58,7 +57,7 @@ class _Outputs:
 class Method(Distiller):
     """Terms over one base pass and one counterfactual pass of teacher and student."""
 
-    zero_at_teacher = ("ce", "mse", "cos", "causal_ce", "causal_cos")
+    vanishes_for_identical_models = ("ce", "mse", "cos", "causal_ce", "causal_cos")
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
@@ -72,10 +71,9 @@ class Method(Distiller):
             min_teachers=1,
             max_teachers=1,
             partners=config.intervenes and config.pairing == "corpus",
-            partner_width=config.partner_width,
             min_rows=2 if config.intervenes and config.pairing == "in_batch" else 1,
             tasks=("mlm", "clm"),
-            row_coupled=config.row_coupled,
+            execution=Execution(batch_dependent=config.batch_dependent, partner_width=config.partner_width),
         )
 
     @classmethod
@@ -133,46 +131,43 @@ class Method(Distiller):
             interchange_base=torch.from_numpy(base), interchange_partner=torch.from_numpy(partner)
         )
 
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over labels for the label terms, and with masked ``kd_positions`` for those that compare logits.
+
+        The others are means over real tokens. ``forward`` weights them, because most come from one pass over the
+        vocabulary.
+        """
+        over_labels = {"mlm", "clm"} | ({"ce", "mse", "causal_ce"} if self.config.kd_positions == "masked" else set())
+        columns = {name: "labels" if name in over_labels else "token_index" for name in sorted(self.config.active)}
+        return {name: Term(batch[column].shape[0]) for name, column in columns.items()}
+
     def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Labels for the label terms and with masked ``kd_positions`` for what compares logits, else real tokens."""
-        counts = self._counts(batch, "")
+        """Those of the terms; with ``crossway`` those of the second direction too."""
+        counts = super().denominators(batch)
         if self.config.crossway:
-            counts |= self._counts(_exchanged(batch), CROSSWAY)
+            second = super().denominators(_exchanged(batch))
+            counts |= {CROSSWAY + name: count for name, count in second.items()}
         return counts
 
-    def _counts(self, batch: Batch, prefix: str) -> dict[str, Tensor]:
-        """Denominators of one direction."""
-        of_labels = {"mlm", "clm"} | ({"ce", "mse", "causal_ce"} if self.config.kd_positions == "masked" else set())
-        columns = {name: "labels" if name in of_labels else "token_index" for name in self.config.active}
-        return {
-            prefix + name: batch[column].new_full((), batch[column].shape[0], dtype=torch.float64)
-            for name, column in sorted(columns.items())
-        }
-
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the active terms and each of them; see the base class for the denominators."""
+    def forward(self, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+        """See the base class; with ``crossway`` the mean of both directions."""
+        if denominators is None:
+            denominators = self.denominators(batch)
+        loss, terms = super().forward(batch, denominators)
         if not self.config.crossway:
-            return self._direction(batch, denominators, "")
-        loss, terms = self._direction(batch, denominators, "")
-        exchanged_loss, exchanged_terms = self._direction(_exchanged(batch), denominators, CROSSWAY)
+            return loss, terms
+        second = {name: denominators[CROSSWAY + name] for name in terms}
+        exchanged_loss, exchanged_terms = super().forward(_exchanged(batch), second)
         return (loss + exchanged_loss) / 2, {name: (terms[name] + exchanged_terms[name]) / 2 for name in terms}
 
-    def _direction(
-        self, batch: Batch, denominators: dict[str, Tensor], prefix: str
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and terms with the rows of ``batch`` as bases."""
-        counts = {name: denominators[prefix + name].clamp(min=1) for name in self.config.active}
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class; the rows of ``batch`` are the bases."""
         inputs = self._inputs(batch)
-        of_teacher, of_student = self._teacher_outputs(batch, inputs), self._student_outputs(batch, inputs)
-        losses: list[Tensor] = []
-        terms: dict[str, Tensor] = {}
-        for kinds, teacher, student in zip((BASE_TERMS, COUNTERFACTUAL_TERMS), of_teacher, of_student, strict=True):
+        teachers, students = self._teacher_outputs(batch, inputs), self._student_outputs(batch, inputs)
+        for kinds, teacher, student in zip((BASE_TERMS, COUNTERFACTUAL_TERMS), teachers, students, strict=True):
             active = {kind: name for name, kind in kinds.items() if name in self.config.active}
             if active:
-                loss, found = self._compare(active, batch, student, teacher, counts)
-                losses.append(loss)
-                terms.update(found)
-        return torch.stack(losses).sum(), terms
+                terms.add_loss(self._compare(active, batch, student, teacher, terms))
 
     @torch.no_grad()
     def _teacher_outputs(self, batch: Batch, inputs: Inputs) -> tuple[_Outputs, _Outputs]:
@@ -210,8 +205,8 @@ class Method(Distiller):
                 needs_base=needs_base,
             )
         last = (None if states is None else blocks.last_states(states) for states in passes.run(blocks, planned))
-        of_base, of_counterfactual = (_Outputs(blocks, base.layout, states) for states in last)
-        return of_base, of_counterfactual
+        base_outputs, counterfactual_outputs = (_Outputs(blocks, base.layout, states) for states in last)
+        return base_outputs, counterfactual_outputs
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Rows of the base and of the source pass; the same where partners are in the batch or no state is read."""
@@ -243,17 +238,15 @@ class Method(Distiller):
         return columns_by_layer(sites, num_heads=blocks.num_heads, hidden_size=blocks.hidden_size)
 
     def _compare(
-        self, active: dict[str, str], batch: Batch, student: _Outputs, teacher: _Outputs, counts: dict[str, Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted sum and terms of one pass; ``active`` has the terms' names by kind of loss."""
-        alphas = self.config.alphas
-        losses, terms = [], {}
+        self, active: dict[str, str], batch: Batch, student: _Outputs, teacher: _Outputs, terms: Terms
+    ) -> Tensor:
+        """The loss of one pass, whose terms are logged; ``active`` has the terms' names by kind of loss."""
+        alphas, losses = self.config.alphas, []
         if "cos" in active:
             name, tokens = active["cos"], batch["token_index"]
-            term = mean_over(cosine_distance(student.rows(tokens), teacher.rows(tokens)), counts[name])
-            losses.append(alphas[name] * term)
-            terms[name] = term.detach()
-        weights = {kind: alphas[name] / counts[name] for kind, name in active.items() if kind != "cos"}
+            distances = cosine_distance(student.rows(tokens), teacher.rows(tokens))
+            losses.append(alphas[name] * terms.log(name, distances))
+        weights = {kind: alphas[name] / terms.denominators[name] for kind, name in active.items() if kind != "cos"}
         if weights:
             index = self._compared(batch, weights.keys())
             loss, sums = vocabulary_losses(
@@ -265,8 +258,9 @@ class Method(Distiller):
                 temperature=self.config.temperature,
             )
             losses.append(loss)
-            terms.update({active[kind]: value / counts[active[kind]].to(value.dtype) for kind, value in sums.items()})
-        return torch.stack(losses).sum(), terms
+            for kind, value in sums.items():
+                terms.log(active[kind], value)
+        return torch.stack(losses).sum()
 
     def _compared(self, batch: Batch, kinds: Collection[str]) -> Tensor:
         """Flat positions (R,) whose logits enter these kinds of loss; with labels, the labelled ones first."""
@@ -281,7 +275,7 @@ def _teacher_head(teacher: _Outputs, index: Tensor) -> tuple[Tensor, Projection]
 
 
 def _exchanged(batch: Batch) -> Batch:
-    """The batch with bases and partners in each other's place; in-batch partners exchange their positions alone."""
+    """The batch with bases and partners in each other's place; in-batch partners exchange only positions."""
     swapped = {"interchange_base": batch["interchange_partner"], "interchange_partner": batch["interchange_base"]}
     for name in batch.columns:
         if name.startswith(PARTNER):
@@ -298,7 +292,7 @@ def labels_first(batch: Batch) -> Tensor:
 
 
 def _check_head(config: Config, student_config: Any, teacher_config: Any) -> None:
-    """Refuse the label term of another kind of model, and options that only masked models have."""
+    """Refuse a label term that belongs to another kind of model, and options that only masked models have."""
     heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
     if heads[0] != heads[1]:
         raise ValueError(

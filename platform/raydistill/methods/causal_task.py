@@ -23,11 +23,10 @@ from raydistill.interventions.sites import (
 )
 from raydistill.layout import Layout
 from raydistill.losses.classification import label_loss
-from raydistill.losses.hidden_states import patience
-from raydistill.losses.reduction import mean_over
-from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.losses.hidden_states import pkd_loss
+from raydistill.losses.soft_targets import soft_label_loss
+from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, label_term
 from raydistill.methods._causal_task_config import COUNTERFACTUAL, FULL, PAIR, Config
-from raydistill.methods._soft_labels import soft_row_losses
 from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
 from raydistill.models.layer_plan import num_steps
@@ -38,27 +37,27 @@ __all__ = ["Config", "Method"]
 HEAD = "sequence_classification"
 
 AGREEMENT = "causal_agreement"
-"""Share of rows to which teacher and student give the same class under intervention; only logged."""
+"""Fraction of rows to which teacher and student assign the same class under intervention; only logged."""
 
 _Pairs = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-class _Said(NamedTuple):
-    """What a model says in one pass, None for what nothing reads."""
+class _ForwardOutputs(NamedTuple):
+    """Outputs of one pass of a model, None for what nothing reads."""
 
     logits: Tensor | None
     """(B, C)"""
     states: tuple[Tensor, ...]
-    """(B, D) each: what stands for the rows in each compared layer."""
+    """(B, D) each: the pooled states of the rows in each compared layer."""
 
 
 class Method(Distiller):
-    """``alpha * kd + (1 - alpha) * ce + gamma * causal_kd + beta * (patience + causal_patience)``.
+    """``alpha * kd + (1 - alpha) * ce + gamma * causal_kd + beta * (pkd + causal_pkd)``.
 
-    Of scores ``mse`` in place of ``ce`` and a squared error in place of the divergences.
+    For regression ``mse`` replaces ``ce``, and a squared error the divergences.
     """
 
-    zero_at_teacher = ("kd", "patience", "causal_kd", "causal_patience", "pair_kd", "pair_patience")
+    vanishes_for_identical_models = ("kd", "pkd", "causal_kd", "causal_pkd", "pair_kd", "pair_pkd")
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
@@ -75,12 +74,12 @@ class Method(Distiller):
             max_teachers=needed,
             min_rows=2 if config.intervenes else 1,
             heads=(HEAD,),
-            row_coupled=config.intervenes,
+            execution=Execution(batch_dependent=config.intervenes),
         )
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse models without a mapped site, and under patience models of other widths or depths."""
+        """Refuse models without a mapped site, and with ``beta`` those whose hidden sizes or depths do not match."""
         models = dict(zip(("student", "teacher"), (student_config, *teacher_configs), strict=False))
         depths = {f"{owner}_layers": num_steps(model) for owner, model in models.items()}
         if config.swaps_states:
@@ -130,67 +129,60 @@ class Method(Distiller):
             interchange_base=torch.from_numpy(base), interchange_partner=torch.from_numpy(partner)
         )
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of rows, for every term."""
-        labels = batch["labels"]
-        count = labels.new_full((), labels.shape[0], dtype=torch.float64)
-        names = [name.replace("label", label_term(batch)) for name in self.config.weights]
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over rows."""
+        rows, labels = batch["labels"].shape[0], batch["labels"]
+        found = {_name(name, batch): Term(rows, weight) for name, weight in self.config.weights.items()}
         has_classes = not labels.is_floating_point()
-        return dict.fromkeys([*names, AGREEMENT] if self.config.intervenes and has_classes else names, count)
+        return {**found, AGREEMENT: Term(rows)} if self.config.intervenes and has_classes else found
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        of_teacher = self._teacher_said(batch) if self.teachers else (_Said(None, ()),) * 2
-        of_student = self._said(1, batch)
-        kinds = {"label": _label_losses, "kd": self._soft_losses, "patience": self._patience_losses}
-        losses: list[Tensor] = []
-        terms: dict[str, Tensor] = {}
-        for name, weight in self.config.weights.items():
+        teacher = self._teacher_outputs(batch) if self.teachers else (_ForwardOutputs(None, ()),) * 2
+        student = self._outputs(1, batch)
+        kinds = {"label": _label_losses, "kd": self._soft_losses, "pkd": self._pkd_losses}
+        for name in self.config.weights:
             second = name.startswith((COUNTERFACTUAL, PAIR))
             row_losses = kinds[name.removeprefix(COUNTERFACTUAL).removeprefix(PAIR)]
-            key = name.replace("label", label_term(batch))
-            rows = row_losses(of_student[second], of_teacher[second], batch)
-            term = mean_over(rows, denominators[key].clamp(min=1))
-            losses.append(weight * term)
-            terms[key] = term.detach()
-        if AGREEMENT in denominators:
-            equal = _classes(of_student[1]) == _classes(of_teacher[1])
-            terms[AGREEMENT] = mean_over(equal.to(losses[0].dtype), denominators[AGREEMENT].clamp(min=1))
-        return torch.stack(losses).sum(), terms
+            terms.add(_name(name, batch), row_losses(student[second], teacher[second], batch))
+        if AGREEMENT in terms.denominators:
+            terms.log(AGREEMENT, _agreement(student[1], teacher[1]))
 
-    def _soft_losses(self, student: _Said, teacher: _Said, batch: Batch) -> Tensor:
-        """One value a row (B,): the divergence from the teacher's classes, or the squared error of its score."""
+    def _soft_losses(self, student: _ForwardOutputs, teacher: _ForwardOutputs, batch: Batch) -> Tensor:
+        """One value for each row (B,)."""
         assert student.logits is not None
         assert teacher.logits is not None
-        config = self.config
-        return soft_row_losses(
-            student.logits, teacher.logits, temperature=config.temperature, reduction=config.reduction
+        return soft_label_loss(
+            student.logits,
+            teacher.logits,
+            temperature=self.config.temperature,
+            mean_over_classes=self.config.reduction == "mean",
         )
 
-    def _patience_losses(self, student: _Said, teacher: _Said, batch: Batch) -> Tensor:
-        """One value a row (B,)."""
+    def _pkd_losses(self, student: _ForwardOutputs, teacher: _ForwardOutputs, batch: Batch) -> Tensor:
+        """One value for each row (B,)."""
         states = torch.stack(student.states, dim=1), torch.stack(teacher.states, dim=1)
-        return patience(*states, normalized=self.config.normalize_patience)
+        return pkd_loss(*states, normalized=self.config.normalize_patience)
 
     @torch.no_grad()
-    def _teacher_said(self, batch: Batch) -> tuple[_Said, _Said]:
+    def _teacher_outputs(self, batch: Batch) -> tuple[_ForwardOutputs, _ForwardOutputs]:
         self.teacher_rows += batch.num_rows
-        return self._said(0, batch)
+        return self._outputs(0, batch)
 
-    def _said(self, side: int, batch: Batch) -> tuple[_Said, _Said]:
-        """What the teacher (side 0) or the student (side 1) says in the base and in the second pass."""
+    def _outputs(self, side: int, batch: Batch) -> tuple[_ForwardOutputs, _ForwardOutputs]:
+        """Outputs of the teacher (side 0) or the student (side 1) in the base and in the second pass."""
         blocks = blocks_of(self.student if side else self.teachers[0])
         blocks.draw_plan(seed=batch.seed, step=batch.step)
-        planned = self._planned(side, batch, blocks)
-        base, second = passes.run_and_keep(blocks, planned)
-        of_base = _said_in(blocks, base, planned.rows(passes.BASE))
-        of_second = _said_in(blocks, second, planned.rows(passes.COUNTERFACTUAL))
-        # Without dropout a pass of the same rows says the same again.
-        return of_base, of_base if self.config.data_pair and planned.counterfactual is None else of_second
-
-    def _planned(self, side: int, batch: Batch, blocks: Blocks) -> passes.Passes:
-        """Which passes are run; those of a model without dropout share what is equal in them."""
         base = _rows(batch, blocks)
+        planned = self._planned(side, batch, blocks, base)
+        first, second = passes.run_and_keep(blocks, planned)
+        of_first = _outputs_of(blocks, first, planned.rows(passes.BASE))
+        of_second = _outputs_of(blocks, second, planned.rows(passes.COUNTERFACTUAL))
+        # Without dropout a pass over the same rows has the same outputs again.
+        return of_first, of_first if self.config.data_pair and planned.counterfactual is None else of_second
+
+    def _planned(self, side: int, batch: Batch, blocks: Blocks, base: passes.Rows) -> passes.Passes:
+        """Which passes run; without dropout they share what is equal in them."""
         draws_dropout = side == 1 and self.training
         shares_prefix = not draws_dropout or self.config.share_student_prefix
         again = self.config.data_pair and draws_dropout
@@ -216,17 +208,22 @@ class Method(Distiller):
         )
 
 
-def _label_losses(student: _Said, teacher: _Said, batch: Batch) -> Tensor:
-    """One value a row (B,) of the true labels."""
+def _name(name: str, batch: Batch) -> str:
+    """A term's name, given that in ``Config.weights``."""
+    return name.replace("label", label_term(batch))
+
+
+def _label_losses(student: _ForwardOutputs, teacher: _ForwardOutputs, batch: Batch) -> Tensor:
+    """The loss with the true label of each row (B,)."""
     assert student.logits is not None
     return label_loss(student.logits, batch["labels"])
 
 
-def _said_in(blocks: Blocks, outputs: passes.Outputs, rows: passes.Rows) -> _Said:
-    """What a model says of a pass, given its input."""
+def _outputs_of(blocks: Blocks, outputs: passes.Outputs, rows: passes.Rows) -> _ForwardOutputs:
+    """The logits and the kept states of a pass, given its input."""
     assert rows.kept_places is not None
     logits = None if outputs.last is None else sequence_logits(blocks, outputs.last, rows.kept_places)
-    return _Said(logits, outputs.kept)
+    return _ForwardOutputs(logits, outputs.kept)
 
 
 def _rows(batch: Batch, blocks: Blocks) -> passes.Rows:
@@ -238,10 +235,10 @@ def _rows(batch: Batch, blocks: Blocks) -> passes.Rows:
 
 def _augmented(batch: Batch, base: passes.Rows, blocks: Blocks) -> passes.Rows:
     """The base with the partners' tokens, and of pairs their token types, at the interchanged positions."""
-    places, of_partner = (base.layout.places(batch[f"interchange_{name}"]) for name in ("base", "partner"))
+    places, partner_places = (base.layout.places(batch[f"interchange_{name}"]) for name in ("base", "partner"))
 
     def swapped(values: Tensor) -> Tensor:
-        return values.index_copy(0, places, values.index_select(0, of_partner))
+        return values.index_copy(0, places, values.index_select(0, partner_places))
 
     token_types = None if base.token_types is None else swapped(base.token_types)
     ids = swapped(base.ids)
@@ -249,10 +246,11 @@ def _augmented(batch: Batch, base: passes.Rows, blocks: Blocks) -> passes.Rows:
     return passes.Rows(ids, base.layout, token_types, blocks.pooled_places(base.layout, ids))
 
 
-def _classes(said: _Said) -> Tensor:
-    """The most likely class of each row (B,)."""
-    assert said.logits is not None
-    return said.logits.detach().argmax(dim=-1)
+def _agreement(student: _ForwardOutputs, teacher: _ForwardOutputs) -> Tensor:
+    """1 for each row (B,) whose top-1 classes are equal, else 0."""
+    assert student.logits is not None
+    assert teacher.logits is not None
+    return (student.logits.argmax(dim=-1) == teacher.logits.argmax(dim=-1)).to(student.logits.dtype)
 
 
 def _mapping(config: Config, student_layers: int, teacher_layers: int) -> Mapping:

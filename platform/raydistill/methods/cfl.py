@@ -6,6 +6,7 @@ Luo et al. 2019, "Knowledge Amalgamation from Heterogeneous Networks by Common F
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,20 +16,21 @@ from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.losses.matched_states import by_row
 from raydistill.losses.mmd import mmd
-from raydistill.methods import _alignment
-from raydistill.methods._base import Requirements, row_count
+from raydistill.methods import _integration
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
+from raydistill.methods._integration import Labels
 
 _NARROWER = 4
-"""How many times the student's states are wider than the common space."""
+"""The student's hidden size divided by that of the common space."""
 
 
 @dataclass(frozen=True)
-class Config(_alignment.AlignmentConfig):
-    """The last layer of each model by default."""
+class Config(_integration.AlignmentConfig):
+    """By default the last layer of each model."""
 
     num_aligned_layers: int = 1
-    """How many layers are aligned, from the last one down in each model, published as ``align_number``; -1 for as many
-    as the student has."""
+    """Number of aligned layers, from the last one down in each model, published as ``align_number``; -1 for as many as
+    the student has."""
 
 
 class Block(nn.Module):
@@ -58,22 +60,41 @@ class Block(nn.Module):
         return layout.num_rows * torch.stack(align).sum(), torch.stack(rec).sum()
 
 
-class Method(_alignment.AlignmentDistiller):
+class Method(Distiller):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
 
-    BLOCK = Block
+    vanishes_for_identical_models = ("kd",)
+    higher_is_better = ("agreement",)
+
+    def __init__(
+        self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
+    ) -> None:
+        """``teacher_labels``: see ``ClassUnion``."""
+        super().__init__(config, student, teachers)
+        self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
+        models = (student, *self.teachers)
+        self.adapters = _integration.make_adapters(config, Block, models, matching_layer)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers that run; the rows of a micro-batch are compared with each other."""
-        return _alignment.of_running_teachers(row_coupled=True)
+        return _integration.aligns_states(batch_dependent=True)
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """States for ``rec``, rows for the others: a micro-batch's discrepancy counts as often as it has rows."""
-        rows = row_count(batch)
-        return {"kd": rows, "agreement": rows, "align": rows, "rec": _alignment.token_count(self.config, batch)}
+    @classmethod
+    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """See ``check_alignment``."""
+        _integration.check_alignment(config, student_config, teacher_configs, matching_layer)
 
-    @staticmethod
-    def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
-        """The teacher's hidden state that is equally many below its own last."""
-        return teacher_depth - below
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over rows, over states for ``rec``; a micro-batch's discrepancy counts as often as it has rows."""
+        states = _integration.num_states(self.config, batch)
+        return _integration.alignment_terms(self.config, batch, align=batch.num_rows, rec=states)
+
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
+        _integration.add_alignment(terms, self, self.classes, self.adapters, batch)
+
+
+def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
+    """The teacher's hidden state that is equally many layers below its own last."""
+    return teacher_depth - below

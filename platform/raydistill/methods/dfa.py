@@ -6,6 +6,7 @@ text; code lancopku/MUKI @ 703fd17. Formulas and deviations: see README.md in th
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,17 @@ from torch import Tensor, nn
 from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
-from raydistill.methods import _alignment
-from raydistill.methods._base import Requirements, row_count
+from raydistill.methods import _integration
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
+from raydistill.methods._integration import Labels
+
+_PUBLISHED_DECAY = 1e-4
+"""See ``GroupRule.bias_decay``."""
 
 
 @dataclass(frozen=True)
-class Config(_alignment.AlignmentConfig):
-    """All layers of the student, each with a teacher layer at the same share of its depth."""
+class Config(_integration.AlignmentConfig):
+    """By default all layers of the student, each with the teacher layer at the same fraction of the depth."""
 
 
 class Block(nn.Module):
@@ -41,26 +46,44 @@ class Block(nn.Module):
         return align, torch.stack([mean_squared_difference(*pair).sum() for pair in pairs]).sum()
 
 
-class Method(_alignment.AlignmentDistiller):
+class Method(Distiller):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
 
-    BLOCK = Block
-    PUBLISHED_BIAS_DECAY = 1e-4
+    vanishes_for_identical_models = ("kd",)
+    higher_is_better = ("agreement",)
+
+    def __init__(
+        self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
+    ) -> None:
+        """``teacher_labels``: see ``ClassUnion``."""
+        super().__init__(config, student, teachers)
+        self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
+        models = (student, *self.teachers)
+        self.adapters = _integration.make_adapters(config, Block, models, matching_layer, bias_decay=_PUBLISHED_DECAY)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers that run; with padding a row's loss depends on the width of its micro-batch."""
-        return _alignment.of_running_teachers(row_coupled=not config.mask_padding)
+        return _integration.aligns_states(batch_dependent=not config.mask_padding)
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Rows for ``kd``, states for the others."""
-        rows, tokens = row_count(batch), _alignment.token_count(self.config, batch)
-        return {"kd": rows, "agreement": rows, "align": tokens, "rec": tokens}
+    @classmethod
+    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """See ``check_alignment``."""
+        _integration.check_alignment(config, student_config, teacher_configs, matching_layer)
 
-    @staticmethod
-    def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
-        """The teacher's hidden state as far below its last, in shares of the depth, as the student's is.
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over rows for ``kd``, over states for ``align`` and ``rec``."""
+        states = _integration.num_states(self.config, batch)
+        return _integration.alignment_terms(self.config, batch, align=states, rec=states)
 
-        Where the student's depth divides the teacher's, these are the published ones, never the embeddings.
-        """
-        return teacher_depth - below * teacher_depth // student_depth
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
+        _integration.add_alignment(terms, self, self.classes, self.adapters, batch)
+
+
+def matching_layer(below: int, student_depth: int, teacher_depth: int) -> int:
+    """The teacher's hidden state as far below its last, as a fraction of the depth, as the student's is.
+
+    If the student's depth divides the teacher's, these are the published ones, never the embeddings.
+    """
+    return teacher_depth - below * teacher_depth // student_depth

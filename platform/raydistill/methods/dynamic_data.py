@@ -1,4 +1,4 @@
-"""Dynamic distillation: the teacher runs on the rows alone that the student is least sure of.
+"""Dynamic distillation: the teacher runs only on the rows that the student is least sure of.
 
 Li et al. 2021, "Dynamic Knowledge Distillation for Pre-trained Language Models", EMNLP; code
 lancopku/DynamicKD @ 261162d. Formulas and deviations: see README.md in this folder.
@@ -11,24 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
-from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import confidence, divergence_from_labels, margin, normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import Distiller, Requirements, count_of, label_term, row_count
-from raydistill.methods._checks import check_choice
-from raydistill.methods._teacher_outputs import teacher_logits
-from raydistill.models.load import head_of
+from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_choice, label_term
 from raydistill.models.predictions import predict
 
 CHOSEN = "chosen_rows"
-"""Column (K,) int64 of the rows that selection ``random`` has drawn."""
+"""Column (K,) int64 with the rows that selection ``random`` has drawn."""
 SOFT_LABELS = "soft_labels"
-"""Column (B, C) of the probabilities of classes that the selections of the kl family compare with."""
+"""Column (B, C) with the class probabilities that the selections of the kl family compare with."""
 
 
 def _sorted(logits: Tensor, batch: Batch, *, score: Callable[[Tensor], Tensor], descending: bool) -> Tensor:
@@ -58,8 +54,8 @@ ORDERS: dict[str, Callable[[Tensor, Batch], Tensor]] = {
     "kl_r": partial(_by_divergence, descending=False),
     "kl_b": _alternating,
 }
-"""Numbers (B,) of the rows in the order in which a selection takes them, from student logits (B, C) and the batch."""
-_OF_SOFT_LABELS = ("kl", "kl_fix", "kl_r", "kl_b")
+"""From student logits (B, C) and the batch to the numbers (B,) of the rows, in the order that a selection takes."""
+_NEED_SOFT_LABELS = ("kl", "kl_fix", "kl_r", "kl_b")
 _NO_SOFT_LABELS = (
     "which compares with soft labels, but rows of a corpus have class ids alone; choose entropy, confidence or margin"
 )
@@ -68,14 +64,15 @@ SELECTIONS = ("none", "random", *ORDERS)
 
 @dataclass(frozen=True)
 class Config(_dynamic.DynamicConfig):
-    """Which rows are distilled; selection and ratio are those of the published runs."""
+    """Which rows are distilled; selection and ratio are as in the published runs."""
 
     selection: str = "margin"
-    """Which rows of a micro-batch come first: greatest ``entropy``, least ``confidence`` (or ``lc``) or least
-    ``margin`` of the two likeliest classes; ``entropy_r`` and ``confidence_r`` the reverse; ``random``; of soft labels
-    greatest ``kl`` divergence from them, ``kl_r`` the reverse, ``kl_b`` by turns. ``none``: all, whatever ``ratio``."""
+    """Which rows of a micro-batch come first: those with the highest ``entropy``, the lowest ``confidence`` (or ``lc``)
+    or the lowest ``margin`` between the top two classes; ``entropy_r`` and ``confidence_r`` reverse the order;
+    ``random``. With soft labels: the highest ``kl`` divergence from them, ``kl_r`` the reverse, ``kl_b`` alternating.
+    ``none``: all rows, whatever ``ratio``."""
     ratio: float = 0.5
-    """Share of a micro-batch's rows that is taken, at least one."""
+    """Fraction of a micro-batch's rows that is taken, at least one row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,19 +82,14 @@ class Config(_dynamic.DynamicConfig):
             raise ValueError(f"ratio is {self.ratio}; it must be in (0, 1]")
 
     def num_chosen(self, num_rows: int) -> int:
-        """How many of a micro-batch's rows the teacher sees."""
+        """Number of a micro-batch's rows that the teacher sees."""
         return num_rows if self.selection == "none" else max(1, int(num_rows * self.ratio))
 
 
 class Method(Distiller):
-    """``ce_alpha * ce`` of all rows and ``kd_alpha * kd`` of the chosen ones."""
+    """``ce_alpha * ce`` over all rows and ``kd_alpha * kd`` over the chosen ones."""
 
-    zero_at_teacher = ("kd",)
-
-    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
-        super().__init__(config, student, teachers)
-        self.head = head_of(student)
-        self._losses = _dynamic.row_losses(config)
+    vanishes_for_identical_models = ("kd",)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
@@ -105,17 +97,16 @@ class Method(Distiller):
         return Requirements(
             min_teachers=1,
             max_teachers=1,
-            row_coupled=config.selection != "none",
             heads=_dynamic.HEADS,
             stored=("logits",),
-            one_at_a_time=True,
+            execution=Execution(batch_dependent=config.selection != "none", sequential_teachers=True),
         )
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse scores where classes are needed."""
+        """Refuse a regression where classes are needed."""
         _dynamic.refuse_divergence_of_scores(config, student_config)
-        if config.selection in _OF_SOFT_LABELS:
+        if config.selection in _NEED_SOFT_LABELS:
             raise ValueError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
         if config.selection in ORDERS:
             _dynamic.refuse_scores("selection", config.selection, student_config, instead="none or random")
@@ -124,9 +115,9 @@ class Method(Distiller):
     def prepare_batch(cls, config: Config, batch: Batch) -> Batch:
         """Draw the rows of selection ``random`` from (seed, step, micro-batch, row id).
 
-        Raises ValueError where a selection needs soft labels and the batch has none.
+        Raises ValueError if a selection needs soft labels and the batch has none.
         """
-        if config.selection in _OF_SOFT_LABELS and SOFT_LABELS not in batch:
+        if config.selection in _NEED_SOFT_LABELS and SOFT_LABELS not in batch:
             raise ValueError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
         if config.selection != "random":
             return batch
@@ -134,33 +125,30 @@ class Method(Distiller):
         drawn = np.argsort(draws.uniform("dynamic_data", *keys), kind="stable")
         return batch.with_columns(**{CHOSEN: torch.from_numpy(drawn[: config.num_chosen(batch.num_rows)])})
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Rows, and chosen rows for what is a mean over these."""
-        rows = row_count(batch)
-        chosen = count_of(batch, self.config.num_chosen(batch.num_rows))
-        found = {label_term(batch): rows, "kd": chosen, "chosen_share": rows}
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over rows or chosen rows; besides the losses, how many are chosen and how uncertain they are."""
+        config, rows, chosen = self.config, batch.num_rows, self.config.num_chosen(batch.num_rows)
+        found = {
+            label_term(batch): Term(rows, config.ce_alpha),
+            "kd": Term(chosen, config.kd_alpha),
+            "chosen_share": Term(rows),
+        }
         if batch["labels"].is_floating_point():
             return found
-        return {**found, "uncertainty": rows, "chosen_uncertainty": chosen}
+        return {**found, "uncertainty": Term(rows), "chosen_uncertainty": Term(chosen)}
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the base class; besides the losses, the share of chosen rows, and how unsure the student is of them."""
-        counts = {name: count.clamp(min=1) for name, count in denominators.items()}
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
         logits = predict(self.student, batch, head=self.head).logits
         rows = self._chosen(logits.detach(), batch)
         chosen = logits if rows is None else logits.index_select(0, rows)
-        of_teacher = teacher_logits(self, batch) if rows is None else _dynamic.logits_of_rows(self, batch, rows)
-        label = label_term(batch)
-        terms = {
-            label: mean_over(label_loss(logits, batch["labels"]), counts[label]),
-            "kd": mean_over(self._losses(chosen, of_teacher), counts["kd"]),
-            "chosen_share": chosen.shape[0] / counts["chosen_share"],
-        }
-        loss = self.config.ce_alpha * terms[label] + self.config.kd_alpha * terms["kd"]
-        if "uncertainty" in counts:
-            for name, of_rows in (("uncertainty", logits), ("chosen_uncertainty", chosen)):
-                terms[name] = mean_over(normalized_entropy(of_rows.detach()), counts[name])
-        return loss, {name: term.detach() for name, term in terms.items()}
+        teacher_logits = self.teacher_logits(batch) if rows is None else _dynamic.logits_of_rows(self, batch, rows)
+        terms.add(label_term(batch), label_loss(logits, batch["labels"]))
+        terms.add("kd", _dynamic.soft_losses(self.config, chosen, teacher_logits))
+        terms.record("chosen_share", chosen.shape[0] / terms.denominators["chosen_share"])
+        if not batch["labels"].is_floating_point():
+            terms.log("uncertainty", normalized_entropy(logits.detach()))
+            terms.log("chosen_uncertainty", normalized_entropy(chosen.detach()))
 
     def _chosen(self, logits: Tensor, batch: Batch) -> Tensor | None:
         """Numbers (K,) of the rows that the teacher sees, None for all."""

@@ -1,4 +1,4 @@
-"""Dynamic distillation: the less sure the student is of a row, the smaller the teacher that it learns it from.
+"""Dynamic distillation: the less sure the student is of a row, the smaller the teacher that it learns from.
 
 Li et al. 2021, "Dynamic Knowledge Distillation for Pre-trained Language Models", EMNLP; code
 lancopku/DynamicKD @ 261162d. Formulas and deviations: see README.md in this folder.
@@ -10,38 +10,43 @@ from itertools import count, pairwise, takewhile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
 from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import Distiller, Requirements, count_of, label_term, row_count
-from raydistill.methods._checks import check_choice, check_weight
-from raydistill.methods._teacher_outputs import stored_name, teacher_logits
+from raydistill.methods._base import (
+    Distiller,
+    Execution,
+    Requirements,
+    Term,
+    Terms,
+    check_choice,
+    check_weight,
+    label_term,
+    stored_name,
+)
 from raydistill.models.checks import num_parameters
-from raydistill.models.load import head_of
 from raydistill.models.predictions import predict
 
 MODES = ("hard", "soft", "soft_instance", "static")
 
-Terms = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
 class Config(_dynamic.DynamicConfig):
-    """How teachers, the smallest first, share the rows; defaults are the published ones unless a key says otherwise."""
+    """How teachers, the smallest first, share the rows; defaults are as published unless a key says otherwise."""
 
     mode: str = "hard"
     """``hard``: equal groups of rows, the least certain to the smallest teacher. ``soft``: all rows to the two teachers
     next to the micro-batch's mean uncertainty, ``soft_instance`` to those next to the row's own. ``static``: all rows
     to all teachers."""
     teacher_alphas: tuple[float, ...] = ()
-    """Weight of each teacher in modes ``hard`` and ``static``, the smallest first; without them 1 each. Published
-    defaults are 0, published runs use 1."""
+    """Weight of each teacher in modes ``hard`` and ``static``, the smallest first; 1 each if left out. The published
+    defaults are 0, the published runs use 1."""
     detach_weight: bool = False
-    """Whether the weights of ``soft`` and ``soft_instance`` have no gradient; published ones have."""
+    """Whether the weights of ``soft`` and ``soft_instance`` carry no gradient; the published ones do."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,12 +67,7 @@ class Config(_dynamic.DynamicConfig):
 class Method(Distiller):
     """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``."""
 
-    zero_at_teacher = ("teacher_0_kd",)
-
-    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
-        super().__init__(config, student, teachers)
-        self.head = head_of(student)
-        self._losses = _dynamic.row_losses(config)
+    vanishes_for_identical_models = ("teacher_0_kd",)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
@@ -76,15 +76,14 @@ class Method(Distiller):
         return Requirements(
             min_teachers=given or 2,
             max_teachers=given or None,
-            row_coupled=config.mode in ("hard", "soft"),
             heads=_dynamic.HEADS,
             stored=("logits",),
-            one_at_a_time=True,
+            execution=Execution(batch_dependent=config.mode in ("hard", "soft"), sequential_teachers=True),
         )
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse teachers that are not in order of size, and scores where classes are needed."""
+        """Refuse teachers that are not in order of size, and a regression where classes are needed."""
         _dynamic.refuse_divergence_of_scores(config, student_config)
         if config.mode != "static":
             _dynamic.refuse_scores("mode", config.mode, student_config, instead="static")
@@ -102,77 +101,75 @@ class Method(Distiller):
         return len(list(takewhile(lambda number: stored_name(number, "logits") in batch, count())))
 
     def _alphas(self, batch: Batch) -> dict[int, float]:
-        """Weight of each teacher that is read, by its number."""
+        """The weight of each teacher that is read, by its number."""
         alphas = self.config.teacher_alphas or (1.0,) * self._num_teachers(batch)
         return {number: alpha for number, alpha in enumerate(alphas) if alpha > 0}
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Rows; of a teacher in mode ``hard`` those of its group."""
-        rows = row_count(batch)
-        found = {label_term(batch): rows}
-        groups = _groups(batch.num_rows, self._num_teachers(batch))
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over rows, in mode ``hard`` over the rows of a teacher's group.
+
+        Besides the losses, how uncertain the student is and which fraction of the rows, or weight, each teacher has.
+        """
+        rows, mode = batch.num_rows, self.config.mode
+        found = {label_term(batch): Term(rows, self.config.ce_alpha)}
+        groups = _groups(rows, self._num_teachers(batch))
         for number in self._alphas(batch):
-            size = count_of(batch, len(groups[number])) if self.config.mode == "hard" else rows
-            found[f"teacher_{number}_kd"] = size
-            if self.config.mode != "static":
-                found[f"teacher_{number}_share"] = rows
-        return found if self.config.mode == "static" else {**found, "uncertainty": rows}
+            found[f"teacher_{number}_kd"] = Term(len(groups[number]) if mode == "hard" else rows)
+            if mode != "static":
+                found[f"teacher_{number}_share"] = Term(rows)
+        return found if mode == "static" else {**found, "uncertainty": Term(rows)}
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, Terms]:
-        """See the base class; besides the losses, how unsure the student is and what share of it each teacher gets."""
-        counts = {name: count.clamp(min=1) for name, count in denominators.items()}
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
         logits = predict(self.student, batch, head=self.head).logits
-        label = label_term(batch)
-        terms = {label: mean_over(label_loss(logits, batch["labels"]), counts[label])}
+        terms.add(label_term(batch), label_loss(logits, batch["labels"]))
         distil = {"static": self._static, "hard": self._hard}.get(self.config.mode, self._soft)
-        soft_loss, of_teachers = distil(logits, batch, counts)
-        loss = self.config.ce_alpha * terms[label] + self.config.kd_alpha * soft_loss
-        return loss, {name: term.detach() for name, term in {**terms, **of_teachers}.items()}
+        soft_losses = distil(logits, batch, terms)
+        terms.add_loss(self.config.kd_alpha * torch.stack(soft_losses).sum())
 
-    def _static(self, logits: Tensor, batch: Batch, counts: Terms) -> tuple[Tensor, Terms]:
-        alphas, terms = self._alphas(batch), {}
-        for number in alphas:
-            name = f"teacher_{number}_kd"
-            terms[name] = mean_over(self._losses(logits, teacher_logits(self, batch, number=number)), counts[name])
-        return _weighted(alphas, terms), terms
+    def _static(self, logits: Tensor, batch: Batch, terms: Terms) -> list[Tensor]:
+        found = []
+        for number, alpha in self._alphas(batch).items():
+            losses = _dynamic.soft_losses(self.config, logits, self.teacher_logits(batch, number=number))
+            found.append(alpha * terms.log(f"teacher_{number}_kd", losses))
+        return found
 
-    def _hard(self, logits: Tensor, batch: Batch, counts: Terms) -> tuple[Tensor, Terms]:
+    def _hard(self, logits: Tensor, batch: Batch, terms: Terms) -> list[Tensor]:
         uncertainty = normalized_entropy(logits.detach())
         order = torch.argsort(uncertainty, descending=True, stable=True)
-        groups = _groups(batch.num_rows, self._num_teachers(batch))
-        alphas, terms = self._alphas(batch), {}
-        for number in alphas:
+        groups, found = _groups(batch.num_rows, self._num_teachers(batch)), []
+        for number, alpha in self._alphas(batch).items():
             group = groups[number]
             # A teacher without rows runs too: where it is sharded, other ranks wait for this one.
             rows = order[group.start : group.stop] if group else order[:1]
-            of_teacher = _dynamic.logits_of_rows(self, batch, rows, number=number)
-            losses = self._losses(logits.index_select(0, rows), of_teacher)[: len(group)]
-            terms[f"teacher_{number}_kd"] = mean_over(losses, counts[f"teacher_{number}_kd"])
-        loss = _weighted(alphas, terms)
-        for number in alphas:
-            terms[f"teacher_{number}_share"] = len(groups[number]) / counts[f"teacher_{number}_share"]
-        return loss, {**terms, "uncertainty": mean_over(uncertainty, counts["uncertainty"])}
+            teacher_logits = _dynamic.logits_of_rows(self, batch, rows, number=number)
+            losses = _dynamic.soft_losses(self.config, logits.index_select(0, rows), teacher_logits)[: len(group)]
+            found.append(alpha * terms.log(f"teacher_{number}_kd", losses))
+            share = f"teacher_{number}_share"
+            terms.record(share, len(group) / terms.denominators[share])
+        terms.log("uncertainty", uncertainty)
+        return found
 
-    def _soft(self, logits: Tensor, batch: Batch, counts: Terms) -> tuple[Tensor, Terms]:
+    def _soft(self, logits: Tensor, batch: Batch, terms: Terms) -> list[Tensor]:
         uncertainty = normalized_entropy(logits.detach() if self.config.detach_weight else logits)
         num_teachers = self._num_teachers(batch)
         position = uncertainty.mean().expand_as(uncertainty) if self.config.mode == "soft" else uncertainty
-        weights = interpolation(position, num_teachers)
-        loss, terms = logits.new_zeros((), dtype=weights.dtype), {}
+        weights, found = interpolation(position, num_teachers), []
         for number in range(num_teachers):
-            losses = self._losses(logits, teacher_logits(self, batch, number=number))
-            total = counts[f"teacher_{number}_kd"]
-            loss = loss + mean_over(weights[:, number] * losses, total)
-            terms[f"teacher_{number}_kd"] = mean_over(losses, total)
-            terms[f"teacher_{number}_share"] = mean_over(weights[:, number], counts[f"teacher_{number}_share"])
-        return loss, {**terms, "uncertainty": mean_over(uncertainty, counts["uncertainty"])}
+            name = f"teacher_{number}_kd"
+            losses = _dynamic.soft_losses(self.config, logits, self.teacher_logits(batch, number=number))
+            found.append(mean_over(weights[:, number] * losses, terms.denominators[name]))
+            terms.log(name, losses)
+            terms.log(f"teacher_{number}_share", weights[:, number])
+        terms.log("uncertainty", uncertainty)
+        return found
 
 
 def interpolation(uncertainty: Tensor, num_teachers: int) -> Tensor:
-    """Weights of teachers, the smallest first, for uncertainties in [0, 1], which run from the largest to the smallest.
+    """Weights of teachers, the smallest first, given uncertainties in [0, 1]: 0 is the largest teacher, 1 the smallest.
 
-    Shapes: (B,); returns (B, num_teachers), rows that sum to 1, of which two neighbours at most are not 0. Of two
-    teachers the smaller has the uncertainty itself.
+    Shapes: (B,); returns (B, num_teachers), rows that sum to 1 with at most two neighbours that are not 0. With two
+    teachers the weight of the smaller is the uncertainty itself.
     """
     place = torch.arange(num_teachers - 1, -1, -1, device=uncertainty.device)
     distance = uncertainty[:, None] * (num_teachers - 1) - place
@@ -180,10 +177,6 @@ def interpolation(uncertainty: Tensor, num_teachers: int) -> Tensor:
 
 
 def _groups(num_rows: int, num_teachers: int) -> list[range]:
-    """Ranks of the rows, the least certain first, that each teacher has; sizes differ by one, the largest has more."""
+    """Ranks of each teacher's rows, the least certain first; sizes differ by at most one, the last has most."""
     bounds = [num_rows * number // num_teachers for number in range(num_teachers + 1)]
     return [range(*bound) for bound in pairwise(bounds)]
-
-
-def _weighted(alphas: dict[int, float], terms: Terms) -> Tensor:
-    return torch.stack([alpha * terms[f"teacher_{number}_kd"] for number, alpha in alphas.items()]).sum()

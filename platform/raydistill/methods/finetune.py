@@ -1,19 +1,13 @@
-"""Train a model on its task alone, for instance to make a teacher; no teacher."""
+"""Train a model on its task only, without a teacher, for instance to make one."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
 
 from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
-from raydistill.losses.reduction import mean_over
-from raydistill.methods._base import Distiller, Requirements, label_term
+from raydistill.methods._base import Distiller, Requirements, Term, Terms, label_term
 from raydistill.models.blocks import blocks_of
-from raydistill.models.load import head_of
 from raydistill.models.predictions import predict
 
 _TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
@@ -25,46 +19,41 @@ class Config:
 
 
 class Method(Distiller):
-    """Mean cross-entropy of the student at the task's labels, or mean squared error of scores.
+    """Mean cross-entropy of the student with the task's labels, or mean squared error for regression.
 
-    Its only term is ``mlm`` for a masked-language model, ``clm`` for a causal one, ``ce`` of classes and ``mse`` of
-    scores.
+    Its only term is ``mlm`` for a masked language model, ``clm`` for a causal one, ``ce`` for classes and ``mse`` for
+    regression.
     """
-
-    def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
-        super().__init__(config, student, teachers)
-        self.head = head_of(student)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """No teacher, no partners."""
         return Requirements()
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of labels."""
-        labels = batch["labels"]
-        return {self._term(batch): labels.new_full((), labels.shape[0], dtype=torch.float64)}
-
     def _term(self, batch: Batch) -> str:
         return _TERMS.get(self.head) or label_term(batch)
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss, which is also its only term; see the base class for the denominators."""
-        term = self._term(batch)
-        count = denominators[term].clamp(min=1)
-        if self.head in _TERMS:
-            return self._vocabulary_loss(batch, term, count)
-        logits = predict(self.student, batch, head=self.head).logits
-        loss = mean_over(label_loss(logits, batch["labels"]), count)
-        return loss, {term: loss.detach()}
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """A mean over labels."""
+        return {self._term(batch): Term(batch["labels"].shape[0], 1.0)}
 
-    def _vocabulary_loss(self, batch: Batch, term: str, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        blocks = blocks_of(self.student)
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
+        if self.head in _TERMS:
+            self._add_vocabulary_loss(terms, batch)
+        else:
+            logits = predict(self.student, batch, head=self.head).logits
+            terms.add(self._term(batch), label_loss(logits, batch["labels"]))
+
+    def _add_vocabulary_loss(self, terms: Terms, batch: Batch) -> None:
+        name, blocks = self._term(batch), blocks_of(self.student)
         layout = Layout.of(batch["attention_mask"], batch["token_index"])
         embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
         hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
         rows = hidden.index_select(0, layout.places(batch["label_index"]))
+        count = terms.denominators[name]
         loss, sums = vocabulary_losses(
             blocks.head_states(rows), blocks.head_projection(), weights={"ce": 1 / count}, labels=batch["labels"]
         )
-        return loss, {term: sums["ce"] / count}
+        terms.add_loss(loss)
+        terms.record(name, sums["ce"] / count)

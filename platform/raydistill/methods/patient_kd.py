@@ -12,38 +12,68 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch
-from raydistill.losses.hidden_states import patience
-from raydistill.losses.reduction import mean_over
-from raydistill.methods._base import Distiller, Requirements
-from raydistill.methods._checks import check_choice, check_weight
-from raydistill.methods._patience_layers import TABLES, Layers, check_depth, check_lists, published_layers
-from raydistill.methods._soft_labels import SoftLabelConfig, soft_label_denominators, soft_label_loss
-from raydistill.methods._teacher_outputs import run_teacher, stored_name
+from raydistill.losses.hidden_states import pkd_loss
+from raydistill.methods import kd
+from raydistill.methods._base import (
+    Distiller,
+    Execution,
+    Requirements,
+    Term,
+    Terms,
+    check_choice,
+    check_weight,
+    stored_name,
+)
 from raydistill.models.layer_plan import num_steps
-from raydistill.models.load import head_of
 from raydistill.models.predictions import Prediction, predict
+
+Layers = tuple[int, ...]
+"""Numbers of layers, from 0 by their output: layer i is the output of block i."""
+
+_FIRST_11 = tuple(range(11))
+
+TABLES: dict[str, dict[tuple[int, int], tuple[Layers, Layers]]] = {
+    # Pea-KD: a student's depth includes its layer plan, so 6 is a plain student of 6 blocks or SPS of 3, 9 is SPS of
+    # 6, 12 is the stochastic plan of 6. Its code reads the table on GPUs only; here it depends only on depths.
+    "pea_kd": {
+        (2, 12): ((0,), (5,)),
+        (3, 12): ((0, 1), (3, 7)),
+        (4, 12): ((0, 1, 2), (2, 5, 8)),
+        (6, 12): ((0, 1, 2, 3, 4), (1, 3, 5, 7, 9)),
+        (9, 12): ((2, 5), (3, 7)),
+        (12, 12): (_FIRST_11, _FIRST_11),
+    },
+    # Patient KD. For teachers with 24 layers its code stores five and numbers those; here are the layers themselves.
+    "pkd": {
+        (6, 12): ((0, 1, 2, 3, 4), (1, 3, 5, 7, 9)),
+        (3, 12): ((0, 1), (9, 10)),
+        (6, 24): ((0, 1, 2, 3, 4), (3, 7, 11, 15, 19)),
+        (3, 24): ((0, 1), (7, 15)),
+    },
+}
+"""Published student and teacher layers, by the table's name and by the depths of student and teacher."""
 
 
 @dataclass(frozen=True)
-class Config(SoftLabelConfig):
-    """Weights, temperature and compared layers; defaults are Pea-KD's."""
+class Config(kd.Config):
+    """Weights, temperature and compared layers; the defaults are Pea-KD's."""
 
     beta: float = 100.0
-    """Weight of the distance of CLS states, a mean over their elements too and therefore small."""
+    """Weight of the distance of CLS states, which is small because it is a mean over their elements too."""
     normalize: bool = True
-    """Compare states of length 1."""
+    """Divide states by their norm before they are compared."""
     table: str = "pea_kd"
-    """Published layers to compare, by the depths of the models: ``pea_kd`` or ``pkd``."""
+    """Published layers to compare, chosen by the depths of the models: ``pea_kd`` or ``pkd``."""
     student_layers: tuple[int, ...] | None = None
     """Student layers to compare in place of the table's, from 0 by their output; with a layer plan in running order."""
     teacher_layers: tuple[int, ...] | None = None
     """Teacher layers that these are compared with, one each, from 0 by their output."""
     projection: bool = False
-    """Train a linear map of the student's states to the teacher's width, which widths that differ need."""
+    """Train a linear map from the student's hidden size to the teacher's; needed where they differ."""
     projection_seed: int = 0
-    """Where the map's first weights are drawn from."""
+    """Seed of the map's initial weights."""
     teacher_width: int | None = None
-    """Hidden size of the teacher; only a projection with stored teacher outputs has to be told."""
+    """Hidden size of the teacher; only needed for a projection with stored teacher outputs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +85,7 @@ class Config(SoftLabelConfig):
             missing = "teacher_layers" if self.teacher_layers is None else "student_layers"
             raise ValueError(f"{missing} is missing; give both lists of layers, or neither for the table")
         if self.student_layers is not None and self.teacher_layers is not None:
-            check_lists(self.student_layers, self.teacher_layers)
+            _check_lists(self.student_layers, self.teacher_layers)
 
     @property
     def reads_teacher(self) -> bool:
@@ -70,21 +100,20 @@ class Config(SoftLabelConfig):
 
 
 class Method(Distiller):
-    """The loss of ``kd`` and ``beta * patience``."""
+    """The loss of ``kd`` and ``beta * pkd``."""
 
-    zero_at_teacher = ("kd",)
+    vanishes_for_identical_models = ("kd",)
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
-        self.head = head_of(student)
         self.layers: tuple[Layers, Layers] = ((), ())
         self.projection: nn.Linear | None = None
         if config.beta > 0:
-            of_teacher: list[Any] = [teacher.config for teacher in self.teachers]
-            depth = num_steps(of_teacher[0]) if of_teacher else None
+            teacher_config: Any = self.teachers[0].config if self.teachers else None
+            depth = num_steps(teacher_config) if teacher_config else None
             self.layers = config.layers(num_steps(student.config), depth)
             if config.projection:
-                width = of_teacher[0].hidden_size if of_teacher else config.teacher_width
+                width = teacher_config.hidden_size if teacher_config else config.teacher_width
                 assert width is not None, "preflight refuses stored outputs without teacher_width"
                 self.projection = _projection(student, width, seed=config.projection_seed)
 
@@ -99,20 +128,20 @@ class Method(Distiller):
             max_teachers=needed,
             heads=("sequence_classification",),
             stored=tuple(stored) if knows_widths else (),
-            one_at_a_time=True,
             labels=config.alpha < 1,
+            execution=Execution(sequential_teachers=True),
         )
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse depths without layers to compare, and widths that differ without a projection."""
+        """Refuse depths without layers to compare, and hidden sizes that differ without a projection."""
         if config.beta == 0:
             return
         (teacher_config,) = teacher_configs
         depths = num_steps(student_config), num_steps(teacher_config)
-        of_student, of_teacher = config.layers(*depths)
-        check_depth("student_layers", of_student, depths[0])
-        check_depth("teacher_layers", of_teacher, depths[1])
+        student_layers, teacher_layers = config.layers(*depths)
+        _check_depth("student_layers", student_layers, depths[0])
+        _check_depth("teacher_layers", teacher_layers, depths[1])
         widths = student_config.hidden_size, teacher_config.hidden_size
         if not config.projection and widths[0] != widths[1]:
             raise ValueError(
@@ -131,44 +160,75 @@ class Method(Distiller):
             return ()
         return tuple(layer + 1 for layer in config.layers(num_steps(student_config), num_steps(teacher_config))[1])
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of labels for the terms of ``kd``, number of rows for ``patience``."""
-        found = soft_label_denominators(self.config, batch)
-        if self.config.beta > 0:
-            found["patience"] = batch["row_id"].new_full((), batch.num_rows, dtype=torch.float64)
-        return found
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over labels for the terms of ``kd``, over rows for ``pkd``."""
+        found = kd.soft_label_terms(self.config, batch)
+        return {**found, "pkd": Term(batch.num_rows, self.config.beta)} if self.config.beta > 0 else found
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        said = predict(self.student, batch, head=self.head, with_states=self.config.beta > 0)
-        of_teacher, teacher_states = self._teacher(batch)
-        loss, terms = soft_label_loss(self.config, batch, denominators, logits=said.logits, of_teacher=of_teacher)
+        student = predict(self.student, batch, head=self.head, with_states=self.config.beta > 0)
+        teacher_logits, teacher_states = self._teacher_outputs(batch)
+        kd.add_soft_labels(terms, self.config, batch, student.logits, teacher_logits)
         if teacher_states is not None:
-            student_states = _cls_states(said, self.layers[0])
+            student_states = _cls_states(student, self.layers[0])
             if self.projection is not None:
                 student_states = self.projection(student_states)
-            rows = patience(student_states, teacher_states, normalized=self.config.normalize)
-            terms["patience"] = mean_over(rows, denominators["patience"].clamp(min=1))
-            loss = loss + self.config.beta * terms["patience"]
-        return loss, {name: term.detach() for name, term in terms.items()}
+            terms.add("pkd", pkd_loss(student_states, teacher_states, normalized=self.config.normalize))
 
-    def _teacher(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    def _teacher_outputs(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Logits (N, C) and CLS states (B, L, H) of the teacher, each None where it has no weight."""
         logits, states = (batch.get(stored_name(0, kind)) for kind in ("logits", "cls_states"))
         weighted = self.config.alpha > 0, self.config.beta > 0
         if (weighted[0] and logits is None) or (weighted[1] and states is None):
-            said = run_teacher(self, batch, with_states=weighted[1])
-            logits, states = said.logits, _cls_states(said, self.layers[1]) if weighted[1] else None
+            teacher = self.run_teacher(batch, with_states=weighted[1])
+            logits, states = teacher.logits, _cls_states(teacher, self.layers[1]) if weighted[1] else None
         return logits if weighted[0] else None, states if weighted[1] else None
 
 
-def _cls_states(said: Prediction, layers: Layers) -> Tensor:
+def published_layers(table: str, student_depth: int, teacher_depth: int | None) -> tuple[Layers, Layers]:
+    """The compared layers of student and teacher; without the teacher's depth, those for a teacher of any depth.
+
+    Raises ValueError naming the depths that the table has.
+    """
+    entries = TABLES[table]
+    for (student, teacher), layers in entries.items():
+        if student == student_depth and teacher_depth in (None, teacher):
+            return layers
+    known = ", ".join(f"{student} of {teacher}" for student, teacher in entries)
+    hint = "; a student of one layer has none to compare, use method kd" if student_depth == 1 else ""
+    raise ValueError(
+        f"method.table is {table!r}, which has no layers for {student_depth} of a student and {teacher_depth} of a "
+        f"teacher, only {known}; give method.student_layers and method.teacher_layers{hint}"
+    )
+
+
+def _check_lists(student_layers: Sequence[int], teacher_layers: Sequence[int]) -> None:
+    """Raise ValueError for lists that do not pair layers."""
+    if len(student_layers) != len(teacher_layers):
+        raise ValueError(
+            f"student_layers has {len(student_layers)} layers, teacher_layers {len(teacher_layers)}; give equally many"
+        )
+    if not student_layers:
+        raise ValueError("student_layers is empty; name at least one layer, or leave both lists for the table")
+    for key, layers in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
+        if min(layers) < 0:
+            raise ValueError(f"{key} has {min(layers)}; layers are numbered from 0")
+
+
+def _check_depth(key: str, layers: Sequence[int], depth: int) -> None:
+    """Raise ValueError for a layer that a model of ``depth`` layers lacks."""
+    if max(layers) >= depth:
+        raise ValueError(f"method.{key} has {max(layers)}; the model has layers 0 to {depth - 1}")
+
+
+def _cls_states(prediction: Prediction, layers: Layers) -> Tensor:
     """States (B, L, H) that stand for their rows at the outputs of ``layers``."""
-    return torch.stack([said.pooled_states(layer + 1) for layer in layers], dim=1)
+    return torch.stack([prediction.pooled_states(layer + 1) for layer in layers], dim=1)
 
 
 def _projection(student: Any, width: int, *, seed: int) -> nn.Linear:
-    """A linear map from the student's width, drawn from ``seed`` alone."""
+    """A linear map from the student's hidden size, drawn from ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Linear(student.config.hidden_size, width, dtype=student.dtype)

@@ -4,46 +4,75 @@ Vongkulbhisal et al. 2019, "Unifying Heterogeneous Classifiers with Distillation
 text; code lancopku/MUKI @ 703fd17. Formulas and deviations: see README.md in this folder.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import nn
 
 from raydistill.batch import Batch
 from raydistill.losses.integrated_targets import agreement
-from raydistill.losses.reduction import mean_over
 from raydistill.losses.soft_targets import kl_divergence
 from raydistill.methods import _integration
-from raydistill.methods._base import Requirements, row_count
-from raydistill.methods._integration import IntegrationConfig as Config
+from raydistill.methods._base import Distiller, Requirements, Term, Terms
+from raydistill.methods._integration import Labels
 from raydistill.models.predictions import predict
 
-__all__ = ["Config", "Method"]
+
+@dataclass(frozen=True)
+class Config:
+    """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
+
+    kd_alpha: float = 1.0
+    """Weight of the soft labels."""
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax."""
+
+    def __post_init__(self) -> None:
+        _integration.check_soft_labels(self.kd_alpha, self.temperature)
 
 
-class Method(_integration.IntegrationDistiller):
+class Method(Distiller):
     """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows."""
+
+    vanishes_for_identical_models = ("kd",)
+    higher_is_better = ("agreement",)
+
+    def __init__(
+        self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
+    ) -> None:
+        """``teacher_labels``: see ``ClassUnion``."""
+        super().__init__(config, student, teachers)
+        self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers, whose logits may be stored."""
-        return _integration.of_outputs("logits")
+        return _integration.reads_outputs("logits")
 
-    def denominators(self, batch: Batch) -> dict[str, Tensor]:
-        """Rows, for all terms."""
-        parts = [f"teacher_{number}_kd" for number in range(self.num_teachers)]
-        return dict.fromkeys(["kd", *parts, "agreement"], row_count(batch))
+    @classmethod
+    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse a regression."""
+        _integration.refuse_regression(student_config)
 
-    def forward(self, batch: Batch, denominators: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """See the base class; ``agreement`` is with the target of ``vkd``."""
-        counts = {name: count.clamp(min=1) for name, count in denominators.items()}
+    def terms(self, batch: Batch) -> dict[str, Term]:
+        """Means over rows; ``agreement`` is with the target of ``vkd``."""
+        rows = Term(batch.num_rows)
+        parts = {f"teacher_{number}_kd": rows for number in range(self.classes.num_teachers)}
+        return {"kd": Term(batch.num_rows, self.config.kd_alpha), **parts, "agreement": rows}
+
+    def add_terms(self, terms: Terms, batch: Batch) -> None:
+        """See the base class."""
+        temperature = self.config.temperature
         logits = predict(self.student, batch, head=self.head).logits
-        of_teachers = self.all_logits(batch)
+        teacher_logits = self.classes.logits(self, batch)
         parts = [
-            kl_divergence(logits.index_select(1, ids), of_teacher, temperature=self.config.temperature)
-            for ids, of_teacher in zip(self.classes, of_teachers, strict=True)
+            kl_divergence(logits.index_select(1, ids), one, temperature=temperature)
+            for ids, one in zip(self.classes.ids, teacher_logits, strict=True)
         ]
-        terms = {
-            f"teacher_{number}_kd": mean_over(rows, counts[f"teacher_{number}_kd"]) for number, rows in enumerate(parts)
-        }
-        terms["kd"] = mean_over(torch.stack(parts).sum(dim=0), counts["kd"])
-        terms["agreement"] = mean_over(agreement(logits, self.concatenated(of_teachers)), counts["agreement"])
-        return self.config.kd_alpha * terms["kd"], {name: term.detach() for name, term in terms.items()}
+        for number, rows in enumerate(parts):
+            terms.log(f"teacher_{number}_kd", rows)
+        terms.add("kd", torch.stack(parts).sum(dim=0))
+        target = self.classes.concatenated(teacher_logits, temperature=temperature)
+        terms.add("agreement", agreement(logits, target))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,20 +14,20 @@ import ray
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.mixture import open_mixture
+from raydistill.job.graph import needed, only
 from raydistill.job.load import Job, load_job
 from raydistill.job.record import job_folder, stage_records
 from raydistill.job.run import JobResult, Runner, folder_alone
-from raydistill.search.best_job import inputs, needed
 from raydistill.search.config import SearchConfig
 from raydistill.search.preflight import examples, metric_of
-from raydistill.search.records import Echo, Records
+from raydistill.search.records import CampaignRecord, Echo
 from raydistill.search.results import TRIALS, CampaignResult
-from raydistill.search.spaces import job_data, job_of
-from raydistill.search.trial import Plan, trial_job, trial_records
-from raydistill.search.tuning.run import Settings, run_trials
+from raydistill.search.spaces import job_data, trial_job
+from raydistill.search.trial import TrialContext, trial_records
+from raydistill.search.tuning.run import run_trials
 from raydistill.stages import _corpora
 from raydistill.tracking.provenance import command, environment
-from raydistill.tracking.tracker import Tracker, start_tracker
+from raydistill.tracking.tracker import NullTracker, Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
 
 Finish = Callable[[CampaignResult, Tracker, str], None]
@@ -35,8 +35,8 @@ Finish = Callable[[CampaignResult, Tracker, str], None]
 
 
 def campaign_folder(search: SearchConfig) -> Path:
-    """Where a campaign's records and trials lie, absolute; raises UserError when its job cannot be read."""
-    return job_folder(job_of(search)).parent / search.name
+    """Where a campaign's records and trials lie, absolute; raises as ``trial_context``."""
+    return trial_context(search).folder
 
 
 def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Finish | None = None) -> CampaignResult:
@@ -47,76 +47,68 @@ def run_campaign(search: SearchConfig, *, resume: bool, echo: Echo, finish: Fini
     Raises ValueError, of one line, when the campaign's folder has another search, or one to resume without
     ``resume``, and while another process runs it.
     """
-    folder = campaign_folder(search)
-    with folder_alone(folder, f"campaign {search.name}"):
-        return _run_in(folder, search, resume=resume, echo=echo, finish=finish)
+    context = trial_context(search)
+    with folder_alone(context.folder, f"campaign {search.name}"):
+        return _run_in_folder(context, search, resume=resume, echo=echo, finish=finish)
 
 
-def _run_in(folder: Path, search: SearchConfig, *, resume: bool, echo: Echo, finish: Finish | None) -> CampaignResult:
-    raw = job_data(search)
-    records = Records.open(search, folder, identity=_identity(search, raw))
-    if records.is_complete:
-        echo(f"{search.name}: finished before, {len(records.trials)} trials ({folder})")
-        return records.result()
-    if records.trials and not resume:
+def _run_in_folder(
+    context: TrialContext, search: SearchConfig, *, resume: bool, echo: Echo, finish: Finish | None
+) -> CampaignResult:
+    folder = context.folder
+    record = CampaignRecord.open(search, folder, identity=_identity(search, context.raw))
+    if record.is_complete:
+        echo(f"{search.name}: finished before, {len(record.trials)} trials ({folder})")
+        return record.result()
+    if record.trials and not resume:
         raise ValueError(
-            f"campaign {search.name} has {records.num_ended} of {search.num_trials} trials in {folder}; "
+            f"campaign {search.name} has {record.num_ended} of {search.num_trials} trials in {folder}; "
             "add --resume to go on with them, or remove that folder to begin anew"
         )
-    job = trial_job(_plan(search, raw, folder, tracker=None), examples(search)[0])
-    scaling = job.scaling(job.stages[search.stage])
+    jobs = [trial_job(context.raw, search.stage, values) for values in examples(search)]
+    scaling = jobs[0].scaling(jobs[0].stages[search.stage])
     (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-    with cluster.connection(_scalings(search, job, scaling)):
-        tracker = start_tracker(job.config.tracking, folder=str(folder.parent), job=search.name)
+    with cluster.connection(_scalings(search, jobs[0], scaling)):
+        tracker = start_tracker(jobs[0].config.tracking, folder=str(folder.parent), job=search.name)
         try:
             tracker.ready()
-            plan = _plan(search, raw, folder, tracker=tracker, records=records)
-            with _tracked(plan, search, raw):
-                _run(search, plan, records, scaling, echo)
-                result = records.result()
+            recorded = {trial.number: trial for trial in record.ended()}
+            parallel = _concurrent(search, scaling)
+            context = replace(context, tracker=tracker, parallel=parallel, recorded=recorded)
+            with _tracked(context, search):
+                _make_shared(context, jobs, echo)
+                _run(search, context, record, jobs[0], echo)
+                result = record.result()
                 if finish is not None:
-                    finish(result, tracker, plan.key)
+                    finish(result, tracker, context.key)
         finally:
             tracker.close()
     return result
 
 
-def _run(search: SearchConfig, plan: Plan, records: Records, scaling: ScalingConfig, echo: Echo) -> None:
-    outputs = _make_shared(search, plan, echo)
-    concurrent = _concurrent(search, scaling)
-    if records.num_ended:
-        echo(f"{search.name}: {records.num_ended} of {search.num_trials} trials ended before")
-    echo(f"{search.name}: {search.num_trials} trials, {concurrent} at a time ({plan.folder})")
-    settings = Settings(
-        scaling=scaling,
-        concurrent=concurrent,
-        eval_steps=_eval_steps(search, plan, outputs),
-        time_s=records.time_left_s,
-        samples=records.samples(),
-    )
-    records.begin(echo)
+def trial_context(search: SearchConfig) -> TrialContext:
+    """What the trials of a campaign have in common, but the tracker; raises ValueError as ``load_job`` does."""
+    raw = job_data(search)
+    job = load_job(raw)
+    folder = job_folder(job).parent / search.name
+    metric = metric_of(search, job.config.stages[search.stage]).key
+    return TrialContext(raw, search.stage, metric, search.name, folder, NullTracker())
+
+
+def _run(search: SearchConfig, context: TrialContext, record: CampaignRecord, job: Job, echo: Echo) -> None:
+    if record.num_ended:
+        echo(f"{search.name}: {record.num_ended} of {search.num_trials} trials ended before")
+    echo(f"{search.name}: {search.num_trials} trials, {context.parallel} at a time ({context.folder})")
+    scaling = job.scaling(job.stages[search.stage])
+    eval_steps = _eval_steps(context, job)
+    record.begin(echo)
     try:
-        run_trials(search, replace(plan, parallel=concurrent), settings, records)
+        run_trials(search, context, record, scaling=scaling, eval_steps=eval_steps)
     finally:
         # Runs of trials that were stopped are ended as killed by the tracker when it closes.
-        for number in sorted(records.lost):
-            plan.tracker.end_run(plan.trial_key(number), "FAILED")
-    records.close()
-
-
-def _plan(
-    search: SearchConfig, raw: dict[str, Any], folder: Path, *, tracker: Any, records: Records | None = None
-) -> Plan:
-    stage = load_job(raw).config.stages[search.stage]
-    return Plan(
-        raw=raw,
-        stage=search.stage,
-        metric=metric_of(search, stage).key,
-        campaign=search.name,
-        folder=folder,
-        tracker=tracker,
-        recorded={} if records is None else {trial.number: trial for trial in records.ended()},
-    )
+        for number in sorted(record.lost):
+            context.tracker.end_run(context.trial_key(number), "FAILED")
+    record.close()
 
 
 def _identity(search: SearchConfig, raw: Mapping[str, Any]) -> str:
@@ -164,42 +156,37 @@ def _room(search: SearchConfig, scaling: ScalingConfig) -> int:
     return capacity if search.max_concurrent or os.environ.get("RAY_ADDRESS") else min(cores, capacity)
 
 
-def _make_shared(search: SearchConfig, plan: Plan, echo: Echo) -> dict[str, Path]:
-    """Run the stages before the searched one, which all trials read; returns their outputs."""
-    names: set[str] = set()
-    for values in examples(search):
-        job = trial_job(plan, values)
-        names |= needed(inputs(job), search.stage) - {search.stage}
+def _make_shared(context: TrialContext, jobs: Sequence[Job], echo: Echo) -> None:
+    """Run the stages before the searched one that trials, of which these are examples, read."""
+    names = {name for job in jobs for name in job.config.stages} - {context.stage}
     if not names:
-        return {}
-    stages = {name: stage for name, stage in plan.raw["stages"].items() if name in names}
-    job = load_job({**plan.raw, "stages": stages})
-    result = JobResult(job_folder(job))
+        return
+    whole = load_job(context.raw)
+    job = only(whole, set().union(*(needed(whole, name) for name in names)))
     with KeptProcesses() as processes:
-        runner = Runner(job, stage_records(job), plan.tracker, result, echo, parent=plan.key, launch=processes.train)
+        result, launch = JobResult(job_folder(job)), processes.train
+        runner = Runner(job, stage_records(job), context.tracker, result, echo, parent=context.key, launch=launch)
         for name in job.config.stages:
             runner.run_stage([run for run in job.runs.values() if run.base == name])
-    return dict(result.outputs)
 
 
-def _eval_steps(search: SearchConfig, plan: Plan, outputs: Mapping[str, Path]) -> int:
+def _eval_steps(context: TrialContext, job: Job) -> int:
     """Optimizer steps between two evaluations of a trial."""
-    job = trial_job(plan, examples(search)[0])
-    config = job.config.stages[search.stage]
+    config = job.config.stages[context.stage]
     if config.training.eval_steps is not None:
         return int(config.training.eval_steps)
-    run = next(run for run in job.runs.values() if run.base == search.stage)
-    records = trial_records(plan, job)
+    run = next(run for run in job.runs.values() if run.base == context.stage)
+    records = trial_records(context, job, 0)
     found = {reference: records[names[0]].output for reference, names in run.inputs.items()}
     rows = len(open_mixture(_corpora.train_parts(config.corpus, found, seed=job.seed(run))))
     return -(-rows // int(config.training.batch_size))
 
 
 @contextmanager
-def _tracked(plan: Plan, search: SearchConfig, raw: Mapping[str, Any]) -> Iterator[None]:
+def _tracked(context: TrialContext, search: SearchConfig) -> Iterator[None]:
     """The campaign's tracked run, of which trials are part."""
-    tags = {"campaign": search.name, "job": raw["name"], "command": command(), **environment()}
-    plan.tracker.start_run(plan.key, name=search.name, tags=tags, resume=True)
-    plan.tracker.log_params(plan.key, search.model_dump(mode="json", exclude={"description"}))
-    with plan.tracker.ended(plan.key):
+    tags = {"campaign": search.name, "job": context.raw["name"], "command": command(), **environment()}
+    context.tracker.start_run(context.key, name=search.name, tags=tags, resume=True)
+    context.tracker.log_params(context.key, search.model_dump(mode="json", exclude={"description"}))
+    with context.tracker.ended(context.key):
         yield

@@ -1,14 +1,17 @@
 """The sections of a space file: the job it varies, what is searched, how, and how much of it."""
 
+import itertools
 import math
+import random
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
 
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.search import domains
-from raydistill.search.domains import Choice, Domain, Grid
+from raydistill.search.domains import Choice, Domain, Grid, Values
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:s|min|h|d))+")
@@ -18,6 +21,27 @@ DomainField = Annotated[Any, BeforeValidator(domains.parse), PlainSerializer(lam
 
 def _named(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
+
+
+_READ_BY = {
+    "num_startup_trials": ("optuna", "hyperopt"),
+    "grace_steps": ("asha", "median"),
+    "reduction_factor": ("asha",),
+    "min_trials": ("median",),
+    "perturbation_steps": ("pbt",),
+    "quantile": ("pbt",),
+    "resample_probability": ("pbt",),
+}
+"""Options of searchers and schedulers that not all of them read."""
+
+
+def _check_read(section: Section, name: str) -> None:
+    """Raise ValueError for an option that the searcher or scheduler of this name does not read."""
+    for key, field in type(section).model_fields.items():
+        value, names = getattr(section, key), _READ_BY.get(key, (name,))
+        if name not in names and value != field.default:
+            readers = " and ".join(names)
+            raise ValueError(f"{key} is {value}, which only {readers} read, but name is {name!r}; leave it out")
 
 
 class SearcherConfig(Section):
@@ -32,22 +56,8 @@ class SearcherConfig(Section):
 
     @model_validator(mode="after")
     def _options(self) -> "SearcherConfig":
-        if self.num_startup_trials is not None and self.name not in ("optuna", "hyperopt"):
-            raise ValueError(
-                f"num_startup_trials is {self.num_startup_trials}, which only optuna and hyperopt read, but name is "
-                f"{self.name!r}; leave it out"
-            )
+        _check_read(self, self.name)
         return self
-
-
-_READ_BY = {
-    "grace_steps": ("asha", "median"),
-    "reduction_factor": ("asha",),
-    "min_trials": ("median",),
-    "perturbation_steps": ("pbt",),
-    "quantile": ("pbt",),
-    "resample_probability": ("pbt",),
-}
 
 
 class SchedulerConfig(Section):
@@ -71,14 +81,7 @@ class SchedulerConfig(Section):
 
     @model_validator(mode="after")
     def _options(self) -> "SchedulerConfig":
-        for key, names in _READ_BY.items():
-            if key in self.model_fields_set and self.name not in names:
-                if getattr(self, key) == type(self).model_fields[key].default:
-                    continue
-                raise ValueError(
-                    f"{key} is {getattr(self, key)}, which only {' and '.join(names)} read, but name is "
-                    f"{self.name!r}; leave it out"
-                )
+        _check_read(self, self.name)
         return self
 
 
@@ -150,7 +153,7 @@ class SearchConfig(Section):
     def _check_grid(self) -> None:
         """Raise ValueError for domains that the searcher does not take."""
         for key, domain in self.space.items():
-            if self.searcher.name == "grid" and not isinstance(domain, Grid | Choice):
+            if self.searcher.name == "grid" and not isinstance(domain, Choice):
                 raise ValueError(
                     f"space.{key} is a range, but searcher grid tries all values; list them, or choose searcher random"
                 )
@@ -178,6 +181,16 @@ class SearchConfig(Section):
             return math.prod(len(domain.values) for domain in self.space.values())
         assert self.budget.trials is not None
         return self.budget.trials
+
+    def combinations(self) -> Iterator[Values]:
+        """All combinations of the choices of searcher ``grid``, in the order in which they are tried."""
+        for values in itertools.product(*(domain.values for domain in self.space.values())):
+            yield dict(zip(self.space, values, strict=True))
+
+    def at_random(self, number: int) -> Values:
+        """Values drawn for a trial, of seed and number alone, so that a resumed campaign draws the same."""
+        rng = random.Random(f"{self.seed}/{number}")
+        return {key: domain.sample(rng) for key, domain in self.space.items()}
 
     @property
     def num_startup_trials(self) -> int:

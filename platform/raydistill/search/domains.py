@@ -2,19 +2,25 @@
 
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass
+from typing import Any, ClassVar
 
 from raydistill.discovery import unknown_choice
 
+Values = dict[str, Any]
+"""Dotted keys of a job, and what a trial gives them."""
+
 _EXAMPLE = "write a list of choices, or a range such as {uniform: [1, 8]}; a fixed value belongs in overrides"
+_LISTED = "[value, value, ...]"
 
 
 @dataclass(frozen=True)
 class Choice:
     """One of several values of any form, whole sections such as a ``method`` with its options included."""
 
+    kind: ClassVar[str] = "choice"
     values: tuple[Any, ...]
 
     def sample(self, rng: random.Random) -> Any:
@@ -23,46 +29,50 @@ class Choice:
 
     def dump(self) -> dict[str, Any]:
         """As a space file writes it."""
-        return {"choice": list(self.values)}
+        return {self.kind: list(self.values)}
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Choice):
     """Values that are all tried, with all combinations of the other keys; for searcher ``grid``."""
 
-    values: tuple[Any, ...]
-
-    def sample(self, rng: random.Random) -> Any:
-        """One of the values, each as likely."""
-        return rng.choice(self.values)
-
-    def dump(self) -> dict[str, Any]:
-        """As a space file writes it."""
-        return {"grid": list(self.values)}
+    kind: ClassVar[str] = "grid"
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """A number between ``low`` and ``high``."""
+class Range(ABC):
+    """Numbers from ``low`` to ``high``, both included."""
 
+    kind: ClassVar[str]
+    form: ClassVar[str] = "[low, high]"
     low: float
     high: float
+
+    @abstractmethod
+    def sample(self, rng: random.Random) -> float:
+        """A number of the range."""
+
+    def dump(self) -> dict[str, Any]:
+        """As a space file writes it."""
+        return {self.kind: list(astuple(self))}
+
+
+@dataclass(frozen=True)
+class Uniform(Range):
+    """Numbers of which each is as likely."""
+
+    kind: ClassVar[str] = "uniform"
 
     def sample(self, rng: random.Random) -> float:
         """A number, each as likely."""
         return rng.uniform(self.low, self.high)
 
-    def dump(self) -> dict[str, Any]:
-        """As a space file writes it."""
-        return {"uniform": [self.low, self.high]}
-
 
 @dataclass(frozen=True)
-class LogUniform:
-    """A number between ``low`` and ``high``, both above 0, whose logarithm is uniform."""
+class LogUniform(Range):
+    """Numbers above 0 whose logarithm is uniform."""
 
-    low: float
-    high: float
+    kind: ClassVar[str] = "loguniform"
 
     def sample(self, rng: random.Random) -> float:
         """A number, each order of magnitude as likely."""
@@ -70,17 +80,13 @@ class LogUniform:
         drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
         return min(max(drawn, self.low), self.high)
 
-    def dump(self) -> dict[str, Any]:
-        """As a space file writes it."""
-        return {"loguniform": [self.low, self.high]}
-
 
 @dataclass(frozen=True)
-class QUniform:
-    """A number between ``low`` and ``high``, both multiples of ``step``, that is a multiple of it."""
+class QUniform(Range):
+    """Multiples of ``step``, which ``low`` and ``high`` are too."""
 
-    low: float
-    high: float
+    kind: ClassVar[str] = "quniform"
+    form: ClassVar[str] = "[low, high, step]"
     step: float
 
     def sample(self, rng: random.Random) -> float:
@@ -96,15 +102,12 @@ class QUniform:
         """The value after so many steps from ``low``, without the last digits that sums of steps would leave."""
         return round(self.low + number * self.step, 12)
 
-    def dump(self) -> dict[str, Any]:
-        """As a space file writes it."""
-        return {"quniform": [self.low, self.high, self.step]}
-
 
 @dataclass(frozen=True)
-class RandInt:
-    """A whole number from ``low`` to ``high``, both included."""
+class RandInt(Range):
+    """Whole numbers."""
 
+    kind: ClassVar[str] = "randint"
     low: int
     high: int
 
@@ -112,22 +115,12 @@ class RandInt:
         """A whole number, each as likely."""
         return rng.randint(self.low, self.high)
 
-    def dump(self) -> dict[str, Any]:
-        """As a space file writes it."""
-        return {"randint": [self.low, self.high]}
 
-
-Domain = Choice | Grid | Uniform | LogUniform | QUniform | RandInt
+Domain = Choice | Range
 """What a searched key may be."""
 
-_FORMS = {
-    "choice": "[value, value, ...]",
-    "grid": "[value, value, ...]",
-    "uniform": "[low, high]",
-    "loguniform": "[low, high]",
-    "quniform": "[low, high, step]",
-    "randint": "[low, high]",
-}
+_CHOICES: dict[str, type[Choice]] = {kind.kind: kind for kind in (Choice, Grid)}
+_RANGES: dict[str, type[Range]] = {kind.kind: kind for kind in (Uniform, LogUniform, QUniform, RandInt)}
 
 
 def parse(value: Any) -> Domain:
@@ -138,18 +131,16 @@ def parse(value: Any) -> Domain:
     if isinstance(value, Domain):
         return value
     if isinstance(value, list):
-        return Choice(_values("choice", value))
+        return Choice(_listed("choice", value))
     if not isinstance(value, Mapping) or len(value) != 1:
         raise ValueError(_EXAMPLE)
     kind, arguments = next(iter(value.items()))
-    if kind not in _FORMS:
-        raise ValueError(unknown_choice("the domain", kind, list(_FORMS)))
+    if kind not in _CHOICES and kind not in _RANGES:
+        raise ValueError(unknown_choice("the domain", kind, [*_CHOICES, *_RANGES]))
     if not isinstance(arguments, list):
-        raise ValueError(f"{kind} is {arguments!r}; write {{{kind}: {_FORMS[kind]}}}")
-    if kind in ("choice", "grid"):
-        values = _values(kind, arguments)
-        return Choice(values) if kind == "choice" else Grid(values)
-    return _range(kind, arguments)
+        form = _RANGES[kind].form if kind in _RANGES else _LISTED
+        raise ValueError(f"{kind} is {arguments!r}; write {{{kind}: {form}}}")
+    return _CHOICES[kind](_listed(kind, arguments)) if kind in _CHOICES else _range(_RANGES[kind], arguments)
 
 
 def is_number(value: object) -> bool:
@@ -157,7 +148,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _values(kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
+def _listed(kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
         raise ValueError(f"{kind} is empty; list the values")
     for position, value in enumerate(values):
@@ -167,32 +158,27 @@ def _values(kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(values)
 
 
-def _range(kind: str, arguments: list[Any]) -> Domain:
-    written = f"{kind} is {arguments!r}"
-    if len(arguments) != _FORMS[kind].count(",") + 1 or not all(
+def _range(kind: type[Range], arguments: list[Any]) -> Range:
+    written = f"{kind.kind} is {arguments!r}"
+    if len(arguments) != kind.form.count(",") + 1 or not all(
         is_number(one) and math.isfinite(one) for one in arguments
     ):
-        raise ValueError(f"{written}; write {{{kind}: {_FORMS[kind]}}} with numbers")
+        raise ValueError(f"{written}; write {{{kind.kind}: {kind.form}}} with numbers")
     low, high = arguments[:2]
     if low >= high:
         raise ValueError(f"{written}, where low is not below high; exchange them, or fix the value in overrides")
-    if kind == "uniform":
-        return Uniform(float(low), float(high))
-    if kind == "loguniform":
-        if low <= 0:
-            raise ValueError(f"{written}; a logarithm needs a low above 0")
-        return LogUniform(float(low), float(high))
-    if kind == "randint":
-        if not all(float(one).is_integer() for one in arguments):
-            raise ValueError(f"{written}; write whole numbers, or use quniform")
-        return RandInt(int(low), int(high))
-    return _steps(written, float(low), float(high), float(arguments[2]))
+    if kind is LogUniform and low <= 0:
+        raise ValueError(f"{written}; a logarithm needs a low above 0")
+    if kind is RandInt and not all(float(one).is_integer() for one in arguments):
+        raise ValueError(f"{written}; write whole numbers, or use quniform")
+    if kind is QUniform:
+        _check_steps(written, *arguments)
+    return kind(*map(int if kind is RandInt else float, arguments))
 
 
-def _steps(written: str, low: float, high: float, step: float) -> QUniform:
+def _check_steps(written: str, low: float, high: float, step: float) -> None:
     if step <= 0:
         raise ValueError(f"{written}; the step must be above 0")
     for name, bound in (("low", low), ("high", high)):
         if not math.isclose(bound / step, round(bound / step), abs_tol=1e-9):
             raise ValueError(f"{written}, where {name} is no multiple of the step; move it")
-    return QUniform(low, high, step)

@@ -3,19 +3,23 @@
 import importlib.util
 import itertools
 import random
-from collections.abc import Iterator, Mapping
-from typing import Any
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from raydistill import cluster
 from raydistill.config.errors import UserError, error_lines
+from raydistill.config.sections import ScalingConfig
 from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
+from raydistill.job.graph import needed, only, with_readers
 from raydistill.job.load import Job, load_job
-from raydistill.search import best_job
-from raydistill.search.changeable import check_changeable, check_copyable
+from raydistill.search.best_job import best_name
 from raydistill.search.config import SearchConfig
-from raydistill.search.domains import Choice, Domain, Grid, QUniform
-from raydistill.search.spaces import job_data, job_of, locate
+from raydistill.search.domains import Choice, Domain, QUniform, Values, is_number
+from raydistill.search.results import listed
+from raydistill.search.spaces import job_data, locate, with_values
 from raydistill.store_paths import is_in_store
 from raydistill.training.selection import Criterion, criterion_of
 
@@ -27,6 +31,8 @@ _NO_VALUES = ("kind", "matrix", "scaling", "max_parallel")
 _NUM_RANDOM = 3
 _MOST_EXAMPLES = 24
 _LEAST_POPULATION = 4
+_OPTIMIZER = ("learning_rate", "weight_decay", "max_grad_norm")
+"""Keys of ``optimizer`` that decide nothing before the first step; the moments stay those of the copied trial."""
 
 
 def check_search(search: SearchConfig) -> dict[str, list[str]]:
@@ -34,23 +40,29 @@ def check_search(search: SearchConfig) -> dict[str, list[str]]:
 
     The same checks as a job's run over each of them; starts no cluster. Raises UserError, one line a problem.
     """
-    _check_libraries(search)
-    paths = _check_keys(search)
+    _refuse(_missing_library(search))
+    raw = _base_job(search)
+    paths = _paths(search, raw)
     first, *others = examples(search)
-    job = _checked_job(search, first, whole=True)
-    _check_places(search, paths, job)
+    job = _checked_job(search, raw, first, whole=True)
+    _refuse(_misplaced(search, paths, job))
     stage = job.config.stages[search.stage]
     criterion = metric_of(search, stage)
-    _check_budget(search, stage.training)
+    _refuse(_unused_budget(search, stage.training))
     scaling = job.scaling(job.stages[search.stage])
     if search.scheduler.name == "pbt":
-        check_changeable(search, stage)
-        check_copyable(scaling)
+        _refuse(_not_exchangeable(search, paths, stage, scaling))
     for values in others:
-        _checked_job(search, values, whole=False)
+        _checked_job(search, raw, values, whole=False)
     cluster.check_resources(scaling)
     shared = _shared(search, job, {path[1] for path in paths.values()})
     return _lines(search, shared, criterion, len(others) + 1)
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    """Raise UserError if there are problems, each a line."""
+    if lines := list(problems):
+        raise UserError(lines)
 
 
 def metric_of(search: SearchConfig, stage: Any) -> Criterion:
@@ -86,38 +98,33 @@ def examples(search: SearchConfig) -> list[dict[str, Any]]:
     All of a small grid. The same each time.
     """
     domains = search.domains
-    finite = [domain.values for domain in domains.values() if isinstance(domain, Choice | Grid)]
     if search.searcher.name == "grid" and search.num_trials <= _MOST_EXAMPLES:
-        return [dict(zip(domains, values, strict=True)) for values in itertools.product(*finite)]
-    rounds = min(max([2, *map(len, finite)]), _MOST_EXAMPLES - _NUM_RANDOM)
+        return list(search.combinations())
+    lengths = [len(domain.values) for domain in domains.values() if isinstance(domain, Choice)]
+    rounds = min(max([2, *lengths]), _MOST_EXAMPLES - _NUM_RANDOM)
     rng = random.Random(search.seed)
     found = [{key: _corner(domain, number) for key, domain in domains.items()} for number in range(rounds)]
     return found + [{key: domain.sample(rng) for key, domain in domains.items()} for _ in range(_NUM_RANDOM)]
 
 
 def _corner(domain: Domain, number: int) -> Any:
-    if isinstance(domain, Choice | Grid):
+    if isinstance(domain, Choice):
         return domain.values[number % len(domain.values)]
     ends = [domain.low, domain.at(domain.num_steps) if isinstance(domain, QUniform) else domain.high]
     return ends[number % 2]
 
 
-def _check_libraries(search: SearchConfig) -> None:
-    library = _LIBRARIES.get(search.searcher.name)
-    if library is not None and importlib.util.find_spec(library) is None:
-        raise UserError(
-            [
-                f"searcher.name is {search.searcher.name!r}, whose package is not installed; "
-                "pip install 'raydistill[search]', or choose random"
-            ]
+def _missing_library(search: SearchConfig) -> Iterator[str]:
+    name = search.searcher.name
+    if name in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[name]) is None:
+        yield (
+            f"searcher.name is {name!r}, whose package is not installed; pip install 'raydistill[search]', or choose "
+            "random"
         )
 
 
-def _check_keys(search: SearchConfig) -> dict[str, list[str]]:
-    """The full paths of the searched keys.
-
-    Raises UserError for a stage that cannot be searched and for keys that the job does not have, a line each.
-    """
+def _base_job(search: SearchConfig) -> dict[str, Any]:
+    """Plain data of the job that is varied; raises UserError for one that cannot be searched."""
     try:
         raw = job_data(search)
     except ValueError as error:
@@ -129,6 +136,11 @@ def _check_keys(search: SearchConfig) -> dict[str, list[str]]:
     trainings = [name for name, stage in stages.items() if stage.get("kind") == _TRAIN]
     if search.stage not in trainings:
         raise UserError([unknown_choice("stage", search.stage, trainings) + ", which are the trainings of the job"])
+    return raw
+
+
+def _paths(search: SearchConfig, raw: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The full paths of the searched keys; raises UserError for keys that the job does not have, a line each."""
     problems: list[str] = []
     paths: dict[str, list[str]] = {}
     for key in search.space:
@@ -136,28 +148,22 @@ def _check_keys(search: SearchConfig) -> dict[str, list[str]]:
             paths[key] = locate(raw, search.stage, key)
         except ValueError as error:
             problems += [f"space.{line}" for line in error_lines(error)]
-    problems += _overlaps(paths)
-    if problems:
-        raise UserError(problems)
+    _refuse([*problems, *_overlaps(paths)])
     return paths
 
 
-def _check_places(search: SearchConfig, paths: Mapping[str, list[str]], job: Job) -> None:
-    """Raise UserError, a line each, for keys on which the searched student does not depend."""
-    used = best_job.needed(best_job.inputs(job), search.stage)
-    problems = [
-        f"space.{key} is no key of {search.stage} or of what it reads ({', '.join(sorted(used - {search.stage}))}); "
-        f"search keys of these, such as {search.stage}.{key.rpartition('.')[2]}"
-        for key, path in paths.items()
-        if path[0] != "stages" or path[1] not in used
-    ]
-    problems += [
-        f"space.{key} cannot be searched; it does not change the student, or makes several"
-        for key, path in paths.items()
-        if path[0] == "stages" and path[2:3] and path[2] in _NO_VALUES
-    ]
-    if problems:
-        raise UserError(problems)
+def _misplaced(search: SearchConfig, paths: Mapping[str, list[str]], job: Job) -> Iterator[str]:
+    """Keys on which the searched student does not depend."""
+    used = needed(job, search.stage)
+    for key, path in paths.items():
+        if path[0] != "stages" or path[1] not in used:
+            yield (
+                f"space.{key} is no key of {search.stage} or of what it reads "
+                f"({', '.join(sorted(used - {search.stage}))}); search keys of these, such as "
+                f"{search.stage}.{key.rpartition('.')[2]}"
+            )
+        elif path[2:3] and path[2] in _NO_VALUES:
+            yield f"space.{key} cannot be searched; it does not change the student, or makes several"
 
 
 def _overlaps(paths: Mapping[str, list[str]]) -> Iterator[str]:
@@ -166,79 +172,110 @@ def _overlaps(paths: Mapping[str, list[str]]) -> Iterator[str]:
             yield f"space.{other} lies in space.{one}, which replaces it; remove one of them"
 
 
-def _checked_job(search: SearchConfig, values: Mapping[str, Any], *, whole: bool) -> Job:
+def _checked_job(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whole: bool) -> Job:
     """The job with these values, checked: all that a trial needs or, as a ``whole``, what a best job runs."""
     try:
-        return _check(search, values, whole=whole)
+        return _check(search, raw, values, whole=whole)
     except UserError as error:
         # Without the values it may fail too, and then they are not what is wrong.
-        if error.lines == _problems_without_values(search, whole=whole):
+        if error.lines == _problems_without_values(search, raw, whole=whole):
             raise
-        shown = ", ".join(f"{key}={value}" for key, value in values.items())
-        raise UserError([f"with {shown}: {line}" for line in error.lines]) from None
+        raise UserError([f"with {listed(values)}: {line}" for line in error.lines]) from None
 
 
-def _check(search: SearchConfig, values: Mapping[str, Any], *, whole: bool) -> Job:
-    everything = job_of(search, values)
-    _check_single(search, everything)
-    data = best_job.best_job_data(search, values) if whole else best_job.trial_data(search, values, everything)
-    job = load_job(data)
+def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whole: bool) -> Job:
+    try:
+        job = load_job(with_values(raw, search.stage, values))
+    except ValueError as error:
+        raise UserError(error_lines(error)) from None
+    _refuse(_several_runs(search, job))
+    job = only(job, with_readers(job, search.stage) if whole else needed(job, search.stage))
+    if whole:
+        job = replace(job, config=job.config.model_copy(update={"name": best_name(search)}))
     preflight.check_job(job)
     return job
 
 
-def _problems_without_values(search: SearchConfig, *, whole: bool) -> list[str]:
+def _problems_without_values(search: SearchConfig, raw: Mapping[str, Any], *, whole: bool) -> list[str]:
     try:
-        _check(search, {}, whole=whole)
+        _check(search, raw, {}, whole=whole)
     except UserError as error:
         return error.lines
     return []
 
 
-def _check_single(search: SearchConfig, job: Job) -> None:
-    runs = [name for name, run in job.runs.items() if run.base == search.stage]
-    if len(runs) == 1:
-        return
-    matrix = job.config.stages[search.stage].matrix
-    remedy = f"write {search.stage}.matrix: {{}} in overrides" if matrix else "name one run of what it reads"
-    raise UserError([f"stage is {search.stage!r}, which has {len(runs)} runs, but a trial is one; {remedy}"])
+def _several_runs(search: SearchConfig, job: Job) -> Iterator[str]:
+    num_runs = sum(run.base == search.stage for run in job.runs.values())
+    if num_runs != 1:
+        matrix = job.config.stages[search.stage].matrix
+        remedy = f"write {search.stage}.matrix: {{}} in overrides" if matrix else "name one run of what it reads"
+        yield f"stage is {search.stage!r}, which has {num_runs} runs, but a trial is one; {remedy}"
 
 
-def _check_budget(search: SearchConfig, training: Any) -> None:
-    """Raise UserError where a scheduler has nothing to decide by, or a searcher nothing to learn from."""
+def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
+    """Why a scheduler has nothing to decide by, or a searcher nothing to learn from."""
     name = search.scheduler.name
     last = min((steps for steps in (training.max_steps, training.stop_after_steps) if steps is not None), default=None)
     once = training.eval_steps is None and 1 in (training.num_epochs, training.stop_after_epochs)
     if name != "fifo" and (once or (last is not None and (training.eval_steps or 0) >= last)):
-        raise UserError(
-            [
-                f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
-                f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
-            ]
+        yield (
+            f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
+            f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
         )
     for key in ("grace_steps", "perturbation_steps"):
         steps = getattr(search.scheduler, key)
         if steps is not None and last is not None and steps >= last:
-            raise UserError([f"scheduler.{key} is {steps}, but a trial has {last} steps; lower it, or scheduler: fifo"])
+            yield f"scheduler.{key} is {steps}, but a trial has {last} steps; lower it, or scheduler: fifo"
     if name == "pbt" and search.num_trials < _LEAST_POPULATION:
-        raise UserError(
-            [f"budget.trials is {search.num_trials}, but pbt needs a population of {_LEAST_POPULATION}; raise it"]
-        )
+        yield f"budget.trials is {search.num_trials}, but pbt needs a population of {_LEAST_POPULATION}; raise it"
     startup = search.searcher.num_startup_trials
     if startup is not None and startup >= search.num_trials:
-        raise UserError(
-            [
-                f"searcher.num_startup_trials is {startup} of {search.num_trials} trials, so that nothing is learned; "
-                "lower it, or choose searcher random"
-            ]
+        yield (
+            f"searcher.num_startup_trials is {startup} of {search.num_trials} trials, so that nothing is learned; "
+            "lower it, or choose searcher random"
         )
+
+
+def _not_exchangeable(
+    search: SearchConfig, paths: Mapping[str, list[str]], stage: Any, scaling: ScalingConfig
+) -> Iterator[str]:
+    """Why trials of ``stage``, a configuration, cannot go on from each other's states with other values.
+
+    Numbers that weigh, cut or scale a loss can change, and those of the optimizer's step; what shapes models, batches
+    or the length of the training cannot.
+    """
+    for key, domain in search.domains.items():
+        if not _may_change(paths[key], domain, stage, search.stage):
+            yield f"space.{key} cannot change in mid-run, which scheduler pbt needs; leave it out, or choose asha"
+    if scaling.num_workers > 1:
+        yield (
+            f"scheduler is pbt, which copies trials of one worker, but a trial has {scaling.num_workers}; "
+            "write resources: {num_workers: 1}, or choose asha"
+        )
+
+
+def _may_change(path: list[str], domain: Domain, stage: Any, name: str) -> bool:
+    if isinstance(domain, Choice) and not all(map(is_number, domain.values)):
+        return False
+    if path[:2] != ["stages", name] or len(path) != 4:
+        return False
+    section, key = path[2:]
+    if section == "optimizer":
+        return key in _OPTIMIZER
+    return section == "method" and _is_float(get_type_hints(type(stage.method.config)).get(key))
+
+
+def _is_float(annotation: Any) -> bool:
+    """Whether an option is a number with decimals; whole numbers count blocks, layers or passes."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return float in get_args(annotation)
+    return annotation is float
 
 
 def _shared(search: SearchConfig, job: Job, searched: set[str]) -> list[str]:
     """Stages that a trial needs and no searched key changes."""
-    reads = best_job.inputs(job)
-    used = best_job.needed(reads, search.stage) - {search.stage}
-    return [name for name in job.config.stages if name in used and not best_job.needed(reads, name) & searched]
+    used = needed(job, search.stage) - {search.stage}
+    return [name for name in job.config.stages if name in used and not needed(job, name) & searched]
 
 
 def _lines(search: SearchConfig, shared: list[str], criterion: Criterion, num_checked: int) -> dict[str, list[str]]:

@@ -1,23 +1,38 @@
-"""What becomes of a campaign's trials, written down as it happens."""
+"""The record of a campaign's trials, kept in the driver and written down as they go on."""
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from raydistill.search.config import SearchConfig
-from raydistill.search.listener import Listener
-from raydistill.search.results import ENDED, TRIALS, CampaignResult, Trial, best_of, read_campaign, write_trials
-from raydistill.search.trial import FINISHED, failure_path
+from raydistill.search.domains import Values
+from raydistill.search.results import (
+    ENDED,
+    TRIALS,
+    CampaignResult,
+    Trial,
+    TrialEvent,
+    best_of,
+    listed,
+    read_campaign,
+    write_trials,
+)
 
 Echo = Callable[[str], None]
 
 
+def failure_path(folder: Path, number: int) -> Path:
+    """Where a failed trial leaves its reason, which Ray Tune tells its driver too late."""
+    return folder / TRIALS / f".failed-{number:03d}.txt"
+
+
 @dataclass
-class Records(Listener):
-    """The trials of a campaign, written down whenever one begins, evaluates or ends."""
+class CampaignRecord:
+    """The trials of a campaign, written down whenever one begins, evaluates or ends; those kept never change."""
 
     search: SearchConfig
     folder: Path
@@ -36,8 +51,15 @@ class Records(Listener):
         self.lost: set[int] = set()
         """Trials whose processes ended by themselves, and so could not end their tracked runs."""
 
+    def __reduce__(self) -> Any:
+        # Ray Tune stores all that it is given, for a restart that is done otherwise here.
+        return type(None), ()
+
+    def __deepcopy__(self, memo: Any) -> "CampaignRecord":
+        return self
+
     @classmethod
-    def open(cls, search: SearchConfig, folder: Path, *, identity: str) -> "Records":
+    def open(cls, search: SearchConfig, folder: Path, *, identity: str) -> "CampaignRecord":
         """What an earlier run left; raises ValueError when that was of another search."""
         stored = read_campaign(folder)
         if stored is None:
@@ -71,14 +93,10 @@ class Records(Listener):
         total = self.search.budget.time_s
         return None if total is None else total - self.seconds
 
-    def samples(self) -> list[dict[str, Any]]:
+    def samples(self) -> list[Values]:
         """What the searcher drew, of the first trials without a gap."""
-        found = []
-        for number in range(self.search.num_trials):
-            if number not in self.trials:
-                break
-            found.append(self.trials[number].sample)
-        return found
+        numbers = itertools.takewhile(self.trials.__contains__, itertools.count())
+        return [self.trials[number].sample for number in numbers]
 
     def result(self) -> CampaignResult:
         """The campaign as far as it came."""
@@ -98,96 +116,70 @@ class Records(Listener):
             self._write()
 
     def over(self) -> None:
-        """Write down nothing more."""
+        """Write down nothing more: the trials are over, or given up, and what is still heard is not theirs."""
         with self._lock:
             self._is_over = True
 
-    def suggested(self, number: int, values: dict[str, Any], sample: dict[str, Any]) -> None:
-        """A trial waits."""
-        if self._is_over or number in self._kept:
-            return
-        with self._lock:
+    def suggested(self, number: int, values: Values, sample: Values) -> None:
+        """A trial will have these values."""
+        if not self._is_closed(number):
             # Also where an interrupted run had it, which in a population has other values by then.
-            self.trials[number] = Trial(
-                number, values, "pending", None, {}, 0.0, 0, "", self.folder / TRIALS, sample=sample
-            )
-            self._write()
+            folder = self.folder / TRIALS
+            self._keep(Trial(number, values, "pending", None, {}, 0.0, 0, "", folder, sample=sample))
 
     def started(self, number: int) -> None:
-        """It runs."""
-        with self._lock:
-            if self._is_over or number in self._kept or number in self._starts:
-                return
-            self._starts[number] = time.monotonic()
-            failure_path(self.folder, number).unlink(missing_ok=True)
-            self.trials[number] = replace(self.trials[number], reports=[])
-            values = ", ".join(f"{key}={value}" for key, value in self.trials[number].overrides.items())
-        self._echo(f"trial {number}: started ({values})")
-
-    def reported(self, number: int, values: dict[str, Any], report: Mapping[str, Any]) -> None:
-        """It came so far, or to its end."""
-        if self._is_over or number in self._kept:
+        """A trial has a process."""
+        if self._is_closed(number) or number in self._starts:
             return
-        metric, step, figures = float(report["metric"]), int(report["step"]), dict(report["figures"])
-        with self._lock:
-            trial = self.trials[number]
-            is_last = bool(report[FINISHED])
-            told = [] if is_last else [{**figures, "metric": metric, "step": float(step)}]
-            course = list(report["course"])
-            self.trials[number] = replace(
-                trial,
-                overrides=dict(values),
-                metric=metric,
-                metrics=figures,
-                steps=step,
-                seconds=round(self._elapsed(number), 3),
-                folder=Path(report["folder"]),
-                reports=[*trial.reports, *told],
-                course=course,
-                state="finished" if is_last else trial.state,
-            )
-            self._write()
-        copy = self.trials[number]
-        if copy.origin and course != trial.course:
-            shown = ", ".join(f"{key}={value}" for key, value in copy.overrides.items())
-            self._echo(f"trial {number}: {copy.origin} ({shown})")
+        self._starts[number] = time.monotonic()
+        failure_path(self.folder, number).unlink(missing_ok=True)
+        self.trials[number] = replace(self.trials[number], reports=[])
+        self._echo(f"trial {number}: started ({listed(self.trials[number].overrides)})")
+
+    def reported(self, event: TrialEvent) -> None:
+        """A trial evaluated, or finished."""
+        if self._is_closed(event.trial):
+            return
+        before = self.trials[event.trial]
+        after = before.after(event, seconds=self._elapsed(event.trial))
+        self._keep(after)
+        if after.origin and after.course != before.course:
+            self._echo(f"trial {after.number}: {after.origin} ({listed(after.overrides)})")
 
     def done(self, number: int) -> None:
-        """It ended."""
-        self._end(number, None)
+        """A trial ended, by itself or not."""
+        if self._is_closed(number) or number not in self._starts:
+            return
+        trial = self.trials[number]
+        if trial.state != "finished":
+            left = self.time_left_s
+            in_time = left is None or self._passed() < left
+            why = f"by scheduler {self.search.scheduler.name}" if in_time else self._time_is_over()
+            trial = replace(trial, state="stopped", reason=why)
+        self._end(trial)
 
     def failed(self, number: int) -> None:
-        """It ended with an error, which it left in a file."""
-        path = failure_path(self.folder, number)
+        """A trial raised an error, which it left in a file, or its process ended."""
+        if number in self._kept:
+            return
+        path, reason = failure_path(self.folder, number), "its process ended; see its memory"
         if path.is_file():
-            self._end(number, path.read_text(encoding="utf-8"))
-            return
-        if number not in self._kept:
+            reason = path.read_text(encoding="utf-8")
+        else:
             self.lost.add(number)
-        self._end(number, "its process ended; see its memory")
+        if not self._is_over:
+            self._end(replace(self.trials[number], state="failed", reason=reason))
 
-    def _end(self, number: int, error: str | None) -> None:
-        never_began = error is None and number not in self._starts
-        if self._is_over or number in self._kept or never_began:
-            return
-        with self._lock:
-            trial = self.trials[number]
-            changes: dict[str, Any] = {"seconds": round(self._elapsed(number), 3)}
-            if error is not None:
-                changes |= {"state": "failed", "reason": error}
-            elif trial.state != "finished":
-                changes |= {"state": "stopped", "reason": self._why_stopped(number)}
-            self.trials[number] = trial = replace(trial, **changes)
-            self._write()
+    def _end(self, trial: Trial) -> None:
+        trial = replace(trial, seconds=self._elapsed(trial.number))
+        self._keep(trial)
         shown = "" if trial.metric is None else f", {self.search.metric} {trial.metric:.4g} after {trial.steps} steps"
         why = f": {trial.reason}" if trial.state == "failed" else ""
-        self._echo(f"trial {number}: {trial.state} in {trial.seconds:.0f} s{shown}{why}")
+        self._echo(f"trial {trial.number}: {trial.state} in {trial.seconds:.0f} s{shown}{why}")
 
-    def _why_stopped(self, number: int) -> str:
-        left = self.time_left_s
-        if left is None or self._passed() < left:
-            return f"by scheduler {self.search.scheduler.name}"
-        return self._time_is_over()
+    def _is_closed(self, number: int) -> bool:
+        """Whether nothing is written down of a trial any more."""
+        return self._is_over or number in self._kept
 
     def _time_is_over(self) -> str:
         return f"budget.time, {self.search.budget.time}, was over"
@@ -196,7 +188,13 @@ class Records(Listener):
         return 0.0 if self._begun is None else time.monotonic() - self._begun
 
     def _elapsed(self, number: int) -> float:
-        return time.monotonic() - self._starts.get(number, time.monotonic())
+        return round(time.monotonic() - self._starts.get(number, time.monotonic()), 3)
+
+    def _keep(self, trial: Trial) -> None:
+        with self._lock:
+            if not self._is_over:
+                self.trials[trial.number] = trial
+                self._write()
 
     def _write(self) -> None:
         trials = [self.trials[number] for number in sorted(self.trials)]

@@ -1,5 +1,6 @@
 """What a campaign leaves for people: tables, pictures, and the best configuration as a job."""
 
+import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 from raydistill.json_file import write_text
-from raydistill.report import pictures, trials
+from raydistill.report import pictures
 from raydistill.report.columns import column
-from raydistill.report.trials import Scale, Tried
+from raydistill.report.tables import markdown_table
 from raydistill.search.best_job import best_job_text
+from raydistill.search.charts import Scale, against_values, parallel_coordinates, value_text
 from raydistill.search.config import SearchConfig
-from raydistill.search.domains import Choice, Domain, Grid, LogUniform
-from raydistill.search.results import CampaignResult
+from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
 from raydistill.tracking.store import store_of, without_secrets
 from raydistill.tracking.tracker import Tracker
@@ -32,17 +33,17 @@ def write_report(search: SearchConfig, result: CampaignResult) -> list[Path]:
 
     Pictures need a trial that was evaluated, the job one that finished.
     """
-    tried, keys, metric = _tried(search, result), list(search.space), _figure(search)
+    trials, keys, metric = result.trials, list(search.space), _figure(search)
     result.folder.mkdir(parents=True, exist_ok=True)
     files = [result.folder / name for name in (PAGE, TABLE, CSV)]
-    table = trials.markdown(tried, keys, metric)
+    table = markdown(trials, keys, metric)
     write_text(files[1], table)
-    write_text(files[2], trials.as_csv(tried, keys, metric))
+    write_text(files[2], as_csv(trials, keys, metric))
     best = None if result.best is None else result.best.number
-    if any(one.is_shown for one in tried):
-        scales = [_scale(key, domain) for key, domain in search.domains.items()]
-        for name, draw in ((COORDINATES, trials.parallel_coordinates), (AGAINST, trials.against_values)):
-            pictures.save(draw(tried, scales, metric, best=best), result.folder / name)
+    if any(trial.is_measured for trial in trials):
+        scales = [Scale.of(key, domain) for key, domain in search.domains.items()]
+        for name, draw in ((COORDINATES, parallel_coordinates), (AGAINST, against_values)):
+            pictures.save(draw(trials, scales, metric, best=best), result.folder / name)
             files.append(result.folder / name)
     if result.best is not None:
         write_text(result.folder / BEST, best_job_text(search, result, result.best))
@@ -58,20 +59,20 @@ def log_report(search: SearchConfig, result: CampaignResult, tracker: Tracker, k
     if result.best is not None:
         assert result.best.metric is not None
         tracker.log_metrics(key, {f"best/{search.metric}": result.best.metric}, step=result.best.number)
-        values = {f"best.{key}": trials.value_text(value) for key, value in result.best.overrides.items()}
+        values = {f"best.{key}": value_text(value) for key, value in result.best.overrides.items()}
         tracker.set_tags(key, {"best.trial": result.best.number, **values})
 
 
 def summary_lines(search: SearchConfig, result: CampaignResult, files: Sequence[Path]) -> list[str]:
     """The table of trials, the best configuration, and where everything is."""
-    header, rows = trials.table_rows(_tried(search, result), list(search.space), _figure(search))
+    header, rows = table_rows(result.trials, list(search.space), _figure(search))
     lines = ["", *_drawn(header, rows), ""]
     best = result.best
     if best is not None:
         assert best.metric is not None
         style = column(_figure(search))
         lines.append(f"best: trial {best.number}, {style.heading} {style.text(best.metric)} after {best.steps:,} steps")
-        lines += [f"  {key}={trials.value_text(value)}" for key, value in best.overrides.items()]
+        lines += [f"  {key}={value_text(value)}" for key, value in best.overrides.items()]
         lines.append("")
     store = store_of(job_of(search).config.tracking, result.folder.parent, search.name)
     places: dict[str, object] = {"campaign": result.folder, "page": result.folder / PAGE}
@@ -82,26 +83,46 @@ def summary_lines(search: SearchConfig, result: CampaignResult, files: Sequence[
     return [*lines, *(f"{name:<{width}}  {place}" for name, place in places.items())]
 
 
-def _tried(search: SearchConfig, result: CampaignResult) -> list[Tried]:
-    return [
-        Tried(one.number, one.overrides, one.state, one.metric, one.steps, one.seconds, one.reason or one.origin)
-        for one in result.trials
-    ]
+def table_rows(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Header and cells as text, a row a trial."""
+    style = column(metric)
+    rows = []
+    for trial in trials:
+        why = trial.reason or trial.origin
+        rows.append(
+            [
+                str(trial.number),
+                *(value_text(trial.overrides[key]) if key in trial.overrides else "" for key in keys),
+                "" if trial.metric is None else style.text(trial.metric),
+                f"{trial.state}: {why}" if why else trial.state,
+                f"{trial.steps:,}",
+                f"{trial.seconds:.0f}",
+            ]
+        )
+    return ["trial", *keys, style.heading, "state", "steps", "seconds"], rows
+
+
+def markdown(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> str:
+    """The table of all trials as Markdown."""
+    return markdown_table(*table_rows(trials, keys, metric))
+
+
+def as_csv(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> str:
+    """The same as comma-separated values with all digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", *keys, metric, "state", "steps", "seconds", "reason"])
+    for trial in trials:
+        found = "" if trial.metric is None else repr(trial.metric)
+        values = [trial.overrides.get(key, "") for key in keys]
+        why = trial.reason or trial.origin
+        writer.writerow([trial.number, *values, found, trial.state, trial.steps, trial.seconds, why])
+    return text.getvalue()
 
 
 def _figure(search: SearchConfig) -> str:
     """The metric's name as tables know it: without the prefix that tells who measured it."""
     return search.metric.removeprefix(_TASK).removeprefix(_METHOD)
-
-
-def _scale(key: str, domain: Domain) -> Scale:
-    if isinstance(domain, Choice | Grid):
-        values = list(domain.values)
-        # Numbers in order tell more than in the file's order.
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            values.sort()
-        return trials.scale_of(key, choices=values)
-    return trials.scale_of(key, choices=None, is_log=isinstance(domain, LogUniform))
 
 
 def _page(search: SearchConfig, result: CampaignResult, table: str, files: Sequence[Path]) -> str:
@@ -133,7 +154,7 @@ def _best(search: SearchConfig, result: CampaignResult) -> str:
         return "## Best\n\nNo trial finished.\n"
     assert best.metric is not None
     style = column(_figure(search))
-    values = "\n".join(f"* `{key}`: {trials.value_text(value)}" for key, value in best.overrides.items())
+    values = "\n".join(f"* `{key}`: {value_text(value)}" for key, value in best.overrides.items())
     course = "\n".join(f"* {line}" for line in best.course_lines())
     others = f"It went on from other trials; the values are its last ones:\n\n{course}\n\n" if course else ""
     return (

@@ -1,12 +1,14 @@
 """What a campaign leaves: its trials, each with what it tried and what came of it, in one file."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from raydistill.json_file import write_json
+from raydistill.search.domains import Values
 
 RECORDS = "trials.json"
 TRIALS = "trials"
@@ -18,12 +20,33 @@ ENDED: tuple[State, ...] = ("finished", "failed", "stopped")
 
 
 @dataclass(frozen=True)
+class TrialEvent:
+    """An evaluation of a trial, sent from its training to its record; the last one is of the finished student."""
+
+    trial: int
+    values: Values
+    """Dotted keys of the job and the values that the trial gives them now."""
+    step: int
+    """Optimizer steps taken."""
+    metric: float
+    """The campaign's metric."""
+    metrics: dict[str, float]
+    """All metrics of the evaluation."""
+    folder: Path
+    """The trial's output."""
+    course: list[dict[str, Any]] = field(default_factory=list)
+    """See ``Trial.course``."""
+    finished: bool = False
+    """Whether the trial trained to its end, after which it has nothing more to tell."""
+
+
+@dataclass(frozen=True)
 class Trial:
     """One trial of a campaign."""
 
     number: int
     """From 0, in the order in which trials were suggested."""
-    overrides: dict[str, Any]
+    overrides: Values
     """Dotted keys of the job and the values that the trial gave them."""
     state: State
     """``finished``: trained to its end; ``stopped``: by the scheduler or at the end of the time; ``failed``: see
@@ -40,12 +63,46 @@ class Trial:
     folder: Path
     """Its output, with the student in ``student`` where it finished."""
     reports: list[dict[str, float]] = field(default_factory=list)
-    """What each evaluation told the scheduler, in order: a resumed campaign tells it again."""
-    sample: dict[str, Any] = field(default_factory=dict)
+    """The evaluations that the scheduler was told, in order: a resumed campaign tells it again."""
+    sample: Values = field(default_factory=dict)
     """The values as the searcher drew them, places in its list for a choice."""
     course: list[dict[str, Any]] = field(default_factory=list)
     """How the student of a population came about: from each ``step`` on, which ``trial`` trained it with which
     ``values``."""
+
+    def after(self, event: TrialEvent, *, seconds: float) -> "Trial":
+        """The trial once it has told of an evaluation, ``seconds`` after it began."""
+        report = {**event.metrics, "metric": event.metric, "step": float(event.step)}
+        return replace(
+            self,
+            overrides=dict(event.values),
+            state="finished" if event.finished else self.state,
+            metric=event.metric,
+            metrics=dict(event.metrics),
+            seconds=seconds,
+            steps=event.step,
+            folder=event.folder,
+            reports=self.reports if event.finished else [*self.reports, report],
+            course=list(event.course),
+        )
+
+    def events(self) -> list[TrialEvent]:
+        """What the trial told, the finished student included."""
+        told = []
+        for report in self.reports:
+            metrics = {name: value for name, value in report.items() if name not in ("metric", "step")}
+            step, metric = int(report["step"]), report["metric"]
+            told.append(TrialEvent(self.number, self.overrides, step, metric, metrics, self.folder))
+        if self.state == "finished":
+            assert self.metric is not None
+            last = TrialEvent(self.number, self.overrides, self.steps, self.metric, self.metrics, self.folder)
+            told.append(replace(last, finished=True))
+        return told
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has a metric that a picture has a place for."""
+        return self.metric is not None and math.isfinite(self.metric)
 
     @property
     def origin(self) -> str:
@@ -58,11 +115,7 @@ class Trial:
         """The course of a copy in words, nothing for a trial that is none."""
         if not self.origin:
             return []
-        return [
-            f"from step {part['step']} as trial {part['trial']}: "
-            + ", ".join(f"{key}={value}" for key, value in part["values"].items())
-            for part in self.course
-        ]
+        return [f"from step {part['step']} as trial {part['trial']}: {listed(part['values'])}" for part in self.course]
 
 
 @dataclass(frozen=True)
@@ -74,6 +127,11 @@ class CampaignResult:
     """By number."""
     best: Trial | None
     """The finished trial with the best metric, None where none finished."""
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """Values of keys in one line."""
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def best_of(trials: Iterable[Trial], *, mode: str) -> Trial | None:

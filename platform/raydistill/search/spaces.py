@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from raydistill.config import overrides, yaml_text
 from raydistill.config.errors import UserError, error_lines
 from raydistill.job import files
+from raydistill.job.graph import needed, only
 from raydistill.job.load import Job, JobConfig, accepts, load_job
 from raydistill.search.config import SearchConfig
 
@@ -58,11 +59,10 @@ def job_data(search: SearchConfig, values: Mapping[str, Any] = {}) -> dict[str, 
     """
     raw = files.read_job(search.job)
     for section, given in (("overrides", search.overrides), ("space", values)):
-        for key, value in given.items():
-            try:
-                overrides.set_value(raw, locate(raw, search.stage, key), yaml_text.plain_copy(value))
-            except ValueError as error:
-                raise ValueError(f"{section}: {error}") from None
+        try:
+            raw = with_values(raw, search.stage, given)
+        except ValueError as error:
+            raise ValueError(f"{section}: {error}") from None
     if search.storage is not None:
         raw["storage"] = search.storage
     if search.resources is not None:
@@ -77,6 +77,23 @@ def job_of(search: SearchConfig, values: Mapping[str, Any] = {}) -> Job:
         return load_job(job_data(search, values))
     except ValueError as error:
         raise UserError(error_lines(error)) from None
+
+
+def with_values(raw: Mapping[str, Any], stage: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a job's plain data with values of keys, searched ones as ``locate`` finds them; raises as that does."""
+    result: dict[str, Any] = yaml_text.plain_copy(dict(raw))
+    for key, value in values.items():
+        overrides.set_value(result, locate(result, stage, key), yaml_text.plain_copy(value))
+    return result
+
+
+def trial_job(raw: Mapping[str, Any], stage: str, values: Mapping[str, Any]) -> Job:
+    """The job of a trial: the searched stage with these values and what it needs; raises UserError.
+
+    ``raw`` is ``job_data`` of the search.
+    """
+    job = load_job(with_values(raw, stage, values))
+    return only(job, needed(job, stage))
 
 
 def locate(raw: Mapping[str, Any], stage: str, key: str) -> list[str]:

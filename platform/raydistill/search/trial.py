@@ -2,56 +2,40 @@
 
 import shutil
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from raydistill.config import overrides, yaml_text
-from raydistill.job.load import Job, load_job
+from raydistill.job.load import Job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import StageRecord, job_folder, stage_records
 from raydistill.job.run import JobResult, Runner
 from raydistill.json_file import write_text
-from raydistill.search.best_job import inputs, needed
-from raydistill.search.results import TRIALS, Trial
-from raydistill.search.spaces import locate
+from raydistill.search.domains import Values
+from raydistill.search.records import failure_path
+from raydistill.search.results import TRIALS, Trial, TrialEvent
+from raydistill.search.spaces import trial_job
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.history import read_history
-from raydistill.training.in_process import Told, train_here
+from raydistill.training.in_process import train_here
 from raydistill.training.session import SaveState
 from raydistill.training.trainer import CHECKPOINTS, train
 
-FINISHED = "finished"
-"""Key of the last report of a trial that trained to its end."""
 _POLL_S = 0.5
+
+Report = Callable[[TrialEvent, SaveState | None], None]
+"""Tells the scheduler of an event, with what saves the training's state where it goes on; SystemExit ends the trial."""
 
 
 class TrialError(Exception):
     """Why a trial failed, in one line."""
 
 
-class Reporter(ABC):
-    """What a trial tells the scheduler; ``report`` may end the trial by raising SystemExit."""
-
-    start: Path | None = None
-    """Folder with the state to continue from."""
-    copied_from: int | None = None
-    """Number of the trial that it is of, where that is another one."""
-    folder: Path = Path()
-    """The trial's output, once it is known."""
-    copies: bool = False
-    """Whether states are wanted, since trials may be copied."""
-
-    @abstractmethod
-    def report(self, metrics: Mapping[str, float], save_state: SaveState | None = None) -> None:
-        """Tell of an evaluation: ``metric``, ``step`` and all others by their names."""
-
-
 @dataclass(frozen=True)
-class Plan:
+class TrialContext:
     """All that the trials of a campaign have in common; travels to where they run."""
 
     raw: dict[str, Any]
@@ -65,6 +49,8 @@ class Plan:
     tracker: Tracker
     parallel: int = 1
     """Trials at one time."""
+    exchange_steps: int | None = None
+    """Optimizer steps between the exchanges of a population, None where trials are not copied."""
     recorded: Mapping[int, Trial] = field(default_factory=dict)
     """Trials that ended in earlier runs of the campaign."""
 
@@ -78,175 +64,208 @@ class Plan:
         return f"{self.key}/trial-{number:03d}"
 
 
-def trial_job(plan: Plan, values: Mapping[str, Any]) -> Job:
-    """The job of a trial with these values of searched keys; raises UserError."""
-    raw = yaml_text.plain_copy(plan.raw)
-    for key, value in values.items():
-        overrides.set_value(raw, locate(raw, plan.stage, key), yaml_text.plain_copy(value))
-    names = needed(inputs(load_job(raw)), plan.stage)
-    return load_job({**raw, "stages": {name: stage for name, stage in raw["stages"].items() if name in names}})
+@dataclass(frozen=True)
+class ExchangedState:
+    """The state of a trial of a population, from which that trial or another goes on."""
+
+    folder: Path
+    trial: int
+    """Whose it is."""
+    step: int
+    course: list[dict[str, Any]]
+    """See ``Trial.course``."""
 
 
-def trial_records(plan: Plan, job: Job, *, copied_as: int | None = None) -> dict[str, StageRecord]:
-    """The records of a trial's stages: what is there already stays where it is, the rest lies below the campaign.
-
-    A trial that is copied changes its values, so that its number, ``copied_as``, names its folder and not its hash.
-    """
-    trials, found = plan.folder / TRIALS, {}
-    for name, record in stage_records(job).items():
-        folder = trials / record.output.name
-        if name == plan.stage:
-            found[name] = replace(record, output=folder if copied_as is None else trials / f"{name}-{copied_as:03d}")
-        else:
-            found[name] = record if record.finished else replace(record, output=folder)
-    return found
-
-
-def failure_path(folder: Path, number: int) -> Path:
-    """Where a failed trial leaves its reason, which Ray Tune tells its driver too late."""
-    return folder / TRIALS / f".failed-{number:03d}.txt"
-
-
-def run_trial(plan: Plan, number: int, values: Mapping[str, Any], reporter: Reporter) -> None:
-    """Make a trial and report it; one that ended before is told again as it was.
-
-    Raises TrialError when it failed.
-    """
-    if number in plan.recorded:
-        _tell_again(plan.recorded[number], reporter)
-        return
-    key = plan.trial_key(number)
-    tags: dict[str, Any] = {"campaign": plan.campaign, "trial": number}
-    if reporter.copied_from is not None:
-        tags["copied_from"] = reporter.copied_from
-    plan.tracker.start_run(key, name=f"trial {number}", parent=plan.key, tags=tags, resume=True)
-    status = "FAILED"
-    try:
-        _make(plan, number, values, reporter)
-        status = "FINISHED"
-    except (SystemExit, KeyboardInterrupt):
-        status = "KILLED"
-        if not reporter.copies:
-            # It never goes on. In a population it may already do so in another process, which clears them itself.
-            shutil.rmtree(reporter.folder / CHECKPOINTS, ignore_errors=True)
-        raise
-    except Exception as error:
-        reason = _one_line(error)
-        write_text(failure_path(plan.folder, number), reason)
-        raise TrialError(reason) from error
-    finally:
-        plan.tracker.end_run(key, status)
-
-
-def _tell_again(trial: Trial, reporter: Reporter) -> None:
-    for metrics in trial.reports:
-        reporter.report(metrics)
-    if trial.state == "failed":
-        raise TrialError(trial.reason)
-    if trial.state == "finished":
-        assert trial.metric is not None
-        reporter.report({**trial.metrics, "metric": trial.metric, "step": trial.steps, FINISHED: 1})
-
-
-def _make(plan: Plan, number: int, values: Mapping[str, Any], reporter: Reporter) -> None:
-    job = trial_job(plan, values)
-    check_job(job)
-    records = trial_records(plan, job, copied_as=number if reporter.copies else None)
-    output = reporter.folder = records[plan.stage].output
-    if reporter.copies:
-        # What an interrupted campaign left of it is of values that it had later; a state comes from the scheduler.
-        shutil.rmtree(output if reporter.start is None else output / CHECKPOINTS, ignore_errors=True)
-    runner = Runner(
-        job,
-        records,
-        plan.tracker,
-        JobResult(job_folder(job)),
-        lambda line: None,
-        parent=plan.trial_key(number),
-        own={plan.stage: plan.trial_key(number)},
-        launch=_launcher(plan, job, plan.trial_key(number), reporter),
-    )
-    for run in job.runs.values():
-        runner.run_stage([run])
-    if plan.stage in runner.result.skipped:
-        _tell_history(plan, output, reporter)
-    summary = runner.result.summaries[plan.stage]
-    shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
-    reporter.report(_report(plan.metric, summary["step"], summary["metrics"], {FINISHED: 1}))
-
-
-def _report(metric: str, step: int, metrics: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
-    if metric not in metrics:
-        raise ValueError(f"metric is {metric!r}, which evaluations do not have; choices: {', '.join(sorted(metrics))}")
-    return {**metrics, "metric": metrics[metric], "step": step, **more}
-
-
-def _launcher(plan: Plan, job: Job, key: str, reporter: Reporter) -> Callable[..., Any]:
-    """What trains: the loop in this process, or a group of workers whose history is followed."""
-    workers = job.scaling(job.stages[plan.stage]).num_workers
-
-    def launch(spec: Any, output: str, tracker: Tracker, run_key: str, *, parallel: int) -> Any:
-        call = partial(train, spec, output, tracker, run_key, parallel=plan.parallel)
-        if run_key != key:
-            # A stage before the searched one, about which nobody asks.
-            return call()
-        if workers > 1:
-            return _train_group(plan, call, Path(output), reporter)
-        return train_here(spec, output, tracker, run_key, parallel=plan.parallel, told=_Told(plan, reporter))
-
-    return launch
-
-
-class _Told(Told):
-    """Passes evaluations on to the scheduler."""
-
-    def __init__(self, plan: Plan, reporter: Reporter) -> None:
-        self._plan, self._reporter = plan, reporter
-        self.start, self.is_copy = reporter.start, reporter.copied_from is not None
-
-    def evaluated(self, step: int, metrics: Mapping[str, float], save_state: SaveState) -> None:
-        self._reporter.report(_report(self._plan.metric, step, metrics, {}), save_state)
-
-
-def _train_group(plan: Plan, call: Callable[[], Any], output: Path, reporter: Reporter) -> Any:
-    """Wait for a group's training in a thread, and report the evaluations that appear in its history."""
-    outcome: list[Any] = []
+def in_thread(call: Callable[[], Any]) -> "Future[Any]":
+    """The outcome of a call in a thread of its own, for which the end of the process does not wait."""
+    outcome: Future[Any] = Future()
 
     def run() -> None:
         try:
-            outcome.append(call())
+            outcome.set_result(call())
         except BaseException as error:
-            outcome.append(error)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    told = 0
-    while thread.is_alive():
-        thread.join(_POLL_S)
-        found = _evaluations(plan, output)
-        # The last evaluation is told with the result; which one is the last is known when another follows.
-        for line in found[told:-1]:
-            reporter.report(_report(plan.metric, int(line["step"]), _figures(line), {}))
-        told = max(told, len(found) - 1)
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    threading.Thread(target=run, daemon=True).start()
+    return outcome
 
 
-def _tell_history(plan: Plan, output: Path, reporter: Reporter) -> None:
-    """Report the evaluations of a training that ended before, all but the last."""
-    found = _evaluations(plan, output)
-    for line in found[:-1]:
-        reporter.report(_report(plan.metric, int(line["step"]), _figures(line), {}))
+def trial_records(context: TrialContext, job: Job, number: int) -> dict[str, StageRecord]:
+    """The records of a trial's stages: what is there already stays where it is, the rest lies below the campaign.
+
+    A trial of a population changes its values, so that its number names its folder there and not its hash.
+    """
+    trials, found = context.folder / TRIALS, {}
+    for name, record in stage_records(job).items():
+        if name == context.stage and context.exchange_steps is not None:
+            found[name] = replace(record, output=trials / f"{name}-{number:03d}")
+        elif name == context.stage or not record.finished:
+            found[name] = replace(record, output=trials / record.output.name)
+        else:
+            found[name] = record
+    return found
 
 
-def _evaluations(plan: Plan, output: Path) -> list[dict[str, float]]:
-    """The lines of a training's history that evaluations wrote, but for the one before the first step."""
-    return [line for line in read_history(output) if plan.metric in line and line["step"] > 0]
+def run_trial(
+    context: TrialContext, number: int, values: Values, report: Report, *, start: ExchangedState | None = None
+) -> None:
+    """Make a trial, from a state where one is given, and report it; one that ended before is told again as it was.
+
+    Raises TrialError when it failed.
+    """
+    if number in context.recorded:
+        _report_again(context.recorded[number], report)
+        return
+    key, run = context.trial_key(number), _TrialRun(context, number, values, report, start)
+    tags: dict[str, Any] = {"campaign": context.campaign, "trial": number}
+    if start is not None and run.is_copy:
+        tags["copied_from"] = start.trial
+    context.tracker.start_run(key, name=f"trial {number}", parent=context.key, tags=tags, resume=True)
+    status = "FAILED"
+    try:
+        run.make()
+        status = "FINISHED"
+    except (SystemExit, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        reason = _one_line(error)
+        write_text(failure_path(context.folder, number), reason)
+        raise TrialError(reason) from error
+    finally:
+        context.tracker.end_run(key, status)
 
 
-def _figures(line: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name != "step"}
+def _report_again(trial: Trial, report: Report) -> None:
+    for event in trial.events():
+        report(event, None)
+    if trial.state == "failed":
+        raise TrialError(trial.reason)
+
+
+@dataclass(frozen=True)
+class _TrialRun:
+    """A trial while it is made."""
+
+    context: TrialContext
+    number: int
+    values: Values
+    report: Report
+    start: ExchangedState | None
+
+    @cached_property
+    def job(self) -> Job:
+        return trial_job(self.context.raw, self.context.stage, self.values)
+
+    @cached_property
+    def records(self) -> dict[str, StageRecord]:
+        return trial_records(self.context, self.job, self.number)
+
+    @property
+    def output(self) -> Path:
+        return self.records[self.context.stage].output
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it goes on from another trial."""
+        return self.start is not None and self.start.trial != self.number
+
+    def make(self) -> None:
+        """Run the stages that are not finished, report the evaluations of the last and then its student."""
+        check_job(self.job)
+        in_population = self.context.exchange_steps is not None
+        if in_population:
+            # What an interrupted campaign left of it is of values that it had later; a state comes from the scheduler.
+            shutil.rmtree(self.output if self.start is None else self.output / CHECKPOINTS, ignore_errors=True)
+        stage, key = self.context.stage, self.context.trial_key(self.number)
+        result = JobResult(job_folder(self.job))
+        runner = Runner(
+            self.job,
+            self.records,
+            self.context.tracker,
+            result,
+            lambda line: None,
+            parent=key,
+            own={stage: key},
+            launch=self._launch,
+        )
+        try:
+            for run in self.job.runs.values():
+                runner.run_stage([run])
+            if stage in result.skipped:
+                self._report_history(0)
+        except (SystemExit, KeyboardInterrupt):
+            if not in_population:
+                # It never goes on. In a population it may already do so in another process, which clears them itself.
+                shutil.rmtree(self.output / CHECKPOINTS, ignore_errors=True)
+            raise
+        summary = result.summaries[stage]
+        shutil.rmtree(self.output / CHECKPOINTS, ignore_errors=True)
+        self.report(self._event(summary["step"], summary["metrics"], finished=True), None)
+
+    def _launch(self, spec: Any, output: str, tracker: Tracker, run_key: str, *, parallel: int) -> Any:
+        """Train in this process, or in a group of workers; of stages before the searched one nothing is reported."""
+        call = partial(train, spec, output, tracker, run_key, parallel=self.context.parallel)
+        if run_key != self.context.trial_key(self.number):
+            return call()
+        if spec.scaling.num_workers > 1:
+            return self._train_group(call)
+        return train_here(
+            spec,
+            output,
+            tracker,
+            run_key,
+            parallel=self.context.parallel,
+            callback=lambda step, metrics, save_state: self.report(self._event(step, metrics), save_state),
+            start=None if self.start is None else self.start.folder,
+            is_copy=self.is_copy,
+        )
+
+    def _train_group(self, call: Callable[[], Any]) -> Any:
+        """Wait for a group's training in a thread, and report the evaluations that appear in its history."""
+        outcome, reported = in_thread(call), 0
+        while not outcome.done():
+            wait([outcome], timeout=_POLL_S)
+            reported = self._report_history(reported)
+        return outcome.result()
+
+    def _report_history(self, reported: int) -> int:
+        """Report the evaluations in the training's history after so many, all but the one before the first step.
+
+        The last is reported with the student; which one is the last is known when another follows. Returns how many
+        are reported by now.
+        """
+        metric = self.context.metric
+        found = [line for line in read_history(self.output) if metric in line and line["step"] > 0]
+        for line in found[reported:-1]:
+            metrics = {name: value for name, value in line.items() if name != "step"}
+            self.report(self._event(int(line["step"]), metrics), None)
+        return max(reported, len(found) - 1)
+
+    def _event(self, step: int, metrics: Mapping[str, float], *, finished: bool = False) -> TrialEvent:
+        metric = self.context.metric
+        if metric not in metrics:
+            choices = ", ".join(sorted(metrics))
+            raise ValueError(f"metric is {metric!r}, which evaluations do not have; choices: {choices}")
+        return TrialEvent(
+            trial=self.number,
+            values=self.values,
+            step=step,
+            metric=metrics[metric],
+            metrics=dict(metrics),
+            folder=self.output,
+            course=self._course(),
+            finished=finished,
+        )
+
+    def _course(self) -> list[dict[str, Any]]:
+        if self.context.exchange_steps is None:
+            return []
+        own = {"step": 0 if self.start is None else self.start.step, "trial": self.number, "values": self.values}
+        if self.start is None:
+            return [own]
+        # A trial that only had to make room for others goes on as it was.
+        return [*self.start.course, own] if self.is_copy else self.start.course
 
 
 def _one_line(error: BaseException) -> str:

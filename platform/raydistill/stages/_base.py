@@ -1,4 +1,4 @@
-"""What every stage is: a configuration, what it reads, what it forecasts before running, and a run."""
+"""What every stage is: a configuration, what it reads, what it decides before running, and a run."""
 
 import hashlib
 import json
@@ -6,15 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field, field_validator
 
 from raydistill.config.matrix import Assignment, axes
 from raydistill.config.sections import ScalingConfig, Section
-from raydistill.data import mirror
+from raydistill.store_paths import local_path
 from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
+from raydistill.training.result import TrainResult
 
 INITIAL = "@initial"
 """Suffix that names a training stage's student as it was before training."""
@@ -42,7 +43,7 @@ class StageConfig(Section):
 
 
 @dataclass(frozen=True)
-class TokenizerForecast:
+class TokenizerFacts:
     """What is known of a further tokenizer of a corpus."""
 
     vocab_size: int
@@ -53,7 +54,7 @@ class TokenizerForecast:
 
 
 @dataclass(frozen=True)
-class CorpusForecast:
+class CorpusFacts:
     """What is known of a corpus before or after it is made."""
 
     task: str
@@ -72,14 +73,14 @@ class CorpusForecast:
     """Whether it has rows to train on, and not only held-out ones."""
     unlabelled: tuple[str, ...] = ()
     """Parts, ``train`` and ``held_out``, whose rows lack the labels of their task."""
-    further_tokenizers: tuple[TokenizerForecast, ...] = ()
+    further_tokenizers: tuple[TokenizerFacts, ...] = ()
 
     @property
     def hashes(self) -> tuple[str | None, ...]:
         """Of each encoding that of its tokenizer, the corpus's own first; None while that is not made yet."""
         return (self.tokenizer_hash, *(one.tokenizer_hash for one in self.further_tokenizers))
 
-    def as_encoded(self, encoding: int) -> "CorpusForecast":
+    def as_encoded(self, encoding: int) -> "CorpusFacts":
         """The corpus with its rows in the ids of an encoding, 0 for its own."""
         if encoding == 0:
             return self
@@ -90,16 +91,16 @@ class CorpusForecast:
 
 
 @dataclass(frozen=True)
-class OutputsForecast:
-    """What a capture stage stores of its teachers."""
+class OutputsFacts:
+    """What is stored of teachers."""
 
     teachers: tuple[str, ...]
-    """How the teachers are named."""
+    """How the teachers are named; none where the outputs are there and are compared by what they are of."""
     corpora: tuple[str, ...]
-    """How the corpora are named."""
+    """How the corpora are named; as before."""
     kinds: tuple[str, ...]
     layers: tuple[int, ...]
-    """Numbers k of the hidden states hs[k] whose CLS states it stores."""
+    """Numbers k of the hidden states hs[k] whose CLS states are stored."""
     labels: tuple[tuple[str, ...], ...]
     """For each teacher the names of the classes of its logits; where no teacher is named, of each that there are."""
     names: tuple[tuple[str | None, ...], ...] = ()
@@ -107,8 +108,8 @@ class OutputsForecast:
 
 
 @dataclass(frozen=True)
-class ScoresForecast:
-    """Whose heads and neurons a score stage scores."""
+class ScoresFacts:
+    """Whose heads and neurons are scored."""
 
     model: str
     """How the model is named."""
@@ -119,28 +120,66 @@ class ScoresForecast:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a stage will produce, found out before any stage runs.
+class ModelFacts:
+    """What is known of a model, or of the student of a training and of what it was before."""
 
-    ``models`` maps the suffix of a reference ("" or "@initial") to a transformers configuration.
+    configs: Mapping[str, Any]
+    """The transformers configuration by the suffix of a reference, "" or "@initial"."""
+    tokenizer_hash: str | None = None
+    """Hash of their tokenizer; None where that is not known."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation tells."""
+
+    models: tuple[str, ...]
+    """Names of the models that it compares."""
+    metrics: tuple[str, ...]
+    """Metrics that it compares them by, the most telling first."""
+
+
+Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated
+FactsT = TypeVar("FactsT", CorpusFacts, OutputsFacts, ScoresFacts, ModelFacts, Evaluated)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a reference leads to: what an earlier stage will make or, once it ran, the folder that it left.
+
+    Of a registered model the folder of its checkpoint, before anything runs too.
     """
 
-    lines: list[str] = field(default_factory=list)
-    corpus: CorpusForecast | None = None
-    outputs: OutputsForecast | None = None
-    models: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts | None = None
+    """What is planned; of what is there the folder tells."""
+    folder: Path | None = None
     num_runs: int = 1
-    """Runs of the stage that a reference to it means."""
-    compared: Sequence[str] = ()
-    """Names of the models that the stage compares, for one that evaluates."""
-    metrics: Sequence[str] = ()
-    """Metrics that it compares them by, the most telling first."""
-    tokenizer_hash: str | None = None
-    """Hash of the tokenizer of its models; None where that is not known."""
-    scores: ScoresForecast | None = None
-    """What a stage scores of a model."""
-    captures: bool = False
-    """Whether a training stores outputs of its teachers by itself."""
+    """Runs of the stage that the reference means."""
+
+
+Inputs = Mapping[str, Input]
+"""By the name that a reference uses; other references are to folders and models outside the job."""
+
+
+def planned(kind: type[FactsT], reference: str, inputs: Inputs) -> FactsT | None:
+    """The facts of this kind that a reference leads to; None where it leads to others, or to no earlier stage."""
+    found = inputs.get(reference)
+    return found.facts if found is not None and isinstance(found.facts, kind) else None
+
+
+def folder_of(reference: str, inputs: Inputs) -> Path | None:
+    """The folder that a reference means; None for what an earlier stage will make."""
+    found = inputs.get(reference)
+    return local_path(reference) if found is None else found.folder
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a stage will do: decided before anything runs, and by the same code once more when the stage does."""
+
+    lines: list[str] = field(default_factory=list)
+    """What the preflight says of it."""
+    makes: Facts | None = None
 
 
 @dataclass(frozen=True)
@@ -163,26 +202,37 @@ class StageContext:
     seed: int
     scaling: ScalingConfig
     output: Path
-    outputs: Mapping[str, Path]
-    """Output folder of each stage that is referred to, by the name used; a stage with several runs is in ``runs``."""
-    summaries: Mapping[str, dict[str, Any]]
-    """What each of these stages returned, by the same name."""
+    runs: Mapping[str, Sequence[Run]]
+    """Runs of each stage that is referred to, by the name used: one, or all for a stage that aggregates."""
     tracker: Tracker
     run_key: str
-    runs: Mapping[str, Sequence[Run]] = field(default_factory=dict)
-    """Runs of each stage that is referred to, by the name used: one, or all for a stage that aggregates."""
     parallel: int = 1
     """Runs that share the machine or cluster at this time."""
     storage: Path | None = None
     """The job's storage, for what other jobs may use too."""
-    launch: Callable[..., Any] | None = None
+    registered: Mapping[str, Path] = field(default_factory=dict)
+    """Checkpoint folder of each registered model that is referred to, by the reference."""
+    launch: Callable[..., TrainResult] | None = None
     """What trains, called as ``raydistill.training.trainer.train``, which it is by default."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """The folder of each stage, of one with several runs that of the first, and of each registered model."""
+        made = {name: Input(folder=found[0].output, num_runs=len(found)) for name, found in self.runs.items()}
+        return {**made, **{reference: Input(folder=folder) for reference, folder in self.registered.items()}}
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """The folders of stages as paths."""
+        return {name: found[0].output for name, found in self.runs.items()}
 
 
 class Stage(ABC):
     """One step of a job; a subclass named ``Stage`` in ``stages/<kind>.py``."""
 
     config_type: ClassVar[type[StageConfig]]
+    FORMAT: ClassVar[int] = 1
+    """A part of the hash of what it makes: another number where the same configuration comes to make something else."""
     aggregates: ClassVar[bool] = False
     """Reads all runs of an input that has several in one run, instead of running once for each of them."""
 
@@ -195,8 +245,8 @@ class Stage(ABC):
         """Dotted key to the text that may name an earlier stage, for every input."""
 
     @abstractmethod
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, Forecast]) -> Forecast:
-        """Find what would fail later and forecast the output; starts no cluster.
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
+        """Find what would fail later and decide what can be decided; starts no cluster.
 
         Raises ValueError with one line that names key, value and remedy.
         """
@@ -222,14 +272,3 @@ def stage_hash(identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """Hash of a stage's configuration and of the hashes of its inputs, 16 hexadecimal digits."""
     content = json.dumps({"identity": identity, "inputs": dict(inputs)}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def model_folder(reference: str, outputs: Mapping[str, Path]) -> Path:
-    """The checkpoint folder that a reference to a training stage, or a plain folder, means once stages have run.
-
-    Fetched first where the stage ran on another machine.
-    """
-    output = outputs.get(stage_of(reference))
-    if output is None:
-        return Path(reference)
-    return mirror.fetch(output / ("initial" if reference.endswith(INITIAL) else "student"))

@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusRef
-from raydistill.data.binarize import HELD_OUT, TRAIN
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.label_subset import classes_of, has_classes
-from raydistill.data.labelled import PARTS, is_unlabelled
-from raydistill.data.mixture import CorpusPart, chosen_rows
+from raydistill.data.input_splits import HELD_OUT, PARTS, TRAIN, is_unlabelled
+from raydistill.data.mixture import CorpusPart, chosen_rows, classes_of, has_classes
 from raydistill.data.storage import Folder
-from raydistill.stages._base import CorpusForecast, Forecast, TokenizerForecast
+from raydistill.stages._base import CorpusFacts, Inputs, TokenizerFacts, folder_of
 from raydistill.store_paths import local_path
 
 _VERIFIED_BYTES = 2**30
@@ -75,12 +74,20 @@ def _checked(reference: str, outputs: Mapping[str, Path], part: str) -> str:
     return corpus.uri
 
 
-def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> CorpusForecast:
+def read_by(task: TaskSpec, corpora: Sequence[CorpusRef], inputs: Inputs) -> CorpusFacts:
+    """What is known of a stage's corpora, with the outputs that its task asks models for as labels.
+
+    Raises ValueError when the task does not read them.
+    """
+    corpus = facts_of(corpora, inputs)
+    if corpus.task not in (task.name, *task.task.ENCODINGS):
+        raise ValueError(f"task is {task.name!r}, but the corpus is encoded for {corpus.task!r}")
+    return replace(corpus, labels=task.outputs(corpus.labels))
+
+
+def facts_of(corpora: Sequence[CorpusRef], inputs: Inputs) -> CorpusFacts:
     """What is known of the referenced corpora together; raises ValueError when one is missing or does not fit."""
-    found = [
-        _of_subset(reference, _forecast_one(reference.corpus, earlier), is_there=reference.corpus not in earlier)
-        for reference in corpora
-    ]
+    found = [_of_subset(reference, inputs) for reference in corpora]
     first = found[0]
     for reference, other in zip(corpora[1:], found[1:], strict=True):
         for what in ("task", "tokenizer_hash", "vocab_size", "labels", "unlabelled"):
@@ -92,7 +99,7 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
                 )
     few = [_few_rows(reference, one) for reference, one in zip(corpora, found, strict=True)]
     weights = [reference.weight for reference in corpora]
-    return CorpusForecast(
+    return CorpusFacts(
         first.task,
         first.vocab_size,
         max(one.max_length for one in found),
@@ -108,7 +115,7 @@ def forecast(corpora: Sequence[CorpusRef], earlier: Mapping[str, Forecast]) -> C
     )
 
 
-def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusForecast]) -> tuple[TokenizerForecast, ...]:
+def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusFacts]) -> tuple[TokenizerFacts, ...]:
     """The further tokenizers of all corpora together; raises ValueError for a corpus that has others."""
     first = found[0].further_tokenizers
     for reference, other in zip(corpora, found, strict=True):
@@ -127,11 +134,12 @@ def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusForecast]) -> t
     return tuple(replace(one, max_length=length) for one, length in zip(first, longest, strict=True))
 
 
-def _of_subset(reference: CorpusRef, corpus: CorpusForecast, *, is_there: bool) -> CorpusForecast:
+def _of_subset(reference: CorpusRef, inputs: Inputs) -> CorpusFacts:
     """What there is of the classes that a reference names; rows are counted in a corpus that is there already.
 
     Raises ValueError for a class that the corpus lacks, and for a corpus without a class for each row.
     """
+    corpus, root = _facts_of_one(reference.corpus, inputs), folder_of(reference.corpus, inputs)
     subset = tuple(reference.label_subset or ())
     if not subset:
         return corpus
@@ -141,14 +149,13 @@ def _of_subset(reference: CorpusRef, corpus: CorpusForecast, *, is_there: bool) 
             "leave it out"
         )
     labels = classes_of(corpus.labels, subset, corpus=reference.corpus)
-    rows, tokens = _counted(reference, TRAIN, subset) if is_there else (None, None)
-    held_out_rows, _ = _counted(reference, HELD_OUT, subset) if is_there else (None, None)
+    rows, tokens = (None, None) if root is None else _counted(root / TRAIN, subset)
+    held_out_rows, _ = (None, None) if root is None else _counted(root / HELD_OUT, subset)
     return replace(corpus, labels=labels, rows=rows, tokens=tokens, held_out_rows=held_out_rows)
 
 
-def _counted(reference: CorpusRef, part: str, subset: tuple[str, ...]) -> tuple[int | None, int | None]:
+def _counted(place: Path, subset: tuple[str, ...]) -> tuple[int | None, int | None]:
     """Rows of some classes in a part of a corpus and their tokens, None for a part that is not there."""
-    place = local_path(reference.corpus) / part
     if not _is_there(place):
         return None, None
     corpus = Corpus.open(str(place))
@@ -157,7 +164,7 @@ def _counted(reference: CorpusRef, part: str, subset: tuple[str, ...]) -> tuple[
     return len(rows), int(corpus.lengths[rows].sum())
 
 
-def _few_rows(reference: CorpusRef, corpus: CorpusForecast) -> tuple[int | None, int | None]:
+def _few_rows(reference: CorpusRef, corpus: CorpusFacts) -> tuple[int | None, int | None]:
     """Rows and about how many tokens there are to train on; raises ValueError for few of a corpus without classes."""
     if reference.few_shot is None:
         return corpus.rows, corpus.tokens
@@ -176,23 +183,24 @@ def _weighted(numbers: Sequence[int | None], weights: Sequence[float]) -> int | 
     return sum(round((number or 0) * weight) for number, weight in zip(numbers, weights, strict=True))
 
 
-def _forecast_one(reference: str, earlier: Mapping[str, Forecast]) -> CorpusForecast:
-    if reference in earlier:
-        corpus = earlier[reference].corpus
-        if corpus is None:
+def _facts_of_one(reference: str, inputs: Inputs) -> CorpusFacts:
+    root = folder_of(reference, inputs)
+    if root is None:
+        facts = inputs[reference].facts
+        if not isinstance(facts, CorpusFacts):
             raise ValueError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
-        return corpus
-    if not any(_is_there(local_path(reference) / part) for part in (TRAIN, HELD_OUT)):
+        return facts
+    if not any(_is_there(root / part) for part in (TRAIN, HELD_OUT)):
         raise ValueError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
-    return of_folder(local_path(reference))
+    return of_folder(root)
 
 
-def of_folder(root: Path) -> CorpusForecast:
+def of_folder(root: Path) -> CorpusFacts:
     """The facts of a corpus that exists."""
     has_train = _is_there(root / TRAIN)
     corpus = Corpus.open(str(root / (TRAIN if has_train else HELD_OUT)))
     manifest = corpus.manifest
-    return CorpusForecast(
+    return CorpusFacts(
         str(manifest.encoding["name"]),
         manifest.tokenizer.vocab_size,
         manifest.tokenizer.max_length,
@@ -205,9 +213,16 @@ def of_folder(root: Path) -> CorpusForecast:
         has_train=has_train,
         unlabelled=tuple(part for part in PARTS if _is_unlabelled(root / part)),
         further_tokenizers=tuple(
-            TokenizerForecast(one.vocab_size, one.max_length, one.hash) for one in manifest.further_tokenizers
+            TokenizerFacts(one.vocab_size, one.max_length, one.hash) for one in manifest.further_tokenizers
         ),
     )
+
+
+def without_labels(corpora: Sequence[CorpusRef], corpus: CorpusFacts, part: str = "") -> str:
+    """Which rows lack labels, and how they get them."""
+    names = ", ".join(repr(reference.corpus) for reference in corpora)
+    where = part or " and ".join(corpus.unlabelled)
+    return f"rows of corpus {names} have none in {where}; binarize with labelled: all"
 
 
 def _is_there(part: Path) -> bool:

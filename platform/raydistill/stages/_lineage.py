@@ -10,8 +10,7 @@ from safetensors import safe_open
 
 from raydistill.config.matrix import run_name
 from raydistill.models.load import weight_files
-from raydistill.stages._base import Run, stage_of
-from raydistill.tracking.student import (
+from raydistill.registry.student import (
     BASELINE,
     BYTES_TAG,
     NOTE_TAG,
@@ -20,6 +19,7 @@ from raydistill.tracking.student import (
     TEACHER,
     FiguresRow,
 )
+from raydistill.stages._base import Run, stage_of
 
 Entry = Mapping[str, Any]
 

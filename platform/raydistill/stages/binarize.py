@@ -1,24 +1,23 @@
 """Turn a source's texts into an encoded corpus with a held-out part."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from raydistill.config.named import EncodingField, Named, NamedIn, OptionalSourceField, SourceField, parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
-from raydistill.data.binarize import binarize, check_new
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
+from raydistill.data.corpus_building import binarize, check_new
 from raydistill.data.further_tokenizers import further_columns
-from raydistill.data.labelled import PARTS, of_part, unlabelled_parts
+from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
-from raydistill.data.units import WeightedSource
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
-from raydistill.stages import _base, _checkpoints
+from raydistill.stages import _base, _models
+from raydistill.stages._base import CorpusFacts, Decisions, Inputs, TokenizerFacts
 
-_SOURCES = "raydistill.data.sources"
 _TRIED = 100
 """Examples of each source that the preflight encodes, where rows have labels."""
 
@@ -29,21 +28,13 @@ def _share_or_source(value: Any) -> Any:
         if not 0 < value < 1:
             raise ValueError("give a share between 0 and 1, or a source")
         return float(value)
-    return parser(_SOURCES)(value)
-
-
-HeldOutField = Annotated[
-    Any,
-    NamedIn(_SOURCES),
-    BeforeValidator(_share_or_source),
-    PlainSerializer(lambda value: value.dump() if isinstance(value, Named) else value),
-]
+    return SourceSpec.parse(value)
 
 
 class SourceConfig(Section):
     """One of several sources."""
 
-    source: SourceField
+    source: SourceSpec
     """Where the texts lie: the name of a source and its options."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
@@ -52,17 +43,17 @@ class SourceConfig(Section):
 class Config(_base.StageConfig):
     """Which texts, encoded by which tokenizer and how."""
 
-    source: OptionalSourceField = None
+    source: SourceSpec | None = None
     """Where the texts lie: the name of a source and its options. None where only a source is held out."""
     sources: list[SourceConfig] = []
     """Several sources with weights, mixed; instead of ``source``."""
-    encoding: EncodingField = parser("raydistill.tasks", attribute="EncodeConfig")("mlm")
+    encoding: EncodingSpec = EncodingSpec.parse("mlm")
     """What an example is: the name of a task and its encoding options."""
     tokenizer: ModelRef
     """A checkpoint whose tokenizer encodes."""
     further_tokenizers: list[ModelRef] = []
     """Checkpoints, such as teachers, whose tokenizers encode each example too: of classification and glue alone."""
-    held_out: HeldOutField = 0.02
+    held_out: Annotated[float | SourceSpec, BeforeValidator(_share_or_source)] = 0.02
     """Share of the source's texts kept out of training, for evaluation; or a source that is held out as a whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
     """Most rows of one Parquet shard."""
@@ -70,7 +61,7 @@ class Config(_base.StageConfig):
     @model_validator(mode="after")
     def _one_origin(self) -> "Config":
         given = int(self.source is not None) + bool(self.sources)
-        if given > 1 or (given == 0 and not isinstance(self.held_out, Named)):
+        if given > 1 or (given == 0 and not isinstance(self.held_out, SourceSpec)):
             raise ValueError("give exactly one of source and sources")
         if any(one.source == self.held_out for one in self.weighted_sources):
             raise ValueError("held_out is the source itself; name another split or other files, or a share such as 0.1")
@@ -83,13 +74,13 @@ class Config(_base.StageConfig):
             return [WeightedSource(self.source)]
         return [WeightedSource(one.source, one.weight) for one in self.sources]
 
-    def named_sources(self) -> Iterator[tuple[str, Named]]:
+    def named_sources(self) -> Iterator[tuple[str, SourceSpec]]:
         """Every source by its key, the one that is held out last."""
         if self.source is not None:
             yield "source", self.source
         for number, one in enumerate(self.sources):
             yield f"sources.{number}", one.source
-        if isinstance(self.held_out, Named):
+        if isinstance(self.held_out, SourceSpec):
             yield "held_out", self.held_out
 
 
@@ -108,7 +99,7 @@ class Stage(_base.Stage):
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         listed = {str(number): _listed(one.source) for number, one in enumerate(self.config.weighted_sources)}
-        if isinstance(self.config.held_out, Named):
+        if isinstance(self.config.held_out, SourceSpec):
             listed["held_out"] = _listed(self.config.held_out)
         found = {**super().identity(scaling), "items": listed, "format": FORMAT_VERSION}
         # Without these the corpus is the one that it was before there were such keys.
@@ -118,59 +109,55 @@ class Stage(_base.Stage):
             del found["encoding"]["labelled"]
         return found
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        own, tokenizer = self._tokenizer(self.config.tokenizer, earlier, whose="the tokenizer")
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
+        own, tokenizer = self._tokenizer(self.config.tokenizer, inputs, whose="the tokenizer")
         if tokenizer is not None:
             self._try_labels(tokenizer)
         encoding = self.config.encoding
-        further = self._further(own, earlier)
+        further = self._further(own, inputs)
         more = further_columns([one.vocab_size for one in further])
         first = of_part(encoding, 0 if self.config.weighted_sources else 1)
-        corpus = _base.CorpusForecast(
+        corpus = CorpusFacts(
             encoding.name,
             own.vocab_size,
             own.max_length,
             own.tokenizer_hash,
-            labels=tuple(getattr(encoding.config, "labels", ())),
-            columns={**first.module.columns(first.config), **more},
+            labels=encoding.labels,
+            columns={**first.columns, **more},
             unlabelled=unlabelled_parts(encoding),
             has_train=bool(self.config.weighted_sources),
             further_tokenizers=further,
         )
-        return _base.Forecast(lines=[self._line(own.vocab_size, own.max_length, further)], corpus=corpus)
+        return Decisions([self._line(own.vocab_size, own.max_length, further)], corpus)
 
-    def _tokenizer(
-        self, reference: ModelRef, earlier: Mapping[str, _base.Forecast], *, whose: str
-    ) -> tuple[_base.TokenizerForecast, Any]:
+    def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
-        model, folder = _checkpoints.model_config(reference, earlier)
-        vocab_size, limit, tokenizer = model.vocab_size, max_length(model), None
-        digest = None if folder is not None else earlier[_base.stage_of(reference.checkpoint or "")].tokenizer_hash
-        if folder is not None:
-            tokenizer = load_tokenizer(folder)
-            self.config.encoding.module.check_tokenizer(tokenizer)
+        model = _models.model_of("", reference, inputs)
+        vocab_size, limit, tokenizer = model.config.vocab_size, max_length(model.config), None
+        digest = model.planned_tokenizer
+        if model.folder is not None:
+            tokenizer = load_tokenizer(model.folder)
+            self.config.encoding.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
             raise ValueError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
-        return _base.TokenizerForecast(vocab_size, longest, digest), tokenizer
+        return TokenizerFacts(vocab_size, longest, digest), tokenizer
 
-    def _further(
-        self, own: _base.TokenizerForecast, earlier: Mapping[str, _base.Forecast]
-    ) -> tuple[_base.TokenizerForecast, ...]:
+    def _further(self, own: TokenizerFacts, inputs: Inputs) -> tuple[TokenizerFacts, ...]:
         """The further tokenizers; raises ValueError, naming the key, where they cannot encode or are there already."""
         encoding = self.config.encoding
-        if self.config.further_tokenizers and not encoding.module.Task.FURTHER_TOKENIZERS:
+        if self.config.further_tokenizers and not encoding.task.FURTHER_TOKENIZERS:
             raise ValueError(
                 f"further_tokenizers names {len(self.config.further_tokenizers)}, but rows of {encoding.name} have one "
                 "encoding; leave them out, or encode for classification or glue"
             )
-        found: list[_base.TokenizerForecast] = []
+        found: list[TokenizerFacts] = []
         for number, reference in enumerate(self.config.further_tokenizers):
             key = f"further_tokenizers.{number}"
             try:
-                one, _ = self._tokenizer(reference, earlier, whose=key)
+                one, _ = self._tokenizer(reference, inputs, whose=key)
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
             if one.tokenizer_hash is not None:
@@ -178,9 +165,9 @@ class Stage(_base.Stage):
             found.append(one)
         return tuple(found)
 
-    def _line(self, vocab_size: int, longest: int, further: Sequence[_base.TokenizerForecast]) -> str:
+    def _line(self, vocab_size: int, longest: int, further: Sequence[TokenizerFacts]) -> str:
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
-        apart = self.config.held_out.name if isinstance(self.config.held_out, Named) else ""
+        apart = self.config.held_out.name if isinstance(self.config.held_out, SourceSpec) else ""
         texts = [f"{names} texts" if names else "", f"{apart} texts held out" if apart else ""]
         also = f"; in {' and '.join(str(one.vocab_size) for one in further)} ids too" if further else ""
         unlabelled = unlabelled_parts(self.config.encoding)
@@ -194,17 +181,15 @@ class Stage(_base.Stage):
         """
         for key, source in self.config.named_sources():
             encoding = of_part(self.config.encoding, PARTS.index("held_out") if key == "held_out" else 0)
-            if not encoding.module.columns(encoding.config):
-                continue
-            if not source.module.is_listed_early(source.config):
+            if not encoding.columns or not source.is_listed_early:
                 continue
             try:
-                items = source.module.items(source.config)
+                items = source.items()
                 if not items:
                     raise ValueError("has no rows")
-                examples = itertools.islice(source.module.read(source.config, items[0]), _TRIED)
+                examples = itertools.islice(source.read(items[0]), _TRIED)
                 kept = [example for example in examples if DROPPED not in example]
-                encoding.module.cut(kept, tokenizer, encoding.config)
+                encoding.cut(kept, tokenizer)
             except ValueError as error:
                 raise ValueError(f"{key}: {error}") from None
 
@@ -212,10 +197,8 @@ class Stage(_base.Stage):
         return binarize(
             sources=self.config.weighted_sources,
             encoding=self.config.encoding,
-            tokenizer_folder=str(_checkpoints.resolve(self.config.tokenizer, context.outputs)),
-            further_tokenizers=[
-                str(_checkpoints.resolve(one, context.outputs)) for one in self.config.further_tokenizers
-            ],
+            tokenizer_folder=str(_models.resolve(self.config.tokenizer, context.inputs)),
+            further_tokenizers=[str(_models.resolve(one, context.inputs)) for one in self.config.further_tokenizers],
             output=str(context.output),
             held_out=self.config.held_out,
             rows_per_shard=self.config.rows_per_shard,
@@ -224,7 +207,6 @@ class Stage(_base.Stage):
         )
 
 
-def _listed(source: Named) -> dict[str, str]:
+def _listed(source: SourceSpec) -> dict[str, str]:
     """What identifies each item of a source, as far as that can be told before the job runs."""
-    listed = source.module.items(source.config) if source.module.is_listed_early(source.config) else []
-    return {item.key: item.fingerprint for item in listed}
+    return {item.key: item.fingerprint for item in source.items()} if source.is_listed_early else {}

@@ -2,24 +2,28 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from raydistill import cluster
-from raydistill.config.named import TaskField, parser
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
-from raydistill.data.binarize import HELD_OUT, TRAIN
-from raydistill.data.capture import Share, TeacherRun, capture
-from raydistill.data.corpus import Corpus
-from raydistill.data.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
+from raydistill.data.corpus import MANIFEST, Corpus
+from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.published import score_files
+from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
+from raydistill.data.storage import Folder
 from raydistill.data.stored_outputs import TEACHER_ROWS
-from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, Kept, OutputColumn, OutputSet
+from raydistill.data.teacher_inference import Share, TeacherRun, capture
+from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, OutputColumn, OutputSet, OutputSpec
 from raydistill.models import checks, layer_plan
 from raydistill.models.dropout_scores import has_dropout
-from raydistill.models.load import CLASSIFIERS, check_family, load_config
-from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit
-from raydistill.stages._score_file import check_score_file
+from raydistill.models.load import CLASSIFIERS
+from raydistill.stages import _base, _corpora, _models
+from raydistill.stages._base import CorpusFacts, Decisions, Inputs, OutputsFacts
+from raydistill.stages._models import Fitted
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
 _KINDS = {"sequence_classification": _CLASSIFYING, "masked_lm": ("top_k",)}
@@ -34,7 +38,7 @@ class Config(_base.StageConfig):
 
     corpus: CorpusField
     """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
-    task: TaskField = parser("raydistill.tasks")("classification")
+    task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     teachers: Annotated[list[ModelRef], Field(min_length=1)]
     """The teachers, each with sets of its own."""
@@ -77,14 +81,21 @@ class Config(_base.StageConfig):
         return self
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> OutputSpec:
         """What of a teacher's outputs is stored."""
-        return Kept(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
+        return OutputSpec(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
 
     def score_column(self, number: int) -> ScoreColumn | None:
         """Where a teacher's scores stand in the file, None without one."""
         path = self.dropout_scores_file
         return None if path is None else ScoreColumn(path, number, len(self.teachers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureDecisions(Decisions):
+    """Whose outputs are stored."""
+
+    teachers: tuple[Fitted, ...]
 
 
 class Stage(_base.Stage):
@@ -101,47 +112,44 @@ class Stage(_base.Stage):
         found, path = {**super().identity(scaling), "format": FORMAT_VERSION}, self.config.dropout_scores_file
         return found if path is None else {**found, "scores": sha256_of(path)}
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> CaptureDecisions:
         config = self.config
         self._check_kinds()
         # A row is asked about once, whatever a training makes of it.
-        corpus = _fit.check_task(config.model_copy(update={"corpus": _corpora.whole(config.corpus)}), earlier)
+        corpus = _corpora.read_by(config.task, _corpora.whole(config.corpus), inputs)
         if not corpus.has_train:
             raise ValueError("corpus has only a held_out part; capture what trainings read, a corpus with both")
-        if config.task.module.Task.NEEDS_STORED:
+        if config.task.task.NEEDS_STORED:
             raise ValueError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
-        head, can_be_added = config.task.module.Task.HEAD, config.task.module.Task.FURTHER_TOKENIZERS
         teachers = []
         for number, reference in enumerate(config.teachers):
             key = f"teachers.{number}"
-            encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=can_be_added)
-            read = corpus.as_encoded(encoding)
-            teacher = _fit.check_model(key, reference, head=head, corpus=read, earlier=earlier, may_know_a_part=True)
-            _fit.check_size(key, teacher, read)
-            self._check_teacher(number, teacher)
+            teacher = _models.fitted(key, reference, inputs, task=config.task, corpus=corpus, may_know_a_part=True)
+            self._check_teacher(number, teacher.config)
             teachers.append(teacher)
         lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
-        return _base.Forecast(
-            lines=[*lines, *check_score_file(config, earlier)],
-            outputs=_base.OutputsForecast(
-                teachers=tuple(map(_checkpoints.describe, config.teachers)),
+        return CaptureDecisions(
+            lines=[*lines, *check_score_file(config, inputs)],
+            makes=OutputsFacts(
+                teachers=tuple(map(_models.describe, config.teachers)),
                 corpora=tuple(reference.corpus for reference in config.corpus),
                 kinds=tuple(config.outputs),
                 layers=tuple(config.layers),
-                labels=tuple(self._labels(number, teacher, corpus.labels) for number, teacher in enumerate(teachers)),
-                names=tuple(map(_classes.names_of, config.teachers, teachers)),
+                labels=tuple(teacher.labels for teacher in teachers),
+                names=tuple(teacher.names for teacher in teachers),
             ),
+            teachers=tuple(teachers),
         )
 
     def _check_kinds(self) -> None:
-        name, task = self.config.task.name, self.config.task.module.Task
-        able = _KINDS.get(task.HEAD, ())
+        task = self.config.task
+        able = _KINDS.get(task.head, ())
         wrong = [kind for kind in self.config.outputs if kind not in able]
         if wrong:
             choices = f"choices: {', '.join(able)}" if able else "run its teachers live, teacher_outputs: live"
-            raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {name}; {choices}")
-        if task.row_coupled(self.config.task.config):
-            raise ValueError(f"task {name} draws masks for whole micro-batches; write task.sampling: row")
+            raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {task.name}; {choices}")
+        if task.batch_dependent:
+            raise ValueError(f"task {task.name} draws masks for whole micro-batches; write task.sampling: row")
 
     def _check_teacher(self, number: int, teacher: Any) -> None:
         key, config = f"teachers.{number}", self.config
@@ -160,11 +168,12 @@ class Stage(_base.Stage):
         if config.dropout is None and not has_dropout(teacher):
             raise ValueError(f"outputs has dropout_scores, but {key} has no dropout; give dropout, such as 0.1")
 
-    def line(self, number: int, teacher: Any, corpus: _base.CorpusForecast) -> str:
+    def line(self, number: int, teacher: Fitted, corpus: CorpusFacts) -> str:
         """What is stored of a teacher and how large it is, of a corpus with each row once."""
-        size = checks.num_parameters(teacher, head=self.config.task.module.Task.HEAD)
-        what = f"teacher {number} {teacher.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
-        columns = self._columns(teacher, self._labels(number, teacher, corpus.labels))
+        model = teacher.config
+        size = checks.num_parameters(model, head=self.config.task.head)
+        what = f"teacher {number} {model.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
+        columns = self._columns(model, self._labels(number, model, corpus.labels))
         if corpus.rows is None or corpus.tokens is None or corpus.held_out_rows is None:
             one = _row_bytes(columns, places=self._masked_share * corpus.max_length)
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
@@ -178,9 +187,9 @@ class Stage(_base.Stage):
 
     def _labels(self, number: int, teacher: Any, labels: Sequence[str]) -> tuple[str, ...]:
         """The classes that a teacher knows, given its configuration and the classes that the task asks for."""
-        if self.config.task.module.Task.HEAD not in CLASSIFIERS:
+        if self.config.task.head not in CLASSIFIERS:
             return tuple(labels)
-        return _classes.known_by(f"teachers.{number}", self.config.teachers[number], teacher, labels)
+        return _models.known_by(f"teachers.{number}", self.config.teachers[number], teacher, labels)
 
     def _columns(self, teacher: Any, labels: Sequence[str]) -> dict[str, OutputColumn]:
         return self.config.kept.columns(
@@ -192,14 +201,14 @@ class Stage(_base.Stage):
         share = Share(scaling.num_workers, scaling.cpus_per_worker, scaling.use_gpu)
         ran = 0
         found: list[OutputSet] = []
-        for number in range(len(self.config.teachers)):
-            run = self.teacher_run(number, context)
+        for number, teacher in enumerate(self.plan(scaling, context.inputs).teachers):
+            run = self.teacher_run(number, teacher, context)
             self.tell_size(number, run)
             ran += capture(run, share)
             context.tracker.log_metrics(context.run_key, {TEACHER_ROWS: ran}, number)
             found += [OutputSet.open(uri) for uri in run.sets]
         lineage = {
-            "teacher": ", ".join(map(_checkpoints.describe, self.config.teachers)),
+            "teacher": ", ".join(map(_models.describe, self.config.teachers)),
             "teacher_hash": ", ".join(dict.fromkeys(one.header.teacher_hash for one in found)),
             "corpus_hash": ", ".join(dict.fromkeys(one.header.corpus_hash for one in found)),
         }
@@ -216,20 +225,16 @@ class Stage(_base.Stage):
         _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
         return size
 
-    def teacher_run(self, number: int, context: _base.StageContext) -> TeacherRun:
+    def teacher_run(self, number: int, teacher: Fitted, context: _base.StageContext) -> TeacherRun:
         """What actors are told of a teacher; the sets are those of this stage."""
-        reference, scaling = self.config.teachers[number], context.scaling
-        folder = _checkpoints.resolve(reference, context.outputs)
-        head = self.config.task.module.Task.HEAD
-        check_family(load_config(folder), head=head, of=folder)
-        parts = list(self._parts(context))
-        digest = _checkpoints.content_of(folder)
+        scaling, parts = context.scaling, list(self._parts(context))
+        digest = _models.content_of(teacher.folder)
         return TeacherRun(
-            folder=str(_checkpoints.for_workers(folder, context.storage)),
-            names=_classes.names_of(reference, load_config(folder)),
+            folder=teacher.for_workers(context.storage),
+            names=teacher.names,
             corpora=tuple(corpus.uri for _, corpus in parts),
             sets=tuple(str(context.output / f"teacher_{number}" / place) for place, _ in parts),
-            headers=tuple(self._header(number, load_config(folder), digest, corpus, context) for _, corpus in parts),
+            headers=tuple(self._header(number, teacher, digest, corpus, context.seed) for _, corpus in parts),
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
             scores=self.config.score_column(number),
@@ -242,33 +247,28 @@ class Stage(_base.Stage):
             for number, one in enumerate(found(corpora, context.outputs)):
                 yield f"corpus_{number}/{part}", Corpus.open(one.uri)
 
-    def _header(
-        self, number: int, teacher: Any, teacher_hash: str, corpus: Corpus, context: _base.StageContext
-    ) -> Header:
-        config, task = self.config, self.config.task.module.Task
-        labels = self._labels(number, teacher, task.outputs(config.task.config, corpus.encoding.labels))
-        folder = _checkpoints.resolve(config.teachers[number], context.outputs)
-        encoding = _encodings.of_folder(f"teachers.{number}", folder, corpus)
-        seed = context.seed if config.mask_seed is None else config.mask_seed
+    def _header(self, number: int, teacher: Fitted, teacher_hash: str, corpus: Corpus, seed: int) -> Header:
+        config = self.config
+        labels = self._labels(number, teacher.config, config.task.outputs(corpus.encoding.labels))
         column = config.score_column(number)
         return Header(
-            teacher=_checkpoints.describe(config.teachers[number]),
+            teacher=_models.describe(config.teachers[number]),
             teacher_hash=teacher_hash,
-            tokenizer_hash=corpus.tokenizers[encoding].hash,
+            tokenizer_hash=corpus.tokenizers[teacher.encoding].hash,
             corpus_hash=corpus.hash,
             rows=len(corpus),
             task=config.task.dump(),
             labels=labels,
-            names=_classes.names_of(config.teachers[number], teacher),
+            names=teacher.names,
             kinds=tuple(config.outputs),
             layers=tuple(config.layers),
-            columns=self._columns(teacher, labels),
+            columns=self._columns(teacher.config, labels),
             codec=config.codec,
             precision=config.precision,
             options={
-                "mask_seed": seed,
+                "mask_seed": seed if config.mask_seed is None else config.mask_seed,
                 "top_k": config.top_k,
-                "dropout_seed": context.seed,
+                "dropout_seed": seed,
                 "dropout_passes": config.dropout_passes,
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
@@ -285,3 +285,45 @@ def _row_bytes(columns: Mapping[str, OutputColumn], *, places: float) -> float:
 def size_text(num_bytes: float) -> str:
     """A size in MiB or GiB."""
     return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"
+
+
+def check_score_file(config: Config, inputs: Inputs) -> list[str]:
+    """What a capture takes from a file, as a line of its forecast, none without one.
+
+    Rows are compared where the corpus is there already. Raises ValueError for a file that does not fit corpus and
+    teachers.
+    """
+    path, num_teachers = config.dropout_scores_file, len(config.teachers)
+    if path is None:
+        return []
+    key = f"dropout_scores_file is {path!r}"
+    if score_files.KIND not in config.outputs:
+        raise ValueError(
+            f"{key}, but outputs has {', '.join(config.outputs)}; add {score_files.KIND}, or leave the file out"
+        )
+    if len(config.corpus) > 1:
+        raise ValueError(
+            f"{key}, which is of one train set, but corpus names {len(config.corpus)}; capture each by itself"
+        )
+    [name] = [reference.corpus for reference in config.corpus]
+    root = _base.folder_of(name, inputs)
+    if root is None:
+        rows = len(score_files.read_scores(path, num_teachers=num_teachers))
+        _check_rows(key, rows, _base.planned(CorpusFacts, name, inputs))
+        return [f"{score_files.KIND} are those of {rows:,} rows of {path}; compared with the corpus once it is there"]
+    folders = [str(root / part) for part in (TRAIN, HELD_OUT)]
+    parts = [Corpus.open(folder) for folder in folders if Folder(folder).exists(MANIFEST)]
+    found = score_files.scores_of_parts(path, parts, num_teachers=num_teachers)
+    rows = sum(len(part) for part in found if part is not None)
+    return [f"{score_files.KIND} of {rows:,} rows are those of {path}"]
+
+
+def _check_rows(key: str, rows: int, corpus: CorpusFacts | None) -> None:
+    """Refuse a file that is as long as neither the part to train on nor both parts, where these are known."""
+    if corpus is None or corpus.rows is None or corpus.held_out_rows is None:
+        return
+    if rows not in (corpus.rows, corpus.rows + corpus.held_out_rows):
+        raise ValueError(
+            f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or {corpus.rows + corpus.held_out_rows:,} "
+            "with what was held out of it; give scores of all its rows and of no others, in their order"
+        )

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.report.columns import column
 from raydistill.report.grouping import grouped
 from raydistill.report.tables import Statistic, markdown_table
-from raydistill.stages import _base, _lineage
+from raydistill.stages import _base, _lineage, _models
+from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
 
 _TABLE = "choice.md"
 
@@ -42,27 +42,28 @@ class Stage(_base.Stage):
     def references(self) -> dict[str, str]:
         return {"model": self.config.model, "metrics_from": self.config.metrics_from}
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         config = self.config
-        made = earlier.get(_base.stage_of(config.model))
-        if made is None or "" not in made.models or config.model != _base.stage_of(config.model):
+        made = planned(ModelFacts, config.model, inputs)
+        if made is None or "" not in made.configs:
             raise ValueError(f"model is {config.model!r}; name an earlier training stage")
-        evaluation = earlier.get(config.metrics_from)
-        if evaluation is None or not evaluation.compared:
+        evaluation = planned(Evaluated, config.metrics_from, inputs)
+        if evaluation is None:
             raise ValueError(f"metrics_from is {config.metrics_from!r}; name an earlier evaluation stage")
-        if evaluation.num_runs > 1:
+        num_evaluations = inputs[config.metrics_from].num_runs
+        if num_evaluations > 1:
             raise ValueError(
-                f"metrics_from is {config.metrics_from!r}, which has {evaluation.num_runs} runs; name one of them"
+                f"metrics_from is {config.metrics_from!r}, which has {num_evaluations} runs; name one of them"
             )
         if config.best_by not in evaluation.metrics:
             raise ValueError(
                 f"best_by is {config.best_by!r}; {config.metrics_from} has: {', '.join(evaluation.metrics)}"
             )
-        of = "the only run" if made.num_runs == 1 else f"one of {made.num_runs} runs"
-        return _base.Forecast(
-            lines=[f"chooses {of} of {config.model} by {config.best_by}"],
-            models={"": made.models[""]},
-            tokenizer_hash=made.tokenizer_hash,
+        num_runs = inputs[config.model].num_runs
+        of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
+        return Decisions(
+            [f"chooses {of} of {config.model} by {config.best_by}"],
+            ModelFacts({"": made.configs[""]}, made.tokenizer_hash),
         )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class Stage(_base.Stage):
         table = context.output / _TABLE
         table.write_text(self._table(groups, label), encoding="utf-8")
         context.tracker.log_artifact(context.run_key, str(table))
-        _copy(_base.model_folder(self.config.model, {self.config.model: run.output}), context.output / "student")
+        _copy(_models.model_folder(self.config.model, run.output), context.output / "student")
         return {
             "student": str(context.output / "student"),
             "chosen": run.name,
@@ -91,7 +92,7 @@ class Stage(_base.Stage):
 
     def _figures(self, context: _base.StageContext) -> list[tuple[_base.Run, float]]:
         """Every run and its figure; raises ValueError for a run that the evaluation does not have."""
-        entries = context.summaries[self.config.metrics_from]["entries"]
+        entries = context.runs[self.config.metrics_from][0].summary["entries"]
         found = []
         for run in context.runs[self.config.model]:
             entry = _lineage.student_entry(entries, run, self.config.model)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,15 +15,15 @@ import torch
 from pydantic import Field, model_validator
 
 from raydistill.config.matrix import run_name
-from raydistill.config.named import TaskField, parser
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
 from raydistill.data import mirror
-from raydistill.data.corpus import Corpus
-from raydistill.data.mixture import Mixture, open_mixture
+from raydistill.data.input_splits import PARTS
 from raydistill.evaluation import Checkpoints, Evaluation, evaluate_models
-from raydistill.models.load import load_config
 from raydistill.report.tables import Entry, Group, group, markdown
-from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit
+from raydistill.stages import _base, _corpora, _models
+from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, Inputs
+from raydistill.stages._models import Fitted
 
 _PREDICTIONS = "predictions"
 _OF_CLASSES = "sequence_classification"
@@ -54,7 +55,7 @@ class Config(_base.StageConfig):
     part of the corpus's classes; it predicts no other, is wrong about all rows of the others and has no loss."""
     ensembles: dict[str, EnsembleConfig] = {}
     """Ensembles of such checkpoints by the name they get in the same table, after the models."""
-    task: TaskField = parser("raydistill.tasks")("mlm")
+    task: TaskSpec = TaskSpec.parse("mlm")
     """What the models are asked, the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Most held-out rows that are read, None for all."""
@@ -105,20 +106,25 @@ class Stage(_base.Stage):
             for number, reference in enumerate(ensemble.members):
                 yield f"ensembles.{name}.members.{number}", reference
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        corpus = _fit.check_task(self.config, earlier)
-        _classes.check_scored(self.config, corpus)
-        if self.config.task.module.Task.NEEDS_STORED:
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
+        corpus = _corpora.read_by(self.config.task, self.config.corpus, inputs)
+        if PARTS[1] in corpus.unlabelled:
+            raise ValueError(
+                "models are compared by their labels, but "
+                f"{_corpora.without_labels(self.config.corpus, corpus, PARTS[1])}, or name a corpus of the same "
+                "classes that has them"
+            )
+        if self.config.task.task.NEEDS_STORED:
             raise ValueError(
                 f"task is {self.config.task.name!r}, which reads stored teacher outputs; its metrics are those of the "
                 "training stage, name the task of the corpus here"
             )
         for key, name in self.references().items():
-            made = earlier.get(_base.stage_of(name))
+            made = inputs.get(_base.stage_of(name))
             num_runs = 1 if made is None else made.num_runs
             if num_runs > 1 and not key.startswith("models."):
                 raise ValueError(f"{key} is {name!r}, which has {num_runs} runs; name one of them")
-        known = {key: self._check_model(key, one, corpus, earlier) for key, one in self._checkpoints()}
+        known = {key: self._fitted(key, one, corpus, inputs).labels for key, one in self._checkpoints()}
         for name in self.config.ensembles:
             key = f"ensembles.{name}"
             self._check_ensemble(key, [one for of, one in known.items() if of.startswith(f"{key}.members.")], corpus)
@@ -129,28 +135,20 @@ class Stage(_base.Stage):
             for key, one in known.items()
             if key.startswith("models.") and len(one) < len(corpus.labels)
         ]
-        metrics = self.config.task.module.Task.greater_is_better(self.config.task.config)
-        return _base.Forecast(lines=lines, compared=tuple(names), metrics=tuple(metrics))
+        return Decisions(lines, Evaluated(tuple(names), tuple(self.config.task.higher_is_better)))
 
-    def _check_model(
-        self, key: str, reference: ModelRef, corpus: _base.CorpusForecast, earlier: Mapping[str, _base.Forecast]
-    ) -> tuple[str, ...]:
-        """The classes that a model knows; raises ValueError for one that does not fit the corpus and the task."""
+    def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
+        """A model that fits the corpus and the task; raises ValueError for another."""
         if reference.head == "new":
             raise ValueError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
-        task = self.config.task.module.Task
-        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.FURTHER_TOKENIZERS)
-        read, has_parts = corpus.as_encoded(encoding), task.HEAD == _OF_CLASSES
-        model = _fit.check_model(
-            key, reference, head=task.HEAD, corpus=read, earlier=earlier, may_know_a_part=has_parts
-        )
-        _fit.check_size(key, model, read)
-        return _classes.known_by(key, reference, model, corpus.labels) if has_parts else corpus.labels
+        task = self.config.task
+        has_parts = task.head == _OF_CLASSES
+        return _models.fitted(key, reference, inputs, task=task, corpus=corpus, may_know_a_part=has_parts)
 
-    def _check_ensemble(self, key: str, known: Sequence[Sequence[str]], corpus: _base.CorpusForecast) -> None:
+    def _check_ensemble(self, key: str, known: Sequence[Sequence[str]], corpus: CorpusFacts) -> None:
         """Raise ValueError for members that have no classes, or that do not know all of them together."""
         task = self.config.task
-        if task.module.Task.HEAD != _OF_CLASSES:
+        if task.head != _OF_CLASSES:
             raise ValueError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
         if not corpus.labels:
             raise ValueError(f"{key} is of classifiers, but the corpus has scores; leave it out")
@@ -194,24 +192,31 @@ class Stage(_base.Stage):
 
     def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:
         """Each model as often as its stage ran, then each ensemble."""
-        corpus = open_mixture(_corpora.held_out_parts(self.config.corpus, context.outputs))
+        read = partial(self._read, _corpora.read_by(self.config.task, self.config.corpus, context.inputs), context)
         for name, model in self.config.models.items():
-            reference = _checkpoints.describe(model)
-            stage = _base.stage_of(reference)
+            reference = _models.describe(model)
+            stage, one = _base.stage_of(reference), {f"models.{name}": model}
             if stage not in context.runs:
-                found = [(model, self._resolved(model, context))]
-                yield _Candidate(name, {}, reference, _checkpoints_of(found, corpus))
+                yield _Candidate(name, {}, reference, read(one, context.inputs))
             for run in context.runs.get(stage, ()):
-                found = [(model, _base.model_folder(reference, {stage: run.output}))]
-                yield _Candidate(name, run.assignment, reference, _checkpoints_of(found, corpus))
+                of_run = {**context.inputs, stage: Input(folder=run.output)}
+                yield _Candidate(name, run.assignment, reference, read(one, of_run))
         for name, ensemble in self.config.ensembles.items():
-            found = [(member, self._resolved(member, context)) for member in ensemble.members]
-            reference = " + ".join(map(_checkpoints.describe, ensemble.members))
-            one = _checkpoints_of(found, corpus)
-            yield _Candidate(name, {}, reference, replace(one, combine=ensemble.combine))
+            members = {f"ensembles.{name}.members.{number}": one for number, one in enumerate(ensemble.members)}
+            reference = " + ".join(map(_models.describe, ensemble.members))
+            found = replace(read(members, context.inputs), combine=ensemble.combine)
+            yield _Candidate(name, {}, reference, found)
 
-    def _resolved(self, model: ModelRef, context: _base.StageContext) -> Path:
-        return _checkpoints.for_workers(_checkpoints.resolve(model, context.outputs), context.storage)
+    def _read(
+        self, corpus: CorpusFacts, context: _base.StageContext, models: Mapping[str, ModelRef], inputs: Inputs
+    ) -> Checkpoints:
+        """Where models lie, by their keys, and how each is read."""
+        found = [self._fitted(key, one, corpus, inputs) for key, one in models.items()]
+        return Checkpoints(
+            tuple(one.for_workers(context.storage) for one in found),
+            names=tuple(one.names for one in found),
+            encodings=tuple(one.encoding for one in found),
+        )
 
     def _evaluate(
         self, candidates: Mapping[str, _Candidate], context: _base.StageContext, threads: int
@@ -231,15 +236,6 @@ class Stage(_base.Stage):
             )
         )
         return found
-
-
-def _checkpoints_of(found: Sequence[tuple[ModelRef, Path]], corpus: Corpus | Mixture) -> Checkpoints:
-    """Folders with what is known of the models in them."""
-    return Checkpoints(
-        tuple(str(folder) for _, folder in found),
-        names=tuple(_classes.names_of(model, load_config(folder)) for model, folder in found),
-        encodings=tuple(_encodings.of_folder(_checkpoints.describe(model), folder, corpus) for model, folder in found),
-    )
 
 
 def _evaluate_on(

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +16,9 @@ from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_
 from raydistill.models.load import head_in, load_config, load_model, load_tokenizer, save_model, stored_head
 from raydistill.models.pruning import kept_units, pruned
 from raydistill.models.unit_masks import check_units
-from raydistill.stages import _base, _checkpoints, _lineage
-from raydistill.store_paths import local_path
-from raydistill.tracking.student import BYTES_TAG, PARAMETERS_TAG
+from raydistill.registry.student import BYTES_TAG, PARAMETERS_TAG
+from raydistill.stages import _base, _lineage, _models
+from raydistill.stages._base import Decisions, Inputs, ModelFacts, ScoresFacts, folder_of
 
 _STUDENT = "student"
 
@@ -57,12 +56,12 @@ class Stage(_base.Stage):
             found["model"] = self.config.model.checkpoint or ""
         return found
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        scored = self._scored(earlier)
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
+        scored = self._scored(inputs)
         config = scored.config
         check_units(config)
         if self.config.model is not None:
-            self._check_same(scored, earlier)
+            self._check_same(scored, inputs)
         size = head_size(config)
         if self.config.sparsity and size % self.config.multiple_of:
             raise ValueError(
@@ -72,39 +71,42 @@ class Stage(_base.Stage):
         made = _about(config, self.config.sparsity)
         before, after = (checks.num_parameters(one, head=scored.head) for one in (config, made))
         line = f"takes away {self.config.sparsity:g} % of heads and neurons: about {after:,} of {before:,} parameters"
-        return _base.Forecast(lines=[line], models={"": made}, tokenizer_hash=scored.tokenizer_hash)
+        return Decisions([line], ModelFacts({"": made}, scored.tokenizer_hash))
 
-    def _scored(self, earlier: Mapping[str, _base.Forecast]) -> _base.ScoresForecast:
+    def _scored(self, inputs: Inputs) -> ScoresFacts:
         """What was, or will be, scored."""
         name = self.config.scores
-        if name in earlier:
-            scores = earlier[name].scores
-            if scores is None:
+        folder = folder_of(name, inputs)
+        if folder is None:
+            scores = inputs[name].facts
+            if not isinstance(scores, ScoresFacts):
                 raise ValueError(f"scores is {name!r}, which scores no model; name a score stage")
             return scores
         try:
-            facts = read_facts(mirror.fetch(local_path(name)))
+            facts = read_facts(mirror.fetch(folder))
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
-            config, folder = _checkpoints.model_config(reference, earlier)
-            head = stored_head(config) if folder is None else head_in(folder)
+            model = _models.model_of("", reference, inputs)
+            head = stored_head(model.config) if model.folder is None else head_in(model.folder)
         except ValueError as error:
             raise ValueError(f"scores: {error}") from None
-        return _base.ScoresForecast(facts.model, config, head)
+        return ScoresFacts(facts.model, model.config, head)
 
-    def _check_same(self, scored: _base.ScoresForecast, earlier: Mapping[str, _base.Forecast]) -> None:
+    def _check_same(self, scored: ScoresFacts, inputs: Inputs) -> None:
         """Raise ValueError for a model of other sizes than the one that was scored."""
         assert self.config.model is not None
-        model, _ = _checkpoints.model_config(self.config.model, earlier)
+        model = _models.model_of("", self.config.model, inputs).config
         check_units(model)
         sizes = [(one.num_hidden_layers, one.num_attention_heads, num_neurons(one)) for one in (scored.config, model)]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                f"model is {_checkpoints.describe(self.config.model)!r}, but {self.config.scores!r} has scores of "
+                f"model is {_models.describe(self.config.model)!r}, but {self.config.scores!r} has scores of "
                 f"{scored.model!r}, which has other heads or neurons; name that one"
             )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        scores_folder = mirror.fetch(context.outputs.get(self.config.scores, local_path(self.config.scores)))
+        left = folder_of(self.config.scores, context.inputs)
+        assert left is not None, "scores are there when a model is pruned by them"
+        scores_folder = mirror.fetch(left)
         facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
         folder = self._model_folder(facts, context)
         config = load_config(folder)
@@ -141,9 +143,9 @@ class Stage(_base.Stage):
             if not folder.is_dir():
                 raise ValueError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
         else:
-            folder = _checkpoints.resolve(self.config.model, context.outputs)
+            folder = _models.resolve(self.config.model, context.inputs)
             remedy = "name the model that was scored, or score this one"
-        if _checkpoints.content_of(folder) != facts.model_hash:
+        if _models.content_of(folder) != facts.model_hash:
             raise ValueError(f"scores are of {facts.model!r}, but the model in {str(folder)!r} is another; {remedy}")
         return folder
 

@@ -1,5 +1,6 @@
 """Put a trained student into MLflow's model registry."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,24 @@ from pydantic import Field
 
 from raydistill import discovery
 from raydistill.config.sections import ScalingConfig
-from raydistill.stages import _base, _lineage, _plans
-from raydistill.tracking.card import model_card
-from raydistill.tracking.gate import GateConfig, gate_tag
-from raydistill.tracking.student import COMPARED_TAG, GATE_TAG, LICENCE_TAG, figures_tag
+from raydistill.models import layer_plan
+from raydistill.models.kept_units import kept_of
+from raydistill.models.load import load_config
+from raydistill.models.restored import save_restored
+from raydistill.models.unrolled import save_unrolled
+from raydistill.registry.card import model_card
+from raydistill.registry.gate import GateConfig, gate_tag
+from raydistill.registry.reference import ModelReference, is_registered
+from raydistill.registry.student import (
+    BYTES_TAG,
+    COMPARED_TAG,
+    GATE_TAG,
+    LICENCE_TAG,
+    PARAMETERS_TAG,
+    figures_tag,
+)
+from raydistill.stages import _base, _lineage, _models
+from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
 
 
 class Config(_base.StageConfig):
@@ -52,13 +67,14 @@ class Stage(_base.Stage):
             found["metrics_from"] = self.config.metrics_from
         return found
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        made = earlier.get(_base.stage_of(self.config.model))
-        if made is not None and not made.models:
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
+        stage = _base.stage_of(self.config.model)
+        made = None if is_registered(self.config.model) else inputs.get(stage)
+        if made is not None and planned(ModelFacts, stage, inputs) is None:
             raise ValueError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise ValueError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
-        if self.config.metrics_from is not None and self.config.metrics_from not in earlier:
+        if self.config.metrics_from is not None and self.config.metrics_from not in inputs:
             raise ValueError(f"metrics_from is {self.config.metrics_from!r}; name an earlier evaluation stage")
         if made is not None and made.num_runs > 1 and self.config.best_by is None:
             raise ValueError(
@@ -69,28 +85,30 @@ class Stage(_base.Stage):
             raise ValueError(
                 f"best_by is {self.config.best_by!r}, but metrics_from is missing; name an evaluation stage"
             )
-        self._check_figures(earlier.get(self.config.metrics_from or ""))
-        return _base.Forecast(lines=[f"registers {self.config.name!r} with alias {self.config.alias!r}"])
+        self._check_figures(inputs)
+        return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
 
-    def _check_figures(self, evaluation: _base.Forecast | None) -> None:
+    def _check_figures(self, inputs: Inputs) -> None:
         """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
+        name = self.config.metrics_from
+        evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), ())
         baseline, gate = self.config.baseline, self.config.gate
         for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
             if value is not None and evaluation is None:
                 raise ValueError(f"{key} is {value!r}, but metrics_from is missing; name an evaluation stage")
         if evaluation is None:
             return
-        if baseline is not None and baseline not in evaluation.compared:
-            raise ValueError(discovery.unknown_choice("baseline", baseline, list(evaluation.compared)))
+        if baseline is not None and baseline not in evaluation.models:
+            raise ValueError(discovery.unknown_choice("baseline", baseline, list(evaluation.models)))
         if gate is not None and gate.metric not in evaluation.metrics:
             raise ValueError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         run = self._chosen_run(context)
-        outputs = {} if run is None else {_base.stage_of(self.config.model): run.output}
+        made = Path(self.config.model) if run is None else _models.model_folder(self.config.model, run.output)
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
-        folder, planned = _plans.plain_folder(_base.model_folder(self.config.model, outputs), context.output)
-        tags = {**lineage, **planned, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
+        folder, shape = _plain_folder(made, context.output)
+        tags = {**lineage, **shape, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
         tags |= {} if run is None else self._measured(run, context)
         tags |= self.config.tags
         version = context.tracker.register_model(
@@ -102,7 +120,8 @@ class Stage(_base.Stage):
             metrics={} if run is None else self._figures(run, context),
             card=model_card(self.config.name, tags, folder) if (folder / "config.json").is_file() else None,
         )
-        return {"name": self.config.name, "version": version, "uri": f"models:/{self.config.name}@{self.config.alias}"}
+        uri = str(ModelReference(self.config.name, alias=self.config.alias))
+        return {"name": self.config.name, "version": version, "uri": uri}
 
     def _chosen_run(self, context: _base.StageContext) -> _base.Run | None:
         """The run whose student is registered, None for a folder outside the job."""
@@ -131,12 +150,51 @@ class Stage(_base.Stage):
 
     def _measured(self, run: _base.Run, context: _base.StageContext) -> dict[str, str]:
         """Figures of student, teachers and baseline as tags, none when the student was not evaluated."""
-        evaluation = context.summaries.get(self.config.metrics_from or "", {})
+        evaluation = self._evaluation(context)
         rows = _lineage.rows(evaluation, run, self.config.model, baseline=self.config.baseline)
         return {**figures_tag(rows), **_lineage.figures_note(evaluation)} if rows else {}
 
+    def _evaluation(self, context: _base.StageContext) -> Mapping[str, Any]:
+        """What the evaluation returned, nothing without one."""
+        runs = context.runs.get(self.config.metrics_from or "", ())
+        return runs[0].summary if len(runs) == 1 else {}
+
     def _figures(self, run: _base.Run, context: _base.StageContext) -> dict[str, float]:
         """An evaluation's figures of the run's student; none when it did not evaluate that student."""
-        evaluation = context.summaries.get(self.config.metrics_from or "", {})
+        evaluation = self._evaluation(context)
         entry = _lineage.student_entry(evaluation.get("entries", []), run, self.config.model)
         return {} if entry is None else dict(entry["figures"])
+
+
+def _plain_folder(folder: Path, output: Path) -> tuple[Path, dict[str, str]]:
+    """A checkpoint folder that plain transformers runs as it was trained, and tags that tell of it.
+
+    The checkpoint itself if it has no plan and is not pruned; else its unrolled copy, or its copy in the shape before
+    pruning, written below ``output`` in one rename.
+    """
+    # What is no checkpoint is refused where it is read.
+    config = load_config(folder) if (folder / "config.json").is_file() else None
+    if config is None:
+        return folder, {}
+    plan, kept = layer_plan.plan_of(config), kept_of(config)
+    if plan is None and kept is None:
+        return folder, {}
+    name = "full_shape" if plan is None else "unrolled"
+    target, temporary = output / name, output / f".{name}"
+    for left_over in (target, temporary):
+        shutil.rmtree(left_over, ignore_errors=True)
+    if plan is not None:
+        save_unrolled(folder, temporary)
+        tags = {"layer_plan": layer_plan.shown(plan)}
+    else:
+        assert kept is not None
+        save_restored(folder, temporary)
+        tags = {"kept_units": kept.shown(), **_sizes(folder)}
+    temporary.rename(target)
+    return target, tags
+
+
+def _sizes(folder: Path) -> dict[str, str]:
+    """Tags with the parameters and bytes of a pruned model, which its copy in full shape has not."""
+    weights = _lineage.weights_of(folder)
+    return {"pruned_parameters": weights[PARAMETERS_TAG], "pruned_bytes": weights[BYTES_TAG]}

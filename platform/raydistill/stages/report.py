@@ -14,6 +14,7 @@ from raydistill.report.columns import column
 from raydistill.report.page import Comparison, Shown, Trained, page
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
 from raydistill.stages import _base
+from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
 
 _PAGE, _TERMS, _METRIC = "report.md", "loss_terms.png", "metric.png"
@@ -108,29 +109,31 @@ class Stage(_base.Stage):
     def _columns(self) -> Iterable[tuple[str, TaskColumnConfig]]:
         return [] if self.config.task_table is None else self.config.task_table.columns.items()
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         for key, name in self.references().items():
             kind = "training" if key.startswith("trainings") else "evaluate"
-            forecast = earlier.get(name)
-            if forecast is None or not (forecast.compared if kind == "evaluate" else forecast.models):
+            made = inputs.get(name)
+            if made is None or not isinstance(made.facts, Evaluated if kind == "evaluate" else ModelFacts):
                 raise ValueError(f"{key} is {name!r}; name an earlier {kind} stage")
-        compared = [model for name in self.config.evaluations for model in earlier[name].compared]
+        found = {name: planned(Evaluated, name, inputs) for name in self.references().values()}
+        evaluations = {name: one for name, one in found.items() if one is not None}
+        compared = [model for name in self.config.evaluations for model in evaluations[name].models]
         for position, line in enumerate(self.config.lines or []):
             if not any(line == model or line.startswith(f"{model} (") for model in compared):
                 raise ValueError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
-        metrics = [metric for name in self.config.evaluations for metric in earlier[name].metrics]
+        metrics = [metric for name in self.config.evaluations for metric in evaluations[name].metrics]
         if metrics and self.config.metric not in (None, *metrics):
             raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
-        self._check_against(earlier)
+        self._check_against(evaluations)
         for name, one in self._columns():
-            choices = [metric for metric in earlier[one.evaluation].metrics if metric not in NO_SCORES]
+            choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
             for metric in one.metric:
                 if metric not in choices:
                     key = f"task_table.columns.{name}.metric"
                     raise ValueError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
-        return _base.Forecast(lines=[f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
+        return Decisions([f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
 
-    def _check_against(self, earlier: Mapping[str, _base.Forecast]) -> None:
+    def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
         """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
         stems = [self._against_stem(one) for one in self.config.against]
         for position, (one, stem) in enumerate(zip(self.config.against, stems, strict=True)):
@@ -141,8 +144,8 @@ class Stage(_base.Stage):
             if stem in stems[:position]:
                 raise ValueError(f"against.{position} is {one.metric} against {one.key} again; leave it out")
             for model in one.models or []:
-                if model not in earlier[name].compared:
-                    choices = ", ".join(earlier[name].compared)
+                if model not in evaluations[name].models:
+                    choices = ", ".join(evaluations[name].models)
                     raise ValueError(f"against.{position}.models has {model!r}; models of {name}: {choices}")
 
     def _compared_in(self, one: AgainstConfig) -> str:

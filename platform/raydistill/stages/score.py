@@ -1,23 +1,24 @@
 """Score a model's attention heads and neurons over a corpus: what its own loss, and a student's, asks of each."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raydistill import __version__, cluster
-from raydistill.config.named import TaskField, parser
+from raydistill import cluster
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
-from raydistill.data.binarize import HELD_OUT, TRAIN
+from raydistill.data.input_splits import HELD_OUT, TRAIN
 from raydistill.data.mixture import CorpusPart, open_mixture
-from raydistill.data.unit_progress import ScoringProgress
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, write_scores
-from raydistill.data.unit_scoring import ScoredModel, ScoringRun, score_units
+from raydistill.data.unit_scoring import ScoredModel, ScoringProgress, ScoringRun, score_units
 from raydistill.models.importance import check_lam, interpolated
-from raydistill.models.load import CLASSIFIERS, load_config
+from raydistill.models.load import CLASSIFIERS
 from raydistill.models.unit_masks import check_units
-from raydistill.stages import _base, _checkpoints, _classes, _corpora, _encodings, _fit
+from raydistill.stages import _base, _corpora, _models
+from raydistill.stages._base import CorpusFacts, Decisions, Inputs, ScoresFacts
+from raydistill.stages._models import Fitted
 
 _HEADS = (*CLASSIFIERS, "question_answering")
 """Heads whose loss with labels, and whose logits, scores are made of."""
@@ -29,7 +30,7 @@ class Config(_base.StageConfig):
 
     corpus: CorpusField
     """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
-    task: TaskField = parser("raydistill.tasks")("classification")
+    task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     model: ModelRef
     """The model that is scored: a BERT, RoBERTa or DistilBERT that is not pruned and has no layer plan."""
@@ -72,6 +73,14 @@ class Config(_base.StageConfig):
         return 1.0 if self.student is None else _LAM
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreDecisions(Decisions):
+    """Which models score."""
+
+    model: Fitted
+    student: Fitted | None
+
+
 class Stage(_base.Stage):
     """Leaves the scores and what they are of in ``scores.safetensors`` and ``scores.json``; prune stages read them."""
 
@@ -90,34 +99,34 @@ class Stage(_base.Stage):
         del found["batch_size"]
         return {**found, "lam": self.config.share}
 
-    def check(self, scaling: ScalingConfig, earlier: Mapping[str, _base.Forecast]) -> _base.Forecast:
-        config, task = self.config, self.config.task.module.Task
-        if task.HEAD not in _HEADS or task.NEEDS_STORED:
+    def plan(self, scaling: ScalingConfig, inputs: Inputs) -> ScoreDecisions:
+        config, task = self.config, self.config.task
+        if task.head not in _HEADS or task.task.NEEDS_STORED:
             raise ValueError(
-                f"task is {config.task.name!r}; heads and neurons are scored by labels of classification, glue, ner or "
-                "qa"
+                f"task is {task.name!r}; heads and neurons are scored by labels of classification, glue, ner or qa"
             )
-        corpus = _fit.check_task(config.model_copy(update={"corpus": _corpora.whole(config.corpus)}), earlier)
+        corpus = _corpora.read_by(task, _corpora.whole(config.corpus), inputs)
         if config.part == TRAIN and not corpus.has_train:
             raise ValueError("part is 'train', but corpus has only a held_out part; write part: held_out")
         if config.part in corpus.unlabelled:
             raise ValueError(f"part is {config.part!r}, whose rows have no labels; binarize with labelled: all")
-        model = self._check_model("model", config.model, corpus, earlier)
+        model = self._fitted("model", config.model, corpus, inputs)
         try:
-            check_units(model)
+            check_units(model.config)
         except ValueError as error:
-            raise ValueError(f"model is {_checkpoints.describe(config.model)!r}: {error}") from None
-        lines = [self._line(model, corpus)]
-        digest = _encodings.known_hash("model", config.model, earlier)
+            raise ValueError(f"model is {_models.describe(config.model)!r}: {error}") from None
+        lines, student = [self._line(model.config, corpus)], None
         if config.student is not None:
-            self._check_model("student", config.student, corpus, earlier)
+            student = self._fitted("student", config.student, corpus, inputs)
             lines.append(f"scores are {config.share:g} expressiveness and {1 - config.share:g} friendliness")
-        return _base.Forecast(
+        return ScoreDecisions(
             lines=lines,
-            scores=_base.ScoresForecast(_checkpoints.describe(config.model), model, task.HEAD, digest),
+            makes=ScoresFacts(_models.describe(config.model), model.config, task.head, model.model.tokenizer_hash),
+            model=model,
+            student=student,
         )
 
-    def _line(self, model: Any, corpus: _base.CorpusForecast) -> str:
+    def _line(self, model: Any, corpus: CorpusFacts) -> str:
         rows = corpus.held_out_rows if self.config.part == HELD_OUT else corpus.rows
         most = self.config.max_rows
         known = [number for number in (rows, most) if number is not None]
@@ -125,27 +134,20 @@ class Stage(_base.Stage):
         heads = model.num_hidden_layers * model.num_attention_heads
         return f"scores {heads:,} heads of {model.num_hidden_layers} blocks, and their neurons, on {size} rows"
 
-    def _check_model(
-        self, key: str, reference: ModelRef, corpus: _base.CorpusForecast, earlier: Mapping[str, _base.Forecast]
-    ) -> Any:
-        """The configuration of a model that fits the task and the corpus; raises ValueError for another."""
+    def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
+        """A model that fits the task and the corpus; raises ValueError for another."""
         if reference.head == "new":
             raise ValueError(f"{key}.head is 'new', which would score by what untrained weights say; train it first")
-        task = self.config.task.module.Task
-        encoding = _encodings.of_model(key, reference, corpus, earlier, can_be_added=task.FURTHER_TOKENIZERS)
-        read = corpus.as_encoded(encoding)
-        model = _fit.check_model(key, reference, head=task.HEAD, corpus=read, earlier=earlier)
-        _fit.check_size(key, model, read)
-        return model
+        return _models.fitted(key, reference, inputs, task=self.config.task, corpus=corpus)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         config, scaling = self.config, context.scaling
-        folder = self._folder(config.model, context)
-        student = None if config.student is None else self._folder(config.student, context)
+        decisions = self.plan(scaling, context.inputs)
+        model, student = decisions.model, decisions.student
         corpus = self._parts(context)
         run = ScoringRun(
-            model=self._scored("model", folder, corpus),
-            student=None if student is None else self._scored("student", student, corpus),
+            model=_scored(model, context.storage),
+            student=None if student is None else _scored(student, context.storage),
             corpus=tuple(corpus),
             task=config.task.dump(),
             seed=context.seed,
@@ -156,18 +158,18 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
         )
-        model_hash = _checkpoints.content_of(folder)
-        student_hash = None if student is None else _checkpoints.content_of(student)
+        model_hash = _models.content_of(model.folder)
+        student_hash = None if student is None else _models.content_of(student.folder)
         corpus_hash = open_mixture(corpus).hash
-        contents = [__version__, model_hash, student_hash, corpus_hash]
+        contents = [self.FORMAT, model_hash, student_hash, corpus_hash]
         progress = ScoringProgress(context.output, [*contents, run.identity()])
         sums, rows = score_units(run, progress, num_actors=scaling.num_workers, cpus=scaling.cpus_per_worker)
         context.tracker.log_metrics(context.run_key, {"score/rows": rows}, 0)
         facts = ScoreFacts(
-            model=_checkpoints.describe(config.model),
-            model_folder=str(folder),
+            model=_models.describe(config.model),
+            model_folder=run.model.folder,
             model_hash=model_hash,
-            student=None if config.student is None else _checkpoints.describe(config.student),
+            student=None if config.student is None else _models.describe(config.student),
             student_hash=student_hash,
             lam=config.share,
             temperature=config.temperature,
@@ -191,9 +193,6 @@ class Stage(_base.Stage):
         )
         return facts.model_dump(mode="json")
 
-    def _folder(self, reference: ModelRef, context: _base.StageContext) -> Path:
-        return _checkpoints.for_workers(_checkpoints.resolve(reference, context.outputs), context.storage)
-
     def _parts(self, context: _base.StageContext) -> list[CorpusPart]:
         """The rows that score, each once."""
         corpora = _corpora.whole(self.config.corpus)
@@ -201,8 +200,6 @@ class Stage(_base.Stage):
             return _corpora.held_out_parts(corpora, context.outputs)
         return _corpora.train_parts(corpora, context.outputs)
 
-    def _scored(self, key: str, folder: Any, corpus: list[CorpusPart]) -> ScoredModel:
-        reference = self.config.model if key == "model" else self.config.student
-        assert reference is not None
-        names = _classes.names_of(reference, load_config(folder))
-        return ScoredModel(str(folder), names, _encodings.of_folder(key, folder, open_mixture(corpus)))
+
+def _scored(model: Fitted, storage: Path | None) -> ScoredModel:
+    return ScoredModel(model.for_workers(storage), model.names, model.encoding)

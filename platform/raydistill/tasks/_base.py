@@ -81,7 +81,7 @@ class TaskBase(ABC):
     def prepare_batch(self, batch: Batch) -> Batch:
         """Write inputs and targets; a function of the rows, their ids, the seed and the epoch alone.
 
-        Of each row it is a function alone, unless ``row_coupled``. Partners, where there are any, get inputs and
+        Of each row it is a function alone, unless ``batch_dependent``. Partners, where there are any, get inputs and
         targets too.
         """
 
@@ -96,13 +96,13 @@ class TaskBase(ABC):
         return self.outputs(self.config, self.encoding.labels)
 
     @classmethod
-    def row_coupled(cls, config: Any) -> bool:
+    def batch_dependent(cls, config: Any) -> bool:
         """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
         return False
 
     @classmethod
     @abstractmethod
-    def greater_is_better(cls, config: Any) -> dict[str, bool]:
+    def higher_is_better(cls, config: Any) -> dict[str, bool]:
         """The metrics that models can be compared by, and of each whether a greater value is better."""
 
     @abstractmethod
@@ -115,7 +115,7 @@ class TaskBase(ABC):
 
     @abstractmethod
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics from the added sums, floats or float64 arrays: those of ``greater_is_better`` and counts.
+        """Metrics from the added sums, floats or float64 arrays: those of ``higher_is_better`` and counts.
 
         Raises ValueError with one line when there is nothing to score.
         """

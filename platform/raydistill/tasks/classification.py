@@ -146,7 +146,7 @@ class Task(TaskBase):
         return labels
 
     @classmethod
-    def greater_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config) -> dict[str, bool]:
         """All metrics but the loss are better when greater."""
         return {**dict.fromkeys(config.metrics, True), "loss": False}
 

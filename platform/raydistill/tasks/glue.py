@@ -122,10 +122,10 @@ class Task(classification.Task):
         return labels
 
     @classmethod
-    def greater_is_better(cls, config: Any) -> dict[str, bool]:
+    def higher_is_better(cls, config: Any) -> dict[str, bool]:
         """The task's metrics, two of them led by their mean."""
         mean = {COMBINED: True} if len(config.metrics) > 1 else {}
-        return {**mean, **super().greater_is_better(config)}
+        return {**mean, **super().higher_is_better(config)}
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The task's metrics, their mean ``combined`` where there are two, the mean ``loss`` and ``rows``.

@@ -79,12 +79,12 @@ class Task(TaskBase):
         return batch.with_columns(**columns)
 
     @classmethod
-    def row_coupled(cls, config: Config) -> bool:
+    def batch_dependent(cls, config: Config) -> bool:
         """Whether one draw chooses the targets of a whole micro-batch."""
         return config.sampling == "batch"
 
     @classmethod
-    def greater_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config) -> dict[str, bool]:
         """Loss and perplexity are better when smaller, accuracy when greater."""
         return dict(GREATER_IS_BETTER)
 

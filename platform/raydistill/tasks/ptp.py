@@ -119,9 +119,9 @@ class Task(TaskBase):
         return batch.with_columns(labels=ptp_labels(logits, batch["labels"], t1=t1, t2=t2))
 
     @classmethod
-    def greater_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config) -> dict[str, bool]:
         """Accuracy over the four classes, and their loss."""
-        return classification.Task.greater_is_better(classification.Config())
+        return classification.Task.higher_is_better(classification.Config())
 
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Logits and label of each row."""

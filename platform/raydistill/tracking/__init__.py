@@ -1,1 +1,1 @@
-"""Runs, metrics and the model registry; the only importers of MLflow."""
+"""What jobs write to MLflow: runs, metrics and versions of students."""

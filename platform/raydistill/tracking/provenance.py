@@ -50,10 +50,10 @@ def command(arguments: Sequence[str] | None = None) -> str:
     The program goes by its name. A run repeats with it in the same working directory and environment.
     """
     program, *rest = sys.argv if arguments is None else arguments
-    return shlex.join([Path(program).name, *map(_told, rest)])
+    return shlex.join([Path(program).name, *map(_redacted, rest)])
 
 
-def _told(argument: str) -> str:
+def _redacted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if equals and value and is_secret(key):
         return f"{key}=***"

@@ -10,7 +10,7 @@ from typing import Any
 from raydistill.json_file import write_json
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
-from raydistill.tracking.registry import register_student
+from raydistill.tracking.registration import register_student
 from raydistill.tracking.store import Store
 
 _KEY_TAG = "raydistill.key"

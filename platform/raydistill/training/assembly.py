@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from raydistill.data.mixture import open_mixture
-from raydistill.methods._base import Distiller
 from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
@@ -33,8 +32,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         num_micro_batches=training.num_micro_batches(num_workers),
         max_grad_norm=0.0 if settings.name in CLIP_PER_TENSOR else settings.max_grad_norm,
     )
-    task = spec.task.module.Task
-    labels = task.outputs(spec.task.config, open_mixture(spec.corpus).encoding.labels)
+    labels = spec.task.outputs(open_mixture(spec.corpus).encoding.labels)
     student = _load_student(spec, labels)
     if training.zero_stage == 3:
         shard(student, config, dtype=_DTYPES[precision], device=device)
@@ -43,9 +41,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         _load_teacher(teacher, spec, precision, device, part)
         for teacher, part in zip(spec.teachers, taught, strict=True)
     ]
-    distiller: Distiller = spec.method.module.Method(
-        spec.method.config, student, teachers, **_labels_of_teachers(spec, taught)
-    )
+    distiller = spec.method.build(student, teachers, **_labels_of_teachers(spec, taught))
     distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(
         settings.name,
@@ -59,24 +55,20 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
 
 def _taught(teacher: TeacherSpec, spec: TrainSpec, labels: Sequence[str]) -> Sequence[str]:
     """The classes that are read of a teacher: all, or those of them that it knows where the method joins several."""
-    if not _joins_parts(spec):
+    if not spec.method.requirements.execution.partial_label_space:
         return labels
     return known_labels(load_config(teacher.folder), labels, names=teacher.labels)
 
 
-def _joins_parts(spec: TrainSpec) -> bool:
-    return bool(spec.method.module.Method.requirements(spec.method.config).partial_labels)
-
-
 def _labels_of_teachers(spec: TrainSpec, taught: Sequence[Sequence[str]]) -> dict[str, Any]:
     """What a method is told of the classes of its teachers, of which none runs where their outputs are stored."""
-    if not _joins_parts(spec):
+    if not spec.method.requirements.execution.partial_label_space:
         return {}
     return {"teacher_labels": taught if spec.stored is None else spec.stored.labels}
 
 
 def _load_student(spec: TrainSpec, labels: Sequence[str]) -> nn.Module:
-    student = load_model(spec.student, head=spec.task.module.Task.HEAD, labels=labels, dropout=spec.training.dropout)
+    student = load_model(spec.student, head=spec.task.head, labels=labels, dropout=spec.training.dropout)
     if spec.freeze_position_embeddings:
         freeze_position_embeddings(student)
     if spec.freeze_embeddings:
@@ -91,7 +83,7 @@ def _load_teacher(
     load = partial(
         load_model,
         teacher.folder,
-        head=spec.task.module.Task.HEAD,
+        head=spec.task.head,
         labels=labels,
         names=teacher.labels,
         allow_new_head=teacher.head == "new",

@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,46 +21,40 @@ from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import load, saved, write_checkpoint
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.result import TrainResult
-from raydistill.training.session import SaveState, Session
+from raydistill.training.session import EvaluationCallback, SaveState, Session
 from raydistill.training.spec import TrainSpec
 from raydistill.training.trainer import checkpoints_of, prepare
 from raydistill.training.worker import FAILURES, Loop
 
 
-class Told:
-    """Hears of each evaluation after which training is to go on; what it raises ends the training."""
-
-    start: Path | None = None
-    """Folder with a state to continue from, instead of the training's own latest checkpoint."""
-    is_copy: bool = False
-    """Whether that state is of another training."""
-
-    def evaluated(self, step: int, metrics: Mapping[str, float], save_state: SaveState) -> None:
-        """``save_state`` writes the training's state into a folder, from which another can start."""
-        return
-
-
+@dataclass(frozen=True)
 class LocalSession(Session):
     """Checkpoints in a folder, batches from a thread."""
 
-    def __init__(self, storage: Path, *, keep: int, told: Told) -> None:
-        self._storage, self._keep, self._told = storage, keep, told
+    storage: Path
+    keep: int
+    """Checkpoints that are kept."""
+    callback: EvaluationCallback | None = None
+    start: Path | None = None
+    """Folder with a state to continue from, instead of the latest checkpoint."""
+    is_copy: bool = False
+    """Whether that state is of another training."""
 
     def restore(self, engine: Engine) -> dict[str, Any] | None:
-        """The state that it was told to start from, else the latest checkpoint."""
-        if self._told.start is not None:
-            state = engine.load(self._told.start)
-            if self._told.is_copy:
+        """The state that it was given to start from, else the latest checkpoint."""
+        if self.start is not None:
+            state = engine.load(self.start)
+            if self.is_copy:
                 # Its best students lie with the other training.
                 state["position"] |= {"standing": {}, "best_metrics": {}, "saved_bests": []}
             return state
-        found = saved(self._storage)
+        found = saved(self.storage)
         return load(engine, found[-1]) if found else None
 
     def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
         """A checkpoint, after which the oldest of too many go."""
-        write_checkpoint(engine, self._storage, state)
-        for old in saved(self._storage)[: -self._keep]:
+        write_checkpoint(engine, self.storage, state)
+        for old in saved(self.storage)[: -self.keep]:
             mirror.remove(old)
 
     def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
@@ -68,7 +63,8 @@ class LocalSession(Session):
 
     def evaluated(self, step: int, metrics: Mapping[str, float], save_state: SaveState) -> None:
         """Pass it on."""
-        self._told.evaluated(step, metrics, save_state)
+        if self.callback is not None:
+            self.callback(step, metrics, save_state)
 
 
 class _NoBoard:
@@ -78,31 +74,43 @@ class _NoBoard:
 
 
 def train_here(
-    spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: int = 1, told: Told | None = None
+    spec: TrainSpec,
+    output: str,
+    tracker: Tracker,
+    run_key: str,
+    *,
+    parallel: int = 1,
+    callback: EvaluationCallback | None = None,
+    start: Path | None = None,
+    is_copy: bool = False,
 ) -> TrainResult:
     """As ``raydistill.training.trainer.train``, for one worker and in this process and thread; losses are the same.
 
-    Raises ValueError as that does, and whatever ``told`` raises, after which the same call continues.
+    ``start`` is a folder with a state to continue from instead of the training's own latest checkpoint, ``is_copy``
+    whether another training left it. Raises ValueError as ``train`` does, and whatever ``callback`` raises, after which
+    the same call continues.
     """
     prepare(checkpoints_of(output))
     config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
+    session = LocalSession(checkpoints_of(output), spec.training.keep_checkpoints, callback, start, is_copy)
     try:
-        loop_here(spec, config, parallel=parallel, told=told)
+        loop_here(spec, config, parallel=parallel, session=session)
     except FAILURES as error:
         raise ValueError(str(error)) from None
     return TrainResult.read(Path(output))
 
 
-def loop_here(spec: TrainSpec, config: Mapping[str, Any], *, parallel: int, told: Told | None = None) -> None:
+def loop_here(
+    spec: TrainSpec, config: Mapping[str, Any], *, parallel: int, session: LocalSession | None = None
+) -> None:
     """Run the loop of the only worker, with the ``config`` that a ``Loop`` takes; raises as that does."""
     assert spec.scaling.num_workers == 1
     spec = spec.fetched()
-    storage = checkpoints_of(config["output"])
-    storage.mkdir(parents=True, exist_ok=True)
+    session = session or LocalSession(checkpoints_of(config["output"]), spec.training.keep_checkpoints)
+    session.storage.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))
     engine = build_engine(spec, num_workers=1, device=device)
-    session = LocalSession(storage, keep=spec.training.keep_checkpoints, told=told or Told())
     try:
         Loop(spec, engine, config, rank=0, num_workers=1, session=session).run()
     finally:

@@ -30,10 +30,10 @@ def is_kept(scaling: ScalingConfig) -> bool:
 class KeptProcess:
     """A process that trains; run as an actor."""
 
-    def train(self, spec: Mapping[str, Any], config: Mapping[str, Any], parallel: int) -> str:
+    def train(self, spec: TrainSpec, config: Mapping[str, Any], parallel: int) -> str:
         """Train to the end, from the latest checkpoint; returns why it failed, as ``follow`` asks it."""
         try:
-            loop_here(TrainSpec.model_validate(spec), config, parallel=parallel)
+            loop_here(spec, config, parallel=parallel)
         except FAILURES as error:
             return str(error)
         return ""
@@ -86,7 +86,7 @@ class KeptProcesses:
             # It asks Ray for no CPU, so that stages between two trainings have all of them.
             process = ray.remote(num_cpus=0)(KeptProcess).remote()
         try:
-            failure: str = ray.get(process.train.remote(spec.model_dump(mode="json"), config, parallel))
+            failure: str = ray.get(process.train.remote(spec, config, parallel))
         except BaseException as error:
             ray.kill(process)
             if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):

@@ -36,7 +36,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TeacherPlacement:
     """A placement for each teacher, and one sentence why."""
 
     placements: tuple[str, ...]
@@ -63,7 +63,7 @@ def held(demand: Demand, placements: Sequence[str], *, num_workers: int) -> floa
     return demand.student + whole + shared + largest
 
 
-def place(demand: Demand, options: Options) -> Plan:
+def place(demand: Demand, options: Options) -> TeacherPlacement:
     """The first of these that fits: all replicated, captured, as few as need be sharded, one after the other.
 
     What the user asked for is kept. Raises ValueError, of one line, when nothing fits a limit that the user set; under
@@ -71,22 +71,24 @@ def place(demand: Demand, options: Options) -> Plan:
     """
     asked = options.asked
     if CAPTURED in asked:
-        return Plan((CAPTURED,) * len(asked), "placement says so")
+        return TeacherPlacement((CAPTURED,) * len(asked), "placement says so")
     plain = _filled(asked, REPLICATE)
     if AUTO not in asked and not options.is_strict:
-        return Plan(plain, "placement says so")
+        return TeacherPlacement(plain, "placement says so")
     if options.limit is None:
-        return Plan(plain, "nothing is known of the workers' memory; scaling.memory_per_worker sets a limit")
+        return TeacherPlacement(
+            plain, "nothing is known of the workers' memory; scaling.memory_per_worker sets a limit"
+        )
     if _fits(demand, plain, options):
         why = f"with the student they take {_gib(demand, plain, options)} of {_of(options)}"
-        return Plan(plain, why if AUTO in asked else "placement says so")
+        return TeacherPlacement(plain, why if AUTO in asked else "placement says so")
     too_much = f"replicated, with the student, they would take {_gib(demand, plain, options)} of {_of(options)}"
     if options.can_capture and set(asked) == {AUTO} and max(demand.teachers) <= options.limit:
-        return Plan((CAPTURED,) * len(asked), f"{too_much}, and the method reads stored outputs as well")
+        return TeacherPlacement((CAPTURED,) * len(asked), f"{too_much}, and the method reads stored outputs as well")
     tried = [plain, *_sharded(demand, options), *_in_turn(options)]
     for placements in tried:
         if _fits(demand, placements, options):
-            return Plan(placements, f"{too_much}, so {_gib(demand, placements, options)}")
+            return TeacherPlacement(placements, f"{too_much}, so {_gib(demand, placements, options)}")
     least = min(tried, key=lambda one: held(demand, one, num_workers=options.num_workers))
     if options.is_strict:
         raise ValueError(
@@ -94,7 +96,7 @@ def place(demand: Demand, options: Options) -> Plan:
             f"{_gib(demand, least, options)} even placed as {', '.join(dict.fromkeys(least))}; raise it, or "
             "scaling.num_workers where teachers can be sharded"
         )
-    return Plan(least, f"{too_much}, and nothing fits: this takes {_gib(demand, least, options)}")
+    return TeacherPlacement(least, f"{too_much}, and nothing fits: this takes {_gib(demand, least, options)}")
 
 
 def _filled(asked: Sequence[str], placement: str) -> tuple[str, ...]:

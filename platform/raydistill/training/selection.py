@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raydistill.config.named import Named
+from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import TrainingConfig
 from raydistill.data import mirror
 from raydistill.training import checkpoint_folder
@@ -58,15 +58,15 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
-def criterion_of(training: TrainingConfig, task: Named, method: Named) -> Criterion:
+def criterion_of(training: TrainingConfig, task: TaskSpec, method: MethodSpec) -> Criterion:
     """How a training compares its evaluations.
 
     Raises ValueError with the choices for a metric that it will not have; most terms of a method are known only when
     it runs, so names of these are checked by ``Criterion.value``.
     """
     name = training.metric_for_best_model
-    of_task: dict[str, bool] = task.module.Task.greater_is_better(task.config)
-    of_method = {_LOSS: False, **dict.fromkeys(method.module.Method.better_when_greater, True)}
+    of_task = task.higher_is_better
+    of_method = {_LOSS: False, **dict.fromkeys(method.method.higher_is_better, True)}
     directions = {METHOD + term: greater for term, greater in of_method.items()}
     directions |= {TASK + metric: greater for metric, greater in of_task.items()}
     key = name if "/" in name else (METHOD if name in of_method else TASK) + name
@@ -84,12 +84,12 @@ def criterion_of(training: TrainingConfig, task: Named, method: Named) -> Criter
     )
 
 
-def selection_line(training: TrainingConfig, method: Named, criterion: Criterion) -> str:
+def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Criterion) -> str:
     """Which student a training delivers and whether labels are read to find it, empty for methods that learn from them.
 
     Those whose teachers may know a part of the classes do not.
     """
-    if not method.module.Method.requirements(method.config).partial_labels:
+    if not method.requirements.execution.partial_label_space:
         return ""
     reads = "no labels" if criterion.key.startswith(METHOD) else "the labels of held-out rows"
     which = f"the {'greatest' if criterion.greater_is_better else 'least'} {criterion.key}, which reads {reads}"

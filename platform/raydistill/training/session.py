@@ -12,6 +12,10 @@ from raydistill.training.engine import Engine
 SaveState = Callable[[Path], Any]
 """Writes the state of the training, as ``Engine.save`` does, into an empty folder."""
 
+EvaluationCallback = Callable[[int, Mapping[str, float], SaveState], None]
+"""Called with the step and the metrics of an evaluation after which training is to go on, and with what writes the
+training's state, from which another can start; what it raises ends the training."""
+
 
 class Session(ABC):
     """What one rank's loop asks of whatever started it."""

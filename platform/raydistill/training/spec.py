@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from raydistill.config.named import MethodField, TaskField
+from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import OptimizerConfig, ScalingConfig, Section, TrainingConfig
 from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
@@ -47,8 +47,8 @@ class TrainSpec(Section):
     """Those on ``held_out``."""
     teacher_rows: int = 0
     """Rows that teachers were run on before the training, to store these."""
-    task: TaskField
-    method: MethodField
+    task: TaskSpec
+    method: MethodSpec
     training: TrainingConfig
     optimizer: OptimizerConfig
     scaling: ScalingConfig

@@ -38,7 +38,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
 
     def fit(board: Any) -> str:
         config = {
-            "spec": spec.model_dump(mode="json"),
+            "spec": spec,
             "output": output,
             "tracker": tracker,
             "run_key": run_key,

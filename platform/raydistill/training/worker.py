@@ -67,7 +67,7 @@ def train_worker(config: Mapping[str, Any]) -> str:
 
     Returns why the training failed, where a restarted group of workers would meet the same, else nothing.
     """
-    spec = TrainSpec.model_validate(config["spec"]).fetched()
+    spec: TrainSpec = config["spec"].fetched()
     prepare_environment(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(config["num_threads"])
     context = ray.train.get_context()
@@ -282,7 +282,7 @@ class Loop:
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
-            of_task = self.task.greater_is_better(self.task.config)
+            of_task = self.task.higher_is_better(self.task.config)
             # Without labels there is nothing to compare with.
             metrics |= {f"{TASK}{name}": found[name] for name in of_task if name in found}
             self.criterion.value(metrics)

@@ -7,12 +7,13 @@ import datasets
 import numpy as np
 import pytest
 
-import raydistill.data.binarize
+import raydistill.data.corpus_building
 import raydistill.data.corpus_writer
 from raydistill.config.named import parser
-from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus, tokenizer_hash
-from raydistill.data.units import WeightedSource
+from raydistill.data.corpus_building import binarize
+from raydistill.data.input_splits import WeightedSource
+from raydistill.data.sealed_writer import Sealer
 from raydistill.models.load import load_tokenizer
 from toys.checkpoint import toy_tokenizer
 
@@ -128,16 +129,16 @@ def test_an_interrupted_binarize_of_mixed_sources_goes_on_and_writes_the_same_by
         "held_out": 0.2,
         "rows_per_shard": 40,
     }
-    monkeypatch.setattr("raydistill.data.binarize._TEXTS_PER_BLOCK", 7)
+    monkeypatch.setattr("raydistill.data.corpus_building._TEXTS_PER_BLOCK", 7)
     undisturbed = binarize(**arguments, output=str(tmp_path / "undisturbed"))
     assert undisturbed["taken_over"] == 0
     for number_of_shards in (3, 5):
         interrupt_after(number_of_shards, monkeypatch, lambda: binarize(**arguments, output=str(tmp_path / "out")))
         assert not (tmp_path / "out/train").exists()
     encoded = []
-    blocks = raydistill.data.binarize.encoded_blocks
+    blocks = raydistill.data.corpus_building.encoded_blocks
     monkeypatch.setattr(
-        "raydistill.data.binarize.encoded_blocks",
+        "raydistill.data.corpus_building.encoded_blocks",
         lambda *given, **named: (encoded.append(block) or block for block in blocks(*given, **named)),
     )
     resumed = binarize(**arguments, output=str(tmp_path / "out"))
@@ -151,7 +152,7 @@ def test_an_interrupted_binarize_of_mixed_sources_goes_on_and_writes_the_same_by
 def interrupt_after(number: int, monkeypatch, action) -> None:
     """Run an action that is stopped when it has finished so many shards."""
     finished = []
-    original = raydistill.data.corpus_writer.write_entry
+    original = Sealer.write_entry
 
     def write_entry(*given) -> None:
         original(*given)
@@ -160,7 +161,7 @@ def interrupt_after(number: int, monkeypatch, action) -> None:
             raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("raydistill.data.corpus_writer.write_entry", write_entry)
+        patch.setattr(Sealer, "write_entry", write_entry)
         with pytest.raises(StoppedError):
             action()
 
@@ -263,7 +264,7 @@ def test_a_held_out_source_gives_all_its_rows_with_their_labels_also_after_an_in
         "held_out": dev,
         "rows_per_shard": 20,
     }
-    monkeypatch.setattr("raydistill.data.binarize._TEXTS_PER_BLOCK", 7)
+    monkeypatch.setattr("raydistill.data.corpus_building._TEXTS_PER_BLOCK", 7)
     mixed = {**arguments, "sources": [WeightedSource(train, 1.5)]}
     undisturbed = binarize(**mixed, output=str(tmp_path / "undisturbed"))
     assert undisturbed["held_out"]["rows"] == 45

@@ -4,9 +4,9 @@ from collections import Counter
 import numpy as np
 
 from raydistill.config.named import parser
-from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus
-from raydistill.data.units import WeightedSource
+from raydistill.data.corpus_building import binarize
+from raydistill.data.input_splits import WeightedSource
 from toys.checkpoint import toy_tokenizer
 
 UNK, CLS, SEP = 1, 2, 3

@@ -17,7 +17,7 @@ from raydistill.job import files
 from raydistill.job.load import JobConfig, accepts, load_job
 from raydistill.job.preflight import check_job
 from raydistill.models.blocks import family_of
-from raydistill.stages import _checkpoints
+from raydistill.stages import _models
 
 HUB = {"google-bert/bert-base-uncased": BertConfig, "openai-community/gpt2": GPT2Config}
 """Checkpoints of the hub that jobs name; the defaults of these classes are their sizes."""
@@ -67,8 +67,8 @@ def hub_and_gpus(checkpoints, own_files, monkeypatch) -> None:
         assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{name} is not pinned to a revision"
         return checkpoints[name]
 
-    monkeypatch.setattr(_checkpoints, "_from_hub", from_hub)
-    monkeypatch.setattr(_checkpoints, "from_registry", lambda reference: checkpoints[_OF_REGISTRY[reference]])
+    monkeypatch.setattr(_models, "_from_hub", from_hub)
+    monkeypatch.setattr(_models, "from_registry", lambda reference: checkpoints[_OF_REGISTRY[reference]])
     monkeypatch.setattr(cluster.resources, "_available_resources", lambda: {"GPU": 4})
     monkeypatch.chdir(own_files)
 

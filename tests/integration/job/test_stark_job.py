@@ -15,7 +15,7 @@ from raydistill.job.run import JobResult, run_job
 from raydistill.models.kept_units import kept_of
 from raydistill.models.load import load_config
 from raydistill.report.tables import Entry, group
-from raydistill.stages._checkpoints import content_of
+from raydistill.stages._models import content_of
 
 LEVELS = ("sparse[sparsity=0]", "sparse[sparsity=50]")
 STUDENTS = ("rewound[sparsity=0]", "rewound[sparsity=50]")

@@ -15,16 +15,14 @@ from raydistill.data import mirror
 from raydistill.store_paths import local_path
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training.history import read_history
-from raydistill.training.in_process import Told, train_here
+from raydistill.training.in_process import train_here
 from toys.training import make_spec
 
 
-class Interrupted(Told):
+def interrupt(step: int, metrics: Mapping[str, float], save_state: Any) -> None:
     """Ends the training at an evaluation."""
-
-    def evaluated(self, step: int, metrics: Mapping[str, float], save_state: Any) -> None:
-        if step == 6:
-            raise SystemExit
+    if step == 6:
+        raise SystemExit
 
 
 def main(folder: str, uri: str) -> None:
@@ -35,7 +33,7 @@ def main(folder: str, uri: str) -> None:
     whole.mkdir()
     train_here(spec, str(whole), NullTracker(), "toy")
     with suppress(SystemExit):
-        train_here(spec, str(local_path(uri)), NullTracker(), "toy", told=Interrupted())
+        train_here(spec, str(local_path(uri)), NullTracker(), "toy", callback=interrupt)
     left = [path.name for path in mirror.subfolders(local_path(uri) / "checkpoints")]
     os.environ["RAYDISTILL_CACHE"] = f"{folder}/other-cache"
     result = train_here(spec, str(local_path(uri)), NullTracker(), "toy")

@@ -7,9 +7,8 @@ import pytest
 
 from raydistill import cluster
 from raydistill.job import files
-from raydistill.search.best_job import trial_job
 from raydistill.search.preflight import check_search
-from raydistill.search.spaces import load_search
+from raydistill.search.spaces import job_data, load_search, trial_job
 
 README = Path(__file__).parents[3] / "tune_spaces" / "README.md"
 NAMES = files.names(files.SPACES)
@@ -25,7 +24,7 @@ def test_a_shipped_space_passes_the_preflight_and_its_samples_make_jobs(name, tm
     rng = random.Random(7)
     for _ in range(5):
         values = {key: domain.sample(rng) for key, domain in search.domains.items()}
-        assert trial_job(search, values).config.stages[search.stage].kind == "train"
+        assert trial_job(job_data(search), search.stage, values).config.stages[search.stage].kind == "train"
 
 
 def test_the_spaces_that_are_promised_are_there_and_in_the_table():

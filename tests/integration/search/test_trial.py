@@ -40,6 +40,10 @@ def test_the_same_values_are_told_again_and_not_trained(trials: dict[str, Any]) 
     assert trials["again"]["told"] == trials["first"]["told"]
 
 
+def test_a_trial_loads_its_job_once(trials: dict[str, Any]) -> None:
+    assert trials["loads"] == len(["first", "again", "failed", "stopped"])
+
+
 def test_a_loss_that_is_not_finite_is_the_reason_of_the_failure(trials: dict[str, Any]) -> None:
     assert trials["failed"]["ended"].startswith("TrialError: the term 'ce' is nan at step 2; lower")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from raydistill.data.capture import Share, capture
 from raydistill.data.corpus import Corpus
 from raydistill.data.stored_outputs import TEACHER_ROWS
+from raydistill.data.teacher_inference import Share, capture
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.training.history import read_history
-from toys.capture import capture_stage, context_of, metrics_of, save_teacher, train_stage, write_labelled
+from toys.capture import capture_stage, context_of, metrics_of, run_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES
 
 PARTS = {"train": 90, "held_out": 20}
@@ -113,7 +113,7 @@ def test_an_interrupted_capture_runs_the_teacher_on_the_missing_shards_alone(
 def test_a_damaged_corpus_ends_a_capture_with_one_line(folder: Path, tmp_path: Path) -> None:
     write_labelled(tmp_path)
     stage = capture_stage(tmp_path)
-    run = stage.teacher_run(0, context_of(stage, tmp_path / "out"))
+    run = run_of(stage, 0, context_of(stage, tmp_path / "out"))
     file = tmp_path / "corpus" / "held_out" / "shards" / "part-00000.parquet"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(ValueError, match=r"part-00000\.parquet is not the file that was written there") as error:

@@ -13,10 +13,10 @@ from transformers import AutoModelForSequenceClassification
 from raydistill import draws
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.binarize import binarize
 from raydistill.data.corpus import Corpus
+from raydistill.data.corpus_building import binarize
+from raydistill.data.input_splits import WeightedSource
 from raydistill.data.teacher_outputs import OutputSet
-from raydistill.data.units import WeightedSource
 from toys.capture import capture_stage, context_of, save_teacher
 from toys.classifiers import CLASSES
 from toys.models import VOCABULARY
@@ -98,7 +98,7 @@ def set_of(output: Path, teacher: int, part: str) -> dict[str, Any]:
 
 def test_each_row_of_a_split_corpus_has_the_scores_of_its_row_in_the_file(folder: Path, tmp_path: Path) -> None:
     stage = stage_of(folder, folder / "scores.npy")
-    lines = stage.check(ScalingConfig(), {}).lines
+    lines = stage.plan(ScalingConfig(), {}).lines
     assert f"dropout_scores of 300 rows are those of {folder / 'scores.npy'}" in lines
     stage.run(context_of(stage, tmp_path, num_workers=2))
     row_of = {tuple(row): number for number, row in enumerate(words("train").tolist())}

@@ -9,7 +9,7 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages import choose
-from raydistill.stages._base import Forecast, Run, StageContext
+from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.tracking.tracker import MemoryTracker
 
 KEY = "toy/best"
@@ -17,9 +17,9 @@ FIGURES = {(0, 1): 0.70, (0, 2): 0.72, (50, 1): 0.80, (50, 2): 0.66, (90, 1): 0.
 """Accuracy by sparsity and seed: the best run is of 50, the best mean that of 90."""
 MODEL = object()
 EARLIER = {
-    "rewound": Forecast(models={"": MODEL, "@initial": MODEL}, num_runs=6, tokenizer_hash="t"),
-    "teacher": Forecast(models={"": MODEL}),
-    "evaluate": Forecast(compared=("rewound",), metrics=("accuracy", "loss")),
+    "rewound": Input(ModelFacts({"": MODEL, "@initial": MODEL}, "t"), num_runs=6),
+    "teacher": Input(ModelFacts({"": MODEL})),
+    "evaluate": Input(Evaluated(("rewound",), ("accuracy", "loss"))),
 }
 
 
@@ -53,7 +53,7 @@ def context(tmp_path: Path) -> StageContext:
     output.mkdir()
     summary = {"entries": entries}
     found = {"rewound": runs, "evaluate": [Run("evaluate", {}, tmp_path / "evaluate", summary)]}
-    return StageContext("toy", 0, ScalingConfig(), output, {}, {"evaluate": summary}, tracker, KEY, found)
+    return StageContext("toy", 0, ScalingConfig(), output, found, tracker, KEY)
 
 
 def test_the_best_mean_over_seeds_wins_and_of_its_runs_the_best(context: StageContext) -> None:
@@ -87,7 +87,7 @@ def test_the_lowest_is_the_best_where_greater_is_not(context: StageContext) -> N
 
 
 def test_of_equal_groups_the_first_is_chosen(context: StageContext) -> None:
-    for entry in context.summaries["evaluate"]["entries"]:
+    for entry in context.runs["evaluate"][0].summary["entries"]:
         entry["figures"]["accuracy"] = 0.5
     assert stage().run(context)["chosen"] == "rewound[sparsity=0,seed=1]"
 
@@ -108,17 +108,16 @@ def test_the_figures_of_all_go_to_the_tracker_as_a_table(context: StageContext) 
 
 
 def test_a_run_that_was_not_evaluated_is_refused(context: StageContext) -> None:
-    del context.summaries["evaluate"]["entries"][3]
+    del context.runs["evaluate"][0].summary["entries"][3]
     with pytest.raises(ValueError, match=r"has no accuracy of rewound\[sparsity=50,seed=2\]; add rewound to its"):
         stage().run(context)
 
 
 def test_the_forecast_is_the_students_model() -> None:
-    forecast = stage().check(ScalingConfig(), EARLIER)
-    assert forecast.models == {"": MODEL}
-    assert forecast.tokenizer_hash == "t"
+    forecast = stage().plan(ScalingConfig(), EARLIER)
+    assert forecast.makes == ModelFacts({"": MODEL}, "t")
     assert forecast.lines == ["chooses one of 6 runs of rewound by accuracy"]
-    alone = stage(model="teacher").check(ScalingConfig(), EARLIER)
+    alone = stage(model="teacher").plan(ScalingConfig(), EARLIER)
     assert alone.lines == ["chooses the only run of teacher by accuracy"]
 
 
@@ -134,10 +133,10 @@ def test_the_forecast_is_the_students_model() -> None:
 )
 def test_what_does_not_fit_is_refused_before_the_job(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        stage(**changes).check(ScalingConfig(), EARLIER)
+        stage(**changes).plan(ScalingConfig(), EARLIER)
 
 
 def test_an_evaluation_of_several_runs_is_refused() -> None:
     several = {**EARLIER, "evaluate": replace(EARLIER["evaluate"], num_runs=3)}
     with pytest.raises(ValueError, match="metrics_from is 'evaluate', which has 3 runs; name one of them"):
-        stage().check(ScalingConfig(), several)
+        stage().plan(ScalingConfig(), several)

@@ -10,7 +10,7 @@ import torch
 from raydistill.config.sections import ScalingConfig
 from raydistill.evaluation import evaluate_models
 from raydistill.stages import evaluate
-from raydistill.stages._base import CorpusForecast, Forecast, Run, StageContext
+from raydistill.stages._base import CorpusFacts, Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.tasks import classification
 from raydistill.tracking.tracker import MemoryTracker
 from toys.classifiers import CLASSES, CLASSIFIERS
@@ -45,8 +45,6 @@ def context(tmp_path: Path) -> StageContext:
         seed=5,
         scaling=ScalingConfig(),
         output=tmp_path / "out",
-        outputs={"corpus": corpus.output},
-        summaries={},
         tracker=tracker,
         run_key=KEY,
         runs={"corpus": [corpus], "distill": runs},
@@ -93,39 +91,38 @@ def test_tracked_names_have_only_signs_that_the_store_takes() -> None:
     assert evaluate._tracked(groups) == {"student temperature:2 layers:0-2/loss": 1.0}
 
 
-def corpus_forecast(num_runs: int) -> dict[str, Forecast]:
-    corpus = CorpusForecast("mlm", VOCABULARY, 40)
+def corpus_forecast(num_runs: int) -> dict[str, Input]:
+    corpus = CorpusFacts("mlm", VOCABULARY, 40)
     config = toy_distilbert(1).config
     return {
-        "corpus": Forecast(corpus=corpus, num_runs=num_runs),
-        "distill": Forecast(models={"": config, "@initial": config}),
+        "corpus": Input(corpus, num_runs=num_runs),
+        "distill": Input(ModelFacts({"": config, "@initial": config})),
     }
 
 
 def test_the_forecast_names_models_and_metrics() -> None:
-    forecast = stage().check(ScalingConfig(), corpus_forecast(1))
-    assert forecast.compared == tuple(MODELS)
-    assert forecast.metrics == ("loss", "perplexity", "accuracy")
+    forecast = stage().plan(ScalingConfig(), corpus_forecast(1))
+    assert forecast.makes == Evaluated(tuple(MODELS), ("loss", "perplexity", "accuracy"))
 
 
 def test_a_corpus_with_several_runs_is_refused() -> None:
     with pytest.raises(ValueError, match="corpus is 'corpus', which has 2 runs; name one of them"):
-        stage().check(ScalingConfig(), corpus_forecast(2))
+        stage().plan(ScalingConfig(), corpus_forecast(2))
 
 
 def test_a_model_that_does_not_fit_the_corpus_or_the_task_is_refused() -> None:
     earlier = corpus_forecast(1)
     other = evaluate.Stage("evaluate", evaluate.Config(kind="evaluate", corpus="corpus", models={"m": "distill"}))
-    other.check(ScalingConfig(), earlier)
-    small = replace(earlier["corpus"], corpus=CorpusForecast("mlm", VOCABULARY + 1, 40))
+    other.plan(ScalingConfig(), earlier)
+    small = replace(earlier["corpus"], facts=CorpusFacts("mlm", VOCABULARY + 1, 40))
     with pytest.raises(ValueError, match=r"models\.m has 61 token ids, the corpus 62; binarize with that model's"):
-        other.check(ScalingConfig(), {**earlier, "corpus": small})
-    classes = replace(earlier["corpus"], corpus=CorpusForecast("classification", VOCABULARY, 40))
+        other.plan(ScalingConfig(), {**earlier, "corpus": small})
+    classes = replace(earlier["corpus"], facts=CorpusFacts("classification", VOCABULARY, 40))
     with pytest.raises(ValueError, match="task is 'mlm', but the corpus is encoded for 'classification'"):
-        other.check(ScalingConfig(), {**earlier, "corpus": classes})
+        other.plan(ScalingConfig(), {**earlier, "corpus": classes})
     config = {"kind": "evaluate", "corpus": "corpus", "models": {"m": {"checkpoint": "distill", "head": "new"}}}
     with pytest.raises(ValueError, match=r"models\.m\.head is 'new', which would be evaluated untrained"):
-        evaluate.Stage("evaluate", evaluate.Config.model_validate(config)).check(ScalingConfig(), earlier)
+        evaluate.Stage("evaluate", evaluate.Config.model_validate(config)).plan(ScalingConfig(), earlier)
 
 
 def classifiers(context: StageContext, tmp_path: Path) -> StageContext:
@@ -142,7 +139,8 @@ def classifiers(context: StageContext, tmp_path: Path) -> StageContext:
         student = CLASSIFIERS["distilbert_classes"](1, seed=run.assignment["seed"], dtype=torch.float32)
         student.save_pretrained(run.output / "student")
     CLASSIFIERS["bert_classes"](1, dtype=torch.float32).save_pretrained(tmp_path / "teacher")
-    return replace(context, outputs={"corpus": tmp_path / "classes"})
+    runs = {**context.runs, "corpus": [Run("corpus", {}, tmp_path / "classes", {})]}
+    return replace(context, runs=runs)
 
 
 def test_classifiers_stand_in_one_table_and_leave_their_predictions_by_class_names(
@@ -192,15 +190,15 @@ def parts_stage(tmp_path: Path, **changes: object) -> evaluate.Stage:
     return evaluate.Stage("evaluate", evaluate.Config.model_validate({**config, **changes}))
 
 
-def parts_forecast(num_runs: int = 1, labels: tuple[str, ...] = CLASSES) -> dict[str, Forecast]:
+def parts_forecast(num_runs: int = 1, labels: tuple[str, ...] = CLASSES) -> dict[str, Input]:
     config = CLASSIFIERS["bert_classes"](1).config
-    corpus = CorpusForecast("classification", VOCABULARY, 40, labels=labels)
-    return {"corpus": Forecast(corpus=corpus), "teacher": Forecast(models={"": config}, num_runs=num_runs)}
+    corpus = CorpusFacts("classification", VOCABULARY, 40, labels=labels)
+    return {"corpus": Input(corpus), "teacher": Input(ModelFacts({"": config}), num_runs=num_runs)}
 
 
 def test_the_forecast_tells_who_knows_a_part_of_the_classes_and_lists_ensembles(tmp_path: Path) -> None:
-    forecast = parts_stage(tmp_path).check(ScalingConfig(), parts_forecast())
-    assert forecast.compared == ("first", "second", "both")
+    forecast = parts_stage(tmp_path).plan(ScalingConfig(), parts_forecast())
+    assert forecast.makes.models == ("first", "second", "both")
     assert forecast.lines == [
         "evaluates first, second, both on held-out rows",
         "models.first knows 2 of the 3 classes, and is wrong about rows of the others",
@@ -216,16 +214,16 @@ def test_ensembles_that_cannot_answer_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^ensembles\.one has no member that knows the class 'blue'; add one that does"
     ):
-        parts_stage(tmp_path, **alone).check(ScalingConfig(), parts_forecast())
+        parts_stage(tmp_path, **alone).plan(ScalingConfig(), parts_forecast())
     several = {"ensembles": {"one": {"members": ["teacher", members[0]]}}}
     with pytest.raises(ValueError, match=r"^ensembles\.one\.members\.0 is 'teacher', which has 2 runs; name one of"):
-        parts_stage(tmp_path, **several).check(ScalingConfig(), parts_forecast(2))
+        parts_stage(tmp_path, **several).plan(ScalingConfig(), parts_forecast(2))
     with pytest.raises(ValueError, match="ensembles has 'first', which models has too; name it otherwise"):
         parts_stage(tmp_path, ensembles={"first": {"members": members}})
-    other = {"corpus": Forecast(corpus=CorpusForecast("mlm", VOCABULARY, 40)), "distill": corpus_forecast(1)["distill"]}
+    other = {"corpus": Input(CorpusFacts("mlm", VOCABULARY, 40)), "distill": corpus_forecast(1)["distill"]}
     asked = {"task": "mlm", "models": {"m": "distill"}, "ensembles": {"e": {"members": ["distill", "distill"]}}}
     with pytest.raises(ValueError, match=r"^ensembles\.e is of classifiers of texts, but task is 'mlm'; leave it out"):
-        parts_stage(tmp_path, **asked).check(ScalingConfig(), other)
+        parts_stage(tmp_path, **asked).plan(ScalingConfig(), other)
 
 
 def test_ensembles_stand_in_the_table_after_the_models_with_what_one_has_to_know(

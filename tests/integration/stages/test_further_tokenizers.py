@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
         "rows_per_shard": 40,
     }
     stage = Stage("corpus", Config.model_validate(config))
-    stage.check(ScalingConfig(), {})
+    stage.plan(ScalingConfig(), {})
     stage.run(context_of(stage, found / "corpus"))
     return found
 
@@ -68,7 +68,7 @@ def test_each_text_is_encoded_by_both_tokenizers(folder: Path) -> None:
 def trainings(folder: Path) -> dict[str, Any]:
     """Two epochs by two workers: with the teacher, and on what a capture stored of it."""
     stage = capture_stage(folder, teachers=[str(folder / "letters")])
-    stage.check(ScalingConfig(), {})
+    stage.plan(ScalingConfig(), {})
     captured = context_of(stage, folder / "captured", num_workers=2)
     stage.run(captured)
     found: dict[str, Any] = {"captured": captured.output}
@@ -82,7 +82,7 @@ def trainings(folder: Path) -> dict[str, Any]:
             teacher_outputs=str(captured.output) if name == "stored" else "live",
             training={"batch_size": BATCH_SIZE, "micro_batch_size": 7},
         )
-        training.check(ScalingConfig(), {})
+        training.plan(ScalingConfig(), {})
         context = context_of(training, folder / name, num_workers=2, data_cpus=2)
         training.run(context)
         found[name] = read_history(context.output)

@@ -19,10 +19,10 @@ from raydistill.models.kept_units import kept_of
 from raydistill.models.load import load_config, load_model, save_model, stored_head
 from raydistill.models.predictions import predict
 from raydistill.models.unit_masks import head_and_neuron_masks
-from raydistill.stages import _checkpoints, prune
-from raydistill.stages._base import Forecast, Run, ScoresForecast, StageContext
+from raydistill.registry.card import model_card
+from raydistill.stages import _models, prune
+from raydistill.stages._base import Input, ModelFacts, Run, ScoresFacts, StageContext
 from raydistill.stages.register import Config, Stage
-from raydistill.tracking.card import model_card
 from raydistill.tracking.tracker import MemoryTracker
 from toys.capture import KEY, context_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
@@ -49,7 +49,7 @@ def write_own_scores(folder: Path, model: Path, scores: Scores) -> None:
     facts = ScoreFacts(
         model="teacher",
         model_folder=str(model),
-        model_hash=_checkpoints.content_of(model),
+        model_hash=_models.content_of(model),
         lam=1.0,
         temperature=2.0,
         corpus_hash="c",
@@ -128,7 +128,7 @@ def test_a_pruned_model_with_the_old_names_of_norms_opens_as_one_with_the_new(fo
 
 def test_nothing_goes_at_0_and_the_files_are_the_models_own(folder: Path, tmp_path: Path) -> None:
     summary, _ = pruned(folder, tmp_path, sparsity=0)
-    assert _checkpoints.content_of(tmp_path / "student") == _checkpoints.content_of(folder / "teacher")
+    assert _models.content_of(tmp_path / "student") == _models.content_of(folder / "teacher")
     assert (summary["heads"], summary["neurons"]) == (6, 72)
 
 
@@ -146,7 +146,7 @@ def test_lineage_tells_what_was_pruned_and_how(folder: Path, tmp_path: Path) -> 
     assert lineage["method"] == "prune"
     assert json.loads(lineage["method_options"]) == {"sparsity": 50, "multiple_of": 1, "lam": 1.0}
     assert lineage["teacher"] == "teacher"
-    assert lineage["teacher_hash"] == _checkpoints.content_of(folder / "teacher")
+    assert lineage["teacher_hash"] == _models.content_of(folder / "teacher")
 
 
 def test_a_second_call_replaces_what_an_interrupted_one_left(folder: Path, tmp_path: Path) -> None:
@@ -185,12 +185,12 @@ def test_a_pruned_model_is_registered_in_its_original_shape_with_equal_logits_an
 
 def test_the_forecast_is_about_as_large_as_the_pruned_model(folder: Path, tmp_path: Path) -> None:
     summary, _ = pruned(folder, tmp_path, sparsity=20)
-    forecast = stage(folder, sparsity=20).check(ScalingConfig(), {})
+    forecast = stage(folder, sparsity=20).plan(ScalingConfig(), {})
     (line,) = forecast.lines
     told = int(re.findall(r"about ([\d,]+) of", line)[0].replace(",", ""))
     assert told == pytest.approx(summary["parameters"], rel=0.1)
-    assert kept_of(forecast.models[""]) is not None
-    assert kept_of(stage(folder, sparsity=0).check(ScalingConfig(), {}).models[""]) is None
+    assert kept_of(forecast.makes.configs[""]) is not None
+    assert kept_of(stage(folder, sparsity=0).plan(ScalingConfig(), {}).makes.configs[""]) is None
 
 
 def test_scores_of_a_changed_model_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_pruned_model_has_the_head_that_the_model_was_saved_with(
     config = load_config(tmp_path / "teacher")
     sizes = [(config.num_hidden_layers, size) for size in (config.num_attention_heads, config.intermediate_size)]
     write_own_scores(tmp_path, tmp_path / "teacher", Scores(*(torch.rand(size).double() for size in sizes)))
-    assert kept_of(stage(tmp_path).check(ScalingConfig(), {}).models[""]) is not None
+    assert kept_of(stage(tmp_path).plan(ScalingConfig(), {}).makes.configs[""]) is not None
     summary, _ = pruned(tmp_path, tmp_path / "out")
     assert stored_head(load_config(tmp_path / "out" / "student")) == head
     model = load_model(tmp_path / "out" / "student", head=head)
@@ -245,15 +245,15 @@ def test_a_level_that_is_no_share_is_refused_with_one_line(folder: Path, sparsit
     assert len(error_lines(error.value)) == 1
 
 
-def forecasts(folder: Path, tmp_path: Path) -> dict[str, Forecast]:
+def forecasts(folder: Path, tmp_path: Path) -> dict[str, Input]:
     config = load_config(folder / "teacher")
     pruned(folder, tmp_path)
     save_teacher(tmp_path / "short", seed=3, num_layers=2)
     return {
-        "scores": Forecast(scores=ScoresForecast("teacher", config, HEAD, "t")),
-        "sparse": Forecast(models={"": load_config(tmp_path / "student")}),
-        "short": Forecast(models={"": load_config(tmp_path / "short")}),
-        "teacher": Forecast(models={"": config}),
+        "scores": Input(ScoresFacts("teacher", config, HEAD, "t")),
+        "sparse": Input(ModelFacts({"": load_config(tmp_path / "student")})),
+        "short": Input(ModelFacts({"": load_config(tmp_path / "short")})),
+        "teacher": Input(ModelFacts({"": config})),
     }
 
 
@@ -271,13 +271,13 @@ def test_what_does_not_fit_is_refused_before_the_job(
     folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        stage(folder, **changes).check(ScalingConfig(), forecasts(folder, tmp_path))
+        stage(folder, **changes).plan(ScalingConfig(), forecasts(folder, tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_a_forecast_of_scores_gives_the_models_tokenizer_on(folder: Path, tmp_path: Path) -> None:
-    found = stage(folder, scores="scores", model="teacher").check(ScalingConfig(), forecasts(folder, tmp_path))
-    assert found.tokenizer_hash == "t"
+    found = stage(folder, scores="scores", model="teacher").plan(ScalingConfig(), forecasts(folder, tmp_path))
+    assert found.makes.tokenizer_hash == "t"
 
 
 def test_a_pruned_model_teaches_and_starts_students_as_a_whole_but_gives_none_its_layers(
@@ -287,11 +287,11 @@ def test_a_pruned_model_teaches_and_starts_students_as_a_whole_but_gives_none_it
     sparse, full = str(tmp_path / "student"), str(folder / "teacher")
     of_layers = {"architecture": "bert", "layers": [0, 2]}
     found = train_stage(folder, teachers=[sparse], student={**of_layers, "checkpoint": full})
-    assert kept_of(found.check(ScalingConfig(), {}).models[""]) is None
+    assert kept_of(found.plan(ScalingConfig(), {}).makes.configs[""]) is None
     found = train_stage(folder, teachers=[full], student={"init": "checkpoint", "checkpoint": sparse})
-    assert kept_of(found.check(ScalingConfig(), {}).models[""]) == kept_of(load_config(tmp_path / "student"))
+    assert kept_of(found.plan(ScalingConfig(), {}).makes.configs[""]) == kept_of(load_config(tmp_path / "student"))
     refused = train_stage(folder, teachers=[sparse], student=of_layers)
     with pytest.raises(
         ValueError, match=r"student\.init is 'layers', but the model that it starts from is pruned; name"
     ):
-        refused.check(ScalingConfig(), {})
+        refused.plan(ScalingConfig(), {})

@@ -11,14 +11,14 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages import report
-from raydistill.stages._base import Forecast, Run, StageContext
+from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.tracking.tracker import MemoryTracker
 
 KEY = "toy/report"
 EARLIER = {
-    "corpus": Forecast(),
-    "distill": Forecast(models={"": object()}),
-    "evaluate": Forecast(compared=("teacher", "student", "student before", "alone"), metrics=("loss", "accuracy")),
+    "corpus": Input(),
+    "distill": Input(ModelFacts({"": object()})),
+    "evaluate": Input(Evaluated(("teacher", "student", "student before", "alone"), ("loss", "accuracy"))),
 }
 
 
@@ -64,7 +64,7 @@ def context(tmp_path: Path) -> StageContext:
     output = tmp_path / "report"
     output.mkdir()
     runs = {"distill": [trained(tmp_path, seed) for seed in (1, 2)], "evaluate": [evaluated(tmp_path)]}
-    return StageContext("toy", 0, ScalingConfig(), output, {}, {}, tracker, KEY, runs)
+    return StageContext("toy", 0, ScalingConfig(), output, runs, tracker, KEY)
 
 
 def levels(monkeypatch: pytest.MonkeyPatch, context: StageContext, **config: Any) -> dict[str, float]:
@@ -178,11 +178,11 @@ def test_a_metric_that_no_training_logged_is_refused_with_those_that_are(context
 )
 def test_what_cannot_be_reported_is_refused_before_the_run(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        stage(**config).check(ScalingConfig(), EARLIER)
+        stage(**config).plan(ScalingConfig(), EARLIER)
 
 
 def test_a_report_that_fits_is_forecast() -> None:
-    forecast = stage(lines=["teacher", "student (method=causal)"], metric="accuracy").check(ScalingConfig(), EARLIER)
+    forecast = stage(lines=["teacher", "student (method=causal)"], metric="accuracy").plan(ScalingConfig(), EARLIER)
     assert forecast.lines == ["reports on evaluate, distill"]
 
 
@@ -268,7 +268,7 @@ def test_a_table_over_tasks_may_be_all_of_a_report(context: StageContext) -> Non
 )
 def test_a_column_without_its_task_or_score_is_refused_before_the_run(columns: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        stage(task_table={"columns": columns}).check(ScalingConfig(), EARLIER)
+        stage(task_table={"columns": columns}).plan(ScalingConfig(), EARLIER)
 
 
 def test_an_average_over_what_is_no_column_is_refused() -> None:
@@ -332,4 +332,4 @@ def test_a_key_without_numbers_or_rows_ends_a_report_with_one_line(context: Stag
 )
 def test_a_figure_against_a_key_that_does_not_fit_is_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        stage(**config).check(ScalingConfig(), EARLIER)
+        stage(**config).plan(ScalingConfig(), EARLIER)

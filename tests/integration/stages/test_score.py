@@ -16,14 +16,14 @@ from raydistill.config.errors import error_lines
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import unit_scoring
 from raydistill.data.corpus import Corpus
-from raydistill.data.unit_progress import ScoringProgress
 from raydistill.data.unit_scores import COMBINED, TENSORS, read_facts, read_scores
+from raydistill.data.unit_scoring import ScoringProgress
 from raydistill.models.classes import with_classes
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores
 from raydistill.models.kept_units import KeptUnits, set_kept
 from raydistill.models.load import load_config
-from raydistill.stages import _checkpoints, score
-from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages import _models, score
+from raydistill.stages._base import CorpusFacts, Input, ModelFacts, ScoresFacts
 from raydistill.tracking.tracker import MemoryTracker
 from toys.capture import KEY, context_of, save_teacher, write_labelled
 from toys.classifiers import CLASSES
@@ -230,8 +230,8 @@ def test_rows_to_train_on_score_where_they_are_asked_and_a_sample_of_them(folder
 
 def test_facts_tell_what_the_scores_are_of(folder: Path, scored: dict[str, Any]) -> None:
     facts = read_facts(scored["output"])
-    assert facts.model_hash == _checkpoints.content_of(folder / "teacher")
-    assert facts.student_hash == _checkpoints.content_of(folder / "trial")
+    assert facts.model_hash == _models.content_of(folder / "teacher")
+    assert facts.student_hash == _models.content_of(folder / "trial")
     assert facts.corpus_hash == Corpus.open(str(folder / "corpus" / "held_out")).hash
     assert (facts.lam, facts.temperature, facts.rows, facts.part) == (0.3, TEMPERATURE, ROWS, "held_out")
     assert scored["summary"]["model_hash"] == facts.model_hash
@@ -253,14 +253,13 @@ def test_a_changed_file_of_scores_is_refused_with_one_line(scored: dict[str, Any
 
 
 def test_the_forecast_counts_heads_and_rows(folder: Path) -> None:
-    forecast = stage(folder, student=str(folder / "trial")).check(ScalingConfig(), {})
+    forecast = stage(folder, student=str(folder / "trial")).plan(ScalingConfig(), {})
     assert forecast.lines == [
         "scores 6 heads of 3 blocks, and their neurons, on 20 rows",
         "scores are 0.5 expressiveness and 0.5 friendliness",
     ]
-    assert forecast.scores is not None
-    assert forecast.scores.config.num_hidden_layers == 3
-    assert not forecast.models
+    assert isinstance(forecast.makes, ScoresFacts)
+    assert forecast.makes.config.num_hidden_layers == 3
 
 
 def test_how_many_rows_go_through_at_once_is_no_part_of_what_the_scores_are(folder: Path) -> None:
@@ -299,7 +298,7 @@ def test_options_that_are_wrong_are_refused_with_one_line(folder: Path, changes:
     assert len(error_lines(error.value)) == 1
 
 
-CORPUS = CorpusForecast("classification", 61, 40, rows=90, labels=CLASSES, held_out_rows=20)
+CORPUS = CorpusFacts("classification", 61, 40, rows=90, labels=CLASSES, held_out_rows=20)
 
 
 @pytest.mark.parametrize(
@@ -312,12 +311,12 @@ CORPUS = CorpusForecast("classification", 61, 40, rows=90, labels=CLASSES, held_
     ],
 )
 def test_a_corpus_that_does_not_fit_is_refused_before_the_job(
-    folder: Path, corpus: CorpusForecast, changes: dict[str, Any], message: str
+    folder: Path, corpus: CorpusFacts, changes: dict[str, Any], message: str
 ) -> None:
-    earlier = {"corpus": Forecast(corpus=corpus)}
+    earlier = {"corpus": Input(corpus)}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        stage(folder, corpus="corpus", **changes).check(ScalingConfig(), earlier)
-    stage(folder, corpus="corpus").check(ScalingConfig(), {"corpus": Forecast(corpus=CORPUS)})
+        stage(folder, corpus="corpus", **changes).plan(ScalingConfig(), earlier)
+    stage(folder, corpus="corpus").plan(ScalingConfig(), {"corpus": Input(CORPUS)})
 
 
 @pytest.mark.parametrize(
@@ -334,12 +333,12 @@ def test_a_corpus_that_does_not_fit_is_refused_before_the_job(
 def test_what_does_not_fit_is_refused_before_the_job(folder: Path, changes: dict[str, Any], message: str) -> None:
     decoder = with_classes(GPT2Config(vocab_size=200, n_layer=2, n_head=2, n_embd=8, n_positions=64), CLASSES)
     earlier = {
-        "pruned": Forecast(models={"": pruned_config(folder)}),
-        "decoder": Forecast(models={"": decoder}),
-        "scores": Forecast(),
-        "others": Forecast(models={"": other_classes(folder)}),
-        "trial": Forecast(models={"": load_config(folder / "trial")}),
+        "pruned": Input(ModelFacts({"": pruned_config(folder)})),
+        "decoder": Input(ModelFacts({"": decoder})),
+        "scores": Input(),
+        "others": Input(ModelFacts({"": other_classes(folder)})),
+        "trial": Input(ModelFacts({"": load_config(folder / "trial")})),
     }
     with pytest.raises(ValueError, match=f"^{re.escape(message)}") as error:
-        stage(folder, **changes).check(ScalingConfig(), earlier)
+        stage(folder, **changes).plan(ScalingConfig(), earlier)
     assert "\n" not in str(error.value)

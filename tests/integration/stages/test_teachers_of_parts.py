@@ -40,7 +40,7 @@ def warm(folder: Path) -> dict[str, Any]:
         teacher_outputs="live",
         training={"num_epochs": 1},
     )
-    stage.check(ScalingConfig(), {})
+    stage.plan(ScalingConfig(), {})
     context = context_of(stage, folder / "warm")
     return {"summary": stage.run(context), "history": read_history(context.output)}
 
@@ -69,7 +69,7 @@ def joining(folder: Path, warm: dict[str, Any], **changes: Any) -> train.Stage:
 def captured(folder: Path, warm: dict[str, Any]) -> Path:
     stage = capture_stage(folder, teachers=teachers_of(folder, warm))
     context = context_of(stage, folder / "captured", num_workers=2)
-    stage.check(ScalingConfig(), {})
+    stage.plan(ScalingConfig(), {})
     stage.run(context)
     return context.output
 
@@ -87,7 +87,7 @@ def trainings(folder: Path, warm: dict[str, Any], captured: Path) -> dict[str, A
     found = {}
     for name, reference in {"live": "live", "stored": str(captured)}.items():
         stage = joining(folder, warm, teacher_outputs=reference)
-        forecast = stage.check(ScalingConfig(num_workers=2), {})
+        forecast = stage.plan(ScalingConfig(num_workers=2), {})
         context = context_of(stage, folder / name, num_workers=2, data_cpus=2)
         summary = stage.run(context)
         found[name] = {"summary": summary, "history": read_history(context.output), "lines": forecast.lines}

@@ -12,9 +12,9 @@ from typing import Any
 import mlflow
 import pytest
 
+from raydistill.registry.client import Registry
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.store import Store
-from raydistill.tracking.versions import Registry
 from raydistill.tracking.writer import MlflowWriter
 from toys.holder import held_elsewhere
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 from integration.tracking.mlflow_server import Server, free_port
 from raydistill.cli import app
 from raydistill.job.load import load_job
+from raydistill.registry import promotion
 from raydistill.search.campaign import run_campaign
 from raydistill.search.report import log_report
-from raydistill.tracking import promotion
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.course import live
 from toys.registry import register_versions

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from raydistill.batch import Batch
 from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted
+from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest
 from raydistill.evaluation import evaluate_models
 from raydistill.interventions.sites import Variable
 from raydistill.methods import causal
@@ -39,7 +39,7 @@ def direct_feed(
         rows = builder.plan.rows(step)
         parts = micro_batches(rows, rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches)
         epoch = builder.plan.epoch_of(step)
-        yield list(builder.batches([Wanted(part, epoch, step, number) for number, part in enumerate(parts)]))
+        yield list(builder.batches([MicroBatchRequest(part, epoch, step, number) for number, part in enumerate(parts)]))
 
 
 class Recorder:

@@ -2,12 +2,12 @@ import pytest
 from pydantic import ValidationError
 
 from raydistill.config.errors import UserError, error_lines
-from raydistill.config.named import MethodField
+from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ModelRef, Section, StudentConfig, TrainingConfig
 
 
 class Inner(Section):
-    method: MethodField
+    method: MethodSpec
     training: TrainingConfig = TrainingConfig()
     model: ModelRef | None = None
     student: StudentConfig | None = None

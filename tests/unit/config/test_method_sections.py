@@ -1,17 +1,24 @@
 import json
+import pickle
 
 import pytest
 from pydantic import ValidationError
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec
+from raydistill.config.sections import Section
 from raydistill.interventions.sites import load_mapping
+from raydistill.methods import kd
 
 MAPPING = {
     "interchange_variable_mappings": [
         {"teacher_variable_names": ["$L:2$H:1$[0:8]"], "student_variable_names": ["$L:1$H:0$[0:8]"]}
     ]
 }
-parse = parser("raydistill.methods")
+parse = MethodSpec.parse
+
+
+class Holder(Section):
+    method: MethodSpec
 
 
 def test_a_mapping_file_becomes_part_of_the_section(tmp_path):
@@ -22,6 +29,20 @@ def test_a_mapping_file_becomes_part_of_the_section(tmp_path):
     again = parse(json.loads(json.dumps(section.dump())))
     assert again.config == section.config
     assert load_mapping(again.config.mapping) == load_mapping(MAPPING)
+
+
+def test_a_spec_that_is_made_passes_through_sections_and_processes_as_it_is():
+    spec = parse({"name": "kd", "temperature": 3})
+    assert parse(spec) is spec
+    assert Holder(method=spec).method is spec
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    assert Holder.model_validate({"method": {"name": "kd", "temperature": 3}}).method == spec
+
+
+def test_a_spec_answers_for_its_method_with_its_options():
+    assert parse("kd").requirements == kd.Method.requirements(kd.Config())
+    assert parse("kd").distils
+    assert not parse("finetune").distils
 
 
 def test_a_preset_keeps_its_name():

@@ -1,12 +1,12 @@
 import pytest
 
-from raydistill.config.named import MethodField
+from raydistill.config.named import MethodSpec
 from raydistill.config.schema import has_key
 from raydistill.config.sections import ModelRef, Section, TrainingConfig
 
 
 class Stage(Section):
-    method: MethodField
+    method: MethodSpec
     training: TrainingConfig
     models: dict[str, ModelRef]
     teachers: list[ModelRef]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from raydistill.config.sections import PackageRef
-from raydistill.data.archives import extract_folder, fetch, list_members, open_member
-from raydistill.data.package_index import pip_settings
+from raydistill.data.published.archives import extract_folder, fetch, list_members, open_member
+from raydistill.data.published.package_index import pip_settings
 
 FILES = {
     "texts/a.txt": b"first",

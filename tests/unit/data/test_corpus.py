@@ -26,17 +26,17 @@ def test_rows_are_found_in_later_row_groups(tmp_path):
 
 
 def test_rows_evicted_from_memory_are_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("raydistill.data.corpus._CACHE_BYTES", 1)
+    monkeypatch.setattr("raydistill.data.corpus.CACHE_BYTES", 1)
     monkeypatch.setattr("raydistill.data.corpus._OPEN_SHARDS", 1)
     rows = random_rows(300)
     corpus = write_corpus(tmp_path / "corpus", rows)
     for _ in range(2):
         assert [row.tolist() for row in corpus.read_rows([0, 150, 299])] == [rows[n].tolist() for n in (0, 150, 299)]
-    assert len(corpus._groups) == len(corpus._readers) == 1
+    assert len(corpus._ids) == len(corpus._readers) == 1
 
 
 def test_rows_asked_for_together_read_each_row_group_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("raydistill.data.corpus._CACHE_BYTES", 1)
+    monkeypatch.setattr("raydistill.data.corpus.CACHE_BYTES", 1)
     corpus = write_corpus(tmp_path / "corpus", random_rows(300))
     loads, load = [], corpus._row_group
     monkeypatch.setattr(corpus, "_row_group", lambda *group: loads.append(group) or load(*group))

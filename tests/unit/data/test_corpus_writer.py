@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
-from raydistill.data.corpus_writer import CorpusWriter
-from raydistill.data.journal import END, Place, write_entry
+from raydistill.data.corpus_writer import END, CorpusWriter
+from raydistill.data.input_splits import Place
+from raydistill.data.sealed_writer import Sealer
 from toys.corpus import MAX_LENGTH, SPECIAL_IDS, VOCABULARY, random_rows
 
 ROWS_PER_SHARD = 1300
@@ -96,10 +97,13 @@ def test_rows_are_missing_from_the_block_on_that_the_last_shard_ends_in(tmp_path
     assert open_writer(tmp_path / "corpus").start == BLOCKS[8][0]
 
 
-@pytest.mark.parametrize("function", ["CorpusWriter._write_lengths", "Manifest.model_dump_json", "Folder.replace"])
+@pytest.mark.parametrize(
+    "function",
+    ["corpus_writer.CorpusWriter._write_lengths", "corpus.Manifest.model_dump_json", "sealed_table.Folder.replace"],
+)
 def test_an_interruption_at_the_end_loses_no_row(tmp_path, undisturbed, monkeypatch, function):
     with monkeypatch.context() as patch:
-        patch.setattr(f"raydistill.data.corpus_writer.{function}", stop)
+        patch.setattr(f"raydistill.data.{function}", stop)
         with pytest.raises(StoppedError):
             write(tmp_path / "corpus")
     assert not (tmp_path / "corpus").exists()
@@ -110,12 +114,14 @@ def test_an_interruption_at_the_end_loses_no_row(tmp_path, undisturbed, monkeypa
 
 
 def test_a_stop_right_after_a_shards_entry_keeps_the_shard(tmp_path, undisturbed, monkeypatch):
+    write_entry = Sealer.write_entry
+
     def write_entry_and_stop(*given: object) -> None:
         write_entry(*given)
         raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("raydistill.data.corpus_writer.write_entry", write_entry_and_stop)
+        patch.setattr(Sealer, "write_entry", write_entry_and_stop)
         with pytest.raises(StoppedError):
             write(tmp_path / "corpus")
     assert write(tmp_path / "corpus").taken_over == ROWS_PER_SHARD

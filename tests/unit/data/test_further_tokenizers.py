@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from raydistill.batch import Batch, collate, encoded_as
-from raydistill.data.binarize import _tokenizer_files
 from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.corpus_building import _tokenizer_files
 from raydistill.data.encoding import Recipe, _encoded, _Encoder
 from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
-from raydistill.data.journal import Place
+from raydistill.data.input_splits import Place
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.packing import pack, unpack
 from raydistill.data.stream import BatchBuilder, FeedSpec

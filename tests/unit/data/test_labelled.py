@@ -3,10 +3,8 @@
 import pytest
 
 from raydistill.config.named import parser
-from raydistill.data.encoding import Recipe, _encode_unit
-from raydistill.data.journal import Place
-from raydistill.data.labelled import is_unlabelled, of_part, unlabelled_parts
-from raydistill.data.units import Unit
+from raydistill.data.encoding import Recipe, _encode_split
+from raydistill.data.input_splits import InputSplit, Place, is_unlabelled, of_part, unlabelled_parts
 from toys.words import make_tokenizer
 
 LABELS = ["red", "green"]
@@ -52,7 +50,7 @@ def test_texts_of_one_source_have_labels_where_they_are_held_out(tmp_path):
     )
     [item] = source.module.items(source.config)
     start = Place(0, 0)
-    blocks = list(_encode_unit(Unit(0, 0, 1.0, item, held_out=0.5), recipe, {0: start, 1: start}))
+    blocks = list(_encode_split(InputSplit(0, 0, 1.0, item, held_out=0.5), recipe, {0: start, 1: start}))
     assert [block.part for block in blocks] == [0, 1]
     train, held_out = (block.values.to_pydict() for block in blocks)
     assert list(train) == ["second"]

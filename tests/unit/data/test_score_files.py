@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.score_files import (
+from raydistill.data.published.score_files import (
     COMPARED_ROWS,
     KIND,
     ScoreColumn,

@@ -1,16 +1,15 @@
 """How batches are built from rows; through Ray Data they are tested in tests/integration/data/test_stream.py."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from raydistill.batch import PARTNER, Batch
 from raydistill.data.packing import unpack
 from raydistill.data.plan import bucket_upper_edge, micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted, _packed_steps, held_out_batches
+from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, held_out_batches
 from raydistill.methods import causal
-from raydistill.methods._base import Requirements
+from raydistill.methods._base import Execution, Requirements
 from toys.corpus import random_rows, write_corpus
 
 CAUSAL = {"name": "causal", "mapping": "middle_6"}
@@ -35,9 +34,9 @@ def equal(first: Batch, second: Batch) -> bool:
 
 def test_batches_built_together_equal_batches_built_alone(builder):
     wanted = [
-        Wanted(np.array([5, 300, 7]), 0, 3),
-        Wanted(np.array([7, 7, 12, 100]), 1, 40, 2),
-        Wanted(np.array([0]), 1, 41, 1),
+        MicroBatchRequest(np.array([5, 300, 7]), 0, 3),
+        MicroBatchRequest(np.array([7, 7, 12, 100]), 1, 40, 2),
+        MicroBatchRequest(np.array([0]), 1, 41, 1),
     ]
     together = list(builder.batches(wanted))
     assert [batch.micro_batch for batch in together] == [0, 2, 1]
@@ -81,8 +80,8 @@ def test_a_rows_masks_partner_and_span_do_not_depend_on_the_division(builder, wo
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_micro_batches_of_a_ranks_step_are_numbered_from_zero(spec, rank):
-    items = pa.table({"start": [3, 5], "stop": [5, 6]})
-    tables = list(_packed_steps(items, spec=spec, rank=rank, world_size=2))
+    items = [{"start": 3, "stop": 5}, {"start": 5, "stop": 6}]
+    tables = [table for item in items for table in _packed_steps(item, spec=spec, rank=rank, world_size=2)]
     found = [(batch.step, batch.micro_batch) for table in tables for batch in unpack(table["batches"][0].as_buffer())]
     assert found == [(step, number) for step in (3, 4, 5) for number in range(3)]
 
@@ -99,7 +98,7 @@ def cut_partners(spec) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Lengths of each micro-batch's rows, of their partners and of their partners before any is cut."""
     builder = BatchBuilder(spec)
     found = []
-    for batch in builder.batches([Wanted(part, 0, 0, number) for number, part in enumerate(PARTS)]):
+    for batch in builder.batches([MicroBatchRequest(part, 0, 0, number) for number, part in enumerate(PARTS)]):
         whole = builder.corpus.lengths[batch[PARTNER + "row_id"].numpy()]
         found.append((batch["lengths"].numpy(), batch[PARTNER + "lengths"].numpy(), whole))
         longest = int(batch["lengths"].max())
@@ -117,7 +116,7 @@ def test_a_partner_is_cut_at_the_upper_edge_of_its_bases_length_bucket(spec):
 
 
 def test_a_partner_is_cut_at_its_micro_batchs_padded_width_where_the_method_asks_for_it(spec, monkeypatch):
-    requirements = Requirements(partners=True, partner_width="batch", row_coupled=True)
+    requirements = Requirements(partners=True, execution=Execution(partner_width="batch", batch_dependent=True))
     monkeypatch.setattr(causal.Method, "requirements", classmethod(lambda cls, config: requirements))
     widths, beyond_bucket = set(), 0
     for lengths, partner_lengths, whole in cut_partners(spec):

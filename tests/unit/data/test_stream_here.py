@@ -10,7 +10,7 @@ import torch
 
 from raydistill.data import stream_here
 from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, Wanted
+from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest
 from raydistill.data.stream_here import feed_here
 from toys.corpus import random_rows, write_corpus
 
@@ -37,7 +37,7 @@ def test_batches_are_those_of_the_plan_over_two_epochs(spec: FeedSpec, monkeypat
     for step, batches in enumerate(found, 2):
         rows = micro_batches(builder.plan.rows(step), rank=0, world_size=1, num_micro_batches=3)
         for number, (part, batch) in enumerate(zip(rows, batches, strict=True)):
-            [wanted] = builder.batches([Wanted(part, builder.plan.epoch_of(step), step, number)])
+            [wanted] = builder.batches([MicroBatchRequest(part, builder.plan.epoch_of(step), step, number)])
             assert wanted.columns.keys() == batch.columns.keys()
             assert all(torch.equal(batch[name], column) for name, column in wanted.columns.items())
 

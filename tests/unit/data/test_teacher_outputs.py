@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import (
-    BATCH_ROWS,
     Header,
-    Kept,
     Manifest,
     OutputSet,
+    OutputSpec,
     SetShard,
     digest_of,
     record_batch,
@@ -31,7 +31,7 @@ EVERYTHING = ("logits", "cls_states", "dropout_scores", "top_k")
 
 
 def header(shards=SHARDS, *, kinds=EVERYTHING, codec="none", dtype="float32", **changes: Any) -> Header:
-    kept = Kept(kinds, (1, 3) if "cls_states" in kinds else (), dtype, 4)
+    kept = OutputSpec(kinds, (1, 3) if "cls_states" in kinds else (), dtype, 4)
     facts = {
         "teacher": "teacher",
         "teacher_hash": "t" * 64,
@@ -67,7 +67,9 @@ def values(rows: np.ndarray, of: Header) -> dict[str, Any]:
 def blocks(shards=SHARDS) -> list[np.ndarray]:
     found, first = [], 0
     for size in shards:
-        found += [np.arange(start, min(start + BATCH_ROWS, first + size)) for start in range(first, first + size, 1000)]
+        found += [
+            np.arange(start, min(start + ROW_GROUP_ROWS, first + size)) for start in range(first, first + size, 1000)
+        ]
         first += size
     return found
 
@@ -100,11 +102,9 @@ def test_rows_are_read_back_in_the_order_asked_for(tmp_path, codec, dtype):
 
 
 def test_ids_take_two_bytes_up_to_65536_of_them_and_four_beyond():
-    sizes = {
-        size: Kept(("top_k",), (), "float32", 4).columns(num_classes=1, hidden_size=1, vocab_size=size)["top_k_ids"]
-        for size in (65_536, 65_537)
-    }
-    assert [column.dtype for column in sizes.values()] == ["uint16", "int32"]
+    spec = OutputSpec(("top_k",), (), "float32", 4)
+    found = [spec.columns(num_classes=1, hidden_size=1, vocab_size=size)["top_k_ids"] for size in (65_536, 65_537)]
+    assert [column.dtype for column in found] == ["uint16", "int32"]
 
 
 def test_a_row_takes_what_the_forecast_counts(tmp_path):

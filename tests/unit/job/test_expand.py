@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+import raydistill
 from raydistill.config.errors import UserError
 from raydistill.job.load import Job, load_job
 from raydistill.job.record import stage_records
+from raydistill.stages import train
 
 TRAIN = {"kind": "train", "corpus": "data", "method": "finetune", "student": {"init": "checkpoint", "checkpoint": "x"}}
 
@@ -117,6 +119,14 @@ def test_a_longer_matrix_keeps_the_runs_that_it_had() -> None:
     few = stage_records(load(distill={"matrix": {"seed": [1, 2]}}))
     more = stage_records(load(distill={"matrix": {"seed": [0, 1, 2]}}))
     assert few["distill[seed=1]"].output == more["distill[seed=1]"].output
+
+
+def test_a_stage_of_another_format_makes_another_output_whatever_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stage_records(load(distill={}))["distill"].hash
+    monkeypatch.setattr(raydistill, "__version__", "9.9.9")
+    assert stage_records(load(distill={}))["distill"].hash == before
+    monkeypatch.setattr(train.Stage, "FORMAT", train.Stage.FORMAT + 1)
+    assert stage_records(load(distill={}))["distill"].hash != before
 
 
 def test_the_seed_comes_from_matrix_then_stage_then_job() -> None:

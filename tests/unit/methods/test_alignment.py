@@ -98,7 +98,7 @@ def test_listed_layers_are_aligned_one_by_one(module):
     teachers = [student_of(part, num_layers=depth) for part, depth in zip(PARTS, (4, 2), strict=True)]
     config = module.Config(student_layers=(0, 2), teacher_layers=((1, 3), (0, 0)))
     method = module.Method(config, student, teachers)
-    assert method.layers == ((1, 3), ((2, 4), (1, 1)))
+    assert method.adapters.layers == ((1, 3), ((2, 4), (1, 1)))
     assert len(method.adapters) == 2
     batch = unlabelled(toy_labelled_batch("classes"))
     assert torch.isfinite(method(batch, method.denominators(batch))[0])
@@ -108,8 +108,8 @@ def test_listed_layers_are_aligned_one_by_one(module):
 def test_teachers_run_and_read_the_students_tokens(module):
     needs = module.Method.requirements(module.Config())
     assert (needs.min_teachers, needs.max_teachers, needs.stored) == (1, None, ())
-    assert needs.partial_labels
-    assert not needs.own_encodings
+    assert needs.execution.partial_label_space
+    assert not needs.execution.cross_tokenizer
 
 
 def config_of(num_layers, family=toy_bert, labels=UNION):

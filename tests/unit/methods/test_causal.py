@@ -59,8 +59,8 @@ def test_partners_of_the_corpus_are_asked_for_where_they_are_read():
     assert Method.requirements(config(data_augment=True, mapping=None)).partners
     assert not Method.requirements(config(pairing="in_batch")).partners
     assert not Method.requirements(config(alpha_causal_ce=0.0, alpha_causal_cos=0.0)).partners
-    assert Method.requirements(config()).partner_width == "bucket"
-    assert Method.requirements(config(partner_width="batch")).partner_width == "batch"
+    assert Method.requirements(config()).execution.partner_width == "bucket"
+    assert Method.requirements(config(partner_width="batch")).execution.partner_width == "batch"
 
 
 def test_crossway_counts_both_directions_and_keeps_the_terms_names():

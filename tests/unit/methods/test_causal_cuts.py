@@ -63,7 +63,7 @@ def of_the_cut(settings, family, sizes, *, task=None):
 )
 def test_the_gradient_of_a_global_batch_does_not_depend_on_its_micro_batches(family, mode):
     settings = config(family, **MODES[mode])
-    assert not Method.requirements(settings).row_coupled
+    assert not Method.requirements(settings).execution.batch_dependent
     whole, terms, gradients = of_the_cut(settings, family, CUTS.get(mode, MOST_CUTS))
     assert all(abs(terms[name] - value.item()) < 1e-10 for name, value in whole.terms.items())
     assert largest_difference(gradients, whole.gradients) < 1e-10
@@ -73,9 +73,9 @@ def test_the_gradient_of_a_global_batch_does_not_depend_on_its_micro_batches(fam
 @pytest.mark.parametrize("mode", ROW_COUPLED)
 def test_a_mode_whose_rows_depend_on_their_micro_batch_says_so(mode):
     options = ROW_COUPLED[mode]
-    assert Method.requirements(config(**options)).row_coupled
+    assert Method.requirements(config(**options)).execution.batch_dependent
     without = {**options, "alpha_causal_ce": 0.0, "alpha_causal_cos": 0.0}
-    assert not Method.requirements(config(**without)).row_coupled
+    assert not Method.requirements(config(**without)).execution.batch_dependent
 
 
 @pytest.mark.parametrize("mode", sorted(set(ROW_COUPLED) - {"partner_width_batch"}))
@@ -86,13 +86,13 @@ def test_the_cut_changes_the_gradient_of_a_mode_that_says_so(mode):
 
 
 def test_padded_spans_are_not_coupled_because_spans_never_reach_padding():
-    assert not Method.requirements(config(positions="padded")).row_coupled
+    assert not Method.requirements(config(positions="padded")).execution.batch_dependent
 
 
 def test_masks_drawn_over_a_micro_batch_couple_its_rows_and_those_of_rows_do_not():
-    assert mlm.Task.row_coupled(mlm.Config(sampling="batch"))
-    assert not mlm.Task.row_coupled(mlm.Config())
-    assert not clm.Task.row_coupled(clm.Config())
+    assert mlm.Task.batch_dependent(mlm.Config(sampling="batch"))
+    assert not mlm.Task.batch_dependent(mlm.Config())
+    assert not clm.Task.batch_dependent(clm.Config())
     whole, _, gradients = of_the_cut(config(), "distilbert", (3, 3), task=task_of("distilbert", sampling="batch"))
     assert largest_difference(gradients, whole.gradients) > 1e-3 * whole.largest
 

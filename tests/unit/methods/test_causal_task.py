@@ -207,7 +207,7 @@ def test_without_a_position_the_counterfactual_pass_says_what_the_base_pass_says
     kind = "scores" if family == "bert_scores" else "classes"
     _, terms, _ = of_package(settings, student, teacher, make_batch(settings, kind=kind, pairs=False))
     assert abs(terms["causal_kd"] - terms["kd"]) < 1e-12
-    assert abs(terms["causal_patience"] - terms["patience"]) < 1e-12
+    assert abs(terms["causal_pkd"] - terms["pkd"]) < 1e-12
     assert ("causal_agreement" in terms) is (kind == "classes")
 
 
@@ -290,10 +290,10 @@ def test_a_pair_is_two_passes_of_the_rows_with_dropout_of_their_own():
     batch = make_batch(settings)
     torch.manual_seed(0)
     _, terms = method.train()(batch, method.denominators(batch))
-    assert all(abs(terms[f"pair_{name}"] - terms[name]) > 1e-6 for name in ("ce", "kd", "patience"))
+    assert all(abs(terms[f"pair_{name}"] - terms[name]) > 1e-6 for name in ("ce", "kd", "pkd"))
     _, terms = method.eval()(batch, method.denominators(batch))
-    assert all(terms[f"pair_{name}"] == terms[name] for name in ("ce", "kd", "patience"))
-    assert not Method.requirements(settings).row_coupled
+    assert all(terms[f"pair_{name}"] == terms[name] for name in ("ce", "kd", "pkd"))
+    assert not Method.requirements(settings).execution.batch_dependent
 
 
 def test_swapped_tokens_change_the_second_pass():
@@ -318,13 +318,13 @@ def test_positions_lie_inside_the_true_lengths_of_a_row_and_of_another_row(mode)
 
 def test_requirements_follow_the_weights():
     needs = Method.requirements(Config())
-    assert (needs.min_teachers, needs.min_rows, needs.row_coupled, needs.stored) == (1, 2, True, ())
+    assert (needs.min_teachers, needs.min_rows, needs.execution.batch_dependent, needs.stored) == (1, 2, True, ())
     assert needs.heads == ("sequence_classification",)
     plain = Method.requirements(Config(gamma=0.0))
-    assert (plain.min_teachers, plain.min_rows, plain.row_coupled) == (1, 1, False)
+    assert (plain.min_teachers, plain.min_rows, plain.execution.batch_dependent) == (1, 1, False)
     assert Method.requirements(Config(gamma=0.0, alpha=0.0)).max_teachers == 0
     assert Method.requirements(Config(gamma=0.0, alpha=0.0, beta=1.0)).min_teachers == 1
-    assert Method.requirements(Config(data_augment=True)).row_coupled
+    assert Method.requirements(Config(data_augment=True)).execution.batch_dependent
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_logits_and_states_of_every_pass_are_those_of_transformers(family, name)
     ends = []
     for side, model in ((0, teacher), (1, student)):
         of_passes = (batch["input_ids"], swapped(batch) if name == "augment" else batch["input_ids"])
-        for said, ids in zip(method._said(side, batch), of_passes, strict=True):
+        for said, ids in zip(method._outputs(side, batch), of_passes, strict=True):
             for number, row in enumerate(ROWS):
                 with torch.no_grad():
                     alone = model(ids[number : number + 1, : len(row)], output_hidden_states=True)

@@ -77,7 +77,7 @@ def test_micro_batches_count_by_their_rows():
 
 def test_rows_are_compared_with_each_other_so_cuts_matter():
     method = cfl.Method(cfl.Config(), student_of(num_layers=2), experts())
-    assert method.requirements(method.config).row_coupled
+    assert method.requirements(method.config).execution.batch_dependent
     whole = unlabelled(toy_labelled_batch("classes"))
     totals = method.denominators(whole)
     parts = [unlabelled(toy_labelled_batch("classes", rows)) for rows in (range(3), range(3, 6))]

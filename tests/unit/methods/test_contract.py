@@ -222,6 +222,17 @@ def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options, f
 
 
 @every_method
+def test_every_declared_term_is_returned_and_a_batch_alone_has_its_own_denominators(name, options, family):
+    method = build(name, options, family)
+    batch = prepared(method)
+    loss, terms = method(batch)
+    assert terms.keys() == method.terms(batch).keys()
+    expected = evaluate(method, batch)
+    assert loss == expected[0]
+    assert terms == expected[1]
+
+
+@every_method
 def test_gradient_reaches_every_student_parameter_and_no_teacher(name, options, family):
     method = build(name, options, family)
     evaluate(method, prepared(method))[0].backward()
@@ -236,7 +247,7 @@ def test_teachers_are_in_eval_mode_and_outside_parameters_state_and_train(name, 
     method = build(name, options, family).train()
     held = {id(parameter) for parameter in method.parameters()}
     assert all(id(parameter) not in held for teacher in method.teachers for parameter in teacher.parameters())
-    own = {f"{name}." for name, _ in method.named_children()}
+    own = {f"{name}." for name, child in method.named_children() if child.state_dict()}
     assert own <= {"student.", "projection.", "adapters."}
     assert all(key.startswith(tuple(own)) for key in method.state_dict())
     assert not any(module.training for teacher in method.teachers for module in teacher.modules())
@@ -308,7 +319,7 @@ def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, opt
     method = type(method)(method.config, student, teachers)
     for step in range(4):
         _, terms = evaluate(method, prepared(method, step=step))
-        vanishing = {key: term.item() for key, term in terms.items() if key in method.zero_at_teacher}
+        vanishing = {key: term.item() for key, term in terms.items() if key in method.vanishes_for_identical_models}
         assert vanishing
         assert max(abs(term) for term in vanishing.values()) < 1e-11
     different = build(name, options, family)
@@ -320,8 +331,8 @@ def test_distillation_terms_vanish_when_the_student_equals_its_teacher(name, opt
 @pytest.mark.parametrize("sizes", [(3, 3), (1, 2, 3)])
 def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, family, sizes):
     method = build(name, options, family)
-    if method.requirements(method.config).row_coupled:
-        pytest.skip("the unit of a row-coupled method is the micro-batch")
+    if method.requirements(method.config).execution.batch_dependent:
+        pytest.skip("the unit of a batch-dependent method is the micro-batch")
     whole = prepared(method)
     totals = method.denominators(whole)
     expected = parameter_gradients(evaluate(method, whole, totals)[0], method)

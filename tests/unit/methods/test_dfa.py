@@ -41,7 +41,7 @@ def test_weights_scale_the_loss_and_not_the_terms():
     ],
 )
 def test_teacher_layers_are_spread_over_the_teacher_and_never_its_embeddings(depths, expected):
-    assert tuple(dfa.Method.matching_layer(below, *depths) for below in range(depths[0])) == expected
+    assert tuple(dfa.matching_layer(below, *depths) for below in range(depths[0])) == expected
 
 
 def experts(**options):
@@ -102,7 +102,7 @@ def test_a_decoders_last_states_are_those_after_its_norm():
 
 @pytest.mark.parametrize(("mask_padding", "coupled"), [(True, False), (False, True)])
 def test_only_computed_padding_couples_rows(mask_padding, coupled):
-    assert dfa.Method.requirements(dfa.Config(mask_padding=mask_padding)).row_coupled == coupled
+    assert dfa.Method.requirements(dfa.Config(mask_padding=mask_padding)).execution.batch_dependent == coupled
 
 
 def test_biases_decay_as_published_with_parity_groups():

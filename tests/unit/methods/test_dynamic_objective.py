@@ -21,7 +21,7 @@ def of_states(logits=STUDENT, *, positions="padded", **options):
     batch = fixture_batch().with_columns(lengths=torch.full((5,), 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dynamic_objective, "predict", lambda *_, **__: says(logits, STUDENT_STATES))
-        patch.setattr(dynamic_objective, "run_teacher", lambda *_, **__: says(SMALL, TEACHER_STATES))
+        patch.setattr(dynamic_objective.Method, "run_teacher", lambda *_, **__: says(SMALL, TEACHER_STATES))
         return method(batch, method.denominators(batch))
 
 
@@ -188,7 +188,7 @@ def test_without_hidden_states_their_widths_and_depths_do_not_matter():
 @pytest.mark.parametrize(("positions", "coupled"), [("valid", False), ("padded", True)])
 def test_only_computed_padding_couples_rows(positions, coupled):
     needs = Method.requirements(Config(positions=positions))
-    assert (needs.row_coupled, needs.stored) == (coupled, ())
+    assert (needs.execution.batch_dependent, needs.stored) == (coupled, ())
 
 
 @pytest.mark.parametrize(

@@ -189,8 +189,8 @@ def test_as_many_teachers_are_required_as_weights_are_given():
 
 
 @pytest.mark.parametrize(("mode", "coupled"), [("hard", True), ("soft", True), ("soft_instance", False)])
-def test_only_modes_that_compare_rows_are_row_coupled(mode, coupled):
-    assert Method.requirements(Config(mode=mode)).row_coupled is coupled
+def test_only_modes_that_compare_rows_are_batch_dependent(mode, coupled):
+    assert Method.requirements(Config(mode=mode)).execution.batch_dependent is coupled
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch
 from raydistill.batch import encoding_prefix, pad_rows
 from raydistill.losses.classification import label_loss
 from raydistill.methods import kd
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
 from toys.encodings import LETTERS_PAD, letters_model
 from toys.integration import unlabelled

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from raydistill.methods import muki
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from toys.classifiers import toy_classifier, toy_labelled_batch
 from toys.dynamic import printed
 from toys.integration import STUDENT, TEACHERS, UNION, divergence, of_logits, student_of, unlabelled
@@ -126,7 +126,7 @@ def test_stored_outputs_give_the_loss_of_teachers_that_run(scores):
     student, batch = student_of(), unlabelled(toy_labelled_batch("classes"))
     live = muki.Method(config, student, experts())
     labels = [tuple(teacher.config.id2label.values()) for teacher in live.teachers]
-    logits = live.all_logits(batch)
+    logits = live.classes.logits(live, batch)
     columns = {stored_name(number, "logits"): one for number, one in enumerate(logits)}
     if scores == "dropout":
         found = muki.teacher_scores(live, batch, config, logits).unbind(dim=1)
@@ -146,11 +146,11 @@ def test_stored_outputs_give_the_loss_of_teachers_that_run(scores):
 def test_what_it_reads_may_be_stored(options, stored, coupled):
     needs = muki.Method.requirements(muki.Config(**options))
     assert (needs.min_teachers, needs.max_teachers) == (1, None)
-    assert (needs.stored, needs.coupled_live) == (stored, coupled)
+    assert (needs.stored, needs.execution.batch_dependent_when_live) == (stored, coupled)
     # What is stored of a row is its own.
-    assert not needs.row_coupled
-    assert needs.partial_labels
-    assert needs.own_encodings
+    assert not needs.execution.batch_dependent
+    assert needs.execution.partial_label_space
+    assert needs.execution.cross_tokenizer
 
 
 def test_a_margin_with_one_teacher_is_refused():

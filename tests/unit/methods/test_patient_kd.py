@@ -4,10 +4,9 @@ import pytest
 import torch
 from transformers import BertConfig
 
-from raydistill.losses.hidden_states import patience
+from raydistill.losses.hidden_states import pkd_loss
 from raydistill.methods import patient_kd
-from raydistill.methods._patience_layers import TABLES
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from raydistill.models import layer_plan
 from raydistill.optim.parameter_groups import parameter_groups
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
@@ -37,7 +36,7 @@ def of_depth(num_layers, plan=None, **options):
 def test_published_values_of_the_distance_of_states(normalized, expected):
     count = torch.arange(24, dtype=torch.float64)
     teacher, student = count.sin().view(3, 2, 4), (0.5 * count).cos().view(3, 2, 4)
-    found = patience(student, teacher, normalized=normalized).mean().item()
+    found = pkd_loss(student, teacher, normalized=normalized).mean().item()
     # The published value is a float32 mean of 24 values below 4, of inputs that were rounded to float32.
     assert found == pytest.approx(expected, abs=torch.finfo(torch.float32).eps)
 
@@ -46,11 +45,11 @@ def test_the_distance_is_that_of_torch():
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(3, 2, 4, generator=generator, dtype=torch.float64) for _ in range(2))
     raw = torch.nn.functional.mse_loss(student, teacher)
-    assert patience(student, teacher, normalized=False).mean().item() == pytest.approx(raw.item(), abs=1e-14)
+    assert pkd_loss(student, teacher, normalized=False).mean().item() == pytest.approx(raw.item(), abs=1e-14)
     cosine = torch.nn.functional.cosine_similarity(student, teacher, dim=-1)
     # Vectors of length 1 differ by 2 - 2 cos, spread over the width.
     expected = (2 - 2 * cosine).mean().item() / 4
-    assert patience(student, teacher, normalized=True).mean().item() == pytest.approx(expected, abs=1e-14)
+    assert pkd_loss(student, teacher, normalized=True).mean().item() == pytest.approx(expected, abs=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_published_layers_of_patient_kd(depths, teacher_layers):
 
 
 def test_a_tables_student_layers_do_not_depend_on_the_teacher_which_may_be_stored():
-    for entries in TABLES.values():
+    for entries in patient_kd.TABLES.values():
         for student, _ in entries:
             assert len({layers[0] for (depth, _), layers in entries.items() if depth == student}) == 1
         assert all(len(mine) == len(theirs) for mine, theirs in entries.values())
@@ -101,8 +100,8 @@ def test_cls_states_of_the_named_blocks_are_compared():
     pairs = [(student[1][:, 0], teacher[2][:, 0]), (student[2][:, 0], teacher[4][:, 0])]
     unit = torch.nn.functional.normalize
     expected = torch.stack([(unit(mine) - unit(theirs)).square().mean() for mine, theirs in pairs]).mean()
-    assert terms["patience"].item() == pytest.approx(expected.item(), abs=1e-12)
-    assert loss.item() == pytest.approx((0.7 * terms["kd"] + 0.3 * terms["ce"] + 100 * terms["patience"]).item())
+    assert terms["pkd"].item() == pytest.approx(expected.item(), abs=1e-12)
+    assert loss.item() == pytest.approx((0.7 * terms["kd"] + 0.3 * terms["ce"] + 100 * terms["pkd"]).item())
 
 
 def test_states_of_a_student_with_a_plan_are_compared_in_running_order():
@@ -120,7 +119,7 @@ def test_states_of_a_student_with_a_plan_are_compared_in_running_order():
 def test_the_patience_of_a_student_that_is_its_teacher_vanishes():
     teacher = CLASSIFIERS["bert_classes"](4, seed=5)
     method = make(copy.deepcopy(teacher), [teacher], student_layers=(0, 2), teacher_layers=(0, 2))
-    assert evaluate(method, toy_labelled_batch("classes"))[1]["patience"].item() < 1e-20
+    assert evaluate(method, toy_labelled_batch("classes"))[1]["pkd"].item() < 1e-20
 
 
 @pytest.mark.parametrize("options", [{}, {"projection": True, "teacher_width": 16}])

@@ -11,23 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoding_prefix
-from raydistill.data.capture import TeacherOutputs
-from raydistill.methods import kd
+from raydistill.data.teacher_inference import TeacherOutputs
+from raydistill.methods import kd, muki
 from raydistill.methods._base import Distiller
-from raydistill.methods._teacher_outputs import run_teacher, teacher_logits
-from raydistill.methods._teacher_scores import ScoreConfig, check_dropping, check_scores, teacher_scores
+from raydistill.methods.muki import check_dropping, check_scores, teacher_scores
 from raydistill.models.classes import with_classes
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
 from raydistill.models.offloading import put_away
 from raydistill.models.predictions import predict
-from toys.capture import capture_stage, context_of, write_labelled
+from toys.capture import capture_stage, context_of, run_of, write_labelled
 from toys.classifiers import CLASSES, toy_classifier, toy_labelled_batch
 from toys.families import toy_roberta
 from toys.models import toy_bert
 
 HEAD = "sequence_classification"
-DROPOUT = ScoreConfig(scores="dropout", dropout_passes=4)
+DROPOUT = muki.Config(scores="dropout", dropout_passes=4)
 
 
 def distiller_of(teachers: Sequence[nn.Module]) -> Distiller:
@@ -43,10 +42,10 @@ def two_teachers(dropout: float = 0.3) -> list[nn.Module]:
 
 
 def logits_of(distiller: Distiller, batch: Batch) -> list[Tensor]:
-    return [teacher_logits(distiller, batch, number=number) for number in range(len(distiller.teachers))]
+    return [distiller.teacher_logits(batch, number=number) for number in range(len(distiller.teachers))]
 
 
-def scores_of(distiller: Distiller, batch: Batch, config: ScoreConfig = DROPOUT) -> Tensor:
+def scores_of(distiller: Distiller, batch: Batch, config: muki.Config = DROPOUT) -> Tensor:
     return teacher_scores(distiller, batch, config, logits_of(distiller, batch))
 
 
@@ -66,12 +65,12 @@ def test_scores_of_one_pass_are_the_published_ones() -> None:
         [0.784943775697, 0.822645955053],
         [0.861237445102, 0.324907024157],
     ]
-    found = teacher_scores(distiller_of([]), toy_labelled_batch("classes", range(4)), ScoreConfig(), PUBLISHED_LOGITS)
+    found = teacher_scores(distiller_of([]), toy_labelled_batch("classes", range(4)), muki.Config(), PUBLISHED_LOGITS)
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-11, rtol=0)
 
 
 def test_scores_of_one_pass_are_those_of_the_tempered_soft_labels() -> None:
-    config = ScoreConfig(temperature=3.0)
+    config = muki.Config(temperature=3.0)
     found = teacher_scores(distiller_of([]), toy_labelled_batch("classes", range(4)), config, PUBLISHED_LOGITS)
     for number, logits in enumerate(PUBLISHED_LOGITS):
         p = (logits / 3).softmax(-1)
@@ -136,9 +135,9 @@ def test_scores_repeat_with_the_seed_and_the_batch_and_change_with_either() -> N
     first = scores_of(distiller, batch)
     torch.rand(7)
     assert torch.equal(scores_of(distiller, batch), first)
-    of_seed = ScoreConfig(scores="dropout", dropout_passes=4, dropout_seed=batch.seed)
+    of_seed = muki.Config(scores="dropout", dropout_passes=4, dropout_seed=batch.seed)
     assert torch.equal(scores_of(distiller, batch, of_seed), first)
-    other = ScoreConfig(scores="dropout", dropout_passes=4, dropout_seed=batch.seed + 1)
+    other = muki.Config(scores="dropout", dropout_passes=4, dropout_seed=batch.seed + 1)
     assert not torch.isclose(scores_of(distiller, batch, other), first).any()
     turned = scores_of(distiller, toy_labelled_batch("classes", range(5, -1, -1))).flip(0)
     assert not torch.isclose(turned, first).any()
@@ -150,8 +149,8 @@ def test_a_single_row_has_scores() -> None:
     assert ((found >= 0) & (found <= 1)).all()
 
 
-@pytest.mark.parametrize("config", [DROPOUT, ScoreConfig()], ids=["dropout", "single_pass"])
-def test_scores_have_no_gradient(config: ScoreConfig) -> None:
+@pytest.mark.parametrize("config", [DROPOUT, muki.Config()], ids=["dropout", "single_pass"])
+def test_scores_have_no_gradient(config: muki.Config) -> None:
     distiller, batch = distiller_of(two_teachers()), toy_labelled_batch("classes")
     for teacher in distiller.teachers:
         teacher.requires_grad_(True)
@@ -166,7 +165,7 @@ def test_rows_of_live_passes_are_counted() -> None:
     counted = distiller.teacher_rows
     teacher_scores(distiller, batch, DROPOUT, logits)
     assert distiller.teacher_rows - counted == 2 * 4 * batch.num_rows
-    teacher_scores(distiller, batch, ScoreConfig(), logits)
+    teacher_scores(distiller, batch, muki.Config(), logits)
     assert distiller.teacher_rows - counted == 2 * 4 * batch.num_rows
 
 
@@ -179,7 +178,7 @@ def test_stored_scores_are_taken_as_they_are_and_no_teacher_runs() -> None:
 
 def test_teacher_dropout_replaces_that_of_the_checkpoint() -> None:
     batch = toy_labelled_batch("classes")
-    config = ScoreConfig(scores="dropout", dropout_passes=4, teacher_dropout=0.3)
+    config = muki.Config(scores="dropout", dropout_passes=4, teacher_dropout=0.3)
     expected = scores_of(distiller_of(two_teachers()), batch)
     assert torch.equal(scores_of(distiller_of(two_teachers(0.0)), batch, config), expected)
 
@@ -221,7 +220,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def captured(folder: Path) -> dict[str, Any]:
     """What a capture with the seed 5 stores of eight rows in one batch, which it sorts by length, and that batch."""
     stage = capture_stage(folder, outputs=["dropout_scores"], dropout_passes=PASSES)
-    outputs = TeacherOutputs(stage.teacher_run(0, context_of(stage, folder / "out")))
+    outputs = TeacherOutputs(run_of(stage, 0, context_of(stage, folder / "out")))
     builder = outputs._builders[0]
     order = np.argsort(builder.corpus.lengths[ROWS], kind="stable")
     assert order[0] != 0
@@ -237,7 +236,7 @@ def test_live_scores_of_the_batch_and_the_seed_of_a_capture_are_the_stored_ones(
     folder: Path, captured: dict[str, Any]
 ) -> None:
     batch = captured["builder"].batch(ROWS[captured["order"]], epoch=0, step=0)
-    config = ScoreConfig(scores="dropout", dropout_passes=PASSES, dropout_seed=5)
+    config = muki.Config(scores="dropout", dropout_passes=PASSES, dropout_seed=5)
     live = scores_of(teacher_of(folder), batch, config)[:, 0]
     assert torch.equal(live, captured["found"][captured["order"]])
 
@@ -247,7 +246,7 @@ def test_live_scores_of_another_batch_are_the_stored_ones_within_their_sampling_
 ) -> None:
     batch = captured["builder"].batch(ROWS, epoch=0, step=0)
     distiller = teacher_of(folder)
-    config = ScoreConfig(scores="dropout", dropout_passes=PASSES, dropout_seed=5)
+    config = muki.Config(scores="dropout", dropout_passes=PASSES, dropout_seed=5)
     live = scores_of(distiller, batch, config)[:, 0].double()
     difference = live - captured["found"].double()
     assert (difference != 0).all()
@@ -255,7 +254,7 @@ def test_live_scores_of_another_batch_are_the_stored_ones_within_their_sampling_
     assert (difference.abs() <= of_row).all()
     assert difference.mean().abs() <= of_mean
     # A teacher that drops nothing has other scores than that.
-    quiet = single_pass_scores(run_teacher(distiller, batch).logits).double()
+    quiet = single_pass_scores(distiller.run_teacher(batch).logits).double()
     assert (quiet - captured["found"].double()).mean().abs() > 1.5 * of_mean
 
 
@@ -294,7 +293,7 @@ def sampling_errors(teacher: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        ScoreConfig(**options)
+        muki.Config(**options)
     assert "\n" not in str(error.value)
 
 
@@ -311,12 +310,13 @@ def test_a_teacher_without_dropout_is_refused_unless_it_is_given_some() -> None:
     with pytest.raises(ValueError, match=r"teachers\.1 has no dropout; give method\.teacher_dropout, such as 0\.1"):
         check_dropping(DROPOUT, teachers)
     check_dropping(DROPOUT, teachers[:1])
-    check_dropping(ScoreConfig(), teachers)
-    check_dropping(ScoreConfig(scores="dropout", teacher_dropout=0.1), teachers)
+    check_dropping(muki.Config(), teachers)
+    check_dropping(muki.Config(scores="dropout", teacher_dropout=0.1), teachers)
 
 
 def test_what_is_read_of_teachers_may_be_stored_and_live_passes_couple_rows() -> None:
-    assert ScoreConfig().read_kinds == ("logits",)
-    assert DROPOUT.read_kinds == ("logits", "dropout_scores")
-    assert DROPOUT.couples_rows
-    assert not ScoreConfig().couples_rows
+    single, dropout = muki.Method.requirements(muki.Config()), muki.Method.requirements(DROPOUT)
+    assert single.stored == ("logits",)
+    assert dropout.stored == ("logits", "dropout_scores")
+    assert dropout.execution.batch_dependent_when_live
+    assert not single.execution.batch_dependent_when_live

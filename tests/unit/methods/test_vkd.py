@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from raydistill.methods import uhc, vkd
+from raydistill.methods._base import stored_name
 from raydistill.methods._integration import union_ids
-from raydistill.methods._teacher_outputs import stored_name
 from toys.classifiers import toy_classifier, toy_labelled_batch
 from toys.dynamic import printed
 from toys.families import toy_roberta
@@ -56,7 +56,7 @@ def test_stored_logits_give_the_loss_of_teachers_that_run(module):
     live = module.Method(module.Config(temperature=2.0), student, experts())
     labels = [tuple(teacher.config.id2label.values()) for teacher in live.teachers]
     stored = module.Method(module.Config(temperature=2.0), student, teacher_labels=labels)
-    columns = {stored_name(number, "logits"): logits for number, logits in enumerate(live.all_logits(batch))}
+    columns = {stored_name(number, "logits"): logits for number, logits in enumerate(live.classes.logits(live, batch))}
     found = evaluate(stored, batch.with_columns(**columns))
     assert found == evaluate(live, batch)
     assert stored.teacher_rows == 0
@@ -66,7 +66,7 @@ def test_stored_logits_give_the_loss_of_teachers_that_run(module):
 def test_given_names_stand_before_those_of_the_configuration():
     teachers = [student_of(("LABEL_0", "LABEL_1")), student_of(("x", "y", "z"))]
     method = vkd.Method(vkd.Config(), student_of(), teachers, teacher_labels=PARTS)
-    assert [ids.tolist() for ids in method.classes] == [[0, 1], [2, 3, 4]]
+    assert [ids.tolist() for ids in method.classes.ids] == [[0, 1], [2, 3, 4]]
 
 
 def test_which_classes_a_teacher_knows_is_no_state():
@@ -91,9 +91,9 @@ def test_names_that_do_not_make_up_the_union_are_refused(labels, message):
 def test_any_number_of_teachers_with_tokenizers_of_their_own_and_logits_that_may_be_stored(module):
     needs = module.Method.requirements(module.Config())
     assert (needs.min_teachers, needs.max_teachers, needs.stored) == (1, None, ("logits",))
-    assert needs.partial_labels
-    assert needs.own_encodings
-    assert not needs.row_coupled
+    assert needs.execution.partial_label_space
+    assert needs.execution.cross_tokenizer
+    assert not needs.execution.batch_dependent
 
 
 @pytest.mark.parametrize("module", [vkd, uhc])
@@ -121,4 +121,4 @@ def test_agreement_is_the_share_of_rows_with_the_class_of_the_teachers_target(mo
     said = torch.cat(TEACHERS, dim=1).argmax(-1) == STUDENT.argmax(-1)
     assert 0 < said.sum() < 4
     assert of_logits(module)[1]["agreement"].item() == said.double().mean().item()
-    assert module.Method.better_when_greater == ("agreement",)
+    assert module.Method.higher_is_better == ("agreement",)

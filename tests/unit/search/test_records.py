@@ -7,9 +7,8 @@ import pytest
 
 from raydistill.search import records
 from raydistill.search.config import SearchConfig
-from raydistill.search.records import Records
-from raydistill.search.results import read_campaign
-from raydistill.search.trial import failure_path
+from raydistill.search.records import CampaignRecord, failure_path
+from raydistill.search.results import TrialEvent, read_campaign
 
 
 class Clock:
@@ -28,26 +27,26 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def make_records(folder: Path, **changes: Any) -> Records:
+def make_records(folder: Path, **changes: Any) -> CampaignRecord:
     base = {"name": "toy", "job": "demo", "stage": "distill", "metric": "loss", "mode": "min"}
     space = {"method.temperature": {"uniform": [1, 4]}}
     budget = {"trials": 4, "time": "60s"}
     search = SearchConfig.model_validate({**base, "space": space, "budget": budget, **changes})
     (folder / "trials").mkdir(parents=True, exist_ok=True)
-    found = Records.open(search, folder, identity="one")
+    found = CampaignRecord.open(search, folder, identity="one")
     found.begin(lambda line: None)
     return found
 
 
-def begin(found: Records, *numbers: int) -> None:
+def begin(found: CampaignRecord, *numbers: int) -> None:
     for number in numbers:
         values = {"method.temperature": float(number)}
         found.suggested(number, values, values)
         found.started(number)
 
 
-def report(step: int, *, finished: bool = False, course: Any = ()) -> dict[str, Any]:
-    return {"metric": 0.5, "step": step, "figures": {}, "finished": finished, "folder": "out", "course": course}
+def event(number: int, values: Any, step: int, *, finished: bool = False, course: Any = ()) -> TrialEvent:
+    return TrialEvent(number, values, step, 0.5, {}, Path("out"), course, finished)
 
 
 def states(folder: Path) -> list[tuple[str, str]]:
@@ -80,11 +79,11 @@ def test_a_trial_that_the_time_ends_before_it_began_waits_for_a_larger_budget(tm
 def test_what_is_heard_after_the_end_is_not_written_down(tmp_path: Path, clock: Clock) -> None:
     found = make_records(tmp_path)
     begin(found, 0, 1)
-    found.reported(0, {}, report(8, finished=True))
+    found.reported(event(0, {}, 8, finished=True))
     found.over()
     found.failed(1)
     found.done(0)
-    found.reported(1, {}, report(8, finished=True))
+    found.reported(event(1, {}, 8, finished=True))
     begin(found, 2)
     assert states(tmp_path) == [("finished", ""), ("pending", "")]
 
@@ -105,9 +104,9 @@ def test_a_trial_that_goes_on_from_another_is_told_once(tmp_path: Path, clock: C
     begin(found, 0)
     own = {"step": 0, "trial": 0, "values": {"a": 1}}
     copied = [{"step": 0, "trial": 3, "values": {"a": 2}}, {"step": 4, "trial": 0, "values": {"a": 3}}]
-    found.reported(0, {"a": 1}, report(2, course=[own]))
-    found.reported(0, {"a": 3}, report(6, course=copied))
-    found.reported(0, {"a": 3}, report(8, course=copied))
+    found.reported(event(0, {"a": 1}, 2, course=[own]))
+    found.reported(event(0, {"a": 3}, 6, course=copied))
+    found.reported(event(0, {"a": 3}, 8, course=copied))
     assert lines[1:] == ["trial 0: went on from trial 3 at step 4 (a=3)"]
     stored = read_campaign(tmp_path)
     assert stored is not None
@@ -117,7 +116,7 @@ def test_a_trial_that_goes_on_from_another_is_told_once(tmp_path: Path, clock: C
 def test_an_interrupted_trial_begins_with_the_values_that_it_is_given_now(tmp_path: Path, clock: Clock) -> None:
     found = make_records(tmp_path)
     begin(found, 0)
-    found.reported(0, {"method.temperature": 3.6}, report(2))
+    found.reported(event(0, {"method.temperature": 3.6}, 2))
     again = make_records(tmp_path)
     again.suggested(0, {"method.temperature": 3.0}, {"method.temperature": 3.0})
     assert again.trials[0].overrides == {"method.temperature": 3.0}

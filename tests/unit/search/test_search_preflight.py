@@ -46,6 +46,13 @@ def test_the_first_check_is_of_the_best_jobs_stages_and_the_others_of_a_trials(s
     assert {tuple(job.config.stages) for job in checked[1:]} == {("corpus", "teacher", "distill")}
 
 
+def test_the_job_is_loaded_once_for_each_configuration(search, checked, monkeypatch):
+    loads, load = [], preflight.load_job
+    monkeypatch.setattr(preflight, "load_job", lambda raw: loads.append(raw) or load(raw))
+    preflight.check_search(search())
+    assert len(loads) == len(checked) > 2
+
+
 def test_all_of_a_small_grid_is_checked_once(search):
     grid = search("space={method.alpha: [0.1, 0.5], seed: [1, 2, 3]}", "searcher=grid", "budget={}")
     found = [tuple(values.values()) for values in preflight.examples(grid)]

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
@@ -11,7 +12,6 @@ from ray.tune.search import Searcher
 
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import QUniform, Uniform
-from raydistill.search.listener import Listener
 from raydistill.search.tuning.schedulers import inside, scheduler_of
 from raydistill.search.tuning.suggestions import Suggestions
 from raydistill.search.tuning.trainable import name_of, number_of
@@ -26,15 +26,18 @@ SPACE = {
 }
 
 
-class Kept(Listener):
-    """Keeps what was drawn."""
+class Kept:
+    """Stands for a campaign's record: has what earlier runs drew, and keeps what is drawn."""
 
-    def __init__(self) -> None:
-        self.samples: list[dict[str, Any]] = []
+    def __init__(self, earlier: Sequence[dict[str, Any]] = ()) -> None:
+        self.earlier, self.drawn = list(earlier), []
+
+    def samples(self) -> list[dict[str, Any]]:
+        return self.earlier
 
     def suggested(self, number: int, values: dict[str, Any], sample: dict[str, Any]) -> None:
-        assert number == len(self.samples)
-        self.samples.append(sample)
+        assert number == len(self.drawn)
+        self.drawn.append(sample)
 
 
 def make_search(searcher: Any, space: Any = None, **changes: Any) -> SearchConfig:
@@ -46,15 +49,15 @@ def make_search(searcher: Any, space: Any = None, **changes: Any) -> SearchConfi
 
 
 def suggestions(search: SearchConfig, count: int, samples: Any = ()) -> tuple[list[Any], Kept]:
-    listener = Kept()
-    suggest = Suggestions(search, samples, listener)
+    record: Any = Kept(samples)
+    suggest = Suggestions(search, record)
     found = []
     for number in range(count):
         found.append(suggest.suggest(str(number)))
         if isinstance(found[-1], dict):
             suggest.on_trial_result(str(number), {"metric": 1.0 / (number + 1), "step": 2, "training_iteration": 1})
             suggest.on_trial_complete(str(number), {"metric": 1.0 / (number + 1), "training_iteration": 1})
-    return found, listener
+    return found, record
 
 
 @pytest.mark.parametrize("searcher", ["random", "optuna", "hyperopt"])
@@ -74,8 +77,8 @@ def test_values_lie_in_their_domains_and_trials_end_with_the_budget(searcher: st
 
 @pytest.mark.parametrize("searcher", ["random", "optuna", "hyperopt"])
 def test_a_campaign_that_goes_on_suggests_what_it_had_first_and_then_something_new(searcher: str) -> None:
-    first, listener = suggestions(make_search(searcher), 3)
-    again, _ = suggestions(make_search(searcher), 6, listener.samples)
+    first, record = suggestions(make_search(searcher), 3)
+    again, _ = suggestions(make_search(searcher), 6, record.drawn)
     assert again[:3] == first
     drawn = [one["values"]["optimizer.learning_rate"] for one in again]
     assert len(set(drawn)) == 6
@@ -83,8 +86,8 @@ def test_a_campaign_that_goes_on_suggests_what_it_had_first_and_then_something_n
 
 def test_random_draws_of_a_campaign_that_goes_on_are_those_of_one_that_was_never_stopped() -> None:
     whole, _ = suggestions(make_search("random"), 6)
-    _, listener = suggestions(make_search("random"), 3)
-    again, _ = suggestions(make_search("random"), 6, listener.samples)
+    _, record = suggestions(make_search("random"), 3)
+    again, _ = suggestions(make_search("random"), 6, record.drawn)
     assert again == whole
 
 
@@ -100,7 +103,8 @@ def test_the_learning_searchers_learn() -> None:
     space = {"method.temperature": {"uniform": [0, 1]}}
     for searcher in ("optuna", "hyperopt"):
         options = {"name": searcher, "num_startup_trials": 10}
-        suggest = Suggestions(make_search(options, space, budget={"trials": 40}), [], Listener())
+        record: Any = Kept()
+        suggest = Suggestions(make_search(options, space, budget={"trials": 40}), record)
         drawn = []
         for number in range(40):
             suggested: Any = suggest.suggest(str(number))

@@ -118,7 +118,7 @@ def glue(tmp_path):
         for key in ("source", "held_out"):
             if key in filled:
                 filled[key] = {**GLUE, "path": str(tmp_path), **filled[key]}
-        return tmp_path, lambda: Stage("corpus", config(**filled)).check(ScalingConfig(), {})
+        return tmp_path, lambda: Stage("corpus", config(**filled)).plan(ScalingConfig(), {})
 
     return check
 
@@ -127,11 +127,11 @@ def test_the_preflight_lists_both_sources_and_forecasts_labels_and_columns(glue)
     _, check = glue(source={}, held_out={"split": "validation"})
     forecast = check()
     assert forecast.lines == ["glue texts, glue texts held out, 61 ids, at most 40 tokens a row"]
-    assert forecast.corpus.labels == ("negative", "positive")
-    assert forecast.corpus.columns["label"] == Column("int64")
-    assert forecast.corpus.has_train
+    assert forecast.makes.labels == ("negative", "positive")
+    assert forecast.makes.columns["label"] == Column("int64")
+    assert forecast.makes.has_train
     _, check = glue(held_out={"split": "validation"})
-    assert not check().corpus.has_train
+    assert not check().makes.has_train
 
 
 @pytest.mark.parametrize(

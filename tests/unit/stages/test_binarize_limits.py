@@ -5,7 +5,7 @@ from transformers import BertConfig, GPT2Config, RobertaConfig
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.binarize import _with_max_length
+from raydistill.data.corpus_building import _with_max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages.binarize import Config, Stage
 from toys.checkpoint import toy_tokenizer
@@ -24,8 +24,8 @@ def test_the_longest_row_is_what_the_model_has_positions_for(tmp_path, model, lo
     encoding = parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm"})
     assert _with_max_length(encoding, load_tokenizer(tmp_path), tmp_path).config.max_length == longest
     config = {"kind": "binarize", "tokenizer": str(tmp_path), "source": {"name": "text", "path": "a.txt"}}
-    forecast = Stage("corpus", Config.model_validate(config)).check(ScalingConfig(), {})
-    assert forecast.corpus.max_length == longest
+    forecast = Stage("corpus", Config.model_validate(config)).plan(ScalingConfig(), {})
+    assert forecast.makes.max_length == longest
     longer = Config.model_validate({**config, "encoding": {"name": "mlm", "max_length": longest + 1}})
     with pytest.raises(ValueError, match=rf"max_length is {longest + 1}; .* at most {longest}"):
-        Stage("corpus", longer).check(ScalingConfig(), {})
+        Stage("corpus", longer).plan(ScalingConfig(), {})

@@ -13,22 +13,21 @@ from transformers import AutoModelForSequenceClassification
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.capture import TeacherOutputs
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.losses.top_k import top_k_of
 from raydistill.methods import finetune, kd
 from raydistill.models.classes import with_classes
 from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, load_tokenizer, save_model
-from raydistill.stages import _corpora, _fit, _stored, capture
-from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
-from raydistill.stages._choice import Choice
+from raydistill.stages import _corpora, _teacher_plan, _training_plan, capture
+from raydistill.stages._base import CorpusFacts, Decisions, Input, ModelFacts, OutputsFacts
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
-from raydistill.tracking.registry import content_hash
-from toys.capture import capture_stage, context_of, save_teacher, train_stage, write_labelled
+from raydistill.tracking.registration import content_hash
+from toys.capture import capture_stage, context_of, run_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES, toy_classifier
 from toys.corpus import SPECIAL_IDS, random_rows, write_corpus
 from toys.families import toy_gpt2
@@ -50,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def forecast(folder: Path, **changes: Any) -> Forecast:
-    return capture_stage(folder, **changes).check(ScalingConfig(), {})
+def forecast(folder: Path, **changes: Any) -> Decisions:
+    return capture_stage(folder, **changes).plan(ScalingConfig(), {})
 
 
 def test_the_forecast_tells_size_and_what_is_stored(folder: Path) -> None:
@@ -60,7 +59,7 @@ def test_the_forecast_tells_size_and_what_is_stored(folder: Path) -> None:
     assert found.lines == [
         f"teacher 0 bert, 7,883 parameters, stores logits, cls_states: about {110 * row / 2**20:.1f} MiB for 110 rows"
     ]
-    assert found.outputs == OutputsForecast(
+    assert found.makes == OutputsFacts(
         (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), (CLASSES,), ((),)
     )
 
@@ -72,8 +71,8 @@ def test_the_forecast_counts_every_row_once_whatever_a_training_makes_of_it(fold
 
 
 def test_a_corpus_that_is_not_there_yet_leaves_the_size_of_a_row(folder: Path) -> None:
-    earlier = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40, labels=CLASSES))}
-    [line] = capture_stage(folder, corpus="corpus").check(ScalingConfig(), earlier).lines
+    earlier = {"corpus": Input(CorpusFacts("classification", 61, 40, labels=CLASSES))}
+    [line] = capture_stage(folder, corpus="corpus").plan(ScalingConfig(), earlier).lines
     assert line.endswith("stores logits: up to 20 bytes a row; rows known after binarize")
 
 
@@ -118,7 +117,7 @@ def test_masks_of_whole_micro_batches_have_no_outputs_of_a_row(folder: Path) -> 
 
 def outputs_of(folder: Path, tmp_path: Path, **changes: Any) -> TeacherOutputs:
     stage = capture_stage(folder, **changes)
-    return TeacherOutputs(stage.teacher_run(0, context_of(stage, tmp_path)))
+    return TeacherOutputs(run_of(stage, 0, context_of(stage, tmp_path)))
 
 
 @pytest.mark.parametrize(("pad_id", "place"), [(SPECIAL_IDS["sep"], -2), (None, -1)])
@@ -178,7 +177,7 @@ def test_the_likeliest_ids_are_those_at_one_mask_a_row_keyed_by_the_masking_seed
 def write_sets(folder: Path, output: Path, **changes: Any) -> None:
     """What a capture would write, without Ray."""
     stage = capture_stage(folder, **changes)
-    run = stage.teacher_run(0, context_of(stage, output))
+    run = run_of(stage, 0, context_of(stage, output))
     outputs = TeacherOutputs(run)
     for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
         offsets = Corpus.open(uri).shard_offsets
@@ -200,15 +199,13 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
     method = parser("raydistill.methods")(METHODS[name])
     stage = train_stage(folder, method=METHODS[name], teacher_outputs=str(tmp_path / "stored"))
     write_sets(folder, tmp_path / "stored", outputs=["logits", "cls_states"], layers=[0, 2, 1, 3])
-    stage.check(ScalingConfig(), {})
+    decisions = stage.plan(ScalingConfig(), {})
     context = context_of(stage, tmp_path / "out")
     parts = _corpora.train_parts(stage.config.corpus, {})
     teacher = load_model(folder / "teacher", head="sequence_classification", labels=CLASSES)
     torch.manual_seed(0)
     student = student_from_layers(teacher, architecture="bert", layers=[0, 2], vocab_transform=False)
-    student.save_pretrained(tmp_path / "out" / "initial")
-    choice = Choice(str(tmp_path / "stored"))
-    joined, _ = stage._joined(choice, tmp_path / "out" / "initial", [folder / "teacher"], {"train": parts}, context)
+    joined, _ = stage._joined(decisions, {"train": parts}, context)
     task = {"name": "classification"}
     live, stored = (
         BatchBuilder(FeedSpec.make(parts, task, METHODS[name], seed=1, stored=one)).batch(
@@ -227,23 +224,23 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
     torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)
 
 
-CAPTURED = OutputsForecast(("teacher",), ("corpus",), ("logits",), (), (CLASSES,), ((),))
+CAPTURED = OutputsFacts(("teacher",), ("corpus",), ("logits",), (), (CLASSES,), ((),))
 
 
-def earlier(outputs: OutputsForecast | None = CAPTURED) -> dict[str, Forecast]:
-    corpus = CorpusForecast("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES)
+def earlier(outputs: OutputsFacts | None = CAPTURED) -> dict[str, Input]:
+    corpus = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES)
     teacher = with_classes(toy_bert(3).config, CLASSES)
     return {
-        "corpus": Forecast(corpus=corpus),
-        "teacher": Forecast(models={"": teacher, "@initial": teacher}),
-        "captured": Forecast(outputs=outputs),
+        "corpus": Input(corpus),
+        "teacher": Input(ModelFacts({"": teacher, "@initial": teacher})),
+        "captured": Input(outputs),
     }
 
 
-def check(outputs: OutputsForecast | None = CAPTURED, **changes: Any) -> list[str]:
+def check(outputs: OutputsFacts | None = CAPTURED, **changes: Any) -> list[str]:
     facts = {"corpus": "corpus", "teachers": ["teacher"], "teacher_outputs": "captured", **changes}
     config: Config = train_stage(Path(), **facts).config
-    return _fit.check_training(config, ScalingConfig(), earlier(outputs)).lines
+    return _training_plan.plan_training(config, ScalingConfig(), earlier(outputs)).lines
 
 
 def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run() -> None:
@@ -269,7 +266,7 @@ def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run()
     ],
 )
 def test_stored_outputs_that_are_not_what_a_training_reads_are_refused(
-    outputs: OutputsForecast | None, changes: dict[str, Any], message: str
+    outputs: OutputsFacts | None, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:
         check(outputs, **changes)
@@ -300,7 +297,7 @@ def test_a_task_that_makes_labels_of_stored_outputs_gets_them_with_any_method(mo
     assert finetune.Method.requirements(finetune.Config()).max_teachers == 0
     assert check(method="finetune")
     config = train_stage(Path(), method="finetune", teacher_outputs="captured").config
-    assert _stored.kinds_of(config) == ("logits",)
+    assert _teacher_plan.kinds_of(config) == ("logits",)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +307,7 @@ def stored(folder: Path) -> Path:
 
 
 def check_stored(folder: Path, reference: Path, **changes: Any) -> None:
-    train_stage(folder, teacher_outputs=str(reference), **changes).check(ScalingConfig(), {})
+    train_stage(folder, teacher_outputs=str(reference), **changes).plan(ScalingConfig(), {})
 
 
 def test_a_folder_of_another_teachers_outputs_is_refused_before_the_run_with_both_hashes(

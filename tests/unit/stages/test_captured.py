@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import capture
+from raydistill.data import teacher_inference
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
-from raydistill.stages import _captured
-from raydistill.tracking.registry import content_hash
+from raydistill.stages import _teacher_cache
+from raydistill.tracking.registration import content_hash
 from toys.capture import context_of, outputs_here, save_teacher, train_stage, write_labelled
 
 ALL_ROWS = 110
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
 
 
 def sets_of(
@@ -49,7 +50,9 @@ def sets_of(
 ) -> tuple[list[OutputSet], int]:
     stage = train_stage(folder, teacher_outputs="stored", **changes)
     context = context_of(stage, storage / (output or f"job/{uuid.uuid4()}"), storage=storage, seed=seed)
-    return _captured.sets_of(stage.config, [layers] * len(stage.config.teachers), context)
+    decisions = stage.plan(context.scaling, context.inputs)
+    reading = replace(decisions.reading, layers=(tuple(layers),) * len(decisions.teachers))
+    return _teacher_cache.sets_of(stage.config, reading, decisions.teachers, context)
 
 
 def test_sets_lie_below_the_storage_by_the_hashes_of_what_they_are_of(folder: Path, tmp_path: Path) -> None:
@@ -128,7 +131,7 @@ def test_of_runs_that_miss_the_same_sets_one_captures_and_the_others_wait(
         yield from outputs_here(*arguments)
         running.release()
 
-    monkeypatch.setattr(capture, "_outputs", slow)
+    monkeypatch.setattr(teacher_inference, "_outputs", slow)
     rows: dict[int, int] = {}
     threads = [
         threading.Thread(
@@ -183,7 +186,7 @@ def test_what_an_interrupted_capture_finished_is_not_done_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(capture, "_outputs", dying)
+        patch.setattr(teacher_inference, "_outputs", dying)
         with pytest.raises(KeyboardInterrupt):
             sets_of(folder, tmp_path)
     assert sets_of(folder, tmp_path)[1] == ALL_ROWS - 40
@@ -215,16 +218,14 @@ def test_a_full_disk_is_told_before_anything_is_stored(
 
 def test_the_preflight_tells_what_is_stored_and_how_large_it_is(folder: Path) -> None:
     stage = train_stage(folder, corpus=[{"corpus": str(folder / "corpus"), "weight": 3}])
-    lines = stage.check(ScalingConfig(), {}).lines
+    lines = stage.plan(ScalingConfig(), {}).lines
     assert "teacher 0 bert is not run: its outputs are stored first" in lines
     assert lines[-1] == (
         "teacher 0 bert, 7,883 parameters, stores logits: about 0.0 MiB for 110 rows, unless they are there"
     )
     assert any(line.startswith("teacher outputs: stored, because this training reads 540 rows") for line in lines)
     assert not [
-        line
-        for line in train_stage(folder, teacher_outputs="live").check(ScalingConfig(), {}).lines
-        if "stores" in line
+        line for line in train_stage(folder, teacher_outputs="live").plan(ScalingConfig(), {}).lines if "stores" in line
     ]
 
 

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.mixture import CorpusPart
-from raydistill.stages import _choice
-from raydistill.stages._base import CorpusForecast, Forecast
-from raydistill.stages._choice import Choice, Rows
+from raydistill.stages import _teacher_plan, _training_plan
+from raydistill.stages._base import CorpusFacts, Input
+from raydistill.stages._teacher_plan import Choice, Rows
 from raydistill.stages.train import Config
 from toys.capture import train_stage
 from toys.corpus import random_rows, write_corpus
@@ -22,7 +21,7 @@ def config_of(*, training: dict[str, Any] | None = None, **changes: Any) -> Conf
 
 
 def chosen(epoch: int | None = 90, corpus: int | None = 90, **changes: Any) -> Choice:
-    return _choice.choose(config_of(**changes), lambda: Rows(epoch, corpus))
+    return _teacher_plan.choose(config_of(**changes), Rows(epoch, corpus))
 
 
 def test_outputs_of_classifiers_are_stored_unless_the_user_says_otherwise() -> None:
@@ -103,23 +102,23 @@ def test_an_epoch_that_batches_do_not_divide_counts_its_own_rows() -> None:
 def test_a_corpus_that_is_read_twice_is_stored_once(tmp_path: Path) -> None:
     # 135 rows of an epoch of 180 are more than the 90 that there are.
     training, twice = {"max_steps": 6}, [{"corpus": "corpus", "weight": 2.0}]
-    forecast = CorpusForecast("classification", 61, 40, rows=90, tokens=900, labels=("red", "green", "blue"))
+    forecast = CorpusFacts("classification", 61, 40, rows=90, tokens=900, labels=("red", "green", "blue"))
     config = config_of(training=training, corpus=twice)
     expected = "this training reads 135 rows and the teachers then see each of 90 once"
-    assert _choice.of_forecast(config, {"corpus": Forecast(corpus=forecast)}).why == expected
-    write_corpus(tmp_path / "corpus", random_rows(90))
-    assert _choice.of_corpus(config, [CorpusPart(str(tmp_path / "corpus"), 2.0)]).why == expected
+    assert _training_plan.choice_of(config, {"corpus": Input(forecast)}).why == expected
+    write_corpus(tmp_path / "corpus" / "train", random_rows(90))
+    assert _training_plan.choice_of(config, {"corpus": Input(folder=tmp_path / "corpus")}).why == expected
 
 
 def test_teachers_may_be_captured_where_nobody_asked_for_live_ones_and_what_they_say_can_be_stored() -> None:
-    assert _choice.may_capture(config_of())
-    assert not _choice.may_capture(config_of(teacher_outputs="live"))
-    assert not _choice.may_capture(config_of(method="dynamic_objective"))
+    assert _teacher_plan.may_capture(config_of())
+    assert not _teacher_plan.may_capture(config_of(teacher_outputs="live"))
+    assert not _teacher_plan.may_capture(config_of(method="dynamic_objective"))
 
 
 def forecast_lines(**changes: Any) -> list[str]:
-    corpus = CorpusForecast("classification", 61, 40, labels=("red", "green", "blue"))
-    return _choice.of_forecast(config_of(**changes), {"corpus": Forecast(corpus=corpus)}).lines
+    corpus = CorpusFacts("classification", 61, 40, labels=("red", "green", "blue"))
+    return _training_plan.choice_of(config_of(**changes), {"corpus": Input(corpus)}).lines
 
 
 def test_a_corpus_that_is_not_there_yet_may_turn_out_larger_than_what_is_read() -> None:

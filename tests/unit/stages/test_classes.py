@@ -9,19 +9,21 @@ import pytest
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import capture
-from raydistill.data.capture import TeacherOutputs
+from raydistill.data import teacher_inference
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.methods import kd, vkd
 from raydistill.models.load import load_config, load_model
 from raydistill.models.predictions import predict
-from raydistill.stages import _classes, _fit, _stored
-from raydistill.stages._base import CorpusForecast, Forecast, OutputsForecast
+from raydistill.stages import _stored_outputs, _student, _training_plan
+from raydistill.stages._base import CorpusFacts, Input, OutputsFacts
+from raydistill.stages._models import Fitted, Model
+from raydistill.stages._training_plan import TrainDecisions
 from raydistill.stages.train import Config
 from raydistill.tasks._base import Column
-from toys.capture import capture_stage, context_of, outputs_here, save_teacher, train_stage, write_labelled
+from toys.capture import capture_stage, context_of, outputs_here, run_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES
 
 PARTS = {"warm": ("green", "red"), "cold": ("blue", "green"), "odd": ("red", "grey"), "all": CLASSES[::-1]}
@@ -41,7 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def joining(monkeypatch: pytest.MonkeyPatch) -> None:
     """Method kd as one that takes several teachers of parts of the classes."""
-    asked = replace(kd.Method.requirements(kd.Config()), partial_labels=True, max_teachers=None)
+    needs = kd.Method.requirements(kd.Config())
+    asked = replace(needs, max_teachers=None, execution=replace(needs.execution, partial_label_space=True))
     monkeypatch.setattr(kd.Method, "requirements", classmethod(lambda cls, config: asked))
 
 
@@ -57,21 +60,18 @@ def config_of(folder: Path, *teachers: Any, **changes: Any) -> Config:
     return config
 
 
-def check(folder: Path, *teachers: Any, **changes: Any) -> Forecast:
+def check(folder: Path, *teachers: Any, **changes: Any) -> TrainDecisions:
     earlier = changes.pop("earlier", {})
-    return _fit.check_training(config_of(folder, *teachers, **changes), ScalingConfig(), earlier)
+    return _training_plan.plan_training(config_of(folder, *teachers, **changes), ScalingConfig(), earlier)
 
 
 def test_teachers_that_know_all_classes_together_are_taken_and_the_student_has_the_corpuss_order(
     folder: Path, joining: None
 ) -> None:
     forecast = check(folder, "warm", "cold")
-    assert forecast.models[""].id2label == dict(enumerate(CLASSES))
+    assert forecast.makes.configs[""].id2label == dict(enumerate(CLASSES))
     assert "delivers the last student; no labels are read to train or to choose it" in forecast.lines
-    config = config_of(folder, "warm", "cold")
-    models = [load_config(folder / name) for name in ("warm", "cold")]
-    assert _classes.teacher_labels(config, models, CLASSES) == [("red", "green"), ("green", "blue")]
-    assert [one.num_labels for one in _classes.as_taught(config, models, CLASSES)] == [2, 2]
+    assert [one.labels for one in forecast.teachers] == [("red", "green"), ("green", "blue")]
 
 
 def test_a_method_is_asked_about_teachers_with_the_classes_that_are_read_of_them(
@@ -131,29 +131,29 @@ def test_wrong_maps_and_classes_that_nobody_teaches_are_refused_in_one_line(
 
 
 def test_a_map_gives_outputs_the_corpuss_names_or_leaves_them_out(folder: Path, joining: None) -> None:
-    assert check(folder, "warm", {"checkpoint": "odd", "labels": {"grey": "blue"}}).models
-    assert check(folder, "warm", {"checkpoint": "all", "labels": {"green": None}}).models
+    assert check(folder, "warm", {"checkpoint": "odd", "labels": {"grey": "blue"}}).makes
+    assert check(folder, "warm", {"checkpoint": "all", "labels": {"green": None}}).makes
 
 
 def test_a_method_that_needs_all_classes_of_each_teacher_refuses_a_part(folder: Path) -> None:
-    assert check(folder, "all").models
+    assert check(folder, "all").makes
     with pytest.raises(
         ValueError, match=r"teachers\.0: the checkpoint has the classes green, red, the corpus red, green"
     ):
         check(folder, "warm")
     subset = [{"corpus": str(folder / "corpus"), "label_subset": ["green", "red"]}]
     forecast = check(folder, "warm", corpus=subset)
-    assert forecast.models[""].id2label == {0: "red", 1: "green"}
+    assert forecast.makes.configs[""].id2label == {0: "red", 1: "green"}
     with pytest.raises(
         ValueError, match=r"teachers\.0: the checkpoint has the classes blue, green, red, the corpus red"
     ):
         check(folder, "all", corpus=subset)
-    assert check(folder, {"checkpoint": "all", "labels": {"blue": None}}, corpus=subset).models
+    assert check(folder, {"checkpoint": "all", "labels": {"blue": None}}, corpus=subset).makes
 
 
 def test_a_class_that_nobody_teaches_can_be_left_out_of_the_corpus(folder: Path, joining: None) -> None:
     subset = [{"corpus": str(folder / "corpus"), "label_subset": ["green", "red"]}]
-    assert check(folder, "warm", corpus=subset).models
+    assert check(folder, "warm", corpus=subset).makes
 
 
 def test_the_student_takes_the_blocks_of_a_teacher_of_a_part_and_a_head_of_all_classes(
@@ -161,8 +161,7 @@ def test_the_student_takes_the_blocks_of_a_teacher_of_a_part_and_a_head_of_all_c
 ) -> None:
     stage = train_stage(folder, teachers=[str(folder / "warm"), str(folder / "cold")], teacher_outputs="live")
     corpus = Corpus.open(str(folder / "corpus" / "train"))
-    teachers = [folder / "warm", folder / "cold"]
-    stage._write_initial(tmp_path / "initial", teachers, context_of(stage, tmp_path), corpus)
+    _student.write_initial(stage.config, tmp_path / "initial", folder / "warm", corpus, seed=5)
     student = load_model(tmp_path / "initial", head=HEAD, labels=CLASSES)
     teacher = load_model(folder / "warm", head=HEAD)
     of_student, of_teacher = (model.get_submodule("bert.encoder.layer") for model in (student, teacher))
@@ -174,10 +173,10 @@ def test_stored_logits_of_a_teacher_of_a_part_are_of_its_classes_in_the_corpuss_
     folder: Path, tmp_path: Path
 ) -> None:
     stage = capture_stage(folder, teachers=[str(folder / "all"), str(folder / "cold")])
-    outputs = stage.check(ScalingConfig(), {}).outputs
-    assert outputs is not None
-    assert outputs.labels == (CLASSES, ("green", "blue"))
-    run = stage.teacher_run(1, context_of(stage, tmp_path))
+    decisions = stage.plan(ScalingConfig(), {})
+    assert isinstance(decisions.makes, OutputsFacts)
+    assert decisions.makes.labels == (CLASSES, ("green", "blue"))
+    run = run_of(stage, 1, context_of(stage, tmp_path))
     assert run.headers[0].labels == ("green", "blue")
     found = TeacherOutputs(run)
     said = found.of(0, np.arange(7))["logits"]
@@ -192,23 +191,24 @@ def test_stored_logits_of_a_teacher_of_a_part_are_of_its_classes_in_the_corpuss_
 def test_a_capture_takes_maps_and_keeps_what_they_say(folder: Path, tmp_path: Path) -> None:
     odd = {"checkpoint": str(folder / "odd"), "labels": {"grey": "blue"}}
     stage = capture_stage(folder, teachers=[odd])
-    outputs = stage.check(ScalingConfig(), {}).outputs
-    assert outputs is not None
+    decisions = stage.plan(ScalingConfig(), {})
+    outputs = decisions.makes
+    assert isinstance(outputs, OutputsFacts)
     assert (outputs.labels, outputs.names) == ((("red", "blue"),), (("red", "blue"),))
-    run = stage.teacher_run(0, context_of(stage, tmp_path))
+    run = run_of(stage, 0, context_of(stage, tmp_path))
     assert (run.names, run.headers[0].names) == (("red", "blue"), ("red", "blue"))
     with pytest.raises(ValueError, match=r"teachers\.0: the checkpoint has the classes grey, which the corpus lacks"):
-        capture_stage(folder, teachers=[str(folder / "odd")]).check(ScalingConfig(), {})
+        capture_stage(folder, teachers=[str(folder / "odd")]).plan(ScalingConfig(), {})
 
 
-CORPUS = CorpusForecast("classification", 61, 40, rows=90, labels=CLASSES, columns={"label": Column("int64")})
+CORPUS = CorpusFacts("classification", 61, 40, rows=90, labels=CLASSES, columns={"label": Column("int64")})
 
 
-def captured(folder: Path, **labels: tuple[str, ...]) -> dict[str, Forecast]:
+def captured(folder: Path, **labels: tuple[str, ...]) -> dict[str, Input]:
     """A capture of these teachers with these classes, in the same job."""
     names = tuple(str(folder / name) for name in labels)
-    outputs = OutputsForecast(names, ("corpus",), ("logits",), (), tuple(labels.values()), ((),) * len(names))
-    return {"corpus": Forecast(corpus=CORPUS), "captured": Forecast(outputs=outputs)}
+    outputs = OutputsFacts(names, ("corpus",), ("logits",), (), tuple(labels.values()), ((),) * len(names))
+    return {"corpus": Input(CORPUS), "captured": Input(outputs)}
 
 
 def test_a_training_reads_stored_logits_of_parts_where_its_method_joins_them(folder: Path, joining: None) -> None:
@@ -232,24 +232,24 @@ def test_a_method_that_needs_all_classes_refuses_stored_logits_of_a_part(folder:
 
 
 def test_the_classes_that_are_read_are_all_unless_a_method_joins_parts(folder: Path) -> None:
-    config = config_of(folder, "all")
-    assert _stored.labels_of(config, CLASSES, [load_config(folder / "all")]) == (CLASSES,)
-    assert _stored.labels_of(config_of(folder, "all", method="finetune"), CLASSES, []) == ()
+    assert check(folder, "all").reading.labels == (CLASSES,)
+    assert check(folder, "all", method="finetune").reading.labels == ()
 
 
 def test_a_loss_of_stored_logits_of_parts_is_that_of_their_teachers(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     stage = capture_stage(
         folder, teachers=[str(folder / "warm"), {"checkpoint": str(folder / "odd"), "labels": {"grey": "blue"}}]
     )
     stage.run(context_of(stage, tmp_path))
     parts = [CorpusPart(str(folder / "corpus" / "train"))]
     named: list[tuple[Path, Any]] = [(folder / "warm", ()), (folder / "odd", ("red", "blue"))]
-    reading = _stored.Reading(("logits",), ((), ()), (("red", "green"), ("red", "blue")))
-    found = _stored.stored_outputs(
-        "x", list(_stored.sets_below(tmp_path)), reading, corpora={"train": parts}, teachers=named
+    read = [Fitted(Model(load_config(path), path), 0, names, ()) for path, names in named]
+    reading = _stored_outputs.Reading(("logits",), ((), ()), (("red", "green"), ("red", "blue")))
+    found = _stored_outputs.stored_outputs(
+        "x", list(_stored_outputs.sets_below(tmp_path)), reading, corpora={"train": parts}, teachers=read
     )["train"]
     assert found.labels == reading.labels
     teachers = [
@@ -269,4 +269,6 @@ def test_a_loss_of_stored_logits_of_parts_is_that_of_their_teachers(
     with pytest.raises(
         ValueError, match=r"logits of teachers\.1 are of different label sets: .* red, blue; the training"
     ):
-        _stored.stored_outputs("x", list(_stored.sets_below(tmp_path)), wrong, corpora={}, teachers=named)
+        _stored_outputs.stored_outputs(
+            "x", list(_stored_outputs.sets_below(tmp_path)), wrong, corpora={}, teachers=read
+        )

@@ -12,20 +12,20 @@ from transformers import AutoModelForSequenceClassification
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.capture import TeacherOutputs
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.methods import kd
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from raydistill.models.load import load_model, load_tokenizer
-from raydistill.stages import _corpora, _encodings, _fit
-from raydistill.stages._base import Forecast, TokenizerForecast
+from raydistill.stages import _corpora, _models, _training_plan
+from raydistill.stages._base import Decisions, Input, ModelFacts, TokenizerFacts
 from raydistill.stages.binarize import Config as BinarizeConfig
 from raydistill.stages.binarize import Stage as BinarizeStage
-from toys.capture import capture_stage, context_of, train_stage
+from toys.capture import capture_stage, context_of, run_of, train_stage
 from toys.classifiers import CLASSES
 from toys.encodings import (
     LETTERS_PAD,
@@ -68,8 +68,8 @@ def training(folder: Path, **changes: Any) -> Any:
     return train_stage(folder, **options)
 
 
-def check(folder: Path, earlier: dict[str, Forecast] | None = None, **changes: Any) -> Forecast:
-    return _fit.check_training(training(folder, **changes).config, ScalingConfig(), earlier or {})
+def check(folder: Path, earlier: dict[str, Input] | None = None, **changes: Any) -> Decisions:
+    return _training_plan.plan_training(training(folder, **changes).config, ScalingConfig(), earlier or {})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def check(folder: Path, earlier: dict[str, Forecast] | None = None, **changes: A
 def test_a_model_reads_the_encoding_of_its_tokenizer_as_far_as_that_is_known(
     digest: str | None, hashes: list[str | None], encoding: int
 ) -> None:
-    assert _encodings.encoding_of(KEY, digest, hashes) == encoding
+    assert _models.encoding_of(KEY, digest, hashes) == encoding
 
 
 def test_a_corpus_of_a_folder_tells_its_encodings_and_its_facts_in_each(folder: Path) -> None:
@@ -93,8 +93,8 @@ def test_a_corpus_of_a_folder_tells_its_encodings_and_its_facts_in_each(folder: 
 
 def test_a_teacher_of_a_further_tokenizer_is_taken_and_the_student_keeps_the_corpuss(folder: Path) -> None:
     forecast = check(folder)
-    assert forecast.models[""].vocab_size == 61
-    assert forecast.tokenizer_hash == WORDS
+    assert forecast.makes.configs[""].vocab_size == 61
+    assert forecast.makes.tokenizer_hash == WORDS
 
 
 def test_a_teacher_without_an_encoding_is_refused_with_the_key_that_adds_it(folder: Path) -> None:
@@ -122,7 +122,7 @@ def test_teachers_of_several_tokenizers_teach_one_student_as_their_stored_output
     folder: Path, method: str
 ) -> None:
     folders = [folder / "letters", folder / "words"]
-    assert check(folder, method=method, teachers=[str(one) for one in folders]).models
+    assert check(folder, method=method, teachers=[str(one) for one in folders]).makes
     uri = str(folder / "corpus" / "train")
     spec = FeedSpec.make(uri, {"name": "classification"}, {"name": method}, seed=1, encodings=[1])
     batch = BatchBuilder(spec).batch(np.array([50, 3, 45, 7]), epoch=0, step=0)
@@ -157,19 +157,19 @@ def test_a_student_of_a_further_tokenizer_is_refused(folder: Path) -> None:
 
 def test_a_teacher_needs_positions_for_the_rows_that_it_reads_and_no_others(folder: Path) -> None:
     facts = _corpora.of_folder(folder / "corpus")
-    fits = replace(facts, further_tokenizers=(TokenizerForecast(NUM_LETTERS, 40, LETTERS),))
-    too_long = replace(facts, further_tokenizers=(TokenizerForecast(NUM_LETTERS, 41, LETTERS),))
-    assert check(folder, {"c": Forecast(corpus=fits)}, corpus="c").models
+    fits = replace(facts, further_tokenizers=(TokenizerFacts(NUM_LETTERS, 40, LETTERS),))
+    too_long = replace(facts, further_tokenizers=(TokenizerFacts(NUM_LETTERS, 41, LETTERS),))
+    assert check(folder, {"c": Input(fits)}, corpus="c").makes
     with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, the corpus rows of up to 41 tokens"):
-        check(folder, {"c": Forecast(corpus=too_long)}, corpus="c")
+        check(folder, {"c": Input(too_long)}, corpus="c")
 
 
 def test_the_tokenizer_of_a_teacher_that_another_stage_makes_is_that_of_its_corpus(folder: Path) -> None:
     made = load_model(folder / "letters", head="sequence_classification").config
     for digest, taken in ((LETTERS, True), ("0" * 64, False)):
-        earlier = {"teacher": Forecast(models={"": made}, tokenizer_hash=digest)}
+        earlier = {"teacher": Input(ModelFacts({"": made}, digest))}
         if taken:
-            assert check(folder, earlier, teachers=["teacher"]).models
+            assert check(folder, earlier, teachers=["teacher"]).makes
             continue
         with pytest.raises(ValueError, match=r"teachers\.0 has another tokenizer than the corpus"):
             check(folder, earlier, teachers=["teacher"])
@@ -194,10 +194,9 @@ def binarize_stage(folder: Path, **changes: Any) -> BinarizeStage:
 
 
 def test_binarize_forecasts_what_it_will_write(folder: Path) -> None:
-    forecast = binarize_stage(folder).check(ScalingConfig(), {})
-    assert forecast.corpus is not None
-    assert forecast.corpus.further_tokenizers == (TokenizerForecast(NUM_LETTERS, LONGEST, LETTERS),)
-    assert list(forecast.corpus.columns) == list(Corpus.open(str(folder / "corpus" / "train")).columns)
+    forecast = binarize_stage(folder).plan(ScalingConfig(), {})
+    assert forecast.makes.further_tokenizers == (TokenizerFacts(NUM_LETTERS, LONGEST, LETTERS),)
+    assert list(forecast.makes.columns) == list(Corpus.open(str(folder / "corpus" / "train")).columns)
     assert forecast.lines == ["delimited texts, 61 ids, at most 30 tokens a row; in 16 ids too"]
 
 
@@ -223,7 +222,7 @@ def test_further_tokenizers_that_cannot_be_are_refused(
     named = changes.get("further_tokenizers", ["letters"])
     changes = {**changes, "further_tokenizers": [str(folder / name) for name in named]}
     with pytest.raises(ValueError, match=message) as error:
-        binarize_stage(folder, **changes).check(ScalingConfig(), {})
+        binarize_stage(folder, **changes).plan(ScalingConfig(), {})
     assert "\n" not in str(error.value)
 
 
@@ -233,7 +232,7 @@ def test_rows_longer_than_a_further_model_takes_are_refused(folder: Path, tmp_pa
     model.config.save_pretrained(tmp_path / "short")
     make_letters().save_pretrained(tmp_path / "short")
     with pytest.raises(ValueError, match=r"^further_tokenizers\.0: encoding\.max_length is 30; .*at most 29$"):
-        binarize_stage(folder, further_tokenizers=[str(tmp_path / "short")]).check(ScalingConfig(), {})
+        binarize_stage(folder, further_tokenizers=[str(tmp_path / "short")]).plan(ScalingConfig(), {})
 
 
 def test_without_further_tokenizers_a_corpus_keeps_its_identity(folder: Path) -> None:
@@ -249,8 +248,8 @@ def test_without_further_tokenizers_a_corpus_keeps_its_identity(folder: Path) ->
 def captured(folder: Path, output: Path, **changes: Any) -> TeacherOutputs:
     """What a capture of the teacher of letters would write, without Ray."""
     stage = capture_stage(folder, teachers=[str(folder / "letters")], **changes)
-    stage.check(ScalingConfig(), {})
-    run = stage.teacher_run(0, context_of(stage, output))
+    stage.plan(ScalingConfig(), {})
+    run = run_of(stage, 0, context_of(stage, output))
     outputs = TeacherOutputs(run)
     for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
         offsets = Corpus.open(uri).shard_offsets
@@ -279,7 +278,7 @@ def test_what_is_captured_is_what_plain_transformers_says_of_the_teachers_own_ro
 def test_a_stored_loss_of_a_teacher_of_letters_is_that_of_the_running_one(folder: Path, tmp_path: Path) -> None:
     captured(folder, tmp_path / "stored")
     stage = training(folder, teacher_outputs=str(tmp_path / "stored"))
-    stage.check(ScalingConfig(), {})
+    stage.plan(ScalingConfig(), {})
     kept = OutputSet.open(str(tmp_path / "stored" / "teacher_0" / "corpus_0" / "train"))
     stored = StoredOutputs(((StoredSet(kept.uri, kept.hash),),), ("logits",))
     student = load_model(folder / "words", head="sequence_classification")
@@ -298,13 +297,12 @@ def test_a_stored_loss_of_a_teacher_of_letters_is_that_of_the_running_one(folder
 
 
 def test_a_training_finds_each_teachers_encoding_by_its_folder(folder: Path, tmp_path: Path) -> None:
-    both, plain = (Corpus.open(str(folder / name / "train")) for name in ("corpus", "plain"))
-    assert [_encodings.of_folder(KEY, folder / name, both) for name in ("words", "letters")] == [0, 1]
+    hashes = _corpora.of_folder(folder / "corpus").hashes
+    digests = [_models.hash_of_folder(folder / name) for name in ("words", "letters")]
+    assert [_models.encoding_of(KEY, digest, hashes) for digest in digests] == [0, 1]
     make_tokenizer(70).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"^teachers\.0 has another tokenizer than the corpus"):
-        _encodings.of_folder(KEY, tmp_path, both)
-    # Compared in the preflight; a corpus with one encoding leaves nothing to choose.
-    assert _encodings.of_folder(KEY, tmp_path, plain) == 0
+        _models.encoding_of(KEY, _models.hash_of_folder(tmp_path), hashes)
 
 
 def test_the_pad_of_letters_is_another_than_that_of_words() -> None:

@@ -7,12 +7,12 @@ from transformers import BertConfig, GPT2Config, RobertaConfig
 
 from raydistill.config.named import parser
 from raydistill.config.sections import ScalingConfig, StudentConfig, TrainingConfig
-from raydistill.stages import _fit
-from raydistill.stages._base import CorpusForecast
+from raydistill.stages import _models, _student, _training_plan
+from raydistill.stages._base import CorpusFacts
 
 
 def lines(num_blocks: int, **student) -> list[str]:
-    return _fit._layer_lines(StudentConfig(**student), [BertConfig(num_hidden_layers=num_blocks)])
+    return _student._layer_lines(StudentConfig(**student), [BertConfig(num_hidden_layers=num_blocks)])
 
 
 @pytest.mark.parametrize(("num_layers", "named"), [(2, "0, 2"), (3, "0, 2, 4"), (4, "0, 2, 4, 7")])
@@ -36,19 +36,17 @@ def test_layers_that_the_user_chose_and_fresh_students_are_not_pointed_out():
 
 
 def test_the_positions_that_a_robertas_rows_cannot_use_are_not_counted():
-    corpus = CorpusForecast("mlm", 50, 513)
+    corpus = CorpusFacts("mlm", 50, 513)
     student = RobertaConfig(vocab_size=60, max_position_embeddings=514)
     with pytest.raises(ValueError, match=r"student has 512 positions, .*encoding\.max_length=512"):
-        _fit._check_corpus(corpus, student, [], [])
+        _models.check_size("student", student, corpus)
 
 
 def test_a_gpt2s_positions_are_found_under_their_own_name():
-    corpus = CorpusForecast("mlm", 50, 513)
-    _fit._check_corpus(corpus, GPT2Config(vocab_size=60, n_positions=513), [], [])
+    corpus = CorpusFacts("mlm", 50, 513)
+    _models.check_size("student", GPT2Config(vocab_size=60, n_positions=513), corpus)
     with pytest.raises(ValueError, match=r"teachers\.0 has 512 positions"):
-        _fit._check_corpus(
-            corpus, GPT2Config(vocab_size=60, n_positions=513), [GPT2Config(vocab_size=60, n_positions=512)], [0]
-        )
+        _models.check_size("teachers.0", GPT2Config(vocab_size=60, n_positions=512), corpus)
 
 
 @pytest.mark.parametrize(("pairing", "is_refused"), [("in_batch", True), ("corpus", False)])
@@ -58,10 +56,10 @@ def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, i
     config = SimpleNamespace(method=method, training=training)
     corpus = SimpleNamespace(rows=700)
     if not is_refused:
-        _fit._check_batches(config, ScalingConfig(num_workers=1), corpus)
+        _training_plan._check_batches(config, ScalingConfig(num_workers=1), corpus)
         return
     with pytest.raises(ValueError, match=r"has 4 micro-batches, and some steps only 7 rows, at least 2 for each with"):
-        _fit._check_batches(config, ScalingConfig(num_workers=1), corpus)
+        _training_plan._check_batches(config, ScalingConfig(num_workers=1), corpus)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refus
     config = SimpleNamespace(method=method, training=TrainingConfig(batch_size=7, micro_batch_size=2))
     scaling = ScalingConfig(num_workers=5, min_workers=fewest)
     if refused is None:
-        _fit._check_batches(config, scaling, SimpleNamespace(rows=10))
+        _training_plan._check_batches(config, scaling, SimpleNamespace(rows=10))
         return
     with pytest.raises(ValueError, match=refused):
-        _fit._check_batches(config, scaling, SimpleNamespace(rows=10))
+        _training_plan._check_batches(config, scaling, SimpleNamespace(rows=10))

@@ -7,8 +7,8 @@ import torch
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.models.load import load_model
-from raydistill.stages import _fit, train
-from raydistill.stages._base import CorpusForecast, Forecast, StageContext
+from raydistill.stages import _models, _student, _training_plan, train
+from raydistill.stages._base import CorpusFacts, Input
 from toys.classifiers import CLASSES, CLASSIFIERS
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_bert
@@ -16,9 +16,9 @@ from toys.words import make_tokenizer
 
 HEAD = "sequence_classification"
 UNCAUSAL = {"name": "causal", "alpha_causal_ce": 0}
-CORPUS = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40, labels=CLASSES))}
+CORPUS = {"corpus": Input(CorpusFacts("classification", 61, 40, labels=CLASSES))}
 OF_SCORES = {"name": "classification", "metrics": ["pearson"]}
-SCORES = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40))}
+SCORES = {"corpus": Input(CorpusFacts("classification", 61, 40))}
 
 
 def saved(folder: Path, model: torch.nn.Module) -> str:
@@ -49,13 +49,13 @@ def checked(earlier=CORPUS, **sections):
         "training": {"batch_size": 8},
         **sections,
     }
-    return _fit.check_training(train.Config.model_validate(stage), ScalingConfig(), earlier)
+    return _training_plan.plan_training(train.Config.model_validate(stage), ScalingConfig(), earlier)
 
 
 def test_a_student_of_some_blocks_of_a_checkpoint_that_is_not_the_teacher_gets_the_classes_of_the_corpus(folders):
     start = {"init": "layers", "checkpoint": {"checkpoint": folders["language"], "head": "new"}, "layers": [0, 2]}
     forecast = checked(teachers=[folders["classifier"]], student=start)
-    student = forecast.models[""]
+    student = forecast.makes.configs[""]
     assert (student.model_type, student.num_hidden_layers) == ("bert", 2)
     assert student.id2label == dict(enumerate(CLASSES))
 
@@ -80,7 +80,7 @@ def test_a_teacher_whose_classes_are_unknown_or_others_is_refused(folders, teach
 
 def test_outputs_that_the_user_names_are_taken(folders):
     teacher = {"checkpoint": folders["nameless"], "labels": ["blue", "green", "red"]}
-    assert checked(teachers=[teacher], student={"init": "layers", "layers": [0]}).models
+    assert checked(teachers=[teacher], student={"init": "layers", "layers": [0]}).makes
 
 
 def test_a_teacher_of_classes_is_refused_for_scores(folders):
@@ -94,7 +94,7 @@ def test_a_method_of_language_models_is_refused_for_a_classifier(folders):
 
 
 def test_a_method_of_classifiers_is_refused_for_a_language_model(folders):
-    earlier = {"corpus": Forecast(corpus=CorpusForecast("mlm", 61, 40))}
+    earlier = {"corpus": Input(CorpusFacts("mlm", 61, 40))}
     with pytest.raises(ValueError, match="needs a masked_lm head; method kd works with sequence_classification"):
         checked(earlier, task="mlm", teachers=[folders["language"]], student={"init": "layers", "layers": [0]})
 
@@ -112,17 +112,8 @@ def initial(folders, folder, seed, corpus, **student):
             {"kind": "train", "corpus": "c", "task": "classification", "method": "finetune", "student": student}
         ),
     )
-    context = StageContext(
-        job_name="job",
-        seed=seed,
-        scaling=ScalingConfig(),
-        output=folder,
-        outputs={},
-        summaries={},
-        tracker=None,
-        run_key="",
-    )
-    stage._write_initial(folder / "initial", [], context, corpus)
+    origin = _models.resolve(stage.config.student.checkpoint, {})
+    _student.write_initial(stage.config, folder / "initial", origin, corpus, seed=seed)
     return load_model(folder / "initial", head=HEAD, labels=CLASSES)
 
 

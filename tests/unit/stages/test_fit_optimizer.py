@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.stages import _fit, train
-from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages import _training_plan, train
+from raydistill.stages._base import CorpusFacts, Input
 from toys.models import toy_bert
 from toys.words import make_tokenizer
 
-CORPUS = {"corpus": Forecast(corpus=CorpusForecast("mlm", 61, 40, rows=80, tokens=800))}
+CORPUS = {"corpus": Input(CorpusFacts("mlm", 61, 40, rows=80, tokens=800))}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def lines(
         "training": {"batch_size": 8, "num_epochs": 10, **(training or {})},
         **sections,
     }
-    return _fit.check_training(train.Config.model_validate(stage), ScalingConfig(), CORPUS).lines
+    return _training_plan.plan_training(train.Config.model_validate(stage), ScalingConfig(), CORPUS).lines
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

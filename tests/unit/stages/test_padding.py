@@ -12,10 +12,10 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.evaluation import evaluate_models
 from raydistill.models.load import load_config, load_model, load_tokenizer, save_model
-from raydistill.stages import evaluate
-from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages import _student, evaluate
+from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, ModelFacts
 from raydistill.tasks import classification
-from toys.capture import context_of, train_stage
+from toys.capture import train_stage
 from toys.classifiers import CLASSES, CLASSIFIERS, toy_classifier
 from toys.corpus import write_corpus
 from toys.encodings import ENCODE, toy_examples
@@ -63,10 +63,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def test_a_student_answers_padded_rows_in_plain_transformers_as_it_was_evaluated(
     corpus: Corpus, tmp_path: Path, family: Any
 ) -> None:
-    language = {"checkpoint": str(saved(tmp_path / "language", family(2, seed=1))), "head": "new"}
-    start = {"init": "checkpoint", "checkpoint": language}
+    language = saved(tmp_path / "language", family(2, seed=1))
+    start = {"init": "checkpoint", "checkpoint": {"checkpoint": str(language), "head": "new"}}
     stage = train_stage(tmp_path, method="finetune", teachers=[], student=start)
-    stage._write_initial(tmp_path / "initial", [], context_of(stage, tmp_path), corpus)
+    _student.write_initial(stage.config, tmp_path / "initial", language, corpus, seed=0)
     # As it is written after a training.
     student = load_model(tmp_path / "initial", head=HEAD)
     with torch.no_grad():
@@ -95,16 +95,16 @@ def test_a_student_answers_padded_rows_in_plain_transformers_as_it_was_evaluated
     assert np.ptp(expected, axis=0).max() > 0.1
 
 
-def checked(model: Path, *, head: str = "pretrained", as_student: bool = False) -> Forecast:
+def checked(model: Path, *, head: str = "pretrained", as_student: bool = False) -> Decisions:
     """A preflight of an evaluation, or of a training that starts from a model."""
-    earlier = {"corpus": Forecast(corpus=CorpusForecast("classification", 61, 40, labels=CLASSES))}
+    earlier = {"corpus": Input(CorpusFacts("classification", 61, 40, labels=CLASSES))}
     if as_student:
         start = {"init": "checkpoint", "checkpoint": {"checkpoint": str(model), "head": head}}
         stage: Any = train_stage(model, corpus="corpus", method="finetune", teachers=[], student=start)
     else:
         config = {"kind": "evaluate", "corpus": "corpus", "task": "classification", "models": {"own": str(model)}}
         stage = evaluate.Stage("evaluate", evaluate.Config.model_validate(config))
-    return stage.check(ScalingConfig(), earlier)
+    return stage.plan(ScalingConfig(), earlier)
 
 
 @pytest.mark.parametrize("name", ["gpt2_classes", "bert_classes"])
@@ -118,14 +118,15 @@ def test_a_classifier_that_transformers_reads_otherwise_where_it_pads_is_refused
     with pytest.raises(ValueError, match=rf"student\.checkpoint is a {family} whose tokenizer pads on the left"):
         checked(folder, as_student=True)
     # A head that is new has learned no padding, and its student is saved with the other side.
-    assert checked(folder, head="new", as_student=True).models
+    assert isinstance(checked(folder, head="new", as_student=True).makes, ModelFacts)
     written = folder / "tokenizer_config.json"
     written.write_text(written.read_text(encoding="utf-8").replace('"left"', '"right"'), encoding="utf-8")
-    assert checked(folder).compared == ("own",)
+    assert isinstance(checked(folder).makes, Evaluated)
 
 
 def test_a_classifier_of_rotary_positions_may_pad_on_the_left(tmp_path: Path) -> None:
-    assert checked(saved(tmp_path / "model", toy_classifier(toy_llama, 2), pad_id=END)).compared == ("own",)
+    folder = saved(tmp_path / "model", toy_classifier(toy_llama, 2), pad_id=END)
+    assert isinstance(checked(folder).makes, Evaluated)
 
 
 def test_a_student_of_a_teacher_without_a_padding_id_gets_the_one_of_its_tokenizer(
@@ -133,6 +134,6 @@ def test_a_student_of_a_teacher_without_a_padding_id_gets_the_one_of_its_tokeniz
 ) -> None:
     teacher = saved(tmp_path / "teacher", toy_classifier(toy_llama, 3), side="right")
     stage = train_stage(tmp_path, student={"layers": [0, 2]}, teacher_outputs="live")
-    stage._write_initial(tmp_path / "initial", [teacher], context_of(stage, tmp_path), corpus)
+    _student.write_initial(stage.config, tmp_path / "initial", teacher, corpus, seed=0)
     assert (load_config(teacher).pad_token_id, load_config(tmp_path / "initial").pad_token_id) == (None, END)
     assert load_tokenizer(tmp_path / "initial").padding_side == "right"

@@ -8,8 +8,8 @@ import pytest
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
 from raydistill.models.classes import with_classes
-from raydistill.stages import _choice, _fit, _placement
-from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages import _teacher_plan, _training_plan
+from raydistill.stages._base import CorpusFacts, Input, ModelFacts
 from raydistill.stages.train import Config
 from toys.capture import train_stage
 from toys.classifiers import CLASSES
@@ -31,17 +31,17 @@ def config_of(*placements: str, **changes: Any) -> Config:
 
 def limit_for(config: Config, *, num_workers: int = 1, of_teachers: Any = sum) -> float:
     """GiB that hold the student and a part of the teachers, and hardly more."""
-    demand = _placement.demand_of(config, ScalingConfig(num_workers=num_workers), [STUDENT, *TEACHERS.values()])
+    demand = _teacher_plan.demand_of(config, ScalingConfig(num_workers=num_workers), [STUDENT, *TEACHERS.values()])
     return (demand.student + of_teachers(demand.teachers) + 1) / GIB
 
 
 def lines(config: Config, **scaling: Any) -> list[str]:
-    corpus = CorpusForecast("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, held_out_rows=20)
+    corpus = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, held_out_rows=20)
     earlier = {
-        "corpus": Forecast(corpus=corpus),
-        **{name: Forecast(models={"": one}) for name, one in TEACHERS.items()},
+        "corpus": Input(corpus),
+        **{name: Input(ModelFacts({"": one})) for name, one in TEACHERS.items()},
     }
-    return _fit.check_training(config, ScalingConfig(**scaling), earlier).lines
+    return _training_plan.plan_training(config, ScalingConfig(**scaling), earlier).lines
 
 
 def placed(found: list[str]) -> list[str]:
@@ -72,7 +72,7 @@ def test_a_limit_of_memory_decides(num_workers: int, of_teachers: Any, placement
 
 def test_teachers_that_are_too_large_beside_the_student_are_captured_though_few_rows_are_read() -> None:
     config = config_of(teacher_outputs="auto", training={"max_steps": 1})
-    assert _choice.choose(config, lambda: _choice.Rows(90, 90)).source == "live"
+    assert _teacher_plan.choose(config, _teacher_plan.Rows(90, 90)).source == "live"
     assert placed(lines(config)) == ["replicate", "replicate"]
     found = lines(config, memory_per_worker=limit_for(config, of_teachers=max))
     assert "teacher 1 bert is not run: its outputs are stored first" in found
@@ -137,7 +137,7 @@ def test_models_that_workers_share_have_to_fit_the_fewest_of_them() -> None:
     sharing = {"training": {"zero_stage": 3}}
     config = config_of("zero3", "zero3", **sharing)
     held = {
-        name: _placement.demand_of(config, ScalingConfig(**scaling), [STUDENT, *TEACHERS.values()]).student
+        name: _teacher_plan.demand_of(config, ScalingConfig(**scaling), [STUDENT, *TEACHERS.values()]).student
         for name, scaling in {
             "elastic": {"num_workers": 4, "min_workers": 2},
             "two": {"num_workers": 2},

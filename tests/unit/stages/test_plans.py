@@ -11,7 +11,7 @@ from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.models import layer_plan
 from raydistill.models.load import save_model
 from raydistill.models.predictions import predict
-from raydistill.stages import _plans
+from raydistill.stages import _student
 from raydistill.stages._base import Run, StageContext
 from raydistill.stages.register import Config, Stage
 from raydistill.tracking.tracker import MemoryTracker
@@ -27,10 +27,10 @@ def section(**options: Any) -> StudentConfig:
 
 def test_a_named_plan_and_a_list_become_the_plan_of_the_student() -> None:
     student = BertConfig(num_hidden_layers=3)
-    found = _plans.planned(section(layer_plan="sps"), student, head=HEAD)
+    found = _student.with_plan(section(layer_plan="sps"), student, head=HEAD)
     assert layer_plan.shown(layer_plan.plan_of(found) or ()) == "0 1 2 0* 1* 2*"
     assert layer_plan.plan_of(student) is None
-    found = _plans.planned(section(layer_plan=[[2, True], [0, False]]), student, head=HEAD)
+    found = _student.with_plan(section(layer_plan=[[2, True], [0, False]]), student, head=HEAD)
     assert layer_plan.shown(layer_plan.plan_of(found) or ()) == "2* 0"
     assert found.num_hidden_layers == 3
 
@@ -38,7 +38,7 @@ def test_a_named_plan_and_a_list_become_the_plan_of_the_student() -> None:
 def test_of_six_blocks_the_key_chooses_three_or_all() -> None:
     student = BertConfig(num_hidden_layers=6)
     depths = [
-        layer_plan.num_steps(_plans.planned(section(layer_plan="sps", **options), student, head=HEAD))
+        layer_plan.num_steps(_student.with_plan(section(layer_plan="sps", **options), student, head=HEAD))
         for options in ({}, {"layer_plan_half_of_six": False})
     ]
     assert depths == [9, 12]
@@ -47,10 +47,10 @@ def test_of_six_blocks_the_key_chooses_three_or_all() -> None:
 def test_a_continued_checkpoint_keeps_its_plan_unless_another_is_asked_for() -> None:
     student = BertConfig(num_hidden_layers=2)
     layer_plan.set_plan(student, layer_plan.make_plan("sps", 2))
-    kept = _plans.planned(section(init="checkpoint", checkpoint="ptp", layers=None), student, head=HEAD)
+    kept = _student.with_plan(section(init="checkpoint", checkpoint="ptp", layers=None), student, head=HEAD)
     assert layer_plan.plan_of(kept) == layer_plan.make_plan("sps", 2)
     changed = section(init="checkpoint", checkpoint="ptp", layers=None, layer_plan="original")
-    found = _plans.planned(changed, student, head=HEAD)
+    found = _student.with_plan(changed, student, head=HEAD)
     assert layer_plan.plan_of(found) == layer_plan.make_plan("original", 2)
 
 
@@ -66,7 +66,7 @@ def test_a_plan_that_the_student_cannot_have_is_refused(
     options: dict[str, Any], student: Any, head: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        _plans.planned(section(**options), student, head=head)
+        _student.with_plan(section(**options), student, head=head)
 
 
 @pytest.mark.parametrize("value", ["spss", [], [[0, "x"]], [[-1, True]], [0, 1]])
@@ -83,8 +83,6 @@ def registered(folder: Path) -> dict[str, Any]:
         seed=1,
         scaling=ScalingConfig(),
         output=folder / "register",
-        outputs={},
-        summaries={},
         tracker=tracker,
         run_key="toy/register",
         runs={"distill": [Run("distill", {}, folder, {"lineage": {"teacher": "t"}})]},
@@ -116,7 +114,7 @@ def test_a_student_without_a_plan_is_registered_as_it_is(tmp_path: Path) -> None
 
 
 def test_the_forecast_tells_the_plan_and_how_it_leaves_the_system() -> None:
-    found = _plans.planned(section(layer_plan="sps"), BertConfig(num_hidden_layers=3), head=HEAD)
-    [line] = _plans.plan_lines(found)
+    found = _student.with_plan(section(layer_plan="sps"), BertConfig(num_hidden_layers=3), head=HEAD)
+    [line] = _student.plan_lines(found)
     assert "runs 6 blocks with the weights of 3: 0 1 2 0* 1* 2*" in line
-    assert _plans.plan_lines(BertConfig()) == []
+    assert _student.plan_lines(BertConfig()) == []

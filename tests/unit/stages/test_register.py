@@ -7,10 +7,10 @@ import pytest
 from transformers import AutoModelForMaskedLM
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.registry.student import FiguresRow, rows_of
 from raydistill.stages import _lineage
-from raydistill.stages._base import Forecast, Run, StageContext
+from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.stages.register import Config, Stage
-from raydistill.tracking.student import FiguresRow, rows_of
 from raydistill.tracking.tracker import MemoryTracker
 from toys.checkpoint import save_student
 
@@ -43,11 +43,9 @@ def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2,
         seed=1,
         scaling=ScalingConfig(),
         output=folder,
-        outputs={},
-        summaries={"evaluate": {"entries": entries}},
         tracker=tracker,
         run_key="toy/register",
-        runs={register.config.model: children},
+        runs={register.config.model: children, "evaluate": [Run("evaluate", {}, folder, {"entries": entries})]},
     )
     register.run(context)
     [model] = tracker.models
@@ -80,12 +78,12 @@ def test_a_figure_that_the_evaluation_does_not_have_is_refused(tmp_path: Path) -
 
 
 def test_several_runs_without_a_choice_are_refused_before_the_run() -> None:
-    earlier = {"distill": Forecast(models={"": object()}, num_runs=3), "evaluate": Forecast()}
+    earlier = {"distill": Input(ModelFacts({"": object()}), num_runs=3), "evaluate": Input()}
     with pytest.raises(ValueError, match="which has 3 runs; name one"):
-        stage().check(ScalingConfig(), earlier)
+        stage().plan(ScalingConfig(), earlier)
     with pytest.raises(ValueError, match="best_by is 'loss', but metrics_from is missing"):
-        stage(best_by="loss").check(ScalingConfig(), earlier)
-    stage(best_by="loss", metrics_from="evaluate").check(ScalingConfig(), earlier)
+        stage(best_by="loss").plan(ScalingConfig(), earlier)
+    stage(best_by="loss", metrics_from="evaluate").plan(ScalingConfig(), earlier)
 
 
 def entry(model: str, reference: str, loss: float, **assignment: Any) -> dict[str, Any]:
@@ -159,7 +157,7 @@ def test_a_version_gets_licence_gate_figures_size_and_a_card(tmp_path: Path) -> 
     ],
 )
 def test_a_baseline_or_gate_without_figures_is_refused_before_the_run(options: dict[str, Any], message: str) -> None:
-    evaluation = Forecast(compared=("teacher", "alone"), metrics=("loss", "f1"))
-    earlier = {"distill": Forecast(models={"": object()}), "evaluate": evaluation}
+    evaluation = Input(Evaluated(("teacher", "alone"), ("loss", "f1")))
+    earlier = {"distill": Input(ModelFacts({"": object()})), "evaluate": evaluation}
     with pytest.raises(ValueError, match=message):
-        stage(**options).check(ScalingConfig(), earlier)
+        stage(**options).plan(ScalingConfig(), earlier)

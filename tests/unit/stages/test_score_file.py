@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import capture
-from raydistill.data.capture import TeacherOutputs
+from raydistill.data import teacher_inference
 from raydistill.data.corpus import MANIFEST
+from raydistill.data.teacher_inference import TeacherOutputs
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.models.classes import with_classes
 from raydistill.models.dropout_scores import single_pass_scores
-from raydistill.stages._base import CorpusForecast, Forecast
-from toys.capture import capture_stage, context_of, outputs_here, write_labelled
+from raydistill.stages._base import CorpusFacts, Input, ModelFacts
+from toys.capture import capture_stage, context_of, outputs_here, run_of, write_labelled
 from toys.classifiers import CLASSES
 from toys.models import toy_bert
 
@@ -45,7 +45,7 @@ def stage_of(folder: Path, file: Path, **changes: Any) -> Any:
 
 
 def test_a_file_that_fits_is_told_of(folder: Path) -> None:
-    lines = stage_of(folder, folder / "scores.npy").check(ScalingConfig(), {}).lines
+    lines = stage_of(folder, folder / "scores.npy").plan(ScalingConfig(), {}).lines
     assert lines[-1] == f"dropout_scores of 90 rows are those of {folder / 'scores.npy'}"
 
 
@@ -65,29 +65,29 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_runs(
     if scores is not None:
         np.save(tmp_path / "scores.npy", scores)
     with pytest.raises(ValueError, match=message) as error:
-        stage_of(folder, tmp_path / "scores.npy", **changes).check(ScalingConfig(), {})
+        stage_of(folder, tmp_path / "scores.npy", **changes).plan(ScalingConfig(), {})
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_of_a_single_corpus(folder: Path) -> None:
     corpora = [str(folder / "corpus"), str(folder / "corpus")]
     with pytest.raises(ValueError, match="which is of one train set, but corpus names 2; capture each by itself"):
-        stage_of(folder, folder / "scores.npy", corpus=corpora).check(ScalingConfig(), {})
+        stage_of(folder, folder / "scores.npy", corpus=corpora).plan(ScalingConfig(), {})
 
 
-KNOWN = CorpusForecast("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, held_out_rows=20)
+KNOWN = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, held_out_rows=20)
 
 
 @pytest.mark.parametrize("corpus", [KNOWN, replace(KNOWN, rows=70), replace(KNOWN, rows=None, held_out_rows=None)])
 def test_the_length_is_compared_with_a_corpus_of_the_job_as_far_as_it_is_known(
-    folder: Path, corpus: CorpusForecast
+    folder: Path, corpus: CorpusFacts
 ) -> None:
-    teacher = Forecast(models={"": with_classes(toy_bert(2, dropout=0.1).config, CLASSES)})
+    teacher = Input(ModelFacts({"": with_classes(toy_bert(2, dropout=0.1).config, CLASSES)}))
     stage = stage_of(folder, folder / "scores.npy", corpus="texts", teachers=["trained"])
-    earlier = {"texts": Forecast(corpus=corpus), "trained": teacher}
-    assert stage.check(ScalingConfig(), earlier).lines[-1].startswith("dropout_scores are those of 90 rows of ")
+    earlier = {"texts": Input(corpus), "trained": teacher}
+    assert stage.plan(ScalingConfig(), earlier).lines[-1].startswith("dropout_scores are those of 90 rows of ")
     with pytest.raises(ValueError, match="which has 90 rows, the train set 80, or 85 with what was held out of it"):
-        stage.check(ScalingConfig(), {**earlier, "texts": Forecast(corpus=replace(KNOWN, rows=80, held_out_rows=5))})
+        stage.plan(ScalingConfig(), {**earlier, "texts": Input(replace(KNOWN, rows=80, held_out_rows=5))})
 
 
 def test_another_file_of_the_same_name_makes_another_stage(folder: Path, tmp_path: Path) -> None:
@@ -102,35 +102,35 @@ def test_another_file_of_the_same_name_makes_another_stage(folder: Path, tmp_pat
 
 def test_actors_compute_scores_of_one_pass_where_a_file_has_those_of_passes(folder: Path, tmp_path: Path) -> None:
     stage = stage_of(folder, folder / "scores.npy", outputs=["logits", "dropout_scores"])
-    outputs = TeacherOutputs(stage.teacher_run(0, context_of(stage, tmp_path)))
+    outputs = TeacherOutputs(run_of(stage, 0, context_of(stage, tmp_path)))
     train, held_out = (outputs.of(number, np.arange(20)) for number in range(2))
     single = [single_pass_scores(torch.from_numpy(part["logits"])).numpy() for part in (train, held_out)]
     assert np.array_equal(train["dropout_scores"], single[0])
     assert not np.isclose(held_out["dropout_scores"], single[1], atol=1e-3).all()
     alone = stage_of(folder, folder / "scores.npy")
-    outputs = TeacherOutputs(alone.teacher_run(0, context_of(alone, tmp_path)))
+    outputs = TeacherOutputs(run_of(alone, 0, context_of(alone, tmp_path)))
     np.testing.assert_allclose(outputs.of(0, np.arange(20))["dropout_scores"], single[0], atol=1e-6)
 
 
 def test_a_set_says_which_file_its_scores_are_of_and_one_of_passes_nothing(folder: Path, tmp_path: Path) -> None:
     stage = stage_of(folder, folder / "scores.npy")
-    train, held_out = stage.teacher_run(0, context_of(stage, tmp_path)).headers
+    train, held_out = run_of(stage, 0, context_of(stage, tmp_path)).headers
     assert set(train.options) - set(held_out.options) == {"dropout_scores_file"}
     assert train.options["dropout_scores_file"]["column"] == 0
     plain = capture_stage(folder, outputs=["dropout_scores"])
-    assert plain.teacher_run(0, context_of(plain, tmp_path)).headers[1] == held_out
+    assert run_of(plain, 0, context_of(plain, tmp_path)).headers[1] == held_out
 
 
 def single_of(folder: Path, tmp_path: Path) -> Any:
     """Scores (90,) of one pass of the teacher."""
     stage = stage_of(folder, folder / "scores.npy")
-    return TeacherOutputs(stage.teacher_run(0, context_of(stage, tmp_path))).of(0, np.arange(90))["dropout_scores"]
+    return TeacherOutputs(run_of(stage, 0, context_of(stage, tmp_path))).of(0, np.arange(90))["dropout_scores"]
 
 
 def test_a_files_scores_are_stored_and_those_of_passes_where_it_has_none(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     of_file = (0.9 * single_of(folder, tmp_path) + 0.01)[:, None]
     np.save(tmp_path / "scores.npy", of_file)
     stage = stage_of(folder, tmp_path / "scores.npy")
@@ -150,7 +150,7 @@ def test_a_files_scores_are_stored_and_those_of_passes_where_it_has_none(
 def test_a_wrong_file_ends_a_capture_with_one_line_and_leaves_no_scores(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     single = single_of(folder, tmp_path)[:, None]
     made, message = {
         "shuffled": (

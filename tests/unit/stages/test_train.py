@@ -7,9 +7,12 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.methods import finetune
-from raydistill.methods._base import Requirements
-from raydistill.models.load import save_model
-from raydistill.stages import _base, _fit
+from raydistill.methods._base import Execution, Requirements
+from raydistill.models.load import load_config, save_model
+from raydistill.stages import _student, train
+from raydistill.stages._stored_outputs import Reading
+from raydistill.stages._teacher_plan import Choice
+from raydistill.stages._training_plan import TrainDecisions
 from raydistill.stages.train import Config, Stage
 from raydistill.tasks import mlm
 from toys.checkpoint import toy_tokenizer
@@ -35,15 +38,21 @@ def test_positions_are_frozen_for_a_new_distilbert_unless_told_otherwise(
     tmp_path: Path, model: Any, options: dict[str, Any], frozen: bool
 ) -> None:
     save_model(model(1), toy_tokenizer(), tmp_path / "initial")
-    assert stage(**options)._freezes_positions(tmp_path / "initial") is frozen
+    assert _student.freezes_positions(stage(**options).config.student, load_config(tmp_path / "initial")) is frozen
+
+
+def decided() -> TrainDecisions:
+    return TrainDecisions(
+        lines=["a line"], student=None, teachers=(), choice=Choice("live"), placement=None, reading=Reading()
+    )
 
 
 def couple(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "method":
-        coupled = Requirements(row_coupled=True)
+        coupled = Requirements(execution=Execution(batch_dependent=True))
         monkeypatch.setattr(finetune.Method, "requirements", classmethod(lambda cls, config: coupled))
     if part == "task":
-        monkeypatch.setattr(mlm.Task, "row_coupled", classmethod(lambda cls, config: True))
+        monkeypatch.setattr(mlm.Task, "batch_dependent", classmethod(lambda cls, config: True))
 
 
 @pytest.mark.parametrize(("part", "counts"), [("nothing", False), ("method", True), ("task", True)])
@@ -51,12 +60,12 @@ def test_the_size_of_a_micro_batch_is_a_part_of_a_training_whose_rows_are_couple
     monkeypatch: pytest.MonkeyPatch, part: str, counts: bool
 ) -> None:
     couple(monkeypatch, part)
-    monkeypatch.setattr(_fit, "check_training", lambda *_: _base.Forecast(lines=["a line"]))
+    monkeypatch.setattr(train, "plan_training", lambda *_: decided())
     identities, lines = [], []
     for size in (4, 8):
         of_size = stage(training={"micro_batch_size": size})
         identities.append(of_size.identity(ScalingConfig()))
-        lines.append(of_size.check(ScalingConfig(), {}).lines[1:])
+        lines.append(of_size.plan(ScalingConfig(), {}).lines[1:])
     assert (identities[0] != identities[1]) is counts
     told = [
         [
@@ -71,12 +80,12 @@ def test_the_size_of_a_micro_batch_is_a_part_of_a_training_whose_rows_are_couple
 @pytest.mark.parametrize("part", ["nothing", "method"])
 def test_a_number_of_workers_that_is_learned_may_not_change(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     couple(monkeypatch, part)
-    monkeypatch.setattr(_fit, "check_training", lambda *_: _base.Forecast(lines=["a line"]))
+    monkeypatch.setattr(train, "plan_training", lambda *_: decided())
     elastic = ScalingConfig(num_workers=2, min_workers=1)
     if part == "nothing":
-        assert stage().check(elastic, {}).lines == ["a line"]
+        assert stage().plan(elastic, {}).lines == ["a line"]
         assert stage().identity(elastic) == stage().identity(ScalingConfig(num_workers=7))
         return
     with pytest.raises(ValueError, match=r"scaling\.min_workers is 1, but the loss of a row .*; leave min_workers out"):
-        stage().check(elastic, {})
-    stage().check(ScalingConfig(num_workers=2), {})
+        stage().plan(elastic, {})
+    stage().plan(ScalingConfig(num_workers=2), {})

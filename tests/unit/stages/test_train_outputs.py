@@ -1,12 +1,17 @@
 """What a training stage hands its workers of its teachers: stored outputs, or where those lie that run."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from raydistill.data import capture
-from raydistill.stages import train
+from raydistill.config.sections import ScalingConfig
+from raydistill.data import teacher_inference
+from raydistill.models.load import load_config
+from raydistill.stages import _corpora, _models, train
+from raydistill.stages._base import Input, ModelFacts
 from raydistill.tracking.tracker import MemoryTracker
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
@@ -31,7 +36,7 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[TrainSpec]:
         return TrainResult(student=output, metrics={}, step=1, stopped="", delivered="last", best_metric="loss")
 
     monkeypatch.setattr(train, "train", record)
-    monkeypatch.setattr(capture, "_outputs", outputs_here)
+    monkeypatch.setattr(teacher_inference, "_outputs", outputs_here)
     return specs
 
 
@@ -73,3 +78,20 @@ def test_teachers_in_turn_are_handed_as_such(folder: Path, tmp_path: Path, hande
     assert [teacher.placement for teacher in handed[0].teachers] == ["sequential"] * 2
     assert tags["placement"] == "sequential, because placement says so"
     assert tags["teacher_outputs"] == "live, because teachers.0.placement is 'sequential'"
+
+
+@pytest.mark.parametrize("changes", [{}, {"teacher_outputs": "live"}, {"training": {"max_steps": 2}}])
+def test_what_a_run_decides_is_what_was_decided_before_anything_was_made(
+    folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    shutil.copytree(folder / "teacher", tmp_path / "student")
+    stage = train_stage(folder, corpus="corpus", teachers=["teacher"], **changes)
+    teacher = ModelFacts({"": load_config(folder / "teacher")}, _models.hash_of_folder(folder / "teacher"))
+    planned = {"corpus": Input(_corpora.of_folder(folder / "corpus")), "teacher": Input(teacher)}
+    made = {"corpus": Input(folder=folder / "corpus"), "teacher": Input(folder=tmp_path)}
+    before, then = (stage.plan(ScalingConfig(), inputs) for inputs in (planned, made))
+    assert then.teachers[0].folder == tmp_path / "student"
+    alike = [replace(one, student=None, teachers=(), makes=None) for one in (before, then)]
+    assert alike[0] == alike[1]
+    sizes = [{**one.student.to_dict(), "_name_or_path": ""} for one in (before, then)]
+    assert sizes[0] == sizes[1]

@@ -8,13 +8,14 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
-from raydistill.data.label_subset import has_classes
+from raydistill.data.mixture import has_classes
 from raydistill.data.stream import FeedSpec, held_out_batches
 from raydistill.models.load import load_model
-from raydistill.stages import _corpora, _fit, evaluate
-from raydistill.stages._base import CorpusForecast, Forecast
+from raydistill.stages import _corpora, _models, _training_plan, evaluate
+from raydistill.stages._base import CorpusFacts, Decisions, Input, ModelFacts
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
+from raydistill.training.selection import criterion_of
 from toys.capture import save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES
 from toys.corpus import write_corpus
@@ -40,11 +41,11 @@ def config_of(folder: Path, method: Any, **changes: Any) -> Config:
     return config
 
 
-def check(folder: Path, method: Any, *, unlabelled: tuple[str, ...] = BOTH, **changes: Any) -> Forecast:
+def check(folder: Path, method: Any, *, unlabelled: tuple[str, ...] = BOTH, **changes: Any) -> Decisions:
     corpus = _corpora.of_folder(folder / "corpus")
     assert corpus.unlabelled == ()
-    earlier = {"corpus": Forecast(corpus=replace(corpus, unlabelled=unlabelled))}
-    return _fit.check_training(config_of(folder, method, **changes), ScalingConfig(), earlier)
+    earlier = {"corpus": Input(replace(corpus, unlabelled=unlabelled))}
+    return _training_plan.plan_training(config_of(folder, method, **changes), ScalingConfig(), earlier)
 
 
 @pytest.mark.parametrize("unlabelled", [BOTH, ("train",)])
@@ -68,9 +69,9 @@ def test_methods_that_read_labels_are_refused(folder: Path, method: str, unlabel
 
 def test_a_task_that_makes_labels_of_labels_is_refused(folder: Path) -> None:
     config = config_of(folder, "finetune", task={"name": "ptp", "t": 0.5}, teacher_outputs="captured")
-    corpus = CorpusForecast("classification", 61, 40, labels=CLASSES, unlabelled=BOTH)
+    corpus = CorpusFacts("classification", 61, 40, labels=CLASSES, unlabelled=BOTH)
     with pytest.raises(ValueError, match=r"^task is 'ptp', which reads labels, but rows of corpus 'corpus' have none"):
-        _fit._classes.check_labelled(config, corpus, _fit.criterion_of(config.training, config.task, config.method))
+        _training_plan._check_labelled(config, corpus, criterion_of(config.training, config.task, config.method))
 
 
 @pytest.mark.parametrize("metric", ["loss", "agreement", "held_out/kd"])
@@ -95,13 +96,12 @@ def test_models_are_compared_where_held_out_rows_have_labels(folder: Path) -> No
     section = {"kind": "evaluate", "corpus": "corpus", "task": "classification", "models": {"one": "teacher"}}
     stage = evaluate.Stage("evaluate", evaluate.Config.model_validate(section))
     corpus = _corpora.of_folder(folder / "corpus")
-    model = _fit.check_model("one", config_of(folder, "kd").teachers[0], head=HEAD,
-                             corpus=corpus, earlier={})  # fmt: skip
-    earlier = {"teacher": Forecast(models={"": model}, tokenizer_hash=corpus.tokenizer_hash)}
+    model = _models.model_of("one", config_of(folder, "kd").teachers[0], {}).config
+    earlier = {"teacher": Input(ModelFacts({"": model}, corpus.tokenizer_hash))}
     for unlabelled in ((), ("train",)):
-        stage.check(ScalingConfig(), {**earlier, "corpus": Forecast(corpus=replace(corpus, unlabelled=unlabelled))})
+        stage.plan(ScalingConfig(), {**earlier, "corpus": Input(replace(corpus, unlabelled=unlabelled))})
     with pytest.raises(ValueError, match=r"^models are compared by their labels, but rows of corpus 'corpus' have non"):
-        stage.check(ScalingConfig(), {**earlier, "corpus": Forecast(corpus=replace(corpus, unlabelled=BOTH))})
+        stage.plan(ScalingConfig(), {**earlier, "corpus": Input(replace(corpus, unlabelled=BOTH))})
 
 
 def write_parts(tmp_path: Path, folder: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_folder_tells_which_of_its_parts_have_labels_and_mixes_with_its_like(t
     assert not has_classes(found.labels, found.columns)
     references = train_stage(folder, corpus=[str(folder / "corpus"), str(tmp_path)]).config.corpus
     with pytest.raises(ValueError, match=r"has unlabelled \('train',\), .* has \(\); binarize both alike"):
-        _corpora.forecast(references, {})
+        _corpora.facts_of(references, {})
     with pytest.raises(ValueError, match=r"few_shot is 2, but corpus .* has no class for each row; leave it out"):
-        _corpora.forecast(train_stage(folder, corpus={"corpus": str(tmp_path), "few_shot": 2}).config.corpus, {})
+        _corpora.facts_of(train_stage(folder, corpus={"corpus": str(tmp_path), "few_shot": 2}).config.corpus, {})
 
 
 @pytest.mark.parametrize("method", [*OF_LOGITS, "dfa", "cfl"], ids=str)

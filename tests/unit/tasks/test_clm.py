@@ -106,7 +106,7 @@ def test_no_tensor_has_the_logits_of_all_tokens():
 
 
 def test_models_are_compared_by_metrics_that_there_are():
-    better = Task.greater_is_better(Config())
+    better = Task.higher_is_better(Config())
     assert better == {"loss": False, "perplexity": False, "accuracy": True}
     assert set(better) < set(TASK.metrics({"loss": 6.0, "correct": 3.0, "tokens": 4.0}))
 

@@ -45,7 +45,7 @@ def test_rows_are_those_of_classification():
 @pytest.mark.parametrize("name", TASKS)
 def test_models_are_compared_by_the_metrics_of_the_task(name):
     expected = METRICS.get(name, ["accuracy"])
-    assert Task.greater_is_better(Config(name)) == {**dict.fromkeys(expected, True), "loss": False}
+    assert Task.higher_is_better(Config(name)) == {**dict.fromkeys(expected, True), "loss": False}
     width = len(TASKS[name].labels) or 1
     generator = np.random.default_rng(0)
     label = generator.integers(0, width, 6) if width > 1 else generator.random(6)

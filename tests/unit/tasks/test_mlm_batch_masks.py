@@ -39,8 +39,8 @@ def targets(batch: Batch) -> dict[int, list[int]]:
 
 def test_rows_alone_are_the_default_and_only_the_draw_of_a_batch_couples_rows():
     assert Config().sampling == "row"
-    assert not Task.row_coupled(Config())
-    assert Task.row_coupled(Config(sampling="batch"))
+    assert not Task.batch_dependent(Config())
+    assert Task.batch_dependent(Config(sampling="batch"))
 
 
 @pytest.mark.parametrize(("lengths", "expected"), [((20, 20), 6), ((12, 13, 17), 7), ((41,), 7), ((100, 40), 21)])

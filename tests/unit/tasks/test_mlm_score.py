@@ -33,7 +33,7 @@ def test_metrics_are_means_over_masked_tokens():
 
 
 def test_models_are_compared_by_metrics_that_there_are():
-    assert set(Task.greater_is_better(Config())) < set(TASK.metrics({"loss": 6.0, "correct": 3.0, "tokens": 4.0}))
+    assert set(Task.higher_is_better(Config())) < set(TASK.metrics({"loss": 6.0, "correct": 3.0, "tokens": 4.0}))
 
 
 def test_a_perplexity_beyond_floats_is_infinite():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from raydistill.batch import collate
-from raydistill.methods._teacher_outputs import stored_name
+from raydistill.methods._base import stored_name
 from raydistill.models import layer_plan
 from raydistill.models.load import load_model, save_model
 from raydistill.tasks import ptp
@@ -121,7 +121,7 @@ def test_accuracy_and_loss_are_of_the_four_classes():
     labels = torch.tensor([0, 1, 2, 3, 1])
     assert found["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-9)
     assert found["accuracy"] == pytest.approx((logits.argmax(-1) == labels).double().mean().item())
-    assert set(task.greater_is_better(task.config)) == {"accuracy", "loss"}
+    assert set(task.higher_is_better(task.config)) == {"accuracy", "loss"}
 
 
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "c", "d")], ids=["fewer", "as many"])

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from raydistill.training.placement import Demand, Options, Plan, held, place
+from raydistill.training.placement import Demand, Options, TeacherPlacement, held, place
 
 GIB = 2**30
 DEMAND = Demand(student=2 * GIB, teachers=(1 * GIB, 6 * GIB, 3 * GIB))
 THREE = ("auto",) * 3
 
 
-def placed(limit: float | None, *, asked: tuple[str, ...] = THREE, **options: Any) -> Plan:
+def placed(limit: float | None, *, asked: tuple[str, ...] = THREE, **options: Any) -> TeacherPlacement:
     return place(DEMAND, Options(asked=asked, limit=None if limit is None else limit * GIB, **options))
 
 
@@ -49,12 +49,12 @@ def test_the_reason_has_the_sizes() -> None:
 
 def test_what_the_user_asked_for_is_kept() -> None:
     asked = ("sequential", "replicate", "zero3")
-    assert placed(1, asked=asked) == Plan(asked, "placement says so")
+    assert placed(1, asked=asked) == TeacherPlacement(asked, "placement says so")
     assert placed(30, asked=("auto", "zero3", "auto")).placements == ("replicate", "zero3", "replicate")
     mixed = placed(9.9, asked=("auto", "replicate", "auto"), num_workers=2, can_capture=True)
     assert mixed.placements == ("zero3", "replicate", "zero3")
-    assert placed(30, asked=asked, is_strict=True) == Plan(asked, "placement says so")
-    assert placed(30, asked=("auto", "captured", "auto")) == Plan(("captured",) * 3, "placement says so")
+    assert placed(30, asked=asked, is_strict=True) == TeacherPlacement(asked, "placement says so")
+    assert placed(30, asked=("auto", "captured", "auto")) == TeacherPlacement(("captured",) * 3, "placement says so")
 
 
 def test_nothing_fits_a_limit_of_the_users() -> None:

@@ -9,6 +9,7 @@ import pytest
 from raydistill.config.named import parser
 from raydistill.config.sections import TrainingConfig
 from raydistill.methods import finetune
+from raydistill.methods._base import Execution
 from raydistill.training import selection
 from raydistill.training.selection import Criterion, Standing, criterion_of, selection_line, stop_reason, updated
 
@@ -153,14 +154,14 @@ def test_a_copy_replaces_what_was_there(tmp_path: Path):
 @pytest.fixture
 def joining(monkeypatch):
     """A method that joins teachers of parts of the classes and tells how often the student agrees with them."""
-    asked = replace(finetune.Method.requirements(finetune.Config()), partial_labels=True)
+    asked = replace(finetune.Method.requirements(finetune.Config()), execution=Execution(partial_label_space=True))
     monkeypatch.setattr(finetune.Method, "requirements", classmethod(lambda cls, config: asked))
-    monkeypatch.setattr(finetune.Method, "better_when_greater", ("agreement",))
+    monkeypatch.setattr(finetune.Method, "higher_is_better", ("agreement",))
     return FINETUNE
 
 
 @pytest.mark.parametrize("name", ["agreement", "held_out/agreement"])
-def test_agreement_with_the_teachers_is_better_when_greater(joining, name):
+def test_agreement_with_the_teachers_is_higher_is_better(joining, name):
     criterion = criterion_of(TrainingConfig(metric_for_best_model=name), MLM, joining)
     assert (criterion.key, criterion.greater_is_better) == ("held_out/agreement", True)
     overruled = TrainingConfig(metric_for_best_model=name, greater_is_better=False)

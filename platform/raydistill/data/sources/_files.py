@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from raydistill.data import archives
+from raydistill.data.published import archives
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import Folder, glob_files
 

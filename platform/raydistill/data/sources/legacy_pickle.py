@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydistill.data.published.pickled_lists import read_list
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Example, Item
-from raydistill.data.sources._pickled_lists import read_list
 
 _ROWS_PER_COUNT = 1_000
 

@@ -13,8 +13,7 @@ from ray.tune.schedulers import (
 )
 
 from raydistill.search.config import SearchConfig
-from raydistill.search.domains import Choice, Domain, Grid, QUniform
-from raydistill.search.listener import Values
+from raydistill.search.domains import Choice, Domain, QUniform, Values
 from raydistill.search.tuning.suggestions import encoded
 from raydistill.search.tuning.trainable import CLOCK
 
@@ -76,7 +75,7 @@ def _mutable(domain: Domain) -> Any:
     """What population-based training moves a value in: a choice to its neighbour, a range up or down."""
     if isinstance(domain, QUniform):
         return tune.quniform(domain.low, domain.high, domain.step)
-    return list(domain.values) if isinstance(domain, Choice | Grid) else encoded(domain)
+    return list(domain.values) if isinstance(domain, Choice) else encoded(domain)
 
 
 def inside(config: Values, domains: Mapping[str, Domain]) -> Values:
@@ -85,6 +84,6 @@ def inside(config: Values, domains: Mapping[str, Domain]) -> Values:
         value = config["values"][key]
         if isinstance(domain, QUniform):
             config["values"][key] = domain.at(min(max(round((value - domain.low) / domain.step), 0), domain.num_steps))
-        elif not isinstance(domain, Choice | Grid):
+        elif not isinstance(domain, Choice):
             config["values"][key] = type(domain.low)(min(max(value, domain.low), domain.high))
     return config

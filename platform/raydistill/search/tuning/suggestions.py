@@ -7,20 +7,19 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from raydistill.search.config import SearchConfig
-from raydistill.search.domains import Choice, Domain, Grid, LogUniform, QUniform, RandInt, Uniform
-from raydistill.search.listener import Listener, Values
-from raydistill.search.sampling import at_random, combinations
+from raydistill.search.domains import Choice, Domain, LogUniform, QUniform, RandInt, Uniform, Values
+from raydistill.search.records import CampaignRecord
 from raydistill.search.tuning.trainable import METRIC
 
 
 class Suggestions(Searcher):
     """Numbers trials, draws at random or by grid itself, and asks a library's searcher for the rest."""
 
-    def __init__(self, search: SearchConfig, samples: Sequence[Values], listener: Listener) -> None:
+    def __init__(self, search: SearchConfig, record: CampaignRecord) -> None:
         super().__init__(metric=METRIC, mode=search.mode)
-        self._search, self._listener = search, listener
-        self._inner = _inner(search, samples)
-        self._grid = combinations(search)
+        self._search, self._record = search, record
+        self._inner = _inner(search, record.samples())
+        self._grid = list(search.combinations()) if search.searcher.name == "grid" else []
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Values | str | None:
@@ -37,11 +36,11 @@ class Suggestions(Searcher):
             sample = {key: getattr(value, "item", lambda value=value: value)() for key, value in sample.items()}
             values = {key: _decoded(domain, sample[key]) for key, domain in domains.items()}
         elif self._grid:
-            sample = values = dict(zip(domains, self._grid[number], strict=True))
+            sample = values = self._grid[number]
         else:
-            sample = values = at_random(self._search, number)
+            sample = values = self._search.at_random(number)
         self._numbers[trial_id] = number
-        self._listener.suggested(number, values, sample)
+        self._record.suggested(number, values, sample)
         return {"number": number, "values": values}
 
     def on_trial_result(self, trial_id: str, result: Values) -> None:
@@ -98,7 +97,7 @@ def _inner(search: SearchConfig, samples: Sequence[Values]) -> Searcher | None:
 
 def encoded(domain: Domain) -> Any:
     """Ray Tune's form of a domain; of a choice, whose values may be whole sections, the places in its list."""
-    if isinstance(domain, Choice | Grid):
+    if isinstance(domain, Choice):
         return tune.choice(list(range(len(domain.values))))
     if isinstance(domain, Uniform):
         return tune.uniform(domain.low, domain.high)
@@ -111,7 +110,7 @@ def encoded(domain: Domain) -> Any:
 
 
 def _decoded(domain: Domain, value: Any) -> Any:
-    if isinstance(domain, Choice | Grid):
+    if isinstance(domain, Choice):
         return domain.values[int(value)]
     if isinstance(domain, QUniform):
         return domain.at(int(value))

@@ -1,0 +1,206 @@
+"""A sealed table: rows in a folder of shards, and a manifest that is written last and covers every other file.
+
+Corpora (``corpus.py``) and teacher outputs (``teacher_outputs.py``) are such tables. A table's hash is the SHA-256 of
+its manifest, which has that of each file; a folder without manifest is no table. Shards hold row groups of one size,
+the last of a shard apart, each with a digest, so that a row is read and checked without the rest of its shard.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raydistill.data.storage import Folder
+
+MANIFEST = "manifest.json"
+ROW_GROUP_ROWS = 1000
+"""Rows of every row group but the last of a shard."""
+CACHE_BYTES = 64_000_000
+"""How much of a table's row groups a process keeps in memory."""
+Places = NDArray[np.int64]
+Value = TypeVar("Value")
+
+
+class Record(BaseModel):
+    """A frozen part of a manifest; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileInfo(Record):
+    """A file of a table, and what tells it from any other."""
+
+    bytes: int
+    sha256: str
+
+
+class Shard(Record):
+    """A file of rows, and what tells it from any other."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What manifests of a kind of table look like, and how messages speak of it."""
+
+    manifest: type[BaseModel]
+    versioned: type[Any]
+    """Reads the ``version`` of a manifest of any format."""
+    version: int
+    """The format that this program reads."""
+    name: str
+    """With its verb: such as ``corpus`` and ``has``."""
+    has: str
+    stage: str
+    """The stage that writes it."""
+    again: str
+    """What to do where the whole table is needed anew."""
+    anew: str
+    """What is done where a table is not as it was written."""
+    missing: str
+    """What is said of a file that is not there; ``{bytes}`` are those that its manifest says."""
+
+
+class SealedFolder(Folder):
+    """The folder of a table; what is wrong with its files is told by their names."""
+
+    def __init__(self, uri: str, kind: Kind) -> None:
+        super().__init__(uri)
+        self.kind = kind
+
+    def fault(self, name: str, what: str) -> ValueError:
+        """The error that says what is wrong with a file, and what to do."""
+        remedy = f"copy it again from where it is whole, or {self.kind.stage} it again"
+        return ValueError(f"{self.kind.name} {self.uri!r}: {name} {what}; {remedy}")
+
+    @contextmanager
+    def named_errors(self, name: str) -> Iterator[None]:
+        """Inside, what storage and Arrow raise becomes a ValueError that names a file."""
+        try:
+            yield
+        except (OSError, pa.ArrowException) as error:
+            raise self.fault(name, f"is damaged or cannot be read: {' '.join(str(error).split())}") from None
+
+    def check_content(self, name: str, expected: str) -> None:
+        """Compare a file's SHA-256 with what was recorded; raises ValueError naming the file."""
+        with self.named_errors(name):
+            found = self.sha256(name)
+        if found != expected:
+            raise self.fault(name, f"has SHA-256 {found}, its manifest says {expected}")
+
+    def check_sizes(self, recorded: Mapping[str, int]) -> None:
+        """Compare the bytes of files with what was recorded; raises ValueError naming the first that differs.
+
+        Costs one listing of each folder and reads no file.
+        """
+        found: dict[str, int] = {}
+        for parent in sorted({name.rpartition("/")[0] for name in recorded}):
+            found.update(self.sizes(parent))
+        for name, size in recorded.items():
+            if name not in found:
+                raise self.fault(name, self.kind.missing.format(bytes=size))
+            if found[name] != size:
+                raise self.fault(name, f"has {found[name]} bytes, its manifest says {size}")
+
+
+class SealedTable:
+    """A finished table, opened for reading; rows are numbered from 0 in the order of the shards."""
+
+    KIND: ClassVar[Kind]
+
+    def __init__(
+        self, folder: SealedFolder, manifest: Any, *, manifest_sha256: str, identity: str | None = None
+    ) -> None:
+        self.uri = folder.uri
+        self.hash = manifest_sha256
+        """SHA-256 of the manifest, which covers every other file."""
+        self.identity = identity
+        """Hash of all that the files depend on, None where it is not known."""
+        self._folder = folder
+        self.files = {shard.file: FileInfo(bytes=shard.bytes, sha256=shard.sha256) for shard in manifest.shards}
+        """Files that are read when rows are."""
+        self.shard_offsets: Places = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
+        """First row of each shard, and the number of rows at the end."""
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """Read a table's manifest and compare the sizes of its files with it.
+
+        Raises ValueError when ``uri`` holds no finished table of this version, or a file is missing or truncated.
+        """
+        kind = cls.KIND
+        folder, said = SealedFolder(uri, kind), f"{kind.name} {uri!r}"
+        if not folder.exists(MANIFEST):
+            raise ValueError(f"{said} {kind.has} no {MANIFEST}; give the folder of a finished {kind.stage} stage")
+        content = folder.read_bytes(MANIFEST)
+        try:
+            version = kind.versioned.model_validate_json(content).version
+            if version != kind.version:
+                reads = f"this program reads {kind.version}; {kind.again}"
+                raise ValueError(f"{said} {kind.has} format version {version}, {reads}")
+            manifest = kind.manifest.model_validate_json(content)
+        except ValidationError as error:
+            found = error.errors()[0]
+            place = ".".join(map(str, found["loc"])) or MANIFEST
+            raise ValueError(f"{said}: {place}: {found['msg']}; {kind.again}") from None
+        table = cls(folder, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
+        folder.check_sizes({name: info.bytes for name, info in table.files.items()})
+        return table
+
+    def __len__(self) -> int:
+        return int(self.shard_offsets[-1])
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the files that are read when rows are."""
+        return sum(info.bytes for info in self.files.values())
+
+    def verify(self) -> None:
+        """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
+        for name, info in self.files.items():
+            self._folder.check_content(name, info.sha256)
+
+    def groups_of(
+        self, rows: Sequence[int] | NDArray[np.integer], *, group_rows: int = ROW_GROUP_ROWS
+    ) -> Iterator[tuple[int, int, Places, Places]]:
+        """For each row group that holds some of the rows: its shard and number, their places in ``rows`` and in it."""
+        indices = np.asarray(rows, dtype=np.int64)
+        shards = np.searchsorted(self.shard_offsets, indices, side="right") - 1
+        groups, within = np.divmod(indices - self.shard_offsets[shards], group_rows)
+        order = np.lexsort((groups, shards))
+        changes = np.flatnonzero((np.diff(shards[order]) != 0) | (np.diff(groups[order]) != 0)) + 1
+        for places in np.split(order, changes) if len(order) else []:
+            yield int(shards[places[0]]), int(groups[places[0]]), places, within[places]
+
+
+class Recent(Generic[Value]):
+    """Values that are costly to make, of which those used last are kept: up to a total size, but at least one."""
+
+    def __init__(self, limit: int, *, size: Callable[[Value], int] = lambda value: 1) -> None:
+        self._limit, self._size = limit, size
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._total = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value of a key, made where it is not kept."""
+        if key not in self._values:
+            self._values[key] = make()
+            self._total += self._size(self._values[key])
+            while self._total > self._limit and len(self._values) > 1:
+                self._total -= self._size(self._values.popitem(last=False)[1])
+        self._values.move_to_end(key)
+        return self._values[key]

@@ -1,0 +1,1 @@
+"""Registered students: found, shown, compared, promoted, and fetched as checkpoints of a job."""

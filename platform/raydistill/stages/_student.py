@@ -1,0 +1,161 @@
+"""How a student starts: planned from the configuration of the model that it is made of, and made of its weights."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydistill.config.sections import StudentConfig
+from raydistill.data import mirror
+from raydistill.data.corpus import Corpus
+from raydistill.data.mixture import Mixture
+from raydistill.models import checks, layer_plan, layer_selection
+from raydistill.models.blocks import family_of
+from raydistill.models.classes import with_classes
+from raydistill.models.kept_units import kept_of
+from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
+from raydistill.models.padding import write_padding
+from raydistill.stages import _models
+
+if TYPE_CHECKING:
+    from raydistill.stages.train import Config
+
+_VOCABULARIES = ("masked_lm", "causal_lm")
+
+
+def planned(section: StudentConfig, source: Any, labels: tuple[str, ...], *, head: str) -> Any:
+    """The configuration of a student that starts from a model with the configuration ``source``.
+
+    Raises ValueError for layers and plans that it cannot have.
+    """
+    if head in CLASSIFIERS:
+        source = with_classes(source, labels)
+    if section.init != "checkpoint":
+        source = _shortened(section, source, head=head)
+    return with_plan(section, source, head=head)
+
+
+def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
+    if kept_of(source) is not None:
+        raise ValueError(
+            f"student.init is {section.init!r}, but the model that it starts from is pruned; name the one before "
+            "pruning as student.checkpoint, or write init: checkpoint with a pruned one"
+        )
+    layers = layers_of(section) if section.init == "layers" else None
+    if layers is not None:
+        checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
+    num_layers = len(layers) if layers is not None else section.num_layers or len(section.layers or [])
+    return layer_selection.student_config(source, architecture=section.architecture, num_layers=num_layers, head=head)
+
+
+def layers_of(section: StudentConfig) -> list[int]:
+    """Teacher blocks that a student made from layers copies."""
+    if section.layers is not None:
+        return list(section.layers)
+    assert section.num_layers is not None
+    return layer_selection.published_layers(section.num_layers)
+
+
+def with_plan(section: StudentConfig, model: Any, *, head: str) -> Any:
+    """A student's configuration with the plan of its section; without one there, with the plan that it has.
+
+    Raises ValueError for a plan that the student cannot have.
+    """
+    found = copy.deepcopy(model)
+    _write_plan(section, found, head=head)
+    return found
+
+
+def _write_plan(section: StudentConfig, model: Any, *, head: str) -> None:
+    try:
+        if section.layer_plan is not None:
+            plan = layer_plan.make_plan(
+                section.layer_plan, model.num_hidden_layers, half_of_six=section.layer_plan_half_of_six
+            )
+            layer_plan.set_plan(model, plan)
+        family_of(model.model_type).check_plan(model)
+        if layer_plan.is_drawn(layer_plan.plan_of(model)) and head in _VOCABULARIES:
+            raise ValueError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
+    except ValueError as error:
+        raise ValueError(f"student.{error}") from None
+
+
+def lines(section: StudentConfig, student: Any, teachers: list[Any]) -> list[str]:
+    """What a preflight tells of the layers of a student and of its plan, given the models' configurations."""
+    return [*_layer_lines(section, teachers), *plan_lines(student)]
+
+
+def plan_lines(model: Any) -> list[str]:
+    """What a preflight tells of a student's plan, nothing of one without."""
+    plan = layer_plan.plan_of(model)
+    if plan is None:
+        return []
+    return [
+        f"student runs {len(plan)} blocks with the weights of {model.num_hidden_layers}: {layer_plan.shown(plan)} "
+        "(* query and key exchanged, ? drawn); plain transformers needs its unrolled copy, which register makes"
+    ]
+
+
+def _layer_lines(section: StudentConfig, teachers: list[Any]) -> list[str]:
+    """A warning where the published list of layers is not spread over the teacher, which nobody would guess."""
+    if section.init != "layers" or section.layers is not None:
+        return []
+    if not teachers or section.checkpoint is not None:
+        return []
+    layers, depth = layers_of(section), teachers[0].num_hidden_layers
+    # A spread of n blocks reaches into the last of n equal parts.
+    if (layers[-1] + 1) * len(layers) > depth * (len(layers) - 1):
+        return []
+    named = ", ".join(map(str, layers))
+    return [f"student copies the published teacher blocks {named} of {depth}, not spread over them; see student.layers"]
+
+
+def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus | Mixture, *, seed: int) -> None:
+    """Build the student of the model in ``origin`` and save it with the corpus's tokenizer, in one rename."""
+    section, head = config.student, config.task.head
+    labels = config.task.outputs(corpus.encoding.labels)
+    reference = section.checkpoint or config.teachers[0]
+    if section.init == "random":
+        source = load_config(origin)
+        student = layer_selection.random_student(
+            with_classes(source, labels) if head in CLASSIFIERS else source,
+            architecture=section.architecture,
+            num_layers=section.num_layers or len(section.layers or []),
+            seed=seed,
+            head=head,
+        )
+    else:
+        # Only a new head is drawn, by the run's own seed.
+        student = load_model(
+            origin,
+            head=head,
+            labels=labels,
+            names=_models.names_of(reference, load_config(origin)),
+            # A teacher that knows a part of the classes gives the student its blocks alone.
+            allow_new_head=reference.head == "new"
+            or (section.checkpoint is None and config.method.requirements.execution.partial_label_space),
+            seed=seed,
+        )
+    if section.init == "layers":
+        student = layer_selection.student_from_layers(
+            student,
+            architecture=section.architecture,
+            layers=layers_of(section),
+            vocab_transform=section.vocab_transform,
+            seed=seed,
+        )
+    _write_plan(section, student.config, head=head)
+    tokenizer = load_tokenizer(mirror.fetch(corpus.tokenizer_uri))
+    write_padding(student.config, tokenizer, head=head)
+    temporary = folder.with_name(".initial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_model(student, tokenizer, temporary)
+    temporary.rename(folder)
+
+
+def freezes_positions(section: StudentConfig, student: Any) -> bool:
+    """Whether position embeddings stay: a student that is made may keep them, one that is continued trains them."""
+    if section.init == "checkpoint":
+        return False
+    wanted = section.freeze_position_embeddings
+    return bool(student.model_type == "distilbert" if wanted is None else wanted)

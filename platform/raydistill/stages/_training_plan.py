@@ -1,0 +1,287 @@
+"""What a training will do: whether models, corpus, method and loop fit each other, and what follows of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raydistill.config.sections import ScalingConfig, TrainingConfig
+from raydistill.data.input_splits import PARTS
+from raydistill.models import checks
+from raydistill.models.classes import with_classes
+from raydistill.models.freezing import check_frozen_layers
+from raydistill.optim.optimizers import CLIP_PER_TENSOR
+from raydistill.stages import _corpora, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
+from raydistill.stages._base import INITIAL, CorpusFacts, Decisions, Inputs, ModelFacts
+from raydistill.stages._models import Fitted
+from raydistill.stages._stored_outputs import Reading
+from raydistill.stages._teacher_plan import Choice, Rows
+from raydistill.training.placement import TeacherPlacement
+from raydistill.training.selection import TASK, Criterion, criterion_of, selection_line
+
+if TYPE_CHECKING:
+    from raydistill.stages.train import Config
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDecisions(Decisions):
+    """What a training starts from and reads."""
+
+    student: Any
+    """The student's configuration."""
+    teachers: tuple[Fitted, ...]
+    choice: Choice
+    """Where outputs of teachers come from."""
+    placement: TeacherPlacement | None
+    """Where teachers lie that run beside the student, None where none does."""
+    reading: Reading
+    """What is read of stored outputs."""
+
+
+def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
+    """Decide what a training does; raises ValueError with one line for the first thing that does not fit."""
+    corpus = _corpora.read_by(config.task, config.corpus, inputs)
+    if not corpus.has_train:
+        raise ValueError("corpus has held-out rows alone; name a binarize stage that has a source to train on")
+    teachers = _teachers(config, corpus, inputs)
+    _check_requirements(config, len(teachers))
+    student = _student_of(config, teachers, corpus, inputs)
+    _models.check_size("student", student, corpus)
+    for position, teacher in enumerate(teachers):
+        _models.check_size(f"teachers.{position}", teacher.config, corpus.as_encoded(teacher.encoding))
+    config.method.check(student, _as_taught(config, teachers))
+    choice = choice_of(config, inputs)
+    reading = Reading.of(config, _corpora.facts_of(config.corpus, inputs).labels, student, teachers)
+    if choice.is_stored and not choice.is_own:
+        _stored_outputs.check(config, reading, teachers, inputs)
+    models = [student, *(one.config for one in teachers)]
+    choice, placement = _teacher_plan.decided(config, scaling, models, choice)
+    if not choice.is_stored or choice.is_own:
+        config.method.check_running(models[1:])
+    _check_batches(config, scaling, corpus)
+    criterion = criterion_of(config.training, config.task, config.method)
+    _check_labelled(config, corpus, criterion)
+    _check_optimizer(config)
+    check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
+    lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
+    selection = selection_line(config.training, config.method, criterion)
+    lines += [selection] if selection else []
+    if choice.is_own:
+        lines += _teacher_cache.lines(config, reading, teachers, inputs)
+    return TrainDecisions(
+        lines=lines,
+        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash),
+        student=student,
+        teachers=tuple(teachers),
+        choice=choice,
+        placement=placement,
+        reading=reading,
+    )
+
+
+def choice_of(config: "Config", inputs: Inputs) -> Choice:
+    """Where a training has its teachers' outputs from, as far as sizes of data decide it."""
+    corpora = (config.corpus, _corpora.whole(config.corpus))
+    return _teacher_plan.choose(config, Rows(*(_corpora.facts_of(one, inputs).rows for one in corpora)))
+
+
+def _teachers(config: "Config", corpus: CorpusFacts, inputs: Inputs) -> list[Fitted]:
+    """The teachers, each with the encoding that it reads and the classes that are read of it.
+
+    Raises ValueError for one that does not fit, and where nobody knows a class.
+    """
+    keys = [f"teachers.{position}" for position in range(len(config.teachers))]
+    models = [_models.model_of(key, one, inputs) for key, one in zip(keys, config.teachers, strict=True)]
+    encodings = _encodings(config, corpus, [model.tokenizer_hash for model in models])
+    partial, found = config.method.requirements.execution.partial_label_space, []
+    for key, reference, model, encoding in zip(keys, config.teachers, models, encodings, strict=True):
+        read = corpus.as_encoded(encoding)
+        _models.check_model(key, reference, model, head=config.task.head, corpus=read, may_know_a_part=partial)
+        labels = _models.known_by(key, reference, model.config, corpus.labels) if partial else corpus.labels
+        found.append(Fitted(model, encoding, _models.names_of(reference, model.config), labels))
+    if partial:
+        _check_taught(config, found, corpus.labels)
+    return found
+
+
+def _encodings(config: "Config", corpus: CorpusFacts, digests: Sequence[str | None]) -> list[int]:
+    """The encoding that each teacher reads, given the hashes of their tokenizers.
+
+    Raises ValueError for one that reads none, or another than the method or the student that starts from it takes.
+    """
+    method, start = config.method, config.student
+    cross_tokenizer = method.requirements.execution.cross_tokenizer
+    can_be_added = cross_tokenizer and config.task.task.FURTHER_TOKENIZERS
+    found = []
+    for number, digest in enumerate(digests):
+        key = f"teachers.{number}"
+        encoding = _models.encoding_of(key, digest, corpus.hashes, can_be_added=can_be_added)
+        if encoding and not cross_tokenizer:
+            raise ValueError(
+                f"{key} has another tokenizer than the student, and method {method.name} aligns token by token; "
+                "choose a teacher with the student's tokenizer, or another method"
+            )
+        found.append(encoding)
+    if found and found[0] and start.checkpoint is None:
+        raise ValueError(
+            f"student.init is {start.init!r}, which starts from teacher 0, but that has another tokenizer than the "
+            "corpus; name a model with the corpus's tokenizer under student.checkpoint"
+        )
+    return found
+
+
+def _check_taught(config: "Config", teachers: Sequence[Fitted], labels: Sequence[str]) -> None:
+    """Refuse teachers of parts that were never trained, and classes that none of them knows."""
+    for position, reference in enumerate(config.teachers):
+        if reference.head == "new":
+            raise ValueError(
+                f"teachers.{position}.head is 'new', but method {config.method.name} learns from what it says alone; "
+                "train it first"
+            )
+    known = {name for teacher in teachers for name in teacher.labels}
+    missing = [name for name in labels if name not in known]
+    if teachers and missing:
+        raise ValueError(
+            f"nobody teaches {', '.join(map(repr, missing))}, which the corpus has; add a teacher that knows it, name "
+            "its output in labels, or leave the class out with label_subset of the corpus"
+        )
+
+
+def _as_taught(config: "Config", teachers: Sequence[Fitted]) -> list[Any]:
+    """The teachers' configurations with the classes that are read of them, where these may be a part."""
+    if not config.method.requirements.execution.partial_label_space:
+        return [teacher.config for teacher in teachers]
+    return [with_classes(teacher.config, teacher.labels) for teacher in teachers]
+
+
+def _check_requirements(config: "Config", num_teachers: int) -> None:
+    method, needs = config.method, config.method.requirements
+    most = needs.max_teachers
+    if most == 0 and config.student.checkpoint is None:
+        # It gives the student its start and is not loaded for the training.
+        most = 1
+    if num_teachers < needs.min_teachers or (most is not None and num_teachers > most):
+        wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
+        raise ValueError(f"teachers has {num_teachers}; method {method.name} takes {wanted}")
+    head = config.task.head
+    if needs.heads and head not in needs.heads:
+        raise ValueError(
+            f"task is {config.task.name!r}, which needs a {head} head; method {method.name} works with "
+            f"{', '.join(needs.heads)}"
+        )
+    if needs.tasks and config.task.name not in needs.tasks:
+        raise ValueError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
+
+
+def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFacts, inputs: Inputs) -> Any:
+    """The student's configuration; raises ValueError for a start that does not fit, or that there is none."""
+    start, head = config.student, config.task.head
+    if start.checkpoint is not None:
+        model = _models.model_of("student.checkpoint", start.checkpoint, inputs)
+        _models.check_model("student.checkpoint", start.checkpoint, model, head=head, corpus=corpus)
+        source = model.config
+    elif teachers:
+        source = teachers[0].config
+    else:
+        raise ValueError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
+    return _student.planned(start, source, corpus.labels, head=head)
+
+
+def _check_batches(config: "Config", scaling: ScalingConfig, corpus: CorpusFacts) -> None:
+    """Raise ValueError for batches that cannot be divided among any number of workers that there may be."""
+    for num_workers in range(scaling.fewest_workers, scaling.num_workers + 1):
+        _check_division(config, num_workers, corpus)
+
+
+def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> None:
+    training = config.training
+    parts = num_workers * training.num_micro_batches(num_workers)
+    if training.batch_size < num_workers:
+        raise ValueError(
+            f"training.batch_size is {training.batch_size}, fewer rows than the {num_workers} workers; raise it"
+        )
+    # An epoch's batches differ by at most one row; none may leave a micro-batch empty.
+    smallest = training.batch_size - 1
+    if corpus.rows == 0:
+        raise ValueError("the corpora have no row at these weights; raise weight or few_shot")
+    if corpus.rows is not None:
+        smallest = corpus.rows // -(-corpus.rows // training.batch_size)
+    min_rows = config.method.requirements.min_rows
+    if smallest < parts * min_rows:
+        needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {config.method.name}"
+        raise ValueError(
+            f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
+            f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
+            "scaling.num_workers"
+        )
+
+
+def _lines(
+    config: "Config", scaling: ScalingConfig, models: list[Any], choice: Choice, plan: TeacherPlacement | None
+) -> list[str]:
+    """What is told of the models, student first, of where teachers lie and why, and of memory."""
+    student, *teachers = models
+    head = config.task.head
+    lines = [f"student {student.model_type}, {checks.num_parameters(student, head=head):,} parameters"]
+    lines += _student.lines(config.student, student, teachers)
+    for position, teacher in enumerate(teachers):
+        what = f"teacher {position} {teacher.model_type}"
+        if not config.method.distils:
+            lines.append(f"{what} gives the student its start alone")
+        elif plan is None:
+            whose = "its outputs are stored first" if choice.is_own else f"{choice.source} has its outputs"
+            lines.append(f"{what} is not run: {whose}")
+        else:
+            size = checks.num_parameters(teacher, head=head)
+            lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}")
+    lines += [*choice.lines, *([f"placement: {plan.summary}"] if plan is not None else [])]
+    memory = _teacher_plan.held_by(config, scaling, models, plan) / _GIB
+    return [*lines, f"about {memory:.2f} GiB of weights, gradients and moments a worker, activations besides"]
+
+
+def _check_optimizer(config: "Config") -> None:
+    """An optimizer that clips each tensor by itself must see whole ones, which sharding cuts or lays end to end."""
+    name, stage = config.optimizer.name, config.training.zero_stage
+    if name in CLIP_PER_TENSOR and stage != 0:
+        raise ValueError(
+            f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
+            f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
+        )
+
+
+def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:
+    stop = f", stops after {training.stop_after_steps}" if training.stop_after_steps else ""
+    if training.stop_after_epochs:
+        stop = f", stops after {training.stop_after_epochs} of {training.num_epochs} epochs"
+    if corpus.rows is None or corpus.tokens is None:
+        limit = f", at most {training.max_steps} steps" if training.max_steps else ""
+        epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"
+        return f"{epochs}{limit}{stop}; rows known after binarize"
+    steps = -(-corpus.rows // training.batch_size) * training.num_epochs
+    steps = min(steps, training.max_steps or steps)
+    size = f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch"
+    return f"{size}, {steps:,} steps of {training.batch_size} rows{stop}"
+
+
+def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion) -> None:
+    """Refuse a training that reads labels where the corpus, as it is forecast, has none.
+
+    Methods and tasks read them of all rows, the choice of a student those of held-out rows.
+    """
+    if not corpus.unlabelled:
+        return
+    method, task, lacking = config.method, config.task, _corpora.without_labels(config.corpus, corpus)
+    if task.task.NEEDS_STORED:
+        raise ValueError(f"task is {task.name!r}, which reads labels, but {lacking}")
+    if method.requirements.labels:
+        raise ValueError(
+            f"method {method.name} with these options reads labels, but {lacking}, or choose "
+            "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
+        )
+    if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
+        choices = " or ".join(["loss", *method.method.higher_is_better])
+        raise ValueError(
+            f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
+            f"{_corpora.without_labels(config.corpus, corpus, PARTS[1])}, or write {choices}"
+        )
