@@ -14,7 +14,7 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
 ``token_types``          (R,)         int64   0 in the first text of a pair, 1 in the second; of pairs only
 ``partner_*``            as above             the same columns of each row's partner, labels too; own padded length T'
 ``encoding_<e>_*``       as above             ``input_ids``, ``attention_mask``, ``lengths``, ``token_index`` and
-                                              ``token_types`` of the same rows as further tokenizer e, from 1, encodes
+                                              ``token_types`` of the same rows as teacher tokenizer e, from 1, encodes
                                               them; own padded length; see ``encoded_as``
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
 ``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T'), or into the base's own

@@ -1,4 +1,4 @@
-"""How good, how large and how fast models are on held-out rows, all of them on the same targets."""
+"""How good, how large and how fast models are on validation rows, all of them on the same targets."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.data.mixture import CorpusPart
-from raydistill.data.stream import FeedSpec, held_out_batches
+from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.losses.integrated_targets import concatenated_target, hard_choice, mixed_target, soft_choice
 from raydistill.models.classes import Names, known_labels
 from raydistill.models.dropout_scores import single_pass_scores
@@ -123,9 +123,9 @@ def evaluate_models(
     found_at = {name: Checkpoints((made,)) if isinstance(made, str) else made for name, made in models.items()}
     encodings = [encoding for one in found_at.values() for encoding in one.encodings]
     spec = FeedSpec.make(corpus, task, None, seed=seed, encodings=encodings)
-    batches = list(held_out_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
+    batches = list(validation_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
     rows = min(latency_repeats, max_rows or latency_repeats)
-    rows_alone = list(held_out_batches(spec, micro_batch_size=1, num_rows=rows)) if rows else []
+    rows_alone = list(validation_batches(spec, micro_batch_size=1, num_rows=rows)) if rows else []
     scorer = spec.make_task()
     found = {}
     for name, one in found_at.items():
@@ -205,7 +205,7 @@ def latency_ms(model: nn.Module, task: TaskBase, batches: Sequence[Batch], *, re
     """
     run = _forward(model, task)
     count = min(_TIMED_BATCHES, len(batches))
-    # Held-out batches are sorted by length.
+    # Validation batches are sorted by length.
     chosen = [batches[(2 * number + 1) * len(batches) // (2 * count)] for number in range(count)]
     run(chosen[0])
     taken: list[float] = []

@@ -49,7 +49,7 @@ def ours(text: Path, tokenizer: Path, output: Path) -> int:
         output=str(output),
         rows_per_shard=10_000,
     )
-    return int(summary["train"]["tokens"] + summary["held_out"]["tokens"])
+    return int(summary["train"]["tokens"] + summary["validation"]["tokens"])
 
 
 def theirs(dataset: Any, tokenizer: Path, output: Path) -> int:

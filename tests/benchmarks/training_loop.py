@@ -91,7 +91,7 @@ def make_short_models() -> tuple[nn.Module, nn.Module]:
 def write_inputs(folder: Path) -> None:
     """Corpora and the models of both sizes."""
     write_corpus(folder / "train", rows(4096, seed=0), vocabulary=VOCABULARY, rows_per_shard=1024)
-    write_corpus(folder / "held_out", rows(ROWS, seed=1), vocabulary=VOCABULARY)
+    write_corpus(folder / "validation", rows(ROWS, seed=1), vocabulary=VOCABULARY)
     for name, models in {LONG.name: make_models(), SHORT.name: make_short_models()}.items():
         for owner, model in zip(("teacher", "student"), models, strict=True):
             save_model(model, toy_tokenizer(), folder / name / owner)
@@ -104,7 +104,7 @@ def make_spec(folder: Path, size: Size, scaling: ScalingConfig) -> TrainSpec:
         {
             "name": size.name,
             "corpus": str(folder / "train"),
-            "held_out": str(folder / "held_out"),
+            "validation": str(folder / "validation"),
             "student": str(models / "student"),
             "freeze_position_embeddings": True,
             "teachers": [{"folder": str(models / "teacher")}],

@@ -24,7 +24,7 @@ ENDED = "the training ended"
 HOLD_STEP = 5
 """Step in which a training waits for the test, after the checkpoint of step 4."""
 TWO_HOSTS = {"num_workers": 2, "min_workers": 1, "cpus_per_worker": 2}
-WAITING = {**TWO_HOSTS, "after_loss": "wait"}
+WAITING = {**TWO_HOSTS, "on_worker_failure": "wait"}
 _HOLD_S = 120
 
 
@@ -65,7 +65,7 @@ def distil(inputs: Path, name: str, scaling: dict[str, Any]) -> None:
     """Train on two hosts in the folder ``name``, at ZeRO stage 3 with a sharded teacher, and hold once."""
     recorder = HoldingRecorder(inputs / name, {"hold": HOLD_STEP})
     recorder.folder.mkdir()
-    training = {"max_steps": NUM_STEPS, "zero_stage": 3, "checkpoint_steps": 2, "max_failures": 1}
+    training = {"max_steps": NUM_STEPS, "zero_stage": 3, "save_steps": 2, "max_failures": 1}
     spec = make_spec(inputs, placement="zero3", training=training, scaling=scaling)
     with patch.object(trainer, "train_worker", noted_worker):
         trainer.train(spec, str(recorder.folder), recorder, "run")

@@ -29,7 +29,7 @@ def write_labelled(folder: Path, *, rows_per_shard: int = 40) -> None:
     tokenizer = load_tokenizer(folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())}
     columns = classification.columns(classification.EncodeConfig(labels=CLASSES))
-    for part, (count, seed) in {"train": (90, 0), "held_out": (20, 1)}.items():
+    for part, (count, seed) in {"train": (90, 0), "validation": (20, 1)}.items():
         rows = random_rows(count, seed=seed)
         labels = np.random.default_rng(seed).integers(0, len(CLASSES), count)
         write_corpus(
@@ -79,7 +79,7 @@ def train_stage(folder: Path, *, training: dict[str, Any] | None = None, **chang
             "dropout": 0.0,
             "precision": "fp32",
             "logging_steps": 1,
-            "checkpoint_steps": 1000,
+            "save_steps": 1000,
             **(training or {}),
         },
         "optimizer": {"learning_rate": 0.02},

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification, PreTrainedTokenizerFast
 
 from raydistill.data.corpus import Corpus, tokenizer_hash, tokenizer_info
 from raydistill.data.corpus_building import _digests, _tokenizer_files
-from raydistill.data.further_tokenizers import further_columns, further_values
+from raydistill.data.teacher_tokenizers import further_columns, further_values
 from raydistill.models.classes import with_classes
 from raydistill.models.load import save_model
 from raydistill.tasks import classification

@@ -16,7 +16,7 @@ GATE = GateConfig(metric="accuracy", greater_is_better=True, within_of_teacher=0
 def tags_of(accuracy: float) -> dict[str, str]:
     """What a version carries whose student has this accuracy and its teacher 0.9."""
     rows = [FiguresRow("student", "kd", {"accuracy": accuracy}), FiguresRow("teacher", "large", {"accuracy": 0.9})]
-    known = {"method": "kd", "teacher": "large", "job": "toy", "licence": "Apache-2.0", "gate": gate_tag(GATE)}
+    known = {"method": "kd", "teacher": "large", "job": "toy", "license": "Apache-2.0", "gate": gate_tag(GATE)}
     return {**known, "compared_by": '{"metric": "accuracy", "greater_is_better": true}', **figures_tag(rows)}
 
 

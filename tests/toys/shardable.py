@@ -66,7 +66,7 @@ class Case:
             {
                 "name": "toy",
                 "corpus": corpus,
-                "held_out": corpus,
+                "validation": corpus,
                 "student": str(folder / "student"),
                 "freeze_position_embeddings": True,
                 "teachers": [] if self.save_teacher is None else [teacher],

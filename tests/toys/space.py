@@ -29,7 +29,7 @@ stages:
     task: {{name: classification, metrics: [accuracy]}}
     models: {{student: distill}}
   others: {{kind: report, trainings: alone}}
-  register: {{kind: register, model: distill, name: toy-student, metrics_from: evaluate, tags: {{team: a}}}}
+  register: {{kind: register, model: distill, name: toy-student, evaluation: evaluate, tags: {{team: a}}}}
 """
 SPACE = """\
 name: toy-search

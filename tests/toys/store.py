@@ -113,7 +113,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
             "source": {"name": "delimited", "path": str(folder / "rows.csv"), "label": "label"},
             "encoding": {"name": "classification", "labels": list(CLASSES), "max_length": 24},
             "tokenizer": str(folder / "model"),
-            "held_out": 0.2,
+            "validation": 0.2,
         },
         "student": {
             "kind": "train",
@@ -128,7 +128,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
                 "max_steps": 40,
                 "num_epochs": 9,
                 "eval_steps": 20,
-                "checkpoint_steps": 5,
+                "save_steps": 5,
                 "load_best_model_at_end": True,
             },
         },
@@ -139,7 +139,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
             "models": {"teacher": model, "student before": "student@initial", "student": "student"},
             "latency_repeats": 0,
         },
-        "register": {"kind": "register", "model": "student", "name": "toy-student", "metrics_from": "evaluate"},
+        "register": {"kind": "register", "model": "student", "name": "toy-student", "evaluation": "evaluate"},
         "report": {"kind": "report", "evaluations": "evaluate", "trainings": ["student"]},
     }
     # As many threads in a group of Ray Train as in a kept process on 2 cores.

@@ -26,7 +26,7 @@ def write_inputs(folder: Path) -> None:
     import torch
 
     write_corpus(folder / "train", random_rows(90))
-    write_corpus(folder / "held_out", random_rows(20, seed=1))
+    write_corpus(folder / "validation", random_rows(20, seed=1))
     save_model(toy_bert(4, dtype=torch.float32), toy_tokenizer(), folder / "teacher")
     save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), folder / "student")
 
@@ -59,7 +59,7 @@ def make_spec(
         "dropout": 0.0,
         "logging_steps": 1,
         "eval_steps": 1000,
-        "checkpoint_steps": 1000,
+        "save_steps": 1000,
         "precision": "fp32",
         **sections.get("training", {}),
     }
@@ -67,7 +67,7 @@ def make_spec(
         {
             "name": "toy",
             "corpus": str(folder / "train"),
-            "held_out": str(folder / "held_out"),
+            "validation": str(folder / "validation"),
             "student": str(folder / f"{models}student"),
             "freeze_position_embeddings": True,
             "teachers": [{"folder": str(folder / f"{models}teacher"), "placement": placement}],

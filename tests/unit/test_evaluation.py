@@ -9,7 +9,7 @@ import torch
 from raydistill import evaluation
 from raydistill.batch import Batch
 from raydistill.data.corpus import Corpus
-from raydistill.data.stream import FeedSpec, held_out_batches
+from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.evaluation import Checkpoints, evaluate_models, figures, latency_ms
 from raydistill.models.load import load_model
 from raydistill.tasks import classification
@@ -74,7 +74,7 @@ def test_every_model_of_a_comparison_sees_the_same_masked_tokens(tmp_path):
     evaluations = evaluate_models(folders, corpus, task=TASK, seed=5, max_rows=20, batch_size=7)
     found = {name: one.figures for name, one in evaluations.items()}
     assert {one.predictions for one in evaluations.values()} == {None}
-    batches = list(held_out_batches(FeedSpec.make(corpus, TASK, None, seed=5), micro_batch_size=3, num_rows=20))
+    batches = list(validation_batches(FeedSpec.make(corpus, TASK, None, seed=5), micro_batch_size=3, num_rows=20))
     for name, model in models.items():
         assert found[name]["loss"] == pytest.approx(reference(model, batches)["loss"], abs=1e-5)
     assert found["copy"] == found["student"]

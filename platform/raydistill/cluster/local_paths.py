@@ -9,7 +9,7 @@ from typing import Any
 
 _KEYS = frozenset(
     {"path", "checkpoint", "corpus", "teacher_outputs", "model", "dropout_scores_file"}
-    | {"tokenizer", "further_tokenizers", "teachers", "models", "members"}
+    | {"tokenizer", "teacher_tokenizers", "teachers", "models", "members"}
 )
 """Keys whose values may be files or folders; those of the second line are strings in a matrix alone."""
 

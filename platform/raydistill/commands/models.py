@@ -56,7 +56,7 @@ def show(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what a version was made from, its figures, size, licence and gate.
+    """Show what a version was made from, its figures, size, license and gate.
 
     \b
     Example:
@@ -106,7 +106,7 @@ def promote(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Give a version an alias if it passes: the gate of its job, a reload with plain transformers, a licence.
+    """Give a version an alias if it passes: the gate of its job, a reload with plain transformers, a license.
 
     \b
     Example:

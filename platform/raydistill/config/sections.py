@@ -40,7 +40,7 @@ class ScalingConfig(Section):
     min_workers: Annotated[int, Field(ge=1)] | None = None
     """A training does with this many workers too, by default only with ``num_workers``: it starts with as many as the
     cluster has room for. Steps and their rows are the same with any number."""
-    after_loss: Literal["continue", "wait"] = "continue"
+    on_worker_failure: Literal["continue", "wait"] = "continue"
     """What such a training does when it loses a worker: ``continue`` goes on from the latest checkpoint with those that
     there is room for, and with more once machines come; ``wait`` waits for a replacement, as any other training does.
     Either counts as one of ``training.max_failures``."""
@@ -88,10 +88,10 @@ class CorpusRef(Section):
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
     few_shot: Annotated[int, Field(ge=1)] | None = None
-    """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Held-out rows
+    """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Validation rows
     all stay."""
     label_subset: Annotated[list[str], Field(min_length=2)] | None = None
-    """Names of the only classes that there are, two or more: rows of others are left out, held-out ones too, and a
+    """Names of the only classes that there are, two or more: rows of others are left out, validation ones too, and a
     classifier has an output for each of these, in the order that the corpus has them. A capture still stores all rows,
     as what others read."""
 
@@ -308,12 +308,12 @@ class TrainingConfig(Section):
     """What a term's mean is over: the whole optimizer step, or each micro-batch (published)."""
     logging_steps: Annotated[int, Field(ge=1)] = 10
     eval_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between held-out losses, None for once an epoch."""
+    """Steps between validation losses, None for once an epoch."""
     eval_rows: Annotated[int, Field(ge=1)] = 512
-    """Most held-out rows that such an evaluation reads."""
-    checkpoint_steps: Annotated[int, Field(ge=1)] | None = None
+    """Most validation rows that such an evaluation reads."""
+    save_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between checkpoints, None for once an epoch."""
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 2
+    save_total_limit: Annotated[int, Field(ge=1)] = 2
     """Latest checkpoints that are kept; the best student is kept besides."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """Restarts of the worker group after a failure."""
@@ -322,10 +322,10 @@ class TrainingConfig(Section):
     stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
     """Epochs after which training ends while the schedule spans all ``num_epochs``."""
     metric_for_best_model: str = "loss"
-    """What chooses the best student: ``loss``, the method's on held-out rows; a metric of the task, such as
+    """What chooses the best student: ``loss``, the method's on validation rows; a metric of the task, such as
     ``accuracy``; ``agreement`` with the teachers, of methods that join several, which needs no labels; or a name as it
-    is logged, such as ``eval/loss`` for the task's loss or ``held_out/ce`` for a term. The evaluation before the first
-    step is no candidate."""
+    is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
+    first step is no candidate."""
     greater_is_better: bool | None = None
     """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
     saving_criterion: Annotated[float, Field(allow_inf_nan=False)] | None = None

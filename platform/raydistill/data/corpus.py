@@ -7,7 +7,7 @@ A corpus folder holds::
     token_counts.npy           occurrences of each vocabulary id, int64
     shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32, the task's columns
     tokenizer/                 the tokenizer's own files, so that the corpus can be used alone
-    tokenizer_1/               those of the first further tokenizer, and so on
+    tokenizer_1/               those of the first teacher tokenizer, and so on
 """
 
 import hashlib
@@ -99,7 +99,7 @@ class Manifest(Record):
     files: dict[str, FileInfo]
     """The lengths and the token counts."""
     tokenizer: TokenizerInfo
-    further_tokenizers: list[TokenizerInfo] = []
+    teacher_tokenizers: list[TokenizerInfo] = []
     """Those whose ids the rows have in columns beside."""
     encoding: dict[str, Any]
     """Task and options that encoded the texts."""
@@ -173,7 +173,7 @@ class Corpus(SealedTable):
     @property
     def tokenizers(self) -> tuple[TokenizerInfo, ...]:
         """Of each encoding: the tokenizer that made the ids, then the further ones."""
-        return (self.manifest.tokenizer, *self.manifest.further_tokenizers)
+        return (self.manifest.tokenizer, *self.manifest.teacher_tokenizers)
 
     @cached_property
     def lengths(self) -> NDArray[np.int32]:

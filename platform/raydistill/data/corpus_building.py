@@ -18,10 +18,10 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
-from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns
-from raydistill.data.input_splits import PARTS, InputSplit, WeightedSource, held_out_splits, interleave, of_part
+from raydistill.data.input_splits import PARTS, InputSplit, WeightedSource, interleave, of_part, validation_splits
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
+from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_config, load_tokenizer
 
@@ -35,28 +35,28 @@ def binarize(
     sources: Sequence[WeightedSource],
     encoding: EncodingSpec,
     tokenizer_folder: str,
-    further_tokenizers: Sequence[str] = (),
+    teacher_tokenizers: Sequence[str] = (),
     output: str,
-    held_out: float | SourceSpec = 0.02,
+    validation: float | SourceSpec = 0.02,
     rows_per_shard: int = ROWS_PER_SHARD,
     seed: int = 0,
     parallel: int = 1,
 ) -> dict[str, Any]:
-    """Encode texts of sources into the corpora ``<output>/train`` and ``<output>/held_out``; needs a running Ray.
+    """Encode texts of sources into the corpora ``<output>/train`` and ``<output>/validation``; needs a running Ray.
 
-    A share ``held_out`` of the texts, chosen by a hash of the seed and the text's place in its source, goes to the
-    held-out corpus with all its rows and copies; 0 writes only ``train``. Where ``held_out`` is a source, all its
-    texts are the held-out corpus, and ``sources``, which may be none, give only ``train``. The files depend on the
+    A share ``validation`` of the texts, chosen by a hash of the seed and the text's place in its source, goes to the
+    validation corpus with all its rows and copies; 0 writes only ``train``. Where ``validation`` is a source, all its
+    texts are the validation corpus, and ``sources``, which may be none, give only ``train``. The files depend on the
     arguments alone: an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
-    Each text of a task of sequences is encoded with the tokenizers in the folders ``further_tokenizers`` too.
+    Each text of a task of sequences is encoded with the tokenizers in the folders ``teacher_tokenizers`` too.
     ``parallel`` is the number of calls that share the machine.
     Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
     reason, and of rows ``taken_over`` from an interrupted call.
     Raises ValueError if the sources give no row, one of the parts stays empty, or two tokenizers are the same.
     """
-    origin = _Origin.of(sources, held_out)
+    origin = _Origin.of(sources, validation)
     tokenizer = load_tokenizer(tokenizer_folder)
-    further = _further(further_tokenizers, encoding, tokenizer)
+    further = _further(teacher_tokenizers, encoding, tokenizer)
     encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
     recipe = Recipe(
         sources=[info.source for info in origin.found],
@@ -97,7 +97,7 @@ def binarize(
                 tokenizer_files=recipe.files,
                 encoding=encodings[part].dump(),
                 sources=origin.sources_of(part),
-                split={"part": PARTS[part], "held_out": origin.split, "seed": seed},
+                split={"part": PARTS[part], "validation": origin.split, "seed": seed},
                 further=[(info, one.files) for one, info in further],
             )
     summary = {PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
@@ -116,13 +116,13 @@ class _Origin:
     """What is held out of the sources to train on."""
 
     @classmethod
-    def of(cls, sources: Sequence[WeightedSource], held_out: float | SourceSpec) -> "_Origin":
+    def of(cls, sources: Sequence[WeightedSource], validation: float | SourceSpec) -> "_Origin":
         """List the items of all sources."""
-        apart = [WeightedSource(held_out)] if isinstance(held_out, SourceSpec) else []
+        apart = [WeightedSource(validation)] if isinstance(validation, SourceSpec) else []
         every = [*sources, *apart]
         items = [weighted.source.items() for weighted in every]
         found = [_source_info(weighted, own) for weighted, own in zip(every, items, strict=True)]
-        share = held_out if isinstance(held_out, int | float) else 0.0
+        share = validation if isinstance(validation, int | float) else 0.0
         return cls([weighted.weight for weighted in sources], items, found, share)
 
     @property
@@ -142,10 +142,10 @@ class _Origin:
     def input_splits(self) -> Sequence[InputSplit]:
         """The input splits, those of the source that is held out last."""
         number = len(self.weights)
-        splits = interleave(self.items[:number], self.weights, held_out=self.share)
+        splits = interleave(self.items[:number], self.weights, validation=self.share)
         if not self._has_apart:
             return splits
-        return [*splits, *held_out_splits(self.items[number], after=splits, source=number)]
+        return [*splits, *validation_splits(self.items[number], after=splits, source=number)]
 
     def sources_of(self, part: int) -> Sequence[SourceInfo]:
         """The sources whose texts are in a part."""
@@ -159,7 +159,7 @@ def _source_info(weighted: WeightedSource, items: Sequence[Item]) -> SourceInfo:
 
 
 def _further(folders: Sequence[str], encoding: EncodingSpec, own: Any) -> list[tuple[FurtherTokenizer, TokenizerInfo]]:
-    """The further tokenizers and what a manifest says of them; raises ValueError for one that is there already."""
+    """The teacher tokenizers and what a manifest says of them; raises ValueError for one that is there already."""
     found: list[tuple[FurtherTokenizer, TokenizerInfo]] = []
     hashes = [tokenizer_hash(own)]
     for number, folder in enumerate(folders):
@@ -174,11 +174,11 @@ def _further(folders: Sequence[str], encoding: EncodingSpec, own: Any) -> list[t
 
 
 def check_new(number: int, digest: str, hashes: Sequence[str | None]) -> None:
-    """Raise ValueError for a further tokenizer, by its place in the list, that is one of those before it."""
+    """Raise ValueError for a teacher tokenizer, by its place in the list, that is one of those before it."""
     if digest in hashes:
         before = hashes.index(digest)
-        key = f"further_tokenizers.{before - 1}" if before else "tokenizer"
-        raise ValueError(f"further_tokenizers.{number} encodes as {key} does; leave it out")
+        key = f"teacher_tokenizers.{before - 1}" if before else "tokenizer"
+        raise ValueError(f"teacher_tokenizers.{number} encodes as {key} does; leave it out")
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -226,8 +226,10 @@ def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin:
     for part, number in rows.items():
         if number == 0 and isinstance(origin.split, dict):
             raise ValueError(
-                f"{'held_out' if part else 'source'}: {origin.sources_of(part)[0].source['name']} gives no row; "
+                f"{'validation' if part else 'source'}: {origin.sources_of(part)[0].source['name']} gives no row; "
                 "choose another split or other files"
             )
         if number == 0:
-            raise ValueError(f"held_out is {origin.split}, which leaves no row in {PARTS[part]}; change it or add text")
+            raise ValueError(
+                f"validation is {origin.split}, which leaves no row in {PARTS[part]}; change it or add text"
+            )

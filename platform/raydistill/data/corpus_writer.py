@@ -189,7 +189,7 @@ class CorpusWriter:
             shards=self._shards,
             files={LENGTHS: self._write_lengths(), TOKEN_COUNTS: self._write_token_counts()},
             tokenizer=tokenizer,
-            further_tokenizers=[info for info, _ in further],
+            teacher_tokenizers=[info for info, _ in further],
             encoding=dict(encoding),
             sources=list(sources),
             split=dict(split),

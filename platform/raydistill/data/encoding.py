@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from raydistill.cluster import physical_cores
 from raydistill.config.named import Named, parser
-from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
-from raydistill.data.input_splits import InputSplit, Place, entering, held_out, of_part
+from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
 from raydistill.data.row_columns import one_array, schema_of, table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.models.load import load_tokenizer
 from raydistill.tasks._base import Column
 
@@ -165,7 +165,7 @@ def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]
             return
         numbers = np.arange(len(block)) + number * recipe.texts_per_block
         enters = entering(split, numbers, seed=recipe.seed)
-        apart = held_out(split, numbers, seed=recipe.seed)
+        apart = is_validation(split, numbers, seed=recipe.seed)
         place = Place(split.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():

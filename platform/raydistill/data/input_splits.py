@@ -15,7 +15,7 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.sources._base import Item
 from raydistill.draws import uniform
 
-PARTS = TRAIN, HELD_OUT = ("train", "held_out")
+PARTS = TRAIN, VALIDATION = ("train", "validation")
 """Parts of a corpus in the order of their numbers."""
 
 
@@ -43,7 +43,7 @@ class InputSplit:
     share: float
     """Share of the item's texts that enter in this reading."""
     item: Item
-    held_out: float = 0.0
+    validation: float = 0.0
     """Share of those texts that are held out; 1 in a source that is held out as a whole."""
     drawn_as: str = ""
     """The item's key below the folder that all files of a corpus share: its texts are drawn by this, so that a corpus
@@ -52,7 +52,7 @@ class InputSplit:
     @property
     def parts(self) -> tuple[int, ...]:
         """The parts of the corpus that texts of the split go to: 0 for training, 1 for what is held out."""
-        return (*([0] if self.held_out < 1 else []), *([1] if self.held_out > 0 else []))
+        return (*([0] if self.validation < 1 else []), *([1] if self.validation > 0 else []))
 
 
 class Place(NamedTuple):
@@ -62,11 +62,13 @@ class Place(NamedTuple):
     block: int
 
 
-def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, held_out: float = 0.0) -> list[InputSplit]:
+def interleave(
+    items: Sequence[Sequence[Item]], weights: Sequence[float], *, validation: float = 0.0
+) -> list[InputSplit]:
     """All readings of the items of each source, mixed so that every stretch has about the same share of each source.
 
     A source's items stay in their order, and each reading of a source starts when the one before it is over, so that
-    copies of a text lie far apart. One source of weight 1 gives its items as they are. ``held_out`` is the share of
+    copies of a text lie far apart. One source of weight 1 gives its items as they are. ``validation`` is the share of
     their texts that is held out.
     """
     readings = []
@@ -82,7 +84,7 @@ def interleave(items: Sequence[Sequence[Item]], weights: Sequence[float], *, hel
     readings.sort(key=lambda reading: reading[:2])
     folder = _common_folder(item.name for own in items for item in own)
     return [
-        InputSplit(number, source, share, item, held_out, item.key.removeprefix(folder))
+        InputSplit(number, source, share, item, validation, item.key.removeprefix(folder))
         for number, (_, source, share, item) in enumerate(readings)
     ]
 
@@ -96,9 +98,9 @@ def _common_folder(names: Iterable[str]) -> str:
     return "".join(f"{part}/" for part, _ in shared)
 
 
-def held_out_splits(items: Sequence[Item], *, after: Sequence[InputSplit], source: int) -> list[InputSplit]:
+def validation_splits(items: Sequence[Item], *, after: Sequence[InputSplit], source: int) -> list[InputSplit]:
     """One reading of each item of a source, number ``source``, that is held out as a whole, after other splits."""
-    return [InputSplit(len(after) + place, source, 1.0, item, held_out=1.0) for place, item in enumerate(items)]
+    return [InputSplit(len(after) + place, source, 1.0, item, validation=1.0) for place, item in enumerate(items)]
 
 
 def entering(split: InputSplit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
@@ -108,9 +110,9 @@ def entering(split: InputSplit, numbers: NDArray[np.int64], *, seed: int) -> NDA
     return uniform("source weight", seed, split.source, _key(split), numbers) < split.share
 
 
-def held_out(split: InputSplit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
+def is_validation(split: InputSplit, numbers: NDArray[np.int64], *, seed: int) -> NDArray[np.bool_]:
     """Which of an item's texts are held out: the same in every reading, also by a source that has the item too."""
-    return uniform("held out", seed, _key(split), numbers) < split.held_out
+    return uniform("held out", seed, _key(split), numbers) < split.validation
 
 
 def _key(split: InputSplit) -> int:

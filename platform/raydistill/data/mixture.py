@@ -302,7 +302,7 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
     """Raise ValueError for the first part whose ids or rows mean something else than the first part's."""
     facts: list[tuple[str, Any]] = [
         ("tokenizer hash", lambda corpus: corpus.manifest.tokenizer.hash),
-        ("further tokenizers with hashes", lambda corpus: [one.hash for one in corpus.tokenizers[1:]]),
+        ("teacher tokenizers with hashes", lambda corpus: [one.hash for one in corpus.tokenizers[1:]]),
         ("task", lambda corpus: corpus.manifest.encoding["name"]),
         ("columns", lambda corpus: corpus.columns),
     ]

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from raydistill.batch import Batch, add_partners, collate
 from raydistill.config.named import Named, parser
-from raydistill.data.further_tokenizers import further_tensors, own_columns
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
@@ -26,6 +25,7 @@ from raydistill.data.ray_tasks import run_tasks
 from raydistill.data.row_columns import tensors_of
 from raydistill.data.stored_outputs import StoredColumns, StoredOutputs
 from raydistill.data.stored_outputs import tensors_of as stored_tensors_of
+from raydistill.data.teacher_tokenizers import further_tensors, own_columns
 from raydistill.draws import permutation
 from raydistill.tasks._base import TaskBase
 
@@ -158,7 +158,7 @@ def feed(
     assert expected == max(start_step, stop_step), f"the feed ended at step {expected} of {stop_step}"
 
 
-def held_out_batches(
+def validation_batches(
     spec: FeedSpec, *, micro_batch_size: int, num_rows: int | None = None, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Batches of one rank's share of at most ``num_rows`` rows of a corpus, read without Ray.

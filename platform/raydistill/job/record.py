@@ -10,7 +10,7 @@ from typing import Any
 
 from raydistill.data import mirror
 from raydistill.data.corpus import MANIFEST
-from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
@@ -122,7 +122,7 @@ def fingerprint(reference: str) -> str | None:
     if not reference or not (is_in_store(reference) or Path(reference).is_dir()):
         return None
     corpus = Folder(reference)
-    manifests = [f"{part}/{MANIFEST}" for part in (TRAIN, HELD_OUT)]
+    manifests = [f"{part}/{MANIFEST}" for part in (TRAIN, VALIDATION)]
     if corpus.exists(manifests[0]):
         content = [corpus.read_bytes(name).decode() for name in manifests if corpus.exists(name)]
     elif is_in_store(reference):

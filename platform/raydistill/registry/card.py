@@ -48,9 +48,9 @@ def model_card(name: str, tags: Mapping[str, str], folder: Path, *, rows: Sequen
         f"# {name}",
         _description(config, architecture, kind),
         _section("How it was made", _origin(tags)),
-        _section("Held-out figures", [figures_table(rows), tags.get(student.NOTE_TAG, "")] if rows else []),
+        _section("Validation figures", [figures_table(rows), tags.get(student.NOTE_TAG, "")] if rows else []),
         _section("Size", _size_lines(tags)),
-        _section("Licence", [tags.get(student.LICENCE_TAG, "")]),
+        _section("License", [tags.get(student.LICENSE_TAG, "")]),
         _section("Use", _usage(auto, name)),
     ]
     return "\n\n".join(part for part in sections if part) + "\n"
@@ -65,12 +65,12 @@ def figures_table(rows: Sequence[FiguresRow]) -> str:
 
 
 def _metadata(name: str, tags: Mapping[str, str], task: str | None, rows: Sequence[FiguresRow]) -> ModelCardData:
-    """What a model hub reads: the identifier of a licence goes in as it is, a licence in other words by its name."""
-    licence = tags.get(student.LICENCE_TAG, "")
-    is_identifier = re.fullmatch(r"[A-Za-z0-9.-]+", licence) is not None
+    """What a model hub reads: the identifier of a license goes in as it is, a license in other words by its name."""
+    license = tags.get(student.LICENSE_TAG, "")
+    is_identifier = re.fullmatch(r"[A-Za-z0-9.-]+", license) is not None
     figures = next((row.figures for row in rows if row.role == STUDENT), {})
     results = [
-        EvalResult(task or "other", "held_out", "held-out rows", metric, value)
+        EvalResult(task or "other", "validation", "validation rows", metric, value)
         for metric, value in figures.items()
         if metric not in _COSTS
     ]
@@ -78,8 +78,8 @@ def _metadata(name: str, tags: Mapping[str, str], task: str | None, rows: Sequen
         library_name="transformers",
         pipeline_tag=task,
         tags=["distillation"],
-        license=licence.lower() if is_identifier else "other" if licence else None,
-        license_name=None if is_identifier else licence or None,
+        license=license.lower() if is_identifier else "other" if license else None,
+        license_name=None if is_identifier else license or None,
         model_name=name,
         eval_results=results or None,
     )

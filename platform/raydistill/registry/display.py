@@ -6,7 +6,7 @@ from typing import Any
 from raydistill.registry.gate import gate_line
 from raydistill.registry.student import (
     BYTES_TAG,
-    LICENCE_TAG,
+    LICENSE_TAG,
     PARAMETERS_TAG,
     STUDENT,
     RegisteredStudent,
@@ -91,7 +91,7 @@ def _facts(version: StudentVersion) -> dict[str, str]:
         value = size(tags, name)
         if value is not None:
             found[title] = f"{value:,}"
-    found["licence"] = tags.get(LICENCE_TAG) or "not stated"
+    found["license"] = tags.get(LICENSE_TAG) or "not stated"
     found["gate"] = "none" if version.gate is None else gate_line(version.gate)
     return found
 

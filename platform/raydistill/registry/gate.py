@@ -41,7 +41,7 @@ def unmet(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
     gate = GateConfig.model_validate(version.gate)
     figure = version.figures.get(gate.metric)
     if figure is None:
-        return [f"{gate.metric} of {version.title} is not known; register it with metrics_from"]
+        return [f"{gate.metric} of {version.title} is not known; register it with evaluation"]
     found = [_against_holder(gate, figure, holder)] if gate.at_least_champion else []
     found += [_against_teacher(gate, figure, version)] if gate.within_of_teacher is not None else []
     return [line for line in found if line is not None]

@@ -13,7 +13,7 @@ from pathlib import Path
 from raydistill.environment import quiet_variables
 from raydistill.registry.client import Registry
 from raydistill.registry.gate import unmet
-from raydistill.registry.student import LICENCE_TAG, StudentVersion
+from raydistill.registry.student import LICENSE_TAG, StudentVersion
 
 PROMOTED, FORCED = "promoted", "forced"
 """Tags, each followed by ``.<alias>``: when a version got the alias, and which checks a forced one failed."""
@@ -61,7 +61,7 @@ class Promotion:
 
 
 def promote(registry: Registry, version: StudentVersion, alias: str, *, force: bool = False) -> Promotion:
-    """Point an alias to a version that passes its gate, reloads with plain transformers and states a licence.
+    """Point an alias to a version that passes its gate, reloads with plain transformers and states a license.
 
     If a check fails, the alias stays where it is, unless ``force`` is set; then a tag of the version has the failures.
     Raises ValueError for an alias that no registry takes.
@@ -69,7 +69,7 @@ def promote(registry: Registry, version: StudentVersion, alias: str, *, force: b
     if not _ALIAS.fullmatch(alias):
         raise ValueError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
     holder = registry.holder(version.name, alias)
-    failed = [*unmet(version, holder), *_licence(version)]
+    failed = [*unmet(version, holder), *_license(version)]
     with tempfile.TemporaryDirectory() as temporary:
         failed += not_plain(registry, version, Path(temporary))
     allowed = force or not failed
@@ -124,10 +124,10 @@ def _reload(folder: Path) -> list[str]:
     return [f"it does not load with plain transformers: {why}"]
 
 
-def _licence(version: StudentVersion) -> list[str]:
-    if version.tags.get(LICENCE_TAG, "").strip():
+def _license(version: StudentVersion) -> list[str]:
+    if version.tags.get(LICENSE_TAG, "").strip():
         return []
-    return ["no licence is stated; set licence in the register stage"]
+    return ["no license is stated; set license in the register stage"]
 
 
 def _notes(version: StudentVersion, holder: StudentVersion | None) -> list[str]:

@@ -10,14 +10,14 @@ from raydistill.discovery import unknown_choice
 from raydistill.registry.reference import ModelReference
 
 FIGURES_TAG, COMPARED_TAG, GATE_TAG = "figures", "compared_by", "gate"
-LICENCE_TAG, PARAMETERS_TAG, BYTES_TAG, NOTE_TAG = "licence", "parameters", "bytes", "figures_note"
+LICENSE_TAG, PARAMETERS_TAG, BYTES_TAG, NOTE_TAG = "license", "parameters", "bytes", "figures_note"
 STUDENT, TEACHER, BASELINE = "student", "teacher", "baseline"
 _LINEAGE = ("job", "run", "method", "teacher", "teacher_hash", "corpus", "corpus_hash", "campaign", "layer_plan")
 
 
 @dataclass(frozen=True)
 class FiguresRow:
-    """Held-out figures of one model of an evaluation: ``role`` is student, teacher or baseline."""
+    """Validation figures of one model of an evaluation: ``role`` is student, teacher or baseline."""
 
     role: str
     name: str
@@ -94,7 +94,7 @@ class StudentVersion:
             "parameters": size(self.tags, PARAMETERS_TAG),
             "bytes": size(self.tags, BYTES_TAG),
             "latency_ms": self.figures.get("latency_ms"),
-            "licence": plain.get(LICENCE_TAG),
+            "license": plain.get(LICENSE_TAG),
             "gate": self.gate,
             "tags": plain,
         }

@@ -47,12 +47,14 @@ class Against:
         if not rows:
             keys = dict.fromkeys(name for row in groups for name in row.assignment)
             raise ValueError(
-                f"against.key is {key!r}, which no row with {figure} has; keys: {', '.join(keys) or 'none'}"
+                f"plot_against.key is {key!r}, which no row with {figure} has; keys: {', '.join(keys) or 'none'}"
             )
         for row in rows:
             value = row.assignment[key]
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"against.key is {key!r}, which is {value!r} in {row.name}; name one that is a number")
+                raise ValueError(
+                    f"plot_against.key is {key!r}, which is {value!r} in {row.name}; name one that is a number"
+                )
         others = [{name: value for name, value in row.assignment.items() if name != key} for row in rows]
         named = grouped([(row.model, other) for row, other in zip(rows, others, strict=True)])
         lines = []

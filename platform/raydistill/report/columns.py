@@ -21,7 +21,7 @@ class Column:
 
 
 _FIRST = {
-    "loss": Column("held-out loss", lambda value: f"{value:.4f}", unit="nats"),
+    "loss": Column("validation loss", lambda value: f"{value:.4f}", unit="nats"),
     "perplexity": Column("perplexity", lambda value: f"{value:,.1f}"),
     "accuracy": Column("accuracy", lambda value: f"{value:.1%}", is_share=True),
     "f1": Column("F1", lambda value: f"{value:.1%}", is_share=True),

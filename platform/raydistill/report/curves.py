@@ -7,8 +7,8 @@ from typing import Any
 from raydistill.report.grouping import grouped
 from raydistill.report.tables import Statistic
 
-TRAIN, HELD_OUT, TASK = "train/", "held_out/", "eval/"
-"""What names in a history start with: terms on the step's rows, terms on held-out rows, the task's metrics on them."""
+TRAIN, VALIDATION, TASK = "train/", "validation/", "eval/"
+"""What names in a history start with: terms on the step's rows, and terms and the task's metrics on validation rows."""
 
 Points = Mapping[int, float]
 """Values by step, in order."""

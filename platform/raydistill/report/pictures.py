@@ -1,4 +1,4 @@
-"""Pictures of trainings: each term of the loss, and a held-out metric with other models' results as level lines."""
+"""Pictures of trainings: each term of the loss, and a validation metric with other models' results as level lines."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydistill.report.against import Against
 from raydistill.report.columns import Column, column
-from raydistill.report.curves import HELD_OUT, TASK, TRAIN, Curve, Training, curves, terms
+from raydistill.report.curves import TASK, TRAIN, VALIDATION, Curve, Training, curves, terms
 from raydistill.report.tables import Statistic
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 """Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, which is faint on white."""
 _DASHES = ("solid", (0, (1, 1)), (0, (5, 1, 1, 1)))
 """The curves' strokes, by how often all colours are used up."""
-_HELD_OUT_DASHES = (0, (4, 2))
+_VALIDATION_DASHES = (0, (4, 2))
 _LEVEL_DASHES = ((0, (6, 3)), (0, (2, 2)), (0, (8, 3, 2, 3)), (0, (1, 3)))
 _LEVEL_COLORS = ("#333333", "#777777")
 _MOST_MARKERS = 25
@@ -42,31 +42,31 @@ class Level:
 
 
 def loss_terms(trainings: Sequence[Training]) -> "Figure":
-    """A panel for each term of the loss, at least one: training rows drawn through, held-out rows dashed."""
+    """A panel for each term of the loss, at least one: training rows drawn through, validation rows dashed."""
     names = terms(trainings)
     num_columns = min(len(names), 2 if len(names) in (2, 4) else 3)
     num_rows = math.ceil(len(names) / num_columns)
     figure = _figure(height=_PANEL_HEIGHT * num_rows + 0.8)
     panels = figure.subplots(num_rows, num_columns, sharex=True, squeeze=False).flatten()
     for panel, name in zip(panels, names, strict=False):
-        trained, held_out = curves(trainings, TRAIN + name), curves(trainings, HELD_OUT + name)
+        trained, validation = curves(trainings, TRAIN + name), curves(trainings, VALIDATION + name)
         for curve in trained:
             _draw(panel, curve)
-        for curve in held_out:
-            _draw(panel, curve, is_held_out=True)
-        _finish(panel, _values([*trained, *held_out]))
+        for curve in validation:
+            _draw(panel, curve, is_validation=True)
+        _finish(panel, _values([*trained, *validation]))
         panel.set_title(name, fontsize=11)
         panel.tick_params(labelbottom=True)
     for panel in panels[len(names) :]:
         panel.remove()
     for panel in panels[(num_rows - 1) * num_columns : len(names)]:
         panel.set_xlabel("optimizer step", fontsize=10)
-    _legend(figure, panels[: len(names)], [_key("training rows", "solid"), _key("held-out rows", _HELD_OUT_DASHES)])
+    _legend(figure, panels[: len(names)], [_key("training rows", "solid"), _key("validation rows", _VALIDATION_DASHES)])
     return figure
 
 
 def metric(trainings: Sequence[Training], name: str, levels: Sequence[Level]) -> "Figure":
-    """One of the task's metrics on held-out rows against the step, and the results of other models as level lines."""
+    """One of the task's metrics on validation rows against the step, and the results of other models as level lines."""
     figure = _figure(height=4.8)
     panel = figure.subplots()
     style = column(name)
@@ -128,12 +128,12 @@ def _figure(*, height: float) -> "Figure":
     return Figure(figsize=(_WIDTH, height), layout="constrained")
 
 
-def _draw(panel: "Axes", curve: Curve, *, is_held_out: bool = False) -> None:
+def _draw(panel: "Axes", curve: Curve, *, is_validation: bool = False) -> None:
     """The mean over the runs and a band of one spread; runs with steps of their own are thin lines besides."""
     color = _COLORS[curve.position % len(_COLORS)]
     dashes: Any = _DASHES[curve.position // len(_COLORS) % len(_DASHES)]
-    if is_held_out:
-        dashes = _HELD_OUT_DASHES
+    if is_validation:
+        dashes = _VALIDATION_DASHES
     if curve.is_uneven:
         for points in curve.runs:
             panel.plot(list(points), list(points.values()), color=color, linestyle=dashes, linewidth=0.8, alpha=0.5)
@@ -147,7 +147,7 @@ def _draw(panel: "Axes", curve: Curve, *, is_held_out: bool = False) -> None:
         color=color,
         linestyle=dashes,
         linewidth=1.6,
-        label="" if is_held_out else label,
+        label="" if is_validation else label,
         **markers,  # type: ignore[arg-type]
     )
     if len(curve.runs) > 1:

@@ -125,7 +125,7 @@ class SearchConfig(Section):
     (``distill.method.temperature``). A list is a choice; or ``choice``, ``uniform``, ``loguniform``, ``quniform``,
     ``randint``, ``grid``."""
     metric: str
-    """What is compared, named as in ``training.metric_for_best_model``: ``loss``, ``accuracy``, ``held_out/ce``."""
+    """What is compared, named as in ``training.metric_for_best_model``: ``loss``, ``accuracy``, ``validation/ce``."""
     mode: Literal["min", "max"]
     """Whether the least or the greatest value is the best."""
     searcher: Annotated[SearcherConfig, BeforeValidator(_named)] = SearcherConfig()

@@ -89,7 +89,7 @@ _WORDS = {"min": "least", "max": "greatest"}
 
 def _direction_is_known(criterion: Criterion, search: SearchConfig) -> bool:
     """Terms of a method may be better in either direction; of its loss and of the task's metrics it is known."""
-    return search.metric == "loss" or not criterion.key.startswith("held_out/")
+    return search.metric == "loss" or not criterion.key.startswith("validation/")
 
 
 def examples(search: SearchConfig) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ PAGE, TABLE, CSV = "campaign.md", "trials.md", "trials.csv"
 COORDINATES, AGAINST = "parallel_coordinates.png", "metric_by_value.png"
 BEST = "best.yaml"
 _TABLE_WIDTH = 140
-_METHOD, _TASK = "held_out/", "eval/"
+_METHOD, _TASK = "validation/", "eval/"
 
 
 def write_report(search: SearchConfig, result: CampaignResult) -> list[Path]:
@@ -134,7 +134,7 @@ def _page(search: SearchConfig, result: CampaignResult, table: str, files: Seque
         f"{search.description}\n" if search.description else "",
         f"{len(result.trials)} trials of stage `{search.stage}` of job `{search.job}` ({told}), searcher "
         f"{search.searcher.name}, scheduler {search.scheduler.name}; the "
-        f"{'greatest' if search.mode == 'max' else 'least'} `{search.metric}` on held-out rows is the best.\n",
+        f"{'greatest' if search.mode == 'max' else 'least'} `{search.metric}` on validation rows is the best.\n",
         _best(search, result),
         f"## Trials\n\n{table}\nThe metric of a trial that did not finish is the last that it had. With all digits: "
         f"[{CSV}]({CSV}).\n",
@@ -160,7 +160,7 @@ def _best(search: SearchConfig, result: CampaignResult) -> str:
     return (
         f"## Best\n\nTrial {best.number}: {style.heading} {style.text(best.metric)} after {best.steps:,} "
         f"steps.\n\n{values}\n\n{others}As a job: [{BEST}]({BEST}), for `raydistill run`. The figure is of at most "
-        "`training.eval_rows` held-out rows; an `evaluate` stage reads all of them.\n"
+        "`training.eval_rows` validation rows; an `evaluate` stage reads all of them.\n"
     )
 
 

@@ -44,7 +44,7 @@ class StageConfig(Section):
 
 @dataclass(frozen=True)
 class TokenizerFacts:
-    """What is known of a further tokenizer of a corpus."""
+    """What is known of a teacher tokenizer of a corpus."""
 
     vocab_size: int
     max_length: int
@@ -66,25 +66,25 @@ class CorpusFacts:
     tokens: int | None = None
     labels: tuple[str, ...] = ()
     """Names of the classes in the order of their ids."""
-    held_out_rows: int | None = None
+    validation_rows: int | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     """What each row has beside its ids."""
     has_train: bool = True
-    """Whether it has rows to train on, and not only held-out ones."""
+    """Whether it has rows to train on, and not only validation ones."""
     unlabelled: tuple[str, ...] = ()
-    """Parts, ``train`` and ``held_out``, whose rows lack the labels of their task."""
-    further_tokenizers: tuple[TokenizerFacts, ...] = ()
+    """Parts, ``train`` and ``validation``, whose rows lack the labels of their task."""
+    teacher_tokenizers: tuple[TokenizerFacts, ...] = ()
 
     @property
     def hashes(self) -> tuple[str | None, ...]:
         """Of each encoding that of its tokenizer, the corpus's own first; None while that is not made yet."""
-        return (self.tokenizer_hash, *(one.tokenizer_hash for one in self.further_tokenizers))
+        return (self.tokenizer_hash, *(one.tokenizer_hash for one in self.teacher_tokenizers))
 
     def as_encoded(self, encoding: int) -> "CorpusFacts":
         """The corpus with its rows in the ids of an encoding, 0 for its own."""
         if encoding == 0:
             return self
-        one = self.further_tokenizers[encoding - 1]
+        one = self.teacher_tokenizers[encoding - 1]
         return replace(
             self, vocab_size=one.vocab_size, max_length=one.max_length, tokenizer_hash=one.tokenizer_hash, tokens=None
         )

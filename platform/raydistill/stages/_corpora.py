@@ -7,7 +7,7 @@ from pathlib import Path
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusRef
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.input_splits import HELD_OUT, PARTS, TRAIN, is_unlabelled
+from raydistill.data.input_splits import PARTS, TRAIN, VALIDATION, is_unlabelled
 from raydistill.data.mixture import CorpusPart, chosen_rows, classes_of, has_classes
 from raydistill.data.storage import Folder
 from raydistill.stages._base import CorpusFacts, Inputs, TokenizerFacts, folder_of
@@ -50,19 +50,19 @@ def train_parts(
     ]
 
 
-def held_out_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
-    """The ``held_out`` folders, once stages have run; every row counts once, whatever training makes of it.
+def validation_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) -> list[CorpusPart]:
+    """The ``validation`` folders, once stages have run; every row counts once, whatever training makes of it.
 
     Those of other classes than a ``label_subset`` are left out. Raises ValueError for a corpus that was changed.
     """
     return [
-        CorpusPart(_checked(reference.corpus, outputs, HELD_OUT), label_subset=tuple(reference.label_subset or ()))
+        CorpusPart(_checked(reference.corpus, outputs, VALIDATION), label_subset=tuple(reference.label_subset or ()))
         for reference in corpora
     ]
 
 
 def folder(reference: str, outputs: Mapping[str, Path], part: str) -> str:
-    """Folder of the ``train`` or ``held_out`` part of a corpus reference, once stages have run."""
+    """Folder of the ``train`` or ``validation`` part of a corpus reference, once stages have run."""
     return str(outputs.get(reference, local_path(reference)) / part)
 
 
@@ -110,26 +110,26 @@ def facts_of(corpora: Sequence[CorpusRef], inputs: Inputs) -> CorpusFacts:
         columns=first.columns,
         has_train=all(one.has_train for one in found),
         unlabelled=first.unlabelled,
-        held_out_rows=_weighted([one.held_out_rows for one in found], [1.0] * len(found)),
-        further_tokenizers=_further(corpora, found),
+        validation_rows=_weighted([one.validation_rows for one in found], [1.0] * len(found)),
+        teacher_tokenizers=_further(corpora, found),
     )
 
 
 def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusFacts]) -> tuple[TokenizerFacts, ...]:
-    """The further tokenizers of all corpora together; raises ValueError for a corpus that has others."""
-    first = found[0].further_tokenizers
+    """The teacher tokenizers of all corpora together; raises ValueError for a corpus that has others."""
+    first = found[0].teacher_tokenizers
     for reference, other in zip(corpora, found, strict=True):
-        its = other.further_tokenizers
+        its = other.teacher_tokenizers
         known = zip(first, its, strict=False)
         if len(its) != len(first) or any(
             a.tokenizer_hash != b.tokenizer_hash for a, b in known if a.tokenizer_hash and b.tokenizer_hash
         ):
             raise ValueError(
-                f"corpus {reference.corpus!r} has other further tokenizers than {corpora[0].corpus!r}; "
-                "binarize both with the same further_tokenizers, in one order"
+                f"corpus {reference.corpus!r} has other teacher tokenizers than {corpora[0].corpus!r}; "
+                "binarize both with the same teacher_tokenizers, in one order"
             )
     longest = [
-        max(one.max_length for one in same) for same in zip(*(one.further_tokenizers for one in found), strict=True)
+        max(one.max_length for one in same) for same in zip(*(one.teacher_tokenizers for one in found), strict=True)
     ]
     return tuple(replace(one, max_length=length) for one, length in zip(first, longest, strict=True))
 
@@ -150,8 +150,8 @@ def _of_subset(reference: CorpusRef, inputs: Inputs) -> CorpusFacts:
         )
     labels = classes_of(corpus.labels, subset, corpus=reference.corpus)
     rows, tokens = (None, None) if root is None else _counted(root / TRAIN, subset)
-    held_out_rows, _ = (None, None) if root is None else _counted(root / HELD_OUT, subset)
-    return replace(corpus, labels=labels, rows=rows, tokens=tokens, held_out_rows=held_out_rows)
+    validation_rows, _ = (None, None) if root is None else _counted(root / VALIDATION, subset)
+    return replace(corpus, labels=labels, rows=rows, tokens=tokens, validation_rows=validation_rows)
 
 
 def _counted(place: Path, subset: tuple[str, ...]) -> tuple[int | None, int | None]:
@@ -190,7 +190,7 @@ def _facts_of_one(reference: str, inputs: Inputs) -> CorpusFacts:
         if not isinstance(facts, CorpusFacts):
             raise ValueError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
         return facts
-    if not any(_is_there(root / part) for part in (TRAIN, HELD_OUT)):
+    if not any(_is_there(root / part) for part in (TRAIN, VALIDATION)):
         raise ValueError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
     return of_folder(root)
 
@@ -198,7 +198,7 @@ def _facts_of_one(reference: str, inputs: Inputs) -> CorpusFacts:
 def of_folder(root: Path) -> CorpusFacts:
     """The facts of a corpus that exists."""
     has_train = _is_there(root / TRAIN)
-    corpus = Corpus.open(str(root / (TRAIN if has_train else HELD_OUT)))
+    corpus = Corpus.open(str(root / (TRAIN if has_train else VALIDATION)))
     manifest = corpus.manifest
     return CorpusFacts(
         str(manifest.encoding["name"]),
@@ -208,12 +208,12 @@ def of_folder(root: Path) -> CorpusFacts:
         rows=manifest.rows if has_train else None,
         tokens=manifest.tokens if has_train else None,
         labels=tuple(manifest.encoding.get("labels") or ()),
-        held_out_rows=_rows_of(root / HELD_OUT),
+        validation_rows=_rows_of(root / VALIDATION),
         columns=corpus.columns,
         has_train=has_train,
         unlabelled=tuple(part for part in PARTS if _is_unlabelled(root / part)),
-        further_tokenizers=tuple(
-            TokenizerFacts(one.vocab_size, one.max_length, one.hash) for one in manifest.further_tokenizers
+        teacher_tokenizers=tuple(
+            TokenizerFacts(one.vocab_size, one.max_length, one.hash) for one in manifest.teacher_tokenizers
         ),
     )
 

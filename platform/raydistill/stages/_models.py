@@ -104,7 +104,7 @@ def fitted(
     Raises ValueError for one that does not fit the task and the corpus, as ``check_model`` and ``check_size`` say it.
     """
     model = model_of(key, reference, inputs)
-    encoding = encoding_of(key, model.tokenizer_hash, corpus.hashes, can_be_added=task.task.FURTHER_TOKENIZERS)
+    encoding = encoding_of(key, model.tokenizer_hash, corpus.hashes, can_be_added=task.task.TEACHER_TOKENIZERS)
     read = corpus.as_encoded(encoding)
     check_model(key, reference, model, head=task.head, corpus=read, may_know_a_part=may_know_a_part)
     check_size(key, model.config, read)
@@ -188,7 +188,7 @@ def encoding_of(key: str, digest: str | None, hashes: Sequence[str | None], *, c
         return hashes.index(None)
     remedy = "binarize with that model's tokenizer"
     if can_be_added:
-        remedy += ", or name the model under further_tokenizers of the binarize stage"
+        remedy += ", or name the model under teacher_tokenizers of the binarize stage"
     raise ValueError(f"{key} has another tokenizer than the corpus; {remedy}")
 
 

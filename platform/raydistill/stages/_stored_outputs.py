@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from raydistill.data import mirror
 from raydistill.data.corpus import MANIFEST as CORPUS_MANIFEST
 from raydistill.data.corpus import Corpus
-from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storage import Folder
 from raydistill.data.stored_outputs import JOINED, StoredOutputs, StoredSet
@@ -222,7 +222,7 @@ def _check_folder(config: "Config", found: Sequence[OutputSet], teachers: Sequen
     known = [wanted for wanted in hashes if wanted is not None] or [found[0].header.teacher_hash]
     for reference in config.corpus:
         root = folder_of(reference.corpus, inputs)
-        for uri in () if root is None else (str(root / TRAIN), str(root / HELD_OUT)):
+        for uri in () if root is None else (str(root / TRAIN), str(root / VALIDATION)):
             for teacher in known if Folder(uri).exists(CORPUS_MANIFEST) else ():
                 _find(config.teacher_outputs, [one for one in found if one.header.teacher_hash == teacher], uri)
 

@@ -43,7 +43,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     """Decide what a training does; raises ValueError with one line for the first thing that does not fit."""
     corpus = _corpora.read_by(config.task, config.corpus, inputs)
     if not corpus.has_train:
-        raise ValueError("corpus has held-out rows alone; name a binarize stage that has a source to train on")
+        raise ValueError("corpus has validation rows alone; name a binarize stage that has a source to train on")
     teachers = _teachers(config, corpus, inputs)
     _check_requirements(config, len(teachers))
     student = _student_of(config, teachers, corpus, inputs)
@@ -112,7 +112,7 @@ def _encodings(config: "Config", corpus: CorpusFacts, digests: Sequence[str | No
     """
     method, start = config.method, config.student
     cross_tokenizer = method.requirements.execution.cross_tokenizer
-    can_be_added = cross_tokenizer and config.task.task.FURTHER_TOKENIZERS
+    can_be_added = cross_tokenizer and config.task.task.TEACHER_TOKENIZERS
     found = []
     for number, digest in enumerate(digests):
         key = f"teachers.{number}"
@@ -267,7 +267,7 @@ def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:
 def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion) -> None:
     """Refuse a training that reads labels where the corpus, as it is forecast, has none.
 
-    Methods and tasks read them of all rows, the choice of a student those of held-out rows.
+    Methods and tasks read them of all rows, the choice of a student those of validation rows.
     """
     if not corpus.unlabelled:
         return

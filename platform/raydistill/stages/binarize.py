@@ -1,4 +1,4 @@
-"""Turn a source's texts into an encoded corpus with a held-out part."""
+"""Turn a source's texts into an encoded corpus with a validation part."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,9 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
 from raydistill.data.corpus_building import binarize, check_new
-from raydistill.data.further_tokenizers import further_columns
 from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
+from raydistill.data.teacher_tokenizers import further_columns
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _models
@@ -51,9 +51,9 @@ class Config(_base.StageConfig):
     """What an example is: the name of a task and its encoding options."""
     tokenizer: ModelRef
     """A checkpoint whose tokenizer encodes."""
-    further_tokenizers: list[ModelRef] = []
+    teacher_tokenizers: list[ModelRef] = []
     """Checkpoints, such as teachers, whose tokenizers encode each example too: of classification and glue alone."""
-    held_out: Annotated[float | SourceSpec, BeforeValidator(_share_or_source)] = 0.02
+    validation: Annotated[float | SourceSpec, BeforeValidator(_share_or_source)] = 0.02
     """Share of the source's texts kept out of training, for evaluation; or a source that is held out as a whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
     """Most rows of one Parquet shard."""
@@ -61,10 +61,12 @@ class Config(_base.StageConfig):
     @model_validator(mode="after")
     def _one_origin(self) -> "Config":
         given = int(self.source is not None) + bool(self.sources)
-        if given > 1 or (given == 0 and not isinstance(self.held_out, SourceSpec)):
+        if given > 1 or (given == 0 and not isinstance(self.validation, SourceSpec)):
             raise ValueError("give exactly one of source and sources")
-        if any(one.source == self.held_out for one in self.weighted_sources):
-            raise ValueError("held_out is the source itself; name another split or other files, or a share such as 0.1")
+        if any(one.source == self.validation for one in self.weighted_sources):
+            raise ValueError(
+                "validation is the source itself; name another split or other files, or a share such as 0.1"
+            )
         return self
 
     @property
@@ -80,31 +82,31 @@ class Config(_base.StageConfig):
             yield "source", self.source
         for number, one in enumerate(self.sources):
             yield f"sources.{number}", one.source
-        if isinstance(self.held_out, SourceSpec):
-            yield "held_out", self.held_out
+        if isinstance(self.validation, SourceSpec):
+            yield "validation", self.validation
 
 
 class Stage(_base.Stage):
-    """Writes ``train`` and ``held_out``, two corpora of the same encoding; without a source only ``held_out``."""
+    """Writes ``train`` and ``validation``, two corpora of the same encoding; without a source only ``validation``."""
 
     config_type = Config
     config: Config
 
     def references(self) -> dict[str, str]:
-        further = enumerate(self.config.further_tokenizers)
+        further = enumerate(self.config.teacher_tokenizers)
         return {
             "tokenizer": self.config.tokenizer.checkpoint or "",
-            **{f"further_tokenizers.{number}": one.checkpoint or "" for number, one in further},
+            **{f"teacher_tokenizers.{number}": one.checkpoint or "" for number, one in further},
         }
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         listed = {str(number): _listed(one.source) for number, one in enumerate(self.config.weighted_sources)}
-        if isinstance(self.config.held_out, SourceSpec):
-            listed["held_out"] = _listed(self.config.held_out)
+        if isinstance(self.config.validation, SourceSpec):
+            listed["validation"] = _listed(self.config.validation)
         found = {**super().identity(scaling), "items": listed, "format": FORMAT_VERSION}
         # Without these the corpus is the one that it was before there were such keys.
-        if not self.config.further_tokenizers:
-            del found["further_tokenizers"]
+        if not self.config.teacher_tokenizers:
+            del found["teacher_tokenizers"]
         if found["encoding"].get("labelled") == "all":
             del found["encoding"]["labelled"]
         return found
@@ -126,7 +128,7 @@ class Stage(_base.Stage):
             columns={**first.columns, **more},
             unlabelled=unlabelled_parts(encoding),
             has_train=bool(self.config.weighted_sources),
-            further_tokenizers=further,
+            teacher_tokenizers=further,
         )
         return Decisions([self._line(own.vocab_size, own.max_length, further)], corpus)
 
@@ -146,16 +148,16 @@ class Stage(_base.Stage):
         return TokenizerFacts(vocab_size, longest, digest), tokenizer
 
     def _further(self, own: TokenizerFacts, inputs: Inputs) -> tuple[TokenizerFacts, ...]:
-        """The further tokenizers; raises ValueError, naming the key, where they cannot encode or are there already."""
+        """The teacher tokenizers; raises ValueError, naming the key, where they cannot encode or are there already."""
         encoding = self.config.encoding
-        if self.config.further_tokenizers and not encoding.task.FURTHER_TOKENIZERS:
+        if self.config.teacher_tokenizers and not encoding.task.TEACHER_TOKENIZERS:
             raise ValueError(
-                f"further_tokenizers names {len(self.config.further_tokenizers)}, but rows of {encoding.name} have one "
+                f"teacher_tokenizers names {len(self.config.teacher_tokenizers)}, but rows of {encoding.name} have one "
                 "encoding; leave them out, or encode for classification or glue"
             )
         found: list[TokenizerFacts] = []
-        for number, reference in enumerate(self.config.further_tokenizers):
-            key = f"further_tokenizers.{number}"
+        for number, reference in enumerate(self.config.teacher_tokenizers):
+            key = f"teacher_tokenizers.{number}"
             try:
                 one, _ = self._tokenizer(reference, inputs, whose=key)
             except ValueError as error:
@@ -167,7 +169,7 @@ class Stage(_base.Stage):
 
     def _line(self, vocab_size: int, longest: int, further: Sequence[TokenizerFacts]) -> str:
         names = " and ".join(one.source.name for one in self.config.weighted_sources)
-        apart = self.config.held_out.name if isinstance(self.config.held_out, SourceSpec) else ""
+        apart = self.config.validation.name if isinstance(self.config.validation, SourceSpec) else ""
         texts = [f"{names} texts" if names else "", f"{apart} texts held out" if apart else ""]
         also = f"; in {' and '.join(str(one.vocab_size) for one in further)} ids too" if further else ""
         unlabelled = unlabelled_parts(self.config.encoding)
@@ -180,7 +182,7 @@ class Stage(_base.Stage):
         Raises ValueError for them, naming the source's key.
         """
         for key, source in self.config.named_sources():
-            encoding = of_part(self.config.encoding, PARTS.index("held_out") if key == "held_out" else 0)
+            encoding = of_part(self.config.encoding, PARTS.index("validation") if key == "validation" else 0)
             if not encoding.columns or not source.is_listed_early:
                 continue
             try:
@@ -198,9 +200,9 @@ class Stage(_base.Stage):
             sources=self.config.weighted_sources,
             encoding=self.config.encoding,
             tokenizer_folder=str(_models.resolve(self.config.tokenizer, context.inputs)),
-            further_tokenizers=[str(_models.resolve(one, context.inputs)) for one in self.config.further_tokenizers],
+            teacher_tokenizers=[str(_models.resolve(one, context.inputs)) for one in self.config.teacher_tokenizers],
             output=str(context.output),
-            held_out=self.config.held_out,
+            validation=self.config.validation,
             rows_per_shard=self.config.rows_per_shard,
             seed=context.seed,
             parallel=context.parallel,

@@ -11,7 +11,7 @@ from raydistill import cluster
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data.corpus import MANIFEST, Corpus
-from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.published import score_files
 from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.storage import Folder
@@ -62,7 +62,7 @@ class Config(_base.StageConfig):
     dropout_scores_file: str | None = None
     """For ``dropout_scores``: a ``.npy`` file of published scores that are stored in place of those of passes: an array
     (rows, teachers) with a row for each of the unsplit train set, in its order, and a column for each of ``teachers``.
-    They are compared with those of one pass. Rows of another held-out source get passes."""
+    They are compared with those of one pass. Rows of another validation source get passes."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of one forward pass."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -118,7 +118,7 @@ class Stage(_base.Stage):
         # A row is asked about once, whatever a training makes of it.
         corpus = _corpora.read_by(config.task, _corpora.whole(config.corpus), inputs)
         if not corpus.has_train:
-            raise ValueError("corpus has only a held_out part; capture what trainings read, a corpus with both")
+            raise ValueError("corpus has only a validation part; capture what trainings read, a corpus with both")
         if config.task.task.NEEDS_STORED:
             raise ValueError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
         teachers = []
@@ -174,10 +174,10 @@ class Stage(_base.Stage):
         size = checks.num_parameters(model, head=self.config.task.head)
         what = f"teacher {number} {model.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
         columns = self._columns(model, self._labels(number, model, corpus.labels))
-        if corpus.rows is None or corpus.tokens is None or corpus.held_out_rows is None:
+        if corpus.rows is None or corpus.tokens is None or corpus.validation_rows is None:
             one = _row_bytes(columns, places=self._masked_share * corpus.max_length)
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
-        rows = corpus.rows + corpus.held_out_rows
+        rows = corpus.rows + corpus.validation_rows
         one = _row_bytes(columns, places=self._masked_share * corpus.tokens / corpus.rows)
         return f"{what}: about {size_text(rows * one)} for {rows:,} rows"
 
@@ -243,7 +243,7 @@ class Stage(_base.Stage):
     def _parts(self, context: _base.StageContext) -> Iterator[tuple[str, Corpus]]:
         """Each part of each corpus, and where its sets lie below their teacher's folder."""
         corpora = self.config.corpus
-        for part, found in ((TRAIN, _corpora.train_parts), (HELD_OUT, _corpora.held_out_parts)):
+        for part, found in ((TRAIN, _corpora.train_parts), (VALIDATION, _corpora.validation_parts)):
             for number, one in enumerate(found(corpora, context.outputs)):
                 yield f"corpus_{number}/{part}", Corpus.open(one.uri)
 
@@ -311,7 +311,7 @@ def check_score_file(config: Config, inputs: Inputs) -> list[str]:
         rows = len(score_files.read_scores(path, num_teachers=num_teachers))
         _check_rows(key, rows, _base.planned(CorpusFacts, name, inputs))
         return [f"{score_files.KIND} are those of {rows:,} rows of {path}; compared with the corpus once it is there"]
-    folders = [str(root / part) for part in (TRAIN, HELD_OUT)]
+    folders = [str(root / part) for part in (TRAIN, VALIDATION)]
     parts = [Corpus.open(folder) for folder in folders if Folder(folder).exists(MANIFEST)]
     found = score_files.scores_of_parts(path, parts, num_teachers=num_teachers)
     rows = sum(len(part) for part in found if part is not None)
@@ -320,10 +320,11 @@ def check_score_file(config: Config, inputs: Inputs) -> list[str]:
 
 def _check_rows(key: str, rows: int, corpus: CorpusFacts | None) -> None:
     """Refuse a file that is as long as neither the part to train on nor both parts, where these are known."""
-    if corpus is None or corpus.rows is None or corpus.held_out_rows is None:
+    if corpus is None or corpus.rows is None or corpus.validation_rows is None:
         return
-    if rows not in (corpus.rows, corpus.rows + corpus.held_out_rows):
+    if rows not in (corpus.rows, corpus.rows + corpus.validation_rows):
         raise ValueError(
-            f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or {corpus.rows + corpus.held_out_rows:,} "
-            "with what was held out of it; give scores of all its rows and of no others, in their order"
+            f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or "
+            f"{corpus.rows + corpus.validation_rows:,} with what was held out of it; "
+            "give scores of all its rows and of no others, in their order"
         )

@@ -20,9 +20,9 @@ class Config(_base.StageConfig):
 
     model: str
     """Name of an earlier stage with several runs, such as trainings from teachers of several sparsities."""
-    metrics_from: str
+    evaluation: str
     """Name of the evaluation stage that has their figures."""
-    best_by: str
+    metric: str
     """Figure of that evaluation. Runs that differ in their seed alone are compared by their mean; of the best of them
     the best run is taken. Of equal ones it is the first."""
     greater_is_better: bool = False
@@ -40,29 +40,25 @@ class Stage(_base.Stage):
     aggregates = True
 
     def references(self) -> dict[str, str]:
-        return {"model": self.config.model, "metrics_from": self.config.metrics_from}
+        return {"model": self.config.model, "evaluation": self.config.evaluation}
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         config = self.config
         made = planned(ModelFacts, config.model, inputs)
         if made is None or "" not in made.configs:
             raise ValueError(f"model is {config.model!r}; name an earlier training stage")
-        evaluation = planned(Evaluated, config.metrics_from, inputs)
+        evaluation = planned(Evaluated, config.evaluation, inputs)
         if evaluation is None:
-            raise ValueError(f"metrics_from is {config.metrics_from!r}; name an earlier evaluation stage")
-        num_evaluations = inputs[config.metrics_from].num_runs
+            raise ValueError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
+        num_evaluations = inputs[config.evaluation].num_runs
         if num_evaluations > 1:
-            raise ValueError(
-                f"metrics_from is {config.metrics_from!r}, which has {num_evaluations} runs; name one of them"
-            )
-        if config.best_by not in evaluation.metrics:
-            raise ValueError(
-                f"best_by is {config.best_by!r}; {config.metrics_from} has: {', '.join(evaluation.metrics)}"
-            )
+            raise ValueError(f"evaluation is {config.evaluation!r}, which has {num_evaluations} runs; name one of them")
+        if config.metric not in evaluation.metrics:
+            raise ValueError(f"metric is {config.metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
         num_runs = inputs[config.model].num_runs
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
-            [f"chooses {of} of {config.model} by {config.best_by}"],
+            [f"chooses {of} of {config.model} by {config.metric}"],
             ModelFacts({"": made.configs[""]}, made.tokenizer_hash),
         )
 
@@ -75,8 +71,8 @@ class Stage(_base.Stage):
         sign = 1 if self.config.greater_is_better else -1
         label, members = max(groups, key=lambda one: sign * _statistic(one[1]).mean)
         run, value = max(members, key=lambda one: sign * one[1])
-        context.tracker.log_metrics(context.run_key, {self.config.best_by: value}, 0)
-        tags = {"chosen": run.name, "chosen_by": f"{self.config.best_by} of {self.config.metrics_from}"}
+        context.tracker.log_metrics(context.run_key, {self.config.metric: value}, 0)
+        tags = {"chosen": run.name, "chosen_by": f"{self.config.metric} of {self.config.evaluation}"}
         context.tracker.set_tags(context.run_key, tags)
         table = context.output / _TABLE
         table.write_text(self._table(groups, label), encoding="utf-8")
@@ -92,21 +88,21 @@ class Stage(_base.Stage):
 
     def _figures(self, context: _base.StageContext) -> list[tuple[_base.Run, float]]:
         """Every run and its figure; raises ValueError for a run that the evaluation does not have."""
-        entries = context.runs[self.config.metrics_from][0].summary["entries"]
+        entries = context.runs[self.config.evaluation][0].summary["entries"]
         found = []
         for run in context.runs[self.config.model]:
             entry = _lineage.student_entry(entries, run, self.config.model)
-            value = None if entry is None else entry["figures"].get(self.config.best_by)
+            value = None if entry is None else entry["figures"].get(self.config.metric)
             if value is None:
                 raise ValueError(
-                    f"metrics_from is {self.config.metrics_from!r}, which has no {self.config.best_by} of {run.name}; "
+                    f"evaluation is {self.config.evaluation!r}, which has no {self.config.metric} of {run.name}; "
                     f"add {self.config.model} to its models"
                 )
             found.append((run, float(value)))
         return found
 
     def _table(self, groups: list[tuple[str, list[tuple[_base.Run, float]]]], chosen: str) -> str:
-        style = column(self.config.best_by)
+        style = column(self.config.metric)
         rows = []
         for label, members in groups:
             figure = _statistic(members)

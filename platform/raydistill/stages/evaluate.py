@@ -1,4 +1,4 @@
-"""Compare models on the held-out part of a corpus, on the same rows and targets."""
+"""Compare models on the validation part of a corpus, on the same rows and targets."""
 
 import json
 import re
@@ -58,7 +58,7 @@ class Config(_base.StageConfig):
     task: TaskSpec = TaskSpec.parse("mlm")
     """What the models are asked, the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Most held-out rows that are read, None for all."""
+    """Most validation rows that are read, None for all."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of one forward pass."""
     latency_repeats: Annotated[int, Field(ge=0)] = 20
@@ -88,7 +88,7 @@ class _Candidate:
 
 
 class Stage(_base.Stage):
-    """The task's held-out figures of each model, for every run of a stage that has several."""
+    """The task's validation figures of each model, for every run of a stage that has several."""
 
     config_type = Config
     config: Config
@@ -129,7 +129,7 @@ class Stage(_base.Stage):
             key = f"ensembles.{name}"
             self._check_ensemble(key, [one for of, one in known.items() if of.startswith(f"{key}.members.")], corpus)
         names = [*self.config.models, *self.config.ensembles]
-        lines = [f"evaluates {', '.join(names)} on held-out rows"]
+        lines = [f"evaluates {', '.join(names)} on validation rows"]
         lines += [
             f"{key} knows {len(one)} of the {len(corpus.labels)} classes, and is wrong about rows of the others"
             for key, one in known.items()
@@ -227,7 +227,7 @@ class Stage(_base.Stage):
             task.remote(
                 threads,
                 {key: one.checkpoints for key, one in candidates.items()},
-                _corpora.held_out_parts(self.config.corpus, context.outputs),
+                _corpora.validation_parts(self.config.corpus, context.outputs),
                 task=self.config.task.dump(),
                 seed=context.seed,
                 max_rows=self.config.max_rows,

@@ -21,7 +21,7 @@ from raydistill.registry.student import (
     BYTES_TAG,
     COMPARED_TAG,
     GATE_TAG,
-    LICENCE_TAG,
+    LICENSE_TAG,
     PARAMETERS_TAG,
     figures_tag,
 )
@@ -38,16 +38,16 @@ class Config(_base.StageConfig):
     """Name of the registered model."""
     alias: str = "candidate"
     """Alias that the new version gets."""
-    metrics_from: str | None = None
+    evaluation: str | None = None
     """Name of the evaluation stage whose figures go with the version."""
-    best_by: str | None = None
+    metric: str | None = None
     """Figure of that evaluation by which one run is chosen when ``model`` is a stage with several."""
     greater_is_better: bool = False
     """Whether the highest of these figures is the best, not the lowest."""
     baseline: str | None = None
     """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
-    licence: str | None = Field(default=None, min_length=1)
-    """Licence of the student, such as ``Apache-2.0``; without one no version is promoted."""
+    license: str | None = Field(default=None, min_length=1)
+    """License of the student, such as ``Apache-2.0``; without one no version is promoted."""
     gate: GateConfig | None = None
     """What a version has to reach to be promoted; by default figures do not count."""
     tags: dict[str, str] = {}
@@ -63,8 +63,8 @@ class Stage(_base.Stage):
 
     def references(self) -> dict[str, str]:
         found = {"model": self.config.model}
-        if self.config.metrics_from is not None:
-            found["metrics_from"] = self.config.metrics_from
+        if self.config.evaluation is not None:
+            found["evaluation"] = self.config.evaluation
         return found
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
@@ -74,28 +74,26 @@ class Stage(_base.Stage):
             raise ValueError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise ValueError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
-        if self.config.metrics_from is not None and self.config.metrics_from not in inputs:
-            raise ValueError(f"metrics_from is {self.config.metrics_from!r}; name an earlier evaluation stage")
-        if made is not None and made.num_runs > 1 and self.config.best_by is None:
+        if self.config.evaluation is not None and self.config.evaluation not in inputs:
+            raise ValueError(f"evaluation is {self.config.evaluation!r}; name an earlier evaluation stage")
+        if made is not None and made.num_runs > 1 and self.config.metric is None:
             raise ValueError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
-                "name one, such as stage[seed=1], or give metrics_from and best_by"
+                "name one, such as stage[seed=1], or give evaluation and metric"
             )
-        if self.config.best_by is not None and self.config.metrics_from is None:
-            raise ValueError(
-                f"best_by is {self.config.best_by!r}, but metrics_from is missing; name an evaluation stage"
-            )
+        if self.config.metric is not None and self.config.evaluation is None:
+            raise ValueError(f"metric is {self.config.metric!r}, but evaluation is missing; name an evaluation stage")
         self._check_figures(inputs)
         return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
 
     def _check_figures(self, inputs: Inputs) -> None:
         """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
-        name = self.config.metrics_from
+        name = self.config.evaluation
         evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), ())
         baseline, gate = self.config.baseline, self.config.gate
         for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
             if value is not None and evaluation is None:
-                raise ValueError(f"{key} is {value!r}, but metrics_from is missing; name an evaluation stage")
+                raise ValueError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
         if evaluation is None:
             return
         if baseline is not None and baseline not in evaluation.models:
@@ -128,18 +126,18 @@ class Stage(_base.Stage):
         runs = context.runs.get(_base.stage_of(self.config.model), ())
         if len(runs) < 2:
             return runs[0] if runs else None
-        key = self.config.best_by or ""
+        key = self.config.metric or ""
         found = [(self._figures(run, context).get(key), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
-            raise ValueError(f"best_by is {key!r}, which {self.config.metrics_from!r} has for no run of the model")
+            raise ValueError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
         sign = 1 if self.config.greater_is_better else -1
         return max(known, key=lambda one: sign * one[0])[1]
 
     def _stated(self) -> dict[str, str]:
         """What the configuration says of the student, as tags."""
-        found = {} if self.config.licence is None else {LICENCE_TAG: self.config.licence}
-        metric, greater = self.config.best_by, self.config.greater_is_better
+        found = {} if self.config.license is None else {LICENSE_TAG: self.config.license}
+        metric, greater = self.config.metric, self.config.greater_is_better
         gate = self.config.gate
         if gate is not None:
             found[GATE_TAG] = gate_tag(gate)
@@ -156,7 +154,7 @@ class Stage(_base.Stage):
 
     def _evaluation(self, context: _base.StageContext) -> Mapping[str, Any]:
         """What the evaluation returned, nothing without one."""
-        runs = context.runs.get(self.config.metrics_from or "", ())
+        runs = context.runs.get(self.config.evaluation or "", ())
         return runs[0].summary if len(runs) == 1 else {}
 
     def _figures(self, run: _base.Run, context: _base.StageContext) -> dict[str, float]:

@@ -74,7 +74,7 @@ class Config(_base.StageConfig):
     """Names of earlier training stages; their losses and metrics are drawn against the step."""
     metric: str | None = None
     """The task's metric that is drawn, such as ``loss`` or ``accuracy``; by default the task's first."""
-    against: Annotated[
+    plot_against: Annotated[
         list[AgainstConfig], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
     ] = []
     """Figures of ``evaluations`` against a key of a matrix; one or several."""
@@ -135,18 +135,18 @@ class Stage(_base.Stage):
 
     def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
         """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
-        stems = [self._against_stem(one) for one in self.config.against]
-        for position, (one, stem) in enumerate(zip(self.config.against, stems, strict=True)):
+        stems = [self._against_stem(one) for one in self.config.plot_against]
+        for position, (one, stem) in enumerate(zip(self.config.plot_against, stems, strict=True)):
             name = self._compared_in(one)
             if name not in self.config.evaluations:
                 known = ", ".join(self.config.evaluations) or "none"
-                raise ValueError(f"against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
+                raise ValueError(f"plot_against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
             if stem in stems[:position]:
-                raise ValueError(f"against.{position} is {one.metric} against {one.key} again; leave it out")
+                raise ValueError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
             for model in one.models or []:
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
-                    raise ValueError(f"against.{position}.models has {model!r}; models of {name}: {choices}")
+                    raise ValueError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
 
     def _compared_in(self, one: AgainstConfig) -> str:
         """The evaluation that has a figure, empty where there are several and none is named."""
@@ -175,7 +175,7 @@ class Stage(_base.Stage):
         shown = [
             *(
                 _draw_against(context.output, self._against_stem(one), one, entries[self._compared_in(one)])
-                for one in self.config.against
+                for one in self.config.plot_against
             ),
             *_draw(context.output, [training for _, training in trainings], metric, levels),
         ]
@@ -183,7 +183,7 @@ class Stage(_base.Stage):
         text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
         (context.output / _PAGE).write_text(text, encoding="utf-8")
         files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
-        files += [f"{self._against_stem(one)}.md" for one in self.config.against]
+        files += [f"{self._against_stem(one)}.md" for one in self.config.plot_against]
         for file in files:
             context.tracker.log_artifact(context.run_key, str(context.output / file))
         return {"report": str(context.output / _PAGE), "files": files}
@@ -282,7 +282,7 @@ def _draw(
         Shown(
             _METRIC,
             column(metric).heading.capitalize(),
-            "Curves: against the optimizer step, measured during training on at most `training.eval_rows` held-out "
+            "Curves: against the optimizer step, measured during training on at most `training.eval_rows` validation "
             "rows. Level lines: figures of the tables, over all rows that the evaluation reads." + band,
         ),
     ]

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from raydistill import cluster
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
-from raydistill.data.input_splits import HELD_OUT, TRAIN
+from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, write_scores
 from raydistill.data.unit_scoring import ScoredModel, ScoringProgress, ScoringRun, score_units
@@ -42,8 +42,8 @@ class Config(_base.StageConfig):
     """Share of expressiveness, from 0 to 1; by default 0.5 with a student."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Temperature of the student's distillation loss."""
-    part: Literal["held_out", "train"] = "held_out"
-    """Rows that score: the held-out ones, as published, or those to train on."""
+    part: Literal["validation", "train"] = "validation"
+    """Rows that score: the validation ones, as published, or those to train on."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Most rows that are read, a sample that ``seed`` draws; None for all."""
     score_batch_size: Annotated[int, Field(ge=1)] | None = None
@@ -107,7 +107,7 @@ class Stage(_base.Stage):
             )
         corpus = _corpora.read_by(task, _corpora.whole(config.corpus), inputs)
         if config.part == TRAIN and not corpus.has_train:
-            raise ValueError("part is 'train', but corpus has only a held_out part; write part: held_out")
+            raise ValueError("part is 'train', but corpus has only a validation part; write part: validation")
         if config.part in corpus.unlabelled:
             raise ValueError(f"part is {config.part!r}, whose rows have no labels; binarize with labelled: all")
         model = self._fitted("model", config.model, corpus, inputs)
@@ -127,7 +127,7 @@ class Stage(_base.Stage):
         )
 
     def _line(self, model: Any, corpus: CorpusFacts) -> str:
-        rows = corpus.held_out_rows if self.config.part == HELD_OUT else corpus.rows
+        rows = corpus.validation_rows if self.config.part == VALIDATION else corpus.rows
         most = self.config.max_rows
         known = [number for number in (rows, most) if number is not None]
         size = f"{min(known):,}" if known and rows is not None else "all" if most is None else f"at most {most:,}"
@@ -196,8 +196,8 @@ class Stage(_base.Stage):
     def _parts(self, context: _base.StageContext) -> list[CorpusPart]:
         """The rows that score, each once."""
         corpora = _corpora.whole(self.config.corpus)
-        if self.config.part == HELD_OUT:
-            return _corpora.held_out_parts(corpora, context.outputs)
+        if self.config.part == VALIDATION:
+            return _corpora.validation_parts(corpora, context.outputs)
         return _corpora.train_parts(corpora, context.outputs)
 
 

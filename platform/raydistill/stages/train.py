@@ -26,7 +26,7 @@ from raydistill.stages._training_plan import TrainDecisions, plan_training
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 
-_HOW_ONLY = {"zero_stage", "logging_steps", "checkpoint_steps", "keep_checkpoints", "max_failures"}
+_HOW_ONLY = {"zero_stage", "logging_steps", "save_steps", "save_total_limit", "max_failures"}
 """Keys of ``training`` on which the trained student does not depend."""
 
 _DRAWING = threading.Lock()
@@ -111,7 +111,7 @@ class Stage(_base.Stage):
         decisions = self.plan(context.scaling, context.inputs)
         corpora = {
             "train": _corpora.train_parts(config.corpus, context.outputs, seed=context.seed),
-            "held_out": _corpora.held_out_parts(config.corpus, context.outputs),
+            "validation": _corpora.validation_parts(config.corpus, context.outputs),
         }
         # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
         with _DRAWING:
@@ -126,9 +126,9 @@ class Stage(_base.Stage):
         spec = TrainSpec(
             name=self.name,
             corpus=corpora["train"],
-            held_out=corpora["held_out"],
+            validation=corpora["validation"],
             stored=stored.get("train"),
-            held_out_stored=stored.get("held_out"),
+            validation_stored=stored.get("validation"),
             teacher_rows=ran,
             student=str(student),
             freeze_position_embeddings=_student.freezes_positions(config.student, load_config(student)),

@@ -67,8 +67,8 @@ class TaskBase(ABC):
     """Head that models need for the task."""
     ENCODINGS: ClassVar[tuple[str, ...]] = ()
     """Names of other tasks whose corpora it reads too."""
-    FURTHER_TOKENIZERS: ClassVar[bool] = False
-    """Whether corpora can have its rows in the ids of further tokenizers: ``cut`` makes one row of each example, whose
+    TEACHER_TOKENIZERS: ClassVar[bool] = False
+    """Whether corpora can have its rows in the ids of teacher tokenizers: ``cut`` makes one row of each example, whose
     values have ``second``, and nothing that is told of single tokens."""
     NEEDS_STORED: ClassVar[tuple[str, ...]] = ()
     """Kinds of stored teacher outputs that it makes its labels of, such as ``logits``."""

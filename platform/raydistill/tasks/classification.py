@@ -24,8 +24,8 @@ from raydistill.tasks._tokenizing import check_filler
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
 _ALL, _NONE = "all", "none"
-_LABELLED = (_ALL, "held_out", _NONE)
-_NOTHING = "no held-out row has a label; hold out more text"
+_LABELLED = (_ALL, "validation", _NONE)
+_NOTHING = "no validation row has a label; hold out more text"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class EncodeConfig:
     max_length: int | None = 128
     """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
     labelled: str = _ALL
-    """Which rows have labels: ``all``; ``held_out``, to learn from unlabelled text and compare on labelled; or
+    """Which rows have labels: ``all``; ``validation``, to learn from unlabelled text and compare on labelled; or
     ``none``. Of the others no label is read, wherever there is one."""
     legacy_segments: bool = False
     """Token types of pairs as the published StarK code wrote them, two places too early: for its checkpoints alone."""
@@ -50,7 +50,7 @@ class EncodeConfig:
             raise ValueError(f"max_length is {self.max_length}; it must be at least 5")
 
     def of_part(self, part: str) -> "EncodeConfig":
-        """How the rows of ``train`` or of ``held_out`` are encoded: all of them have labels, or none."""
+        """How the rows of ``train`` or of ``validation`` are encoded: all of them have labels, or none."""
         return replace(self, labelled=_ALL if self.labelled in (_ALL, part) else _NONE)
 
 
@@ -127,7 +127,7 @@ class Task(TaskBase):
 
     HEAD = "sequence_classification"
     ENCODINGS = ("glue",)
-    FURTHER_TOKENIZERS = True
+    TEACHER_TOKENIZERS = True
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""

@@ -94,4 +94,4 @@ class Task(TaskBase):
         """``loss`` is the mean cross-entropy of predicted tokens in nats, ``perplexity`` its exponential, ``accuracy``
         the share of them whose most likely id is right, ``tokens`` their number.
         """
-        return token_metrics(sums, nothing="no held-out token is predicted; hold out more text")
+        return token_metrics(sums, nothing="no validation token is predicted; hold out more text")

@@ -96,5 +96,5 @@ class Task(TaskBase):
         """``loss`` is the mean cross-entropy at masked tokens in nats, ``perplexity`` its exponential, ``accuracy`` the
         share of masked tokens whose most likely id is right, ``tokens`` the number of masked tokens.
         """
-        nothing = "no held-out token is masked; hold out more text, or raise task.mask_probability"
+        nothing = "no validation token is masked; hold out more text, or raise task.mask_probability"
         return token_metrics(sums, nothing=nothing)

@@ -25,7 +25,7 @@ __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut"
 
 NO_TAG = -100
 """Stands at tokens that are not the first of a word."""
-_NOTHING = "no held-out row has a tag; hold out more text"
+_NOTHING = "no validation row has a tag; hold out more text"
 _TAGS = ("tags", "predicted_tags")
 
 

@@ -32,7 +32,7 @@ _NO_ANSWER = -1e30
 """Score of a window in which no tokens can be an answer."""
 _TEXT_BYTES = 120
 """How much of an answer predictions tell."""
-_NOTHING = "no held-out row has a question; hold out more text"
+_NOTHING = "no validation row has a question; hold out more text"
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class Task(TaskBase):
         questions = self._questions(rows)
         whole = questions["is_whole"]
         if not whole.any():
-            raise ValueError("of no held-out question all windows were scored; raise the number of rows to score")
+            raise ValueError("of no validation question all windows were scored; raise the number of rows to score")
         exact, f1 = questions["exact"], questions["f1"]
         return {
             "f1": float(f1[whole].mean()),

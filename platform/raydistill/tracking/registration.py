@@ -127,7 +127,7 @@ def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task:
     # MLflow keeps the tokenizer in a folder of its own. Without it beside the weights, transformers makes an empty
     # one there, without an error, that knows no word.
     components["tokenizer"].save_pretrained(target / "model")
-    # MLflow finds no licence on the hub for a local folder and writes a pointer to a page that does not exist.
+    # MLflow finds no license on the hub for a local folder and writes a pointer to a page that does not exist.
     (target / "LICENSE.txt").unlink(missing_ok=True)
 
 

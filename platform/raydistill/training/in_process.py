@@ -92,7 +92,7 @@ def train_here(
     """
     prepare(checkpoints_of(output))
     config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
-    session = LocalSession(checkpoints_of(output), spec.training.keep_checkpoints, callback, start, is_copy)
+    session = LocalSession(checkpoints_of(output), spec.training.save_total_limit, callback, start, is_copy)
     try:
         loop_here(spec, config, parallel=parallel, session=session)
     except FAILURES as error:
@@ -106,7 +106,7 @@ def loop_here(
     """Run the loop of the only worker, with the ``config`` that a ``Loop`` takes; raises as that does."""
     assert spec.scaling.num_workers == 1
     spec = spec.fetched()
-    session = session or LocalSession(checkpoints_of(config["output"]), spec.training.keep_checkpoints)
+    session = session or LocalSession(checkpoints_of(config["output"]), spec.training.save_total_limit)
     session.storage.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))

@@ -55,7 +55,7 @@ def line(record: Record) -> str:
     terms = " ".join(
         f"{name.removeprefix('train/')} {value:.4f}"
         for name, value in record.metrics.items()
-        if name.startswith(("train/", "held_out/", "eval/"))
+        if name.startswith(("train/", "validation/", "eval/"))
     )
     speed = record.metrics.get("speed/tokens_per_s")
     if speed is None:

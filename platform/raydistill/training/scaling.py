@@ -14,7 +14,7 @@ from raydistill.training.progress import Record
 
 
 def ray_scaling(scaling: ScalingConfig) -> RayScalingConfig:
-    """Ray Train's form of a scaling section; with ``after_loss: wait`` it looks at what the cluster has now."""
+    """Ray Train's form of a scaling section; with ``on_worker_failure: wait`` it looks at what the cluster has now."""
     resources: dict[str, Any] = {"CPU": worker_cpus(scaling)}
     if scaling.use_gpu:
         resources["GPU"] = 1
@@ -27,7 +27,7 @@ def _workers(scaling: ScalingConfig, resources: Mapping[str, float]) -> int | tu
     fewest, most = scaling.fewest_workers, scaling.num_workers
     if not is_elastic(scaling):
         return most
-    if scaling.after_loss == "continue":
+    if scaling.on_worker_failure == "continue":
         return fewest, most
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return max(fewest, min(most, room(nodes, resources)))
@@ -54,7 +54,7 @@ def loss_note(failures: Mapping[int, Exception], scaling: ScalingConfig) -> str:
     """What failed, by rank, and how a training goes on that has a restart left."""
     lost = sorted(rank for rank, failure in failures.items() if _is_lost(failure))
     what = "is lost" if lost else "failed"
-    goes_on = is_elastic(scaling) and scaling.after_loss == "continue"
+    goes_on = is_elastic(scaling) and scaling.on_worker_failure == "continue"
     how = "as many workers as there is room for" if goes_on else "as many workers as before, once there is room"
     ranks = ", ".join(map(str, lost or sorted(failures)))
     return f"worker {ranks} {what}; a restart goes on from the latest checkpoint with {how}"

@@ -14,7 +14,7 @@ from raydistill.config.sections import TrainingConfig
 from raydistill.data import mirror
 from raydistill.training import checkpoint_folder
 
-METHOD, TASK = "held_out/", "eval/"
+METHOD, TASK = "validation/", "eval/"
 """What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
 
 _LOSS = "loss"
@@ -91,7 +91,7 @@ def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Crit
     """
     if not method.requirements.execution.partial_label_space:
         return ""
-    reads = "no labels" if criterion.key.startswith(METHOD) else "the labels of held-out rows"
+    reads = "no labels" if criterion.key.startswith(METHOD) else "the labels of validation rows"
     which = f"the {'greatest' if criterion.greater_is_better else 'least'} {criterion.key}, which reads {reads}"
     if training.load_best_model_at_end:
         return f"delivers the student with {which}"

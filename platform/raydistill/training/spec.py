@@ -31,8 +31,8 @@ class TrainSpec(Section):
     name: str
     corpus: list[CorpusPart]
     """The corpora to train on; a single URI stands for one of weight 1."""
-    held_out: list[CorpusPart]
-    """The corpora for held-out losses; as before."""
+    validation: list[CorpusPart]
+    """The corpora for validation losses; as before."""
     student: str
     """Folder of the student as it starts, with its tokenizer."""
     freeze_position_embeddings: bool
@@ -43,8 +43,8 @@ class TrainSpec(Section):
     """Teachers that run; none where their outputs are stored."""
     stored: StoredOutputs | None = None
     """Stored outputs of teachers on ``corpus``."""
-    held_out_stored: StoredOutputs | None = None
-    """Those on ``held_out``."""
+    validation_stored: StoredOutputs | None = None
+    """Those on ``validation``."""
     teacher_rows: int = 0
     """Rows that teachers were run on before the training, to store these."""
     task: TaskSpec
@@ -59,7 +59,7 @@ class TrainSpec(Section):
         teachers = [one.model_copy(update={"folder": str(mirror.fetch(one.folder))}) for one in self.teachers]
         return self.model_copy(update={"student": str(mirror.fetch(self.student)), "teachers": teachers})
 
-    @field_validator("corpus", "held_out", mode="before")
+    @field_validator("corpus", "validation", mode="before")
     @classmethod
     def _one_uri(cls, value: Any) -> Any:
         return [{"uri": value}] if isinstance(value, str) else value

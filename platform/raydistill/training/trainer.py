@@ -135,5 +135,5 @@ def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:
         storage_filesystem=None if uri is None else object_store.filesystem(uri),
         failure_config=FailureConfig(max_failures=spec.training.max_failures),
         callbacks=[LossNotes(board, spec.scaling)],
-        checkpoint_config=CheckpointConfig(num_to_keep=spec.training.keep_checkpoints),
+        checkpoint_config=CheckpointConfig(num_to_keep=spec.training.save_total_limit),
     )

@@ -19,7 +19,7 @@ from raydistill.cluster.resources import data_task_cpus
 from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
-from raydistill.data.stream import FeedSpec, feed, held_out_batches
+from raydistill.data.stream import FeedSpec, feed, validation_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
@@ -46,8 +46,8 @@ from raydistill.training.selection import (
 from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
 
-HELD_OUT_SEED = 0
-"""Key of the rows, masks and partners of held-out evaluations: the same for runs of any seed, so that they compare."""
+VALIDATION_SEED = 0
+"""Key of the rows, masks and partners of evaluations: the same for runs of any seed, so that they compare."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -121,15 +121,15 @@ class Loop:
         self.board = config["board"]
         training = spec.training
         self.feed_spec = self._feed_spec(spec.corpus, spec.stored, seed=spec.seed)
-        self.held_out_spec = self._feed_spec(spec.held_out, spec.held_out_stored, seed=HELD_OUT_SEED)
+        self.validation_spec = self._feed_spec(spec.validation, spec.validation_stored, seed=VALIDATION_SEED)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
         self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
         self.last_step = training.last_step(self.num_steps, steps_per_epoch=self.steps_per_epoch)
         self.schedule = self._schedule()
         self.position = Position(teacher_rows=spec.teacher_rows)
-        self.task = self.held_out_spec.make_task()
+        self.task = self.validation_spec.make_task()
         self.criterion = criterion_of(training, spec.task, spec.method)
-        self._held_out: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
+        self._validation: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
         self._counted_rows = 0
 
@@ -203,7 +203,7 @@ class Loop:
         training = self.spec.training
         log = self._is_due(training.logging_steps)
         evaluate = self._is_due(training.eval_steps or self.steps_per_epoch)
-        save = self._is_due(training.checkpoint_steps or self.steps_per_epoch)
+        save = self._is_due(training.save_steps or self.steps_per_epoch)
         # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
         if log or evaluate or save or self.engine.device.type == "cpu":
             totals = self._all_reduced(totals)
@@ -273,9 +273,9 @@ class Loop:
         self.board.post.remote(Record(self.position.step, self.last_step, metrics, remaining))
 
     def _evaluate(self) -> Terms:
-        """The method's loss and the task's metrics on the same held-out rows and targets each time."""
+        """The method's loss and the task's metrics on the same validation rows and targets each time."""
         start = time.perf_counter()
-        batches, denominators = self._held_out_batches()
+        batches, denominators = self._validation_batches()
         totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
         _check_finite(totals, self.position.step)
@@ -292,11 +292,11 @@ class Loop:
         self._pace.exclude(time.perf_counter() - start)
         return metrics
 
-    def _held_out_batches(self) -> tuple[list[Batch], list[dict[str, Tensor]]]:
-        """This rank's held-out batches and their denominators, read and counted once."""
-        if self._held_out is None:
-            found = held_out_batches(
-                self.held_out_spec,
+    def _validation_batches(self) -> tuple[list[Batch], list[dict[str, Tensor]]]:
+        """This rank's validation batches and their denominators, read and counted once."""
+        if self._validation is None:
+            found = validation_batches(
+                self.validation_spec,
                 micro_batch_size=self.spec.training.micro_batch_size,
                 num_rows=self.spec.training.eval_rows,
                 rank=self.rank,
@@ -304,8 +304,8 @@ class Loop:
             )
             batches = [batch.to(self.engine.device) for batch in found]
             denominators, _ = self._denominators(batches)
-            self._held_out = batches, denominators
-        return self._held_out
+            self._validation = batches, denominators
+        return self._validation
 
     def _select(self, metrics: Terms) -> None:
         """Keep the student if this evaluation is the best so far, and stop when better ones fail to come."""
@@ -342,7 +342,7 @@ class Loop:
         position = self.position
         # One more than are kept: the oldest of them goes only when this one is complete.
         known = [*position.saved_bests, position.standing.kept_step]
-        position.saved_bests = known[-self.spec.training.keep_checkpoints - 1 :]
+        position.saved_bests = known[-self.spec.training.save_total_limit - 1 :]
         self._teacher_metric()
         if self.rank == 0:
             mirror.publish(self.output / HISTORY)

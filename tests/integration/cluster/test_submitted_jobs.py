@@ -33,7 +33,7 @@ stages:
     source: {{name: text, path: texts/*.txt, unit: line}}
     encoding: {{name: mlm, max_length: 16}}
     tokenizer: model
-    held_out: 0.25
+    validation: 0.25
   adapt:
     kind: train
     corpus: corpus

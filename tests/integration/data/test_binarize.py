@@ -60,16 +60,16 @@ def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_c
         "sources": sources(name="text", path=f"{tmp_path}/texts/*.gz"),
         "encoding": encoding(),
         "tokenizer_folder": tokenizer_folder,
-        "held_out": 0.1,
+        "validation": 0.1,
         "rows_per_shard": 100,
     }
     summary = binarize(**arguments, output=str(tmp_path / "a"), seed=1)
     binarize(**arguments, output=str(tmp_path / "b"), seed=1)
     binarize(**arguments, output=str(tmp_path / "c"), seed=2)
-    parts = {part: Corpus.open(str(tmp_path / "a" / part)) for part in ("train", "held_out")}
+    parts = {part: Corpus.open(str(tmp_path / "a" / part)) for part in ("train", "validation")}
     assert summary["texts"] == 360 == sum(len(corpus) for corpus in parts.values())
     assert summary["dropped"] == {}
-    assert 15 <= summary["held_out"]["rows"] <= 60
+    assert 15 <= summary["validation"]["rows"] <= 60
     assert [shard.rows for shard in parts["train"].manifest.shards][:3] == [100, 100, 100]
 
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -80,11 +80,11 @@ def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_c
     ]
     in_order = iter(every)
     assert all(row in in_order for row in ids_of(parts["train"]))
-    assert sorted(ids_of(parts["train"]) + ids_of(parts["held_out"])) == sorted(every)
+    assert sorted(ids_of(parts["train"]) + ids_of(parts["validation"])) == sorted(every)
     for part, corpus in parts.items():
         assert corpus.hash == Corpus.open(str(tmp_path / "b" / part)).hash
         corpus.verify()
-    assert ids_of(parts["held_out"]) != ids_of(Corpus.open(str(tmp_path / "c" / "held_out")))
+    assert ids_of(parts["validation"]) != ids_of(Corpus.open(str(tmp_path / "c" / "validation")))
 
 
 def test_a_corpus_describes_its_tokenizer_and_carries_it(ray_cluster, tmp_path, tokenizer_folder):
@@ -94,10 +94,10 @@ def test_a_corpus_describes_its_tokenizer_and_carries_it(ray_cluster, tmp_path, 
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
-        held_out=0,
+        validation=0,
     )
     corpus = Corpus.open(str(tmp_path / "out" / "train"))
-    assert not (tmp_path / "out" / "held_out").exists()
+    assert not (tmp_path / "out" / "validation").exists()
     carried = load_tokenizer(corpus.tokenizer_uri)
     assert tokenizer_hash(carried) == corpus.manifest.tokenizer.hash
     assert corpus.encoding.special_ids == {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
@@ -126,7 +126,7 @@ def test_an_interrupted_binarize_of_mixed_sources_goes_on_and_writes_the_same_by
         ],
         "encoding": encoding(),
         "tokenizer_folder": tokenizer_folder,
-        "held_out": 0.2,
+        "validation": 0.2,
         "rows_per_shard": 40,
     }
     monkeypatch.setattr("raydistill.data.corpus_building._TEXTS_PER_BLOCK", 7)
@@ -145,7 +145,7 @@ def test_an_interrupted_binarize_of_mixed_sources_goes_on_and_writes_the_same_by
     assert resumed == {**undisturbed, "taken_over": 8 * 40}
     assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
     # Of what is there, only the block in which a part's last shard ended is encoded again.
-    missing = undisturbed["train"]["rows"] + undisturbed["held_out"]["rows"] - 8 * 40
+    missing = undisturbed["train"]["rows"] + undisturbed["validation"]["rows"] - 8 * 40
     assert missing <= sum(len(block.lengths) for block in encoded) <= missing + 2 * 7
 
 
@@ -180,9 +180,9 @@ def test_a_text_enters_as_often_as_its_source_weighs_and_its_copies_stay_in_one_
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
-        held_out=0.2,
+        validation=0.2,
     )
-    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "held_out")}
+    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "validation")}
     lengths = np.concatenate([corpus.lengths for corpus in parts.values()])
     assert summary["texts"] == len(lengths)
     assert 70 <= np.count_nonzero(lengths == 16) <= 130, "half of 200 texts"
@@ -199,7 +199,7 @@ def test_long_texts_are_split_and_short_and_unknown_ones_counted(ray_cluster, tm
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
-        held_out=0,
+        validation=0,
     )
     lengths = Corpus.open(str(tmp_path / "out" / "train")).lengths.tolist()
     # 52 tokens in pieces of 30: the first gains SEP, the second CLS.
@@ -225,7 +225,7 @@ def test_a_package_archive_is_binarized(ray_cluster, tmp_path, tokenizer_folder,
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
-        held_out=0,
+        validation=0,
     )
     assert summary["train"]["rows"] == 40
     assert set(Corpus.open(str(tmp_path / "out" / "train")).manifest.sources[0].fingerprints.values()) == {digest}
@@ -240,7 +240,7 @@ def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
         encoding=encoding(),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
-        held_out=0,
+        validation=0,
     )
     assert summary["train"]["rows"] == 20
     wrong = source(**{**section, "split": "test"})
@@ -251,7 +251,7 @@ def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
         wrong.module.items(wrong.config)
 
 
-def test_a_held_out_source_gives_all_its_rows_with_their_labels_also_after_an_interruption(
+def test_a_validation_source_gives_all_its_rows_with_their_labels_also_after_an_interruption(
     ray_cluster, tmp_path, tokenizer_folder, monkeypatch
 ):
     for name, size in (("train", 60), ("dev", 45)):
@@ -261,35 +261,35 @@ def test_a_held_out_source_gives_all_its_rows_with_their_labels_also_after_an_in
     arguments = {
         "encoding": encoding(name="glue", task="sst2"),
         "tokenizer_folder": tokenizer_folder,
-        "held_out": dev,
+        "validation": dev,
         "rows_per_shard": 20,
     }
     monkeypatch.setattr("raydistill.data.corpus_building._TEXTS_PER_BLOCK", 7)
     mixed = {**arguments, "sources": [WeightedSource(train, 1.5)]}
     undisturbed = binarize(**mixed, output=str(tmp_path / "undisturbed"))
-    assert undisturbed["held_out"]["rows"] == 45
+    assert undisturbed["validation"]["rows"] == 45
     assert undisturbed["dropped"]["no text"] in (2, 3)
     # Four shards of what is trained on, the last of them not full, come before those that are held out.
     interrupt_after(5, monkeypatch, lambda: binarize(**mixed, output=str(tmp_path / "out")))
     assert binarize(**mixed, output=str(tmp_path / "out")) == {**undisturbed, "taken_over": 5 * 20}
     assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
 
-    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "held_out")}
+    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "validation")}
     assert 75 <= len(parts["train"]) <= 105
     assert parts["train"].lengths.tolist() == [5] * len(parts["train"])
-    assert parts["held_out"].lengths.tolist() == [6] * 45
-    labels = parts["held_out"].read_columns(range(45)).column("label").to_pylist()
+    assert parts["validation"].lengths.tolist() == [6] * 45
+    labels = parts["validation"].read_columns(range(45)).column("label").to_pylist()
     assert labels == [number % 2 for number in range(45)]
-    assert parts["held_out"].encoding.labels == ("negative", "positive")
+    assert parts["validation"].encoding.labels == ("negative", "positive")
     assert [part.manifest.sources[0].source["split"] for part in parts.values()] == ["train", "validation"]
-    assert parts["train"].manifest.split["held_out"]["split"] == "validation"
+    assert parts["train"].manifest.split["validation"]["split"] == "validation"
 
     alone = binarize(**arguments, sources=[], output=str(tmp_path / "alone"))
-    assert (alone["held_out"]["rows"], "train" in alone) == (45, False)
+    assert (alone["validation"]["rows"], "train" in alone) == (45, False)
     assert not (tmp_path / "alone/train").exists()
 
 
-def test_what_is_trained_on_may_lack_the_labels_that_held_out_rows_have(ray_cluster, tmp_path, tokenizer_folder):
+def test_what_is_trained_on_may_lack_the_labels_that_validation_rows_have(ray_cluster, tmp_path, tokenizer_folder):
     (tmp_path / "text.txt").write_text("\n\n".join(map(sentence, range(30))))
     labelled = "\n".join(f"{sentence(100 + number)}\t{number % 3}" for number in range(20))
     (tmp_path / "labelled.tsv").write_text(labelled)
@@ -298,18 +298,18 @@ def test_what_is_trained_on_may_lack_the_labels_that_held_out_rows_have(ray_clus
     section = {"name": "classification", "labels": ["0", "1", "2"], "max_length": 32}
     summary = binarize(
         sources=sources(name="text", path=str(tmp_path / "text.txt")),
-        encoding=encoding(**section, labelled="held_out"),
+        encoding=encoding(**section, labelled="validation"),
         tokenizer_folder=tokenizer_folder,
         output=str(tmp_path / "out"),
-        held_out=apart,
+        validation=apart,
     )
-    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "held_out")}
+    parts = {part: Corpus.open(str(tmp_path / "out" / part)) for part in ("train", "validation")}
     assert [summary[part]["rows"] for part in parts] == [30, 20]
     assert {part: list(corpus.columns) for part, corpus in parts.items()} == {
         "train": ["second"],
-        "held_out": ["label", "second"],
+        "validation": ["label", "second"],
     }
-    found = parts["held_out"].read_columns(range(20)).column("label").to_pylist()
+    found = parts["validation"].read_columns(range(20)).column("label").to_pylist()
     assert found == [number % 3 for number in range(20)]
     assert [corpus.manifest.encoding["labelled"] for corpus in parts.values()] == ["none", "all"]
     assert {corpus.encoding.labels for corpus in parts.values()} == {("0", "1", "2")}

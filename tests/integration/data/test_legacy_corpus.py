@@ -55,7 +55,7 @@ def test_a_published_pickle_is_binarized_by_the_published_rules_and_lines_left_o
         encoding=parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm", "max_length": MAX_LENGTH}),
         tokenizer_folder=str(tmp_path / "tokenizer"),
         output=str(tmp_path / "out"),
-        held_out=0,
+        validation=0,
     )
     corpus = Corpus.open(str(tmp_path / "out" / "train"))
     rows = Counter(tuple(row.tolist()) for row in corpus.read_rows(range(len(corpus))))

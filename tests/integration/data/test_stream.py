@@ -5,7 +5,7 @@ import torch
 
 from raydistill.batch import PARTNER
 from raydistill.data.plan import bucket_upper_edge
-from raydistill.data.stream import FeedSpec, feed, held_out_batches
+from raydistill.data.stream import FeedSpec, feed, validation_batches
 from toys.corpus import random_rows, write_corpus
 
 NUM_ROWS = 330
@@ -100,18 +100,18 @@ def test_micro_batches_without_rows_are_refused(corpus):
         next(feed(make_spec(corpus, num_micro_batches=4), rank=0, world_size=8, stop_step=1))
 
 
-def test_held_out_batches_give_every_row_once_over_the_ranks_and_equally_many_to_each(corpus):
+def test_validation_batches_give_every_row_once_over_the_ranks_and_equally_many_to_each(corpus):
     spec = make_spec(corpus)
-    ranks = [list(held_out_batches(spec, micro_batch_size=16, rank=rank, world_size=3)) for rank in range(3)]
+    ranks = [list(validation_batches(spec, micro_batch_size=16, rank=rank, world_size=3)) for rank in range(3)]
     assert {len(batches) for batches in ranks} == {7}
     assert sorted(row for batches in ranks for row in row_ids(batches)) == list(range(NUM_ROWS))
     assert max(batch.num_rows for batches in ranks for batch in batches) <= 16
 
 
-def test_held_out_batches_mask_the_same_tokens_for_any_batch_size(corpus):
+def test_validation_batches_mask_the_same_tokens_for_any_batch_size(corpus):
     def targets(micro_batch_size: int) -> dict[int, int]:
         found = {}
-        for batch in held_out_batches(make_spec(corpus), micro_batch_size=micro_batch_size, num_rows=50):
+        for batch in validation_batches(make_spec(corpus), micro_batch_size=micro_batch_size, num_rows=50):
             rows = batch["label_index"] // batch["input_ids"].shape[1]
             for row, label in zip(batch["row_id"][rows].tolist(), batch["labels"].tolist(), strict=True):
                 found[row] = found.get(row, 0) * 61 + label

@@ -64,18 +64,18 @@ def test_a_student_learns_from_text_without_labels_and_is_chosen_by_its_agreemen
     finished: tuple[Path, JobResult],
 ) -> None:
     _, result = finished
-    for part in ("train", "held_out"):
+    for part in ("train", "validation"):
         corpora = {name: Corpus.open(str(result.outputs[name] / part)) for name in ("corpus", "text")}
         assert [list(corpora[name].columns) for name in corpora] == [["label", "second"], ["second"]]
         assert len(corpora["text"]) == len(corpora["corpus"])
         rows = [one.read_rows(range(5)) for one in corpora.values()]
         assert all((first == second).all() for first, second in zip(*rows, strict=True))
     history = read_history(result.outputs["unlabelled"])
-    agreed = {line["step"]: line["held_out/agreement"] for line in history if "held_out/agreement" in line}
+    agreed = {line["step"]: line["validation/agreement"] for line in history if "validation/agreement" in line}
     assert list(agreed) == [0, 2, 4]
     assert not any(name.startswith("eval/") for line in history for name in line)
     summary = result.summaries["unlabelled"]
-    assert (summary["best_metric"], summary["delivered"]) == ("held_out/agreement", "best")
+    assert (summary["best_metric"], summary["delivered"]) == ("validation/agreement", "best")
     assert summary["best_value"] == max(agreed[2], agreed[4])
     [entry] = [one for one in result.summaries["evaluate"]["entries"] if one["model"] == "unlabelled"]
     assert 0 <= entry["figures"]["accuracy"] <= 1

@@ -79,9 +79,9 @@ def toy_job(folder: Path) -> Path:
         files[path.name] = path.read_bytes()
     options = {"tokenizer_hash": tokenizer_hash(toy_tokenizer()), "tokenizer_files": files}
     write_corpus(folder / "corpus" / "train", random_rows(90), **options)
-    write_corpus(folder / "corpus" / "held_out", random_rows(20, seed=1), **options)
+    write_corpus(folder / "corpus" / "validation", random_rows(20, seed=1), **options)
     save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), folder / "model")
-    training = {"max_steps": 400, "batch_size": 8, "logging_steps": 1, "checkpoint_steps": 20, "eval_steps": 400}
+    training = {"max_steps": 400, "batch_size": 8, "logging_steps": 1, "save_steps": 20, "eval_steps": 400}
     stage = {
         "kind": "train",
         "corpus": str(folder / "corpus"),

@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(type(toy_bert(2))(narrow), toy_tokenizer(), root / "narrow")
     digest = tokenizer_hash(toy_tokenizer())
     write_corpus(root / "corpus" / "train", random_rows(60), tokenizer_hash=digest)
-    write_corpus(root / "corpus" / "held_out", random_rows(20, seed=1), tokenizer_hash=digest)
+    write_corpus(root / "corpus" / "validation", random_rows(20, seed=1), tokenizer_hash=digest)
     write_corpus(root / "other" / "train", random_rows(60))
     return root
 

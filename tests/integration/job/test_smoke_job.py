@@ -70,7 +70,7 @@ def figures_by_model(result: JobResult) -> dict[str, dict[str, float]]:
     return {entry["model"]: entry["figures"] for entry in result.summaries["evaluate"]["entries"]}
 
 
-def test_distillation_lowers_the_held_out_loss(finished: tuple[Path, JobResult, list[str]]) -> None:
+def test_distillation_lowers_the_validation_loss(finished: tuple[Path, JobResult, list[str]]) -> None:
     _, result, _ = finished
     models = figures_by_model(result)
     assert models["student"]["loss"] < models["student before"]["loss"]

@@ -27,8 +27,8 @@ def interrupt(step: int, metrics: Mapping[str, float], save_state: Any) -> None:
 
 def main(folder: str, uri: str) -> None:
     """Train once in one go, and once with an interruption after the second of four checkpoints."""
-    training = {"max_steps": 10, "eval_steps": 2, "checkpoint_steps": 2, "load_best_model_at_end": True}
-    spec = make_spec(Path(folder), training={**training, "keep_checkpoints": 2})
+    training = {"max_steps": 10, "eval_steps": 2, "save_steps": 2, "load_best_model_at_end": True}
+    spec = make_spec(Path(folder), training={**training, "save_total_limit": 2})
     whole = Path(folder) / "whole"
     whole.mkdir()
     train_here(spec, str(whole), NullTracker(), "toy")

@@ -96,7 +96,7 @@ def evaluation(storage: Path, corpus: Corpus, reference: str) -> Job:
 
 def test_a_job_checks_and_identifies_what_an_alias_stands_for(storage: Path, tmp_path: Path) -> None:
     write_corpus(tmp_path / "corpus" / "train", random_rows(30))
-    corpus = write_corpus(tmp_path / "corpus" / "held_out", random_rows(30))
+    corpus = write_corpus(tmp_path / "corpus" / "validation", random_rows(30))
     jobs = [evaluation(storage, corpus, f"models:/student{which}") for which in ("@candidate", "/1")]
     hashes = [stage_records(job)["evaluate"].hash for job in jobs]
     assert hashes[0] != hashes[1]
@@ -111,7 +111,7 @@ def test_an_alias_that_moved_makes_another_stage(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_corpus(tmp_path / "corpus" / "train", random_rows(30))
-    corpus = write_corpus(tmp_path / "corpus" / "held_out", random_rows(30))
+    corpus = write_corpus(tmp_path / "corpus" / "validation", random_rows(30))
     found = []
     for version in (1, 2):
         monkeypatch.setattr(record, "checkpoint_folder", lambda *_, at=version, **__: Path(f"version{at}"))

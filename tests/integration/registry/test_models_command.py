@@ -55,10 +55,10 @@ def test_the_list_has_versions_aliases_job_and_the_best_metric(storage: Path) ->
 
 def test_a_version_of_an_older_release_is_shown_with_what_is_known_of_it(storage: Path) -> None:
     shown = data(storage, "show", "student/1")
-    assert shown["licence"] is None
+    assert shown["license"] is None
     assert shown["gate"] is None
     assert shown["figures"] == [{"role": "student", "name": "student", "figures": {"accuracy": 0.625}, "runs": 1}]
-    assert "licence               not stated" in models(storage, "show", "student/1").stdout
+    assert "license               not stated" in models(storage, "show", "student/1").stdout
 
 
 def test_lineage_has_the_campaign_of_the_version_or_of_its_run(storage: Path) -> None:
@@ -141,7 +141,7 @@ def test_force_promotes_and_keeps_what_failed(storage: Path) -> None:
     result = models(storage, "promote", "student", 1, "--to", "forced", "--force")
     assert result.exit_code == 0
     tags = Registry(registry_uri(storage, None)).find(ModelReference.parse("student@forced")).tags
-    assert json.loads(tags["forced.forced"]) == ["no licence is stated; set licence in the register stage"]
+    assert json.loads(tags["forced.forced"]) == ["no license is stated; set license in the register stage"]
     assert "promoted.forced" in tags
 
 

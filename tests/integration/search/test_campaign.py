@@ -122,7 +122,7 @@ def test_trials_are_nested_runs_of_the_campaign(campaign: dict[str, Any]) -> Non
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert run.data.tags["campaign"] == "toy-search"
     assert float(run.data.params["method.temperature"]) == best.overrides["method.temperature"]
-    assert run.data.metrics["held_out/loss"] == best.metric
+    assert run.data.metrics["validation/loss"] == best.metric
 
 
 def test_a_finished_campaign_runs_nothing_again(campaign: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def test_the_job_of_the_best_trial_gives_its_losses_and_its_metric(again: tuple[
     result, best = again
     assert len(losses(best.folder)) == 8
     assert losses(result.outputs[STAGE]) == pytest.approx(losses(best.folder), rel=1e-6, abs=1e-6)
-    assert result.summaries[STAGE]["metrics"]["held_out/loss"] == pytest.approx(best.metric, rel=1e-6)
+    assert result.summaries[STAGE]["metrics"]["validation/loss"] == pytest.approx(best.metric, rel=1e-6)
     trained, searched = (
         load_file(path / "student" / "model.safetensors") for path in (result.outputs[STAGE], best.folder)
     )

@@ -42,5 +42,5 @@ def test_the_record_has_what_each_trial_told_last(campaign: tuple[Path, Campaign
     assert stored is not None
     assert stored["trials"] == result.trials
     for trial in result.trials:
-        told = [line["held_out/loss"] for line in read_history(trial.folder) if "held_out/loss" in line]
+        told = [line["validation/loss"] for line in read_history(trial.folder) if "validation/loss" in line]
         assert told[-1] == trial.metric

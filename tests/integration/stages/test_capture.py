@@ -17,7 +17,7 @@ from raydistill.training.history import read_history
 from toys.capture import capture_stage, context_of, metrics_of, run_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES
 
-PARTS = {"train": 90, "held_out": 20}
+PARTS = {"train": 90, "validation": 20}
 LAYERS = [3, 1]
 NUM_STEPS = 4
 CAPTURE: dict[str, Any] = {"outputs": ["logits", "cls_states", "dropout_scores"], "layers": LAYERS, "dropout_passes": 4}
@@ -114,7 +114,7 @@ def test_a_damaged_corpus_ends_a_capture_with_one_line(folder: Path, tmp_path: P
     write_labelled(tmp_path)
     stage = capture_stage(tmp_path)
     run = run_of(stage, 0, context_of(stage, tmp_path / "out"))
-    file = tmp_path / "corpus" / "held_out" / "shards" / "part-00000.parquet"
+    file = tmp_path / "corpus" / "validation" / "shards" / "part-00000.parquet"
     file.write_bytes(bytes(file.stat().st_size))
     with pytest.raises(ValueError, match=r"part-00000\.parquet is not the file that was written there") as error:
         capture(run, Share())
@@ -140,7 +140,7 @@ def losses(training: dict[str, Any], metric: str) -> list[float]:
 
 
 def test_training_on_stored_outputs_equals_training_with_the_teacher(trainings: dict[str, Any]) -> None:
-    for metric, count in {"train/loss": NUM_STEPS, "train/kd": NUM_STEPS, "held_out/kd": 3}.items():
+    for metric, count in {"train/loss": NUM_STEPS, "train/kd": NUM_STEPS, "validation/kd": 3}.items():
         live, stored = (losses(trainings[name], metric) for name in ("live", "stored"))
         assert len(live) == count
         assert stored == pytest.approx(live, abs=1e-6, rel=1e-6)
@@ -156,7 +156,7 @@ def test_training_on_stored_outputs_equals_training_with_the_teacher(trainings: 
 
 
 def test_no_epoch_of_a_training_after_a_capture_runs_the_teacher(trainings: dict[str, Any]) -> None:
-    # Two epochs of 90 rows, and 20 held-out rows before the first step and after each epoch.
+    # Two epochs of 90 rows, and 20 validation rows before the first step and after each epoch.
     assert losses(trainings["live"], TEACHER_ROWS)[-1] == 2 * 90 + 3 * 20
     assert set(losses(trainings["stored"], TEACHER_ROWS)) == {0}
     assert trainings["stored"]["summary"]["lineage"] == trainings["live"]["summary"]["lineage"]

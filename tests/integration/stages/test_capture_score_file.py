@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     for name in ROWS:
         lines = [f"{' '.join(f'w{word}' for word in row)},{CLASSES[row[0] % 3]}" for row in words(name)]
         (found / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    for name, held_out in {"shared": 0.2, "apart": source(found, "dev")}.items():
+    for name, validation in {"shared": 0.2, "apart": source(found, "dev")}.items():
         binarize(
             sources=[WeightedSource(source(found, "train"))],
             encoding=parser("raydistill.tasks", attribute="EncodeConfig")(
@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
             ),
             tokenizer_folder=str(found / "tokenizer"),
             output=str(found / name),
-            held_out=held_out,
+            validation=validation,
             rows_per_shard=80,
             seed=3,
         )
@@ -104,7 +104,7 @@ def test_each_row_of_a_split_corpus_has_the_scores_of_its_row_in_the_file(folder
     row_of = {tuple(row): number for number, row in enumerate(words("train").tolist())}
     scores = np.load(folder / "scores.npy").astype(np.float32)
     met = []
-    for part in ("train", "held_out"):
+    for part in ("train", "validation"):
         corpus = Corpus.open(str(folder / "shared" / part))
         rows = [row_of[tuple(ids[1:-1].tolist())] for ids in corpus.read_rows(range(len(corpus)))]
         for teacher in range(2):
@@ -113,17 +113,17 @@ def test_each_row_of_a_split_corpus_has_the_scores_of_its_row_in_the_file(folder
     assert sorted(met) == list(range(300))
 
 
-def test_rows_of_a_held_out_source_have_scores_of_passes(folder: Path, tmp_path: Path) -> None:
+def test_rows_of_a_validation_source_have_scores_of_passes(folder: Path, tmp_path: Path) -> None:
     stage = stage_of(folder, folder / "scores.npy", "apart")
     stage.run(context_of(stage, tmp_path))
     scores = np.load(folder / "scores.npy").astype(np.float32)
     for teacher in range(2):
         assert np.array_equal(set_of(tmp_path, teacher, "train")["dropout_scores"], scores[:, teacher])
-        held_out = set_of(tmp_path, teacher, "held_out")
-        p = torch.from_numpy(held_out["logits"]).double().softmax(-1)
+        validation = set_of(tmp_path, teacher, "validation")
+        p = torch.from_numpy(validation["logits"]).double().softmax(-1)
         single = (1 + (p * p.log()).sum(-1) / math.log(3)).numpy()
         assert len(single) == 25
-        assert not np.isclose(held_out["dropout_scores"], single, atol=1e-3).all()
+        assert not np.isclose(validation["dropout_scores"], single, atol=1e-3).all()
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def stage(**changes: Any) -> choose.Stage:
     config = {
         "kind": "choose",
         "model": "rewound",
-        "metrics_from": "evaluate",
-        "best_by": "accuracy",
+        "evaluation": "evaluate",
+        "metric": "accuracy",
         "greater_is_better": True,
         **changes,
     }
@@ -82,7 +82,7 @@ def test_the_student_is_that_runs_own(context: StageContext) -> None:
 
 def test_the_lowest_is_the_best_where_greater_is_not(context: StageContext) -> None:
     assert stage(greater_is_better=False).run(context)["chosen"] == "rewound[sparsity=0,seed=1]"
-    by_loss = stage(best_by="loss", greater_is_better=False).run(context)
+    by_loss = stage(metric="loss", greater_is_better=False).run(context)
     assert by_loss["chosen"] == "rewound[sparsity=90,seed=2]"
 
 
@@ -127,8 +127,8 @@ def test_the_forecast_is_the_students_model() -> None:
         ({"model": "corpus"}, "model is 'corpus'; name an earlier training stage"),
         ({"model": "evaluate"}, "model is 'evaluate'; name an earlier training stage"),
         ({"model": "rewound@initial"}, "model is 'rewound@initial'; name an earlier training stage"),
-        ({"metrics_from": "teacher"}, "metrics_from is 'teacher'; name an earlier evaluation stage"),
-        ({"best_by": "f1"}, "best_by is 'f1'; evaluate has: accuracy, loss"),
+        ({"evaluation": "teacher"}, "evaluation is 'teacher'; name an earlier evaluation stage"),
+        ({"metric": "f1"}, "metric is 'f1'; evaluate has: accuracy, loss"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_job(changes: dict[str, Any], message: str) -> None:
@@ -138,5 +138,5 @@ def test_what_does_not_fit_is_refused_before_the_job(changes: dict[str, Any], me
 
 def test_an_evaluation_of_several_runs_is_refused() -> None:
     several = {**EARLIER, "evaluate": replace(EARLIER["evaluate"], num_runs=3)}
-    with pytest.raises(ValueError, match="metrics_from is 'evaluate', which has 3 runs; name one of them"):
+    with pytest.raises(ValueError, match="evaluation is 'evaluate', which has 3 runs; name one of them"):
         stage().plan(ScalingConfig(), several)

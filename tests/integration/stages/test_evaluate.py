@@ -28,7 +28,7 @@ def stage(**models: str) -> evaluate.Stage:
 
 @pytest.fixture
 def context(tmp_path: Path) -> StageContext:
-    write_corpus(tmp_path / "corpus" / "held_out", random_rows(30))
+    write_corpus(tmp_path / "corpus" / "validation", random_rows(30))
     toy_bert(2, dtype=torch.float32).save_pretrained(tmp_path / "teacher")
     runs = []
     for seed in (1, 2):
@@ -64,7 +64,7 @@ def test_every_run_of_a_stage_is_an_entry_with_its_own_figures(
     ]
     folders = {"teacher": teacher} | {str(seed): str(tmp_path / f"distill-{seed}" / "student") for seed in (1, 2)}
     expected = evaluate_models(
-        folders, str(tmp_path / "corpus" / "held_out"), task={"name": "mlm"}, seed=5, max_rows=20, batch_size=8
+        folders, str(tmp_path / "corpus" / "validation"), task={"name": "mlm"}, seed=5, max_rows=20, batch_size=8
     )
     assert [entry["figures"]["loss"] for entry in entries[:3]] == pytest.approx(
         [one.figures["loss"] for one in expected.values()], abs=1e-5
@@ -129,7 +129,7 @@ def classifiers(context: StageContext, tmp_path: Path) -> StageContext:
     """The context with a corpus of classes and two runs whose students classify."""
     config = classification.EncodeConfig(labels=CLASSES)
     write_corpus(
-        tmp_path / "classes" / "held_out",
+        tmp_path / "classes" / "validation",
         random_rows(30),
         encoding={"name": "classification", "labels": list(CLASSES)},
         columns=classification.columns(config),
@@ -160,7 +160,7 @@ def test_classifiers_stand_in_one_table_and_leave_their_predictions_by_class_nam
         assert (table["label"] == [CLASSES[row % 3] for row in table["row_id"]]).all()
         assert (table["label"] == table["prediction"]).mean() == entry["figures"]["accuracy"]
     text = (context.output / "comparison.md").read_text()
-    assert "| model | n | held-out loss | accuracy | macro F1 | parameters | MB |" in text
+    assert "| model | n | validation loss | accuracy | macro F1 | parameters | MB |" in text
     mean = sum(entry["figures"]["accuracy"] for entry in summary["entries"][1:]) / 2
     assert "| student | 2 | " in text
     assert f" | {mean:.1%} ± " in text
@@ -200,7 +200,7 @@ def test_the_forecast_tells_who_knows_a_part_of_the_classes_and_lists_ensembles(
     forecast = parts_stage(tmp_path).plan(ScalingConfig(), parts_forecast())
     assert forecast.makes.models == ("first", "second", "both")
     assert forecast.lines == [
-        "evaluates first, second, both on held-out rows",
+        "evaluates first, second, both on validation rows",
         "models.first knows 2 of the 3 classes, and is wrong about rows of the others",
         "models.second knows 2 of the 3 classes, and is wrong about rows of the others",
     ]
@@ -238,7 +238,7 @@ def test_ensembles_stand_in_the_table_after_the_models_with_what_one_has_to_know
         "both: the members' own softmaxes, weighted by how sure each is of a row.",
     ]
     lines = (context.output / "comparison.md").read_text().splitlines()
-    assert lines[0].startswith("| model | held-out loss | accuracy |")
+    assert lines[0].startswith("| model | validation loss | accuracy |")
     assert lines[2].startswith("| first |  | ")
     assert lines[4].startswith("| both | ")
     assert summary["notes"][0] in lines

@@ -43,7 +43,7 @@ def values(training: dict[str, Any], metric: str) -> list[float]:
 
 
 def test_a_training_on_outputs_of_its_own_equals_one_that_runs_the_teacher(trainings: dict[str, Any]) -> None:
-    for metric, count in {"train/loss": 8, "held_out/kd": 3}.items():
+    for metric, count in {"train/loss": 8, "validation/kd": 3}.items():
         live, first = (values(trainings[name], metric) for name in ("live", "first"))
         assert len(live) == count
         assert first == pytest.approx(live, abs=1e-6, rel=1e-6)

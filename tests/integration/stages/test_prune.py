@@ -53,7 +53,7 @@ def write_own_scores(folder: Path, model: Path, scores: Scores) -> None:
         lam=1.0,
         temperature=2.0,
         corpus_hash="c",
-        part="held_out",
+        part="validation",
         rows=20,
         task="classification",
     )

@@ -31,10 +31,10 @@ def trained(folder: Path, seed: int) -> Run:
     output = folder / f"distill-seed{seed}"
     output.mkdir()
     lines = [
-        {"step": 0, "held_out/loss": 9.5, "eval/loss": 9.0, "eval/accuracy": 0.0},
+        {"step": 0, "validation/loss": 9.5, "eval/loss": 9.0, "eval/accuracy": 0.0},
         {"step": 5, "train/loss": 8.0 + seed, "train/ce": 4.0, "learning_rate": 0.1},
         {"step": 10, "train/loss": 6.0 + seed, "train/ce": 3.0, "learning_rate": 0.0},
-        {"step": 10, "held_out/loss": 7.5, "eval/loss": 5.0 + seed / 2, "eval/accuracy": 0.1},
+        {"step": 10, "validation/loss": 7.5, "eval/loss": 5.0 + seed / 2, "eval/accuracy": 0.1},
     ]
     (output / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     lineage = {"method": "causal", "teacher": "teacher"}
@@ -145,7 +145,7 @@ def test_trainings_alone_give_pictures_without_tables(context: StageContext) -> 
 
 
 @pytest.mark.parametrize("metric", [None, "accuracy"])
-def test_trainings_whose_held_out_rows_have_no_labels_have_their_loss_drawn_and_no_metric(
+def test_trainings_whose_validation_rows_have_no_labels_have_their_loss_drawn_and_no_metric(
     context: StageContext, metric: str | None
 ) -> None:
     for run in context.runs["distill"]:
@@ -282,7 +282,7 @@ AGAINST = {"key": "optimizer.learning_rate", "metric": "loss"}
 
 
 def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_picture(context: StageContext) -> None:
-    summary = stage(against=AGAINST).run(context)
+    summary = stage(plot_against=AGAINST).run(context)
     stem = "evaluate-loss-against-learning_rate"
     assert {f"{stem}.md", f"{stem}.png"} <= set(summary["files"])
     assert isinstance(context.tracker, MemoryTracker)
@@ -291,7 +291,7 @@ def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_picture(context: St
     lines = (context.output / f"{stem}.md").read_text().splitlines()
     assert lines == ["| learning_rate | alone |", "| --- | ---: |", "| 0.1 | 6.5000 |", "| 0.2 | 6.5000 |"]
     text = (context.output / "report.md").read_text()
-    assert f"![Held-out loss against learning_rate]({stem}.png)" in text
+    assert f"![Validation loss against learning_rate]({stem}.png)" in text
     assert "| 0.1 | 6.5000 |" in text
 
 
@@ -306,27 +306,30 @@ def test_models_without_the_key_are_level_lines_beside_it(
         return draw(against, levels)
 
     monkeypatch.setattr(report.pictures, "against", spy)
-    stage(against=AGAINST).run(context)
+    stage(plot_against=AGAINST).run(context)
     assert found == {"teacher": 4.5, "student": 5.75, "student before": 9.0}
 
 
 def test_a_key_without_numbers_or_rows_ends_a_report_with_one_line(context: StageContext) -> None:
     with pytest.raises(ValueError, match=r"against\.key is 'sparsity', which no row with loss has; keys: optimizer"):
-        stage(against={**AGAINST, "key": "sparsity"}).run(context)
+        stage(plot_against={**AGAINST, "key": "sparsity"}).run(context)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"against": [AGAINST, AGAINST]}, "against.1 is loss against optimizer.learning_rate again; leave it out"),
         (
-            {"against": {**AGAINST, "evaluation": "other"}},
-            "against.0.evaluation is 'other'; evaluations: evaluate",
+            {"plot_against": [AGAINST, AGAINST]},
+            "plot_against.1 is loss against optimizer.learning_rate again; leave it out",
         ),
-        ({"evaluations": [], "against": AGAINST}, "against.0.evaluation is None; evaluations: none"),
         (
-            {"against": {**AGAINST, "models": ["x"]}},
-            "against.0.models has 'x'; models of evaluate: teacher, student, student before, alone",
+            {"plot_against": {**AGAINST, "evaluation": "other"}},
+            "plot_against.0.evaluation is 'other'; evaluations: evaluate",
+        ),
+        ({"evaluations": [], "plot_against": AGAINST}, "plot_against.0.evaluation is None; evaluations: none"),
+        (
+            {"plot_against": {**AGAINST, "models": ["x"]}},
+            "plot_against.0.models has 'x'; models of evaluate: teacher, student, student before, alone",
         ),
     ],
 )

@@ -80,7 +80,7 @@ def labels(folder: Path, part: str) -> list[int]:
     return [int(value) for value in corpus.read_columns(range(len(corpus)))["label"].to_pylist()]
 
 
-def label_losses(folder: Path, part: str = "held_out") -> Loss:
+def label_losses(folder: Path, part: str = "validation") -> Loss:
     known = labels(folder, part)
     return lambda logits, row: cross_entropy(logits[None], torch.tensor([known[row]]))
 
@@ -136,7 +136,7 @@ def scored(folder: Path) -> dict[str, Any]:
 def test_expressiveness_is_the_sum_over_rows_of_the_size_of_each_ones_own_gradient(
     folder: Path, scored: dict[str, Any]
 ) -> None:
-    expected = summed(masked_gradients(folder, "held_out", label_losses(folder)))
+    expected = summed(masked_gradients(folder, "validation", label_losses(folder)))
     assert expected.heads.min() > 1e-3
     assert_close(read_scores(scored["output"])[EXPRESSIVENESS], expected)
 
@@ -146,7 +146,7 @@ def test_friendliness_is_that_of_the_distillation_loss_through_the_scored_models
 ) -> None:
     student = AutoModelForSequenceClassification.from_pretrained(folder / "trial").double().eval()
     order = [student.config.label2id[name] for name in CLASSES]
-    texts = Corpus.open(str(folder / "corpus" / "held_out")).read_rows(range(ROWS))
+    texts = Corpus.open(str(folder / "corpus" / "validation")).read_rows(range(ROWS))
 
     def loss(logits: torch.Tensor, row: int) -> torch.Tensor:
         with torch.no_grad():
@@ -154,7 +154,7 @@ def test_friendliness_is_that_of_the_distillation_loss_through_the_scored_models
         soft = -(softmax(logits / TEMPERATURE, -1) * log_softmax(said / TEMPERATURE, -1)).sum()
         return TEMPERATURE**2 / 2 * soft
 
-    assert_close(read_scores(scored["output"])[FRIENDLINESS], summed(masked_gradients(folder, "held_out", loss)))
+    assert_close(read_scores(scored["output"])[FRIENDLINESS], summed(masked_gradients(folder, "validation", loss)))
 
 
 def test_units_are_ranked_by_the_weighted_sum_of_both_normalized_in_each_block(scored: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ def test_published_sums_are_of_the_mean_gradients_of_batches_in_the_corpuss_orde
     one.run(context_of(one, tmp_path))
     found = read_scores(tmp_path)
     assert {*found} == {COMBINED, EXPRESSIVENESS}
-    assert_close(found[EXPRESSIVENESS], summed(masked_gradients(folder, "held_out", label_losses(folder)), group=7))
+    assert_close(found[EXPRESSIVENESS], summed(masked_gradients(folder, "validation", label_losses(folder)), group=7))
 
 
 def test_rows_to_train_on_score_where_they_are_asked_and_a_sample_of_them(folder: Path, tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_facts_tell_what_the_scores_are_of(folder: Path, scored: dict[str, Any])
     facts = read_facts(scored["output"])
     assert facts.model_hash == _models.content_of(folder / "teacher")
     assert facts.student_hash == _models.content_of(folder / "trial")
-    assert facts.corpus_hash == Corpus.open(str(folder / "corpus" / "held_out")).hash
-    assert (facts.lam, facts.temperature, facts.rows, facts.part) == (0.3, TEMPERATURE, ROWS, "held_out")
+    assert facts.corpus_hash == Corpus.open(str(folder / "corpus" / "validation")).hash
+    assert (facts.lam, facts.temperature, facts.rows, facts.part) == (0.3, TEMPERATURE, ROWS, "validation")
     assert scored["summary"]["model_hash"] == facts.model_hash
     assert isinstance(scored["tracker"], MemoryTracker)
     assert scored["tracker"].runs[KEY].tags["lam"] == "0.3"
@@ -298,13 +298,13 @@ def test_options_that_are_wrong_are_refused_with_one_line(folder: Path, changes:
     assert len(error_lines(error.value)) == 1
 
 
-CORPUS = CorpusFacts("classification", 61, 40, rows=90, labels=CLASSES, held_out_rows=20)
+CORPUS = CorpusFacts("classification", 61, 40, rows=90, labels=CLASSES, validation_rows=20)
 
 
 @pytest.mark.parametrize(
     ("corpus", "changes", "message"),
     [
-        (replace(CORPUS, has_train=False), {"part": "train"}, "part is 'train', but corpus has only a held_out part"),
+        (replace(CORPUS, has_train=False), {"part": "train"}, "part is 'train', but corpus has only a validation part"),
         (replace(CORPUS, unlabelled=("train",)), {"part": "train"}, "part is 'train', whose rows have no labels; bin"),
         (replace(CORPUS, vocab_size=62), {}, "model has 61 token ids, the corpus 62; binarize with that model's tok"),
         (replace(CORPUS, max_length=41), {}, "model has 40 positions, the corpus rows of up to 41 tokens; binarize"),

@@ -100,10 +100,10 @@ def values(training: dict[str, Any], metric: str) -> list[float]:
 
 def test_stored_outputs_of_parts_teach_what_the_teachers_teach(trainings: dict[str, Any]) -> None:
     live, stored = trainings["live"], trainings["stored"]
-    for metric, count in {"train/loss": NUM_STEPS, "held_out/loss": 3, "held_out/agreement": 3}.items():
+    for metric, count in {"train/loss": NUM_STEPS, "validation/loss": 3, "validation/agreement": 3}.items():
         assert len(values(live, metric)) == count
         assert values(stored, metric) == pytest.approx(values(live, metric), abs=1e-6, rel=1e-6)
-    assert len(set(values(live, "held_out/loss"))) == 3
+    assert len(set(values(live, "validation/loss"))) == 3
     assert set(values(stored, TEACHER_ROWS)) == {0}
     # Two epochs of 90 rows and three evaluations of 20, each of two teachers.
     assert values(live, TEACHER_ROWS)[-1] == 2 * (2 * 90 + 3 * 20)
@@ -118,8 +118,8 @@ def test_stored_outputs_of_parts_teach_what_the_teachers_teach(trainings: dict[s
 
 def test_the_student_is_chosen_by_its_agreement_with_the_teachers_without_labels(trainings: dict[str, Any]) -> None:
     live = trainings["live"]
-    assert "delivers the student with the greatest held_out/agreement, which reads no labels" in live["lines"]
+    assert "delivers the student with the greatest validation/agreement, which reads no labels" in live["lines"]
     summary = live["summary"]
-    assert (summary["best_metric"], summary["delivered"]) == ("held_out/agreement", "best")
+    assert (summary["best_metric"], summary["delivered"]) == ("validation/agreement", "best")
     # The evaluation before the first step is no candidate.
-    assert summary["best_value"] == max(values(live, "held_out/agreement")[1:])
+    assert summary["best_value"] == max(values(live, "validation/agreement")[1:])

@@ -132,7 +132,7 @@ def test_a_campaign_has_its_trials_tables_pictures_and_best_job_on_the_server(
     campaign = runs["toy-server"]
     assert {runs[f"trial {number}"].data.tags["mlflow.parentRunId"] for number in (0, 1)} == {campaign.info.run_id}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert [runs[f"trial {trial.number}"].data.metrics["held_out/loss"] for trial in result.trials] == [
+    assert [runs[f"trial {trial.number}"].data.metrics["validation/loss"] for trial in result.trials] == [
         trial.metric for trial in result.trials
     ]
     kept = {file.path for file in client.list_artifacts(campaign.info.run_id)}

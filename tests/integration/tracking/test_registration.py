@@ -236,7 +236,7 @@ def test_registering_asks_no_host(writer, student, monkeypatch):
     assert asked == []
 
 
-def test_no_licence_file_points_at_a_hub_page(writer, student):
+def test_no_license_file_points_at_a_hub_page(writer, student):
     version = writer._client.get_model_version("student", str(register(writer, student)))
     logged = writer._client.get_logged_model(version.source.removeprefix("models:/"))
     folder = Path(logged.artifact_location.removeprefix("file://"))

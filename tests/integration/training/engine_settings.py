@@ -110,7 +110,7 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
     seen["best_folders"] = sorted(path.name for path in output.glob("best-*"))
     engine.close()
     seen["losses"] = [record["train/loss"] for record in board.records if "train/loss" in record]
-    seen["held_out"] = loop.position.metrics.get("held_out/loss")
+    seen["validation"] = loop.position.metrics.get("validation/loss")
     return seen
 
 
@@ -147,6 +147,6 @@ def _is_rounded(student: Path) -> bool:
 def _plain_figures(spec: TrainSpec, student: Path) -> dict[str, float]:
     models = {"student": str(student)}
     rows = spec.training.eval_rows
-    return evaluate_models(models, spec.held_out, task=spec.task.dump(), seed=worker.HELD_OUT_SEED, max_rows=rows)[
+    return evaluate_models(models, spec.validation, task=spec.task.dump(), seed=worker.VALIDATION_SEED, max_rows=rows)[
         "student"
     ].figures

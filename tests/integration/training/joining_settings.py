@@ -44,7 +44,7 @@ def joining_spec(folder: Path, method: Any, *, placement: str, micro_batch_size:
         {
             "name": "toy",
             "corpus": str(folder / "corpus" / "train"),
-            "held_out": str(folder / "corpus" / "held_out"),
+            "validation": str(folder / "corpus" / "validation"),
             "student": str(folder / "student"),
             "freeze_position_embeddings": False,
             "teachers": teachers,

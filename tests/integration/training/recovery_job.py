@@ -150,8 +150,8 @@ def train(inputs: Path, recorder: Recorder, *, num_workers: int, zero_stage: int
     training = {
         "max_steps": NUM_STEPS,
         "zero_stage": zero_stage,
-        "checkpoint_steps": 2,
-        "keep_checkpoints": 2,
+        "save_steps": 2,
+        "save_total_limit": 2,
         "max_failures": 1,
     }
     spec = make_spec(inputs, num_workers=num_workers, training=training)

@@ -26,10 +26,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     for placement in PLACEMENTS
 }
 for _stage in STAGES:
-    _SAVING = {"save": f"zero{_stage}", "training": {"zero_stage": _stage, "checkpoint_steps": 4}}
+    _SAVING = {"save": f"zero{_stage}", "training": {"zero_stage": _stage, "save_steps": 4}}
     SETTINGS[f"zero{_stage}-replicate"] |= _SAVING
 RESUMED = {f"resumed-{stage}": {"load": f"zero{stage}-4", "training": {"zero_stage": stage}} for stage in STAGES}
-HALF = {"zero_stage": 2, "precision": "bf16", "checkpoint_steps": 4}
+HALF = {"zero_stage": 2, "precision": "bf16", "save_steps": 4}
 RESUMED_HALF = {
     "half": {"save": "half", "training": HALF},
     "half-0": {"training": HALF | {"zero_stage": 0}},
@@ -61,7 +61,7 @@ SELECTING = {
 UNBEATEN = {
     "training": {"max_steps": 2, "eval_steps": 1, "load_best_model_at_end": True, "saving_criterion": 0.0},
 }
-UNKNOWN_METRIC = {"training": {"metric_for_best_model": "held_out/muki"}}
+UNKNOWN_METRIC = {"training": {"metric_for_best_model": "validation/muki"}}
 ONLY_COSINE = dict.fromkeys(("alpha_ce", "alpha_mlm", "alpha_mse", "alpha_causal_ce"), 0.0)
 HEADLESS = {"training": {"max_steps": 3}, "optimizer": {"weight_decay": 1.0}, "method": ONLY_COSINE}
 """No term reaches the student's head, which decays all the same."""
@@ -205,8 +205,8 @@ def test_sites_drawn_for_each_micro_batch_differ_within_steps_and_not_between_ra
     assert all(math.isfinite(loss) for loss in two_workers[0]["drawn_by_micro_batch"]["losses"])
 
 
-def test_held_out_losses_agree_between_settings(one_worker: dict, two_workers: list) -> None:
-    found = [seen[setting]["held_out"] for seen in (one_worker, two_workers[0]) for setting in SETTINGS]
+def test_validation_losses_agree_between_settings(one_worker: dict, two_workers: list) -> None:
+    found = [seen[setting]["validation"] for seen in (one_worker, two_workers[0]) for setting in SETTINGS]
     assert math.isfinite(found[0])
     assert found == pytest.approx([found[0]] * len(found), abs=1e-4)
 
@@ -288,14 +288,14 @@ def test_without_a_student_that_beats_the_criterion_the_last_one_is_left_and_tol
     result = seen["result"]
     assert (result["delivered"], result["best"], seen["best_folders"]) == ("last", "", [])
     assert "saving_criterion=0.0" in result["note"]
-    assert result["metrics"]["held_out/loss"] == seen["history"][-1]["held_out/loss"]
+    assert result["metrics"]["validation/loss"] == seen["history"][-1]["validation/loss"]
 
 
 def test_a_metric_that_the_method_lacks_ends_training_before_its_first_step(two_workers: list) -> None:
     for seen in two_workers:
         failure = seen["unknown_metric"]["failure"]
-        assert "'held_out/muki'" in failure
-        assert "held_out/causal_ce" in failure
+        assert "'validation/muki'" in failure
+        assert "validation/causal_ce" in failure
         assert not seen["unknown_metric"]["losses"]
 
 

@@ -52,7 +52,7 @@ def processes(folder: Path) -> Iterator[KeptProcesses]:
 
 
 def spec_in(folder: Path, **training: Any) -> TrainSpec:
-    settings = {"max_steps": NUM_STEPS, "dropout": 0.1, "zero_stage": 3, "checkpoint_steps": 2, "eval_steps": 3}
+    settings = {"max_steps": NUM_STEPS, "dropout": 0.1, "zero_stage": 3, "save_steps": 2, "eval_steps": 3}
     return make_spec(folder, placement="zero3", training={**settings, "max_failures": 1, **training})
 
 

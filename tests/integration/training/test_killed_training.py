@@ -19,7 +19,7 @@ NUM_STEPS, LAST_CHECKPOINT, CRASH = 6, 4, 6
 def runs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("killed")
     write_inputs(folder)
-    training = {"max_steps": NUM_STEPS, "zero_stage": 2, "checkpoint_steps": 2, "max_failures": 0}
+    training = {"max_steps": NUM_STEPS, "zero_stage": 2, "save_steps": 2, "max_failures": 0}
     found: dict[str, Any] = {}
     with KeptProcesses() as processes:
         tracker = FileTracker(folder / "alone.jsonl")

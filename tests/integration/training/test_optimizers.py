@@ -127,7 +127,7 @@ def train(
 def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(
     monkeypatch: pytest.MonkeyPatch, inputs: Path, tmp_path: Path, optimizer: dict[str, Any], stage: int
 ) -> None:
-    sections = {"training": {"max_steps": 6, "checkpoint_steps": 3, "zero_stage": stage}, "optimizer": optimizer}
+    sections = {"training": {"max_steps": 6, "save_steps": 3, "zero_stage": stage}, "optimizer": optimizer}
     undisturbed = train(monkeypatch, inputs, tmp_path / "undisturbed", **sections)
     resumed = train(monkeypatch, inputs, tmp_path / "resumed", resume=tmp_path / "undisturbed" / "state-3", **sections)
     assert [line["step"] for line in resumed] == [4, 5, 6]

@@ -29,7 +29,7 @@ def trained(folder: Path, placement: str) -> dict[str, Any]:
 def test_teachers_in_turn_give_the_losses_of_teachers_side_by_side(folder: Path) -> None:
     side_by_side, in_turn = (trained(folder, placement) for placement in ("replicate", "sequential"))
     assert in_turn["tags"]["placement"] == "sequential, because placement says so"
-    for metric, count in {"train/loss": 6, "train/teacher_1_kd": 6, "held_out/teacher_0_kd": 3}.items():
+    for metric, count in {"train/loss": 6, "train/teacher_1_kd": 6, "validation/teacher_0_kd": 3}.items():
         losses = [[line[metric] for line in one["history"] if metric in line] for one in (side_by_side, in_turn)]
         assert len(losses[0]) == count
         # The addresses of mapped weights are aligned otherwise, which changes what is added first.

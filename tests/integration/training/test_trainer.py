@@ -24,8 +24,8 @@ def _spec(folder: Path) -> Any:
         "max_steps": NUM_STEPS,
         "dropout": 0.1,
         "zero_stage": 3,
-        "checkpoint_steps": 2,
-        "keep_checkpoints": 2,
+        "save_steps": 2,
+        "save_total_limit": 2,
         "eval_steps": 3,
         "max_failures": 1,
     }
@@ -107,13 +107,13 @@ def test_restarts_end_in_the_same_student(runs: dict[str, Any]) -> None:
     assert len(AutoTokenizer.from_pretrained(results[0].student)) == initial["vocab_projector.bias"].shape[0]
 
 
-def test_the_best_student_by_held_out_loss_is_kept_beside_the_last(runs: dict[str, Any]) -> None:
+def test_the_best_student_by_validation_loss_is_kept_beside_the_last(runs: dict[str, Any]) -> None:
     for name in ("undisturbed", "disturbed"):
         result: TrainResult = runs[name]
-        losses = {line["step"]: line["held_out/loss"] for line in _history(runs, name) if "held_out/loss" in line}
+        losses = {line["step"]: line["validation/loss"] for line in _history(runs, name) if "validation/loss" in line}
         del losses[0]
         assert result.best_step == min(losses, key=lambda step: losses[step])
-        assert (result.best_metric, result.best_value) == ("held_out/loss", losses[result.best_step])
+        assert (result.best_metric, result.best_value) == ("validation/loss", losses[result.best_step])
         assert Path(result.best) == runs["folder"] / name / f"best-{result.best_step}"
         assert (Path(result.best) / "model.safetensors").is_file()
         assert (result.delivered, result.step, result.stopped) == ("last", NUM_STEPS, "")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from raydistill.data.input_splits import WeightedSource, entering, held_out, held_out_splits, interleave
+from raydistill.data.input_splits import WeightedSource, entering, interleave, is_validation, validation_splits
 from raydistill.data.sources._base import Item
 
 
@@ -44,10 +44,10 @@ def test_a_share_takes_that_share_of_the_texts_and_a_whole_reading_all():
     assert entering(whole, numbers, seed=0).all()
 
 
-def test_copies_of_a_text_are_all_held_out_or_none():
+def test_copies_of_a_text_are_all_validation_or_none():
     numbers = np.arange(1000)
-    splits = interleave([items("a", 1), items("a", 1)], [2.5, 1.0], held_out=0.2)
-    decisions = [held_out(split, numbers, seed=0) for split in splits]
+    splits = interleave([items("a", 1), items("a", 1)], [2.5, 1.0], validation=0.2)
+    decisions = [is_validation(split, numbers, seed=0) for split in splits]
     assert len(decisions) == 4
     assert all((decision == decisions[0]).all() for decision in decisions)
     assert abs(decisions[0].mean() - 0.2) < 0.05
@@ -58,8 +58,8 @@ def test_copies_of_a_text_are_all_held_out_or_none():
 def test_rows_are_drawn_alike_wherever_the_files_lie(folder, weight):
     def drawn(root):
         files = [[Item(f"{root}/x/a.txt", "", 0, 9), Item(f"{root}/y/a.txt", "")], [Item(f"{root}/z.txt", "")]]
-        splits = interleave(files, [weight, weight], held_out=0.5)
-        return [(held_out(split, numbers, seed=0), entering(split, numbers, seed=0)) for split in splits]
+        splits = interleave(files, [weight, weight], validation=0.5)
+        return [(is_validation(split, numbers, seed=0), entering(split, numbers, seed=0)) for split in splits]
 
     numbers = np.arange(100)
     here, there = drawn("/data"), drawn(folder)
@@ -72,23 +72,23 @@ def test_a_member_of_a_package_keeps_its_folders_in_what_it_is_drawn_by():
     assert (member.drawn_as, file.drawn_as) == ("books/a.txt", "b.txt")
 
 
-def test_which_texts_enter_does_not_depend_on_which_are_held_out():
+def test_which_texts_enter_does_not_depend_on_which_are_validation():
     numbers = np.arange(100_000)
-    [part] = interleave([items("a", 1)], [0.5], held_out=0.5)
-    apart = held_out(part, numbers, seed=0)
+    [part] = interleave([items("a", 1)], [0.5], validation=0.5)
+    apart = is_validation(part, numbers, seed=0)
     assert abs(entering(part, numbers[apart], seed=0).mean() - 0.5) < 0.01
 
 
-def test_units_of_a_held_out_source_come_last_whole_and_go_to_no_other_part():
+def test_units_of_a_validation_source_come_last_whole_and_go_to_no_other_part():
     splits = interleave([items("a", 3)], [1.5])
-    apart = held_out_splits(items("b", 2), after=splits, source=1)
+    apart = validation_splits(items("b", 2), after=splits, source=1)
     assert [split.number for split in (*splits, *apart)] == list(range(8))
     assert {split.parts for split in splits} == {(0,)}
     assert [(split.source, split.share, split.parts) for split in apart] == 2 * [(1, 1.0, (1,))]
     numbers = np.arange(1000)
-    assert held_out(apart[0], numbers, seed=0).all()
-    assert not held_out(splits[0], numbers, seed=0).any()
-    assert {split.parts for split in interleave([items("a", 3)], [1.0], held_out=0.1)} == {(0, 1)}
+    assert is_validation(apart[0], numbers, seed=0).all()
+    assert not is_validation(splits[0], numbers, seed=0).any()
+    assert {split.parts for split in interleave([items("a", 3)], [1.0], validation=0.1)} == {(0, 1)}
 
 
 @pytest.mark.parametrize("weight", [0, -1, math.inf, math.nan])

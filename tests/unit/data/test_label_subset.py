@@ -8,7 +8,7 @@ import pytest
 from raydistill.config.sections import CorpusRef
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture
-from raydistill.data.stream import BatchBuilder, FeedSpec, held_out_batches
+from raydistill.data.stream import BatchBuilder, FeedSpec, validation_batches
 from raydistill.tasks._base import Column
 from toys.corpus import random_rows, write_corpus
 
@@ -64,8 +64,8 @@ def test_batches_have_labels_of_the_subset(folder):
     numbers = columns_of(open_mixture([part(folder)]))["second"][:60]
     wanted = [SUBSET[::-1].index(LABELS[CLASSES[number]]) for number in numbers]
     assert batch["labels"].tolist() == wanted
-    held_out = list(held_out_batches(spec, micro_batch_size=64))
-    assert sum(batch.num_rows for batch in held_out) == len(open_mixture([part(folder)]))
+    validation = list(validation_batches(spec, micro_batch_size=64))
+    assert sum(batch.num_rows for batch in validation) == len(open_mixture([part(folder)]))
 
 
 def test_the_order_in_which_classes_are_named_does_not_matter_but_which_they_are_does(folder):

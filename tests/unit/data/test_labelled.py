@@ -15,12 +15,12 @@ def encoding(**section):
 
 
 @pytest.mark.parametrize(
-    ("labelled", "without"), [("all", ()), ("held_out", ("train",)), ("none", ("train", "held_out"))]
+    ("labelled", "without"), [("all", ()), ("validation", ("train",)), ("none", ("train", "validation"))]
 )
 def test_an_encoding_says_which_parts_have_labels(labelled, without):
     section = encoding(name="classification", labels=LABELS, labelled=labelled)
     assert unlabelled_parts(section) == without
-    for number, part in enumerate(("train", "held_out")):
+    for number, part in enumerate(("train", "validation")):
         own = of_part(section, number)
         assert is_unlabelled(own.dump()) is (part in without)
         assert ("label" in own.module.columns(own.config)) is (part not in without)
@@ -34,7 +34,7 @@ def test_rows_of_other_tasks_have_what_their_task_needs(section):
     assert of_part(of_task, 0) == of_task
 
 
-def test_texts_of_one_source_have_labels_where_they_are_held_out(tmp_path):
+def test_texts_of_one_source_have_labels_where_they_are_validation(tmp_path):
     lines = [f"w{5 + number} w7\t{LABELS[number % 2]}" for number in range(40)]
     (tmp_path / "texts.tsv").write_text("\n".join(lines))
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
@@ -43,18 +43,18 @@ def test_texts_of_one_source_have_labels_where_they_are_held_out(tmp_path):
     )
     recipe = Recipe(
         sources=[source.dump()],
-        encoding=encoding(name="classification", labels=LABELS, labelled="held_out").dump(),
+        encoding=encoding(name="classification", labels=LABELS, labelled="validation").dump(),
         files={path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()},
         seed=0,
         texts_per_block=100,
     )
     [item] = source.module.items(source.config)
     start = Place(0, 0)
-    blocks = list(_encode_split(InputSplit(0, 0, 1.0, item, held_out=0.5), recipe, {0: start, 1: start}))
+    blocks = list(_encode_split(InputSplit(0, 0, 1.0, item, validation=0.5), recipe, {0: start, 1: start}))
     assert [block.part for block in blocks] == [0, 1]
-    train, held_out = (block.values.to_pydict() for block in blocks)
+    train, validation = (block.values.to_pydict() for block in blocks)
     assert list(train) == ["second"]
     assert sum(len(block.lengths) for block in blocks) == 40
     firsts = [ids[1] - 5 for ids in blocks[1].ids.reshape(-1, 4).tolist()]
     assert len(firsts) > 5
-    assert held_out["label"] == [number % 2 for number in firsts]
+    assert validation["label"] == [number % 2 for number in firsts]

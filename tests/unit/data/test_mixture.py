@@ -8,7 +8,7 @@ import torch
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, Mixture, open_cached, open_mixture
 from raydistill.data.plan import Partners, Plan
-from raydistill.data.stream import BatchBuilder, FeedSpec, held_out_batches
+from raydistill.data.stream import BatchBuilder, FeedSpec, validation_batches
 from raydistill.training.spec import TrainSpec
 from toys.corpus import random_rows, write_corpus
 from toys.training import make_spec
@@ -138,9 +138,9 @@ def test_a_training_takes_one_uri_or_parts(folder):
     assert TrainSpec.model_validate(data).corpus[1] == CorpusPart("other", 2.0)
 
 
-def test_held_out_rows_of_all_parts_are_read(folder):
+def test_validation_rows_of_all_parts_are_read(folder):
     spec = FeedSpec.make(parts(folder, a=1, b=1), MLM, None, seed=1)
-    rows = [int(row) for batch in held_out_batches(spec, micro_batch_size=50) for row in batch["row_id"]]
+    rows = [int(row) for batch in validation_batches(spec, micro_batch_size=50) for row in batch["row_id"]]
     assert sorted(rows) == list(range(370))
 
 

@@ -102,26 +102,26 @@ SOURCE = {"source": {"name": "delimited", "path": "train.csv"}, "weight": 1.0, "
 OTHER = {"source": {"name": "delimited", "path": "dev.csv"}, "weight": 1.0, "fingerprints": {"dev.csv": "2"}}
 
 
-def part(folder: Path, name: str, num_rows: int, held_out: Any, **changes: Any) -> Corpus:
+def part(folder: Path, name: str, num_rows: int, validation: Any, **changes: Any) -> Corpus:
     """A corpus whose manifest says that binarize wrote it."""
     write_corpus(folder / name, random_rows(num_rows))
     path = folder / name / MANIFEST
     content = json.loads(path.read_text())
-    content["split"] = {"part": name, "held_out": held_out, "seed": 4}
-    content["sources"] = [SOURCE if name == "train" or not isinstance(held_out, dict) else OTHER]
+    content["split"] = {"part": name, "validation": validation, "seed": 4}
+    content["sources"] = [SOURCE if name == "train" or not isinstance(validation, dict) else OTHER]
     content["counts"] = {"texts": num_rows}
     path.write_text(json.dumps({**content, **changes}))
     return Corpus.open(str(folder / name))
 
 
-def test_a_train_set_beside_a_held_out_source_has_the_files_rows_in_their_order(tmp_path: Path) -> None:
-    parts = [part(tmp_path, name, rows, OTHER["source"]) for name, rows in {"train": 12, "held_out": 5}.items()]
+def test_a_train_set_beside_a_validation_source_has_the_files_rows_in_their_order(tmp_path: Path) -> None:
+    parts = [part(tmp_path, name, rows, OTHER["source"]) for name, rows in {"train": 12, "validation": 5}.items()]
     found = scores_of_parts(saved(tmp_path), parts, num_teachers=2)
     assert found[1] is None
     assert np.array_equal(found[0], SCORES.astype(np.float32))
 
 
-def test_many_pieces_of_a_source_follow_each_other_where_none_is_held_out(tmp_path: Path) -> None:
+def test_many_pieces_of_a_source_follow_each_other_where_none_is_validation(tmp_path: Path) -> None:
     pieces = {**SOURCE, "fingerprints": {"train.csv[0:9]": "1", "train.csv[9:20]": "1"}}
     whole = part(tmp_path, "train", 12, OTHER["source"], sources=[pieces])
     assert np.array_equal(rows_of_source(whole, [whole]), np.arange(12))
@@ -129,27 +129,27 @@ def test_many_pieces_of_a_source_follow_each_other_where_none_is_held_out(tmp_pa
 
 def shares(folder: Path) -> list[Corpus]:
     """The two parts of 100 rows of which the hash with seed 4 holds a quarter out."""
-    sizes = {"train": 74, "held_out": 26}
+    sizes = {"train": 74, "validation": 26}
     return [part(folder, name, rows, 0.25) for name, rows in sizes.items()]
 
 
 def test_the_parts_of_a_split_share_the_files_rows(tmp_path: Path) -> None:
     parts = shares(tmp_path)
-    train, held_out = (rows_of_source(one, parts) for one in parts)
+    train, validation = (rows_of_source(one, parts) for one in parts)
     assert train is not None
-    assert held_out is not None
-    assert 10 < len(held_out) < 40
-    assert sorted([*train, *held_out]) == list(range(100))
+    assert validation is not None
+    assert 10 < len(validation) < 40
+    assert sorted([*train, *validation]) == list(range(100))
     assert (np.diff(train) > 0).all()
-    assert (np.diff(held_out) > 0).all()
+    assert (np.diff(validation) > 0).all()
     scores = np.random.default_rng(1).random((100, 2)).astype(np.float32)
     found = scores_of_parts(saved(tmp_path, scores), parts, num_teachers=2)
     assert np.array_equal(found[0], scores[train])
-    assert np.array_equal(found[1], scores[held_out])
+    assert np.array_equal(found[1], scores[validation])
     column = ScoreColumn(str(tmp_path / "scores.npy"), 1, 2)
     of_teacher = column.of_corpora(parts)
     assert np.array_equal(of_teacher[0], scores[train, 1])
-    assert np.array_equal(of_teacher[1], scores[held_out, 1])
+    assert np.array_equal(of_teacher[1], scores[validation, 1])
 
 
 def test_a_file_of_another_length_is_refused_with_both_lengths(tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_a_file_of_another_length_is_refused_with_both_lengths(tmp_path: Path) -
         (
             {
                 "sources": [{**SOURCE, "fingerprints": {"a": "", "b": ""}}],
-                "split": {"part": "train", "held_out": 0.1, "seed": 0},
+                "split": {"part": "train", "validation": 0.1, "seed": 0},
             },
             "a share was held out of a source in 2 pieces; hold out a source of its own",
         ),
-        ({"split": {"part": "train", "held_out": 0.9, "seed": 0}}, "it has 12 rows, its split "),
+        ({"split": {"part": "train", "validation": 0.9, "seed": 0}}, "it has 12 rows, its split "),
     ],
 )
 def test_a_corpus_whose_rows_of_the_train_set_are_not_known_is_refused(

@@ -7,7 +7,7 @@ import torch
 from raydistill.batch import PARTNER, Batch
 from raydistill.data.packing import unpack
 from raydistill.data.plan import bucket_upper_edge, micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, held_out_batches
+from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, validation_batches
 from raydistill.methods import causal
 from raydistill.methods._base import Execution, Requirements
 from toys.corpus import random_rows, write_corpus
@@ -86,8 +86,8 @@ def test_the_micro_batches_of_a_ranks_step_are_numbered_from_zero(spec, rank):
     assert found == [(step, number) for step in (3, 4, 5) for number in range(3)]
 
 
-def test_held_out_batches_have_number_zero(spec):
-    batches = list(held_out_batches(spec, micro_batch_size=20, num_rows=50))
+def test_validation_batches_have_number_zero(spec):
+    batches = list(validation_batches(spec, micro_batch_size=20, num_rows=50))
     assert [batch.micro_batch for batch in batches] == [0, 0, 0]
 
 

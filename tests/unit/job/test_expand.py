@@ -140,9 +140,7 @@ def test_values_that_do_not_change_the_result_are_refused() -> None:
         stage_records(job)
 
 
-@pytest.mark.parametrize(
-    "key", ["zero_stage", "logging_steps", "checkpoint_steps", "keep_checkpoints", "micro_batch_size"]
-)
+@pytest.mark.parametrize("key", ["zero_stage", "logging_steps", "save_steps", "save_total_limit", "micro_batch_size"])
 def test_a_run_continues_with_other_settings_of_how_it_is_made(key: str) -> None:
     few = stage_records(load(distill={"training": {key: 2}}))["distill"]
     more = stage_records(load(distill={"training": {key: 3}, "scaling": {"num_workers": 2}}))["distill"]

@@ -30,7 +30,7 @@ TAGS = {
     "corpus_hash": "def",
     "parameters": "12345",
     "bytes": "49380",
-    "licence": "Apache-2.0",
+    "license": "Apache-2.0",
     "figures_note": "Latencies are medians.",
     "layer_plan": "0 1 0* 1*",
     **figures_tag(ROWS),
@@ -69,7 +69,7 @@ def test_a_card_of_a_version_without_tags_leaves_out_what_is_not_known(folder: P
     assert "license" not in card
 
 
-def test_a_hub_reads_the_licence_the_task_and_the_students_metrics(folder: Path) -> None:
+def test_a_hub_reads_the_license_the_task_and_the_students_metrics(folder: Path) -> None:
     data = ModelCard(model_card("sentiment", TAGS, folder)).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "transformers", "text-classification")
     assert data.eval_results is not None
@@ -83,7 +83,7 @@ def test_a_figure_that_one_model_lacks_is_an_empty_cell() -> None:
     assert table[-1] == "| latency of one row (ms) | 1.5000 |  |  |"
 
 
-def test_a_licence_in_words_is_a_name_for_a_hub(folder: Path) -> None:
-    card = model_card("sentiment", {"licence": "for research only"}, folder)
+def test_a_license_in_words_is_a_name_for_a_hub(folder: Path) -> None:
+    card = model_card("sentiment", {"license": "for research only"}, folder)
     assert "license: other\nlicense_name: for research only\n" in card
-    assert "## Licence\n\nfor research only\n" in card
+    assert "## License\n\nfor research only\n" in card

@@ -58,7 +58,7 @@ def test_the_best_teacher_is_the_one_to_be_near_to():
 
 def test_what_is_not_known_is_told_and_not_passed():
     assert unmet(version(None, gate=gate()), None) == [
-        "accuracy of s version 2 is not known; register it with metrics_from"
+        "accuracy of s version 2 is not known; register it with evaluation"
     ]
     [line] = unmet(version(0.9, gate=gate(within_of_teacher=0.02)), None)
     assert line.startswith("accuracy of its teacher is not known")

@@ -11,13 +11,13 @@ def comparison(entries: list[Entry]) -> Comparison:
 def test_a_page_has_tables_pictures_and_runs_with_links():
     entries = [Entry("teacher", {}, {"loss": 2.0, "tokens": 1234}), Entry("student", {}, {"loss": 3.0, "tokens": 1234})]
     run = Trained("distill", "causal", "teacher", 100, 3.25, "../distill-0011aabb")
-    shown = [Shown("metric.png", "Held-out loss", "Against the step.")]
+    shown = [Shown("metric.png", "Validation loss", "Against the step.")]
     text = page("Report of demo", [comparison(entries)], [run], shown=shown, metric="loss")
     assert text.startswith("# Report of demo\n")
     assert "| teacher | 2.0000 |" in text
     assert "All models are scored on the same 1,234 tokens." in text
     assert "[rows of this table](evaluate.csv), [every run](evaluate-runs.csv)" in text
-    assert "![Held-out loss](metric.png)\n\nAgainst the step." in text
+    assert "![Validation loss](metric.png)\n\nAgainst the step." in text
     assert "| `distill` | causal | teacher | 100 | 3.2500 | [distill-0011aabb](../distill-0011aabb) |" in text
     assert "standard deviation" not in text
 

@@ -15,7 +15,7 @@ def training(stage: str = "distill", *, terms=TERMS, steps=(2, 4, 6), factor: fl
     for step in steps:
         history.append({"step": step, **{f"train/{name}": factor * value / step for name, value in terms.items()}})
     history.append({"step": steps[-1], "eval/accuracy": 0.1 * factor, "eval/perplexity": 500.0 * factor})
-    history.append({"step": steps[-1], **{f"held_out/{name}": 2.0 for name in terms}})
+    history.append({"step": steps[-1], **{f"validation/{name}": 2.0 for name in terms}})
     return Training(stage, assignment, history)
 
 
@@ -34,16 +34,16 @@ def test_each_term_has_a_panel_with_the_histories_values():
     assert [panel.get_title() for panel in figure.axes] == list(TERMS)
     for panel, value in zip(figure.axes, TERMS.values(), strict=True):
         assert drawn(panel) == {"distill": [(step, value / step) for step in (2, 4, 6)]}
-    assert labels(figure) == ["distill", "training rows", "held-out rows"]
+    assert labels(figure) == ["distill", "training rows", "validation rows"]
 
 
-def test_held_out_terms_are_dashed_in_the_colour_of_their_training():
+def test_validation_terms_are_dashed_in_the_colour_of_their_training():
     panel = loss_terms([training()]).axes[0]
-    held_out = next(line for line in panel.get_lines() if list(line.get_ydata()) == [2.0])
+    validation = next(line for line in panel.get_lines() if list(line.get_ydata()) == [2.0])
     trained = next(line for line in panel.get_lines() if line.get_label() == "distill")
-    assert held_out.get_linestyle() == "--"
+    assert validation.get_linestyle() == "--"
     assert trained.get_linestyle() == "-"
-    assert held_out.get_color() == trained.get_color()
+    assert validation.get_color() == trained.get_color()
 
 
 @pytest.mark.parametrize("num_terms", [1, 2, 3, 4, 5, 7])

@@ -23,7 +23,7 @@ SEEDS = [Entry("teacher", {}, {"loss": 2.0, "parameters": 4_400_000}), *(student
 def test_single_runs_are_shown_without_n_and_spread():
     lines = markdown(group([Entry("teacher", {}, TEACHER), Entry("student before", {}, BEFORE)])).splitlines()
     assert lines == [
-        "| model | held-out loss | perplexity | accuracy | parameters |",
+        "| model | validation loss | perplexity | accuracy | parameters |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| teacher | 2.0000 | 7.4 | 50.0% | 4,400,000 |",
         "| student before | 9.0000 | 8,103.1 | 0.0% | 2,200,000 |",
@@ -32,7 +32,7 @@ def test_single_runs_are_shown_without_n_and_spread():
 
 def test_seeds_are_one_row_with_n_mean_and_spread_and_a_constant_size_has_none():
     assert markdown(group(SEEDS)).splitlines() == [
-        "| model | n | held-out loss | parameters |",
+        "| model | n | validation loss | parameters |",
         "| --- | ---: | ---: | ---: |",
         "| teacher | 1 | 2.0000 | 4,400,000 |",
         "| student (temperature=2) | 2 | 3.1000 ± 0.1414 | 2,200,000 |",
@@ -46,7 +46,7 @@ def test_sizes_and_latencies_come_last_without_the_spread_of_measured_times():
         for seed in (1, 2)
     ]
     lines = markdown(group(entries)).splitlines()
-    assert lines[0] == "| model | n | held-out loss | F1 | parameters | MB | ms of one row |"
+    assert lines[0] == "| model | n | validation loss | F1 | parameters | MB | ms of one row |"
     assert lines[2] == "| a | 2 | 1.0000 ± 0.0000 | 50.0% ± 0.0% | 5 | 17.61 | 3 |"
 
 
@@ -79,7 +79,7 @@ def test_an_enormous_perplexity_breaks_no_table(other, text):
 def test_a_figure_that_one_model_lacks_is_an_empty_cell_and_one_that_all_lack_no_column():
     entries = [Entry("a", {}, {"loss": 1.0, "parameters": 5}), Entry("b", {}, {"parameters": 6})]
     lines = markdown(group(entries)).splitlines()
-    assert lines[0] == "| model | held-out loss | parameters |"
+    assert lines[0] == "| model | validation loss | parameters |"
     assert lines[3] == "| b |  | 6 |"
 
 
@@ -103,7 +103,7 @@ def test_the_terminals_table_shows_the_same_cells_unbroken():
     console = Console(width=120, record=True, file=StringIO())
     console.print(terminal_table(group(SEEDS), title="Held out"))
     text = console.export_text()
-    for cell in ("Held out", "student (temperature=2)", "3.1000 ± 0.1414", "2,200,000", "held-out loss"):
+    for cell in ("Held out", "student (temperature=2)", "3.1000 ± 0.1414", "2,200,000", "validation loss"):
         assert cell in text
 
 

@@ -111,8 +111,8 @@ def test_pbt_takes_weights_temperatures_and_the_learning_rate(search, checked):
 
 
 def test_a_term_of_the_method_may_be_better_in_either_direction(search, checked):
-    lines = preflight.check_search(search("metric=held_out/soft"))
-    assert "the greatest held_out/soft is the best" in lines["search"]
+    lines = preflight.check_search(search("metric=validation/soft"))
+    assert "the greatest validation/soft is the best" in lines["search"]
 
 
 def test_a_missing_library_is_told_with_what_installs_it(search, checked, monkeypatch):

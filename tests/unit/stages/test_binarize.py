@@ -25,13 +25,13 @@ def config(**keys) -> Config:
         ({"sources": [{"source": TEXT, "weight": 0}]}, "sources.0.weight is 0; it should be greater than 0"),
         ({"sources": [{"source": TEXT, "weight": float("inf")}]}, "sources.0.weight is inf; it should be a finite"),
         ({"sources": [{"source": {"name": "tex"}}]}, "sources.0.source.name is 'tex'; did you mean 'text'?"),
-        ({"source": TEXT, "held_out": 0}, "held_out is 0; give a share between 0 and 1, or a source"),
-        ({"source": TEXT, "held_out": 1}, "held_out is 1; give a share between 0 and 1, or a source"),
-        ({"source": TEXT, "held_out": True}, "held_out is True; write the name of a source"),
-        ({"source": TEXT, "held_out": {"name": "tex"}}, "held_out.name is 'tex'; did you mean 'text'?"),
-        ({"source": TEXT, "held_out": {**TEXT, "pth": "a"}}, "held_out.pth is not an option of source text"),
-        ({"source": TEXT, "held_out": TEXT}, "held_out is the source itself; name another split"),
-        ({"sources": [{"source": TEXT}, {"source": OTHER}], "held_out": OTHER}, "held_out is the source itself"),
+        ({"source": TEXT, "validation": 0}, "validation is 0; give a share between 0 and 1, or a source"),
+        ({"source": TEXT, "validation": 1}, "validation is 1; give a share between 0 and 1, or a source"),
+        ({"source": TEXT, "validation": True}, "validation is True; write the name of a source"),
+        ({"source": TEXT, "validation": {"name": "tex"}}, "validation.name is 'tex'; did you mean 'text'?"),
+        ({"source": TEXT, "validation": {**TEXT, "pth": "a"}}, "validation.pth is not an option of source text"),
+        ({"source": TEXT, "validation": TEXT}, "validation is the source itself; name another split"),
+        ({"sources": [{"source": TEXT}, {"source": OTHER}], "validation": OTHER}, "validation is the source itself"),
         ({"sources": [{"source": TEXT, "wieght": 1}]}, "sources.0.wieght is not an option; did you mean 'weight'?"),
     ],
 )
@@ -56,9 +56,9 @@ def test_one_source_is_a_list_of_one_with_weight_1():
     [
         {"source": TEXT},
         {"sources": [{"source": TEXT, "weight": 2.0}]},
-        {"source": TEXT, "held_out": OTHER},
-        {"held_out": OTHER},
-        {"source": TEXT, "held_out": 0.5},
+        {"source": TEXT, "validation": OTHER},
+        {"validation": OTHER},
+        {"source": TEXT, "validation": 0.5},
     ],
 )
 def test_a_resolved_configuration_is_read_again(keys):
@@ -70,9 +70,9 @@ def test_sources_take_dotted_keys():
     assert has_key(Config, ["sources", "0", "weight"], {"sources": [{"source": TEXT}]}) is True
     assert has_key(Config, ["source", "path"], {"source": TEXT}) is True
     assert has_key(Config, ["sources", "0", "source", "nothing"], {"sources": [{"source": TEXT}]}) is False
-    assert has_key(Config, ["held_out"], {"held_out": 0.1}) is True
-    assert has_key(Config, ["held_out", "path"], {"held_out": TEXT}) is True
-    assert has_key(Config, ["held_out", "path"], {"held_out": 0.1}) is False
+    assert has_key(Config, ["validation"], {"validation": 0.1}) is True
+    assert has_key(Config, ["validation", "path"], {"validation": TEXT}) is True
+    assert has_key(Config, ["validation", "path"], {"validation": 0.1}) is False
 
 
 def test_the_identity_changes_with_a_weight_and_with_each_source(tmp_path):
@@ -94,11 +94,11 @@ def test_the_identity_changes_with_a_weight_and_with_each_source(tmp_path):
     assert identity(1, 1) != before
 
 
-def test_the_identity_changes_with_the_files_of_a_held_out_source(tmp_path):
+def test_the_identity_changes_with_the_files_of_a_validation_source(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text("text")
-    source, held_out = ({"name": "text", "path": str(tmp_path / f"{name}.txt")} for name in "ab")
-    stage = Stage("corpus", config(source=source, held_out=held_out))
+    source, validation = ({"name": "text", "path": str(tmp_path / f"{name}.txt")} for name in "ab")
+    stage = Stage("corpus", config(source=source, validation=validation))
     before = stage.identity(None)
     assert before == stage.identity(None)
     (tmp_path / "b.txt").write_text("other text")
@@ -115,7 +115,7 @@ def glue(tmp_path):
 
     def check(**keys):
         filled = {"encoding": {**GLUE, "max_length": 40}, "tokenizer": str(tmp_path / "model"), **keys}
-        for key in ("source", "held_out"):
+        for key in ("source", "validation"):
             if key in filled:
                 filled[key] = {**GLUE, "path": str(tmp_path), **filled[key]}
         return tmp_path, lambda: Stage("corpus", config(**filled)).plan(ScalingConfig(), {})
@@ -124,13 +124,13 @@ def glue(tmp_path):
 
 
 def test_the_preflight_lists_both_sources_and_forecasts_labels_and_columns(glue):
-    _, check = glue(source={}, held_out={"split": "validation"})
+    _, check = glue(source={}, validation={"split": "validation"})
     forecast = check()
     assert forecast.lines == ["glue texts, glue texts held out, 61 ids, at most 40 tokens a row"]
     assert forecast.makes.labels == ("negative", "positive")
     assert forecast.makes.columns["label"] == Column("int64")
     assert forecast.makes.has_train
-    _, check = glue(held_out={"split": "validation"})
+    _, check = glue(validation={"split": "validation"})
     assert not check().makes.has_train
 
 
@@ -138,12 +138,12 @@ def test_the_preflight_lists_both_sources_and_forecasts_labels_and_columns(glue)
     ("file", "content", "line"),
     [
         ("train.tsv", "sentence\tlabel\nw5\t2\n", r"^source: .*train\.tsv line 2 has the label '2', which labels does"),
-        ("dev.tsv", "sentence\tlabel\nw5\n", r"^held_out: .*dev\.tsv line 2 has 1 fields, too few"),
-        ("dev.tsv", None, r"^held_out: path is .* has no split validation of sst2; looked for dev\.tsv"),
+        ("dev.tsv", "sentence\tlabel\nw5\n", r"^validation: .*dev\.tsv line 2 has 1 fields, too few"),
+        ("dev.tsv", None, r"^validation: path is .* has no split validation of sst2; looked for dev\.tsv"),
     ],
 )
 def test_labels_and_files_that_are_wrong_are_refused_before_the_run(glue, file, content, line):
-    folder, check = glue(source={}, held_out={"split": "validation"})
+    folder, check = glue(source={}, validation={"split": "validation"})
     check()
     (folder / file).unlink() if content is None else (folder / file).write_text(content)
     with pytest.raises(ValueError, match=line) as refusal:
@@ -153,7 +153,7 @@ def test_labels_and_files_that_are_wrong_are_refused_before_the_run(glue, file, 
 
 def test_a_label_that_the_encoding_does_not_name_is_refused_before_the_run(glue):
     _, check = glue(
-        source={}, held_out={"split": "validation"}, encoding={"name": "glue", "task": "rte", "max_length": 9}
+        source={}, validation={"split": "validation"}, encoding={"name": "glue", "task": "rte", "max_length": 9}
     )
     with pytest.raises(ValueError, match=r"^source: an example has the label 'positive'; encoding\.labels names"):
         check()

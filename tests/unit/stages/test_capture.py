@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_labelled(found)
     save_model(toy_bert(2, dtype=torch.float32).eval(), make_tokenizer(), found / "masked")
     digest = tokenizer_hash(load_tokenizer(found / "masked"))
-    for part, seed in {"train": 0, "held_out": 1}.items():
+    for part, seed in {"train": 0, "validation": 1}.items():
         rows = random_rows(30, seed=seed)
         write_corpus(found / "texts" / part, rows, rows_per_shard=20, tokenizer_hash=digest)
     return found
@@ -323,13 +323,13 @@ def test_a_folder_of_another_teachers_outputs_is_refused_before_the_run_with_bot
     assert content_hash(folder / "other") in str(error.value)
 
 
-@pytest.mark.parametrize("part", ["train", "held_out"])
+@pytest.mark.parametrize("part", ["train", "validation"])
 def test_a_folder_of_outputs_on_another_corpus_is_refused_before_the_run_with_both_hashes(
     folder: Path, stored: Path, tmp_path: Path, part: str
 ) -> None:
     write_labelled(tmp_path)
     check_stored(folder, stored, corpus=str(tmp_path / "corpus"))
-    other = "held_out" if part == "train" else "train"
+    other = "validation" if part == "train" else "train"
     shutil.rmtree(tmp_path / "corpus" / part)
     shutil.copytree(tmp_path / "corpus" / other, tmp_path / "corpus" / part)
     manifest = tmp_path / "corpus" / part / "manifest.json"
@@ -338,6 +338,6 @@ def test_a_folder_of_outputs_on_another_corpus_is_refused_before_the_run_with_bo
         check_stored(folder, stored, corpus=str(tmp_path / "corpus"))
 
 
-def test_a_corpus_of_a_folder_tells_its_held_out_rows(folder: Path) -> None:
+def test_a_corpus_of_a_folder_tells_its_validation_rows(folder: Path) -> None:
     found = _corpora.of_folder(folder / "corpus")
-    assert found.held_out_rows == len(Corpus.open(str(folder / "corpus" / "held_out"))) == 20
+    assert found.validation_rows == len(Corpus.open(str(folder / "corpus" / "validation"))) == 20

@@ -7,14 +7,14 @@ from raydistill.tasks._base import Column
 from toys.corpus import random_rows, write_corpus
 
 
-@pytest.mark.parametrize("parts", [_corpora.train_parts, _corpora.held_out_parts])
+@pytest.mark.parametrize("parts", [_corpora.train_parts, _corpora.validation_parts])
 def test_a_changed_corpus_is_refused_by_name_before_it_is_used(tmp_path, parts):
-    for part in ("train", "held_out"):
+    for part in ("train", "validation"):
         write_corpus(tmp_path / "corpus" / part, random_rows(150))
     references = [CorpusRef(corpus="texts", weight=2)]
     [found] = parts(references, {"texts": tmp_path / "corpus"})
     assert found.uri.startswith(str(tmp_path / "corpus"))
-    for part in ("train", "held_out"):
+    for part in ("train", "validation"):
         path = tmp_path / "corpus" / part / "shards/part-00001.parquet"
         path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(ValueError, match=r"part-00001\.parquet has SHA-256"):
@@ -42,19 +42,19 @@ def test_few_rows_of_a_corpus_without_classes_are_refused_before_it_is_made(fact
 
 
 def test_few_rows_are_drawn_by_the_seed_for_training_alone(tmp_path):
-    for part in ("train", "held_out"):
+    for part in ("train", "validation"):
         write_corpus(tmp_path / part, random_rows(5))
     references = [CorpusRef(corpus=str(tmp_path), few_shot=4)]
     [drawn] = _corpora.train_parts(references, {}, seed=7)
     assert (drawn.few_shot, drawn.seed) == (4, 7)
-    for parts in (_corpora.train_parts(references, {}), _corpora.held_out_parts(references, {})):
+    for parts in (_corpora.train_parts(references, {}), _corpora.validation_parts(references, {})):
         assert parts[0].few_shot is None
 
 
-def test_a_folder_with_held_out_rows_alone_is_told_apart(tmp_path):
-    write_corpus(tmp_path / "held_out", random_rows(5))
+def test_a_folder_with_validation_rows_alone_is_told_apart(tmp_path):
+    write_corpus(tmp_path / "validation", random_rows(5))
     found = _corpora.facts_of([CorpusRef(corpus=str(tmp_path))], {})
-    assert (found.has_train, found.rows, found.held_out_rows) == (False, None, 5)
+    assert (found.has_train, found.rows, found.validation_rows) == (False, None, 5)
 
 
 SUBSET = ["c", "a"]
@@ -69,17 +69,17 @@ def write_classes(folder, classes, seed):
 
 def test_rows_of_some_classes_are_counted_in_a_corpus_that_is_there(tmp_path):
     train = write_classes(tmp_path / "train", [0, 1, 2, 2, 1], 0)
-    write_classes(tmp_path / "held_out", [1, 1, 0], 1)
+    write_classes(tmp_path / "validation", [1, 1, 0], 1)
     found = _corpora.facts_of([CorpusRef(corpus=str(tmp_path), label_subset=SUBSET)], {})
-    assert (found.labels, found.rows, found.held_out_rows) == (("a", "c"), 3, 1)
+    assert (found.labels, found.rows, found.validation_rows) == (("a", "c"), 3, 1)
     assert found.tokens == sum(train.lengths[[0, 2, 3]])
     few = _corpora.facts_of([CorpusRef(corpus=str(tmp_path), label_subset=SUBSET, few_shot=1)], {})
     assert few.rows == 2
 
 
 def test_rows_of_some_classes_are_known_later_where_the_corpus_is_not_there_yet():
-    found = _corpora.facts_of([CorpusRef(corpus="texts", label_subset=SUBSET)], labelled(rows=120, held_out_rows=9))
-    assert (found.labels, found.rows, found.held_out_rows) == (("a", "c"), None, None)
+    found = _corpora.facts_of([CorpusRef(corpus="texts", label_subset=SUBSET)], labelled(rows=120, validation_rows=9))
+    assert (found.labels, found.rows, found.validation_rows) == (("a", "c"), None, None)
     few = CorpusRef(corpus="texts", label_subset=SUBSET, few_shot=4, weight=2)
     assert _corpora.facts_of([few], labelled(rows=120)).rows == 16
 
@@ -100,9 +100,9 @@ def test_corpora_are_read_as_one_by_their_subsets():
     assert _corpora.facts_of(both, earlier).labels == ("a", "c")
 
 
-def test_rows_of_other_classes_are_left_out_of_training_and_of_held_out_rows(tmp_path):
-    for part in ("train", "held_out"):
+def test_rows_of_other_classes_are_left_out_of_training_and_of_validation_rows(tmp_path):
+    for part in ("train", "validation"):
         write_classes(tmp_path / part, [0, 1, 2], 0)
     references = [CorpusRef(corpus=str(tmp_path), label_subset=SUBSET)]
-    for parts in (_corpora.train_parts(references, {}, seed=1), _corpora.held_out_parts(references, {})):
+    for parts in (_corpora.train_parts(references, {}, seed=1), _corpora.validation_parts(references, {})):
         assert parts[0].label_subset == ("c", "a")

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("encodings")
     save_letters(found / "letters")
     save_words(found / "words")
-    for part, (count, seed) in {"train": (60, 0), "held_out": (20, 1)}.items():
+    for part, (count, seed) in {"train": (60, 0), "validation": (20, 1)}.items():
         examples = toy_examples(count, seed=seed)
         write_encodings(found / "corpus" / part, examples)
         write_encodings(found / "plain" / part, examples, further=False)
@@ -100,7 +100,7 @@ def test_a_teacher_of_a_further_tokenizer_is_taken_and_the_student_keeps_the_cor
 def test_a_teacher_without_an_encoding_is_refused_with_the_key_that_adds_it(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"^teachers\.0 has another tokenizer than the corpus; ") as error:
         check(folder, corpus=str(folder / "plain"))
-    assert str(error.value).endswith("or name the model under further_tokenizers of the binarize stage")
+    assert str(error.value).endswith("or name the model under teacher_tokenizers of the binarize stage")
     assert "\n" not in str(error.value)
 
 
@@ -157,8 +157,8 @@ def test_a_student_of_a_further_tokenizer_is_refused(folder: Path) -> None:
 
 def test_a_teacher_needs_positions_for_the_rows_that_it_reads_and_no_others(folder: Path) -> None:
     facts = _corpora.of_folder(folder / "corpus")
-    fits = replace(facts, further_tokenizers=(TokenizerFacts(NUM_LETTERS, 40, LETTERS),))
-    too_long = replace(facts, further_tokenizers=(TokenizerFacts(NUM_LETTERS, 41, LETTERS),))
+    fits = replace(facts, teacher_tokenizers=(TokenizerFacts(NUM_LETTERS, 40, LETTERS),))
+    too_long = replace(facts, teacher_tokenizers=(TokenizerFacts(NUM_LETTERS, 41, LETTERS),))
     assert check(folder, {"c": Input(fits)}, corpus="c").makes
     with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, the corpus rows of up to 41 tokens"):
         check(folder, {"c": Input(too_long)}, corpus="c")
@@ -175,8 +175,8 @@ def test_the_tokenizer_of_a_teacher_that_another_stage_makes_is_that_of_its_corp
             check(folder, earlier, teachers=["teacher"])
 
 
-def test_corpora_of_one_training_have_the_same_further_tokenizers(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"has other further tokenizers than .*binarize both with the same"):
+def test_corpora_of_one_training_have_the_same_teacher_tokenizers(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"has other teacher tokenizers than .*binarize both with the same"):
         check(folder, corpus=[{"corpus": str(folder / "corpus")}, {"corpus": str(folder / "plain")}])
 
 
@@ -187,7 +187,7 @@ def binarize_stage(folder: Path, **changes: Any) -> BinarizeStage:
         "source": {"name": "delimited", "path": str(folder / "a.tsv"), "label": "label"},
         "encoding": {"name": "classification", "labels": list(CLASSES), "max_length": LONGEST},
         "tokenizer": str(folder / "words"),
-        "further_tokenizers": [str(folder / "letters")],
+        "teacher_tokenizers": [str(folder / "letters")],
         **changes,
     }
     return BinarizeStage("corpus", BinarizeConfig.model_validate(config))
@@ -195,7 +195,7 @@ def binarize_stage(folder: Path, **changes: Any) -> BinarizeStage:
 
 def test_binarize_forecasts_what_it_will_write(folder: Path) -> None:
     forecast = binarize_stage(folder).plan(ScalingConfig(), {})
-    assert forecast.makes.further_tokenizers == (TokenizerFacts(NUM_LETTERS, LONGEST, LETTERS),)
+    assert forecast.makes.teacher_tokenizers == (TokenizerFacts(NUM_LETTERS, LONGEST, LETTERS),)
     assert list(forecast.makes.columns) == list(Corpus.open(str(folder / "corpus" / "train")).columns)
     assert forecast.lines == ["delimited texts, 61 ids, at most 30 tokens a row; in 16 ids too"]
 
@@ -207,20 +207,20 @@ def test_binarize_forecasts_what_it_will_write(folder: Path) -> None:
             {"encoding": "mlm", "source": {"name": "text", "path": "a.tsv"}},
             r"rows of mlm have one encoding; leave",
         ),
-        ({"further_tokenizers": ["words"]}, r"^further_tokenizers\.0 encodes as tokenizer does; leave it out"),
+        ({"teacher_tokenizers": ["words"]}, r"^teacher_tokenizers\.0 encodes as tokenizer does; leave it out"),
         (
-            {"further_tokenizers": ["letters", "letters"]},
-            r"\.1 encodes as further_tokenizers\.0 does",
+            {"teacher_tokenizers": ["letters", "letters"]},
+            r"\.1 encodes as teacher_tokenizers\.0 does",
         ),
-        ({"further_tokenizers": ["no-such-folder"]}, r"^further_tokenizers\.0: .*no-such-folder"),
+        ({"teacher_tokenizers": ["no-such-folder"]}, r"^teacher_tokenizers\.0: .*no-such-folder"),
     ],
 )
-def test_further_tokenizers_that_cannot_be_are_refused(
+def test_teacher_tokenizers_that_cannot_be_are_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    named = changes.get("further_tokenizers", ["letters"])
-    changes = {**changes, "further_tokenizers": [str(folder / name) for name in named]}
+    named = changes.get("teacher_tokenizers", ["letters"])
+    changes = {**changes, "teacher_tokenizers": [str(folder / name) for name in named]}
     with pytest.raises(ValueError, match=message) as error:
         binarize_stage(folder, **changes).plan(ScalingConfig(), {})
     assert "\n" not in str(error.value)
@@ -231,15 +231,15 @@ def test_rows_longer_than_a_further_model_takes_are_refused(folder: Path, tmp_pa
     model.config.max_position_embeddings = LONGEST - 1
     model.config.save_pretrained(tmp_path / "short")
     make_letters().save_pretrained(tmp_path / "short")
-    with pytest.raises(ValueError, match=r"^further_tokenizers\.0: encoding\.max_length is 30; .*at most 29$"):
-        binarize_stage(folder, further_tokenizers=[str(tmp_path / "short")]).plan(ScalingConfig(), {})
+    with pytest.raises(ValueError, match=r"^teacher_tokenizers\.0: encoding\.max_length is 30; .*at most 29$"):
+        binarize_stage(folder, teacher_tokenizers=[str(tmp_path / "short")]).plan(ScalingConfig(), {})
 
 
-def test_without_further_tokenizers_a_corpus_keeps_its_identity(folder: Path) -> None:
-    assert "further_tokenizers" not in binarize_stage(folder, further_tokenizers=[]).identity(ScalingConfig())
+def test_without_teacher_tokenizers_a_corpus_keeps_its_identity(folder: Path) -> None:
+    assert "teacher_tokenizers" not in binarize_stage(folder, teacher_tokenizers=[]).identity(ScalingConfig())
     stage = binarize_stage(folder)
-    assert stage.identity(ScalingConfig())["further_tokenizers"]
-    assert set(binarize_stage(folder, further_tokenizers=["teacher"]).references().values()) == {
+    assert stage.identity(ScalingConfig())["teacher_tokenizers"]
+    assert set(binarize_stage(folder, teacher_tokenizers=["teacher"]).references().values()) == {
         str(folder / "words"),
         "teacher",
     }

@@ -36,7 +36,7 @@ def limit_for(config: Config, *, num_workers: int = 1, of_teachers: Any = sum) -
 
 
 def lines(config: Config, **scaling: Any) -> list[str]:
-    corpus = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, held_out_rows=20)
+    corpus = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, validation_rows=20)
     earlier = {
         "corpus": Input(corpus),
         **{name: Input(ModelFacts({"": one})) for name, one in TEACHERS.items()},

@@ -53,7 +53,7 @@ def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2,
 
 
 def test_the_best_run_by_an_evaluations_figure_is_registered(tmp_path: Path) -> None:
-    model = registered(stage(metrics_from="evaluate", best_by="loss"), tmp_path)
+    model = registered(stage(evaluation="evaluate", metric="loss"), tmp_path)
     assert model["folder"] == str(tmp_path / "2" / "student")
     assert model["metrics"] == {"loss": 2.0}
     assert model["tags"]["run"] == "distill[seed=2]"
@@ -61,29 +61,29 @@ def test_the_best_run_by_an_evaluations_figure_is_registered(tmp_path: Path) -> 
 
 
 def test_greater_figures_can_be_the_better_ones(tmp_path: Path) -> None:
-    model = registered(stage(metrics_from="evaluate", best_by="loss", greater_is_better=True), tmp_path)
+    model = registered(stage(evaluation="evaluate", metric="loss", greater_is_better=True), tmp_path)
     assert model["folder"] == str(tmp_path / "3" / "student")
 
 
 def test_one_run_named_by_its_matrix_is_registered_with_its_figures(tmp_path: Path) -> None:
-    register = stage(model="distill[seed=3]", metrics_from="evaluate")
+    register = stage(model="distill[seed=3]", evaluation="evaluate")
     model = registered(register, tmp_path, seeds=(3,))
     assert model["folder"] == str(tmp_path / "3" / "student")
     assert model["metrics"] == {"loss": 4.0}
 
 
 def test_a_figure_that_the_evaluation_does_not_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="best_by is 'f1', which 'evaluate' has for no run"):
-        registered(stage(metrics_from="evaluate", best_by="f1"), tmp_path)
+    with pytest.raises(ValueError, match="metric is 'f1', which 'evaluate' has for no run"):
+        registered(stage(evaluation="evaluate", metric="f1"), tmp_path)
 
 
 def test_several_runs_without_a_choice_are_refused_before_the_run() -> None:
     earlier = {"distill": Input(ModelFacts({"": object()}), num_runs=3), "evaluate": Input()}
     with pytest.raises(ValueError, match="which has 3 runs; name one"):
         stage().plan(ScalingConfig(), earlier)
-    with pytest.raises(ValueError, match="best_by is 'loss', but metrics_from is missing"):
-        stage(best_by="loss").plan(ScalingConfig(), earlier)
-    stage(best_by="loss", metrics_from="evaluate").plan(ScalingConfig(), earlier)
+    with pytest.raises(ValueError, match="metric is 'loss', but evaluation is missing"):
+        stage(metric="loss").plan(ScalingConfig(), earlier)
+    stage(metric="loss", evaluation="evaluate").plan(ScalingConfig(), earlier)
 
 
 def entry(model: str, reference: str, loss: float, **assignment: Any) -> dict[str, Any]:
@@ -127,12 +127,12 @@ def test_a_student_that_was_not_evaluated_has_no_figures_of_others_either() -> N
     assert _lineage.rows({"entries": ENTRIES}, run_of(9), "distill", baseline="alone") == []
 
 
-def test_a_version_gets_licence_gate_figures_size_and_a_card(tmp_path: Path) -> None:
+def test_a_version_gets_license_gate_figures_size_and_a_card(tmp_path: Path) -> None:
     save_student(tmp_path / "2" / "student")
     gate = {"metric": "loss", "greater_is_better": False, "within_of_teacher": 0.5}
-    model = registered(stage(metrics_from="evaluate", best_by="loss", licence="MIT", gate=gate), tmp_path)
+    model = registered(stage(evaluation="evaluate", metric="loss", license="MIT", gate=gate), tmp_path)
     tags = model["tags"]
-    assert tags["licence"] == "MIT"
+    assert tags["license"] == "MIT"
     assert rows_of(tags) == [FiguresRow("student", "student", {"loss": 2.0})]
     weights = AutoModelForMaskedLM.from_pretrained(tmp_path / "2" / "student")
     assert int(tags["parameters"]) == sum(one.numel() for one in weights.parameters())
@@ -144,15 +144,15 @@ def test_a_version_gets_licence_gate_figures_size_and_a_card(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"baseline": "alone"}, "baseline is 'alone', but metrics_from is missing"),
-        ({"baseline": "alon", "metrics_from": "evaluate"}, "baseline is 'alon'; did you mean 'alone'"),
+        ({"baseline": "alone"}, "baseline is 'alone', but evaluation is missing"),
+        ({"baseline": "alon", "evaluation": "evaluate"}, "baseline is 'alon'; did you mean 'alone'"),
         (
-            {"gate": {"metric": "f2", "greater_is_better": True}, "metrics_from": "evaluate"},
+            {"gate": {"metric": "f2", "greater_is_better": True}, "evaluation": "evaluate"},
             "gate.metric is 'f2'; Choices: loss, f1",
         ),
         (
             {"gate": {"metric": "f1", "greater_is_better": True}},
-            "gate.metric is 'f1', but metrics_from is missing",
+            "gate.metric is 'f1', but evaluation is missing",
         ),
     ],
 )

@@ -30,10 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus of 90 rows to train on, and 20 of another source."""
     found = tmp_path_factory.mktemp("score_file")
     write_labelled(found)
-    for part, rows in {"train": 90, "held_out": 20}.items():
+    for part, rows in {"train": 90, "validation": 20}.items():
         path = found / "corpus" / part / MANIFEST
         content = json.loads(path.read_text())
-        content["split"] = {"part": part, "held_out": OTHER, "seed": 0}
+        content["split"] = {"part": part, "validation": OTHER, "seed": 0}
         content["sources"] = [{"source": {"name": "delimited"}, "weight": 1.0, "fingerprints": {part: ""}}]
         path.write_text(json.dumps({**content, "counts": {"texts": rows}}))
     np.save(found / "scores.npy", SCORES)
@@ -75,10 +75,10 @@ def test_a_file_is_of_a_single_corpus(folder: Path) -> None:
         stage_of(folder, folder / "scores.npy", corpus=corpora).plan(ScalingConfig(), {})
 
 
-KNOWN = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, held_out_rows=20)
+KNOWN = CorpusFacts("classification", 61, 40, rows=90, tokens=2000, labels=CLASSES, validation_rows=20)
 
 
-@pytest.mark.parametrize("corpus", [KNOWN, replace(KNOWN, rows=70), replace(KNOWN, rows=None, held_out_rows=None)])
+@pytest.mark.parametrize("corpus", [KNOWN, replace(KNOWN, rows=70), replace(KNOWN, rows=None, validation_rows=None)])
 def test_the_length_is_compared_with_a_corpus_of_the_job_as_far_as_it_is_known(
     folder: Path, corpus: CorpusFacts
 ) -> None:
@@ -87,7 +87,7 @@ def test_the_length_is_compared_with_a_corpus_of_the_job_as_far_as_it_is_known(
     earlier = {"texts": Input(corpus), "trained": teacher}
     assert stage.plan(ScalingConfig(), earlier).lines[-1].startswith("dropout_scores are those of 90 rows of ")
     with pytest.raises(ValueError, match="which has 90 rows, the train set 80, or 85 with what was held out of it"):
-        stage.plan(ScalingConfig(), {**earlier, "texts": Input(replace(KNOWN, rows=80, held_out_rows=5))})
+        stage.plan(ScalingConfig(), {**earlier, "texts": Input(replace(KNOWN, rows=80, validation_rows=5))})
 
 
 def test_another_file_of_the_same_name_makes_another_stage(folder: Path, tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_another_file_of_the_same_name_makes_another_stage(folder: Path, tmp_pat
 def test_actors_compute_scores_of_one_pass_where_a_file_has_those_of_passes(folder: Path, tmp_path: Path) -> None:
     stage = stage_of(folder, folder / "scores.npy", outputs=["logits", "dropout_scores"])
     outputs = TeacherOutputs(run_of(stage, 0, context_of(stage, tmp_path)))
-    train, held_out = (outputs.of(number, np.arange(20)) for number in range(2))
-    single = [single_pass_scores(torch.from_numpy(part["logits"])).numpy() for part in (train, held_out)]
+    train, validation = (outputs.of(number, np.arange(20)) for number in range(2))
+    single = [single_pass_scores(torch.from_numpy(part["logits"])).numpy() for part in (train, validation)]
     assert np.array_equal(train["dropout_scores"], single[0])
-    assert not np.isclose(held_out["dropout_scores"], single[1], atol=1e-3).all()
+    assert not np.isclose(validation["dropout_scores"], single[1], atol=1e-3).all()
     alone = stage_of(folder, folder / "scores.npy")
     outputs = TeacherOutputs(run_of(alone, 0, context_of(alone, tmp_path)))
     np.testing.assert_allclose(outputs.of(0, np.arange(20))["dropout_scores"], single[0], atol=1e-6)
@@ -114,11 +114,11 @@ def test_actors_compute_scores_of_one_pass_where_a_file_has_those_of_passes(fold
 
 def test_a_set_says_which_file_its_scores_are_of_and_one_of_passes_nothing(folder: Path, tmp_path: Path) -> None:
     stage = stage_of(folder, folder / "scores.npy")
-    train, held_out = run_of(stage, 0, context_of(stage, tmp_path)).headers
-    assert set(train.options) - set(held_out.options) == {"dropout_scores_file"}
+    train, validation = run_of(stage, 0, context_of(stage, tmp_path)).headers
+    assert set(train.options) - set(validation.options) == {"dropout_scores_file"}
     assert train.options["dropout_scores_file"]["column"] == 0
     plain = capture_stage(folder, outputs=["dropout_scores"])
-    assert run_of(plain, 0, context_of(plain, tmp_path)).headers[1] == held_out
+    assert run_of(plain, 0, context_of(plain, tmp_path)).headers[1] == validation
 
 
 def single_of(folder: Path, tmp_path: Path) -> Any:
@@ -135,15 +135,15 @@ def test_a_files_scores_are_stored_and_those_of_passes_where_it_has_none(
     np.save(tmp_path / "scores.npy", of_file)
     stage = stage_of(folder, tmp_path / "scores.npy")
     stage.run(context_of(stage, tmp_path / "out"))
-    train, held_out = (
-        OutputSet.open(str(tmp_path / "out/teacher_0/corpus_0" / part)) for part in ("train", "held_out")
+    train, validation = (
+        OutputSet.open(str(tmp_path / "out/teacher_0/corpus_0" / part)) for part in ("train", "validation")
     )
     assert np.array_equal(train.read(range(90))["dropout_scores"], of_file[:, 0].astype(np.float32))
     plain = capture_stage(folder, outputs=["dropout_scores"])
     plain.run(context_of(plain, tmp_path / "plain"))
-    of_passes = OutputSet.open(str(tmp_path / "plain/teacher_0/corpus_0/held_out"))
-    assert np.array_equal(held_out.read(range(20))["dropout_scores"], of_passes.read(range(20))["dropout_scores"])
-    assert held_out.header == of_passes.header
+    of_passes = OutputSet.open(str(tmp_path / "plain/teacher_0/corpus_0/validation"))
+    assert np.array_equal(validation.read(range(20))["dropout_scores"], of_passes.read(range(20))["dropout_scores"])
+    assert validation.header == of_passes.header
 
 
 @pytest.mark.parametrize("wrong", ["shuffled", "short"])

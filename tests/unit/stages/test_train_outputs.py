@@ -56,7 +56,7 @@ def test_workers_get_stored_outputs_and_no_teacher_and_the_next_job_runs_none(
     first, second = handed
     assert [spec.teacher_rows for spec in handed] == [110, 0]
     assert first.stored == second.stored is not None
-    assert first.held_out_stored == second.held_out_stored is not None
+    assert first.validation_stored == second.validation_stored is not None
     assert [spec.teachers for spec in handed] == [[], []]
     assert tags[0]["teacher_outputs"].startswith("stored, because this training reads 180 rows")
     assert "placement" not in tags[0]

@@ -9,7 +9,7 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import has_classes
-from raydistill.data.stream import FeedSpec, held_out_batches
+from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.models.load import load_model
 from raydistill.stages import _corpora, _models, _training_plan, evaluate
 from raydistill.stages._base import CorpusFacts, Decisions, Input, ModelFacts
@@ -20,7 +20,7 @@ from toys.capture import save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSES
 from toys.corpus import write_corpus
 
-BOTH = ("train", "held_out")
+BOTH = ("train", "validation")
 HEAD = "sequence_classification"
 OF_LOGITS = ["vkd", "uhc", {"name": "muki", "margin_reweighting": False}, {"name": "kd", "alpha": 1.0}]
 PATIENT = {"name": "patient_kd", "alpha": 1.0, "student_layers": [0], "teacher_layers": [1]}
@@ -74,7 +74,7 @@ def test_a_task_that_makes_labels_of_labels_is_refused(folder: Path) -> None:
         _training_plan._check_labelled(config, corpus, criterion_of(config.training, config.task, config.method))
 
 
-@pytest.mark.parametrize("metric", ["loss", "agreement", "held_out/kd"])
+@pytest.mark.parametrize("metric", ["loss", "agreement", "validation/kd"])
 def test_students_are_chosen_without_labels_by_the_loss_or_agreement(folder: Path, metric: str) -> None:
     training = {"metric_for_best_model": metric, "load_best_model_at_end": True}
     assert any("which reads no labels" in line for line in check(folder, "vkd", training=training).lines)
@@ -84,15 +84,17 @@ def test_students_are_chosen_without_labels_by_the_loss_or_agreement(folder: Pat
     ("method", "metric", "choices"),
     [("vkd", "accuracy", "loss or agreement"), ({"name": "kd", "alpha": 1.0}, "eval/loss", "loss")],
 )
-def test_a_choice_by_labels_needs_labelled_held_out_rows(folder: Path, method: Any, metric: str, choices: str) -> None:
+def test_a_choice_by_labels_needs_labelled_validation_rows(
+    folder: Path, method: Any, metric: str, choices: str
+) -> None:
     training = {"metric_for_best_model": metric}
     with pytest.raises(ValueError, match=f"metric_for_best_model is '{metric}', which reads labels, but") as error:
         check(folder, method, training=training)
-    assert str(error.value).endswith(f"have none in held_out; binarize with labelled: all, or write {choices}")
+    assert str(error.value).endswith(f"have none in validation; binarize with labelled: all, or write {choices}")
     check(folder, method, training=training, unlabelled=("train",))
 
 
-def test_models_are_compared_where_held_out_rows_have_labels(folder: Path) -> None:
+def test_models_are_compared_where_validation_rows_have_labels(folder: Path) -> None:
     section = {"kind": "evaluate", "corpus": "corpus", "task": "classification", "models": {"one": "teacher"}}
     stage = evaluate.Stage("evaluate", evaluate.Config.model_validate(section))
     corpus = _corpora.of_folder(folder / "corpus")
@@ -106,7 +108,7 @@ def test_models_are_compared_where_held_out_rows_have_labels(folder: Path) -> No
 
 def write_parts(tmp_path: Path, folder: Path) -> None:
     """A corpus of some of the labelled one's rows, without labels to train on."""
-    for part, labelled in {"train": "none", "held_out": "all"}.items():
+    for part, labelled in {"train": "none", "validation": "all"}.items():
         source = Corpus.open(str(folder / "corpus" / part))
         encoding = classification.EncodeConfig(labels=CLASSES, labelled=labelled)
         columns = classification.columns(encoding)
@@ -146,7 +148,7 @@ def test_batches_without_labels_are_learned_from_and_scored_as_far_as_they_can(
     losses, found = [], []
     for part in BOTH:
         spec = FeedSpec.make(str(tmp_path / part), {"name": "classification"}, section, seed=0)
-        [batch] = held_out_batches(spec, micro_batch_size=8)
+        [batch] = validation_batches(spec, micro_batch_size=8)
         loss, _ = distiller(batch, distiller.denominators(batch))
         losses.append(loss.item())
         task = spec.make_task()

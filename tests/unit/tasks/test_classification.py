@@ -56,7 +56,7 @@ def test_rows_without_labels_have_texts_alone_whatever_the_source_says():
         ([CLS, 7, SEP], {"second": 3}),
     ]
     assert list(classification.columns(unlabelled)) == ["second"]
-    with pytest.raises(ValueError, match="labelled is 'nothing'; Choices: all, held_out, none"):
+    with pytest.raises(ValueError, match="labelled is 'nothing'; Choices: all, validation, none"):
         EncodeConfig(labels=CLASSES, labelled="nothing")
 
 
@@ -149,7 +149,7 @@ def test_scores_have_correlations_and_a_constant_has_none():
 
 
 def test_nothing_to_score_is_an_error_of_one_line():
-    with pytest.raises(ValueError, match="no held-out row has a label"):
+    with pytest.raises(ValueError, match="no validation row has a label"):
         make_task().metrics({"seen": np.zeros(9), "label": np.zeros(9), "logits": np.zeros((9, 3))})
 
 

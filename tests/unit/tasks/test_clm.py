@@ -112,5 +112,5 @@ def test_models_are_compared_by_metrics_that_there_are():
 
 
 def test_nothing_to_score_is_refused():
-    with pytest.raises(ValueError, match="no held-out token is predicted"):
+    with pytest.raises(ValueError, match="no validation token is predicted"):
         TASK.metrics({"loss": 0.0, "correct": 0.0, "tokens": 0.0})

@@ -41,5 +41,5 @@ def test_a_perplexity_beyond_floats_is_infinite():
 
 
 def test_nothing_to_score_is_refused():
-    with pytest.raises(ValueError, match="no held-out token is masked"):
+    with pytest.raises(ValueError, match="no validation token is masked"):
         TASK.metrics({"loss": 0.0, "correct": 0.0, "tokens": 0.0})

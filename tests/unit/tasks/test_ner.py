@@ -197,17 +197,17 @@ def test_lost_words_are_counted():
 
 
 def test_nothing_to_score_is_an_error_of_one_line():
-    with pytest.raises(ValueError, match="no held-out row has a tag"):
+    with pytest.raises(ValueError, match="no validation row has a tag"):
         make_task().metrics({"words": 0.0})
 
 
 @pytest.mark.parametrize("make", [toy_bert, toy_distilbert])
 def test_thirty_steps_of_fine_tuning_raise_f1_on_other_sentences(make):
     model = toy_classifier(make, 2, head="token_classification", labels=TAGS)
-    held_out = [prepared(sentences(20, seed=1))]
-    before = metrics_of(model, make_task(), held_out)
+    validation = [prepared(sentences(20, seed=1))]
+    before = metrics_of(model, make_task(), validation)
     fit(model, prepared(sentences(28)))
-    after = metrics_of(model, make_task(), held_out)
+    after = metrics_of(model, make_task(), validation)
     assert after["f1"] > before["f1"] + 0.3
     assert after["loss"] < before["loss"]
 

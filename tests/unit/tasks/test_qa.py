@@ -144,7 +144,7 @@ def test_questions_of_which_a_window_is_missing_are_not_counted():
     found = metrics_of(Oracle({12: (1.0, 1.0)}), task, [batch])
     assert (found["exact_match"], found["questions"], found["partial_questions"]) == (1, 1, 1)
     alone = prepared(task, rows[:1], [0])
-    with pytest.raises(ValueError, match="of no held-out question all windows were scored"):
+    with pytest.raises(ValueError, match="of no validation question all windows were scored"):
         metrics_of(Oracle({}), task, [alone])
 
 
@@ -193,7 +193,7 @@ def test_counts_below_1_are_refused(options):
 
 
 def test_nothing_to_score_is_an_error_of_one_line():
-    with pytest.raises(ValueError, match="no held-out row has a question"):
+    with pytest.raises(ValueError, match="no validation row has a question"):
         make_task().metrics({"seen": np.zeros(3)})
 
 
@@ -213,10 +213,10 @@ def questions(number, seed=0):
 def test_thirty_steps_of_fine_tuning_raise_both_metrics_on_other_questions(make):
     model = toy_classifier(make, 2, head="question_answering")
     task = make_task()
-    held_out = [prepared(task, rows_of(questions(60, seed=1)))]
-    before = metrics_of(model, task, held_out)
+    validation = [prepared(task, rows_of(questions(60, seed=1)))]
+    before = metrics_of(model, task, validation)
     fit(model, prepared(task, rows_of(questions(60))))
-    after = metrics_of(model, task, held_out)
+    after = metrics_of(model, task, validation)
     assert after["exact_match"] > before["exact_match"] + 0.3
     assert after["f1"] > before["f1"] + 0.3
     assert after["loss"] < before["loss"]

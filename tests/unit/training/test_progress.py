@@ -33,8 +33,8 @@ def test_a_logging_step_shows_terms_rate_speed_and_time_left():
 
 
 def test_an_evaluation_shows_the_methods_loss_and_the_tasks_metrics():
-    record = Record(20, 100, {"held_out/loss": 2.0, "eval/accuracy": 0.25}, 0.0)
-    assert line(record) == "step 20/100  held_out/loss 2.0000 eval/accuracy 0.2500"
+    record = Record(20, 100, {"validation/loss": 2.0, "eval/accuracy": 0.25}, 0.0)
+    assert line(record) == "step 20/100  validation/loss 2.0000 eval/accuracy 0.2500"
 
 
 def test_a_note_of_no_step_is_shown_alone():

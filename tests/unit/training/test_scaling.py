@@ -56,7 +56,7 @@ def test_a_training_that_waits_starts_with_what_living_nodes_hold(
     monkeypatch: pytest.MonkeyPatch, cpus: tuple[float, ...], expected: int
 ) -> None:
     with_nodes(monkeypatch, *cpus)
-    assert ray_scaling(ScalingConfig(**ELASTIC, after_loss="wait")).num_workers == expected
+    assert ray_scaling(ScalingConfig(**ELASTIC, on_worker_failure="wait")).num_workers == expected
 
 
 def test_a_node_holds_as_many_workers_as_its_scarcest_resource() -> None:
@@ -91,7 +91,7 @@ def test_more_at_least_than_at_most_is_refused() -> None:
         ),
         (
             {1: HealthCheckError(RayActorError())},
-            {"min_workers": 1, "after_loss": "wait"},
+            {"min_workers": 1, "on_worker_failure": "wait"},
             "worker 1 is lost; a restart goes on from the latest checkpoint with as many workers as before, once there "
             "is room",
         ),

@@ -15,7 +15,7 @@ from raydistill.training.selection import Criterion, Standing, criterion_of, sel
 
 MLM = parser("raydistill.tasks")("mlm")
 FINETUNE = parser("raydistill.methods")("finetune")
-LOSS = Criterion("held_out/loss", greater_is_better=False)
+LOSS = Criterion("validation/loss", greater_is_better=False)
 ACCURACY = Criterion("eval/accuracy", greater_is_better=True)
 
 
@@ -37,11 +37,11 @@ def stops_at(criterion: Criterion, values: list[float]) -> int | None:
 @pytest.mark.parametrize(
     ("name", "key", "greater"),
     [
-        ("loss", "held_out/loss", False),
+        ("loss", "validation/loss", False),
         ("accuracy", "eval/accuracy", True),
         ("perplexity", "eval/perplexity", False),
         ("eval/loss", "eval/loss", False),
-        ("held_out/ce", "held_out/ce", False),
+        ("validation/ce", "validation/ce", False),
     ],
 )
 def test_a_metric_is_named_as_it_is_logged_or_by_its_last_part(name, key, greater):
@@ -58,15 +58,15 @@ def test_the_direction_of_a_metric_can_be_overruled():
 @pytest.mark.parametrize("name", ["acuracy", "eval/f1", "train/loss", "tokens"])
 def test_a_metric_that_no_evaluation_has_is_refused_with_the_choices(name):
     with pytest.raises(
-        ValueError, match=r"metric_for_best_model is '.*'; choices: loss, .*accuracy, .*held_out/<term>"
+        ValueError, match=r"metric_for_best_model is '.*'; choices: loss, .*accuracy, .*validation/<term>"
     ):
         criterion_of(TrainingConfig(metric_for_best_model=name), MLM, FINETUNE)
 
 
 def test_a_term_that_the_method_lacks_is_refused_at_an_evaluation_with_its_choices():
-    criterion = criterion_of(TrainingConfig(metric_for_best_model="held_out/muki"), MLM, FINETUNE)
-    with pytest.raises(ValueError, match=r"'held_out/muki'.*choices: eval/loss, held_out/ce"):
-        criterion.value({"held_out/ce": 1.0, "eval/loss": 2.0})
+    criterion = criterion_of(TrainingConfig(metric_for_best_model="validation/muki"), MLM, FINETUNE)
+    with pytest.raises(ValueError, match=r"'validation/muki'.*choices: eval/loss, validation/ce"):
+        criterion.value({"validation/ce": 1.0, "eval/loss": 2.0})
 
 
 def test_the_best_is_the_smallest_loss_or_the_greatest_accuracy():
@@ -88,20 +88,20 @@ def test_a_student_is_kept_only_when_it_beats_the_criterion():
 
 
 def test_a_loss_beats_the_criterion_from_below():
-    strict = Criterion("held_out/loss", greater_is_better=False, saving_criterion=0.7)
+    strict = Criterion("validation/loss", greater_is_better=False, saving_criterion=0.7)
     assert after(strict, [0.7]).kept_step is None
     assert after(strict, [0.69]).kept_step == 1
 
 
 def test_patience_counts_evaluations_in_a_row_without_an_improvement():
-    patient = Criterion("held_out/loss", greater_is_better=False, patience=2)
+    patient = Criterion("validation/loss", greater_is_better=False, patience=2)
     assert stops_at(patient, [3.0, 3.1, 2.9, 2.9, 2.95, 1.0]) == 5
     assert stops_at(patient, [3.0, 2.9, 2.8, 2.7]) is None
     assert stops_at(LOSS, [1.0] * 9) is None
 
 
 def test_a_small_improvement_is_the_best_and_yet_spends_patience():
-    patient = Criterion("held_out/loss", greater_is_better=False, patience=2, threshold=0.1)
+    patient = Criterion("validation/loss", greater_is_better=False, patience=2, threshold=0.1)
     values = [3.0, 2.95, 2.9]
     assert stops_at(patient, values) == 3
     assert after(patient, values).best_step == 3
@@ -121,7 +121,7 @@ def test_what_is_no_number_is_never_the_best_and_spends_patience():
 
 
 def test_a_standing_continues_as_if_it_had_not_been_stored():
-    patient = Criterion("held_out/loss", greater_is_better=False, patience=3)
+    patient = Criterion("validation/loss", greater_is_better=False, patience=3)
     half = after(patient, [3.0, 3.1])
     stored = Standing(**vars(half))
     assert updated(stored, patient, step=3, value=3.2) == after(patient, [3.0, 3.1, 3.2])
@@ -160,10 +160,10 @@ def joining(monkeypatch):
     return FINETUNE
 
 
-@pytest.mark.parametrize("name", ["agreement", "held_out/agreement"])
+@pytest.mark.parametrize("name", ["agreement", "validation/agreement"])
 def test_agreement_with_the_teachers_is_higher_is_better(joining, name):
     criterion = criterion_of(TrainingConfig(metric_for_best_model=name), MLM, joining)
-    assert (criterion.key, criterion.greater_is_better) == ("held_out/agreement", True)
+    assert (criterion.key, criterion.greater_is_better) == ("validation/agreement", True)
     overruled = TrainingConfig(metric_for_best_model=name, greater_is_better=False)
     assert not criterion_of(overruled, MLM, joining).greater_is_better
 
@@ -179,15 +179,15 @@ def test_agreement_is_no_choice_of_a_method_without_it():
         ({}, "delivers the last student; no labels are read to train or to choose it"),
         (
             {"metric_for_best_model": "agreement", "load_best_model_at_end": True},
-            "delivers the student with the greatest held_out/agreement, which reads no labels",
+            "delivers the student with the greatest validation/agreement, which reads no labels",
         ),
         (
             {"metric_for_best_model": "accuracy", "load_best_model_at_end": True},
-            "delivers the student with the greatest eval/accuracy, which reads the labels of held-out rows",
+            "delivers the student with the greatest eval/accuracy, which reads the labels of validation rows",
         ),
         (
             {"early_stopping_patience": 2},
-            "delivers the last student, and stops early by the least held_out/loss, which reads no labels",
+            "delivers the last student, and stops early by the least validation/loss, which reads no labels",
         ),
     ],
 )

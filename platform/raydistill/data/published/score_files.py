@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus
-from raydistill.data.input_splits import held_out, interleave
+from raydistill.data.input_splits import interleave, is_validation
 from raydistill.data.sources._base import Item
 from raydistill.data.teacher_outputs import Values
 
@@ -112,22 +112,22 @@ def scores_of_parts(path: str, parts: Sequence[Corpus], *, num_teachers: int) ->
 def is_of_train_set(corpus: Corpus) -> bool:
     """Whether rows of a corpus come from the train set, and not from a source that was held out as a whole."""
     split = corpus.manifest.split
-    return split.get("part") == "train" or not isinstance(split.get("held_out"), Mapping)
+    return split.get("part") == "train" or not isinstance(split.get("validation"), Mapping)
 
 
 def rows_of_source(corpus: Corpus, parts: Sequence[Corpus]) -> NDArray[np.int64] | None:
-    """The number of each row of a corpus in the unsplit train set; None for a held-out part of another source.
+    """The number of each row of a corpus in the unsplit train set; None for a validation part of another source.
 
     ``parts`` are those that the train set was split into and this one. Raises ValueError where rows were left out or
     taken more than once, or the split is not known.
     """
     split = corpus.manifest.split
-    if "held_out" not in split or not corpus.manifest.sources:
+    if "validation" not in split or not corpus.manifest.sources:
         raise _unknown(corpus, "it was not made by binarize; binarize the train set")
     if not is_of_train_set(corpus):
         return None
     _check_whole(corpus)
-    if isinstance(split["held_out"], Mapping) or not split["held_out"]:
+    if isinstance(split["validation"], Mapping) or not split["validation"]:
         return np.arange(len(corpus))
     [source] = corpus.manifest.sources
     if len(source.fingerprints) > 1:
@@ -136,8 +136,8 @@ def rows_of_source(corpus: Corpus, parts: Sequence[Corpus]) -> NDArray[np.int64]
             f"a share was held out of a source in {len(source.fingerprints)} pieces; hold out a source of its own",
         )
     [name] = source.fingerprints
-    [unit] = interleave([[Item(name, "")]], [1.0], held_out=split["held_out"])
-    apart = held_out(unit, np.arange(sum(map(len, parts))), seed=split["seed"])
+    [unit] = interleave([[Item(name, "")]], [1.0], validation=split["validation"])
+    apart = is_validation(unit, np.arange(sum(map(len, parts))), seed=split["seed"])
     rows = np.flatnonzero(apart == (split["part"] != "train"))
     if len(rows) != len(corpus):
         raise _unknown(corpus, f"it has {len(corpus)} rows, its split {len(rows)}; binarize both parts again")

@@ -1,4 +1,4 @@
-"""Rows in the ids of further tokenizers, for teachers that have them: columns beside the row, and what batches get.
+"""Rows in the ids of teacher tokenizers, for teachers that have them: columns beside the row, and what batches get.
 
 Encodings are numbered: 0 is the corpus's own tokenizer, 1 the first further one. Of encoding e a corpus has for each
 row ``input_ids_<e>``, a list in the smallest unsigned type that holds the vocabulary, and ``second_<e>``, the position
@@ -35,7 +35,7 @@ def _names(encoding: int) -> tuple[str, str]:
 
 
 def further_columns(vocab_sizes: Sequence[int]) -> dict[str, Column]:
-    """The columns of a corpus for further tokenizers with these numbers of ids, in their order."""
+    """The columns of a corpus for teacher tokenizers with these numbers of ids, in their order."""
     found: dict[str, Column] = {}
     for encoding, vocab_size in enumerate(vocab_sizes, start=1):
         ids, second = _names(encoding)
@@ -50,17 +50,17 @@ def further_values(row: LabelledRow, encoding: int, *, vocab_size: int) -> dict[
     Raises ValueError for an id outside the vocabulary and for a row without tokens.
     """
     if len(row.ids) == 0:
-        raise ValueError(f"an example has no token in further tokenizer {encoding}; leave empty texts out")
+        raise ValueError(f"an example has no token in teacher tokenizer {encoding}; leave empty texts out")
     if row.ids.max() >= vocab_size:
         raise ValueError(
-            f"further tokenizer {encoding} gave id {row.ids.max()} but its vocabulary has {vocab_size} entries; repair "
+            f"teacher tokenizer {encoding} gave id {row.ids.max()} but its vocabulary has {vocab_size} entries; repair "
             "the tokenizer's files"
         )
     return dict(zip(_names(encoding), (row.ids, row.values["second"]), strict=True))
 
 
 def own_columns(columns: Mapping[str, Column], *, num_further: int) -> dict[str, Column]:
-    """A corpus's columns without those of its further tokenizers."""
+    """A corpus's columns without those of its teacher tokenizers."""
     further = {name for encoding in range(1, num_further + 1) for name in _names(encoding)}
     return {name: column for name, column in columns.items() if name not in further}
 

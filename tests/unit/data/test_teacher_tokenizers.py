@@ -1,4 +1,4 @@
-"""Rows in the ids of further tokenizers: as data tasks encode them, corpora keep them and batches have them."""
+"""Rows in the ids of teacher tokenizers: as data tasks encode them, corpora keep them and batches have them."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from raydistill.batch import Batch, collate, encoded_as
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.corpus_building import _tokenizer_files
 from raydistill.data.encoding import Recipe, _encoded, _Encoder
-from raydistill.data.further_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.data.input_splits import Place
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.packing import pack, unpack
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.models.load import load_tokenizer
 from raydistill.tasks import classification
 from raydistill.tasks._base import Column, LabelledRow
@@ -60,9 +60,9 @@ def test_ids_are_kept_in_the_smallest_unsigned_type_that_holds_the_vocabulary(vo
 def test_an_id_outside_the_vocabulary_and_an_empty_row_are_refused() -> None:
     row = LabelledRow(np.array([2, 16]), {"second": 2})
     assert further_values(row, 3, vocab_size=17) == {"input_ids_3": row.ids, "second_3": 2}
-    with pytest.raises(ValueError, match="further tokenizer 3 gave id 16 but its vocabulary has 16 entries; repair"):
+    with pytest.raises(ValueError, match="teacher tokenizer 3 gave id 16 but its vocabulary has 16 entries; repair"):
         further_values(row, 3, vocab_size=16)
-    with pytest.raises(ValueError, match="an example has no token in further tokenizer 3; leave empty texts out"):
+    with pytest.raises(ValueError, match="an example has no token in teacher tokenizer 3; leave empty texts out"):
         further_values(LabelledRow(np.empty(0, dtype=np.int64), {"second": 0}), 3, vocab_size=16)
 
 
@@ -85,7 +85,7 @@ def test_a_batch_has_the_rows_as_the_further_tokenizer_cuts_and_pads_them(writte
         assert found["token_types"].tolist() == types
 
 
-def test_a_batch_is_the_same_as_without_further_tokenizers_but_for_the_columns_asked_for(
+def test_a_batch_is_the_same_as_without_teacher_tokenizers_but_for_the_columns_asked_for(
     written: tuple[list[dict], Corpus], tmp_path: Path
 ) -> None:
     examples, corpus = written
@@ -108,7 +108,7 @@ def test_specs_of_other_encodings_build_with_builders_of_their_own(written: tupl
     assert specs[0].key != specs[1].key == specs[2].key
 
 
-def test_a_corpus_tells_and_carries_its_further_tokenizers(written: tuple[list[dict], Corpus]) -> None:
+def test_a_corpus_tells_and_carries_its_teacher_tokenizers(written: tuple[list[dict], Corpus]) -> None:
     corpus = written[1]
     info = corpus.tokenizers[1]
     assert (info.vocab_size, info.max_length, info.pad_id) == (NUM_LETTERS, LONGEST, LETTERS_PAD)
@@ -127,23 +127,23 @@ def test_a_changed_file_of_a_further_tokenizer_is_refused(tmp_path: Path) -> Non
         Corpus.open(corpus.uri).verify()
 
 
-def test_a_corpus_from_before_there_were_further_tokenizers_still_opens(tmp_path: Path) -> None:
+def test_a_corpus_from_before_there_were_teacher_tokenizers_still_opens(tmp_path: Path) -> None:
     corpus = write_encodings(tmp_path / "corpus", toy_examples(5), further=False)
     manifest = tmp_path / "corpus" / "manifest.json"
     content = json.loads(manifest.read_text(encoding="utf-8"))
-    assert content.pop("further_tokenizers") == []
+    assert content.pop("teacher_tokenizers") == []
     manifest.write_text(json.dumps(content), encoding="utf-8")
     opened = Corpus.open(corpus.uri)
     assert opened.tokenizers == (opened.manifest.tokenizer,)
     assert built(opened, [2])["labels"].shape == (1,)
 
 
-def test_corpora_with_other_further_tokenizers_cannot_be_mixed(tmp_path: Path) -> None:
+def test_corpora_with_other_teacher_tokenizers_cannot_be_mixed(tmp_path: Path) -> None:
     parts = [
         CorpusPart(write_encodings(tmp_path / str(further), toy_examples(8), further=further).uri)
         for further in (True, False)
     ]
-    with pytest.raises(ValueError, match=r"has further tokenizers with hashes .*corpora that are mixed must agree"):
+    with pytest.raises(ValueError, match=r"has teacher tokenizers with hashes .*corpora that are mixed must agree"):
         open_mixture(parts)
     twice = open_mixture([parts[0], parts[0]])
     assert twice.tokenizers == Corpus.open(parts[0].uri).tokenizers

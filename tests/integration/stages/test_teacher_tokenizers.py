@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
         "source": {"name": "delimited", "path": str(found / "texts.tsv"), "label": "label"},
         "encoding": {"name": "classification", "labels": list(CLASSES), "max_length": LONGEST},
         "tokenizer": str(found / "words"),
-        "further_tokenizers": [str(found / "letters")],
-        "held_out": 0.2,
+        "teacher_tokenizers": [str(found / "letters")],
+        "validation": 0.2,
         "rows_per_shard": 40,
     }
     stage = Stage("corpus", Config.model_validate(config))
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
 def test_each_text_is_encoded_by_both_tokenizers(folder: Path) -> None:
     config = classification.EncodeConfig(labels=CLASSES, max_length=LONGEST)
     found = 0
-    for part in ("train", "held_out"):
+    for part in ("train", "validation"):
         corpus = Corpus.open(str(folder / "corpus" / part))
         corpus.verify()
         info = corpus.tokenizers[1]
@@ -104,7 +104,7 @@ def test_training_on_stored_outputs_equals_training_with_the_teacher_of_letters(
 ) -> None:
     # Which rows are held out is drawn from where the file lies, and so is how many.
     num_steps = 2 * math.ceil(len(Corpus.open(str(folder / "corpus" / "train"))) / BATCH_SIZE)
-    for metric, count in {"train/loss": num_steps, "train/kd": num_steps, "held_out/kd": 3}.items():
+    for metric, count in {"train/loss": num_steps, "train/kd": num_steps, "validation/kd": 3}.items():
         live, stored = (losses(trainings[name], metric) for name in ("live", "stored"))
         assert len(live) == count
         assert np.isfinite(live).all()
