@@ -13,7 +13,7 @@ from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast
 
 from raydistill import cluster
 from raydistill.config import overrides
-from raydistill.job import files
+from raydistill.job import files, record
 from raydistill.job.load import JobConfig, accepts, load_job
 from raydistill.job.preflight import check_job
 from raydistill.models.blocks import family_of
@@ -68,7 +68,7 @@ def hub_and_gpus(checkpoints, own_files, monkeypatch) -> None:
         return checkpoints[name]
 
     monkeypatch.setattr(_models, "_from_hub", from_hub)
-    monkeypatch.setattr(_models, "from_registry", lambda reference: checkpoints[_OF_REGISTRY[reference]])
+    monkeypatch.setattr(record, "checkpoint_folder", lambda reference, *_, **__: checkpoints[_OF_REGISTRY[reference]])
     monkeypatch.setattr(cluster.resources, "_available_resources", lambda: {"GPU": 4})
     monkeypatch.chdir(own_files)
 
