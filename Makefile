@@ -5,8 +5,8 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test test-all test-long coverage lint bench clean
 
-# Two processes; tests that share fixtures stay together, and those that take longest start first.
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Two processes; a module stays in one, and those that take longest start first.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 demo: $(INSTALLED)
 	$(VENV)/bin/raydistill run jobs/demo.yaml

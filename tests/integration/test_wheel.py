@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from raydistill.cli import app
 from toys.checkpoint import save_student
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ["platform", "jobs", "tune_spaces", "pyproject.toml", "README.md", "LICENSE"]
 JOB = """\

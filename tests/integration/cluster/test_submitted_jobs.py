@@ -85,7 +85,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A Ray head of 4 logical CPUs, with a token, of this module alone."""
-    token, (port, dashboard, client_port) = secrets.token_hex(32), free_ports(3)
+    token, (port, dashboard, client_port, agent) = secrets.token_hex(32), free_ports(4)
     folder = tmp_path_factory.mktemp("cluster")
     log = folder / "head.log"
     # The default folder for temporary files makes paths that are too long for sockets.
@@ -96,6 +96,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             "dashboard-host": "127.0.0.1",
             "dashboard-port": dashboard,
             "ray-client-server-port": client_port,
+            # By default one port, which another Ray of the machine may have.
+            "dashboard-agent-listen-port": agent,
             "temp-dir": temporary,
             "num-cpus": 4,
             "object-store-memory": 150_000_000,

@@ -13,6 +13,8 @@ from toys.training import write_inputs
 
 SCRIPT = Path(__file__).with_name("kept_training.py")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def runs_of(uri: str) -> set[str]:
     return {run.info.run_name for run in found}
 
 
+@pytest.mark.slow
 def test_twenty_pairs_of_processes_open_a_fresh_store_at_once_and_all_record(quick_folder: Path) -> None:
     uris = [f"sqlite:///{quick_folder}/{number}/mlflow.db" for number in range(NUM_PAIRS)]
     assert failures_of_pairs(uris, quick_folder) == []

@@ -15,6 +15,8 @@ from transformers import AutoModelForMaskedLM
 from integration.training.sharding_ranks import run_plan
 from toys.shardable import CASES, STUDENTS, TEACHERS, write_corpora, write_large
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
 REFERENCE = {"stage": 0}
 BY_TWO = {
     "3": {"stage": 3, "stop": 1, "save": "two-3"},
