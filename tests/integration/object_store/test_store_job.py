@@ -21,7 +21,7 @@ from toys.store import BUCKET, job_data, keys, s3_server, without_ray_address, w
 
 DRIVER = Path(__file__).with_name("two_machines.py")
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

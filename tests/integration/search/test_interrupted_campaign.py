@@ -19,7 +19,7 @@ from raydistill.search.results import Trial, read_campaign
 from toys.course import live
 from toys.search import STAGE, make_search, write_job
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow]
 
 NUM_TRIALS = 3
 
