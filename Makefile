@@ -15,9 +15,12 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) $(PYTEST_OPTIONS)
 
-# The rest that runs unattended.
+# The rest that runs unattended. What starts clusters of several hosts or with a dashboard runs alone.
+REST := -m "slow and not core and not long and not exhaustive"
+OWN_CLUSTERS := tests/cluster tests/integration/cluster
 test-all: $(INSTALLED)
-	$(PYTEST) -m "slow and not core and not long and not exhaustive" $(PYTEST_OPTIONS)
+	$(VENV)/bin/python -m pytest $(OWN_CLUSTERS) $(REST) $(PYTEST_OPTIONS)
+	$(PYTEST) $(addprefix --ignore=,$(OWN_CLUSTERS)) $(REST) $(PYTEST_OPTIONS)
 
 # What takes too long for every change: kills at random moments, several worker counts, full products of options.
 test-long: $(INSTALLED)
