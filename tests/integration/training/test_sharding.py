@@ -130,7 +130,7 @@ def test_a_rank_never_holds_the_whole_of_a_sharded_model(two_ranks: list) -> Non
     for seen in two_ranks:
         memory = seen["memory"]
         assert memory["loaded"] < 0.1 * memory["whole"]
-        assert 0.5 * memory["whole"] < memory["shared"] < 0.9 * memory["whole"]
+        assert 0.5 * memory["whole"] < memory["shared"] < 0.65 * memory["whole"]
 
 
 def test_a_student_that_two_ranks_sharded_opens_in_plain_transformers(alone: dict, folder: Path) -> None:
