@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoded_as
+from raydistill.config.named import TaskSpec
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.losses.integrated_targets import concatenated_target, hard_choice, mixed_target, soft_choice
@@ -106,7 +107,7 @@ def evaluate_models(
     models: Mapping[str, str | Checkpoints],
     corpus: str | Sequence[CorpusPart],
     *,
-    task: Mapping[str, Any],
+    task: TaskSpec | Mapping[str, Any],
     seed: int,
     max_rows: int | None = None,
     batch_size: int = 32,
@@ -116,7 +117,7 @@ def evaluate_models(
 
     A classifier may know a part of the corpus's classes; it predicts no other, and so is wrong about their rows. An
     infinite ``loss`` of such a classifier, or of an ensemble, is left out.
-    ``corpus``: one corpus's URI, or several with weights. ``task``: its section, name and options.
+    ``corpus``: one corpus's URI, or several with weights. ``task``: a spec or its section, name and options.
     ``latency_repeats`` is the number of forward passes whose median is the latency; 0 measures none. Raises ValueError
     when there is nothing to score.
     """

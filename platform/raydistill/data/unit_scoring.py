@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoded_as
+from raydistill.config.named import TaskSpec
 from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.ray_tasks import run_actors
@@ -54,13 +55,12 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """One scoring, as plain data."""
+    """One scoring."""
 
     model: ScoredModel
     student: ScoredModel | None
     corpus: tuple[CorpusPart, ...]
-    task: Mapping[str, Any]
-    """The task's section, name and options."""
+    task: TaskSpec
     seed: int
     """Key of the rows where ``max_rows`` leaves some out."""
     max_rows: int | None = None
@@ -77,7 +77,7 @@ class ScoringRun:
         found = asdict(self)
         for of_speed in ("batch_size", "num_threads", "use_gpu"):
             del found[of_speed]
-        return {**found, "task": dict(self.task), "block_rows": BLOCK_ROWS}
+        return {**found, "task": self.task.dump(), "block_rows": BLOCK_ROWS}
 
     def feed(self) -> FeedSpec:
         """What builds its batches."""

@@ -228,7 +228,7 @@ class Stage(_base.Stage):
                 threads,
                 {key: one.checkpoints for key, one in candidates.items()},
                 _corpora.validation_parts(self.config.corpus, context.outputs),
-                task=self.config.task.dump(),
+                task=self.config.task,
                 seed=context.seed,
                 max_rows=self.config.max_rows,
                 batch_size=self.config.batch_size,
