@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raydistill.atomic import first_folder
 from raydistill.cluster.local_paths import LocalPath
 
 FOLDER = "uploads"
@@ -96,21 +97,13 @@ def place(target: Path, digests: Iterable[str], *, source: Path) -> None:
             continue
         if not (source / digest).is_dir():
             raise ValueError(f"{target / digest} is missing; submit the job's file again with --upload")
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = target / f".{digest}.{os.getpid()}"
-        shutil.copytree(source / digest, temporary)
-        times = json.loads((source / _TIMES).read_text(encoding="utf-8"))
-        for name, time_ns in times.items():
-            first, _, rest = name.partition("/")
-            if first == digest:
-                os.utime(temporary / rest, ns=(time_ns, time_ns))
-        try:
-            temporary.rename(target / digest)
-        except OSError:
-            # Another job has just placed the same files.
-            shutil.rmtree(temporary)
-            if not (target / digest).is_dir():
-                raise
+        with first_folder(target / digest) as made:
+            shutil.copytree(source / digest, made, dirs_exist_ok=True)
+            times = json.loads((source / _TIMES).read_text(encoding="utf-8"))
+            for name, time_ns in times.items():
+                first, _, rest = name.partition("/")
+                if first == digest:
+                    os.utime(made / rest, ns=(time_ns, time_ns))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from raydistill.atomic import atomic_file
 from raydistill.batch import Batch, encoded_as
 from raydistill.config.named import TaskSpec
 from raydistill.data import mirror
@@ -110,9 +111,8 @@ class ScoringProgress:
     def write(self, num_blocks: int, sums: Mapping[str, ScoreSums]) -> None:
         """Keep the sums of the first blocks in place of what is there."""
         tensors = _tensors_of(sums)
-        temporary = self._path.with_name(f".{_FILE}")
-        temporary.write_bytes(save(tensors, metadata={"identity": self._identity, "blocks": str(num_blocks)}))
-        temporary.replace(self._path)
+        with atomic_file(self._path) as temporary:
+            temporary.write_bytes(save(tensors, metadata={"identity": self._identity, "blocks": str(num_blocks)}))
 
     def remove(self) -> None:
         """Take the file away once the scores are written."""

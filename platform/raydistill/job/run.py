@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from raydistill import cluster
+from raydistill.atomic import write_text
 from raydistill.data import mirror
 from raydistill.data.storage import Folder
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
-from raydistill.json_file import write_text
 from raydistill.locks import HeldError, hold, locked
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from raydistill.json_file import write_text
+from raydistill.atomic import write_text
 from raydistill.report import pictures
 from raydistill.report.columns import column
 from raydistill.report.tables import markdown_table

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from raydistill.json_file import write_json
+from raydistill.atomic import write_json
 from raydistill.search.domains import Values
 
 RECORDS = "trials.json"

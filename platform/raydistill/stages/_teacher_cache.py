@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydistill.atomic import write_json
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import mirror
 from raydistill.data.storage import Folder
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
-from raydistill.json_file import write_json
 from raydistill.locks import locked
 from raydistill.methods import muki
 from raydistill.methods.muki import DROPOUT_SCORES

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import ModelRef, ScalingConfig
 from raydistill.data import mirror
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
@@ -152,20 +153,17 @@ class Stage(_base.Stage):
     def _write(self, folder: Path, kept: KeptUnits, target: Path) -> None:
         """The pruned model in one rename; the model's own files where nothing goes."""
         config = load_config(folder)
-        temporary = target.with_name(f".{_STUDENT}")
-        for left_over in (target, temporary):
-            shutil.rmtree(left_over, ignore_errors=True)
         everything = (
             config.num_hidden_layers * config.num_attention_heads,
             config.num_hidden_layers * num_neurons(config),
         )
-        if (kept.num_heads, kept.num_neurons) == everything:
-            # Bit for bit, so that outputs that are stored of the one serve for the other.
-            shutil.copytree(folder, temporary)
-        else:
-            model = load_model(folder, head=head_in(folder))
-            save_model(pruned(model, kept), load_tokenizer(folder), temporary)
-        temporary.rename(target)
+        with atomic_folder(target) as made:
+            if (kept.num_heads, kept.num_neurons) == everything:
+                # Bit for bit, so that outputs that are stored of the one serve for the other.
+                shutil.copytree(folder, made, dirs_exist_ok=True)
+            else:
+                model = load_model(folder, head=head_in(folder))
+                save_model(pruned(model, kept), load_tokenizer(folder), made)
 
 
 def _about(config: Any, sparsity: float) -> Any:

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from raydistill.atomic import write_json
 from raydistill.config.sections import TrackingConfig
-from raydistill.json_file import write_json
 from raydistill.store_paths import remote_uri
 
 STORE_FILE = "store.json"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.json_file import write_json
+from raydistill.atomic import write_json
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import register_student

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raydistill.atomic import write_text
 from raydistill.data import mirror
 
 HISTORY = "history.jsonl"
@@ -32,6 +33,4 @@ def append_history(folder: Path, step: int, metrics: Mapping[str, float]) -> Non
 def cut_history(folder: Path, step: int) -> None:
     """Leave out what lies beyond ``step``, and a half-written line, in one rename; -1 leaves nothing."""
     kept = [line for line in read_history(folder) if line["step"] <= step]
-    temporary = folder / f".{HISTORY}"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(folder / HISTORY)
+    write_text(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in kept))

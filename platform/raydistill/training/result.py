@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from raydistill.atomic import write_json
 from raydistill.data import mirror
-from raydistill.json_file import write_json
 from raydistill.store_paths import here
 
 _FILE = "training.json"
