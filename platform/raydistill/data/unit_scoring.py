@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from raydistill.atomic import atomic_file
 from raydistill.batch import Batch, encoded_as
 from raydistill.config.named import TaskSpec
-from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.ray_tasks import run_actors
+from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.draws import permutation
 from raydistill.methods._unit_scores import row_gradients
@@ -212,7 +212,7 @@ class UnitScorer:
 
     def _loaded(self, one: ScoredModel) -> nn.Module:
         task = self._builder.task
-        model = load_model(mirror.fetch(one.folder), head=task.HEAD, labels=task.labels, names=one.names)
+        model = load_model(storage_at(one.folder).fetch(), head=task.HEAD, labels=task.labels, names=one.names)
         return model.to(self._device).requires_grad_(False)
 
     def sums(self, start: int, rows: NDArray[np.int64]) -> dict[str, ScoreSums]:

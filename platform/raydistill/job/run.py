@@ -14,8 +14,8 @@ import yaml
 
 from raydistill import cluster
 from raydistill.atomic import write_text
-from raydistill.data import mirror
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
@@ -99,7 +99,7 @@ def _write_resolved(job: Job, folder: Path) -> Path:
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
         write_text(target, text)
-        mirror.publish(target)
+        storage_at(target).publish()
     return path
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from raydistill.atomic import atomic_folder
 from raydistill.config.sections import StudentConfig
-from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture
+from raydistill.data.storages import storage_at
 from raydistill.models import checks, layer_plan, layer_selection
 from raydistill.models.blocks import family_of
 from raydistill.models.classes import with_classes
@@ -145,7 +145,7 @@ def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus |
             seed=seed,
         )
     _write_plan(section, student.config, head=head)
-    tokenizer = load_tokenizer(mirror.fetch(corpus.tokenizer_uri))
+    tokenizer = load_tokenizer(storage_at(corpus.tokenizer_uri).fetch())
     write_padding(student.config, tokenizer, head=head)
     with atomic_folder(folder) as made:
         save_model(student, tokenizer, made)

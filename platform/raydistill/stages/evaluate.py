@@ -17,8 +17,8 @@ from pydantic import Field, model_validator
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
-from raydistill.data import mirror
 from raydistill.data.input_splits import PARTS
+from raydistill.data.storages import storage_at
 from raydistill.evaluation import Checkpoints, Evaluation, evaluate_models
 from raydistill.report.tables import Entry, Group, group, markdown
 from raydistill.stages import _base, _corpora, _models
@@ -244,7 +244,7 @@ def _evaluate_on(
     """``evaluate_models`` with so many threads, in a process of its own, maybe on another machine."""
     torch.set_num_threads(num_threads)
     fetched = {
-        key: replace(one, folders=tuple(str(mirror.fetch(folder)) for folder in one.folders))
+        key: replace(one, folders=tuple(str(storage_at(folder).fetch()) for folder in one.folders))
         for key, one in models.items()
     }
     return evaluate_models(fetched, *arguments, **options)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from raydistill.atomic import atomic_folder
 from raydistill.config.sections import ModelRef, ScalingConfig
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
 from raydistill.models import checks
 from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_kept
@@ -84,7 +84,7 @@ class Stage(_base.Stage):
                 raise ValueError(f"scores is {name!r}, which scores no model; name a score stage")
             return scores
         try:
-            facts = read_facts(mirror.fetch(folder))
+            facts = read_facts(storage_at(folder).fetch())
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
             model = _models.model_of("", reference, inputs)
             head = stored_head(model.config) if model.folder is None else head_in(model.folder)
@@ -107,7 +107,7 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         left = folder_of(self.config.scores, context.inputs)
         assert left is not None, "scores are there when a model is pruned by them"
-        scores_folder = mirror.fetch(left)
+        scores_folder = storage_at(left).fetch()
         facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
         folder = self._model_folder(facts, context)
         config = load_config(folder)
@@ -139,7 +139,7 @@ class Stage(_base.Stage):
     def _model_folder(self, facts: ScoreFacts, context: _base.StageContext) -> Path:
         """Where the scored model lies; raises ValueError for another, or one that was changed since."""
         if self.config.model is None:
-            folder = mirror.fetch(facts.model_folder)
+            folder = storage_at(facts.model_folder).fetch()
             remedy = "name where it lies as model, or score it again"
             if not folder.is_dir():
                 raise ValueError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")

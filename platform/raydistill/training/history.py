@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.atomic import write_text
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 
 HISTORY = "history.jsonl"
 
@@ -17,7 +17,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     Fetched first where the training ran on another machine. A line that a crash left half-written at the end is none,
     and without a file there are none.
     """
-    path = mirror.fetch(folder / HISTORY)
+    path = storage_at(folder / HISTORY).fetch()
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
