@@ -74,5 +74,5 @@ def _quieten_libraries() -> None:
     for name in ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not torch.cuda.is_available():
-        # Otherwise DeepSpeed, which accelerate imports, warns that it found no accelerator.
+        # Otherwise DeepSpeed, which other libraries import too, warns that it found no accelerator.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -15,7 +15,7 @@ import raydistill
 from raydistill.tracking.store import is_secret, without_secrets
 
 _PACKAGES = (
-    *("torch", "transformers", "tokenizers", "safetensors", "deepspeed", "accelerate"),
+    *("torch", "transformers", "tokenizers", "safetensors", "deepspeed"),
     *("ray", "mlflow", "datasets", "pyarrow", "numpy", "pydantic"),
 )
 
