@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pyarrow import fs as arrow_fs
 
@@ -22,88 +22,57 @@ from raydistill.store_paths import SCHEME, is_in_store, local_path, mirror_root,
 _SECOND_NS = 10**9
 
 
-class Storage(Protocol):
-    """A file or folder, wherever it lies."""
+class Storage:
+    """A file or folder on a file system that all machines of a job share."""
 
-    address: str
-    """Its path in ``filesystem``."""
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self.address = str(path)
+        """Its path in ``filesystem``."""
 
     @property
     def filesystem(self) -> Any | None:
         """What Arrow and Ray open it with, None for this machine's own."""
+        return None
 
     def publish(self, *, leave_out: Collection[str] = ()) -> int:
         """Let other machines see it: a file, or all files of a folder that they do not see as they are here.
 
         Files and folders whose names begin with a dot, or are in ``leave_out``, stay here. Returns how many were sent.
         """
+        return 0
 
     def fetch(self) -> Path:
         """Its path on this machine, with all that other machines see there; what they do not see stays as it is."""
+        return self._path
 
     def release(self) -> None:
         """Delete what was fetched here and lies elsewhere too."""
 
     def remove(self) -> None:
-        """Delete a folder, here and elsewhere."""
-
-    def subfolders(self) -> list[Path]:
-        """The folders directly below, sorted."""
-
-    def contents(self) -> list[str]:
-        """What tells each file below from another: its name, size and time of change. Nothing is fetched."""
-
-    def free_bytes(self) -> float:
-        """How much can still be written below."""
-
-    def share(self, folder: Path, name: Callable[[], str]) -> Path:
-        """Where other machines find a folder of this one: itself, or a copy below that is made once and is ``name``."""
-
-
-class SharedPath:
-    """A path on a file system that all machines of a job share."""
-
-    filesystem = None
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = Path(path)
-        self.address = str(path)
-
-    def publish(self, *, leave_out: Collection[str] = ()) -> int:
-        """Nothing to do."""
-        return 0
-
-    def fetch(self) -> Path:
-        """The path itself."""
-        return self._path
-
-    def release(self) -> None:
-        """Nothing to do."""
-
-    def remove(self) -> None:
-        """Delete the folder, if it is there."""
+        """Delete a folder, here and elsewhere, if it is there."""
         if self._path.exists():
             shutil.rmtree(self._path)
 
     def subfolders(self) -> list[Path]:
-        """See ``Storage``."""
+        """The folders directly below, sorted."""
         return sorted(each for each in self._path.iterdir() if each.is_dir()) if self._path.is_dir() else []
 
     def contents(self) -> list[str]:
-        """See ``Storage``; names alone, without folders."""
+        """What tells each file below from another: its name, size and time of change. Nothing is fetched."""
         files = sorted(path for path in self._path.rglob("*") if path.is_file())
         return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
     def free_bytes(self) -> float:
-        """What the disk has free."""
+        """How much can still be written below."""
         return shutil.disk_usage(self._path).free
 
     def share(self, folder: Path, name: Callable[[], str]) -> Path:
-        """The folder itself."""
+        """Where other machines find a folder of this one: itself, or a copy below that is made once and is ``name``."""
         return folder
 
 
-class StoredPath:
+class ObjectStorage(Storage):
     """A place of an object store, and its path on this machine: files are sent and fetched where they differ.
 
     A file here and one there count as the same when size and second of change are equal: what is sent or fetched gets
@@ -111,8 +80,8 @@ class StoredPath:
     """
 
     def __init__(self, uri: str) -> None:
+        super().__init__(local_path(uri))
         self._uri = uri
-        self._path = local_path(uri)
         self.address = place(uri)
 
     @property
@@ -128,7 +97,7 @@ class StoredPath:
         for file in files:
             name = file.relative_to(self._path).as_posix() if file != self._path else ""
             if name not in known or not _is_same(file, known[name]):
-                StoredPath(f"{self._uri}/{name}".rstrip("/")).take(file)
+                ObjectStorage(f"{self._uri}/{name}".rstrip("/")).take(file)
                 sent += 1
         return sent
 
@@ -158,7 +127,7 @@ class StoredPath:
 
     def remove(self) -> None:
         """Delete the folder here and in the store."""
-        SharedPath(self._path).remove()
+        super().remove()
         if self._listed():
             self.filesystem.delete_dir(self.address)
 
@@ -166,7 +135,7 @@ class StoredPath:
         """Those that are here or in the store."""
         infos = self.filesystem.get_file_info(arrow_fs.FileSelector(self.address, allow_not_found=True))
         found = {self._path / info.base_name for info in infos if info.type == arrow_fs.FileType.Directory}
-        return sorted({*found, *SharedPath(self._path).subfolders()})
+        return sorted({*found, *super().subfolders()})
 
     def contents(self) -> list[str]:
         """See ``Storage``, of what the store has."""
@@ -210,7 +179,7 @@ class StoredPath:
 def storage_at(path: str | os.PathLike[str]) -> Storage:
     """The place that a path stands for, wherever the cache folder of its machine is."""
     uri = remote_uri(path)
-    return SharedPath(path) if uri is None else StoredPath(uri)
+    return Storage(path) if uri is None else ObjectStorage(uri)
 
 
 def path_of(address: str, of: Any) -> Path:

@@ -9,14 +9,13 @@ import json
 import os
 import shutil
 import tempfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 from raydistill import atomic
 from raydistill.data.storage import Folder
-from raydistill.data.storages import StoredPath, storage_at
+from raydistill.data.storages import ObjectStorage, storage_at
 from raydistill.store_paths import is_in_store, remote_uri, shown
 
 MANIFEST = "manifest.json"
@@ -42,10 +41,10 @@ def _is_checkpoint(path: Path) -> bool:
     return path.name.startswith(_PREFIX) and path.name[len(_PREFIX) :].isdigit()
 
 
-class Checkpoints(ABC):
-    """The checkpoints of one training, in a folder that has nothing else."""
+class Checkpoints:
+    """The checkpoints of one training, in a folder that has nothing else, on a file system that all workers share."""
 
-    COMPARED: ClassVar[tuple[str, ...]]
+    COMPARED: ClassVar[tuple[str, ...]] = ("size", "sha256")
     """What a start compares of each file with its manifest."""
 
     def __init__(self, folder: Path) -> None:
@@ -112,82 +111,42 @@ class Checkpoints(ABC):
     def _all(self) -> list[Path]:
         return [each for each in storage_at(self.folder).subfolders() if _is_checkpoint(each)]
 
-    @abstractmethod
     def probe(self) -> None:
         """Raise OSError where a run could not keep anything."""
-
-    @abstractmethod
-    def begin(self, target: Path) -> None:
-        """One rank: make room for a new checkpoint."""
-
-    @abstractmethod
-    def folder_for(self, target: Path) -> Path:
-        """Every rank: the folder that it writes its files into."""
-
-    @abstractmethod
-    def take(self, target: Path, folder: Path, names: Iterable[str]) -> Files:
-        """Every rank: what its files are, which are kept when it returns."""
-
-    @abstractmethod
-    def finish(self, target: Path, files: Files) -> None:
-        """One rank: make a checkpoint of the files of all ranks."""
-
-    @abstractmethod
-    def leave(self, folder: Path) -> None:
-        """Every rank, whatever happened: it writes no more into its folder."""
-
-    @abstractmethod
-    def give_up(self, target: Path) -> None:
-        """One rank: remove what all of them wrote of what did not become a checkpoint."""
-
-    @abstractmethod
-    def _is_finished(self, checkpoint: Path) -> bool:
-        """Whether a folder with the name of a checkpoint is one."""
-
-    @abstractmethod
-    def _found(self, checkpoint: Path, name: str) -> Mapping[str, int | str] | None:
-        """What is compared of a file as it is, None where there is none."""
-
-
-class SharedCheckpoints(Checkpoints):
-    """Checkpoints on a file system that all workers share."""
-
-    COMPARED = ("size", "sha256")
-
-    def probe(self) -> None:
-        """See the base class."""
         file = self.folder / ".probe"
         file.write_bytes(bytes(4096))
         file.unlink()
 
     def begin(self, target: Path) -> None:
-        """See the base class."""
+        """One rank: make room for a new checkpoint."""
         atomic.start(target)
 
     def folder_for(self, target: Path) -> Path:
-        """One for all ranks."""
+        """Every rank: the folder that it writes its files into."""
         return atomic.partial_path(target)
 
     def take(self, target: Path, folder: Path, names: Iterable[str]) -> Files:
-        """See the base class."""
+        """Every rank: what its files are, which are kept when it returns."""
         return describe(folder, names)
 
     def finish(self, target: Path, files: Files) -> None:
-        """See the base class."""
+        """One rank: make a checkpoint of the files of all ranks."""
         seal(atomic.partial_path(target), files)
         atomic.finish(target)
 
     def leave(self, folder: Path) -> None:
-        """Others may still write there."""
+        """Every rank, whatever happened: it writes no more into its folder."""
 
     def give_up(self, target: Path) -> None:
-        """See the base class."""
+        """One rank: remove what all of them wrote of what did not become a checkpoint."""
         atomic.give_up(target)
 
     def _is_finished(self, checkpoint: Path) -> bool:
+        """Whether a folder with the name of a checkpoint is one."""
         return True
 
     def _found(self, checkpoint: Path, name: str) -> Mapping[str, int | str] | None:
+        """What is compared of a file as it is, None where there is none."""
         return describe(checkpoint, [name])[name] if (checkpoint / name).is_file() else None
 
 
@@ -213,7 +172,7 @@ class StoredCheckpoints(Checkpoints):
         """Send them; see the base class."""
         files = describe(folder, names)
         for name in files:
-            StoredPath(f"{remote_uri(target)}/{name}").take(folder / name)
+            ObjectStorage(f"{remote_uri(target)}/{name}").take(folder / name)
         return files
 
     def leave(self, folder: Path) -> None:
@@ -237,7 +196,7 @@ class StoredCheckpoints(Checkpoints):
 
 def checkpoints_at(folder: Path) -> Checkpoints:
     """The checkpoints in a folder of this machine, or where that stands for."""
-    return StoredCheckpoints(folder) if is_in_store(folder) else SharedCheckpoints(folder)
+    return StoredCheckpoints(folder) if is_in_store(folder) else Checkpoints(folder)
 
 
 def describe(folder: Path, files: Iterable[str]) -> Files:

@@ -25,9 +25,9 @@ from raydistill.models.kept_units import KeptUnits, set_kept
 from raydistill.models.load import load_config
 from raydistill.stages import _models, score
 from raydistill.stages._base import CorpusFacts, Input, ModelFacts, ScoresFacts
-from raydistill.tracking.tracker import MemoryTracker
 from toys.capture import KEY, context_of, save_teacher, write_labelled
 from toys.classifiers import CLASSES
+from toys.tracker import MemoryTracker
 
 ROWS = 20
 TEMPERATURE = 3.0

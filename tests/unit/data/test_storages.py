@@ -100,10 +100,10 @@ def test_hidden_and_left_out_names_stay_here(folder, client, request):
 
 FETCH = """
 import sys
-from raydistill.data.storages import StoredPath, storage_at
+from raydistill.data.storages import ObjectStorage, storage_at
 
-download, fetched = StoredPath._download, []
-StoredPath._download = lambda *arguments: (fetched.append(1), download(*arguments))
+download, fetched = ObjectStorage._download, []
+ObjectStorage._download = lambda *arguments: (fetched.append(1), download(*arguments))
 storage_at(sys.argv[1]).fetch()
 print(len(fetched))
 """
