@@ -16,6 +16,7 @@ from pathlib import Path
 
 from raydistill.atomic import first_folder
 from raydistill.cluster.local_paths import LocalPath
+from raydistill.user_error import UserError
 
 FOLDER = "uploads"
 """Folder of the files in the package, and in a storage."""
@@ -50,7 +51,7 @@ def uploads(paths: Iterable[LocalPath]) -> list[Upload]:
     size = sum(path.num_bytes for path in {upload.digest: upload.path for upload in found}.values())
     if size > MOST_BYTES:
         named = ", ".join(f"{upload.path.key} ({upload.path.num_bytes / _MIB:.1f} MiB)" for upload in found)
-        raise ValueError(
+        raise UserError(
             f"--upload takes {MOST_BYTES // _MIB} MiB, but there are {size / _MIB:.1f}: {named}; copy the large ones "
             "to a folder that all machines of the cluster see, and name it there"
         )
@@ -96,7 +97,7 @@ def place(target: Path, digests: Iterable[str], *, source: Path) -> None:
         if (target / digest).is_dir():
             continue
         if not (source / digest).is_dir():
-            raise ValueError(f"{target / digest} is missing; submit the job's file again with --upload")
+            raise UserError(f"{target / digest} is missing; submit the job's file again with --upload")
         with first_folder(target / digest) as made:
             shutil.copytree(source / digest, made, dirs_exist_ok=True)
             times = json.loads((source / _TIMES).read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import VERIFIED_BYTES, Reading
 from raydistill.stages.capture import Config as CaptureConfig
 from raydistill.stages.capture import Stage, size_text
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -140,7 +141,7 @@ def _captured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig
     size = stage.tell_size(number, run)
     free = storage_at(Path(run.sets[0]).parents[1]).free_bytes()
     if size + _SPARE_BYTES > free:
-        raise ValueError(
+        raise UserError(
             f"teacher_outputs of teachers.{number} take about {size_text(size)}, but the storage has "
             f"{size_text(free)} free; make room, or write teacher_outputs: live"
         )
@@ -172,7 +173,7 @@ def _serving(target: Path, wanted: Header) -> OutputSet | None:
             if one.num_bytes <= VERIFIED_BYTES:
                 one.verify()
             return one
-        except ValueError:
+        except UserError:
             # The capture tells why it is made anew.
             continue
     return None

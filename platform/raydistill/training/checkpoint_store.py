@@ -17,6 +17,7 @@ from raydistill import atomic
 from raydistill.data.storage import Folder
 from raydistill.data.storages import ObjectStorage, storage_at
 from raydistill.store_paths import is_in_store, remote_uri, shown
+from raydistill.user_error import UserError
 
 MANIFEST = "manifest.json"
 REGISTER = "checkpoint_manager_snapshot.json"
@@ -106,7 +107,7 @@ class Checkpoints:
         else:
             newer = [*(shown(path) for path in found if path.name > earlier.name), latest]
             offer = f"remove {' and '.join(newer)} to continue from {earlier.name} (step {step_of(earlier)})"
-        raise ValueError(f"checkpoint {latest}: {wrong}; {offer}")
+        raise UserError(f"checkpoint {latest}: {wrong}; {offer}")
 
     def _all(self) -> list[Path]:
         return [each for each in storage_at(self.folder).subfolders() if _is_checkpoint(each)]
