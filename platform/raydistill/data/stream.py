@@ -313,7 +313,7 @@ def work_items(plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, 
     return [{"start": start, "stop": stop} for start, stop in pieces]
 
 
-def _binary(content: bytearray) -> pa.Array:
+def _binary(content: bytes) -> pa.Array:
     """A column of one binary value, without a copy."""
     offsets = np.array([0, len(content)], dtype=np.int64)
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(content)])
