@@ -1,6 +1,5 @@
 """A job as Kubernetes runs it: a RayJob of KubeRay (ray.io/v1) and the ConfigMap that holds the job's file."""
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from raydistill import names
 from raydistill.cluster.resources import required_cpus
 from raydistill.cluster.submission import JOB_KEY, Submission
 from raydistill.config.sections import ScalingConfig
@@ -18,9 +18,6 @@ _CPUS_OF_DATA_NODE = 8
 _HEAD = {"cpu": "4", "memory": "16Gi"}
 _MEMORY_PER_CPU_GIB = 4
 _GPU = "nvidia.com/gpu"
-_NAME = re.compile(r"[^a-z0-9-]+")
-_LONGEST_NAME = 47
-"""KubeRay takes no longer names."""
 
 
 def manifests(
@@ -37,7 +34,7 @@ def manifests(
             raise ValueError(f"--claim is for a storage that is a folder, but storage is {storage}; leave --claim out")
     elif claim is None:
         raise ValueError(f"storage is {storage!r}, a folder of the pods, which they lose; add --claim with a volume")
-    name = _NAME.sub("-", str(submission.job["name"]).lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
+    name = names.short(str(submission.job["name"]).lower(), names.RESOURCE).strip("-")
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

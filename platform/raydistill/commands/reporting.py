@@ -96,6 +96,13 @@ def user_errors(source: str = "") -> Iterator[None]:
         raise UserError(error_lines(error, source=source)) from None
 
 
+def told_if_lost(lost: str) -> None:
+    """End with a failure where the tracking store will never have all that a command found."""
+    if lost:
+        typer.echo(f"everything ran, but {lost}", err=True)
+        raise typer.Exit(FAILED)
+
+
 def emit(data: Any, *, json_text: bool, lines: list[str]) -> None:
     """Print the data as one JSON document, or the lines."""
     if json_text:

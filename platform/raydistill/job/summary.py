@@ -21,6 +21,7 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
         "job": job.name,
         "folder": shown(result.folder),
         "tracking_uri": _tracking_uri(job, result),
+        "lost": result.lost,
         "stages": {
             name: {
                 "output": shown(result.outputs[name]),

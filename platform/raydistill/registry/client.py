@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raydistill import names
 from raydistill.discovery import unknown_choice
 from raydistill.registry.card import model_card
 from raydistill.registry.reference import SCHEME, ModelReference
@@ -107,14 +108,15 @@ class Registry:
         except self._mlflow.MlflowException as error:
             if error.error_code not in _MISSING:
                 raise
-        names = sorted(str(model.name) for model in _pages(self._client.search_registered_models))
-        if not names:
+        known = sorted(str(model.name) for model in _pages(self._client.search_registered_models))
+        if not known:
             raise ValueError(f"model is {name!r}, but the registry at {self._where} has none; register one first")
-        raise ValueError(unknown_choice("model", name, names))
+        raise ValueError(unknown_choice("model", name, known))
 
     def _student(self, model: Any) -> RegisteredStudent:
-        quoted = str(model.name).replace("'", "''")
-        found = list(_pages(self._client.search_model_versions, f"name = '{quoted}'"))
+        quoted = names.quoted(str(model.name))
+        pages = _pages(self._client.search_model_versions, None if quoted is None else f"name = {quoted}")
+        found = [one for one in pages if one.name == model.name]
         aliases = {alias: int(number) for alias, number in dict(model.aliases).items()}
         versions = sorted((_read(one, aliases) for one in found), key=lambda one: -one.number)
         return RegisteredStudent(str(model.name), tuple(versions), aliases)

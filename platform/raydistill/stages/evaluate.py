@@ -1,7 +1,6 @@
 """Compare models on the validation part of a corpus, on the same rows and targets."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ import ray
 import torch
 from pydantic import Field, model_validator
 
+from raydistill import names
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
@@ -25,7 +25,8 @@ from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, Inputs
 from raydistill.stages._models import Fitted
 
-_PREDICTIONS = "predictions"
+_PREDICTIONS, _PARQUET = "predictions", ".parquet"
+_SPREAD = "_spread"
 _OF_CLASSES = "sequence_classification"
 _COMBINED = {
     "concatenated": "one softmax over the logits of all members",
@@ -259,27 +260,26 @@ def _notes_on_parts(candidates: Sequence[_Candidate], found: Mapping[str, Evalua
 def _tracked(groups: Sequence[Group]) -> dict[str, float]:
     """Means, and spreads of several runs, under names that MLflow takes."""
     metrics: dict[str, float] = {}
+    longest = max((len(f"/{figure}{_SPREAD}") for row in groups for figure in row.figures), default=0)
+    titles = names.distinct([row.name for row in groups], names.METRIC, room=longest)
     for row in groups:
-        name = re.sub(r"[^\w.: -]", "", row.name.replace("=", ":"), flags=re.ASCII)
         for figure, statistic in row.figures.items():
-            metrics[f"{name}/{figure}"] = statistic.mean
+            metrics[f"{titles[row.name]}/{figure}"] = statistic.mean
             if statistic.spread is not None:
-                metrics[f"{name}/{figure}_spread"] = statistic.spread
+                metrics[f"{titles[row.name]}/{figure}{_SPREAD}"] = statistic.spread
     return metrics
 
 
 def _write_predictions(folder: Path, found: Sequence[tuple[_Candidate, Evaluation]]) -> list[str]:
     """A Parquet file of each candidate whose task tells predictions; returns their names below ``folder``."""
-    files: dict[str, None] = {}
+    told: dict[str, Mapping[str, Any]] = {}
     for candidate, evaluation in found:
-        if evaluation.predictions is None:
-            continue
-        # Names of models may have any sign.
-        stem = re.sub(r"[^\w.,=\[\] -]", "_", run_name(candidate.model, candidate.assignment))
-        file = f"{_PREDICTIONS}/{stem}.parquet"
-        if file in files:
-            file = f"{_PREDICTIONS}/{stem}-{len(files)}.parquet"
+        name = run_name(candidate.model, candidate.assignment)
+        if evaluation.predictions is not None:
+            told[name if name not in told else f"{name} {len(told)}"] = evaluation.predictions
+    stems = names.distinct(told, names.FILE, room=len(_PARQUET))
+    files = {f"{_PREDICTIONS}/{stems[name]}{_PARQUET}": columns for name, columns in told.items()}
+    for file, columns in files.items():
         (folder / _PREDICTIONS).mkdir(exist_ok=True)
-        pq.write_table(pa.table(dict(evaluation.predictions)), folder / file)
-        files[file] = None
+        pq.write_table(pa.table(dict(columns)), folder / file)
     return list(files)

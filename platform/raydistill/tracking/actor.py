@@ -81,6 +81,7 @@ class TrackerActor:
             "ready": opened is not None and opened.writer is not None,
             "waiting": len(opened.pending) if opened else 0,
             "rejected": opened.num_rejected if opened else 0,
+            "rejection": opened.rejection if opened else "",
             "error": self._error,
             "failure": self._failure or self._refusal,
         }

@@ -45,6 +45,8 @@ class Delivery:
         self.num_delivered = 0
         """Records that MLflow took since this began."""
         self.num_rejected = 0
+        self.rejection = ""
+        """Why the first of them was."""
         self.writer: MlflowWriter | None = None
         self._marked = True
 
@@ -128,6 +130,7 @@ class Delivery:
             for _ in entries:
                 self.pending.popleft()
             self.num_rejected += error is not None
+            self.rejection = self.rejection or error or ""
             self.num_delivered += len(entries) if error is None else 0
 
     def _mark(self, last: Entry, answer: dict[str, Any] | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from raydistill import names
 from raydistill.config.sections import TrackingConfig
 from raydistill.json_file import write_json
 from raydistill.store_paths import remote_uri
@@ -54,7 +55,8 @@ def is_database(uri: str) -> bool:
 def spool_folder(root: Path, experiment: str, job: str) -> Path:
     """Where records of a job wait, below the storage folder: each job that shares an experiment has its own place."""
     name = quote(experiment, safe="")
-    return root / "tracking" / (name if job == experiment else f"{name}{_OF_JOB}{quote(job, safe='')}")
+    name = name if job == experiment else f"{name}{_OF_JOB}{quote(job, safe='')}"
+    return root / "tracking" / names.short(name, names.SHORT)
 
 
 def shared_spool(folder: Path) -> Path | None:

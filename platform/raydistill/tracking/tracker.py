@@ -5,6 +5,7 @@ import shlex
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ class Tracker(ABC):
 
     uri: str = ""
     """Where the records end, for messages."""
+    lost: str = ""
+    """What MLflow will never have of what was sent, and why, in one line; known once all is delivered."""
 
     def start_run(
         self,
@@ -264,7 +267,8 @@ class RayTracker(Tracker):
             why = status["error"] or "no answer"
             logger.warning("%d records wait for %s (%s); %s", status["waiting"], self.uri, why, self._remedy())
         if status["rejected"]:
-            logger.warning("MLflow refused %d records; they are in %s", status["rejected"], self.folder)
+            why = " ".join(str(status["rejection"]).split())
+            self.lost = f"MLflow refused {status['rejected']} records, which are in {self.folder}: {why}"
         return bool(delivered and not status["rejected"])
 
     def close(self, timeout_s: float = 60.0) -> None:
@@ -286,7 +290,8 @@ class RayTracker(Tracker):
             sent = self._actor.append.remote(record)
         except ray.exceptions.RayError as error:
             # Not asked again: training goes on without its tracker.
-            logger.warning("a record (%s) is lost: %s", record["op"], _last_line(error))
+            self.lost = f"a record ({record['op']}) is lost: {_last_line(error)}"
+            logger.warning(self.lost)
             return None
         self._unspooled[sent] = None
         if len(self._unspooled) >= _MOST_UNSPOOLED:
@@ -348,12 +353,19 @@ def start_tracker(config: TrackingConfig, *, folder: str, job: str) -> RayTracke
     return RayTracker(actor_type.remote(store, str(spool)), uri=without_secrets(store.uri), folder=str(spool))
 
 
-def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    result: dict[str, Any] = {}
+def flat(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; of those that would meet, as keys may have dots, with slashes."""
+    leaves = dict(_leaves(section, ()))
+    times = Counter(map(".".join, leaves))
+    return {(".".join(path) if times[".".join(path)] == 1 else "/".join(path)): leaves[path] for path in leaves}
+
+
+def _leaves(section: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in section.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return result
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
 
 
 def _record(op: str, key: str) -> dict[str, Any]:
