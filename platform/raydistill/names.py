@@ -97,23 +97,31 @@ def quoted(text: str) -> str | None:
     return f"{free[0]}{text}{free[0]}" if free else None
 
 
+class Markup(str):
+    """A text that is Markdown already."""
+
+    __slots__ = ()
+
+
 def markdown(text: str) -> str:
-    """A text inside a line or a cell of Markdown, where it is no markup, no HTML and no link."""
+    """A text inside a line or a cell of Markdown, where it is no markup, no HTML and no link; ``Markup`` as it is."""
+    if isinstance(text, Markup):
+        return text
     line = html.escape(" ".join(text.split()), quote=False)
     return re.sub(r"([|`])|\](?=\()", lambda sign: f"\\{sign.group()}", line)
 
 
-def code(text: str) -> str:
+def code(text: str) -> Markup:
     """A text as code inside a line or a cell of Markdown."""
     line = " ".join(text.split()).replace("|", "\\|")
     ticks = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
-    return f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`"
+    return Markup(f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`")
 
 
 def drawn(text: str) -> str:
     """A text in a picture, where dollar signs begin no formula and an underscore at the start hides nothing."""
     line = " ".join(text.split()).replace("$", r"\$")
-    return f"\u200b{line}" if line.startswith("_") else line
+    return f" {line}" if line.startswith("_") else line
 
 
 def _marked(name: str, text: str, use: Use, longest: int, taken: set[str]) -> str:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from raydistill import names
 from raydistill.report.columns import Column, column, in_order
 from raydistill.report.grouping import grouped, value_text, without_seed
 
@@ -121,16 +123,17 @@ def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:
     header, rows = rows_of(groups)
     table = Table(title=title or None)
     for position, name in enumerate(header):
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0)
+        table.add_column(Text(name), justify="left" if position == 0 else "right", no_wrap=position > 0)
     for row in rows:
-        table.add_row(*row)
+        # Not as strings, in which brackets are markup.
+        table.add_row(*map(Text, row))
     return table
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
+    """A Markdown table of texts: the first column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows))
+    escaped = (map(names.markdown, cells) for cells in (header, *rows))
     lines = [f"| {' | '.join(cells)} |\n" for cells in escaped]
     return "".join([lines[0], f"| {' | '.join(rule)} |\n", *lines[1:]])
 

@@ -166,7 +166,9 @@ class Stage(_base.Stage):
         context.tracker.log_metrics(context.run_key, _tracked(groups), 0)
         notes = [*_notes_on_parts(candidates, found), *self._notes(threads)]
         table = context.output / "comparison.md"
-        table.write_text("\n".join([markdown(groups), *(f"{note}\n" for note in notes)]), encoding="utf-8")
+        table.write_text(
+            "\n".join([markdown(groups), *(f"{names.markdown(note)}\n" for note in notes)]), encoding="utf-8"
+        )
         context.tracker.log_artifact(context.run_key, str(table))
         files = _write_predictions(context.output, [(one, found[one.key]) for one in candidates])
         for file in files:
