@@ -93,7 +93,7 @@ def mkstemp_on_full_disks(folders):
 
 
 def test_a_job_that_lost_a_figure_says_so_at_its_end_and_exits_1(job, monkeypatch, tmp_path):
-    lost = "MLflow refused 1 records, which are in runs/tracking/toy: 'bad' is bad"
+    lost = "MLflow refused a record, kept in runs/tracking/toy/rejected.jsonl: 'bad' is bad"
     done = run.JobResult(tmp_path / "runs" / "toy", lost=lost)
     monkeypatch.setattr(run, "run_job", lambda loaded, *, echo: done)
     result = CliRunner().invoke(app, ["run", str(job)])

@@ -14,7 +14,7 @@ from raydistill.tracking.store import spool_folder
 from raydistill.tracking.tracker import flat
 
 USES = {use: getattr(names, use) for use in ("METRIC", "KEY", "FIGURE", "RUN", "SEARCHED", "FILE", "SHORT")}
-SIGNS = "aб(é/ .'\"|<=:\n\x00[],-_語"
+SIGNS = "aж(é/ .'\"|<=:\n\x00[],-_語"
 
 
 def groups(*models: str):

@@ -29,7 +29,9 @@ _MOST_CLASSES = 50
 _COSTS = {
     "size_mb": "size on disk (MB)",
     "latency_ms": "latency of one row (ms)",
+    "latency_spread_ms": "spread of that latency (ms)",
     "batch_latency_ms": "latency per row in full batches (ms)",
+    "batch_latency_spread_ms": "spread of that latency in batches (ms)",
 }
 """Figures that are no metrics of quality, with their units."""
 

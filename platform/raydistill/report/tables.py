@@ -16,8 +16,8 @@ from raydistill.report.grouping import grouped, value_text, without_seed
 
 Style = Callable[[str], Column]
 
-_IN_FILES_ONLY = {"tokens", "rows"}
-"""Figures that are the same for all models of a comparison, left out where room is short."""
+_IN_FILES_ONLY = {"tokens", "rows", "latency_spread_ms", "batch_latency_spread_ms"}
+"""Figures that are the same for all models of a comparison, or stand beside others, left out where room is short."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def rows_of(groups: Sequence[Group], style: Style = column) -> tuple[list[str], 
         [
             row.name,
             *([str(row.n)] if several else []),
-            *(_cell(style(figure), row.figures.get(figure)) for figure in figures),
+            *(_cell(style(figure), figure, row.figures) for figure in figures),
         ]
         for row in groups
     ]
@@ -109,13 +109,15 @@ def _figures(groups: Iterable[Group]) -> list[str]:
     return in_order(figure for row in groups for figure in row.figures)
 
 
-def _cell(style: Column, statistic: Statistic | None) -> str:
-    if statistic is None:
+def _cell(style: Column, figure: str, figures: Mapping[str, Statistic]) -> str:
+    if figure not in figures:
         return ""
-    mean = style.text(statistic.mean)
-    if statistic.spread is None or not style.shows_spread or (style.is_count and statistic.spread == 0):
+    mean, spread = style.text(figures[figure].mean), figures[figure].spread
+    if style.own_spread:
+        spread = figures[style.own_spread].mean if style.own_spread in figures else None
+    if spread is None or (style.is_count and spread == 0):
         return mean
-    return f"{mean} ± {style.text(statistic.spread)}"
+    return f"{mean} ± {style.text(spread)}"
 
 
 def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:

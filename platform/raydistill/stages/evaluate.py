@@ -19,7 +19,7 @@ from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
 from raydistill.data import mirror
 from raydistill.data.input_splits import PARTS
-from raydistill.evaluation import Checkpoints, Evaluation, evaluate_models
+from raydistill.evaluation import ROUNDS, Checkpoints, Evaluation, evaluate_models
 from raydistill.report.tables import Entry, Group, group, markdown
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, Inputs
@@ -63,7 +63,8 @@ class Config(_base.StageConfig):
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of one forward pass."""
     latency_repeats: Annotated[int, Field(ge=0)] = 20
-    """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none."""
+    """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none.
+    Several models take turns, so that what slows the machine for a while slows all of them."""
 
     @model_validator(mode="after")
     def _named_once(self) -> "Config":
@@ -190,7 +191,8 @@ class Stage(_base.Stage):
         return [
             *notes,
             f"Latencies are medians of at most {self.config.latency_repeats} forward passes in float32 on {on} of one "
-            f"machine: of single rows, and a row of batches of {self.config.batch_size}.",
+            f"machine: of single rows, and a row of batches of {self.config.batch_size}, ± half the distance between "
+            f"their quartiles. Several models took turns in {ROUNDS} rounds.",
         ]
 
     def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:

@@ -19,6 +19,7 @@ from raydistill.config.sections import TrackingConfig
 from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Outcome
 from raydistill.tracking.quiet import mlflow_environment
+from raydistill.tracking.spool import REJECTED
 from raydistill.tracking.store import spool_folder, store_of, without_secrets
 
 logger = logging.getLogger(__name__)
@@ -268,7 +269,8 @@ class RayTracker(Tracker):
             logger.warning("%d records wait for %s (%s); %s", status["waiting"], self.uri, why, self._remedy())
         if status["rejected"]:
             why = " ".join(str(status["rejection"]).split())
-            self.lost = f"MLflow refused {status['rejected']} records, which are in {self.folder}: {why}"
+            many = "a record" if status["rejected"] == 1 else f"{status['rejected']} records"
+            self.lost = f"MLflow refused {many}, kept in {self.folder}/{REJECTED}: {why}"
         return bool(delivered and not status["rejected"])
 
     def close(self, timeout_s: float = 60.0) -> None:

@@ -182,4 +182,4 @@ def test_a_tracker_whose_store_refused_a_record_knows_after_its_last_flush_which
     tracker._send(record(1))
     tracker._send(record(2))
     assert not tracker.flush()
-    assert tracker.lost == f"MLflow refused 1 records, which are in {tmp_path}: ValueError: never"
+    assert tracker.lost == f"MLflow refused a record, kept in {tmp_path}/rejected.jsonl: ValueError: never"
