@@ -27,7 +27,18 @@ LAYERS = (
     ("config",),
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim"),
-    ("batch", "layout", "draws", "discovery", "json_file", "locks", "names", "environment", "store_paths"),
+    (
+        "batch",
+        "layout",
+        "draws",
+        "discovery",
+        "json_file",
+        "locks",
+        "names",
+        "credentials",
+        "environment",
+        "store_paths",
+    ),
 )
 """Parts of the package from top to bottom; a part imports itself and the layers below its own."""
 PURE = {part for layer in LAYERS[-3:] for part in layer}

@@ -11,6 +11,7 @@ from typing import Any
 import raydistill
 from raydistill.cluster.resources import check_resources, physical_cores, required_cpus
 from raydistill.config.sections import ScalingConfig
+from raydistill.credentials import VARIABLES, load_variables
 from raydistill.environment import keep_quiet, quiet_variables
 
 _OBJECT_STORE_BYTES = 512 * 2**20
@@ -62,6 +63,8 @@ def _runtime_environment() -> dict[str, Any]:
     submitted = json.loads(os.environ.get(_SUBMITTED_JOB, "{}")).get("runtime_env") or {}
     given = submitted.get("env_vars") or {}
     own: dict[str, Any] = {"env_vars": {key: value for key, value in quiet_variables().items() if key not in given}}
+    if Path(VARIABLES).is_file():
+        own["worker_process_setup_hook"] = f"{load_variables.__module__}.{load_variables.__name__}"
     if "py_modules" not in submitted:
         own["py_modules"] = [str(Path(raydistill.__file__).parent)]
     return own

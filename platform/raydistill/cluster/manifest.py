@@ -23,7 +23,7 @@ _GPU = "nvidia.com/gpu"
 def manifests(
     submission: Submission, *, image: str, claim: str | None = None, code: str | None = None
 ) -> list[dict[str, Any]]:
-    """A ConfigMap with the job's file and the RayJob that runs it.
+    """A ConfigMap with the job's file, the RayJob that runs it and, where it has variables, a Secret with them.
 
     ``image`` has raydistill, or all that it needs beside ``code``, the URI of its wheel or zip file; ``claim`` names a
     PersistentVolumeClaim that is the job's storage. Raises ValueError for a storage that no volume keeps.
@@ -41,7 +41,13 @@ def manifests(
         "metadata": {"name": f"{name}-job"},
         "data": {"job.yaml": submission.metadata[JOB_KEY]},
     }
-    return [config_map, _ray_job(submission, name, image, claim, code)]
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": f"{name}-env"},
+        "stringData": dict(submission.variables),
+    }
+    return [config_map, _ray_job(submission, name, image, claim, code), *([secret] if submission.variables else [])]
 
 
 def manifest_text(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -64,7 +70,7 @@ _Plain.add_representer(str, _Plain.represent_text)
 
 def _ray_job(submission: Submission, name: str, image: str, claim: str | None, code: str | None) -> dict[str, Any]:
     command = "raydistill" if code is None else "python -m raydistill.cli"
-    environment: dict[str, Any] = {"env_vars": {**quiet_variables(), **submission.variables}}
+    environment: dict[str, Any] = {"env_vars": quiet_variables()}
     if code is not None:
         environment["py_modules"] = [code]
     return {
@@ -76,13 +82,13 @@ def _ray_job(submission: Submission, name: str, image: str, claim: str | None, c
             "runtimeEnvYAML": yaml.safe_dump(environment, sort_keys=False),
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 300,
-            "rayClusterSpec": _cluster(submission, f"{name}-job", image, claim),
+            "rayClusterSpec": _cluster(submission, name, image, claim),
         },
     }
 
 
-def _cluster(submission: Submission, config_map: str, image: str, claim: str | None) -> dict[str, Any]:
-    volumes = [{"name": "job", "configMap": {"name": config_map}}]
+def _cluster(submission: Submission, name: str, image: str, claim: str | None) -> dict[str, Any]:
+    volumes = [{"name": "job", "configMap": {"name": f"{name}-job"}}]
     mounts = [{"name": "job", "mountPath": _JOB_FOLDER}]
     if claim is not None:
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": claim}})
@@ -91,6 +97,8 @@ def _cluster(submission: Submission, config_map: str, image: str, claim: str | N
     def template(container: str, resources: Mapping[str, str]) -> dict[str, Any]:
         limits = {"requests": dict(resources), "limits": dict(resources)}
         pod = {"name": container, "image": image, "resources": limits, "volumeMounts": mounts}
+        if submission.variables:
+            pod["envFrom"] = [{"secretRef": {"name": f"{name}-env"}}]
         return {"spec": {"containers": [pod], "volumes": volumes}}
 
     scalings = _scalings(submission.job)

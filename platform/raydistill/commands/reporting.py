@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raydistill.credentials import starred
 from raydistill.job.storage_faults import storage_problem
 
 DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
@@ -58,8 +59,8 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
-    text = "".join(traceback.format_exception(error))
-    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = starred("".join(traceback.format_exception(error)))
+    first_line = starred(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
     summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     if debug:
         return f"{text}{summary}"

@@ -14,6 +14,7 @@ from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
 from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
 from raydistill.store_paths import is_in_store
+from raydistill.tracking.store import store_of
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16
@@ -36,7 +37,7 @@ def check_job(job: Job) -> list[Preview]:
     problems: list[str] = []
     previews: list[Preview] = []
     made: dict[str, Input] = {}
-    problems += _check_storage(job)
+    problems += [*_check_storage(job), *_check_tracking(job)]
     if problems and is_in_store(job.config.storage):
         # What is finished cannot be told there.
         raise UserError(problems)
@@ -90,6 +91,14 @@ def _check_storage(job: Job) -> list[str]:
     except OSError as error:
         why = error.strerror or error
         return [f"storage is {job.config.storage!r}, but {folder} cannot be written ({why}); name another folder"]
+    return []
+
+
+def _check_tracking(job: Job) -> list[str]:
+    try:
+        store_of(job.config.tracking, job_folder(job).parent, job.name)
+    except ValueError as error:
+        return [str(error)]
     return []
 
 

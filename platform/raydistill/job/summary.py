@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
+from raydistill.credentials import without_secrets
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, terminal_table
 from raydistill.store_paths import shown
-from raydistill.tracking.store import store_of, without_secrets
+from raydistill.tracking.store import store_of
 
 _TABLE_WIDTH = 140
 

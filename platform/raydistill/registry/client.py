@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raydistill import names
+from raydistill.credentials import resolved, without_secrets
 from raydistill.discovery import unknown_choice
 from raydistill.registry.card import model_card
 from raydistill.registry.reference import SCHEME, ModelReference
@@ -20,7 +21,7 @@ from raydistill.tracking.delivery import reason
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import CARD
-from raydistill.tracking.store import is_database, without_secrets
+from raydistill.tracking.store import is_database
 
 _SQLITE = "sqlite:///"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -200,7 +201,9 @@ def _checkpoint_in(root: Path, reference: str) -> Path:
 def registry_uri(storage: Path | None, tracking_uri: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The store that a command means: a URI, a job's storage folder, ``MLFLOW_TRACKING_URI``, or ``runs``."""
     given = tracking_uri or (None if storage else environment.get("MLFLOW_TRACKING_URI"))
-    return given or f"{_SQLITE}{(storage or Path('runs')).expanduser().absolute() / 'mlflow.db'}"
+    if given:
+        return resolved(given, key="--tracking-uri", environment=environment)
+    return f"{_SQLITE}{(storage or Path('runs')).expanduser().absolute() / 'mlflow.db'}"
 
 
 def _check_there(uri: str, where: str) -> None:

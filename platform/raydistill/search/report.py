@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raydistill import names
+from raydistill.credentials import without_secrets
 from raydistill.json_file import write_text
 from raydistill.names import code
 from raydistill.report import pictures
@@ -21,7 +22,7 @@ from raydistill.search.charts import Scale, against_values, parallel_coordinates
 from raydistill.search.config import SearchConfig
 from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
-from raydistill.tracking.store import store_of, without_secrets
+from raydistill.tracking.store import store_of
 from raydistill.tracking.tracker import Tracker
 
 PAGE, TABLE, CSV = "campaign.md", "trials.md", "trials.csv"

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raydistill.credentials import without_secrets
 from raydistill.tracking.delivery import Delivery, Outcome, reason
 from raydistill.tracking.earlier import EarlierRecords
-from raydistill.tracking.store import Store, without_secrets
+from raydistill.tracking.store import Store
 
 logger = logging.getLogger(__name__)
 

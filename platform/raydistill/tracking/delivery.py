@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from raydistill.credentials import without_secrets
 from raydistill.tracking.spool import Entry, Spool
-from raydistill.tracking.store import Store, without_secrets, write_store
+from raydistill.tracking.store import Store, write_store
 from raydistill.tracking.writer import MlflowWriter
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import raydistill
-from raydistill.tracking.store import is_secret, without_secrets
+from raydistill.credentials import is_secret, without_secrets
 
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "deepspeed", "accelerate"),

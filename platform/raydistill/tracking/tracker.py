@@ -16,11 +16,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydistill.config.sections import TrackingConfig
+from raydistill.credentials import without_secrets
 from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Outcome
 from raydistill.tracking.quiet import mlflow_environment
 from raydistill.tracking.spool import REJECTED
-from raydistill.tracking.store import spool_folder, store_of, without_secrets
+from raydistill.tracking.store import spool_folder, store_of
 
 logger = logging.getLogger(__name__)
 
