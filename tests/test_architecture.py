@@ -34,6 +34,7 @@ LAYERS = (
         "discovery",
         "json_file",
         "locks",
+        "machine",
         "names",
         "credentials",
         "environment",

@@ -5,10 +5,10 @@ from raydistill.cluster.resources import (
     capacity,
     check_resources,
     memory_per_worker,
-    physical_cores,
     required_cpus,
     threads_per_worker,
 )
+from raydistill.machine import physical_cores
 
 __all__ = [
     "capacity",

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import raydistill
-from raydistill.cluster.resources import check_resources, physical_cores, required_cpus
+from raydistill.cluster.resources import check_resources, required_cpus
 from raydistill.config.sections import ScalingConfig
 from raydistill.credentials import VARIABLES, load_variables
 from raydistill.environment import keep_quiet, quiet_variables
+from raydistill.machine import physical_cores
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -71,9 +72,10 @@ def _runtime_environment() -> dict[str, Any]:
 
 
 def _quieten_libraries() -> None:
-    """Leave out what libraries tell the driver of their own settings; their errors stay."""
+    """Leave out what libraries tell the driver of their own settings; their errors stay. No more threads than cores."""
     import torch
 
+    torch.set_num_threads(min(torch.get_num_threads(), physical_cores()))
     for name in ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not torch.cuda.is_available():
