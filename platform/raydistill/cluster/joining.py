@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import raydistill
+from raydistill.cluster.places import machine_problems
 from raydistill.cluster.resources import check_resources, required_cpus
+from raydistill.config.errors import UserError
 from raydistill.config.sections import ScalingConfig
 from raydistill.credentials import VARIABLES, load_variables
 from raydistill.environment import keep_quiet, quiet_variables
@@ -26,7 +28,8 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
 
     A started one has as many logical CPUs as the largest of ``scalings`` asks for, and with ``whole_machine`` no
     fewer than the machine has cores, so that several runs fit.
-    Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings.
+    Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings, and when this machine has no
+    place for the files of one that is started.
     """
     import ray
 
@@ -35,6 +38,9 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
     _quieten_libraries()
     joined = ray.is_initialized()
     if not joined:
+        problems = machine_problems()
+        if problems:
+            raise UserError(problems)
         ray.init(**_init_arguments(scalings, whole_machine))
     try:
         for scaling in scalings:

@@ -37,7 +37,7 @@ def check_job(job: Job) -> list[Preview]:
     problems: list[str] = []
     previews: list[Preview] = []
     made: dict[str, Input] = {}
-    problems += [*_check_storage(job), *_check_tracking(job)]
+    problems += [*_check_storage(job), *_check_tracking(job), *cluster.machine_problems()]
     if problems and is_in_store(job.config.storage):
         # What is finished cannot be told there.
         raise UserError(problems)

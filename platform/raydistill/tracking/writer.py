@@ -8,6 +8,7 @@ from typing import Any
 
 from raydistill import names
 from raydistill.json_file import write_json
+from raydistill.tracking.moved import follow_storage
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import register_student
@@ -85,6 +86,7 @@ class MlflowWriter:
                     raise
         if found.lifecycle_stage == "deleted":
             raise ValueError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
+        follow_storage(store, found.artifact_location)
         return str(found.experiment_id)
 
     def _run_id(self, key: str) -> str:

@@ -1,5 +1,6 @@
 """What MLflow is given of a run's names, parameters and metrics."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import mlflow
 import pytest
 
-from raydistill.tracking.store import Store
+from raydistill.config.sections import TrackingConfig
+from raydistill.tracking.store import Store, store_of
 from raydistill.tracking.writer import MlflowWriter
 
 
@@ -90,3 +92,36 @@ def test_a_run_that_was_deleted_is_not_asked_about_every_figure(
     with pytest.raises(mlflow.MlflowException, match="must be in the 'active' state"):
         writer.deliver({"op": "log_metrics", "key": "deleted", "metrics": metrics, "step": 1, "time": 2})
     assert len(requests) == 1
+
+
+def moved(storage: Path, to: Path) -> Store:
+    """A storage with a run and its artifact, then its store at another place."""
+    storage.mkdir()
+    writer = MlflowWriter(store_of(TrackingConfig(), storage, "job"), storage / "runs.json")
+    writer.deliver(start("before"))
+    (storage / "before.txt").write_text("before")
+    artifact = {"op": "log_artifact", "key": "before", "path": str(storage / "before.txt"), "folder": None}
+    writer.deliver(artifact)
+    storage.rename(to)
+    return store_of(TrackingConfig(), to, "job")
+
+
+def test_a_moved_storage_writes_artifacts_to_its_new_place_and_finds_the_old_ones(tmp_path: Path) -> None:
+    store = moved(Path(tempfile.mkdtemp(dir=tmp_path)) / "old [x] 1", tmp_path / "new place")
+    writer = MlflowWriter(store, tmp_path / "new place" / "runs.json")
+    run_id = writer.deliver(start("after"))
+    writer.deliver({"op": "log_text", "key": "after", "text": "after", "file": "after.txt"})
+    assert (tmp_path / "new place" / "artifacts" / run_id / "artifacts" / "after.txt").read_text() == "after"
+    before = writer._client.get_run(writer._runs["before"]).info
+    assert before.artifact_uri.startswith((tmp_path / "new place").as_uri())
+    assert [file.path for file in writer._client.list_artifacts(before.run_id)] == ["before.txt"]
+    assert [path.name for path in tmp_path.iterdir() if any(path.rglob("after.txt"))] == ["new place"]
+
+
+def test_an_experiment_of_another_storage_that_is_gone_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    store = moved(tmp_path / "old", tmp_path / "new")
+    elsewhere = Store(store.uri, (tmp_path / "third" / "artifacts").as_uri(), "job")
+    with pytest.raises(ValueError, match=r"'job' keeps its artifacts in file:.*/old/artifacts, which is gone; move it"):
+        MlflowWriter(elsewhere, tmp_path / "runs.json")
+    (tmp_path / "old" / "artifacts").mkdir(parents=True)
+    MlflowWriter(elsewhere, tmp_path / "runs.json")
