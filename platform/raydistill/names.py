@@ -54,7 +54,7 @@ RESOURCE = Use(re.compile(r"[^a-z0-9-]+"), "-", 47)
 
 def cleaned(name: str, use: Use) -> str:
     """The name without what is illegal; it may be too long, empty, or equal to another's."""
-    text = name.translate(str.maketrans(dict(use.spelled)))
+    text = "".join(use.spelled.get(sign, sign) for sign in name) if use.spelled else name
     if use.illegal.search(text):
         # Composed first, so that a letter with an accent of its own stays one letter.
         text = use.illegal.sub(use.instead, normalize("NFC", text))

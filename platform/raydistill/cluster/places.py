@@ -15,7 +15,7 @@ _REMEDY = "set RAY_TMPDIR to a short path of a folder that you may write to"
 
 
 def machine_problems() -> list[str]:
-    """Why a Ray of this machine's own would not start, a line with the remedy each; nothing where a cluster is joined."""
+    """Why a Ray of this machine would not start, a line with the remedy each; none where a cluster is joined."""
     if os.environ.get("RAY_ADDRESS"):
         return []
     # As Ray itself finds it.
