@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+from raydistill.user_error import UserError
+
 VARIABLES = "variables.json"
 """File with the environment variables of a submitted job, beside its job file; its owner alone may read it."""
 HIDDEN = "***"
@@ -27,7 +29,7 @@ def has_reference(text: str) -> bool:
 def resolved(text: str, *, key: str, environment: Mapping[str, str] = os.environ) -> str:
     """A URI with what its references stand for: as it is where one is the whole text, quoted as a part of it.
 
-    Raises ValueError, with ``key`` and the remedy, for a variable that is not set and a file that cannot be read.
+    Raises UserError, with ``key`` and the remedy, for a variable that is not set and a file that cannot be read.
     """
     whole = _REFERENCE.fullmatch(text)
     if whole is not None:
@@ -39,13 +41,13 @@ def _value(reference: re.Match[str], key: str, environment: Mapping[str, str]) -
     kind, name = reference.groups()
     if kind == "env":
         if name not in environment:
-            raise ValueError(f"{key} refers to the variable {name}, which is not set; set it")
+            raise UserError(f"{key} refers to the variable {name}, which is not set; set it")
         return environment[name]
     try:
         return Path(name).expanduser().read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is no text"
-        raise ValueError(f"{key} refers to the file {name}, which cannot be read ({why}); make it readable") from None
+        raise UserError(f"{key} refers to the file {name}, which cannot be read ({why}); make it readable") from None
 
 
 def free_of_secrets(uri: str) -> str:
@@ -53,7 +55,7 @@ def free_of_secrets(uri: str) -> str:
     parts = urlsplit(_REFERENCE.sub("", uri))
     password = parts.netloc.rpartition("@")[0].partition(":")[2]
     if password or any(value and is_secret(key) for key, value in parse_qsl(parts.query)):
-        raise ValueError(
+        raise UserError(
             "it holds a password, which would be written to files; write ${env:NAME} in its place and set that "
             "variable, or ${file:PATH}"
         )

@@ -15,7 +15,6 @@ from raydistill.cli import app
 from raydistill.cluster.manifest import manifest_text, manifests
 from raydistill.cluster.submission import place_problems, prepare
 from raydistill.commands.reporting import reported
-from raydistill.config.errors import UserError
 from raydistill.config.sections import TrackingConfig
 from raydistill.credentials import free_of_secrets, resolved, starred, without_secrets
 from raydistill.job.load import load_job
@@ -23,6 +22,7 @@ from raydistill.job.preflight import check_job
 from raydistill.job.record import job_folder
 from raydistill.job.run import _write_resolved
 from raydistill.tracking.store import Store, read_store, store_of, write_store
+from raydistill.user_error import UserError
 
 REFERENCE = "postgresql://me:${env:MLFLOW_PASSWORD}@db.example/runs"
 CLEAR = "postgresql://me:hunter2@db.example/runs"

@@ -11,11 +11,11 @@ from typing import Any
 import raydistill
 from raydistill.cluster.places import machine_problems
 from raydistill.cluster.resources import check_resources, required_cpus
-from raydistill.config.errors import UserError
 from raydistill.config.sections import ScalingConfig
 from raydistill.credentials import VARIABLES, load_variables
 from raydistill.environment import keep_quiet, quiet_variables
 from raydistill.machine import physical_cores
+from raydistill.user_error import UserError
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

@@ -11,6 +11,7 @@ from raydistill.credentials import without_secrets
 from raydistill.tracking.delivery import Delivery, Outcome, reason
 from raydistill.tracking.earlier import EarlierRecords
 from raydistill.tracking.store import Store
+from raydistill.user_error import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class TrackerActor:
             except Exception as error:  # Tracking must never end training: report, wait and try again.
                 uri = self._delivery.store.uri
                 self._error = reason(error, uri=uri)
-                if type(error) is ValueError and self._delivery.writer is None:
+                if isinstance(error, UserError) and self._delivery.writer is None:
                     self._refusal = str(error).replace(uri, without_secrets(uri))
                 logger.warning("MLflow at %s takes no records; trying again. %s", without_secrets(uri), self._error)
                 time.sleep(retry_s)

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from raydistill.tracking.store import Store, database_file
+from raydistill.user_error import UserError
 
 _PLACES = {
     "experiments": ("artifact_location",),
@@ -29,7 +30,7 @@ def follow_storage(store: Store, location: str) -> None:
     if file is not None and place == (file.parent / "artifacts").as_uri() and location.endswith("/artifacts"):
         _point(file, location, place)
     elif not Path(unquote(urlsplit(location).path)).is_dir():
-        raise ValueError(
+        raise UserError(
             f"tracking.experiment {store.experiment!r} keeps its artifacts in {location}, which is gone; "
             "move it back, or set tracking.experiment to another name"
         )

@@ -10,8 +10,8 @@ import pytest
 
 from raydistill import cluster
 from raydistill.cluster import machine_problems, places
-from raydistill.config.errors import UserError
 from raydistill.config.sections import ScalingConfig
+from raydistill.user_error import UserError
 
 Usage = namedtuple("Usage", "total used free")
 
