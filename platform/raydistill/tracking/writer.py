@@ -190,7 +190,7 @@ class MlflowWriter:
                 refused |= {} if half else {some[0].key: str(error)}
         if refused:
             why = next(iter(refused.values()))
-            raise ValueError(f"MLflow refused {', '.join(map(repr, refused))}: {why}")
+            raise UserError(f"MLflow refused {', '.join(map(repr, refused))}: {why}")
 
     def _log_artifact(self, record: Mapping[str, Any]) -> None:
         if not Path(record["path"]).exists():
