@@ -123,6 +123,7 @@ def test_an_alias_that_moved_makes_another_stage(
     assert found[0] != found[1]
 
 
+@pytest.mark.slow
 def test_the_shells_own_registry_and_store_are_not_those_of_a_job(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
