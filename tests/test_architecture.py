@@ -27,7 +27,19 @@ LAYERS = (
     ("config",),
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim"),
-    ("batch", "layout", "draws", "discovery", "atomic", "locks", "environment", "store_paths"),
+    (
+        "batch",
+        "layout",
+        "draws",
+        "discovery",
+        "atomic",
+        "locks",
+        "machine",
+        "names",
+        "credentials",
+        "environment",
+        "store_paths",
+    ),
     ("user_error",),
 )
 """Parts of the package from top to bottom; a part imports itself and the layers below its own."""

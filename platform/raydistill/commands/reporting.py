@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raydistill.credentials import starred
 from raydistill.job.storage_faults import storage_problem
 from raydistill.user_error import user_error_of
 
@@ -52,8 +53,8 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
 
 
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
-    text = "".join(traceback.format_exception(error))
-    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = starred("".join(traceback.format_exception(error)))
+    first_line = starred(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
     summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     if debug:
         return f"{text}{summary}"
@@ -77,6 +78,13 @@ def _written(text: str, folder: Path) -> str:
         Path(name).unlink(missing_ok=True)
         raise
     return name
+
+
+def told_if_lost(lost: str) -> None:
+    """End with a failure where the tracking store will never have all that a command found."""
+    if lost:
+        typer.echo(f"everything ran, but {lost}", err=True)
+        raise typer.Exit(FAILED)
 
 
 def emit(data: Any, *, json_text: bool, lines: list[str]) -> None:

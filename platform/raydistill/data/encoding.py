@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydistill.cluster import physical_cores
 from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
 from raydistill.data.row_columns import one_array, schema_of, table_of
 from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
+from raydistill.machine import physical_cores
 from raydistill.models.load import load_tokenizer
 from raydistill.tasks._base import Column
 

@@ -70,9 +70,11 @@ def registered_checkpoints(job: Job, run: StageRun) -> dict[str, Path]:
 
     Raises ValueError when the job's MLflow store does not have one, or does not answer.
     """
+    references = list(filter(is_registered, run.stage.references().values()))
+    if not references:
+        return {}
     uri = store_of(job.config.tracking, job_folder(job).parent, job.name).uri
     cache = cache_folder() / "registered"
-    references = filter(is_registered, run.stage.references().values())
     return {reference: checkpoint_folder(reference, cache, registry=uri) for reference in references}
 
 

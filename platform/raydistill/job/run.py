@@ -42,6 +42,8 @@ class JobResult:
     outputs: dict[str, Path] = field(default_factory=dict)
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    lost: str = ""
+    """What the tracking store will never have, and why, in one line."""
 
 
 def run_job(job: Job, *, echo: Echo) -> JobResult:
@@ -91,6 +93,7 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
                 Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
         finally:
             tracker.close()
+        result.lost = tracker.lost
     return result
 
 

@@ -127,6 +127,8 @@ class CampaignResult:
     """By number."""
     best: Trial | None
     """The finished trial with the best metric, None where none finished."""
+    lost: str = ""
+    """What the tracking store will never have, and why, in one line."""
 
 
 def listed(values: Mapping[str, Any]) -> str:

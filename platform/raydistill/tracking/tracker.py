@@ -5,6 +5,7 @@ import shlex
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydistill.config.sections import TrackingConfig
+from raydistill.credentials import without_secrets
 from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Outcome
 from raydistill.tracking.quiet import mlflow_environment
-from raydistill.tracking.store import spool_folder, store_of, without_secrets
+from raydistill.tracking.spool import REJECTED
+from raydistill.tracking.store import spool_folder, store_of
 from raydistill.user_error import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ class Tracker(ABC):
 
     uri: str = ""
     """Where the records end, for messages."""
+    lost: str = ""
+    """What MLflow will never have of what was sent, and why, in one line; known once all is delivered."""
 
     def start_run(
         self,
@@ -217,7 +222,9 @@ class RayTracker(Tracker):
             why = status["error"] or "no answer"
             logger.warning("%d records wait for %s (%s); %s", status["waiting"], self.uri, why, self._remedy())
         if status["rejected"]:
-            logger.warning("MLflow refused %d records; they are in %s", status["rejected"], self.folder)
+            why = " ".join(str(status["rejection"]).split())
+            many = "a record" if status["rejected"] == 1 else f"{status['rejected']} records"
+            self.lost = f"MLflow refused {many}, kept in {self.folder}/{REJECTED}: {why}"
         return bool(delivered and not status["rejected"])
 
     def close(self, timeout_s: float = 60.0) -> None:
@@ -239,7 +246,8 @@ class RayTracker(Tracker):
             sent = self._actor.append.remote(record)
         except ray.exceptions.RayError as error:
             # Not asked again: training goes on without its tracker.
-            logger.warning("a record (%s) is lost: %s", record["op"], _last_line(error))
+            self.lost = f"a record ({record['op']}) is lost: {_last_line(error)}"
+            logger.warning(self.lost)
             return None
         self._unspooled[sent] = None
         if len(self._unspooled) >= _MOST_UNSPOOLED:
@@ -301,12 +309,19 @@ def start_tracker(config: TrackingConfig, *, folder: str, job: str) -> RayTracke
     return RayTracker(actor_type.remote(store, str(spool)), uri=without_secrets(store.uri), folder=str(spool))
 
 
-def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    result: dict[str, Any] = {}
+def flat(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; of those that would meet, as keys may have dots, with slashes."""
+    leaves = dict(_leaves(section, ()))
+    times = Counter(map(".".join, leaves))
+    return {(".".join(path) if times[".".join(path)] == 1 else "/".join(path)): leaves[path] for path in leaves}
+
+
+def _leaves(section: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in section.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return result
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
 
 
 def _record(op: str, key: str) -> dict[str, Any]:
