@@ -22,6 +22,14 @@ def summary(package: str, name: str) -> str:
     return docstring.splitlines()[0] if docstring else ""
 
 
+_ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl")
+
+
+def class_name(name: str) -> str:
+    """The public class of a module's name: ``PatientKD`` for ``patient_kd``."""
+    return "".join(word.upper() if word in _ACRONYMS else word.capitalize() for word in name.split("_"))
+
+
 def load(package: str, name: str, *, key: str = "name") -> ModuleType:
     """Import module ``name`` of ``package``.
 

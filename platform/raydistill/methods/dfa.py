@@ -47,7 +47,12 @@ class Block(nn.Module):
 
 
 class Method(Distiller):
-    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
+    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``.
+
+    >>> loss, terms = rd.DFA().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'align', 'kd', 'rec']
+    """
 
     vanishes_for_identical_models = ("kd",)
     higher_is_better = ("agreement",)

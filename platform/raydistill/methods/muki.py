@@ -72,7 +72,12 @@ class Config:
 
 
 class Method(Distiller):
-    """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient."""
+    """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient.
+
+    >>> loss, terms = rd.Muki().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd', 'margin', 'teacher_0_score', 'teacher_0_share', 'teacher_1_score', 'teacher_1_share']
+    """
 
     vanishes_for_identical_models = ("kd",)
     higher_is_better = ("agreement",)

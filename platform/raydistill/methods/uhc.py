@@ -34,7 +34,12 @@ class Config:
 
 
 class Method(Distiller):
-    """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows."""
+    """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows.
+
+    >>> loss, terms = rd.UHC().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd', 'teacher_0_kd', 'teacher_1_kd']
+    """
 
     vanishes_for_identical_models = ("kd",)
     higher_is_better = ("agreement",)

@@ -31,7 +31,12 @@ class Config:
 
 
 class Method(Distiller):
-    """``kd_alpha * kd``, the divergence of the student from the teachers' concatenated logits."""
+    """``kd_alpha * kd``, the divergence of the student from the teachers' concatenated logits.
+
+    >>> loss, terms = rd.VKD().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd']
+    """
 
     vanishes_for_identical_models = ("kd",)
     higher_is_better = ("agreement",)
