@@ -174,7 +174,7 @@ class DistillationTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """The method's loss of a batch, None where it reads labels and there are none, the student's outputs, labels."""
+        """The method's loss of a batch, None where it reads labels that are missing, the student's outputs, labels."""
         inputs = self._prepare_inputs(inputs)
         labels = tuple(inputs[name] for name in self.label_names if inputs.get(name) is not None)
         is_labelled = len(labels) == len(self.label_names) > 0

@@ -145,6 +145,8 @@ def build(
     head = _check_heads(name, needs, student, teachers)
     if not needs.execution.partial_label_space and head in CLASSIFIERS:
         _check_classes(student, teachers)
+    if not needs.stored:
+        _check_types(name, student, teachers)
     for model in (student, *teachers):
         blocks_of(model)
     if teachers or not needs.min_teachers:
@@ -175,6 +177,16 @@ def _check_heads(name: str, needs: Requirements, student: Any, teachers: Sequenc
         if head_of(teacher) != head:
             raise ValueError(f"teachers.{number} has a {head_of(teacher)} head, the student a {head} head; use equals")
     return head
+
+
+def _check_types(name: str, student: Any, teachers: Sequence[Any]) -> None:
+    """Refuse other precisions than the student's where states are compared; logits are widened."""
+    for number, teacher in enumerate(teachers):
+        if teacher.dtype != student.dtype:
+            raise ValueError(
+                f"teachers.{number} is {teacher.dtype}, the student {student.dtype}, and method {name} compares their "
+                "states; load both in one type"
+            )
 
 
 def _check_classes(student: Any, teachers: Sequence[Any]) -> None:

@@ -6,10 +6,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import typer
 
+from raydistill.environment import missing_package
 from raydistill.job.storage_faults import storage_problem
 
 DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
@@ -38,6 +39,9 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if _is_missing_package(error):
+            typer.echo(missing_package(error), err=True)
+            raise typer.Exit(USER_CAN_FIX) from None
         if _is_refusal(error):
             print_lines(getattr(error, "lines", None) or [str(error)] * bool(str(error)), err=True)
             raise typer.Exit(USER_CAN_FIX) from None
@@ -49,12 +53,24 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
         raise typer.Exit(FAILED) from None
 
 
+def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:
+    """Whether one of our own modules imported a package that is not installed; a library's trouble is another one."""
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "raydistill").startswith("raydistill"):
+        return False
+    return _is_own(traceback.extract_tb(error.__traceback__))
+
+
+def _is_own(frames: traceback.StackSummary) -> bool:
+    """Whether the last frame that is no import machinery's is of raydistill."""
+    last = [frame.filename for frame in frames if not frame.filename.startswith("<frozen ")][-1]
+    return Path(last).is_relative_to(Path(__file__).parents[1])
+
+
 def _is_refusal(error: Exception) -> bool:
     """Whether raydistill itself refused something here, unlike a library, or code in a worker."""
     if isinstance(error, ValueError) and hasattr(error, "lines"):
         return True
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return type(error) is ValueError and Path(raised_in).is_relative_to(Path(__file__).parents[1])
+    return type(error) is ValueError and _is_own(traceback.extract_tb(error.__traceback__))
 
 
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:

@@ -55,6 +55,9 @@ def vocabulary_losses(
     tensor(4.)
     """
     _check(weights, labels, teacher_states, teacher_projection)
+    student_projection = _as_states(student_projection, student_states)
+    if teacher_states is not None and teacher_projection is not None:
+        teacher_projection = _as_states(teacher_projection, teacher_states)
     compares = bool({"kl", "mse"} & set(weights))
     problem = Problem(
         teacher_states=teacher_states if compares else None,
@@ -73,6 +76,12 @@ def default_chunk_rows(weight: Tensor) -> int:
     if weight.device.type == "cpu":
         return DEFAULT_CHUNK_ROWS
     return max(1, DEVICE_CHUNK_BYTES // (weight.shape[0] * torch.float32.itemsize))
+
+
+def _as_states(projection: Projection, states: Tensor) -> Projection:
+    """A projection in the dtype of its input, which under autocast is narrower than the weights."""
+    weight, bias = projection
+    return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
 
 
 def _check(

@@ -245,6 +245,10 @@ def test_methods_that_couple_rows_or_need_partners_say_what_they_need():
         rd.KD().build(CLASSIFIERS["bert_classes"](1))(plain_batch())
 
 
+def in_half(depth):
+    return CLASSIFIERS["bert_classes"](depth, dtype=torch.bfloat16)
+
+
 def other_classes():
     return CLASSIFIERS["bert_classes"](2, labels=("blue", "green", "red"))
 
@@ -259,9 +263,20 @@ def other_classes():
         (rd.Causal(mapping=SITES), CLASSIFIERS["bert_classes"], [toy_bert], "works with masked_lm, causal_lm"),
         (rd.KD(), CLASSIFIERS["bert_classes"], [CLASSIFIERS["bert_tokens"]], "teachers.0 has a token_classification"),
         (rd.KD(), CLASSIFIERS["bert_classes"], [lambda depth: other_classes()], "same id2label in the same order"),
+        (rd.DFA(), CLASSIFIERS["bert_classes"], [in_half], "teachers.0 is torch.bfloat16, the student torch.float64"),
     ],
 )
 def test_models_that_do_not_fit_are_refused_before_a_batch(method, student, teachers, says):
     with pytest.raises(ValueError, match=says) as error:
         method.build(student(1), [teacher(2) for teacher in teachers])
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_teacher_in_half_precision_teaches_classes():
+    student = CLASSIFIERS["bert_classes"](1, dtype=torch.float32)
+    full, half = (
+        rd.KD().build(student, [CLASSIFIERS["bert_classes"](2, dtype=dtype)])(plain_batch())[0].item()
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert half == pytest.approx(full, rel=0.05)
+    assert half != full
