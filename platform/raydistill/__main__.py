@@ -9,10 +9,11 @@ def main() -> None:
     """Run the command line; the exit status is 2 where packages are missing."""
     try:
         from raydistill.cli import main as run
+
+        run()
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{missing_package(error)}\n")
         sys.exit(2)
-    run()
 
 
 if __name__ == "__main__":

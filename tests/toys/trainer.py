@@ -10,7 +10,6 @@ from transformers import DataCollatorForTokenClassification, TrainingArguments
 
 import raydistill as rd
 from raydistill.batch import Batch, collate
-from raydistill.config.named import MethodSpec
 from raydistill.optim.parameter_groups import parameter_groups
 from toys.classifiers import toy_labelled_batch
 from toys.models import PAD, toy_batch
@@ -78,7 +77,7 @@ def trainer_of(
 
 
 def platform_steps(
-    spec: MethodSpec, student: nn.Module, teachers: Sequence[nn.Module], *, head: str, seed: int
+    spec: Any, student: nn.Module, teachers: Sequence[nn.Module], *, head: str, seed: int
 ) -> list[dict[str, float]]:
     """Loss and terms of the same optimizer steps, taken as a job's engine and loop take them; trains the student."""
     distiller = spec.build(student, teachers)
