@@ -6,6 +6,8 @@ import importlib
 from importlib.resources import files
 from types import ModuleType
 
+_ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl")
+
 
 def names(package: str) -> list[str]:
     """The public module names of a package such as ``raydistill.methods``, sorted; imports nothing below it."""
@@ -20,9 +22,6 @@ def summary(package: str, name: str) -> str:
     path = files("raydistill").joinpath(*package.split(".")[1:], f"{name}.py")
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.splitlines()[0] if docstring else ""
-
-
-_ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl")
 
 
 def class_name(name: str) -> str:

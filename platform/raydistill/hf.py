@@ -125,7 +125,7 @@ class DistillationTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """The micro-batches of an optimizer step, and what the terms of the whole step are divided by."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = [self._prepared(inputs, number, len(samples)) for number, inputs in enumerate(samples)]
+        batches = [self._prepared(inputs, number) for number, inputs in enumerate(samples)]
         if not batches:
             return samples, None
         self._num_steps += 1
@@ -135,11 +135,12 @@ class DistillationTrainer(Trainer):
         pairs = zip(samples, batches, strict=True)
         return [{**inputs, _PREPARED: batch} for inputs, batch in pairs], dict(zip(counts[0], totals, strict=True))
 
-    def _prepared(self, inputs: Mapping[str, Any], number: int, num_batches: int) -> Batch:
+    def _prepared(self, inputs: Mapping[str, Any], number: int) -> Batch:
         """A micro-batch with its draws, which a resumed training repeats."""
         step, rank, ranks = self.state.global_step, self.accelerator.process_index, self.accelerator.num_processes
         rows = len(inputs["input_ids"]) if "input_ids" in inputs else 0
-        first = ((step * num_batches + number) * ranks + rank) * self.args.per_device_train_batch_size
+        place = (step * self.args.gradient_accumulation_steps + number) * ranks + rank
+        first = place * self.args.per_device_train_batch_size
         ids = inputs.get("row_id", first + torch.arange(rows))
         keys = {"epoch": int(self.state.epoch or 0), "step": step, "micro_batch": number}
         return self.distillation.prepare({**inputs, "row_id": ids}, seed=self.args.seed, **keys)

@@ -76,7 +76,8 @@ class Distillation(nn.Module):
         """
         if not isinstance(batch, Batch):
             batch = self.prepare(batch, generator=generator)
-        return self.distiller(batch, denominators)  # type: ignore[no-any-return]
+        found: LossAndTerms = self.distiller(batch, denominators)
+        return found
 
     def prepare(
         self,

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 from types import ModuleType
+from typing import Any
 
 _EXAMPLE = ">>>"
 _LOSS = """\
@@ -24,7 +25,7 @@ def documentation(module: ModuleType) -> str:
     return "\n\n".join(part for part in (*parts, (mark + example).strip()) if part) + "\n"
 
 
-def options_of(config: type) -> list[tuple[str, str, str]]:
+def options_of(config: Any) -> list[tuple[str, str, str]]:
     """Name, type with default, and meaning of each option of a dataclass, in its order."""
     meanings: dict[str, str] = {}
     for owner in reversed(config.__mro__[:-1]):
@@ -32,7 +33,7 @@ def options_of(config: type) -> list[tuple[str, str, str]]:
     return [(field.name, _declared(field), meanings.get(field.name, "")) for field in dataclasses.fields(config)]
 
 
-def _declared(field: "dataclasses.Field[object]") -> str:
+def _declared(field: "dataclasses.Field[Any]") -> str:
     kind = field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)
     return kind if field.default is dataclasses.MISSING else f"{kind} = {field.default!r}"
 
@@ -43,7 +44,8 @@ def _meanings(owner: type) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef)
     found = {}
     for field, text in zip(definition.body, definition.body[1:], strict=False):
-        is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[field.target.id] = inspect.cleandoc(str(text.value.value))
     return found

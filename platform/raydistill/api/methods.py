@@ -83,7 +83,7 @@ def method_class(name: str) -> type[DistillationMethod]:
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(module.Config).parameters.values()
     ]
-    return type(
+    made: Any = type(
         discovery.class_name(name),
         (DistillationMethod,),
         {
@@ -93,3 +93,5 @@ def method_class(name: str) -> type[DistillationMethod]:
             "name": name,
         },
     )
+    found: type[DistillationMethod] = made
+    return found

@@ -19,7 +19,9 @@ from toys.trainer import logged, trainer_of
 
 folder, rows, accumulated = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 make = CLASSIFIERS["bert_classes"]
-changes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated, "ddp_backend": "gloo"}
+changes = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulated}
+if accumulated == 1:
+    changes["ddp_backend"] = "gloo"
 trainer = trainer_of(
     folder, rd.DFA(), make(1), [make(2), make(3)], head="sequence_classification", changes=changes
 )
