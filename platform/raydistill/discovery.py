@@ -6,6 +6,8 @@ import importlib
 from importlib.resources import files
 from types import ModuleType
 
+from raydistill.user_error import UserError
+
 _ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl")
 
 
@@ -36,7 +38,7 @@ def load(package: str, name: str, *, key: str = "name") -> ModuleType:
     """
     choices = names(package)
     if name not in choices:
-        raise ValueError(unknown_choice(key, name, choices))
+        raise UserError(unknown_choice(key, name, choices))
     return importlib.import_module(f"{package}.{name}")
 
 

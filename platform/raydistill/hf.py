@@ -25,6 +25,7 @@ from raydistill.batch import PARTNER, Batch
 from raydistill.methods._base import stored_name
 from raydistill.models.kept_units import kept_of
 from raydistill.optim.parameter_groups import GroupRule, parameter_groups
+from raydistill.user_error import UserError
 
 __all__ = ["DistillationTrainer"]
 
@@ -88,9 +89,7 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, args=args, **options)
         self.model_accepts_loss_kwargs = True
         if self.args.n_gpu > 1:
-            raise ValueError(
-                f"one process has {self.args.n_gpu} GPUs; start it with torchrun, or show it one GPU alone"
-            )
+            raise UserError(f"one process has {self.args.n_gpu} GPUs; start it with torchrun, or show it one GPU alone")
         self.distillation.to(self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -216,11 +215,11 @@ def _check_options(model: Any, args: TrainingArguments | None, options: Mapping[
     """Raise ValueError for what the Trainer could do, but not with the loss of a method."""
     for name, reason in _REFUSED.items():
         if getattr(args, name, None):
-            raise ValueError(f"args.{name} is {getattr(args, name)!r}, but {reason}")
+            raise UserError(f"args.{name} is {getattr(args, name)!r}, but {reason}")
     for name in ("compute_loss_func", "model_init"):
         if options.get(name) is not None:
-            raise ValueError(f"{name} is given, but the loss and the models are the method's; leave it out")
+            raise UserError(f"{name} is given, but the loss and the models are the method's; leave it out")
     if kept_of(model.config) is not None:
-        raise ValueError(
+        raise UserError(
             "the student is pruned, and transformers cannot open what it would save; use a job of raydistill"
         )

@@ -12,6 +12,7 @@ from raydistill.batch import PARTNER, Batch
 from raydistill.methods._base import Denominators, Distiller, LossAndTerms, Requirements, stored_name
 from raydistill.models.blocks import blocks_of
 from raydistill.models.load import CLASSIFIERS, head_of
+from raydistill.user_error import UserError
 
 _TASKS = "raydistill.tasks"
 _ROWS_HEAD = "sequence_classification"
@@ -120,21 +121,21 @@ class Distillation(nn.Module):
         needs, head = self.requirements, self.distiller.head
         if "labels" not in batch and (needs.labels or head != _ROWS_HEAD):
             columns = "start_positions and end_positions" if head == "question_answering" else "labels"
-            raise ValueError(f"method {self.name} with these options reads {columns}, which the batch lacks; add them")
+            raise UserError(f"method {self.name} with these options reads {columns}, which the batch lacks; add them")
         if needs.partners and PARTNER + "input_ids" not in batch:
-            raise ValueError(
+            raise UserError(
                 f"method {self.name} with these options needs a partner of each row; give partner_input_ids and "
                 "partner_attention_mask, or pairing='in_batch'"
             )
         if batch.num_rows < needs.min_rows:
-            raise ValueError(
+            raise UserError(
                 f"method {self.name} with these options needs {needs.min_rows} rows in a batch, this one has "
                 f"{batch.num_rows}; make it larger, and drop the last one of an epoch if it is smaller"
             )
         if not self.teachers and needs.min_teachers:
             missing = [stored_name(0, kind) for kind in needs.stored if stored_name(0, kind) not in batch]
             if missing:
-                raise ValueError(f"there is no teacher to run; give build one, or {missing[0]} in each batch")
+                raise UserError(f"there is no teacher to run; give build one, or {missing[0]} in each batch")
 
 
 def build(
@@ -163,7 +164,7 @@ def _check_number(name: str, needs: Requirements, number: int) -> None:
     if (number >= needs.min_teachers or stored) and (most is None or number <= most):
         return
     wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
-    raise ValueError(f"teachers has {number}; method {name} with these options takes {wanted}")
+    raise UserError(f"teachers has {number}; method {name} with these options takes {wanted}")
 
 
 def _check_heads(name: str, needs: Requirements, student: Any, teachers: Sequence[Any]) -> str:
@@ -171,12 +172,12 @@ def _check_heads(name: str, needs: Requirements, student: Any, teachers: Sequenc
     head = head_of(student)
     heads = [*needs.heads, *(discovery.load(_TASKS, task).Task.HEAD for task in needs.tasks)]
     if heads and head not in heads:
-        raise ValueError(
+        raise UserError(
             f"the student has a {head} head; method {name} with these options works with {', '.join(heads)}"
         )
     for number, teacher in enumerate(teachers):
         if head_of(teacher) != head:
-            raise ValueError(f"teachers.{number} has a {head_of(teacher)} head, the student a {head} head; use equals")
+            raise UserError(f"teachers.{number} has a {head_of(teacher)} head, the student a {head} head; use equals")
     return head
 
 
@@ -184,7 +185,7 @@ def _check_types(name: str, student: Any, teachers: Sequence[Any]) -> None:
     """Refuse other precisions than the student's where states are compared; logits are widened."""
     for number, teacher in enumerate(teachers):
         if teacher.dtype != student.dtype:
-            raise ValueError(
+            raise UserError(
                 f"teachers.{number} is {teacher.dtype}, the student {student.dtype}, and method {name} compares their "
                 "states; load both in one type"
             )
@@ -196,7 +197,7 @@ def _check_classes(student: Any, teachers: Sequence[Any]) -> None:
     for number, teacher in enumerate(teachers):
         found = _classes(teacher)
         if found != own:
-            raise ValueError(
+            raise UserError(
                 f"teachers.{number} has the classes {', '.join(found)}, the student {', '.join(own)}; give both the "
                 "same id2label in the same order"
             )

@@ -15,6 +15,7 @@ from raydistill import discovery
 from raydistill.api.distillation import Distillation, build
 from raydistill.api.documentation import documentation
 from raydistill.methods._base import Distiller, Requirements
+from raydistill.user_error import UserError
 
 _PACKAGE = "raydistill.methods"
 
@@ -41,7 +42,7 @@ class DistillationMethod:
         fields = [field.name for field in dataclasses.fields(config_type)]
         for option in options:
             if option not in fields:
-                raise ValueError(discovery.unknown_choice("option", option, fields))
+                raise UserError(discovery.unknown_choice("option", option, fields))
         self.config: Any = config_type(**{option: _immutable(value) for option, value in options.items()})
         """The options, defaults included."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raydistill.batch import PARTNER, Batch
+from raydistill.user_error import UserError
 
 IGNORED = -100
 """Label of what has none."""
@@ -40,7 +41,7 @@ def packed_batch(padded: Mapping[str, Any], *, head: str, scores: bool, **keys: 
     """
     refused = [name for name in _REFUSED if padded.get(name) is not None]
     if refused:
-        raise ValueError(f"the batch has {refused[0]}, which methods do not read; give input_ids alone")
+        raise UserError(f"the batch has {refused[0]}, which methods do not read; give input_ids alone")
     columns = _columns(padded, "", head=head, scores=scores)
     if padded.get(PARTNER + "input_ids") is not None:
         columns |= _columns(padded, PARTNER, head=head, scores=scores)
@@ -52,7 +53,7 @@ def packed_batch(padded: Mapping[str, Any], *, head: str, scores: bool, **keys: 
         of_rows[PARTNER + "lengths"] = columns[PARTNER + "lengths"]
     for name, column in of_rows.items():
         if column.shape[0] != rows:
-            raise ValueError(f"{name} is of {column.shape[0]} rows, input_ids of {rows}; give one for each row")
+            raise UserError(f"{name} is of {column.shape[0]} rows, input_ids of {rows}; give one for each row")
     return Batch(columns | of_rows, **keys)
 
 
@@ -64,17 +65,17 @@ def _columns(padded: Mapping[str, Any], prefix: str, *, head: str, scores: bool)
     """The columns of the rows, or with a prefix of their partners, under the prefix."""
     found = {name: _tensor(padded[prefix + name]) for name in COLUMNS if padded.get(prefix + name) is not None}
     if "input_ids" not in found:
-        raise ValueError(f"the batch has no {prefix}input_ids; give what a tokenizer returns, padded, as tensors")
+        raise UserError(f"the batch has no {prefix}input_ids; give what a tokenizer returns, padded, as tensors")
     ids = found["input_ids"]
     if ids.dim() != 2 or ids.numel() == 0:
-        raise ValueError(f"{prefix}input_ids has shape {tuple(ids.shape)}; it must be (rows, tokens)")
+        raise UserError(f"{prefix}input_ids has shape {tuple(ids.shape)}; it must be (rows, tokens)")
     mask = found.get("attention_mask", torch.ones_like(ids)).bool()
     for name in ("attention_mask", "token_type_ids"):
         if name in found and found[name].shape != ids.shape:
-            raise ValueError(f"{prefix}{name} has shape {tuple(found[name].shape)}, input_ids {tuple(ids.shape)}")
+            raise UserError(f"{prefix}{name} has shape {tuple(found[name].shape)}, input_ids {tuple(ids.shape)}")
     lengths = mask.sum(dim=1)
     if not bool(lengths.all()):
-        raise ValueError(f"row {int(lengths.argmin())} of {prefix}input_ids has no token; leave it out")
+        raise UserError(f"row {int(lengths.argmin())} of {prefix}input_ids has no token; leave it out")
     # Real tokens first, in their order, wherever the padding stood.
     order = torch.argsort(mask, dim=1, descending=True, stable=True)
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
@@ -98,10 +99,10 @@ def _row_labels(found: Mapping[str, Tensor], mask: Tensor, order: Tensor, scores
     if labels is None:
         return {}
     if labels.numel() != mask.shape[0]:
-        raise ValueError(f"labels has shape {tuple(labels.shape)}; it must have one class or score for each row")
+        raise UserError(f"labels has shape {tuple(labels.shape)}; it must have one class or score for each row")
     labels = labels.flatten()
     if not scores and labels.is_floating_point():
-        raise ValueError("labels are numbers with a fraction, but the student has classes; give class ids")
+        raise UserError("labels are numbers with a fraction, but the student has classes; give class ids")
     return {"labels": labels.float() if scores else labels.long()}
 
 
@@ -120,7 +121,7 @@ def _at_tokens(found: Mapping[str, Tensor], mask: Tensor, order: Tensor, *, shif
     if labels is None:
         return {}
     if labels.shape != mask.shape:
-        raise ValueError(f"labels has shape {tuple(labels.shape)}, input_ids {tuple(mask.shape)}; label each token")
+        raise UserError(f"labels has shape {tuple(labels.shape)}, input_ids {tuple(mask.shape)}; label each token")
     labels = labels.long().gather(1, order)
     labelled = mask & (labels != IGNORED)
     labelled[:, :shift] = False
@@ -136,7 +137,7 @@ def _span_labels(found: Mapping[str, Tensor], mask: Tensor, order: Tensor, score
     place_of = torch.argsort(order, dim=1)
     positions = torch.cat([found[name].flatten().long() for name in ("start_positions", "end_positions")])
     if not bool(((positions >= 0) & (positions < mask.shape[1])).all()):
-        raise ValueError(f"an answer starts or ends outside of the {mask.shape[1]} places of a row; cut it off before")
+        raise UserError(f"an answer starts or ends outside of the {mask.shape[1]} places of a row; cut it off before")
     return {"labels": torch.cat([place_of, place_of]).gather(1, positions[:, None]).squeeze(1)}
 
 

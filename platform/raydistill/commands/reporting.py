@@ -12,6 +12,7 @@ import typer
 
 from raydistill.environment import missing_package
 from raydistill.job.storage_faults import storage_problem
+from raydistill.user_error import user_error_of
 
 DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
 
@@ -42,8 +43,9 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
         if _is_missing_package(error):
             typer.echo(missing_package(error), err=True)
             raise typer.Exit(USER_CAN_FIX) from None
-        if _is_refusal(error):
-            print_lines(getattr(error, "lines", None) or [str(error)] * bool(str(error)), err=True)
+        refusal = user_error_of(error)
+        if refusal is not None:
+            print_lines(refusal.lines, err=True)
             raise typer.Exit(USER_CAN_FIX) from None
         problem = storage_problem(error, failure.folder)
         if problem is not None and not debug:
@@ -57,20 +59,9 @@ def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:
     """Whether one of our own modules imported a package that is not installed; a library's trouble is another one."""
     if not isinstance(error, ModuleNotFoundError) or (error.name or "raydistill").startswith("raydistill"):
         return False
-    return _is_own(traceback.extract_tb(error.__traceback__))
-
-
-def _is_own(frames: traceback.StackSummary) -> bool:
-    """Whether the last frame that is no import machinery's is of raydistill."""
-    last = [frame.filename for frame in frames if not frame.filename.startswith("<frozen ")][-1]
-    return Path(last).is_relative_to(Path(__file__).parents[1])
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether raydistill itself refused something here, unlike a library, or code in a worker."""
-    if isinstance(error, ValueError) and hasattr(error, "lines"):
-        return True
-    return type(error) is ValueError and _is_own(traceback.extract_tb(error.__traceback__))
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    importer = [file for file in files if not file.startswith("<frozen ")][-1]
+    return Path(importer).is_relative_to(Path(__file__).parents[1])
 
 
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
@@ -99,17 +90,6 @@ def _written(text: str, folder: Path) -> str:
         Path(name).unlink(missing_ok=True)
         raise
     return name
-
-
-@contextmanager
-def user_errors(source: str = "") -> Iterator[None]:
-    """Everything here that is a ValueError is the user's to fix."""
-    try:
-        yield
-    except ValueError as error:
-        from raydistill.config.errors import UserError, error_lines
-
-        raise UserError(error_lines(error, source=source)) from None
 
 
 def emit(data: Any, *, json_text: bool, lines: list[str]) -> None:
