@@ -70,6 +70,9 @@ class DistillationTrainer(Trainer):
     1
     """
 
+    model: Any
+    optimizer: Any
+    _signature_columns: Any
     # The loss of a micro-batch is a part of that of its step already.
     loss_is_scaled_for_ga = True
 

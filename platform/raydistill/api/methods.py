@@ -31,7 +31,7 @@ class DistillationMethod:
     2
     >>> rd.KD(temprature=2)
     Traceback (most recent call last):
-    ValueError: option is 'temprature'; did you mean 'temperature'? Choices: alpha, temperature, reduction
+    raydistill.user_error.UserError: option is 'temprature'; did you mean 'temperature'? ...
     """
 
     name: ClassVar[str]
