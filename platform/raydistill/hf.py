@@ -96,10 +96,10 @@ class DistillationTrainer(Trainer):
         self.distillation.to(self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            own = list(self._signature_columns)
-            kinds = self.distillation.requirements.stored
+        is_first = self._signature_columns is None
+        super()._set_signature_columns_if_needed()
+        if is_first:
+            own, kinds = self._signature_columns, self.distillation.requirements.stored
             stored = [stored_name(number, kind) for number in range(_MOST_STORED) for kind in kinds]
             self._signature_columns = [*own, *(PARTNER + name for name in own), "row_id", *stored]
 
