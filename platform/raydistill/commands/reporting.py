@@ -6,11 +6,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import typer
 
 from raydistill.credentials import starred
+from raydistill.environment import missing_package
 from raydistill.job.storage_faults import storage_problem
 from raydistill.user_error import user_error_of
 
@@ -40,6 +41,9 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if _is_missing_package(error):
+            typer.echo(missing_package(error), err=True)
+            raise typer.Exit(USER_CAN_FIX) from None
         refusal = user_error_of(error)
         if refusal is not None:
             print_lines(refusal.lines, err=True)
@@ -50,6 +54,15 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
             raise typer.Exit(USER_CAN_FIX) from None
         typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
         raise typer.Exit(FAILED) from None
+
+
+def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:
+    """Whether one of our own modules imported a package that is not installed; a library's trouble is another one."""
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "raydistill").startswith("raydistill"):
+        return False
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    importer = [file for file in files if not file.startswith("<frozen ")][-1]
+    return Path(importer).is_relative_to(Path(__file__).parents[1])
 
 
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:

@@ -42,13 +42,22 @@ def vocabulary_losses(
     """Weighted sum of vocabulary losses over rows, and each loss's own sum.
 
     Shapes: student_states (R, D), teacher_states (R, D') or None, labels (M,) with M <= R; the FIRST M rows are the
-    labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each times a number or 0-d tensor; a term that
-    it lacks costs nothing. ``kl`` (at ``temperature``, times its square) and ``mse`` sum over all R rows, ``ce`` over
-    the first M. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device. Returns
-    the weighted 0-d total, differentiable once in the student's states, weight and bias, and the detached unweighted
-    0-d sums. Raises ValueError for an unknown term or a term whose inputs are missing.
+    labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each times a number or 0-d tensor; a term that it
+    lacks costs nothing. ``kl`` (at ``temperature``, times its square) and ``mse`` sum over all R rows, ``ce`` over the
+    first M. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device. Returns the
+    weighted 0-d total, differentiable once in the student's states, weight and bias, and the detached unweighted 0-d
+    sums. Raises ValueError for an unknown term or a term whose inputs are missing. In nats, ``mse`` in squared units of
+    logits. Source: Hinton et al. 2015 for ``kl``; the chunks are our own.
+
+    >>> states, weight = torch.zeros(5, 8), torch.zeros(4, 8)
+    >>> loss, sums = rd.losses.vocabulary_losses(states, (weight, None), weights={"ce": 0.2}, labels=torch.arange(4))
+    >>> sums["ce"].div(4).exp()
+    tensor(4.)
     """
     _check(weights, labels, teacher_states, teacher_projection)
+    student_projection = _as_states(student_projection, student_states)
+    if teacher_states is not None and teacher_projection is not None:
+        teacher_projection = _as_states(teacher_projection, teacher_states)
     compares = bool({"kl", "mse"} & set(weights))
     problem = Problem(
         teacher_states=teacher_states if compares else None,
@@ -67,6 +76,12 @@ def default_chunk_rows(weight: Tensor) -> int:
     if weight.device.type == "cpu":
         return DEFAULT_CHUNK_ROWS
     return max(1, DEVICE_CHUNK_BYTES // (weight.shape[0] * torch.float32.itemsize))
+
+
+def _as_states(projection: Projection, states: Tensor) -> Projection:
+    """A projection in the dtype of its input, which under autocast is narrower than the weights."""
+    weight, bias = projection
+    return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
 
 
 def _check(

@@ -56,7 +56,13 @@ class _Outputs:
 
 
 class Method(Distiller):
-    """Terms over one base pass and one counterfactual pass of teacher and student."""
+    """Terms over one base pass and one counterfactual pass of teacher and student.
+
+    >>> causal = rd.Causal(mapping=sites, pairing="in_batch").build(masked_student, [masked_teacher])
+    >>> loss, terms = causal(masked_batch, generator=torch.Generator().manual_seed(0))
+    >>> sorted(terms)
+    ['causal_ce', 'ce', 'cos', 'mlm']
+    """
 
     vanishes_for_identical_models = ("ce", "mse", "cos", "causal_ce", "causal_cos")
 

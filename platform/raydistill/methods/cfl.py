@@ -15,7 +15,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.losses.matched_states import by_row
-from raydistill.losses.mmd import mmd
+from raydistill.losses.mean_discrepancy import mmd
 from raydistill.methods import _integration
 from raydistill.methods._base import Requirements, Term, Terms
 from raydistill.methods._integration import Labels
@@ -61,7 +61,12 @@ class Block(nn.Module):
 
 
 class Method(_integration.IntegrationDistiller):
-    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
+    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``.
+
+    >>> loss, terms = rd.CFL().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'align', 'kd', 'rec']
+    """
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

@@ -47,7 +47,12 @@ class Block(nn.Module):
 
 
 class Method(_integration.IntegrationDistiller):
-    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
+    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``.
+
+    >>> loss, terms = rd.DFA().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'align', 'kd', 'rec']
+    """
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

@@ -23,6 +23,10 @@ class Method(Distiller):
 
     Its only term is ``mlm`` for a masked language model, ``clm`` for a causal one, ``ce`` for classes and ``mse`` for
     regression.
+
+    >>> loss, terms = rd.Finetune().build(student)(batch)
+    >>> sorted(terms)
+    ['ce']
     """
 
     @classmethod

@@ -44,7 +44,12 @@ class Config:
 
 
 class Method(Distiller):
-    """``alpha * kd + (1 - alpha) * ce``; for regression ``mse`` replaces ``ce``, and ``kd`` is a squared error."""
+    """``alpha * kd + (1 - alpha) * ce``; for regression ``mse`` replaces ``ce``, and ``kd`` is a squared error.
+
+    >>> loss, terms = rd.KD(alpha=0.5, temperature=2).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'kd']
+    """
 
     vanishes_for_identical_models = ("kd",)
 

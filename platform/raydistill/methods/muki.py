@@ -72,7 +72,12 @@ class Config:
 
 
 class Method(_integration.IntegrationDistiller):
-    """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient."""
+    """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient.
+
+    >>> loss, terms = rd.Muki().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd', 'margin', 'teacher_0_score', 'teacher_0_share', 'teacher_1_score', 'teacher_1_share']
+    """
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

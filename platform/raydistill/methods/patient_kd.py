@@ -101,7 +101,12 @@ class Config(kd.Config):
 
 
 class Method(Distiller):
-    """The loss of ``kd`` and ``beta * pkd``."""
+    """The loss of ``kd`` and ``beta * pkd``.
+
+    >>> loss, terms = rd.PatientKD(student_layers=[0], teacher_layers=[1]).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'kd', 'pkd']
+    """
 
     vanishes_for_identical_models = ("kd",)
 

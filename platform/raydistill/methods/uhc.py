@@ -22,7 +22,12 @@ class Config(_integration.SoftLabelsConfig):
 
 
 class Method(_integration.IntegrationDistiller):
-    """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows."""
+    """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows.
+
+    >>> loss, terms = rd.UHC().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd', 'teacher_0_kd', 'teacher_1_kd']
+    """
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over rows; ``agreement`` is with the target of ``vkd``."""

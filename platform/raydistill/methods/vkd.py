@@ -18,7 +18,12 @@ class Config(_integration.SoftLabelsConfig):
 
 
 class Method(_integration.IntegrationDistiller):
-    """``kd_alpha * kd``, the divergence of the student from the teachers' concatenated logits."""
+    """``kd_alpha * kd``, the divergence of the student from the teachers' concatenated logits.
+
+    >>> loss, terms = rd.VKD().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd']
+    """
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over rows."""
