@@ -14,6 +14,7 @@ from typing import Any
 _NAMES = {
     "chunked_head": ("vocabulary_losses",),
     "classification": ("label_loss",),
+    "divergences": ("divergence_of",),
     "hidden_states": ("cosine_distance", "mean_squared_difference", "pkd_loss"),
     "integrated_targets": (
         "agreement",
@@ -26,8 +27,8 @@ _NAMES = {
     "matched_states": ("error_over_hidden", "error_over_tokens"),
     "mean_discrepancy": ("mmd",),
     "reduction": ("mean_over",),
-    "soft_targets": ("kl_divergence", "soft_cross_entropy", "soft_label_loss", "squared_error"),
-    "top_k": ("TopK", "top_k_kl_divergence", "top_k_of"),
+    "soft_targets": ("kl_divergence", "soft_cross_entropy", "soft_label_loss", "squared_error", "tempered_divergence"),
+    "top_k": ("TopK", "top_k_divergence", "top_k_of"),
     "uncertainty": ("confidence", "divergence_from_labels", "dynamic_kd_loss", "margin", "normalized_entropy"),
 }
 """Public names by the module that has them."""

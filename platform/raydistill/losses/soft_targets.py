@@ -1,8 +1,11 @@
 """Losses between two vocabulary or class distributions, one value per row."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
+from raydistill.losses.divergences import Divergence
 from raydistill.losses.reduction import widen
 
 
@@ -65,19 +68,46 @@ def squared_error(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (widen(student_logits) - widen(teacher_logits)).square().sum(dim=-1)
 
 
+def tempered_divergence(
+    student_logits: Tensor, teacher_logits: Tensor, *, divergence: Divergence, temperature: float
+) -> Tensor:
+    """Any divergence of tempered distributions, times temperature squared.
+
+    Shapes: (..., classes) each; returns (...), in nats. Raises ValueError if the shapes differ or temperature <= 0.
+    Source: the papers that ``divergence_of`` names.
+
+    >>> jsd = rd.losses.divergence_of("jsd", beta=0.5)
+    >>> rd.losses.tempered_divergence(torch.zeros(3), torch.zeros(3), divergence=jsd, temperature=2)
+    tensor(0.)
+    """
+    _check_shapes(student_logits, teacher_logits)
+    _check_temperature(temperature)
+    log_q = log_softmax(widen(student_logits) / temperature, dim=-1)
+    log_p = log_softmax(widen(teacher_logits) / temperature, dim=-1)
+    return temperature**2 * divergence(log_q, log_p)[0]
+
+
 def soft_label_loss(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, mean_over_classes: bool
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    *,
+    temperature: float,
+    mean_over_classes: bool,
+    compare: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """``kl_divergence`` of classes, or ``squared_error`` of a single output, a regression.
 
-    Shapes: (N, C) each; returns (N,). With ``mean_over_classes`` the divergence is divided by C. Raises ValueError if
-    the shapes differ or temperature <= 0. In nats, of a regression in squared units of the score. Source: Hinton et al.
-    2015, as with patient KD.
+    Shapes: (N, C) each; returns (N,). ``compare`` takes the place of ``kl_divergence``. With ``mean_over_classes`` the
+    divergence is divided by C. Raises ValueError if the shapes differ or temperature <= 0. In nats, of a regression in
+    squared units of the score. Source: Hinton et al. 2015, as with patient KD.
 
     >>> rd.losses.soft_label_loss(torch.zeros(2, 1), torch.ones(2, 1), temperature=2, mean_over_classes=False)
     tensor([1., 1.])
     """
     if student_logits.shape[-1] == 1:
         return squared_error(student_logits, teacher_logits)
-    divergence = kl_divergence(student_logits, teacher_logits, temperature=temperature)
+    if compare is None:
+        divergence = kl_divergence(student_logits, teacher_logits, temperature=temperature)
+    else:
+        divergence = compare(student_logits, teacher_logits)
     return divergence / student_logits.shape[-1] if mean_over_classes else divergence

@@ -56,7 +56,7 @@ TABLES: dict[str, dict[tuple[int, int], tuple[Layers, Layers]]] = {
 
 
 @dataclass(frozen=True)
-class Config(kd.Config):
+class Config(kd.SoftLabels):
     """Weights, temperature and compared layers; the defaults are Pea-KD's."""
 
     beta: float = 100.0
