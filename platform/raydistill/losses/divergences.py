@@ -26,7 +26,7 @@ NAMES = ("forward_kl", "reverse_kl", "jsd", "skew_kl", "skew_reverse_kl", "tvd")
 def divergence_of(name: str, *, beta: float = 0.5, skew: float = 0.1) -> Divergence:
     """The function of a name among ``NAMES``.
 
-    It takes log q and log p (..., V) and returns the divergence (...), in nats, and its slope (..., V); see the module.
+    Shapes: it takes log q and log p (..., V) and returns the divergence (...), in nats, and its slope (..., V).
     ``beta`` is the teacher's share of the mixture of ``jsd``, ``skew`` the share of the first distribution in the
     second one of both skewed divergences. Raises ValueError for another name, or where the one in use is outside [0, 1)
     or, for ``beta``, [0, 1]. Source: the papers that the module names.
