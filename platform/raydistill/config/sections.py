@@ -8,20 +8,27 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
     ModelWrapValidatorHandler,
     Tag,
     ValidationError,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from raydistill.config.errors import with_choices
+from raydistill.config.numbers import FINITE, with_plain_numbers
 from raydistill.models import layer_plan
 
 
 class Section(BaseModel):
     """A part of a job file: unknown keys are refused, values do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(**FINITE, frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return with_plain_numbers(handler(source))
 
     @model_validator(mode="wrap")
     @classmethod
@@ -32,10 +39,16 @@ class Section(BaseModel):
             raise with_choices(error, cls.model_fields) from None
 
 
+_MOST_CPUS = 100_000
+"""More than any cluster has; Ray would be started with as many as a job asks for."""
+_MOST_COPIES = 10_000
+"""Of each row in an epoch."""
+
+
 class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 
-    num_workers: Annotated[int, Field(ge=1)] = 1
+    num_workers: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Training processes, over all nodes; the most of them where ``min_workers`` is set."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
     """A training does with this many workers too, by default only with ``num_workers``: it starts with as many as the
@@ -46,11 +59,11 @@ class ScalingConfig(Section):
     Either counts as one of ``training.max_failures``."""
     use_gpu: bool = False
     """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs that Ray reserves for a worker; also its number of threads on a cluster."""
-    data_cpus: Annotated[int, Field(ge=1)] = 1
+    data_cpus: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs left for the data tasks that feed the workers."""
-    memory_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_per_worker: Annotated[float, Field(gt=0)] | None = None
     """GiB that weights, gradients and moments of a worker may take, its GPU's or else main memory; it decides where
     teachers lie. By default a part of what the machine has, and no limit on a cluster, whose machines may differ."""
 
@@ -85,7 +98,7 @@ class CorpusRef(Section):
 
     corpus: str
     """Name of an earlier binarize stage, or its folder."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=_MOST_COPIES)] = 1.0
     """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
     few_shot: Annotated[int, Field(ge=1)] | None = None
     """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Validation rows
@@ -196,6 +209,14 @@ class TeacherConfig(ModelRef):
     and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
 
 
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "layers": (),
+    "random": ("vocab_transform",),
+    "checkpoint": ("architecture", "num_layers", "layers", "vocab_transform", "freeze_position_embeddings"),
+}
+"""Keys of a student that each of its starts does nothing with."""
+
+
 class StudentConfig(Section):
     """How the student starts."""
 
@@ -229,6 +250,13 @@ class StudentConfig(Section):
     def _complete(self) -> "StudentConfig":
         if self.init == "checkpoint" and self.checkpoint is None:
             raise ValueError("init is 'checkpoint'; name the model as checkpoint")
+        for key in _UNREAD[self.init]:
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                reader = next(init for init, keys in _UNREAD.items() if key not in keys)
+                raise ValueError(
+                    f"{key} is {value}, which init: {self.init} does not read; leave it out, or write init: {reader}"
+                )
         if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
             raise ValueError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
@@ -247,7 +275,7 @@ class OptimizerConfig(Section):
     with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
     of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled; biases and layer norms are never decayed."""
@@ -274,6 +302,16 @@ class OptimizerConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
     tensor."""
+
+    @model_validator(mode="after")
+    def _leaves_weights(self) -> "OptimizerConfig":
+        share = self.learning_rate * self.weight_decay
+        if share >= 1:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} takes all of "
+                "each weight in a step; lower it, published recipes have 0.01 to 0.1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_of_the_schedule(self) -> "OptimizerConfig":
@@ -328,13 +366,13 @@ class TrainingConfig(Section):
     first step is no candidate."""
     greater_is_better: bool | None = None
     """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
-    saving_criterion: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    saving_criterion: float | None = None
     """Value that the metric has to beat before a best student is kept."""
     load_best_model_at_end: bool = False
     """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations in a row without an improvement after which training ends."""
-    early_stopping_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     """An improvement is one over the best value before it by more than this."""
 
     @model_validator(mode="after")

@@ -18,6 +18,10 @@ from raydistill.models.predictions import Prediction, predict
 CLASSIFYING = ("sequence_classification", "token_classification", "question_answering")
 """Heads whose logits ``predict`` gives."""
 
+_MOST_WEIGHT = 1e6
+_TEMPERATURES = (1e-3, 1e4)
+"""Beyond these logits divided by one are infinite or equal in float32, or its square outweighs all else."""
+
 Denominators = Mapping[str, Tensor]
 """By a term's name the 0-d count that its sum is divided by."""
 LossAndTerms = tuple[Tensor, dict[str, Tensor]]
@@ -224,15 +228,27 @@ def label_term(batch: Batch) -> str:
 
 
 def check_weight(key: str, value: float) -> None:
-    """Raise ValueError for a weight that is negative or not a number."""
+    """Raise ValueError for a weight that is negative, not a number, or so great that no loss is left beside it."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{key} is {value}; a weight must be a number that is not negative")
+    if value > _MOST_WEIGHT:
+        raise ValueError(f"{key} is {value:g}; a weight is at most {_MOST_WEIGHT:g}")
 
 
 def check_positive(key: str, value: float) -> None:
-    """Raise ValueError for a temperature, or a rate, that is not positive."""
+    """Raise ValueError for a rate that is not positive."""
     if not 0 < value < float("inf"):
         raise ValueError(f"{key} is {value}; it must be positive and finite")
+
+
+def check_temperature(key: str, value: float) -> None:
+    """Raise ValueError for a temperature that is not positive, or by which logits are no longer told apart."""
+    check_positive(key, value)
+    if not _TEMPERATURES[0] <= value <= _TEMPERATURES[1]:
+        low, high = _TEMPERATURES
+        raise ValueError(
+            f"{key} is {value:g}; a temperature is from {low:g} to {high:g}, published ones from 0.2 to 20"
+        )
 
 
 def check_choice(key: str, value: Any, choices: Collection[Any]) -> None:

@@ -63,6 +63,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     criterion = criterion_of(config.training, config.task, config.method)
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
+    _check_precision(config, scaling)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
     selection = selection_line(config.training, config.method, criterion)
@@ -247,6 +248,14 @@ def _check_optimizer(config: "Config") -> None:
         raise ValueError(
             f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
             f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
+        )
+
+
+def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
+    """DeepSpeed trains in half precision on GPUs alone."""
+    if config.training.precision == "fp16" and not scaling.use_gpu:
+        raise ValueError(
+            "training.precision is 'fp16', which CPUs do not train in; write auto, fp32 or bf16, or set scaling.use_gpu"
         )
 
 
