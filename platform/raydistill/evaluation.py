@@ -25,6 +25,8 @@ from raydistill.tasks._base import TaskBase
 Figures = dict[str, float]
 
 LATENCY, BATCH_LATENCY = "latency_ms", "batch_latency_ms"
+COSTS = ("parameters", "size_mb", LATENCY, BATCH_LATENCY)
+"""Figures of a model beside the task's, of which less is better."""
 _TIMED_BATCHES = 5
 _LONGEST_S = 5.0
 """Time after which a measurement ends."""

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
-from raydistill.config.numbers import FINITE, with_plain_numbers
+from raydistill.config.section import FINITE, with_plain_numbers
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,6 +153,10 @@ class TaskSpec(Named):
     def higher_is_better(self) -> dict[str, bool]:
         """The metrics that models can be compared by, and of each whether a higher value is better."""
         return self.task.higher_is_better(self.config)
+
+    def figures(self, labels: Sequence[str]) -> dict[str, bool | None]:
+        """All figures that it may have of a corpus with these classes, and of each whether greater is better."""
+        return self.task.figures(self.config, labels)
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
         """Names of what a classifier's outputs stand for, given the names of the corpus's classes."""

@@ -1,43 +1,11 @@
 """Sections that several stages share; a default lives on its field, once."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    GetCoreSchemaHandler,
-    ModelWrapValidatorHandler,
-    Tag,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from raydistill.config.errors import with_choices
-from raydistill.config.numbers import FINITE, with_plain_numbers
+from raydistill.config.section import Section as Section
 from raydistill.models import layer_plan
-
-
-class Section(BaseModel):
-    """A part of a job file: unknown keys are refused, values do not change after validation."""
-
-    model_config = ConfigDict(**FINITE, frozen=True, use_attribute_docstrings=True)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return with_plain_numbers(handler(source))
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _tell_choices(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise with_choices(error, cls.model_fields) from None
-
 
 _MOST_CPUS = 100_000
 """More than any cluster has; Ray would be started with as many as a job asks for."""

@@ -126,8 +126,9 @@ class Distiller(nn.Module, ABC):
 
     vanishes_for_identical_models: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that are 0 when the student equals its teacher."""
-    higher_is_better: ClassVar[tuple[str, ...]] = ()
-    """Names of the terms that are not losses but better when higher, such as a fraction of equal predictions."""
+    directions: ClassVar[Mapping[str, bool | None]] = {}
+    """Of all terms that it may have whether a greater value is better, None where neither is: a loss is not, a fraction
+    of equal predictions is, a weight is neither. ``#`` stands for the number of a teacher."""
 
     def __init__(self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
@@ -215,6 +216,10 @@ class Distiller(nn.Module, ABC):
     def encoding_of(self, number: int) -> int:
         """The encoding that a teacher reads."""
         return self.encodings[number] if self.encodings else 0
+
+
+LABELS: Mapping[str, bool] = {"ce": False, "mse": False}
+"""Directions of the terms that ``label_term`` names."""
 
 
 def stored_name(number: int, kind: str) -> str:

@@ -64,7 +64,7 @@ class Method(Distiller):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
 
     vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
+    directions = {"kd": False, "agreement": True, "align": False, "rec": False}
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

@@ -18,6 +18,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -69,6 +70,12 @@ class Method(Distiller):
     """``ce_alpha * ce + kd_alpha * mean of v * kd + rep_alpha * mean of w * rep`` with weights v and w for each row."""
 
     vanishes_for_identical_models = ("kd", "rep")
+    directions = {
+        **LABELS,
+        "kd": False,
+        "rep": False,
+        **dict.fromkeys(("kd_weight", "rep_weight")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

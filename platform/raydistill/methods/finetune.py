@@ -6,7 +6,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
-from raydistill.methods._base import Distiller, Requirements, Term, Terms, label_term
+from raydistill.methods._base import LABELS, Distiller, Requirements, Term, Terms, label_term
 from raydistill.models.blocks import blocks_of
 from raydistill.models.predictions import predict
 
@@ -24,6 +24,8 @@ class Method(Distiller):
     Its only term is ``mlm`` for a masked language model, ``clm`` for a causal one, ``ce`` for classes and ``mse`` for
     regression.
     """
+
+    directions = {"mlm": False, "clm": False, **LABELS}
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

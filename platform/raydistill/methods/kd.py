@@ -12,6 +12,7 @@ from raydistill.losses.classification import label_loss
 from raydistill.losses.soft_targets import soft_label_loss
 from raydistill.methods._base import (
     CLASSIFYING,
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -46,6 +47,7 @@ class Method(Distiller):
     """``alpha * kd + (1 - alpha) * ce``; for regression ``mse`` replaces ``ce``, and ``kd`` is a squared error."""
 
     vanishes_for_identical_models = ("kd",)
+    directions = {**LABELS, "kd": False}
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -75,7 +75,11 @@ class Method(Distiller):
     """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient."""
 
     vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
+    directions = {
+        "kd": False,
+        "agreement": True,
+        **dict.fromkeys(("margin", "teacher_#_score", "teacher_#_share")),
+    }
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

@@ -37,7 +37,7 @@ class Method(Distiller):
     """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows."""
 
     vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
+    directions = {"kd": False, "teacher_#_kd": False, "agreement": True}
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

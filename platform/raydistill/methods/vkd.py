@@ -34,7 +34,7 @@ class Method(Distiller):
     """``kd_alpha * kd``, the divergence of the student from the teachers' concatenated logits."""
 
     vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
+    directions = {"kd": False, "agreement": True}
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

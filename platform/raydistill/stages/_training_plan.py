@@ -16,7 +16,7 @@ from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import Reading
 from raydistill.stages._teacher_plan import Choice, Rows
 from raydistill.training.placement import TeacherPlacement
-from raydistill.training.selection import TASK, Criterion, criterion_of, selection_line
+from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method, selection_line
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -72,13 +72,18 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         lines += _teacher_cache.lines(config, reading, teachers, inputs)
     return TrainDecisions(
         lines=lines,
-        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash),
+        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash, _logged(config, corpus)),
         student=student,
         teachers=tuple(teachers),
         choice=choice,
         placement=placement,
         reading=reading,
     )
+
+
+def _logged(config: "Config", corpus: CorpusFacts) -> tuple[str, ...]:
+    """The task's metrics that evaluations will have: none where validation rows have no labels."""
+    return () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better)
 
 
 def choice_of(config: "Config", inputs: Inputs) -> Choice:
@@ -289,7 +294,7 @@ def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion)
             "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
         )
     if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
-        choices = " or ".join(["loss", *method.method.higher_is_better])
+        choices = " or ".join(metrics_of_method(method))
         raise ValueError(
             f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
             f"{_corpora.without_labels(config.corpus, corpus, PARTS[1])}, or write {choices}"

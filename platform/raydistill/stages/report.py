@@ -3,18 +3,20 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from raydistill import discovery
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.report import against, curves, pictures, tables
 from raydistill.report.columns import column
 from raydistill.report.page import Comparison, Shown, Trained, page
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
 from raydistill.stages import _base
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
 
 _PAGE, _TERMS, _METRIC = "report.md", "loss_terms.png", "metric.png"
@@ -117,14 +119,17 @@ class Stage(_base.Stage):
                 raise ValueError(f"{key} is {name!r}; name an earlier {kind} stage")
         found = {name: planned(Evaluated, name, inputs) for name in self.references().values()}
         evaluations = {name: one for name, one in found.items() if one is not None}
-        compared = [model for name in self.config.evaluations for model in evaluations[name].models]
+        rows = [
+            one
+            for name in self.config.evaluations
+            for row in _planned_rows(evaluations[name], inputs[name])
+            for one in (row.model, row.name)
+        ]
         for position, line in enumerate(self.config.lines or []):
-            if not any(line == model or line.startswith(f"{model} (") for model in compared):
-                raise ValueError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
-        metrics = [metric for name in self.config.evaluations for metric in evaluations[name].metrics]
-        if metrics and self.config.metric not in (None, *metrics):
-            raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
-        self._check_against(evaluations)
+            if line not in rows:
+                raise ValueError(discovery.unknown_choice(f"lines.{position}", line, list(dict.fromkeys(rows))))
+        self._check_metric(evaluations, inputs)
+        self._check_against(evaluations, inputs)
         for name, one in self._columns():
             choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
             for metric in one.metric:
@@ -133,8 +138,24 @@ class Stage(_base.Stage):
                     raise ValueError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
         return Decisions([f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
 
-    def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
-        """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
+    def _check_metric(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
+        """Raise ValueError for a metric that no evaluation has, or that no training logs where some are drawn."""
+        metric = self.config.metric
+        metrics = [one for name in self.config.evaluations for one in evaluations[name].metrics]
+        if metric is not None and metrics and metric not in metrics:
+            raise ValueError(discovery.unknown_choice("metric", metric, list(dict.fromkeys(metrics))))
+        logged: list[str] = []
+        for position, name in enumerate(self.config.trainings):
+            made = planned(ModelFacts, name, inputs)
+            if made is None or made.metrics is None:
+                raise ValueError(f"trainings.{position} is {name!r}, which trains nothing; name a training stage")
+            logged += made.metrics
+        if metric is not None and logged and metric not in logged:
+            choices = list(dict.fromkeys(logged))
+            raise ValueError(f"{discovery.unknown_choice('metric', metric, choices)}, which the trainings log")
+
+    def _check_against(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
+        """Raise ValueError for a picture of what no evaluation has, or twice the same."""
         stems = [self._against_stem(one) for one in self.config.plot_against]
         for position, (one, stem) in enumerate(zip(self.config.plot_against, stems, strict=True)):
             name = self._compared_in(one)
@@ -147,6 +168,14 @@ class Stage(_base.Stage):
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
                     raise ValueError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
+            if one.metric not in evaluations[name].directions:
+                figures = list(evaluations[name].directions)
+                raise ValueError(discovery.unknown_choice(f"plot_against.{position}.metric", one.metric, figures))
+            try:
+                rows = _planned_rows(evaluations[name], inputs[name])
+                against.Against.of(rows, key=one.key, figure=one.metric, models=one.models)
+            except ValueError as error:
+                raise ValueError(str(error).replace("plot_against.", f"plot_against.{position}.")) from None
 
     def _compared_in(self, one: AgainstConfig) -> str:
         """The evaluation that has a figure, empty where there are several and none is named."""
@@ -217,6 +246,13 @@ class Stage(_base.Stage):
             if line not in rows:
                 raise ValueError(f"lines.{position} is {line!r}; choices: {', '.join(dict.fromkeys(rows))}")
         return levels
+
+
+def _planned_rows(evaluation: Evaluated, made: Input) -> list[tables.Group]:
+    """The rows that the table of an evaluation will have."""
+    entries = [tables.Entry.of(entry) for entry in evaluation.entries]
+    keys = list(made.runs.values()) or [{}]
+    return tables.group([replace(one, assignment={**own, **one.assignment}) for own in keys for one in entries])
 
 
 def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:

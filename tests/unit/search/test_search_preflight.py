@@ -76,7 +76,7 @@ def test_a_stage_that_a_searched_key_changes_is_not_shared(search, checked):
         (["space.method=[kd]"], "space.method.temperature lies in space.method, which replaces it"),
         (["space.distill.method.alpha=[0.1]"], "space.method.alpha lies in space.distill.method.alpha"),
         (["distill.matrix={seed: [1, 2]}"], "which has 2 runs, but a trial is one; write distill.matrix: {}"),
-        (["metric=acuracy"], "metric is 'acuracy'; choices: loss, accuracy"),
+        (["metric=acuracy"], "metric is 'acuracy'; did you mean 'accuracy'? Choices: loss, accuracy"),
         (["mode=min"], "mode is 'min', but the best accuracy is the greatest; write mode: max"),
         (["metric=loss"], "mode is 'max', but the best loss is the least; write mode: min"),
         (

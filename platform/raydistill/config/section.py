@@ -1,9 +1,18 @@
-"""What every number of a configuration keeps, whatever section or module has it: no truth value, finite, 64 bits."""
+"""What every section of a job keeps, and every number of one: no truth value, finite, 64 bits."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from raydistill.config.errors import with_choices
 
 FINITE = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Of sections and of modules' options: unknown keys are refused, and numbers that are infinite or none."""
@@ -36,7 +45,7 @@ def _walk(node: Any, *, in_union: bool = False) -> None:
         node["strict"] = True
     else:
         check = _refuse_no_int if kind == "int" else _refuse_truth
-        made = core_schema.no_info_before_validator_function(check, dict(node), metadata={_MARK: True})  # type: ignore[arg-type]
+        made = core_schema.no_info_before_validator_function(check, dict(node), metadata={_MARK: True})
         node.clear()
         node.update(made)
 
@@ -52,3 +61,21 @@ def _refuse_no_int(value: Any) -> Any:
     if isinstance(value, int | float) and not -_MOST <= value <= _MOST:
         raise PydanticCustomError("no_number", "it should be a whole number below 2**63")
     return value
+
+
+class Section(BaseModel):
+    """A part of a job file: unknown keys are refused, values do not change after validation."""
+
+    model_config = ConfigDict(**FINITE, frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return with_plain_numbers(handler(source))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_choices(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise with_choices(error, cls.model_fields) from None
