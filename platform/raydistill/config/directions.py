@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 Directions = Mapping[str, bool | None]
 """Of each figure by its name whether the greater value is the better one; None for a count, where neither is."""
@@ -23,11 +24,11 @@ def greater_is_better(
     """
     if metric not in directions:
         choices = [name for name, own in directions.items() if own is not None]
-        raise ValueError(unknown_choice(key, metric, choices))
+        raise UserError(unknown_choice(key, metric, choices))
     own = directions[metric]
     if own is None and stated is None:
-        raise ValueError(f"{key} is {metric!r}, of which neither more nor less is better; set {stated_key}, or another")
+        raise UserError(f"{key} is {metric!r}, of which neither more nor less is better; set {stated_key}, or another")
     if own is not None and stated not in (None, own):
         better = "greatest" if own else "least"
-        raise ValueError(f"{stated_key} is {stated}, but the best {metric} is the {better}; leave {stated_key} out")
+        raise UserError(f"{stated_key} is {stated}, but the best {metric} is the {better}; leave {stated_key} out")
     return bool(stated if own is None else own)

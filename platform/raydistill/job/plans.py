@@ -4,11 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from raydistill.config.errors import UserError, error_lines
+from pydantic import ValidationError
+
+from raydistill.config.errors import error_lines
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, registered_checkpoints
 from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
+from raydistill.user_error import UserError
 
 
 @contextmanager
@@ -16,8 +19,8 @@ def of_stage(name: str) -> Iterator[None]:
     """Turn what a stage refuses inside the block into a UserError, each line led by the stage's key."""
     try:
         yield
-    except ValueError as error:
-        raise UserError(f"stages.{name}: {line}" for line in error_lines(error)) from None
+    except (UserError, ValidationError) as error:
+        raise UserError(error_lines(error, source=f"stages.{name}")) from None
 
 
 @dataclass

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydistill import cluster
-from raydistill.config.errors import UserError
 from raydistill.data import object_store
 from raydistill.job.load import Job
 from raydistill.job.plans import Plans, of_stage
 from raydistill.job.record import StageRecord, job_folder, stage_record
 from raydistill.stages._base import Facts
 from raydistill.store_paths import is_in_store
+from raydistill.user_error import UserError
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16

@@ -14,6 +14,7 @@ from raydistill.registry.client import Registry
 from raydistill.registry.gate import unmet
 from raydistill.registry.reference import check_alias
 from raydistill.registry.student import LICENSE_TAG, StudentVersion
+from raydistill.user_error import UserError
 
 PROMOTED, FORCED = "promoted", "forced"
 """Tags, each followed by ``.<alias>``: when a version got the alias, and which checks a forced one failed."""
@@ -87,7 +88,7 @@ def not_plain(registry: Registry, version: StudentVersion, target: Path) -> list
     """Why a version does not load from safetensors with transformers alone; it is downloaded below ``target``."""
     try:
         folder = registry.download(version, target)
-    except ValueError as error:
+    except UserError as error:
         return [str(error)]
     return [*outside_code(folder), *_reload(folder)]
 

@@ -4,6 +4,8 @@ import posixpath
 import re
 from dataclasses import dataclass
 
+from raydistill.user_error import UserError
+
 SCHEME = "models:/"
 _PATTERN = re.compile(r"(?P<scheme>models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 _ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]+", re.ASCII | re.IGNORECASE)
@@ -26,7 +28,7 @@ class ModelReference:
         """Read a model's name on the command line, with or without ``models:/``; raises ValueError."""
         parts = _PATTERN.fullmatch(text)
         if parts is None:
-            raise ValueError(f"model is {text!r}; write NAME, NAME@ALIAS or NAME/VERSION")
+            raise UserError(f"model is {text!r}; write NAME, NAME@ALIAS or NAME/VERSION")
         return cls(parts["name"], parts["alias"], int(parts["version"]) if parts["version"] else None)
 
     @classmethod
@@ -34,7 +36,7 @@ class ModelReference:
         """Read a checkpoint of a job, which needs ``models:/`` and an alias or a version; raises ValueError."""
         parts = _PATTERN.fullmatch(text)
         if parts is None or not parts["scheme"] or not (parts["alias"] or parts["version"]):
-            raise ValueError(f"checkpoint is {text!r}; write models:/NAME@ALIAS or models:/NAME/VERSION")
+            raise UserError(f"checkpoint is {text!r}; write models:/NAME@ALIAS or models:/NAME/VERSION")
         return cls.parse(text)
 
     def __str__(self) -> str:
@@ -47,33 +49,29 @@ def check_name(name: str) -> None:
     """Raise ValueError for a name that the registry does not take, or that no reference could write."""
     found = next((sign for sign in name if sign in _NOT_IN_NAMES or not sign.isprintable()), None)
     if found is not None:
-        raise ValueError(
-            f"name is {name!r}, which has {found!r}; a registered model's name has none of {_NOT_IN_NAMES}"
-        )
+        raise UserError(f"name is {name!r}, which has {found!r}; a registered model's name has none of {_NOT_IN_NAMES}")
     if name.strip() != name or name in ("", ".", ".."):
-        raise ValueError(f"name is {name!r}; give a registered model's name without spaces at its ends")
+        raise UserError(f"name is {name!r}; give a registered model's name without spaces at its ends")
     if len(name) > _LONGEST_NAME:
-        raise ValueError(f"name has {len(name)} letters; a registered model's name has at most {_LONGEST_NAME}")
+        raise UserError(f"name has {len(name)} letters; a registered model's name has at most {_LONGEST_NAME}")
 
 
 def check_alias(alias: str) -> None:
     """Raise ValueError for an alias that the registry reserves or does not take."""
     if len(alias) > _LONGEST_NAME:
-        raise ValueError(f"alias has {len(alias)} letters; it has at most {_LONGEST_NAME}")
+        raise UserError(f"alias has {len(alias)} letters; it has at most {_LONGEST_NAME}")
     if not _ALIAS.fullmatch(alias):
-        raise ValueError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
+        raise UserError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
 
 
 def check_tag(name: str, text: str) -> None:
     """Raise ValueError for a version's tag that the registry does not take."""
     if not _TAG.fullmatch(name) or posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
-        raise ValueError(
-            f"tags has {name!r}; a tag's name has letters, digits, spaces, _, -, ., : and / between others"
-        )
+        raise UserError(f"tags has {name!r}; a tag's name has letters, digits, spaces, _, -, ., : and / between others")
     if len(name) > _LONGEST_NAME:
-        raise ValueError(f"tags has a name of {len(name)} letters; it has at most {_LONGEST_NAME}")
+        raise UserError(f"tags has a name of {len(name)} letters; it has at most {_LONGEST_NAME}")
     if len(text) > _LONGEST_TAG:
-        raise ValueError(f"tags.{name} has {len(text):,} letters; it has at most {_LONGEST_TAG:,}")
+        raise UserError(f"tags.{name} has {len(text):,} letters; it has at most {_LONGEST_TAG:,}")
 
 
 def is_registered(checkpoint: str) -> bool:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from raydistill import cluster
-from raydistill.config.errors import UserError, error_lines
 from raydistill.config.sections import ScalingConfig
 from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
@@ -24,6 +23,7 @@ from raydistill.search.spaces import job_data, locate, with_values
 from raydistill.stages._base import ModelFacts
 from raydistill.store_paths import is_in_store
 from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method
+from raydistill.user_error import UserError
 
 _TRAIN = "train"
 _LIBRARIES = {"optuna": "optuna", "hyperopt": "hyperopt"}
@@ -76,7 +76,7 @@ def metric_of(search: SearchConfig, stage: Any) -> Criterion:
     training = stage.training.model_copy(update={"metric_for_best_model": search.metric, "greater_is_better": greater})
     try:
         return criterion_of(training, stage.task, stage.method)
-    except ValueError as error:
+    except UserError as error:
         text = str(error).replace("training.metric_for_best_model", "metric")
         contradiction = f"training.greater_is_better is {greater}, "
         if text.startswith(contradiction):
@@ -122,10 +122,7 @@ def _missing_library(search: SearchConfig) -> Iterator[str]:
 
 def _base_job(search: SearchConfig) -> dict[str, Any]:
     """Plain data of the job that is varied; raises UserError for one that cannot be searched."""
-    try:
-        raw = job_data(search)
-    except ValueError as error:
-        raise UserError(error_lines(error)) from None
+    raw = job_data(search)
     storage = str(raw.get("storage", ""))
     if is_in_store(storage):
         raise UserError([f"storage is {storage!r}, which tune does not take; name a folder, such as storage=runs"])
@@ -143,8 +140,8 @@ def _paths(search: SearchConfig, raw: Mapping[str, Any]) -> dict[str, list[str]]
     for key in search.space:
         try:
             paths[key] = locate(raw, search.stage, key)
-        except ValueError as error:
-            problems += [f"space.{line}" for line in error_lines(error)]
+        except UserError as error:
+            problems += [f"space.{line}" for line in error.lines]
     _refuse([*problems, *_overlaps(paths)])
     return paths
 
@@ -181,10 +178,7 @@ def _checked_job(search: SearchConfig, raw: Mapping[str, Any], values: Values, *
 
 
 def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whole: bool) -> Job:
-    try:
-        job = load_job(with_values(raw, search.stage, values))
-    except ValueError as error:
-        raise UserError(error_lines(error)) from None
+    job = load_job(with_values(raw, search.stage, values))
     _refuse(_several_runs(search, job))
     job = only(job, with_readers(job, search.stage) if whole else needed(job, search.stage))
     if whole:
@@ -196,15 +190,17 @@ def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whol
 def _unmeasured(search: SearchConfig, job: Job, previews: Iterable[Preview]) -> Iterator[str]:
     """Why evaluations of the searched stage will not have the metric that trials are compared by."""
     stage = job.config.stages[search.stage]
-    key = metric_of(search, stage).key
-    made = next(one.makes for one in previews if one.stage.partition("[")[0] == search.stage)
-    logged = made.metrics if isinstance(made, ModelFacts) and made.metrics is not None else ()
-    if key.startswith(TASK) and key.removeprefix(TASK) not in logged:
-        choices = " or ".join(metrics_of_method(stage.method))
-        yield (
-            f"metric is {search.metric!r}, which reads labels, but validation rows of {search.stage} have none; "
-            f"binarize with labelled: all or validation, or write {choices}"
-        )
+    for preview in previews:
+        made = preview.makes
+        if preview.stage.partition("[")[0] != search.stage or not isinstance(made, ModelFacts):
+            continue
+        key = metric_of(search, stage).key
+        if key.startswith(TASK) and key.removeprefix(TASK) not in (made.metrics or ()):
+            choices = " or ".join(metrics_of_method(stage.method))
+            yield (
+                f"metric is {search.metric!r}, which reads labels, but validation rows of {search.stage} have none; "
+                f"binarize with labelled: all or validation, or write {choices}"
+            )
 
 
 def _problems_without_values(search: SearchConfig, raw: Mapping[str, Any], *, whole: bool) -> list[str]:

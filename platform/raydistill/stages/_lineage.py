@@ -20,6 +20,7 @@ from raydistill.registry.student import (
     FiguresRow,
 )
 from raydistill.stages._base import Inputs, Run, stage_of
+from raydistill.user_error import UserError
 
 Entry = Mapping[str, Any]
 
@@ -38,7 +39,7 @@ def check_one_evaluation(name: str, inputs: Inputs) -> None:
     """Raise ValueError for an evaluation that has several runs, none of which has all figures."""
     num_runs = inputs[name].num_runs
     if num_runs > 1:
-        raise ValueError(f"evaluation is {name!r}, which has {num_runs} runs; name one of them")
+        raise UserError(f"evaluation is {name!r}, which has {num_runs} runs; name one of them")
 
 
 def rows(evaluation: Mapping[str, Any], run: Run, model: str, *, baseline: str | None) -> list[FiguresRow]:

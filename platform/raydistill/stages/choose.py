@@ -13,6 +13,7 @@ from raydistill.report.grouping import grouped
 from raydistill.report.tables import Statistic, markdown_table
 from raydistill.stages import _base, _lineage, _models
 from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, Run, planned
+from raydistill.user_error import UserError
 
 _TABLE = "choice.md"
 
@@ -48,10 +49,10 @@ class Stage(_base.Stage):
         config = self.config
         made = planned(ModelFacts, config.model, inputs)
         if made is None or "" not in made.configs:
-            raise ValueError(f"model is {config.model!r}; name an earlier training stage")
+            raise UserError(f"model is {config.model!r}; name an earlier training stage")
         evaluation = planned(Evaluated, config.evaluation, inputs)
         if evaluation is None:
-            raise ValueError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
+            raise UserError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
         _lineage.check_one_evaluation(config.evaluation, inputs)
         greater_is_better(config.metric, evaluation.directions, stated=config.greater_is_better)
         num_runs = inputs[config.model].num_runs
@@ -98,7 +99,7 @@ class Stage(_base.Stage):
             entry = _lineage.student_entry(entries, run, self.config.model)
             value = None if entry is None else entry["figures"].get(self.config.metric)
             if value is None:
-                raise ValueError(
+                raise UserError(
                     f"evaluation is {self.config.evaluation!r}, which has no {self.config.metric} of {run.name}; "
                     f"add {self.config.model} to its models"
                 )

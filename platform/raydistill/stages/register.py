@@ -28,6 +28,7 @@ from raydistill.registry.student import (
 )
 from raydistill.stages import _base, _lineage, _models
 from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
+from raydistill.user_error import UserError
 
 
 class Config(_base.StageConfig):
@@ -61,7 +62,7 @@ class Config(_base.StageConfig):
         for name, text in self.tags.items():
             check_tag(name, text)
         if self.greater_is_better is not None and self.metric is None:
-            raise ValueError(f"greater_is_better is {self.greater_is_better}, but metric is missing; give both or none")
+            raise UserError(f"greater_is_better is {self.greater_is_better}, but metric is missing; give both or none")
         return self
 
 
@@ -82,11 +83,11 @@ class Stage(_base.Stage):
         stage = _base.stage_of(self.config.model)
         made = None if is_registered(self.config.model) else inputs.get(stage)
         if made is not None and planned(ModelFacts, stage, inputs) is None:
-            raise ValueError(f"model is {self.config.model!r}, which makes no model; name a training stage")
+            raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
-            raise ValueError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
+            raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
         if made is not None and made.num_runs > 1 and self.config.metric is None:
-            raise ValueError(
+            raise UserError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
                 "name one, such as stage[seed=1], or give evaluation and metric"
             )
@@ -102,11 +103,11 @@ class Stage(_base.Stage):
         if name is None:
             for key, value in (("metric", config.metric), ("baseline", config.baseline), ("gate.metric", gate)):
                 if value is not None:
-                    raise ValueError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
+                    raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
             return None
         found = planned(Evaluated, name, inputs)
         if found is None:
-            raise ValueError(f"evaluation is {name!r}; name an earlier evaluation stage")
+            raise UserError(f"evaluation is {name!r}; name an earlier evaluation stage")
         _lineage.check_one_evaluation(name, inputs)
         return found
 
@@ -116,14 +117,14 @@ class Stage(_base.Stage):
         runs = [] if made is None else [_base.Run(name, keys, Path(), {}) for name, keys in made.runs.items()]
         entries = evaluation.entries
         if runs and not any(_lineage.student_entry(entries, run, config.model) is not None for run in runs):
-            raise ValueError(
+            raise UserError(
                 f"evaluation is {config.evaluation!r}, which has no figures of {config.model!r}; add that to its "
                 f"models, which are {', '.join(dict.fromkeys(entry['reference'] for entry in entries))}"
             )
         if config.metric is not None:
             greater_is_better(config.metric, evaluation.directions, stated=config.greater_is_better)
         if config.baseline is not None and config.baseline not in evaluation.models:
-            raise ValueError(discovery.unknown_choice("baseline", config.baseline, evaluation.models))
+            raise UserError(discovery.unknown_choice("baseline", config.baseline, evaluation.models))
         self._gate(evaluation)
 
     def _gate(self, evaluation: Evaluated) -> GateConfig | None:
@@ -171,7 +172,7 @@ class Stage(_base.Stage):
         found = [(self._figures(run, context).get(key), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
-            raise ValueError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
+            raise UserError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
         sign = 1 if greater_is_better(key, evaluated.directions) else -1
         return max(known, key=lambda one: sign * one[0])[1]
 

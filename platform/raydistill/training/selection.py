@@ -15,6 +15,7 @@ from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import TrainingConfig
 from raydistill.data import mirror
 from raydistill.training import checkpoint_folder
+from raydistill.user_error import UserError
 
 METHOD, TASK = "validation/", "eval/"
 """What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
@@ -38,7 +39,7 @@ class Criterion:
     def value(self, metrics: Mapping[str, float]) -> float:
         """The metric among those of an evaluation; raises ValueError with the choices if it is not there."""
         if self.key not in metrics:
-            raise ValueError(
+            raise UserError(
                 f"training.metric_for_best_model is {self.key!r}, which evaluations do not have; "
                 f"choices: {', '.join(sorted(metrics))}"
             )
@@ -104,8 +105,8 @@ def directions_of(task: TaskSpec, method: MethodSpec) -> dict[str, bool | None]:
 
 def _unprefixed(task: TaskSpec, method: MethodSpec) -> dict[str, bool | None]:
     """The same of those that can be named without the word before the slash."""
-    found = {**task.higher_is_better, **dict.fromkeys(metrics_of_method(method), True)}
-    return {**found, _LOSS: False}
+    of_method = {_LOSS: False, **dict.fromkeys(metrics_of_method(method)[1:], True)}
+    return {**of_method, **{name: greater for name, greater in task.higher_is_better.items() if name not in of_method}}
 
 
 def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Criterion) -> str:

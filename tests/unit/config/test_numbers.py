@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from raydistill import discovery
-from raydistill.config.errors import UserError, error_lines
+from raydistill.config.errors import error_lines
 from raydistill.config.named import EncodingSpec, MethodSpec, Named, SourceSpec, TaskSpec
 from raydistill.config.sections import (
     CorpusRef,
@@ -19,6 +19,7 @@ from raydistill.config.sections import (
 )
 from raydistill.job.load import STAGES, JobConfig, load_job, stage_type
 from raydistill.search.config import SearchConfig
+from raydistill.user_error import UserError
 
 INF, NAN = float("inf"), float("nan")
 
