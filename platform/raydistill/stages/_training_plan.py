@@ -215,12 +215,17 @@ def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> 
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
     min_rows = config.method.requirements.min_rows
+    if corpus.rows is not None and corpus.rows < min(training.batch_size, parts * min_rows):
+        raise UserError(
+            f"training.batch_size is {training.batch_size}, but an epoch has {corpus.rows} rows, fewer than the "
+            f"{parts * min_rows} that the micro-batches of a step need; lower training.batch_size to {corpus.rows}"
+        )
     if smallest < parts * min_rows:
         needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {config.method.name}"
         raise UserError(
             f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
             f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
-            "scaling.num_workers"
+            "training.batch_size or scaling.num_workers"
         )
 
 
