@@ -334,7 +334,8 @@ class TrainingConfig(Section):
     is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
     first step is no candidate."""
     greater_is_better: bool | None = None
-    """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
+    """Whether the best value of that metric is the greatest; the metric says so itself, another word is refused, and a
+    term such as ``validation/margin``, of which neither is better, needs one."""
     saving_criterion: float | None = None
     """Value that the metric has to beat before a best student is kept."""
     load_best_model_at_end: bool = False

@@ -259,9 +259,9 @@ def test_columns_that_the_first_json_line_lacks_are_refused_when_files_are_liste
     with pytest.raises(
         ValueError, match=r"text is 'text', which .*a\.jsonl line 2 does not have; choices: sentence, label"
     ):
-        delimited.items(delimited.Config(path=path, text="text"))
-    assert delimited.items(delimited.Config(path=path, text="sentence", label="label"))
-    assert delimited.items(delimited.Config(path=path, text="text", short_lines="skip"))
+        delimited.items(delimited.Config(path=str(path), text="text"))
+    assert delimited.items(delimited.Config(path=str(path), text="sentence", label="label"))
+    assert delimited.items(delimited.Config(path=str(path), text="text", short_lines="skip"))
     broken = write(tmp_path, "[1, 2]\n", "b.jsonl")
     with pytest.raises(ValueError, match=r"b\.jsonl line 1 is no JSON object with keys, but '\[1, 2\]'"):
-        delimited.items(delimited.Config(path=broken, text="text"))
+        delimited.items(delimited.Config(path=str(broken), text="text"))

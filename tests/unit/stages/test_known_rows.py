@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.stages import _corpora
 from raydistill.stages._base import CorpusFacts, Input
 from toys.capture import train_stage, write_labelled
 from toys.classifiers import CLASSES
@@ -30,8 +31,6 @@ def refused(folder: Path, message: str, **changes: Any) -> None:
 
 
 def _columns(folder: Path) -> Any:
-    from raydistill.stages import _corpora
-
     return _corpora.of_folder(folder / "corpus").columns
 
 
@@ -47,14 +46,12 @@ def test_a_batch_that_is_larger_than_the_corpus_is_told_to_be_lowered(folder: Pa
     refused(folder, message, training={"batch_size": 480, "micro_batch_size": 4})
 
 
-def test_a_batch_whose_few_shot_rows_are_fewer_is_told_to_be_lowered(folder: Path) -> None:
+def test_a_batch_of_more_than_all_few_shot_rows_is_refused_before_the_corpus_is_made(folder: Path) -> None:
     small = {"batch_size": 23, "micro_batch_size": 1}
-    refused(
-        folder,
-        "batch_size is 23, but an epoch has 6 rows, .* lower training.batch_size to 6",
-        of={"few_shot": 2},
-        training=small,
-    )
+    stage = train_stage(folder, corpus=[{"corpus": "corpus", "few_shot": 2}], training=small)
+    facts = CorpusFacts("classification", 61, 40, labels=CLASSES, columns=_columns(folder))
+    with pytest.raises(ValueError, match=r"is 23, but an epoch has 6 rows, .* lower training\.batch_size to 6"):
+        stage.plan(ScalingConfig(), {"corpus": Input(facts)})
 
 
 def test_a_batch_that_its_rows_fill_is_taken(folder: Path) -> None:

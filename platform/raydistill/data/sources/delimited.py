@@ -227,7 +227,7 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
             yield {role: values[column] for role, column in columns.items()}
 
 
-def _json_object(line: str, lines: _lines.Lines) -> dict[str, Any]:
+def _json_object(line: str, lines: _lines.Lines) -> dict[Any, Any]:
     try:
         values = json.loads(line)
     except ValueError as error:
