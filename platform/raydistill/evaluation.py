@@ -29,6 +29,8 @@ LATENCY, BATCH_LATENCY = "latency_ms", "batch_latency_ms"
 LATENCY_SPREAD, BATCH_LATENCY_SPREAD = "latency_spread_ms", "batch_latency_spread_ms"
 ROUNDS = 4
 """Times that each of several models is measured, in turn with the others."""
+COSTS = ("parameters", "size_mb", LATENCY, BATCH_LATENCY)
+"""Figures of a model beside the task's, of which less is better."""
 _TIMED_BATCHES = 5
 _LONGEST_S = 5.0
 """Time after which a measurement ends."""

@@ -6,14 +6,16 @@ Such a spec is the annotation of its field. It is validated where it enters; one
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
-from pydantic_core import CoreSchema, core_schema
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
+from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
+from raydistill.config.section import FINITE, with_plain_numbers
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from raydistill.batch import Batch
     from raydistill.methods._base import Distiller, Requirements
     from raydistill.tasks._base import Column, Encoding, TaskBase
+
+
+@cache
+def _validator(config_type: type) -> SchemaValidator:
+    """What makes the options of a module of plain data; refuses unknown keys and numbers that are none."""
+    return SchemaValidator(with_plain_numbers(TypeAdapter(with_config(FINITE)(config_type)).core_schema))
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,8 @@ class Named:
         if name not in choices:
             raise choice_error(kind, "name", name, choices)
         config_type = cls.config_type(name)
-        strict = with_config(ConfigDict(extra="forbid"))(config_type)
         try:
-            return cls(name, TypeAdapter(strict).validate_python(section))
+            return cls(name, _validator(config_type).validate_python(section))
         except ValidationError as error:
             fields = [field.name for field in dataclasses.fields(config_type)]
             raise with_choices(error, fields, owner=f"{kind} {name}") from None
@@ -151,6 +158,10 @@ class TaskSpec(Named):
     def higher_is_better(self) -> dict[str, bool]:
         """The metrics that models can be compared by, and of each whether a higher value is better."""
         return self.task.higher_is_better(self.config)
+
+    def figures(self, labels: Sequence[str]) -> dict[str, bool | None]:
+        """All figures that it may have of a corpus with these classes, and of each whether greater is better."""
+        return self.task.figures(self.config, labels)
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
         """Names of what a classifier's outputs stand for, given the names of the corpus's classes."""

@@ -1,44 +1,24 @@
 """Sections that several stages share; a default lives on its field, once."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    ModelWrapValidatorHandler,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from raydistill.config.errors import with_choices
+from raydistill.config.section import Section as Section
 from raydistill.credentials import free_of_secrets
 from raydistill.models import layer_plan
 from raydistill.user_error import UserError
 
-
-class Section(BaseModel):
-    """A part of a job file: unknown keys are refused, values do not change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _tell_choices(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise with_choices(error, cls.model_fields) from None
+_MOST_CPUS = 100_000
+"""More than any cluster has; Ray would be started with as many as a job asks for."""
+_MOST_COPIES = 10_000
+"""Of each row in an epoch."""
 
 
 class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 
-    num_workers: Annotated[int, Field(ge=1)] = 1
+    num_workers: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Training processes, over all nodes; the most of them where ``min_workers`` is set."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
     """A training does with this many workers too, by default only with ``num_workers``: it starts with as many as the
@@ -49,11 +29,11 @@ class ScalingConfig(Section):
     Either counts as one of ``training.max_failures``."""
     use_gpu: bool = False
     """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs that Ray reserves for a worker; also its number of threads on a cluster."""
-    data_cpus: Annotated[int, Field(ge=1)] = 1
+    data_cpus: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs left for the data tasks that feed the workers."""
-    memory_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_per_worker: Annotated[float, Field(gt=0)] | None = None
     """GiB that weights, gradients and moments of a worker may take, its GPU's or else main memory; it decides where
     teachers lie. By default a part of what the machine has, and no limit on a cluster, whose machines may differ."""
 
@@ -89,7 +69,7 @@ class CorpusRef(Section):
 
     corpus: str
     """Name of an earlier binarize stage, or its folder."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=_MOST_COPIES)] = 1.0
     """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
     few_shot: Annotated[int, Field(ge=1)] | None = None
     """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Validation rows
@@ -200,6 +180,14 @@ class TeacherConfig(ModelRef):
     and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
 
 
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "layers": (),
+    "random": ("vocab_transform",),
+    "checkpoint": ("architecture", "num_layers", "layers", "vocab_transform", "freeze_position_embeddings"),
+}
+"""Keys of a student that each of its starts does nothing with."""
+
+
 class StudentConfig(Section):
     """How the student starts."""
 
@@ -233,6 +221,13 @@ class StudentConfig(Section):
     def _complete(self) -> "StudentConfig":
         if self.init == "checkpoint" and self.checkpoint is None:
             raise UserError("init is 'checkpoint'; name the model as checkpoint")
+        for key in _UNREAD[self.init]:
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                reader = next(init for init, keys in _UNREAD.items() if key not in keys)
+                raise UserError(
+                    f"{key} is {value}, which init: {self.init} does not read; leave it out, or write init: {reader}"
+                )
         if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
             raise UserError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
@@ -251,7 +246,7 @@ class OptimizerConfig(Section):
     with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
     of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     epsilon: Annotated[float, Field(gt=0)] = 1e-6
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled; biases and layer norms are never decayed."""
@@ -278,6 +273,16 @@ class OptimizerConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
     """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
     tensor."""
+
+    @model_validator(mode="after")
+    def _leaves_weights(self) -> "OptimizerConfig":
+        share = self.learning_rate * self.weight_decay
+        if share >= 1:
+            raise UserError(
+                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} takes all of "
+                "each weight in a step; lower it, published recipes have 0.01 to 0.1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_of_the_schedule(self) -> "OptimizerConfig":
@@ -331,14 +336,15 @@ class TrainingConfig(Section):
     is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
     first step is no candidate."""
     greater_is_better: bool | None = None
-    """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
-    saving_criterion: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Whether the best value of that metric is the greatest; the metric says so itself, another word is refused, and a
+    term such as ``validation/margin``, of which neither is better, needs one."""
+    saving_criterion: float | None = None
     """Value that the metric has to beat before a best student is kept."""
     load_best_model_at_end: bool = False
     """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations in a row without an improvement after which training ends."""
-    early_stopping_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     """An improvement is one over the best value before it by more than this."""
 
     @model_validator(mode="after")

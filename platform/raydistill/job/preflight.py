@@ -3,18 +3,15 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from raydistill import cluster
-from raydistill.config.errors import error_lines
 from raydistill.data import object_store
-from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
-from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
+from raydistill.job.plans import Plans, of_stage
+from raydistill.job.record import StageRecord, job_folder, stage_record
+from raydistill.stages._base import Facts
 from raydistill.store_paths import is_in_store
 from raydistill.tracking.store import store_of
 from raydistill.user_error import UserError
@@ -30,6 +27,8 @@ class Preview:
     stage: str
     finished: bool
     lines: list[str]
+    makes: Facts | None = None
+    """What is known of what it makes."""
 
 
 def check_job(job: Job) -> list[Preview]:
@@ -39,40 +38,26 @@ def check_job(job: Job) -> list[Preview]:
     """
     problems: list[str] = []
     previews: list[Preview] = []
-    made: dict[str, Input] = {}
     problems += [*_check_storage(job), *_check_tracking(job), *cluster.machine_problems()]
     if problems and is_in_store(job.config.storage):
         # What is finished cannot be told there.
         raise UserError(problems)
     records: dict[str, StageRecord] = {}
+    plans = Plans(job, records)
     for name, run in job.runs.items():
-        scaling = job.scaling(run.stage)
         try:
-            records[name] = stage_record(job, run, records)
-            cluster.check_resources(scaling)
-            decisions = run.stage.plan(scaling, _inputs(job, run, made))
-        except (UserError, ValidationError) as error:
-            problems += error_lines(error, source=f"stages.{name}")
+            with of_stage(name):
+                records[name] = stage_record(job, run, records)
+                cluster.check_resources(job.scaling(run.stage))
+                decisions = plans.plan(name)
+        except UserError as error:
+            problems += error.lines
             # What builds on a stage that cannot run would only repeat its problem.
             break
-        made[name] = _made(decisions, records[name])
-        previews.append(Preview(name, records[name].finished, decisions.lines))
+        previews.append(Preview(name, records[name].finished, decisions.lines, decisions.makes))
     if problems:
         raise UserError(problems)
     return previews
-
-
-def _inputs(job: Job, run: StageRun, made: Mapping[str, Input]) -> Inputs:
-    """What each reference of a run leads to: what the first run makes stands for all of a stage."""
-    earlier = {key: replace(made[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
-    registered = registered_checkpoints(job, run)
-    return {**earlier, **{reference: Input(folder=folder) for reference, folder in registered.items()}}
-
-
-def _made(decisions: Decisions, record: StageRecord) -> Input:
-    """What a stage will make; of a finished corpus its folder tells more."""
-    is_there = record.finished and isinstance(decisions.makes, CorpusFacts)
-    return Input(folder=record.output) if is_there else Input(decisions.makes)
 
 
 def _check_storage(job: Job) -> list[str]:

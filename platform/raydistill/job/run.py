@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from raydistill.data.storages import storage_at
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
+from raydistill.job.plans import Plans
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
 from raydistill.locks import HeldError, hold, locked
 from raydistill.stages._base import Run, StageContext
@@ -130,6 +131,13 @@ class Runner:
     launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
 
+    @cached_property
+    def plans(self) -> Plans:
+        """What its runs will do as far as that is known; each finished stage tells more."""
+        found = Plans(self.job, self.records)
+        found.plan_all()
+        return found
+
     def run(self, resolved: Path) -> None:
         """Run all stages under a tracked run of the job."""
         key = self._key(_JOB_KEY)
@@ -147,8 +155,12 @@ class Runner:
         return {"job": self.job.name, "command": command(), "repeat": repeat, **environment()}
 
     def run_stage(self, runs: list[StageRun]) -> None:
-        """The runs of one stage that have not finished yet, side by side where the cluster has room."""
-        config = runs[0].stage.config
+        """The runs of one stage that have not finished yet, side by side where the cluster has room.
+
+        Then those that read it are planned with what it left: raises UserError, before the next stage starts, for
+        what cannot be done with that.
+        """
+        config, plans = runs[0].stage.config, self.plans
         room = min(cluster.capacity(self.job.scaling(run.stage)) for run in runs)
         parallel = max(1, min(len(runs), room, config.max_parallel or room))
         waiting = []
@@ -158,6 +170,7 @@ class Runner:
             else:
                 waiting.append(partial(self._run_one, run, parallel))
         run_together(waiting, limit=parallel)
+        plans.take(run.name for run in runs)
 
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
@@ -226,6 +239,7 @@ class Runner:
             scaling=self.job.scaling(run.stage),
             output=self.records[run.name].output,
             runs={reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()},
+            facts={reference: self.plans.made[names[0]].facts for reference, names in run.inputs.items()},
             registered=registered_checkpoints(self.job, run),
             tracker=self.tracker,
             run_key=key,

@@ -15,7 +15,16 @@ from raydistill.batch import Batch, padded_rows
 from raydistill.losses.integrated_targets import agreement, concatenated_target
 from raydistill.losses.reduction import widen
 from raydistill.losses.uncertainty import divergence_from_labels
-from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_positive, check_weight
+from raydistill.methods._base import (
+    Distiller,
+    Execution,
+    Requirements,
+    Term,
+    Terms,
+    check_positive,
+    check_temperature,
+    check_weight,
+)
 from raydistill.models.blocks import blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.offloading import weights_present
@@ -41,7 +50,7 @@ def check_soft_labels(kd_alpha: float, temperature: float) -> None:
     check_weight("kd_alpha", kd_alpha)
     if kd_alpha == 0:
         raise UserError("kd_alpha is 0, so no classes are learnt; raise it")
-    check_positive("temperature", temperature)
+    check_temperature("temperature", temperature)
 
 
 def reads_outputs(*kinds: str, batch_dependent_when_live: bool = False) -> Requirements:
@@ -138,7 +147,6 @@ class IntegrationDistiller(Distiller):
     """A student that learns the classes of several teachers, of which each knows some; by default from their logits."""
 
     vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
 
     def __init__(
         self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()

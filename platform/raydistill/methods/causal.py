@@ -72,6 +72,7 @@ class Method(Distiller):
     """
 
     vanishes_for_identical_models = ("ce", "mse", "cos", "causal_ce", "causal_cos")
+    directions = dict.fromkeys(("mlm", "clm", "ce", "mse", "cos", "causal_ce", "causal_cos"), False)
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)

@@ -63,6 +63,10 @@ class Method(Distiller):
     """
 
     vanishes_for_identical_models = ("kd", "pkd", "causal_kd", "causal_pkd", "pair_kd", "pair_pkd")
+    directions = {
+        **{prefix + name: False for prefix in ("", COUNTERFACTUAL, PAIR) for name in ("ce", "mse", "kd", "pkd")},
+        AGREEMENT: True,
+    }
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)

@@ -54,6 +54,8 @@ class Method(_integration.IntegrationDistiller):
     ['agreement', 'align', 'kd', 'rec']
     """
 
+    directions = {"kd": False, "agreement": True, "align": False, "rec": False}
+
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
     ) -> None:

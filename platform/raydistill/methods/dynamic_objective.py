@@ -18,6 +18,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -75,6 +76,12 @@ class Method(Distiller):
     """
 
     vanishes_for_identical_models = ("kd", "rep")
+    directions = {
+        **LABELS,
+        "kd": False,
+        "rep": False,
+        **dict.fromkeys(("kd_weight", "rep_weight")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -18,6 +18,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -74,6 +75,11 @@ class Method(Distiller):
     """
 
     vanishes_for_identical_models = ("teacher_0_kd",)
+    directions = {
+        **LABELS,
+        "teacher_#_kd": False,
+        **dict.fromkeys(("teacher_#_share", "uncertainty")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -6,7 +6,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
-from raydistill.methods._base import VOCABULARY_TERMS, Distiller, Requirements, Term, Terms, label_term
+from raydistill.methods._base import LABELS, VOCABULARY_TERMS, Distiller, Requirements, Term, Terms, label_term
 from raydistill.models.blocks import blocks_of
 from raydistill.models.predictions import predict
 
@@ -26,6 +26,8 @@ class Method(Distiller):
     >>> sorted(terms)
     ['ce']
     """
+
+    directions = {"mlm": False, "clm": False, **LABELS}
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -16,6 +16,7 @@ from raydistill.losses.divergences import NAMES, Divergence, divergence_of
 from raydistill.losses.soft_targets import soft_label_loss, squared_error, tempered_divergence
 from raydistill.methods._base import (
     CLASSIFYING,
+    LABELS,
     VOCABULARY_TERMS,
     Distiller,
     Execution,
@@ -23,7 +24,7 @@ from raydistill.methods._base import (
     Term,
     Terms,
     check_choice,
-    check_positive,
+    check_temperature,
     label_term,
 )
 from raydistill.methods._vocabulary_kd import add_vocabulary_terms, vocabulary_terms
@@ -52,7 +53,7 @@ class SoftLabels:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must be between 0 and 1")
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
         check_choice("reduction", self.reduction, ("batchmean", "mean"))
 
 
@@ -107,6 +108,7 @@ class Method(Distiller):
     """
 
     vanishes_for_identical_models = ("kd",)
+    directions = {"mlm": False, "clm": False, **LABELS, "kd": False}
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

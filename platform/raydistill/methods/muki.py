@@ -14,7 +14,7 @@ from torch import Tensor
 from raydistill.batch import Batch, encoded_as
 from raydistill.losses.integrated_targets import agreement, hard_choice, mixed_target, score_margin, soft_choice
 from raydistill.methods import _integration
-from raydistill.methods._base import Distiller, Requirements, Term, Terms, check_choice, check_positive, stored_name
+from raydistill.methods._base import Distiller, Requirements, Term, Terms, check_choice, check_temperature, stored_name
 from raydistill.models.dropout_scores import dropout_scores, has_dropout, pass_seeds, single_pass_scores
 from raydistill.models.load import head_of
 from raydistill.models.offloading import weights_present
@@ -68,7 +68,7 @@ class Config:
                     "write scores: dropout"
                 )
         check_choice("teacher_choice", self.teacher_choice, ("soft", "hard"))
-        check_positive("teacher_score_temperature", self.teacher_score_temperature)
+        check_temperature("teacher_score_temperature", self.teacher_score_temperature)
 
 
 class Method(_integration.IntegrationDistiller):
@@ -78,6 +78,12 @@ class Method(_integration.IntegrationDistiller):
     >>> sorted(terms)
     ['agreement', 'kd', 'margin', 'teacher_0_score', 'teacher_0_share', 'teacher_1_score', 'teacher_1_share']
     """
+
+    directions = {
+        "kd": False,
+        "agreement": True,
+        **dict.fromkeys(("margin", "teacher_#_score", "teacher_#_share")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -15,6 +15,7 @@ from raydistill.batch import Batch
 from raydistill.losses.hidden_states import pkd_loss
 from raydistill.methods import kd
 from raydistill.methods._base import (
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -109,6 +110,7 @@ class Method(Distiller):
     """
 
     vanishes_for_identical_models = ("kd",)
+    directions = {**LABELS, "kd": False, "pkd": False}
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)

@@ -29,6 +29,8 @@ class Method(_integration.IntegrationDistiller):
     ['agreement', 'kd', 'teacher_0_kd', 'teacher_1_kd']
     """
 
+    directions = {"kd": False, "teacher_#_kd": False, "agreement": True}
+
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over rows; ``agreement`` is with the target of ``vkd``."""
         rows = Term(batch.num_rows)

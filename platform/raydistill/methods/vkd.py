@@ -25,6 +25,8 @@ class Method(_integration.IntegrationDistiller):
     ['agreement', 'kd']
     """
 
+    directions = {"kd": False, "agreement": True}
+
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over rows."""
         return {"kd": Term(batch.num_rows, self.config.kd_alpha), "agreement": Term(batch.num_rows)}

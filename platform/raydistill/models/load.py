@@ -1,7 +1,8 @@
 """Checkpoints in and out: transformers folders, safetensors only, never code from outside."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,15 +114,45 @@ def stored_dtype(folder: str | Path) -> torch.dtype | None:
 
 def _stored_types(folder: str | Path) -> dict[str, str]:
     """Type of each tensor by its name, as safetensors calls it."""
-    types: dict[str, str] = {}
+    return {name: kind for name, (kind, _) in _headers(folder).items()}
+
+
+def tensor_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a checkpoint folder by its name; raises ValueError as ``tensor_names`` does."""
+    return {name: shape for name, (_, shape) in _headers(folder).items()}
+
+
+def _headers(folder: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type, as safetensors calls it, and shape of each tensor by its name."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as tensors:
-                names = tensors.keys()
-                types |= {name: tensors.get_slice(name).get_dtype() for name in names}
+                slices = ((name, tensors.get_slice(name)) for name in tensors.keys())  # noqa: SIM118
+                found |= {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices}
         except SafetensorError as error:
             raise UserError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
-    return types
+    return found
+
+
+def check_shards(folder: str | Path, names: Collection[str]) -> None:
+    """Raise ValueError for weights in several files that no index lists, or of which one is missing.
+
+    ``names`` are the tensors that the files have.
+    """
+    files = {file.name for file in weight_files(folder)}
+    index = Path(folder) / f"{WEIGHTS}.index.json"
+    if files & {WEIGHTS, PRUNED_WEIGHTS}:
+        return
+    if not index.is_file():
+        raise UserError(f"{str(folder)!r} has {min(files)}, but no {WEIGHTS} and no {index.name}; fetch it again whole")
+    try:
+        listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{str(index)!r} is no index of weights ({error}); fetch the checkpoint again") from None
+    missing = next((file for name, file in listed.items() if file not in files or name not in names), None)
+    if missing is not None:
+        raise UserError(f"{str(folder)!r} lacks {missing}, or a part of it, which {index.name} lists; fetch it again")
 
 
 def load_config(folder: str | Path) -> Any:

@@ -18,8 +18,9 @@ class GateConfig(Section):
 
     metric: str = Field(min_length=1)
     """Figure of the evaluation that counts."""
-    greater_is_better: bool
-    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``."""
+    greater_is_better: bool | None = None
+    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``; the metric says so itself, and
+    another word is refused."""
     at_least_champion: bool = True
     """Refuse a student that is worse than the version that has the alias; without such a version it passes."""
     within_of_teacher: float | None = Field(default=None, ge=0)

@@ -19,7 +19,8 @@ from raydistill.registry.student import (
     TEACHER,
     FiguresRow,
 )
-from raydistill.stages._base import Run, stage_of
+from raydistill.stages._base import Inputs, Run, stage_of
+from raydistill.user_error import UserError
 
 Entry = Mapping[str, Any]
 
@@ -32,6 +33,13 @@ def student_entry(entries: Sequence[Entry], run: Run, model: str) -> Entry | Non
         entry for entry in entries if entry["reference"] in references and entry["assignment"] == dict(run.assignment)
     )
     return next(found, None)
+
+
+def check_one_evaluation(name: str, inputs: Inputs) -> None:
+    """Raise ValueError for an evaluation that has several runs, none of which has all figures."""
+    num_runs = inputs[name].num_runs
+    if num_runs > 1:
+        raise UserError(f"evaluation is {name!r}, which has {num_runs} runs; name one of them")
 
 
 def rows(evaluation: Mapping[str, Any], run: Run, model: str, *, baseline: str | None) -> list[FiguresRow]:

@@ -126,6 +126,8 @@ def check_model(
             f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
             f"choose one that has it, or write {key}.head: new to start one"
         )
+    if model.folder is not None:
+        _check_weights(key, model.folder, head, reference.head == "new", _times(model.folder))
     if head in CLASSIFIERS and reference.head != "new":
         part = known_by(key, reference, model.config, corpus.labels) if may_know_a_part else corpus.labels
         with placed(key):
@@ -137,6 +139,19 @@ def check_model(
     side = None if reference.head == "new" else padding_side_of_folder(model.folder)
     if side is not None:
         check_padding_side(key, model.config, side, head=head)
+
+
+def _times(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Times and sizes of a folder's files, so that a changed one is read again."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return tuple(sorted((file.st_mtime_ns, file.st_size) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _check_weights(key: str, folder: Path, head: str, new: bool, changed: tuple[tuple[int, int], ...]) -> None:
+    """``checks.check_weights``, once for many stages that name the folder."""
+    with placed(key):
+        checks.check_weights(folder, head=head, allow_new_head=new)
 
 
 def check_size(key: str, model: Any, corpus: CorpusFacts) -> None:
@@ -257,13 +272,11 @@ def for_workers(folder: Path, storage: Path | None) -> Path:
 
 def content_of(folder: Path) -> str:
     """SHA-256 over a checkpoint's files, found out once for many stages that name it."""
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return _content_of(folder, tuple(sorted((file.st_mtime_ns, file.st_size) for file in files)))
+    return _content_of(folder, _times(folder))
 
 
 @lru_cache(maxsize=64)
 def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
-    """``files``: times and sizes, so that a changed folder is read again."""
     return content_hash(folder)
 
 

@@ -17,7 +17,7 @@ from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import Reading
 from raydistill.stages._teacher_plan import Choice, Rows
 from raydistill.training.placement import TeacherPlacement
-from raydistill.training.selection import TASK, Criterion, criterion_of, selection_line
+from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method, selection_line
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     criterion = criterion_of(config.training, config.task, config.method)
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
+    _check_precision(config, scaling)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
     selection = selection_line(config.training, config.method, criterion)
@@ -74,13 +75,18 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         lines += _teacher_cache.lines(config, reading, teachers, inputs)
     return TrainDecisions(
         lines=lines,
-        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash),
+        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash, _logged(config, corpus)),
         student=student,
         teachers=tuple(teachers),
         choice=choice,
         placement=placement,
         reading=reading,
     )
+
+
+def _logged(config: "Config", corpus: CorpusFacts) -> tuple[str, ...]:
+    """The task's metrics that evaluations will have: none where validation rows have no labels."""
+    return () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better)
 
 
 def choice_of(config: "Config", inputs: Inputs) -> Choice:
@@ -223,12 +229,17 @@ def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> 
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
     min_rows = config.method.requirements.min_rows
+    if corpus.rows is not None and corpus.rows < min(training.batch_size, parts * min_rows):
+        raise UserError(
+            f"training.batch_size is {training.batch_size}, but an epoch has {corpus.rows} rows, fewer than the "
+            f"{parts * min_rows} that the micro-batches of a step need; lower training.batch_size to {corpus.rows}"
+        )
     if smallest < parts * min_rows:
         needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {config.method.name}"
         raise UserError(
             f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
             f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
-            "scaling.num_workers"
+            "training.batch_size or scaling.num_workers"
         )
 
 
@@ -265,6 +276,14 @@ def _check_optimizer(config: "Config") -> None:
         )
 
 
+def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
+    """DeepSpeed trains in half precision on GPUs alone."""
+    if config.training.precision == "fp16" and not scaling.use_gpu:
+        raise UserError(
+            "training.precision is 'fp16', which CPUs do not train in; write auto, fp32 or bf16, or set scaling.use_gpu"
+        )
+
+
 def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:
     stop = f", stops after {training.stop_after_steps}" if training.stop_after_steps else ""
     if training.stop_after_epochs:
@@ -295,7 +314,7 @@ def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion)
             "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
         )
     if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
-        choices = " or ".join(["loss", *method.method.higher_is_better])
+        choices = " or ".join(metrics_of_method(method))
         raise UserError(
             f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
             f"{_corpora.without_labels(config.corpus, corpus, PARTS[1])}, or write {choices}"

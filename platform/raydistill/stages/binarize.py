@@ -37,7 +37,7 @@ class SourceConfig(Section):
 
     source: SourceSpec
     """Where the texts lie: the name of a source and its options."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
     """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
 
 

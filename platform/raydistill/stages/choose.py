@@ -2,16 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from raydistill.atomic import atomic_folder
+from raydistill.config.directions import greater_is_better
 from raydistill.config.sections import ScalingConfig
 from raydistill.report.columns import column
 from raydistill.report.grouping import grouped
 from raydistill.report.tables import Statistic, markdown_table
 from raydistill.stages import _base, _lineage, _models
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, Run, planned
 from raydistill.user_error import UserError
 
 _TABLE = "choice.md"
@@ -27,8 +29,8 @@ class Config(_base.StageConfig):
     metric: str
     """Figure of that evaluation. Runs that differ in their seed alone are compared by their mean; of the best of them
     the best run is taken. Of equal ones it is the first."""
-    greater_is_better: bool = False
-    """Whether the highest of these figures is the best, not the lowest."""
+    greater_is_better: bool | None = None
+    """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
 
 
 class Stage(_base.Stage):
@@ -52,12 +54,12 @@ class Stage(_base.Stage):
         evaluation = planned(Evaluated, config.evaluation, inputs)
         if evaluation is None:
             raise UserError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
-        num_evaluations = inputs[config.evaluation].num_runs
-        if num_evaluations > 1:
-            raise UserError(f"evaluation is {config.evaluation!r}, which has {num_evaluations} runs; name one of them")
-        if config.metric not in evaluation.metrics:
-            raise UserError(f"metric is {config.metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
+        _lineage.check_one_evaluation(config.evaluation, inputs)
+        greater_is_better(config.metric, evaluation.directions, stated=config.greater_is_better)
         num_runs = inputs[config.model].num_runs
+        self._figures(
+            evaluation.entries, [Run(name, keys, Path(), {}) for name, keys in inputs[config.model].runs.items()]
+        )
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
             [f"chooses {of} of {config.model} by {config.metric}"],
@@ -65,12 +67,15 @@ class Stage(_base.Stage):
         )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        found = self._figures(context)
+        evaluation = planned(Evaluated, self.config.evaluation, context.inputs)
+        assert evaluation is not None, "plan has refused what is no evaluation"
+        entries = context.runs[self.config.evaluation][0].summary["entries"]
+        found = self._figures(entries, context.runs[self.config.model])
         groups = [
             (label, [found[position] for position in members])
             for label, members in grouped([(self.config.model, run.assignment) for run, _ in found])
         ]
-        sign = 1 if self.config.greater_is_better else -1
+        sign = 1 if greater_is_better(self.config.metric, evaluation.directions) else -1
         label, members = max(groups, key=lambda one: sign * _statistic(one[1]).mean)
         run, value = max(members, key=lambda one: sign * one[1])
         context.tracker.log_metrics(context.run_key, {self.config.metric: value}, 0)
@@ -88,11 +93,10 @@ class Stage(_base.Stage):
             "lineage": {**run.summary.get("lineage", {}), **tags},
         }
 
-    def _figures(self, context: _base.StageContext) -> list[tuple[_base.Run, float]]:
-        """Every run and its figure; raises ValueError for a run that the evaluation does not have."""
-        entries = context.runs[self.config.evaluation][0].summary["entries"]
+    def _figures(self, entries: Sequence[_lineage.Entry], runs: Sequence[Run]) -> list[tuple[Run, float]]:
+        """Every run and its figure; raises ValueError for a run that an evaluation with these entries does not have."""
         found = []
-        for run in context.runs[self.config.model]:
+        for run in runs:
             entry = _lineage.student_entry(entries, run, self.config.model)
             value = None if entry is None else entry["figures"].get(self.config.metric)
             if value is None:
@@ -103,7 +107,7 @@ class Stage(_base.Stage):
             found.append((run, float(value)))
         return found
 
-    def _table(self, groups: list[tuple[str, list[tuple[_base.Run, float]]]], chosen: str) -> str:
+    def _table(self, groups: list[tuple[str, list[tuple[Run, float]]]], chosen: str) -> str:
         style = column(self.config.metric)
         rows = []
         for label, members in groups:
@@ -113,7 +117,7 @@ class Stage(_base.Stage):
         return markdown_table(["model", style.heading, ""], rows)
 
 
-def _statistic(members: list[tuple[_base.Run, float]]) -> Statistic:
+def _statistic(members: list[tuple[Run, float]]) -> Statistic:
     return Statistic.of([value for _, value in members])
 
 

@@ -19,7 +19,7 @@ from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
 from raydistill.data.input_splits import PARTS
 from raydistill.data.storages import storage_at
-from raydistill.evaluation import ROUNDS, Checkpoints, Evaluation, evaluate_models
+from raydistill.evaluation import COSTS, ROUNDS, Checkpoints, Evaluation, evaluate_models
 from raydistill.report.tables import Entry, Group, group, markdown
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, Inputs
@@ -138,7 +138,31 @@ class Stage(_base.Stage):
             for key, one in known.items()
             if key.startswith("models.") and len(one) < len(corpus.labels)
         ]
-        return Decisions(lines, Evaluated(tuple(names), tuple(self.config.task.higher_is_better)))
+        return Decisions(lines, self._makes(corpus, inputs))
+
+    def _makes(self, corpus: CorpusFacts, inputs: Inputs) -> Evaluated:
+        """What the evaluation will tell of each model as often as its stage runs, and of each ensemble."""
+        task, costs = self.config.task, COSTS if self.config.latency_repeats else COSTS[:2]
+        directions = {**task.figures(corpus.labels), **dict.fromkeys(costs, False)}
+        found: list[tuple[str, str, Mapping[str, Any]]] = []
+        for name, model in self.config.models.items():
+            reference = _models.describe(model)
+            made = inputs.get(_base.stage_of(reference))
+            runs = made.runs if made is not None else {}
+            found += [(name, reference, assignment) for assignment in runs.values() or [{}]]
+        for name, ensemble in self.config.ensembles.items():
+            found.append((name, self._members(ensemble), {}))
+        entries = (asdict(Entry(name, assignment, dict.fromkeys(directions, 0.0))) for name, _, assignment in found)
+        references = (reference for _, reference, _ in found)
+        return Evaluated(
+            tuple({**entry, "reference": reference} for entry, reference in zip(entries, references, strict=True)),
+            tuple(task.higher_is_better),
+            directions,
+        )
+
+    def _members(self, ensemble: EnsembleConfig) -> str:
+        """Stands for the members of an ensemble where a model has its reference."""
+        return " + ".join(map(_models.describe, ensemble.members))
 
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the corpus and the task; raises ValueError for another."""
@@ -209,9 +233,8 @@ class Stage(_base.Stage):
                 yield _Candidate(name, run.assignment, reference, read(one, of_run))
         for name, ensemble in self.config.ensembles.items():
             members = {f"ensembles.{name}.members.{number}": one for number, one in enumerate(ensemble.members)}
-            reference = " + ".join(map(_models.describe, ensemble.members))
             found = replace(read(members, context.inputs), combine=ensemble.combine)
-            yield _Candidate(name, {}, reference, found)
+            yield _Candidate(name, {}, self._members(ensemble), found)
 
     def _read(
         self, corpus: CorpusFacts, context: _base.StageContext, models: Mapping[str, ModelRef], inputs: Inputs

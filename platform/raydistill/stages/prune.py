@@ -64,6 +64,10 @@ class Stage(_base.Stage):
         check_units(config)
         if self.config.model is not None:
             self._check_same(scored, inputs)
+        scores = folder_of(self.config.scores, inputs)
+        reference = self.config.model
+        if scores is not None and (reference is None or _models.model_of("", reference, inputs).folder is not None):
+            self._model_folder(read_facts(storage_at(scores).fetch()), inputs)
         size = head_size(config)
         if self.config.sparsity and size % self.config.multiple_of:
             raise UserError(
@@ -110,7 +114,7 @@ class Stage(_base.Stage):
         assert left is not None, "scores are there when a model is pruned by them"
         scores_folder = storage_at(left).fetch()
         facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
-        folder = self._model_folder(facts, context)
+        folder = self._model_folder(facts, context.inputs)
         config = load_config(folder)
         kept = kept_units(
             scores, self.config.sparsity, head_size=head_size(config), multiple_of=self.config.multiple_of
@@ -137,7 +141,7 @@ class Stage(_base.Stage):
         context.tracker.set_tags(context.run_key, {**lineage, "kept": kept.shown()})
         return {"student": str(target), **found, "kept": kept.shown(), "lineage": lineage}
 
-    def _model_folder(self, facts: ScoreFacts, context: _base.StageContext) -> Path:
+    def _model_folder(self, facts: ScoreFacts, inputs: Inputs) -> Path:
         """Where the scored model lies; raises ValueError for another, or one that was changed since."""
         if self.config.model is None:
             folder = storage_at(facts.model_folder).fetch()
@@ -145,7 +149,7 @@ class Stage(_base.Stage):
             if not folder.is_dir():
                 raise UserError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
         else:
-            folder = _models.resolve(self.config.model, context.inputs)
+            folder = _models.resolve(self.config.model, inputs)
             remedy = "name the model that was scored, or score this one"
         if _models.content_of(folder) != facts.model_hash:
             raise UserError(f"scores are of {facts.model!r}, but the model in {str(folder)!r} is another; {remedy}")

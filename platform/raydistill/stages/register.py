@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydistill import discovery
 from raydistill.atomic import atomic_folder
+from raydistill.config.directions import greater_is_better
 from raydistill.config.sections import ScalingConfig
 from raydistill.models import layer_plan
 from raydistill.models.kept_units import kept_of
@@ -16,7 +17,7 @@ from raydistill.models.restored import save_restored
 from raydistill.models.unrolled import save_unrolled
 from raydistill.registry.card import model_card
 from raydistill.registry.gate import GateConfig, gate_tag
-from raydistill.registry.reference import ModelReference, is_registered
+from raydistill.registry.reference import ModelReference, check_alias, check_name, check_tag, is_registered
 from raydistill.registry.student import (
     BYTES_TAG,
     COMPARED_TAG,
@@ -26,7 +27,7 @@ from raydistill.registry.student import (
     figures_tag,
 )
 from raydistill.stages import _base, _lineage, _models
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.user_error import UserError
 
 
@@ -35,7 +36,7 @@ class Config(_base.StageConfig):
 
     model: str
     """Name of an earlier training stage, or a checkpoint folder."""
-    name: str = Field(min_length=1)
+    name: str
     """Name of the registered model."""
     alias: str = "candidate"
     """Alias that the new version gets."""
@@ -43,8 +44,8 @@ class Config(_base.StageConfig):
     """Name of the evaluation stage whose figures go with the version."""
     metric: str | None = None
     """Figure of that evaluation by which one run is chosen when ``model`` is a stage with several."""
-    greater_is_better: bool = False
-    """Whether the highest of these figures is the best, not the lowest."""
+    greater_is_better: bool | None = None
+    """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
     baseline: str | None = None
     """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
     license: str | None = Field(default=None, min_length=1)
@@ -53,6 +54,16 @@ class Config(_base.StageConfig):
     """What a version has to reach to be promoted; by default figures do not count."""
     tags: dict[str, str] = {}
     """Further version tags; what made the student is tagged anyway."""
+
+    @model_validator(mode="after")
+    def _is_taken(self) -> "Config":
+        check_name(self.name)
+        check_alias(self.alias)
+        for name, text in self.tags.items():
+            check_tag(name, text)
+        if self.greater_is_better is not None and self.metric is None:
+            raise UserError(f"greater_is_better is {self.greater_is_better}, but metric is missing; give both or none")
+        return self
 
 
 class Stage(_base.Stage):
@@ -75,39 +86,68 @@ class Stage(_base.Stage):
             raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
-        if self.config.evaluation is not None and self.config.evaluation not in inputs:
-            raise UserError(f"evaluation is {self.config.evaluation!r}; name an earlier evaluation stage")
         if made is not None and made.num_runs > 1 and self.config.metric is None:
             raise UserError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
                 "name one, such as stage[seed=1], or give evaluation and metric"
             )
-        if self.config.metric is not None and self.config.evaluation is None:
-            raise UserError(f"metric is {self.config.metric!r}, but evaluation is missing; name an evaluation stage")
-        self._check_figures(inputs)
+        evaluation = self._evaluated(inputs)
+        if evaluation is not None:
+            self._check_figures(evaluation, made)
         return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
 
-    def _check_figures(self, inputs: Inputs) -> None:
-        """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
-        name = self.config.evaluation
-        evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), ())
-        baseline, gate = self.config.baseline, self.config.gate
-        for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
-            if value is not None and evaluation is None:
-                raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
-        if evaluation is None:
-            return
-        if baseline is not None and baseline not in evaluation.models:
-            raise UserError(discovery.unknown_choice("baseline", baseline, list(evaluation.models)))
-        if gate is not None and gate.metric not in evaluation.metrics:
-            raise UserError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
+    def _evaluated(self, inputs: Inputs) -> Evaluated | None:
+        """What the evaluation tells, None without one; raises ValueError where it has to be named, or is none."""
+        config, name = self.config, self.config.evaluation
+        gate = None if config.gate is None else config.gate.metric
+        if name is None:
+            for key, value in (("metric", config.metric), ("baseline", config.baseline), ("gate.metric", gate)):
+                if value is not None:
+                    raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
+            return None
+        found = planned(Evaluated, name, inputs)
+        if found is None:
+            raise UserError(f"evaluation is {name!r}; name an earlier evaluation stage")
+        _lineage.check_one_evaluation(name, inputs)
+        return found
+
+    def _check_figures(self, evaluation: Evaluated, made: Input | None) -> None:
+        """Raise ValueError for a student, a metric, a baseline or a gate that the evaluation has no figures for."""
+        config = self.config
+        runs = [] if made is None else [_base.Run(name, keys, Path(), {}) for name, keys in made.runs.items()]
+        entries = evaluation.entries
+        if runs and not any(_lineage.student_entry(entries, run, config.model) is not None for run in runs):
+            raise UserError(
+                f"evaluation is {config.evaluation!r}, which has no figures of {config.model!r}; add that to its "
+                f"models, which are {', '.join(dict.fromkeys(entry['reference'] for entry in entries))}"
+            )
+        if config.metric is not None:
+            greater_is_better(config.metric, evaluation.directions, stated=config.greater_is_better)
+        if config.baseline is not None and config.baseline not in evaluation.models:
+            raise UserError(discovery.unknown_choice("baseline", config.baseline, evaluation.models))
+        self._gate(evaluation)
+
+    def _gate(self, evaluation: Evaluated) -> GateConfig | None:
+        """The gate with its metric's direction; raises ValueError for a figure that the evaluation does not have."""
+        gate = self.config.gate
+        if gate is None:
+            return None
+        greater = greater_is_better(
+            gate.metric,
+            evaluation.directions,
+            stated=gate.greater_is_better,
+            key="gate.metric",
+            stated_key="gate.greater_is_better",
+        )
+        return gate.model_copy(update={"greater_is_better": greater})
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        run = self._chosen_run(context)
+        evaluated = self._evaluated(context.inputs)
+        run = self._chosen_run(context, evaluated)
         made = Path(self.config.model) if run is None else _models.model_folder(self.config.model, run.output)
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
         folder, shape = _plain_folder(made, context.output)
-        tags = {**lineage, **shape, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
+        tags = {**lineage, **shape, "job": context.job_name, **self._stated(evaluated), **_lineage.weights_of(folder)}
         tags |= {} if run is None else self._measured(run, context)
         tags |= self.config.tags
         version = context.tracker.register_model(
@@ -122,28 +162,31 @@ class Stage(_base.Stage):
         uri = str(ModelReference(self.config.name, alias=self.config.alias))
         return {"name": self.config.name, "version": version, "uri": uri}
 
-    def _chosen_run(self, context: _base.StageContext) -> _base.Run | None:
+    def _chosen_run(self, context: _base.StageContext, evaluated: Evaluated | None) -> _base.Run | None:
         """The run whose student is registered, None for a folder outside the job."""
         runs = context.runs.get(_base.stage_of(self.config.model), ())
         if len(runs) < 2:
             return runs[0] if runs else None
         key = self.config.metric or ""
+        assert evaluated is not None, "plan has refused several runs without an evaluation"
         found = [(self._figures(run, context).get(key), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
             raise UserError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
-        sign = 1 if self.config.greater_is_better else -1
+        sign = 1 if greater_is_better(key, evaluated.directions) else -1
         return max(known, key=lambda one: sign * one[0])[1]
 
-    def _stated(self) -> dict[str, str]:
+    def _stated(self, evaluated: Evaluated | None) -> dict[str, str]:
         """What the configuration says of the student, as tags."""
         found = {} if self.config.license is None else {LICENSE_TAG: self.config.license}
-        metric, greater = self.config.metric, self.config.greater_is_better
-        gate = self.config.gate
+        if evaluated is None:
+            return found
+        gate = self._gate(evaluated)
+        metric = self.config.metric if gate is None else gate.metric
         if gate is not None:
             found[GATE_TAG] = gate_tag(gate)
-            metric, greater = gate.metric, gate.greater_is_better
         if metric is not None:
+            greater = greater_is_better(metric, evaluated.directions)
             found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
         return found
 

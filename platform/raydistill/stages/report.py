@@ -2,19 +2,20 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raydistill import names
+from raydistill import discovery, names
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.report import against, curves, pictures, tables
 from raydistill.report.columns import column
 from raydistill.report.page import Comparison, Shown, Trained, page
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
 from raydistill.stages import _base
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
@@ -118,14 +119,17 @@ class Stage(_base.Stage):
                 raise UserError(f"{key} is {name!r}; name an earlier {kind} stage")
         found = {name: planned(Evaluated, name, inputs) for name in self.references().values()}
         evaluations = {name: one for name, one in found.items() if one is not None}
-        compared = [model for name in self.config.evaluations for model in evaluations[name].models]
+        rows = [
+            one
+            for name in self.config.evaluations
+            for row in _planned_rows(evaluations[name], inputs[name])
+            for one in (row.model, row.name)
+        ]
         for position, line in enumerate(self.config.lines or []):
-            if not any(line == model or line.startswith(f"{model} (") for model in compared):
-                raise UserError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
-        metrics = [metric for name in self.config.evaluations for metric in evaluations[name].metrics]
-        if metrics and self.config.metric not in (None, *metrics):
-            raise UserError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
-        self._check_against(evaluations)
+            if line not in rows:
+                raise UserError(discovery.unknown_choice(f"lines.{position}", line, list(dict.fromkeys(rows))))
+        self._check_metric(evaluations, inputs)
+        self._check_against(evaluations, inputs)
         for name, one in self._columns():
             choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
             for metric in one.metric:
@@ -134,8 +138,24 @@ class Stage(_base.Stage):
                     raise UserError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
         return Decisions([f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
 
-    def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
-        """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
+    def _check_metric(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
+        """Raise ValueError for a metric that no evaluation has, or that no training logs where some are drawn."""
+        metric = self.config.metric
+        metrics = [one for name in self.config.evaluations for one in evaluations[name].metrics]
+        if metric is not None and metrics and metric not in metrics:
+            raise UserError(discovery.unknown_choice("metric", metric, list(dict.fromkeys(metrics))))
+        logged: list[str] = []
+        for position, name in enumerate(self.config.trainings):
+            made = planned(ModelFacts, name, inputs)
+            if made is None or made.metrics is None:
+                raise UserError(f"trainings.{position} is {name!r}, which trains nothing; name a training stage")
+            logged += made.metrics
+        if metric is not None and logged and metric not in logged:
+            choices = list(dict.fromkeys(logged))
+            raise UserError(f"{discovery.unknown_choice('metric', metric, choices)}, which the trainings log")
+
+    def _check_against(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
+        """Raise ValueError for a picture of what no evaluation has, or twice the same."""
         same = [(self._compared_in(one), one.metric, one.key) for one in self.config.plot_against]
         for position, one in enumerate(self.config.plot_against):
             name = self._compared_in(one)
@@ -148,6 +168,14 @@ class Stage(_base.Stage):
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
                     raise UserError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
+            if one.metric not in evaluations[name].directions:
+                figures = list(evaluations[name].directions)
+                raise UserError(discovery.unknown_choice(f"plot_against.{position}.metric", one.metric, figures))
+            try:
+                rows = _planned_rows(evaluations[name], inputs[name])
+                against.Against.of(rows, key=one.key, figure=one.metric, models=one.models)
+            except UserError as error:
+                raise UserError(str(error).replace("plot_against.", f"plot_against.{position}.")) from None
 
     def _compared_in(self, one: AgainstConfig) -> str:
         """The evaluation that has a figure, empty where there are several and none is named."""
@@ -197,34 +225,33 @@ class Stage(_base.Stage):
         return {"report": str(context.output / _PAGE), "files": files}
 
     def _metric(self, trainings: Sequence[curves.Training]) -> str:
-        """The metric to draw, none where trainings held out no labels; raises ValueError when no training logged it."""
+        """The metric to draw, none where trainings held out no labels."""
         logged = curves.metrics(trainings)
         if trainings and not logged:
             return ""
-        metric = self.config.metric or next(iter(logged), "loss")
-        if trainings and metric not in logged:
-            raise UserError(f"metric is {metric!r}, which no training logged; logged: {', '.join(logged) or 'none'}")
-        return metric
+        return self.config.metric or next(iter(logged), "loss")
 
     def _levels(
         self, entries: Mapping[str, Sequence[tuple[str, tables.Entry]]], context: _base.StageContext, metric: str
     ) -> list[pictures.Level]:
         drawn = {run.name for name in self.config.trainings for run in context.runs[name]} | {*self.config.trainings}
         levels: list[pictures.Level] = []
-        rows: list[str] = []
         for name, found in entries.items():
             chosen = self.config.lines
             if chosen is None:
                 chosen = [entry.model for reference, entry in found if _base.stage_of(reference) not in drawn]
             for row in tables.group([entry for _, entry in found]):
-                rows += [row.model, row.name]
                 if metric in row.figures and (row.model in chosen or row.name in chosen):
                     label = row.name if len(entries) == 1 else f"{row.name}, {name}"
                     levels.append(pictures.Level(label, row.figures[metric]))
-        for position, line in enumerate(self.config.lines or []):
-            if line not in rows:
-                raise UserError(f"lines.{position} is {line!r}; choices: {', '.join(dict.fromkeys(rows))}")
         return levels
+
+
+def _planned_rows(evaluation: Evaluated, made: Input) -> list[tables.Group]:
+    """The rows that the table of an evaluation will have."""
+    entries = [tables.Entry.of(entry) for entry in evaluation.entries]
+    keys = list(made.runs.values()) or [{}]
+    return tables.group([replace(one, assignment={**own, **one.assignment}) for own in keys for one in entries])
 
 
 def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:

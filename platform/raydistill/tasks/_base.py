@@ -1,7 +1,7 @@
 """The contract that every task keeps: which head, how a batch becomes inputs and targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -105,6 +105,14 @@ class TaskBase(ABC):
     @abstractmethod
     def higher_is_better(cls, config: Any) -> dict[str, bool]:
         """The metrics that models can be compared by, and of each whether a greater value is better."""
+
+    @classmethod
+    def figures(cls, config: Any, labels: Sequence[str]) -> dict[str, bool | None]:
+        """All figures that it may have of a corpus with these classes, and of each whether a greater value is better.
+
+        None for a count, of which neither is.
+        """
+        return {**cls.higher_is_better(config), "rows": None, "tokens": None}
 
     @abstractmethod
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -127,6 +127,13 @@ class Task(TaskBase):
         """All metrics but the loss are better when greater."""
         return {**dict.fromkeys(("f1", "precision", "recall", "accuracy"), True), "loss": False}
 
+    @classmethod
+    def figures(cls, config: Config, labels: Sequence[str]) -> dict[str, bool | None]:
+        """Also the ``f1`` of each type of entities, and numbers of ``entities``, ``words`` and ``lost_words``."""
+        of_types = {f"f1_{name}": True for name in entity_types(labels)}
+        counts = dict.fromkeys(("entities", "words", "lost_words"))
+        return {**super().figures(config, labels), **of_types, **counts}
+
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Counts of words and, by type, of entities; and the tags of each row."""

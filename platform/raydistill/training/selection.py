@@ -4,12 +4,14 @@ Every rank decides for itself, from the same numbers.
 """
 
 import math
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raydistill.atomic import atomic_folder
+from raydistill.config.directions import greater_is_better
 from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import TrainingConfig
 from raydistill.data.storages import storage_at
@@ -19,6 +21,7 @@ METHOD, TASK = "validation/", "eval/"
 """What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
 
 _LOSS = "loss"
+_NUMBERED = re.compile(r"teacher_\d+_")
 _FOLDER = "best-"
 
 
@@ -62,27 +65,48 @@ class Standing:
 def criterion_of(training: TrainingConfig, task: TaskSpec, method: MethodSpec) -> Criterion:
     """How a training compares its evaluations.
 
-    Raises ValueError with the choices for a metric that it will not have; most terms of a method are known only when
-    it runs, so names of these are checked by ``Criterion.value``.
+    Raises ValueError with the choices for a metric that it cannot have, and for a direction that is not the metric's
+    own. Which of its terms a method has is known only when it runs, so that ``Criterion.value`` looks again.
     """
-    name = training.metric_for_best_model
-    of_task = task.higher_is_better
-    of_method = {_LOSS: False, **dict.fromkeys(method.method.higher_is_better, True)}
-    directions = {METHOD + term: greater for term, greater in of_method.items()}
-    directions |= {TASK + metric: greater for metric, greater in of_task.items()}
-    key = name if "/" in name else (METHOD if name in of_method else TASK) + name
-    if key not in directions and not key.startswith(METHOD):
-        choices = [*of_method, *(metric for metric in of_task if metric not in of_method), *directions]
-        choices.append(f"{METHOD}<term>")
-        raise UserError(f"training.metric_for_best_model is {name!r}; choices: {', '.join(choices)}")
-    greater = training.greater_is_better
+    name, directions = training.metric_for_best_model, directions_of(task, method)
+    key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
+    own = _NUMBERED.sub("teacher_#_", key)
+    # Under the name that the user wrote, which messages tell.
+    known = {name: directions[own]} if own in directions else {**_unprefixed(task, method), **directions}
+    greater = greater_is_better(
+        name,
+        known,
+        stated=training.greater_is_better,
+        key="training.metric_for_best_model",
+        stated_key="training.greater_is_better",
+    )
     return Criterion(
         key=key,
-        greater_is_better=directions.get(key, False) if greater is None else greater,
+        greater_is_better=greater,
         saving_criterion=training.saving_criterion,
         patience=training.early_stopping_patience,
         threshold=training.early_stopping_threshold,
     )
+
+
+def metrics_of_method(method: MethodSpec) -> list[str]:
+    """What compares students without labels: the loss and, of some methods, how often they agree with teachers."""
+    return [_LOSS, *(term for term, greater in method.method.directions.items() if greater)]
+
+
+def directions_of(task: TaskSpec, method: MethodSpec) -> dict[str, bool | None]:
+    """All that evaluations of a training may log by its name there, and of each whether a greater value is better."""
+    of_method = {_LOSS: False, **method.method.directions}
+    return {
+        **{METHOD + term: greater for term, greater in of_method.items()},
+        **{TASK + metric: greater for metric, greater in task.higher_is_better.items()},
+    }
+
+
+def _unprefixed(task: TaskSpec, method: MethodSpec) -> dict[str, bool | None]:
+    """The same of those that can be named without the word before the slash."""
+    of_method = {_LOSS: False, **dict.fromkeys(metrics_of_method(method)[1:], True)}
+    return {**of_method, **{name: greater for name, greater in task.higher_is_better.items() if name not in of_method}}
 
 
 def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Criterion) -> str:

@@ -87,7 +87,7 @@ def test_a_job_that_fits_is_forecast(folder: Path) -> None:
         ({"corpus": "elsewhere"}, ["corpus is 'elsewhere'", "neither an earlier stage nor a folder"]),
         ({"method": {"name": "causal", "mapping": "middle_6"}}, ["mapping", "6"]),
         ({"training": {"batch_size": 8, "micro_batch_size": 1}}, ["micro_batch_size is 1", "raise it"]),
-        ({"training": {"metric_for_best_model": "acuracy"}}, ["'acuracy'", "choices: loss, perplexity, accuracy"]),
+        ({"training": {"metric_for_best_model": "acuracy"}}, ["'acuracy'", "Choices: loss, perplexity, accuracy"]),
         ({"scaling": {"use_gpu": True}}, ["scaling.num_workers is 1", "0 GPUs", "use_gpu=false"]),
     ],
 )

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
 from raydistill.config.named import SourceSpec
-from raydistill.data.sources import _files
+from raydistill.data.sources import _files, delimited
 
 QQP = (
     "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
@@ -248,3 +248,16 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     archive.addfile(entry, io.BytesIO(content))
+
+
+def test_columns_that_the_first_json_line_lacks_are_refused_when_files_are_listed(tmp_path):
+    path = write(tmp_path, '\n{"sentence": "a", "label": 2}\n{"text": "b"}\n', "a.jsonl")
+    with pytest.raises(
+        ValueError, match=r"text is 'text', which .*a\.jsonl line 2 does not have; choices: sentence, label"
+    ):
+        delimited.items(delimited.Config(path=str(path), text="text"))
+    assert delimited.items(delimited.Config(path=str(path), text="sentence", label="label"))
+    assert delimited.items(delimited.Config(path=str(path), text="text", short_lines="skip"))
+    broken = write(tmp_path, "[1, 2]\n", "b.jsonl")
+    with pytest.raises(ValueError, match=r"b\.jsonl line 1 is no JSON object with keys, but '\[1, 2\]'"):
+        delimited.items(delimited.Config(path=str(broken), text="text"))

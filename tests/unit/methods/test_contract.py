@@ -4,6 +4,7 @@ A new method adds its configurations to ``CASES``; a new family adds itself to `
 """
 
 import copy
+import re
 from functools import cache, partial
 from itertools import pairwise
 
@@ -221,6 +222,8 @@ def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options, f
     assert loss.shape == ()
     assert torch.isfinite(loss)
     assert terms.keys() <= method.denominators(batch).keys()
+    # Their directions are known before the method runs.
+    assert {re.sub(r"teacher_\d+", "teacher_#", term) for term in terms} <= method.directions.keys()
     assert all(term.shape == () and torch.isfinite(term) and not term.requires_grad for term in terms.values())
 
 

@@ -122,10 +122,27 @@ def _check(config: Config, file: Item) -> None:
         numbered = {role: column for role, column in config.columns().items() if not isinstance(column, str)}
         if numbered:
             raise UserError(f"{file.name} is read as JSON lines, whose keys are names, but columns are {numbered}")
+        _check_keys(config, file)
         return
     if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
         raise UserError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
     _indices(config, file.name, _header(config, file))
+
+
+def _check_keys(config: Config, file: Item) -> None:
+    """Raise ValueError for columns that the first object of JSON lines does not have, unless such are skipped."""
+    whole = replace(file, start=0, stop=0)
+    with _files.open_item(config, whole) as stream:
+        lines = _lines.Lines(stream, whole, charset=config.charset)
+        first = next((line for line in lines if line.strip()), None)
+        if first is None or config.short_lines == "skip":
+            return
+        values = _json_object(first, lines)
+        for role, column in config.columns().items():
+            if column not in values:
+                raise UserError(
+                    f"{role} is {column!r}, which {lines.place()} does not have; choices: {', '.join(values)}"
+                )
 
 
 def _header(config: Config, file: Item) -> list[str] | None:
@@ -202,17 +219,22 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
     for line in lines:
         if not line.strip():
             continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{lines.place()} is no JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
+        values = _json_object(line, lines)
         missing = [column for column in columns.values() if column not in values]
         if missing:
             yield _short(config, f"{lines.place()} has no {', '.join(map(str, missing))}")
         else:
             yield {role: values[column] for role, column in columns.items()}
+
+
+def _json_object(line: str, lines: _lines.Lines) -> dict[Any, Any]:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{lines.place()} is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
+    return values
 
 
 def _short(config: Config, problem: str) -> Example:
