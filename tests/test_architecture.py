@@ -29,7 +29,7 @@ LAYERS = (
     ("hf",),
     ("api",),
     ("methods", "tasks"),
-    ("models", "losses", "interventions", "optim"),
+    ("models", "losses", "interventions", "optim", "options"),
     (
         "batch",
         "layout",

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from raydistill.user_error import UserError
 
-_ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl")
+_ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl", "clm", "glue", "mlm", "ner", "ptp", "qa")
 
 
 def names(package: str) -> list[str]:

@@ -23,9 +23,9 @@ def keep_quiet() -> None:
     os.environ.update(_QUIET)
 
 
-def missing_package(error: ModuleNotFoundError) -> str:
+def missing_package(error: ModuleNotFoundError, what: str = "this command") -> str:
     """One line for a package of the runtime half that is not installed; raises the error again if it is our own."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "raydistill"):
         raise error
-    return f"this command needs the package {name}, which is not installed; pip install 'raydistill[runtime]'"
+    return f"{what} needs the package {name}, which is not installed; pip install 'raydistill[runtime]'"

@@ -43,6 +43,8 @@ class DistillationMethod:
         for option in options:
             if option not in fields:
                 raise UserError(discovery.unknown_choice("option", option, fields))
+        self.options = options
+        """The options that were given."""
         self.config: Any = config_type(**{option: _immutable(value) for option, value in options.items()})
         """The options, defaults included."""
 

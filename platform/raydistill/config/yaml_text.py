@@ -1,4 +1,4 @@
-"""Reading YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
+"""Reading and writing YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
 
 import re
 from typing import Any
@@ -61,6 +61,26 @@ for _tag, _pattern, _first in _RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), [*_first, *_empty])
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which puts in quotes the words that YAML 1.1 or 1.2 takes for something else, with no alias."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
+            *_Loader.yaml_implicit_resolvers.get(first, []),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+    }
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def dump(value: Any) -> str:
+    """Text that ``parse`` reads as the value again: nested mappings and lists of words, numbers and truth values."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def plain_copy(value: Any) -> Any:

@@ -16,12 +16,14 @@ from raydistill import cluster
 from raydistill.atomic import write_text
 from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
+from raydistill.discovery import unknown_choice
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.plans import Plans
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
 from raydistill.locks import HeldError, hold, locked
+from raydistill.report.tables import Entry, data_frame
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment
@@ -45,6 +47,17 @@ class JobResult:
     skipped: list[str] = field(default_factory=list)
     lost: str = ""
     """What the tracking store will never have, and why, in one line."""
+
+    def table(self, stage: str) -> Any:
+        """The figures of a stage that compared models as a pandas DataFrame: a row for each run of each model.
+
+        Its columns are ``model``, the keys of a matrix, and figures, in the units of ``report.md``. Raises ValueError
+        for a stage that compared none.
+        """
+        tables = [name for name, summary in self.summaries.items() if "entries" in summary]
+        if stage not in tables:
+            raise UserError(unknown_choice("stage", stage, tables))
+        return data_frame([Entry.of(entry) for entry in self.summaries[stage]["entries"]])
 
 
 def run_job(job: Job, *, echo: Echo) -> JobResult:

@@ -173,6 +173,17 @@ def csv_runs(entries: Sequence[Entry]) -> str:
     return _csv(["model", *keys, "figure", "value"], lines)
 
 
+def data_frame(entries: Sequence[Entry]) -> Any:
+    """Every run as a row of a pandas DataFrame: model, the matrix keys with the seed, figures; NaN where it has none."""
+    # Slow to import, and no command needs it.
+    import pandas
+
+    keys = list(dict.fromkeys(key for entry in entries for key in entry.assignment))
+    figures = in_order(figure for entry in entries for figure in entry.figures)
+    rows = [{"model": entry.model, **entry.assignment, **entry.figures} for entry in entries]
+    return pandas.DataFrame(rows, columns=["model", *keys, *figures])
+
+
 def _values(assignment: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     return [value_text(assignment[key]) if key in assignment else "" for key in keys]
 
