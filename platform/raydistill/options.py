@@ -126,7 +126,7 @@ def _documentation(module: ModuleType, configs: Sequence[Any], public: str, name
 
 
 def section_documentation(section: Any, public: str = "", *, names: Sequence[str] | None = None) -> str:
-    """What a section says of itself, of its errors and of its options, by default all; with a public name an example."""
+    """What a section says of itself, its errors and its options, by default all; with a public name an example."""
     about = inspect.cleandoc(section.__doc__ or "")
     source = f"Source: ``{section.__module__}.{section.__name__}``."
     example = f"{EXAMPLE} {public}().as_data()\n{{}}" if public else ""
@@ -143,7 +143,7 @@ def listed(heading: str, config: Any, names: Sequence[str] | None = None) -> str
 
 
 def options_of(config: Any) -> list[tuple[str, str, str]]:
-    """Name, type with default as they are written, and meaning of each option of a dataclass or section, in its order."""
+    """Name, type and default as they are written, and meaning of each option of a dataclass or section."""
     written = _written(config)
     return [
         (name, f"{kind} = {default}" if default else kind, meaning)

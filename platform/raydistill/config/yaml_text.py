@@ -1,4 +1,4 @@
-"""Reading and writing YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
+"""YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
 
 import re
 from typing import Any
@@ -67,10 +67,7 @@ class _Dumper(yaml.SafeDumper):
     """The safe dumper, which puts in quotes the words that YAML 1.1 or 1.2 takes for something else, with no alias."""
 
     yaml_implicit_resolvers = {
-        first: [
-            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, []),
-            *_Loader.yaml_implicit_resolvers.get(first, []),
-        ]
+        first: [each for known in (yaml.SafeDumper, _Loader) for each in known.yaml_implicit_resolvers.get(first, [])]
         for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
     }
 

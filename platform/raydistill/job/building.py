@@ -111,11 +111,11 @@ def _stage_documentation(kind: str, config: type[StageConfig]) -> str:
 class Job:
     """A job: stages that are added one by one, then planned and run as a job file is, whose keys the options have.
 
-    ``options`` are ``storage``, ``seed``, ``description``, ``scaling`` and ``tracking``. Each kind of stage is a method,
-    ``binarize``, ``capture``, ``train``, ``score``, ``prune``, ``choose``, ``evaluate``, ``register`` and ``report``,
-    whose options ``help(rd.Job.train)`` lists. It returns a handle that later stages take wherever a file has a stage's
-    name, and checks the stage at once; ``name=`` names it, by default its kind does. A task that is not given is that
-    of the corpus, and classes that an encoding does not name are those that the source's ``labels`` gives.
+    ``options`` are ``storage``, ``seed``, ``description``, ``scaling`` and ``tracking``. Each kind of stage is a
+    method, such as ``binarize``, ``train`` or ``evaluate``, whose options ``help(rd.Job.train)`` lists. It checks the
+    stage at once and returns a handle, which later stages take wherever a file has a stage's name; ``name=`` names the
+    stage, by default its kind does. A task that is not given is that of the corpus, and classes that an encoding does
+    not name are those that the source's ``labels`` gives.
 
     Shapes: none; units: as each option says. Raises UserError, a ValueError with a line for each mistake: an option
     that there is not, a stage of another job, a name that is used twice, a reference that makes no model. Source: the
@@ -240,8 +240,8 @@ class Job:
         if type(value) in _PLAIN:
             return value
         raise UserError(
-            f"{place} is a {type(value).__name__}, which a job cannot keep; give a number, a word, the folder or name of "
-            "a model, or a stage of the job"
+            f"{place} is a {type(value).__name__}, which a job cannot keep; give a number, a word, the folder or name "
+            "of a model, or a stage of the job"
         )
 
     def _key(self, place: str, key: Any) -> Any:

@@ -22,7 +22,7 @@ _ENDINGS = ("Config", "Ref")
 @cache
 def _sections() -> dict[str, type[Section]]:
     """The sections below those of a job and of its stages, by their public names."""
-    tops = [JobConfig, *(stage_type(kind).config_type for kind in discovery.names(STAGES))]
+    tops: list[type[Section]] = [JobConfig, *(stage_type(kind).config_type for kind in discovery.names(STAGES))]
     found = {section.__name__: section for top in tops for section in _below(top)}
     return {_public(name): section for name, section in sorted(found.items())}
 
@@ -73,7 +73,7 @@ def from_checkpoint(model: Any, **options: Any) -> Options:
     enters a job, for an option that there is not. Source: ``init: checkpoint`` of a job file.
 
     >>> rd.from_checkpoint("google-bert/bert-base-uncased", head="new").as_data()
-    {'checkpoint': {'checkpoint': 'google-bert/bert-base-uncased', 'head': 'new'}, 'init': 'checkpoint'}
+    {'init': 'checkpoint', 'checkpoint': {'checkpoint': 'google-bert/bert-base-uncased', 'head': 'new'}}
     """
     return _student(model, options, init="checkpoint")
 

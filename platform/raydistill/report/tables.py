@@ -174,7 +174,7 @@ def csv_runs(entries: Sequence[Entry]) -> str:
 
 
 def data_frame(entries: Sequence[Entry]) -> Any:
-    """Every run as a row of a pandas DataFrame: model, the matrix keys with the seed, figures; NaN where it has none."""
+    """A pandas DataFrame with a row for each run: model, the matrix keys, figures; NaN where it has none."""
     # Slow to import, and no command needs it.
     import pandas
 

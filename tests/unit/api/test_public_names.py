@@ -30,7 +30,8 @@ SITES = {
     ]
 }
 METHODS = [discovery.class_name(name) for name in discovery.names("raydistill.methods")]
-PUBLIC = [*rd.__all__, *(f"losses.{name}" for name in rd.losses.__all__), *(f"hf.{name}" for name in rd.hf.__all__)]
+MODULES = ("losses", "hf", "tasks", "sources", "sections")
+PUBLIC = [*rd.__all__, *(f"{module}.{name}" for module in MODULES for name in getattr(rd, module).__all__)]
 
 SETTING = """
 import sys, time

@@ -1,0 +1,43 @@
+"""The job that the README builds in Python, as a user runs it: a script first, then its file on the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from toys.reviews import documented_block, write_reviews
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+TABLE = """
+table = result.table("evaluate")
+print("TABLE", table[["model", "seed", "rows"]].to_json(orient="values"), "accuracy" in table)
+"""
+
+
+def run(folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=800
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_documented_job_runs_and_its_file_finds_everything_finished(tmp_path: Path) -> None:
+    folder = write_reviews(tmp_path)
+    script = f"import raydistill as rd\nbase = 'base'\n{documented_block()}{TABLE}"
+    told = run(folder, "-c", script).splitlines()
+    (line,) = [line for line in told if line.startswith("TABLE ")]
+    assert json.loads(line.split(" ")[1]) == [
+        ["teacher", None, 8.0],
+        *(["student", seed, 8.0] for seed in (1.0, 2.0, 3.0)),
+    ]
+    assert line.endswith("True")
+    assert any(line.startswith("train[seed=1] and 2 more: ") for line in told)
+
+    stages = json.loads(run(folder, "-m", "raydistill", "run", "reviews.yaml", "--json"))["stages"]
+    assert list(stages) == ["binarize", "teacher", *(f"train[seed={seed}]" for seed in (1, 2, 3)), "evaluate"]
+    assert all(stage["skipped"] for stage in stages.values())
