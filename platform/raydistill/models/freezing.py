@@ -7,7 +7,7 @@ from torch import nn
 
 from raydistill.models.blocks import family_of
 
-_EMBEDDINGS = ("embeddings", "embed_tokens", "wte", "wpe")
+_EMBEDDINGS = ("embeddings", "embeddings_project", "embed_tokens", "wte", "wpe")
 """Names of the embedding modules beside the blocks, over all families."""
 
 
@@ -35,6 +35,6 @@ def freeze_layers(model: nn.Module, layers: Sequence[int]) -> None:
 def freeze_embeddings(model: nn.Module) -> None:
     """Take token, position and type embeddings and their norm out of training, with what is tied to them."""
     base: Any = model.base_model
-    for name, module in base.named_children():
-        if name in _EMBEDDINGS:
+    for name, module in base.named_modules():
+        if name.rpartition(".")[2] in _EMBEDDINGS:
             module.requires_grad_(False)

@@ -28,6 +28,8 @@ _BLOCK_NAMES = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
+_OF_EACH_BLOCK = ("layer_types", "no_rope_layers")
+"""Values of configurations that have an entry for each block."""
 _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _SHARED_NAMES = {
     "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
@@ -52,11 +54,19 @@ def published_layers(num_layers: int) -> list[int]:
     return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
 
 
-def student_config(teacher: Any, *, architecture: str | None, num_layers: int, head: str | None = None) -> Any:
-    """Configuration of a student with the teacher's sizes and ``num_layers`` blocks.
+def student_config(
+    teacher: Any,
+    *,
+    architecture: str | None,
+    num_layers: int,
+    layers: Sequence[int] | None = None,
+    head: str | None = None,
+) -> Any:
+    """Configuration of a student with the teacher's sizes and ``num_layers`` blocks, by default like its first ones.
 
-    ``head`` None is the family's vocabulary head. ``architecture`` None is DistilBERT for a BERT teacher with a
-    vocabulary head, as published, and the teacher's own for every other.
+    ``layers`` are the teacher's blocks that they are copied from. ``head`` None is the family's vocabulary head.
+    ``architecture`` None is DistilBERT for a BERT teacher with a vocabulary head, as published, and the teacher's own
+    for every other.
     A DistilBERT made from BERT has the published dropout of 0.1; a student of the teacher's family keeps its own.
     Raises ValueError for a teacher that is not supported or cannot become that architecture.
     """
@@ -71,7 +81,7 @@ def student_config(teacher: Any, *, architecture: str | None, num_layers: int, h
             f"choices: {', '.join(choices)}"
         )
     if architecture == teacher.model_type:
-        return _shortened(teacher, num_layers)
+        return _shortened(teacher, range(num_layers) if layers is None else layers)
     return DistilBertConfig(
         vocab_size=teacher.vocab_size,
         max_position_embeddings=teacher.max_position_embeddings,
@@ -89,27 +99,33 @@ def student_config(teacher: Any, *, architecture: str | None, num_layers: int, h
     )
 
 
-def _shortened(teacher: Any, num_layers: int) -> Any:
-    """The teacher's configuration with another number of blocks."""
+def _shortened(teacher: Any, layers: Sequence[int]) -> Any:
+    """The teacher's configuration with as many blocks as there are numbers in ``layers``, of the same kinds."""
     key = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    values = {**teacher.to_dict(), key: num_layers}
+    values = {**teacher.to_dict(), key: len(layers)}
     # They are of the teacher's blocks.
     values.pop(layer_plan.KEY, None)
     values.pop(kept_units.KEY, None)
-    if values.get("layer_types"):
-        # Equal in all blocks, which is all that is supported.
-        values["layer_types"] = values["layer_types"][:1] * num_layers
+    for name in _OF_EACH_BLOCK:
+        if values.get(name):
+            values[name] = [values[name][layer % len(values[name])] for layer in layers]
     return type(teacher)(**values)
 
 
 def random_student(
-    teacher: Any, *, architecture: str | None, num_layers: int, seed: int, head: str | None = None
+    teacher: Any,
+    *,
+    architecture: str | None,
+    num_layers: int,
+    seed: int,
+    layers: Sequence[int] | None = None,
+    head: str | None = None,
 ) -> nn.Module:
-    """A fresh student in float32 with the sizes of a teacher's configuration, drawn from ``seed`` alone.
+    """A fresh student in float32 with the ``student_config`` of a teacher's configuration, drawn from ``seed`` alone.
 
     DistilBERT's positions are sinusoids. Deviation: the published code draws noise over them and freezes that.
     """
-    config = student_config(teacher, architecture=architecture, num_layers=num_layers, head=head)
+    config = student_config(teacher, architecture=architecture, num_layers=num_layers, layers=layers, head=head)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The configuration may name the half precision that the teacher was stored in.
@@ -133,7 +149,7 @@ def student_from_layers(
     if kept_units.kept_of(config) is not None:
         raise ValueError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
     student = random_student(
-        config, architecture=architecture, num_layers=len(layers), seed=seed, head=head_of(teacher)
+        config, architecture=architecture, num_layers=len(layers), seed=seed, layers=layers, head=head_of(teacher)
     )
     made: Any = student.config
     if made.model_type == config.model_type:

@@ -9,31 +9,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from raydistill.models.blocks import families, family_of
 from raydistill.models.classes import Names, class_order, keep_classes, redraw_classes, reorder_classes, with_classes
+from raydistill.models.heads import CLASSIFIERS as CLASSIFIERS
+from raydistill.models.heads import head_of as head_of
+from raydistill.models.heads import model_class as model_class
+from raydistill.models.heads import stored_head as stored_head
 from raydistill.models.kept_units import kept_of
 from raydistill.models.stored_tensors import PRUNED_WEIGHTS, WEIGHTS, is_published, open_tensors
 
-_HEADS: dict[str, Any] = {
-    "causal_lm": AutoModelForCausalLM,
-    "masked_lm": AutoModelForMaskedLM,
-    "sequence_classification": AutoModelForSequenceClassification,
-    "token_classification": AutoModelForTokenClassification,
-    "question_answering": AutoModelForQuestionAnswering,
-}
-CLASSIFIERS = ("sequence_classification", "token_classification")
-"""Heads whose outputs are classes with names, or a score."""
 _DROPOUT_FIELDS = (
     "dropout",
     "attention_dropout",
@@ -52,23 +39,6 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
 
 
-def head_of(model: nn.Module) -> str:
-    """The name of a transformers model's head; raises ValueError for a model without any that is supported."""
-    for head, auto in _HEADS.items():
-        if type(model) in auto._model_mapping.values():
-            return head
-    raise ValueError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
-
-
-def stored_head(config: Any) -> str:
-    """The name of the head that a checkpoint was saved with; raises ValueError where its configuration names none."""
-    named = (config.architectures or ["none"])[0]
-    for head, auto in _HEADS.items():
-        if named in {made.__name__ for made in auto._model_mapping.values()}:
-            return head
-    raise ValueError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
-
-
 def head_in(folder: str | Path) -> str:
     """The name of the head of the checkpoint in a folder, also of one that StarK's authors published.
 
@@ -77,13 +47,6 @@ def head_in(folder: str | Path) -> str:
     if is_published(tensor_names(folder)):
         return "sequence_classification"
     return stored_head(load_config(folder))
-
-
-def model_class(head: str) -> Any:
-    """The transformers class that builds any family with a named head; raises ValueError for an unknown head."""
-    if head not in _HEADS:
-        raise ValueError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
-    return _HEADS[head]
 
 
 def weight_files(folder: str | Path) -> list[Path]:

@@ -45,7 +45,9 @@ def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
     if layers is not None:
         checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
     num_layers = len(layers) if layers is not None else section.num_layers or len(section.layers or [])
-    return layer_selection.student_config(source, architecture=section.architecture, num_layers=num_layers, head=head)
+    return layer_selection.student_config(
+        source, architecture=section.architecture, num_layers=num_layers, layers=layers, head=head
+    )
 
 
 def layers_of(section: StudentConfig) -> list[int]:

@@ -22,7 +22,10 @@ from torch import Tensor, nn
 
 from raydistill.layout import Layout
 from raydistill.models import layer_plan
-from raydistill.models.blocks._attention import packed, padding_mask
+from raydistill.models.blocks._attention import SUPPORTED, packed, padding_mask
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of blocks: each token sees all, or those in a window."""
 
 
 class UnitNames(NamedTuple):
@@ -56,6 +59,10 @@ BERT_UNITS = UnitNames(
 class Blocks(ABC):
     """Parts of one model with a head; a family's module names the subclass ``Family``."""
 
+    MODEL_TYPES: ClassVar[tuple[str, ...]]
+    """The ``model_type`` in transformers of all models whose parts are these."""
+    ATTENTION: ClassVar[str] = SUPPORTED
+    """The attention of transformers that models are loaded with."""
     HEAD: ClassVar[str]
     """The vocabulary head: ``masked_lm``, whose tokens see the whole row, or ``causal_lm``, whose tokens see those
     before them."""
@@ -95,7 +102,7 @@ class Blocks(ABC):
         """Raise ValueError for a layer plan that is wrong, or that the family does not have."""
         if layer_plan.plan_of(config) is not None and cls.QUERY_AND_KEY is None:
             raise ValueError(
-                f"layer_plan is set, but the model is a {config.model_type}; it needs a bert, distilbert or roberta"
+                f"layer_plan is set, but the model is a {config.model_type}; raydistill ls models lists those that take one"
             )
 
     @classmethod
@@ -152,13 +159,24 @@ class Blocks(ABC):
         """
         if start == stop:
             return hidden
-        inputs = self.block_inputs(hidden, layout)
+        kinds = [self.kind_of(block) for block in range(start, stop)]
+        inputs = {kind: self.block_inputs(hidden, layout, kind) for kind in dict.fromkeys(kinds)}
         states = hidden.unsqueeze(0)
         with packed(self.model.config):
-            for layer, swap in self._steps(start, stop):
+            for (layer, swap), kind in zip(self._steps(start, stop), kinds, strict=True):
                 with self._swapped(layer) if swap else nullcontext():
-                    states = layer(states, layout=layout, **inputs)
+                    states = self.run_block(layer, states, layout, inputs[kind])
         return states.squeeze(0)
+
+    def run_block(self, layer: nn.Module, states: Tensor, layout: Layout, inputs: dict[str, Any]) -> Tensor:
+        """One block on packed states (1, R, D), given its ``block_inputs``."""
+        output: Tensor = layer(states, layout=layout, **inputs)
+        return output
+
+    def kind_of(self, block: int) -> str:
+        """What tells a block from those that take other inputs: its entry in the configuration's ``layer_types``."""
+        kinds = getattr(self.model.config, "layer_types", None)
+        return str(kinds[block]) if kinds else FULL
 
     def _steps(self, start: int, stop: int) -> list[tuple[nn.Module, bool]]:
         """Blocks ``start`` to ``stop - 1`` and whether query and key are exchanged in each."""
@@ -170,8 +188,8 @@ class Blocks(ABC):
         assert self.QUERY_AND_KEY is not None
         return layer_plan.exchanged(layer, self.QUERY_AND_KEY)
 
-    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
-        """What each block takes besides the states (R, D) and the layout; masks are over padded rows."""
+    def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
+        """What each block of a kind takes besides the states (R, D) and the layout; masks are over padded rows."""
         return {"attention_mask": padding_mask(layout)}
 
     def pooled_places(self, layout: Layout, ids: Tensor) -> Tensor:

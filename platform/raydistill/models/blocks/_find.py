@@ -6,23 +6,31 @@ from typing import Any
 from torch import nn
 
 from raydistill import discovery
-from raydistill.models.blocks._attention import SUPPORTED
 from raydistill.models.blocks._base import Blocks
+from raydistill.models.heads import has_head
 
 _PACKAGE = "raydistill.models.blocks"
 
 
+@cache
+def _by_type() -> dict[str, type[Blocks]]:
+    """Every family by each model type whose parts it knows."""
+    found = (discovery.load(_PACKAGE, name).Family for name in discovery.names(_PACKAGE))
+    return {model_type: family for family in found for model_type in family.MODEL_TYPES}
+
+
 def families(head: str) -> list[str]:
     """Model types with a named head, sorted."""
-    found = ((name, family_of(name)) for name in discovery.names(_PACKAGE))
-    return [name for name, family in found if head == family.HEAD or head in family.OUTPUTS]
+    found = sorted(_by_type().items())
+    return [name for name, family in found if head in (family.HEAD, *family.OUTPUTS) and has_head(name, head)]
 
 
-@cache
 def family_of(model_type: str) -> type[Blocks]:
     """The parts of a model type of transformers; raises ValueError with the choices for one that is not supported."""
-    found: type[Blocks] = discovery.load(_PACKAGE, model_type, key="model type").Family
-    return found
+    found = _by_type()
+    if model_type not in found:
+        raise ValueError(discovery.unknown_choice("model type", model_type, sorted(found)))
+    return found[model_type]
 
 
 def blocks_of(model: nn.Module) -> Blocks:
@@ -32,9 +40,10 @@ def blocks_of(model: nn.Module) -> Blocks:
     """
     config: Any = model.config
     family = family_of(config.model_type)
-    if config._attn_implementation != SUPPORTED:
+    if config._attn_implementation != family.ATTENTION:
         raise ValueError(
-            f"attention is {config._attn_implementation!r}; load the model with attn_implementation={SUPPORTED!r}"
+            f"attention is {config._attn_implementation!r}; load the model with "
+            f"attn_implementation={family.ATTENTION!r}"
         )
     refusal = family.refusal(config)
     if refusal is not None:

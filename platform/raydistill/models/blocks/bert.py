@@ -11,6 +11,7 @@ from raydistill.models.blocks import _base
 class Family(_base.Blocks):
     """BERT; without token types they are all 0."""
 
+    MODEL_TYPES = ("bert",)
     HEAD = "masked_lm"
     LAYERS = "bert.encoder.layer"
     QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
@@ -33,7 +34,7 @@ class Family(_base.Blocks):
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Embedding output of tokens, positions and types."""
-        embedded: Tensor = self.model.bert.embeddings(
+        embedded: Tensor = self.model.base_model.embeddings(
             input_ids=input_ids.unsqueeze(0),
             position_ids=layout.position.unsqueeze(0),
             token_type_ids=None if token_types is None else token_types.unsqueeze(0),

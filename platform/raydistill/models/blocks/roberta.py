@@ -1,5 +1,6 @@
-"""``RobertaForMaskedLM``: BERT's blocks, positions counted from the padding id, the last block's output is the last
-hidden state.
+"""``RobertaForMaskedLM`` and its copies: BERT's blocks, positions counted from the padding id.
+
+The last block's output is the last hidden state.
 """
 
 from typing import Any
@@ -12,8 +13,9 @@ from raydistill.models.blocks import _base
 
 
 class Family(_base.Blocks):
-    """RoBERTa; token types are all 0."""
+    """RoBERTa, XLM-RoBERTa and CamemBERT; token types are all 0."""
 
+    MODEL_TYPES = ("roberta", "xlm-roberta", "camembert")
     HEAD = "masked_lm"
     LAYERS = "roberta.encoder.layer"
     QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
