@@ -34,6 +34,19 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {},
     "camembert": {},
     "electra": {"embedding_size": 12},
+    "albert": {"embedding_size": 12, "num_hidden_groups": 2},
+    "mpnet": {},
+    "deberta-v2": {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 4,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "type_vocab_size": 0,
+        "position_biased_input": False,
+        "pooler_hidden_size": 16,
+    },
+    "modernbert": {"local_attention": 6, "global_attn_every_n_layers": 2, "classifier_pooling": "mean"},
 }
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": {},
@@ -44,6 +57,9 @@ DECODERS: dict[str, dict[str, Any]] = {
     "olmo2": {"num_key_value_heads": 1},
     "phi3": {"num_key_value_heads": 1, "sliding_window": 6},
     "smollm3": {**_WINDOWS, "use_sliding_window": True, "no_rope_layers": [1, 0, 1]},
+    "opt": {"word_embed_proj_dim": 12, "ffn_dim": 24},
+    "gpt_neox": {},
+    "gemma2": {**_WINDOWS, "query_pre_attn_scalar": 9, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "granite": {
         "num_key_value_heads": 1,
         "embedding_multiplier": 3.0,

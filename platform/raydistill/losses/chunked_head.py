@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from raydistill.losses.head_chunk import Problem, Projection, Workspace, add_product
 from raydistill.losses.reduction import accumulation_dtype
 
-__all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Projection", "vocabulary_losses"]
+__all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Projection", "logits_of", "vocabulary_losses"]
 
 TERMS = ("kl", "ce", "mse")
 """Names of the losses: KL to the teacher, cross-entropy with the labels, squared error of the logits."""
@@ -41,12 +42,13 @@ def vocabulary_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of vocabulary losses over rows, and each loss's own sum.
 
-    Shapes: student_states (R, D), teacher_states (R, D') or None, labels (M,) with M <= R; the FIRST M rows are the
-    labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each times a number or 0-d tensor; a term that
-    it lacks costs nothing. ``kl`` (at ``temperature``, times its square) and ``mse`` sum over all R rows, ``ce`` over
-    the first M. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device. Returns
-    the weighted 0-d total, differentiable once in the student's states, weight and bias, and the detached unweighted
-    0-d sums. Raises ValueError for an unknown term or a term whose inputs are missing.
+    Shapes: student_states (R, D), teacher_states (R, D') or None, logits (R, V) where there is no projection, labels
+    (M,) with M <= R; the FIRST M rows are the labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each
+    times a number or 0-d tensor; a term that it lacks costs nothing. ``kl`` (at ``temperature``, times its square) and
+    ``mse`` sum over all R rows, ``ce`` over the first M. ``chunk_rows`` is the most rows whose logits exist at once, by
+    default what suits the device. Returns the weighted 0-d total, differentiable once in the student's states, weight
+    and bias, and the detached unweighted 0-d sums. Raises ValueError for an unknown term or a term whose inputs are
+    missing.
     """
     _check(weights, labels, teacher_states, teacher_projection)
     compares = bool({"kl", "mse"} & set(weights))
@@ -57,16 +59,23 @@ def vocabulary_losses(
         weights=dict(weights),
         temperature=temperature,
     )
-    most = default_chunk_rows(student_projection[0]) if chunk_rows is None else chunk_rows
+    columns = student_states.shape[1] if student_projection[0] is None else student_projection[0].shape[0]
+    most = default_chunk_rows(columns, student_states.device) if chunk_rows is None else chunk_rows
     total = _ChunkedHead.apply(student_states, *student_projection, problem, most, torch.is_grad_enabled())
     return total, problem.sums
 
 
-def default_chunk_rows(weight: Tensor) -> int:
-    """The most rows of a chunk that suit the device of a head's weight (V, D)."""
-    if weight.device.type == "cpu":
+def default_chunk_rows(columns: int, device: torch.device) -> int:
+    """The most rows of a chunk of logits of so many ids that suit a device."""
+    if device.type == "cpu":
         return DEFAULT_CHUNK_ROWS
-    return max(1, DEVICE_CHUNK_BYTES // (weight.shape[0] * torch.float32.itemsize))
+    return max(1, DEVICE_CHUNK_BYTES // (columns * torch.float32.itemsize))
+
+
+def logits_of(states: Tensor, projection: Projection) -> Tensor:
+    """Logits (R, V) of states (R, D), which are the logits where there is no projection."""
+    weight, bias = projection
+    return states if weight is None else linear(states, weight, bias)
 
 
 def _check(
@@ -86,7 +95,13 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem, most: int, differentiate: bool
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        problem: Problem,
+        most: int,
+        differentiate: bool,
     ) -> Tensor:
         needs = [needed and differentiate for needed in ctx.needs_input_grad[:3]]
         # Without a teacher only the labelled rows have a loss.
@@ -140,7 +155,9 @@ class _Gradients:
     bias: Tensor | None
 
     @classmethod
-    def empty(cls, states: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], rows: int) -> "_Gradients":
+    def empty(
+        cls, states: Tensor, weight: Tensor | None, bias: Tensor | None, needs: list[bool], rows: int
+    ) -> "_Gradients":
         """Of ``rows`` rows with a loss; those after them have a gradient of 0."""
         wide = accumulation_dtype(states.dtype)
         dtype = wide if states.dtype == torch.float16 else states.dtype
@@ -151,14 +168,17 @@ class _Gradients:
         allocate = torch.empty_like if rows else torch.zeros_like
         return cls(
             states_gradient,
-            allocate(weight, dtype=wide) if needs[1] else None,
+            allocate(weight, dtype=wide) if weight is not None and needs[1] else None,
             torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None,
         )
 
-    def add(self, chunk: slice, slope: Tensor, states: Tensor, weight: Tensor) -> None:
+    def add(self, chunk: slice, slope: Tensor, states: Tensor, weight: Tensor | None) -> None:
         """Add one chunk's part, ``slope`` being the gradient of its logits (rows, V)."""
         if self.states is not None:
-            add_product(self.states[chunk], slope, weight, first=True)
+            if weight is None:
+                self.states[chunk] = slope
+            else:
+                add_product(self.states[chunk], slope, weight, first=True)
         if self.weight is not None:
             add_product(self.weight, slope.T, states[chunk], first=chunk.start == 0)
         if self.bias is not None:
@@ -168,7 +188,7 @@ class _Gradients:
         """As they were summed."""
         return self.states, self.weight, self.bias
 
-    def cast(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    def cast(self, states: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, ...]:
         """In the dtypes of the inputs."""
         pairs = ((self.states, states), (self.weight, weight), (self.bias, bias))
         return tuple(None if gradient is None or of is None else gradient.to(of.dtype) for gradient, of in pairs)

@@ -22,7 +22,7 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
     config = load_config(folder)
     check_family(config, head=head, of=folder)
     present = set(own_names(tensor_names(folder)).values())
-    return [name for name in family_of(config.model_type).head_tensors(config, head) if name not in present]
+    return [name for name in family_of(config, head).head_tensors(config, head) if name not in present]
 
 
 def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
@@ -36,7 +36,7 @@ def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
 
 def max_length(config: Any) -> int:
     """Most tokens of a row that a model with this configuration has positions for."""
-    return family_of(config.model_type).max_length(config)
+    return family_of(config).max_length(config)
 
 
 def num_parameters(config: Any, *, head: str) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import nn
 
 from raydistill.models.blocks import family_of
+from raydistill.models.heads import head_of
 
-_EMBEDDINGS = ("embeddings", "embeddings_project", "embed_tokens", "wte", "wpe")
+_EMBEDDINGS = ("embeddings", "embeddings_project", "embed_tokens", "embed_positions", "embed_in", "wte", "wpe")
 """Names of the embedding modules beside the blocks, over all families."""
 
 
@@ -26,7 +27,7 @@ def freeze_layers(model: nn.Module, layers: Sequence[int]) -> None:
     Source: Pea-KD's ``--freeze_layer``, which counts from 1.
     """
     config: Any = model.config
-    blocks: Any = model.get_submodule(family_of(config.model_type).LAYERS)
+    blocks: Any = model.get_submodule(family_of(config, head_of(model)).layers_name(model))
     check_frozen_layers(layers, len(blocks))
     for layer in layers:
         blocks[layer].requires_grad_(False)

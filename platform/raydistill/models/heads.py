@@ -21,6 +21,7 @@ _HEADS: dict[str, Any] = {
     "question_answering": AutoModelForQuestionAnswering,
 }
 HEADS = tuple(_HEADS)
+"""Names of all heads."""
 VOCABULARY_HEADS = ("masked_lm", "causal_lm")
 """Heads whose outputs are tokens."""
 CLASSIFIERS = ("sequence_classification", "token_classification")

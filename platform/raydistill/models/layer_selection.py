@@ -70,7 +70,6 @@ def student_config(
     A DistilBERT made from BERT has the published dropout of 0.1; a student of the teacher's family keeps its own.
     Raises ValueError for a teacher that is not supported or cannot become that architecture.
     """
-    family_of(teacher.model_type)
     becomes_distilbert = teacher.model_type == "bert" and head in (None, "masked_lm")
     choices = ("distilbert", "bert") if becomes_distilbert else (teacher.model_type,)
     if architecture is None:
@@ -80,6 +79,8 @@ def student_config(
             f"student.architecture is {architecture!r}, but it is made from a {teacher.model_type}; "
             f"choices: {', '.join(choices)}"
         )
+    if layers is not None:
+        _check_copied(teacher, layers)
     if architecture == teacher.model_type:
         return _shortened(teacher, range(num_layers) if layers is None else layers)
     return DistilBertConfig(
@@ -97,6 +98,21 @@ def student_config(
         pad_token_id=teacher.pad_token_id,
         tie_word_embeddings=teacher.tie_word_embeddings,
     )
+
+
+def _check_copied(teacher: Any, layers: Sequence[int]) -> None:
+    """Raise ValueError for blocks of a teacher that cannot be copied to a student in this order."""
+    family = family_of(teacher)
+    if family.FIRST_DIFFERS and [layer == 0 for layer in layers] != [True] + [False] * (len(layers) - 1):
+        raise ValueError(
+            f"layers is {list(layers)}, but block 0 of a {teacher.model_type} is unlike the others; begin with it, and "
+            "name it once"
+        )
+    if family.SHARED and teacher.num_hidden_groups > 1:
+        raise ValueError(
+            f"layers is {list(layers)}, but the {teacher.num_hidden_layers} blocks of the {teacher.model_type} share "
+            f"{teacher.num_hidden_groups} groups of weights; only those of one group can be copied"
+        )
 
 
 def _shortened(teacher: Any, layers: Sequence[int]) -> Any:
@@ -129,8 +145,11 @@ def random_student(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The configuration may name the half precision that the teacher was stored in.
-        made = model_class(head or family_of(config.model_type).HEAD)
-        model: nn.Module = made.from_config(config, dtype=torch.float32)
+        head = head or family_of(config).vocabulary_head(config)
+        assert head is not None, f"{config.model_type} has no vocabulary head"
+        model: nn.Module = model_class(head).from_config(
+            config, dtype=torch.float32, attn_implementation=family_of(config, head).ATTENTION
+        )
     return model.eval()
 
 
@@ -153,7 +172,7 @@ def student_from_layers(
     )
     made: Any = student.config
     if made.model_type == config.model_type:
-        left_out = () if vocab_transform else family_of(config.model_type).HEAD_TRANSFORM
+        left_out = () if vocab_transform else family_of(config).HEAD_TRANSFORM
         state = _same_family_state(teacher, layers, left_out=left_out)
     else:
         left_out = () if vocab_transform else tuple(_TRANSFORM_NAMES.values())
@@ -168,8 +187,11 @@ def student_from_layers(
 def _same_family_state(teacher: nn.Module, layers: Sequence[int], *, left_out: tuple[str, ...]) -> dict[str, Tensor]:
     """The teacher's tensors with its blocks renumbered, without those of the modules in ``left_out``."""
     config: Any = teacher.config
-    prefix = f"{family_of(config.model_type).LAYERS}."
+    family = family_of(config, head_of(teacher))
+    prefix = f"{family.layers_name(teacher)}."
     tensors = teacher.state_dict()
+    if family.SHARED:
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith((prefix, *left_out))}
     for position, layer in enumerate(layers):
         source = f"{prefix}{layer}."
@@ -184,7 +206,7 @@ def _distilbert_state(teacher: nn.Module, layers: Sequence[int], *, vocab_transf
     tensors = teacher.state_dict()
     state = {new: tensors[old] for old, new in _SHARED_NAMES.items()}
     modules = {
-        f"{family_of('bert').LAYERS}.{layer}.{old}": f"{family_of('distilbert').LAYERS}.{position}.{new}"
+        f"bert.encoder.layer.{layer}.{old}": f"distilbert.transformer.layer.{position}.{new}"
         for position, layer in enumerate(layers)
         for old, new in _BLOCK_NAMES.items()
     }

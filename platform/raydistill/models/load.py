@@ -33,6 +33,18 @@ _DROPOUT_FIELDS = (
     "embd_pdrop",
     "resid_pdrop",
     "summary_first_dropout",
+    "summary_last_dropout",
+    "classifier_dropout_prob",
+    "hidden_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+    "activation_dropout",
+    "dropout_rate",
+    "layerdrop",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
 )
 _STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
@@ -111,10 +123,12 @@ def check_family(config: Any, *, head: str, of: str | Path) -> None:
     ``of`` says in the message whose configuration it is.
     """
     model_class(head)
-    choices = families(head)
-    if config.model_type not in choices:
-        raise ValueError(f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(choices)}")
-    family = family_of(config.model_type)
+    family = family_of(config, head)
+    if head not in family.heads(config):
+        raise ValueError(
+            f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(families(head))}, "
+            "and slower with any other model that transformers has with that head"
+        )
     refusal = family.refusal(config)
     if refusal is not None:
         raise ValueError(f"{str(of)!r}: {refusal}")
@@ -179,7 +193,7 @@ def _opened(folder: str | Path, config: Any, *, head: str, dtype: torch.dtype) -
         folder,
         config=config,
         dtype=dtype,
-        attn_implementation="sdpa",
+        attn_implementation=family_of(config, head).ATTENTION,
         use_safetensors=True,
         # Found and named by the caller; transformers would raise a page of text.
         ignore_mismatched_sizes=True,
@@ -200,7 +214,6 @@ def _order(config: Any, labels: Sequence[str], names: Names, *, allow_other: boo
 
 
 def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow_new_head: bool) -> None:
-    of_head = family_of(model.config.model_type).HEAD_MODULES
     encoder_prefix = f"{model.base_model_prefix}."
     # A classifier of other classes is a head that the checkpoint lacks.
     replaced = [
@@ -212,7 +225,9 @@ def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow
         found, expected = (tuple(shape) for shape in shapes)
         raise ValueError(f"{str(folder)!r} has {name} of shape {found}, its config.json says {expected}; correct it")
     missing = sorted(info["missing_keys"])
-    of_encoder = [name for name in missing if name.startswith(encoder_prefix) and not name.startswith(of_head)]
+    # A pooler belongs to the heads that read it.
+    pooler = f"{encoder_prefix}pooler."
+    of_encoder = [name for name in missing if name.startswith(encoder_prefix) and not name.startswith(pooler)]
     if of_encoder:
         raise ValueError(f"{str(folder)!r} lacks {of_encoder[0]}; choose a checkpoint with all weights of its encoder")
     if missing and not allow_new_head:

@@ -75,7 +75,7 @@ def _write_plan(section: StudentConfig, model: Any, *, head: str) -> None:
                 section.layer_plan, model.num_hidden_layers, half_of_six=section.layer_plan_half_of_six
             )
             layer_plan.set_plan(model, plan)
-        family_of(model.model_type).check_plan(model)
+        family_of(model).check_plan(model)
         if layer_plan.is_drawn(layer_plan.plan_of(model)) and head in _VOCABULARIES:
             raise ValueError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
     except ValueError as error:

@@ -42,7 +42,7 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 def _save(config, folder: Path) -> None:
     config.save_pretrained(folder)
-    heads = family_of(config.model_type).head_tensors(config, family_of(config.model_type).HEAD)
+    heads = family_of(config).head_tensors(config, family_of(config).HEAD)
     save_file({head: torch.zeros(1) for head in heads}, folder / "model.safetensors")
     _tokenizer(config.vocab_size).save_pretrained(folder)
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import linear
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from raydistill.batch import Batch, collate
 from raydistill.layout import Layout
@@ -324,13 +323,6 @@ def test_the_longest_row_is_the_last_that_there_are_positions_for(family):
         states_of(model, rows_of(3, longest + 1))
 
 
-def test_another_family_is_refused_with_the_choices():
-    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
-    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=9, **sizes))
-    with pytest.raises(ValueError, match=r"model type is 'gpt_neox'; .*: bert, camembert, "):
-        blocks_of(model)
-
-
 @pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
 def test_an_attention_that_packed_rows_are_not_tested_with_is_refused_with_the_remedy(attention):
     model = make(toy_bert)
@@ -354,11 +346,4 @@ def test_a_masked_model_made_a_decoder_is_refused(family):
     model = make(family)
     model.config.is_decoder = True
     with pytest.raises(ValueError, match="is_decoder is true"):
-        blocks_of(model)
-
-
-def test_rotary_embeddings_that_depend_on_the_batch_are_refused():
-    model = make(toy_llama)
-    model.config.rope_parameters["rope_type"] = "dynamic"
-    with pytest.raises(ValueError, match="rope_type is 'dynamic'; choices: default, linear"):
         blocks_of(model)

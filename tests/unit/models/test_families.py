@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import linear
 
 from raydistill.batch import collate
 from raydistill.layout import Layout
+from raydistill.losses.chunked_head import logits_of
 from raydistill.models.blocks import blocks_of, families
 from raydistill.models.heads import has_head
 from raydistill.models.layer_selection import student_from_layers
@@ -15,6 +15,10 @@ from toys.models import PAD
 from toys.zoo import DECODERS, ENCODERS, PACKED, toy, vocabulary_head
 
 LENGTHS = (9, 14, 1, 17, 10)
+LONG = (14, 17, 12, 15)
+"""For a family that in float64 is not a number in transformers where a window holds padding alone."""
+COUNTED_FROM = {"roberta": PAD + 1, "xlm-roberta": PAD + 1, "camembert": PAD + 1, "mpnet": 2}
+"""Position of the first token in families that do not count from 0."""
 FAMILIES = pytest.mark.parametrize("name", PACKED)
 OTHER_HEADS = ("sequence_classification", "token_classification", "question_answering")
 CLASSIFIERS = [
@@ -26,6 +30,10 @@ def rows_of(*lengths):
     generator = np.random.default_rng(0)
     # Ids above those with a meaning to some family.
     return [generator.integers(5, 61, length) for length in lengths]
+
+
+def rows_for(name):
+    return rows_of(*(LONG if name == "gemma2" else LENGTHS))
 
 
 def batch_of(rows):
@@ -45,9 +53,8 @@ def padded(rows, side):
 
 def with_positions(model, inputs):
     """Inputs with positions counted from the first real token, which families count from elsewhere on their own."""
-    first = {"roberta": PAD + 1, "xlm-roberta": PAD + 1, "camembert": PAD + 1}.get(model.config.model_type, 0)
-    position = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + first
-    return {**inputs, "position_ids": position}
+    position = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    return {**inputs, "position_ids": position + COUNTED_FROM.get(model.config.model_type, 0)}
 
 
 def states_and_logits(model, rows):
@@ -57,7 +64,7 @@ def states_and_logits(model, rows):
     states = [blocks.embed(layout.take(batch["input_ids"]), layout)]
     for block in range(blocks.num_blocks):
         states.append(blocks.run(states[-1], layout, block, block + 1))
-    logits = linear(blocks.head_states(states[-1]), *blocks.head_projection())
+    logits = logits_of(blocks.head_states(states[-1]), blocks.head_projection())
     return [*states[:-1], blocks.last_states(states[-1]), logits]
 
 
@@ -75,7 +82,7 @@ def assert_close(ours, theirs):
 @FAMILIES
 @torch.no_grad()
 def test_states_and_logits_are_those_of_transformers_on_padded_rows(name):
-    model, rows = toy(name), rows_of(*LENGTHS)
+    model, rows = toy(name), rows_for(name)
     ours, theirs = states_and_logits(model, rows), of_transformers(model, padded(rows, "right"))
     assert len(ours) == len(theirs) == blocks_of(model).num_blocks + 2
     for own, other in zip(ours, theirs, strict=True):
@@ -97,7 +104,7 @@ def test_an_encoders_states_and_logits_are_those_of_rows_padded_on_the_left(name
 @pytest.mark.parametrize(("name", "head"), CLASSIFIERS)
 @torch.no_grad()
 def test_logits_of_the_other_heads_are_those_of_transformers(name, head):
-    model, rows = toy(name, head=head), rows_of(*LENGTHS)
+    model, rows = toy(name, head=head), rows_for(name)
     batch, inputs = batch_of(rows), padded(rows, "right")
     batch = batch.with_columns(label_index=batch["token_index"])
     said, real = model(**inputs), inputs["attention_mask"].bool()
@@ -111,7 +118,7 @@ def test_logits_of_the_other_heads_are_those_of_transformers(name, head):
 
 @FAMILIES
 def test_gradients_are_those_of_transformers(name):
-    model, rows = toy(name), rows_of(*LENGTHS)
+    model, rows = toy(name), rows_for(name)
     inputs, results = padded(rows, "right"), []
     for logits in (lambda: states_and_logits(model, rows)[-1], lambda: of_transformers(model, inputs)[-1]):
         loss = logits().square().mean()
@@ -126,7 +133,7 @@ def test_no_pass_asks_the_device_for_a_value(name):
     model, batch = toy(name).to("meta"), batch_of(rows_of(*LENGTHS)).to("meta")
     blocks, layout = blocks_of(model), Layout.of(batch["attention_mask"], batch["token_index"])
     states = blocks.run(blocks.embed(layout.take(batch["input_ids"]), layout), layout, 0, blocks.num_blocks)
-    linear(blocks.head_states(states), *blocks.head_projection()).sum().backward()
+    logits_of(blocks.head_states(states), blocks.head_projection()).sum().backward()
 
 
 @FAMILIES
@@ -143,7 +150,7 @@ def test_every_module_with_weights_is_called_but_the_projection(name):
     layout = Layout.of(batch["attention_mask"], batch["token_index"])
     blocks.head_states(blocks.run(blocks.embed(layout.take(batch["input_ids"]), layout), layout, 0, 3))
     projection = blocks.PROJECTION
-    assert set(holders) - called - {projection} == {projection.rpartition(".")[0]} & set(holders)
+    assert set(holders) - called <= {projection, projection.rpartition(".")[0]}
 
 
 @FAMILIES
@@ -151,8 +158,10 @@ def test_every_module_with_weights_is_called_but_the_projection(name):
 def test_more_padding_changes_no_real_token(name):
     model, rows = toy(name), rows_of(3, 5)
     wide = states_and_logits(model, [*rows, *rows_of(19)])
+    # Gemma 2 rounds its attention to float32, whose sums over more zeros are rounded otherwise.
+    tolerance = 1e-5 if name == "gemma2" else 1e-9
     for states, narrow in zip(wide, states_and_logits(model, rows), strict=True):
-        assert_close(states[: len(narrow)], narrow)
+        torch.testing.assert_close(states[: len(narrow)], narrow, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", [name for name, options in DECODERS.items() if "sliding_window" in options])
@@ -175,12 +184,13 @@ def test_a_window_hides_tokens_before_it_in_the_blocks_that_have_one(name):
 @pytest.mark.parametrize("name", PACKED)
 @torch.no_grad()
 def test_a_student_of_chosen_layers_computes_what_those_layers_do(name):
-    teacher, rows = toy(name), rows_of(*LENGTHS)
-    architecture, batch = name, batch_of(rows)
-    student = student_from_layers(teacher, architecture=architecture, layers=[2, 0], vocab_transform=True).double()
+    # Block 0 of some families is unlike the others; of some all blocks may have the weights of one.
+    teacher, rows = toy(name, **({"num_hidden_groups": 1} if name == "albert" else {})), rows_of(*LENGTHS)
+    layers, batch = [0, 2] if blocks_of(teacher).FIRST_DIFFERS else [2, 0], batch_of(rows)
+    student = student_from_layers(teacher, architecture=name, layers=layers, vocab_transform=True).double()
     blocks, layout = blocks_of(teacher), Layout.of(batch["attention_mask"], batch["token_index"])
     states = blocks.embed(layout.take(batch["input_ids"]), layout)
-    for block in (2, 0):
+    for block in layers:
         states = blocks.run(states, layout, block, block + 1)
     torch.testing.assert_close(states_and_logits(student, rows)[-2], blocks.last_states(states), rtol=0, atol=1e-5)
     assert student.config.num_hidden_layers == blocks_of(student).num_blocks == 2

@@ -22,13 +22,12 @@ class Family(_base.Blocks):
         "token_classification": "classifier",
         "question_answering": "qa_outputs",
     }
-    HEAD_MODULES = ("bert.pooler.",)
     HEAD_TENSORS = ("cls.predictions.transform.dense.weight", "cls.predictions.bias")
 
     @classmethod
     def refusal(cls, config: Any) -> str | None:
         """A BERT whose tokens see only those before them is refused."""
-        if config.is_decoder:
+        if getattr(config, "is_decoder", False):
             return "is_decoder is true in the model's configuration; a masked-language model needs false"
         return None
 

@@ -17,7 +17,6 @@ class Family(bert.Family):
         "token_classification": "classifier",
         "question_answering": "qa_outputs",
     }
-    HEAD_MODULES = ()
     HEAD_TENSORS = ("generator_predictions.dense.weight", "generator_lm_head.bias")
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:

@@ -13,11 +13,9 @@ class Family(llama.Family):
     MODEL_TYPES = ("gemma3_text",)
 
     @classmethod
-    def refusal(cls, config: Any) -> str | None:
+    def limit(cls, config: Any) -> str | None:
         """Also a model whose tokens see later ones."""
-        if config.use_bidirectional_attention:
-            return "use_bidirectional_attention is true; a causal model needs false"
-        return super().refusal(config)
+        return "use_bidirectional_attention is true" if config.use_bidirectional_attention else super().limit(config)
 
     def angles(self, rotary: nn.Module, hidden: Tensor, positions: Tensor, kind: str) -> Any:
         """Of this kind of blocks."""

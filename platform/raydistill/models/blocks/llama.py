@@ -3,8 +3,7 @@
 A decoder that is built alike is another name in ``MODEL_TYPES``, or a file whose ``Family`` says what differs.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ class Family(_base.Blocks):
     Biases, norms of queries and keys, and blocks without rotary positions lie in the blocks and make no difference.
     """
 
-    MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "smollm3")
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "smollm3")
     HEAD = "causal_lm"
     RELATIVE = True
     LAYERS = "model.layers"
@@ -31,12 +30,9 @@ class Family(_base.Blocks):
     OUTPUTS = {"sequence_classification": "score"}
 
     @classmethod
-    def refusal(cls, config: Any) -> str | None:
-        """Rotary embeddings that depend on the batch are refused."""
-        for rotary in rotary_types(config):
-            if rotary not in _ROTARY_TYPES:
-                return f"rope_type is {rotary!r}; choices: {', '.join(_ROTARY_TYPES)}"
-        return None
+    def limit(cls, config: Any) -> str | None:
+        """Rotary embeddings that depend on how wide the batch is."""
+        return rotary_limit(config)
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Tokens alone; positions enter in each block."""
@@ -74,11 +70,12 @@ class Family(_base.Blocks):
         return states
 
 
-def rotary_types(config: Any) -> Iterator[str]:
-    """Types of the rotary embeddings in a configuration: one, or one for each kind of blocks."""
+def rotary_limit(config: Any) -> str | None:
+    """The type of rotary embeddings, one or one for each kind of blocks, that depends on how wide the batch is."""
     parameters = config.rope_parameters
-    for one in [parameters] if "rope_type" in parameters else parameters.values():
-        yield one["rope_type"]
+    of_kinds = [parameters] if "rope_type" in parameters else list(parameters.values())
+    others = [one["rope_type"] for one in of_kinds if one["rope_type"] not in _ROTARY_TYPES]
+    return f"rope_type is {others[0]!r}" if others else None
 
 
 def restore_frequencies(rotary: nn.Module) -> None:
