@@ -15,7 +15,16 @@ from raydistill.batch import Batch, padded_rows
 from raydistill.losses.integrated_targets import agreement, concatenated_target
 from raydistill.losses.reduction import widen
 from raydistill.losses.uncertainty import divergence_from_labels
-from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_positive, check_weight
+from raydistill.methods._base import (
+    STATES,
+    Distiller,
+    Execution,
+    Requirements,
+    Term,
+    Terms,
+    check_positive,
+    check_weight,
+)
 from raydistill.models.blocks import family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.offloading import weights_present
@@ -191,6 +200,7 @@ def aligns_states(*, batch_dependent: bool) -> Requirements:
         min_teachers=1,
         max_teachers=None,
         heads=HEADS,
+        needs=STATES,
         labels=False,
         execution=Execution(batch_dependent=batch_dependent, sequential_teachers=True, partial_label_space=True),
     )

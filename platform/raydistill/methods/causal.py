@@ -79,6 +79,7 @@ class Method(Distiller):
             partners=config.intervenes and config.pairing == "corpus",
             min_rows=2 if config.intervenes and config.pairing == "in_batch" else 1,
             tasks=("mlm", "clm"),
+            needs=("logits", "last_states", *(["sites"] if config.intervenes and not config.data_augment else [])),
             execution=Execution(batch_dependent=config.batch_dependent, partner_width=config.partner_width),
         )
 

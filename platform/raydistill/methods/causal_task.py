@@ -73,6 +73,11 @@ class Method(Distiller):
             max_teachers=needed,
             min_rows=2 if config.intervenes else 1,
             heads=(HEAD,),
+            needs=(
+                "logits",
+                *(["sites"] if config.swaps_states else []),
+                *(["pooled", "all_states"] if config.beta > 0 else []),
+            ),
             execution=Execution(batch_dependent=config.intervenes),
         )
 

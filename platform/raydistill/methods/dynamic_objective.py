@@ -18,6 +18,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
+    STATES,
     Distiller,
     Execution,
     Requirements,
@@ -77,6 +78,7 @@ class Method(Distiller):
             min_teachers=1,
             max_teachers=1,
             heads=_dynamic.HEADS,
+            needs=STATES if config.rep_alpha > 0 else ("logits",),
             execution=Execution(batch_dependent=config.rep_alpha > 0 and config.positions == "padded"),
         )
 

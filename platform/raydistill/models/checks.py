@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from raydistill.models.blocks import family_of
+from raydistill.models.blocks.generic import NO_LIMIT
 from raydistill.models.kept_units import kept_of
 from raydistill.models.load import check_family, load_config, model_class, tensor_names, weight_files
 from raydistill.models.small_shapes import shrink
@@ -37,6 +38,17 @@ def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
 def max_length(config: Any) -> int:
     """Most tokens of a row that a model with this configuration has positions for."""
     return family_of(config).max_length(config)
+
+
+def longest_row(folder: str | Path) -> int:
+    """Most tokens of a row of the model in a folder; very many where there is none, or none that transformers knows.
+
+    So a tokenizer may lie in a folder of its own, or beside a model that cannot be loaded here.
+    """
+    try:
+        return max_length(load_config(folder))
+    except ValueError:
+        return NO_LIMIT
 
 
 def num_parameters(config: Any, *, head: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from raydistill.models.blocks import families, family_of
@@ -254,13 +254,23 @@ def load_tokenizer(folder: str | Path) -> Any:
     if not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES):
         raise ValueError(f"{str(folder)!r} has no tokenizer; add its {' or '.join(_TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **_FROM_FOLDER)
-    except (ValueError, OSError) as error:
+        tokenizer = _tokenizer_in(Path(folder))
+    except (ValueError, OSError, KeyError) as error:
         reason = _first_line(error)
         raise ValueError(f"{str(folder)!r} has no tokenizer that transformers can load: {reason}") from None
     if not tokenizer.is_fast:
         raise ValueError(f"{str(folder)!r} has no fast tokenizer; add its tokenizer.json")
     return tokenizer
+
+
+def _tokenizer_in(folder: Path) -> Any:
+    """The tokenizer, by itself where transformers does not know the model beside it."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, **_FROM_FOLDER)
+    except (ValueError, OSError, KeyError):
+        if not (folder / _TOKENIZER_FILES[0]).is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(folder, **_FROM_FOLDER)
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:

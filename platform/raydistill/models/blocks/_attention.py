@@ -58,7 +58,7 @@ def _attend(
 
     rows = [layout.spread(states) for states in (query, key, value)]
     if "softcap" in options:
-        output = _capped(module, *rows, attention_mask, **options)
+        output = _capped(module, *rows, mask=attention_mask, **options)
     else:
         output, _ = AttentionInterface()[SUPPORTED](module, *rows, attention_mask, **options)
     return layout.gather(output), None
@@ -66,18 +66,16 @@ def _attend(
 
 def _capped(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    *rows: Tensor,
     mask: Tensor | None,
-    *,
     softcap: float | None,
     scaling: float,
     dropout: float,
     **_: Any,
 ) -> Tensor:
     """Causal attention of padded rows whose scores have a cap, as ``eager_attention_forward`` of Gemma 2 does it."""
-    key, value = (rows.repeat_interleave(module.num_key_value_groups, dim=1) for rows in (key, value))
+    query, *others = rows
+    key, value = (one.repeat_interleave(module.num_key_value_groups, dim=1) for one in others)
     scores = query @ key.transpose(-1, -2) * scaling
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

@@ -1,6 +1,6 @@
 """``BertForMaskedLM``: the last block's output is the last hidden state."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,8 +14,8 @@ class Family(_base.Blocks):
     MODEL_TYPES = ("bert",)
     HEAD = "masked_lm"
     LAYERS = "bert.encoder.layer"
-    QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
-    UNITS = _base.BERT_UNITS
+    QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = ("attention.self.query", "attention.self.key")
+    UNITS: ClassVar[_base.UnitNames | None] = _base.BERT_UNITS
     PROJECTION = "cls.predictions.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier",

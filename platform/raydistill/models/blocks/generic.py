@@ -156,7 +156,7 @@ class Family(_base.Blocks):
             if _pools_by_padding(self.model) and model.config.pad_token_id is None and layout.num_rows > 1:
                 inputs["input_ids"] = _with_absent_padding(model, ids, layout, stack)
             said = model(**inputs, **options, return_dict=True)
-        last = _last_states(ends[-1], is_both=model.config.is_encoder_decoder) if ends else None
+        last = _last_states(ends[-1]) if ends else None
         return Whole(said, None if last is None else layout.take(last), layout), dict(sorted(seen.items()))
 
     def pooled_places(self, layout: Layout, ids: Tensor) -> Tensor:
@@ -305,7 +305,8 @@ def _with_absent_padding(model: Any, ids: Tensor, layout: Layout, stack: ExitSta
     return layout.dense(ids, absent)
 
 
-def _last_states(output: Any, *, is_both: bool) -> Tensor | None:
-    name = "encoder_last_hidden_state" if is_both else "last_hidden_state"
+def _last_states(output: Any) -> Tensor | None:
+    """Of an encoder-decoder the encoder's."""
+    name = "encoder_last_hidden_state" if hasattr(output, "encoder_last_hidden_state") else "last_hidden_state"
     found: Tensor | None = getattr(output, name, None)
     return found

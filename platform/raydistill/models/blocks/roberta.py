@@ -3,7 +3,7 @@
 The last block's output is the last hidden state.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import gelu
@@ -15,11 +15,11 @@ from raydistill.models.blocks import _base
 class Family(_base.Blocks):
     """RoBERTa, XLM-RoBERTa and CamemBERT; token types are all 0."""
 
-    MODEL_TYPES = ("roberta", "xlm-roberta", "camembert")
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("roberta", "xlm-roberta", "camembert")
     HEAD = "masked_lm"
     LAYERS = "roberta.encoder.layer"
-    QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
-    UNITS = _base.BERT_UNITS
+    QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = ("attention.self.query", "attention.self.key")
+    UNITS: ClassVar[_base.UnitNames | None] = _base.BERT_UNITS
     PROJECTION = "lm_head.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier.out_proj",
