@@ -42,8 +42,8 @@ def model_lines() -> list[ModelLine]:
         lacks = [need for need in NEEDS if need not in has]
         found.append(ModelLine(name, _shown(heads), ", ".join(lacks) or "-", ", ".join(usable)))
     usable = [method for method, (_, needed) in needs.items() if not needed & {"units", "attention"}]
-    lacks = "units, attention; all_states, sites without a list of blocks; pooled of encoder-decoders"
-    return [*found, ModelLine(_OTHERS, "those that it has there", lacks, ", ".join(usable))]
+    unsure = "units, attention; all_states, sites without a list of blocks; pooled of encoder-decoders"
+    return [*found, ModelLine(_OTHERS, "those that it has there", unsure, ", ".join(usable))]
 
 
 def table(lines: list[ModelLine]) -> list[str]:

@@ -100,7 +100,7 @@ def test_what_a_classifier_says_is_what_transformers_says(name, options, head):
         of_both = "encoder_last_hidden_state" in shown
         last = shown.encoder_last_hidden_state if of_both else shown.hidden_states[-1]
         assert_close(said.last_states, last[real])
-        assert "pooled" not in family_of(model.config).has(model.config)
+        assert of_both == ("pooled" not in family_of(model.config).has(model.config))
 
 
 @torch.no_grad()
@@ -220,5 +220,5 @@ def test_what_cannot_work_is_refused_in_one_line():
     config.raydistill_layer_plan = [[0, False]]
     with pytest.raises(ValueError, match="layer_plan is set, but the model is a rembert; raydistill ls models shows"):
         family_of(config).check_plan(config)
-    with pytest.raises(ValueError, match="is a t5 model; a masked_lm head works with: albert, bert, .* and slower"):
+    with pytest.raises(ValueError, match=r"is a t5 model; a masked_lm head works with: albert, bert, .* and slower"):
         check_family(toy("t5", head=HEADS[0], **BOTH["t5"]).config, head="masked_lm", of="teachers.0")
