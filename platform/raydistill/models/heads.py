@@ -13,6 +13,8 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from raydistill.user_error import UserError
+
 _HEADS: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
     "masked_lm": AutoModelForMaskedLM,
@@ -31,7 +33,7 @@ CLASSIFIERS = ("sequence_classification", "token_classification")
 def model_class(head: str) -> Any:
     """The transformers class that builds any family with a named head; raises ValueError for an unknown head."""
     if head not in _HEADS:
-        raise ValueError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
+        raise UserError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
     return _HEADS[head]
 
 
@@ -50,7 +52,7 @@ def head_of(model: nn.Module) -> str:
     found = _head_of_class(type(model).__name__)
     if found is not None:
         return found
-    raise ValueError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
+    raise UserError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 def stored_head(config: Any) -> str:
@@ -59,7 +61,7 @@ def stored_head(config: Any) -> str:
     found = _head_of_class(named)
     if found is not None:
         return found
-    raise ValueError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
+    raise UserError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 @cache

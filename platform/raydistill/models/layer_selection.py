@@ -14,6 +14,7 @@ from raydistill.models import kept_units, layer_plan
 from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
 from raydistill.models.load import head_of, model_class
+from raydistill.user_error import UserError
 
 _UP_TO_6 = (0, 2, 4, 7, 9, 11)
 _UP_TO_9 = (0, 2, 3, 4, 7, 8, 9, 10, 11)
@@ -50,7 +51,7 @@ def published_layers(num_layers: int) -> list[int]:
     Three layers are 0, 2 and 4, not spread over the depth. Raises ValueError for more than 9.
     """
     if not 1 <= num_layers <= len(_UP_TO_9):
-        raise ValueError(f"num_layers is {num_layers}; published lists have 1 to 9 blocks, give layers instead")
+        raise UserError(f"num_layers is {num_layers}; published lists have 1 to 9 blocks, give layers instead")
     return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
 
 
@@ -75,7 +76,7 @@ def student_config(
     if architecture is None:
         architecture = choices[0]
     if architecture not in choices:
-        raise ValueError(
+        raise UserError(
             f"student.architecture is {architecture!r}, but it is made from a {teacher.model_type}; "
             f"choices: {', '.join(choices)}"
         )
@@ -104,12 +105,12 @@ def _check_copied(teacher: Any, layers: Sequence[int]) -> None:
     """Raise ValueError for blocks of a teacher that cannot be copied to a student in this order."""
     family = family_of(teacher)
     if family.FIRST_DIFFERS and [layer == 0 for layer in layers] != [True] + [False] * (len(layers) - 1):
-        raise ValueError(
+        raise UserError(
             f"layers is {list(layers)}, but block 0 of a {teacher.model_type} is unlike the others; begin with it, and "
             "name it once"
         )
     if family.SHARED and teacher.num_hidden_groups > 1:
-        raise ValueError(
+        raise UserError(
             f"layers is {list(layers)}, but the {teacher.num_hidden_layers} blocks of the {teacher.model_type} share "
             f"{teacher.num_hidden_groups} groups of weights; only those of one group can be copied"
         )
@@ -166,7 +167,7 @@ def student_from_layers(
     config: Any = teacher.config
     check_layers(layers, config.num_hidden_layers, key="layers")
     if kept_units.kept_of(config) is not None:
-        raise ValueError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
+        raise UserError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
     student = random_student(
         config, architecture=architecture, num_layers=len(layers), seed=seed, layers=layers, head=head_of(teacher)
     )

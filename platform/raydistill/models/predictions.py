@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.models.blocks import Blocks, blocks_of
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = Fa
         logits = _spread_spans(blocks.span_logits_of(end), layout)
     else:
         choices = "sequence_classification, token_classification, question_answering"
-        raise ValueError(f"head is {head!r}; choices: {choices}")
+        raise UserError(f"head is {head!r}; choices: {choices}")
     return Prediction(logits, states, layout, pooled, blocks.states_of(end) if with_states else None)
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from raydistill.batch import Batch
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
 from raydistill.models.predictions import at_labels
+from raydistill.user_error import UserError
 
 GREATER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
 """The metrics that models can be compared by."""
@@ -43,7 +44,7 @@ def token_metrics(sums: Mapping[str, Any], *, nothing: str) -> dict[str, float]:
     """
     tokens = float(sums["tokens"])
     if tokens == 0:
-        raise ValueError(nothing)
+        raise UserError(nothing)
     loss = float(sums["loss"]) / tokens
     perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
     return {"loss": loss, "perplexity": perplexity, "accuracy": float(sums["correct"]) / tokens, "tokens": tokens}

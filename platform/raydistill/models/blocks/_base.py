@@ -24,6 +24,7 @@ from raydistill.layout import Layout
 from raydistill.models import layer_plan
 from raydistill.models.blocks._attention import SUPPORTED, packed, padding_mask
 from raydistill.models.heads import has_head
+from raydistill.user_error import UserError
 
 NEEDS = {
     "logits": "what its head says",
@@ -142,7 +143,7 @@ class Blocks(ABC):
     def check_plan(cls, config: Any) -> None:
         """Raise ValueError for a layer plan that is wrong, or that the family does not have."""
         if layer_plan.plan_of(config) is not None and cls.QUERY_AND_KEY is None:
-            raise ValueError(
+            raise UserError(
                 f"layer_plan is set, but the model is a {config.model_type}; raydistill ls models shows which take one"
             )
 

@@ -9,6 +9,7 @@ from raydistill import discovery
 from raydistill.models.blocks._base import Blocks
 from raydistill.models.blocks.generic import Family as Generic
 from raydistill.models.heads import VOCABULARY_HEADS, has_head, head_of
+from raydistill.user_error import UserError
 
 _PACKAGE = "raydistill.models.blocks"
 
@@ -51,16 +52,16 @@ def blocks_of(model: nn.Module) -> Blocks:
     config: Any = model.config
     family = family_of(config, head_of(model))
     if family.ATTENTION is not None and config._attn_implementation != family.ATTENTION:
-        raise ValueError(
+        raise UserError(
             f"attention is {config._attn_implementation!r}; load the model with "
             f"attn_implementation={family.ATTENTION!r}"
         )
     refusal = family.refusal(config)
     if refusal is not None:
-        raise ValueError(refusal)
+        raise UserError(refusal)
     family.check_plan(config)
     blocks = family(model)
     if family.IN_PARTS and any(getattr(layer, "gradient_checkpointing", False) for layer in blocks.layers):
         # The second forward, in the backward pass, would take all packed states for one row.
-        raise ValueError("gradient_checkpointing is true in the model; set it to false in the model's configuration")
+        raise UserError("gradient_checkpointing is true in the model; set it to false in the model's configuration")
     return blocks

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base
 from raydistill.models.heads import HEADS, VOCABULARY_HEADS, has_head, head_of, model_class
+from raydistill.user_error import UserError
 
 BLOCKS = "raydistill_blocks"
 """Attribute of a transformers configuration that names the list of blocks, such as ``encoder.layer``."""
@@ -79,7 +80,7 @@ class Family(_base.Blocks):
         found = [one for one in model.modules() if isinstance(one, nn.Linear) and id(one) not in inside]
         found = [one for one in found if one.out_features == model.config.num_labels]
         if not found:
-            raise ValueError(f"the classes of a {model.config.model_type} cannot be told apart in its {head} head")
+            raise UserError(f"the classes of a {model.config.model_type} cannot be told apart in its {head} head")
         return found[-1]
 
     @classmethod
@@ -88,7 +89,7 @@ class Family(_base.Blocks):
         name = blocks_in(model)
         if name is None:
             kind, depth = model.config.model_type, getattr(model.config, "num_hidden_layers", "?")
-            raise ValueError(
+            raise UserError(
                 f"no list of {depth} blocks was found in the {kind}; "
                 f'name it in its config.json, such as "{BLOCKS}": "encoder.layer"'
             )
@@ -166,7 +167,7 @@ class Family(_base.Blocks):
     def states_of(self, end: Any) -> Tensor:
         """See the base class."""
         if end.last is None:
-            raise ValueError(f"the {self.model.config.model_type} does not show its last hidden states")
+            raise UserError(f"the {self.model.config.model_type} does not show its last hidden states")
         found: Tensor = end.last
         return found
 
@@ -216,7 +217,7 @@ class _Hooks:
     def _enters(self, number: int) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if self.calls != number:
-                raise ValueError(f"block {number} ran as number {self.calls}; name another list of blocks in {BLOCKS}")
+                raise UserError(f"block {number} ran as number {self.calls}; name another list of blocks in {BLOCKS}")
             self.calls += 1
             if args:
                 return (self._changed(number, args[0]), *args[1:]), kwargs
@@ -236,7 +237,7 @@ class _Hooks:
         """States (B, T, D) as the model goes on with them; it may have padded rows further."""
         rows, width = self.layout.num_rows, self.layout.width
         if states.dim() != 3 or states.shape[0] != rows or states.shape[1] < width:
-            raise ValueError(
+            raise UserError(
                 f"the blocks of a {self.config.model_type} take states of shape {tuple(states.shape)}, which are not "
                 f"one for each of {rows} x {width} tokens; choose a method that reads logits alone"
             )
@@ -281,7 +282,7 @@ def _shape_of(config: Any) -> Any:
     """A model without values and with any of its heads; raises ValueError where no task knows one."""
     heads = Family.heads(config)
     if not heads:
-        raise ValueError(f"the model is a {config.model_type}, which has no head of: {', '.join(HEADS)}")
+        raise UserError(f"the model is a {config.model_type}, which has no head of: {', '.join(HEADS)}")
     return _on_meta(config, heads[0])
 
 
