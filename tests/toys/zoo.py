@@ -29,7 +29,7 @@ _WINDOWS: dict[str, Any] = {**_GROUPED, "layer_types": _SLIDING, "sliding_window
 
 ENCODERS: dict[str, dict[str, Any]] = {
     "bert": {},
-    "distilbert": {},
+    "distilbert": {"hidden_dim": 24},
     "roberta": {},
     "xlm-roberta": {},
     "camembert": {},

@@ -180,6 +180,12 @@ def student_from_layers(
         state = _distilbert_state(teacher, layers, vocab_transform=vocab_transform)
     loaded = student.load_state_dict(state, strict=False)
     fresh = {name for name in loaded.missing_keys if not name.startswith(left_out)}
+    if not family_of(made).IN_PARTS and (fresh or loaded.unexpected_keys):
+        name = [*sorted(fresh), *loaded.unexpected_keys][0]
+        raise UserError(
+            f"layers is {list(layers)}, but blocks of a {made.model_type} are unlike each other ({name}); keep them in "
+            "their order from block 0 on"
+        )
     assert not fresh, fresh
     assert not loaded.unexpected_keys, loaded.unexpected_keys
     return student

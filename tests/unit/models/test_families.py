@@ -7,10 +7,15 @@ import torch
 from raydistill.batch import collate
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import logits_of
-from raydistill.models.blocks import blocks_of, families
+from raydistill.models import layer_plan
+from raydistill.models.blocks import blocks_of, families, packed_families
 from raydistill.models.heads import has_head
+from raydistill.models.kept_units import KeptUnits
 from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.predictions import predict
+from raydistill.models.small_shapes import shrink
+from raydistill.models.unit_masks import head_and_neuron_masks
+from raydistill.models.unrolled import unrolled
 from toys.models import PAD
 from toys.zoo import DECODERS, ENCODERS, PACKED, toy, vocabulary_head
 
@@ -194,6 +199,33 @@ def test_a_student_of_chosen_layers_computes_what_those_layers_do(name):
         states = blocks.run(states, layout, block, block + 1)
     torch.testing.assert_close(states_and_logits(student, rows)[-2], blocks.last_states(states), rtol=0, atol=1e-5)
     assert student.config.num_hidden_layers == blocks_of(student).num_blocks == 2
+
+
+@pytest.mark.parametrize("name", [name for name, family in packed_families().items() if family.UNITS is not None])
+@torch.no_grad()
+def test_a_pruned_model_computes_what_a_masked_one_does(name):
+    model, rows = toy(name), rows_of(*LENGTHS)
+    heads = torch.tensor([[1, 0], [1, 1], [0, 1]])
+    neurons = (torch.arange(3 * 24).view(3, 24) % 3 < 2).long()
+    with head_and_neuron_masks(model, heads=heads.double(), neurons=neurons.double()):
+        masked = states_and_logits(model, rows)
+    kept = [tuple(tuple(row.nonzero()[:, 0].tolist()) for row in units) for units in (heads, neurons)]
+    shrink(model, KeptUnits(*kept))
+    assert sum(parameter.numel() for parameter in model.parameters()) < sum(p.numel() for p in toy(name).parameters())
+    for own, other in zip(states_and_logits(model, rows), masked, strict=True):
+        assert_close(own, other)
+
+
+@pytest.mark.parametrize("name", [name for name, family in packed_families().items() if family.QUERY_AND_KEY])
+@torch.no_grad()
+def test_a_layer_plan_runs_as_its_unrolled_copy_does_in_transformers(name):
+    model, rows = toy(name), rows_of(*LENGTHS)
+    layer_plan.set_plan(model.config, layer_plan.make_plan("sps", 3))
+    theirs = of_transformers(unrolled(model), padded(rows, "right"))
+    ours = states_and_logits(model, rows)
+    assert len(ours) == 6 + 2
+    for own, other in zip(ours, theirs, strict=True):
+        assert_close(own, other)
 
 
 def test_the_table_has_every_family():

@@ -84,7 +84,7 @@ def test_states_and_logits_are_those_of_transformers(name, options):
         assert_close(own, other)
 
 
-@pytest.mark.parametrize(("name", "options", "head"), names_and_heads())
+@pytest.mark.parametrize(("name", "options", "head"), [*names_and_heads()])
 @torch.no_grad()
 def test_what_a_classifier_says_is_what_transformers_says(name, options, head):
     # T5 and BART read what they pool at the last end-of-text token.
@@ -222,3 +222,20 @@ def test_what_cannot_work_is_refused_in_one_line():
         family_of(config).check_plan(config)
     with pytest.raises(ValueError, match=r"is a t5 model; a masked_lm head works with: albert, bert, .* and slower"):
         check_family(toy("t5", head=HEADS[0], **BOTH["t5"]).config, head="masked_lm", of="teachers.0")
+
+
+def test_a_list_of_blocks_is_named_in_the_configuration():
+    model = toy("rembert", head="masked_lm")
+    assert generic.blocks_in(model) == "rembert.encoder.layer"
+    model.config.raydistill_blocks = "encoder.layer"
+    assert generic.blocks_in(model) == "rembert.encoder.layer"
+    model.config.raydistill_blocks = "encoder.layers"
+    with pytest.raises(ValueError, match=r"raydistill_blocks is 'encoder\.layers', which is no list of blocks"):
+        generic.blocks_in(model)
+
+
+def test_blocks_that_cannot_be_copied_in_an_order_are_refused():
+    teacher = toy("t5", head=HEADS[0], **BOTH["t5"])
+    assert student_from_layers(teacher, architecture=None, layers=[0, 2], vocab_transform=True) is not None
+    with pytest.raises(ValueError, match=r"layers is \[2, 0\], but blocks of a t5 are unlike each other"):
+        student_from_layers(teacher, architecture=None, layers=[2, 0], vocab_transform=True)

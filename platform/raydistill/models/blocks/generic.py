@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base
@@ -149,7 +148,7 @@ class Family(_base.Blocks):
         with ExitStack() as stack:
             # Some heads call a part of the model below them alone; what is left last is outermost.
             for part in model.base_model.modules():
-                if isinstance(part, PreTrainedModel):
+                if hasattr(part, "base_model_prefix"):
                     stack.callback(part.register_forward_hook(lambda *args: ends.append(args[-1])).remove)
             if read or write:
                 hooks = _Hooks(layout, model.config, set(read), write or {}, seen)
@@ -259,6 +258,8 @@ def blocks_in(model: Any) -> str | None:
     base = model.base_model
     prefix = "" if base is model else f"{model.base_model_prefix}."
     if named is not None:
+        if not isinstance(dict(base.named_modules()).get(named), nn.ModuleList):
+            raise UserError(f"{BLOCKS} is {named!r}, which is no list of blocks of the {model.config.model_type}")
         return f"{prefix}{named}"
     depth = getattr(model.config, "num_hidden_layers", None)
     found = [
