@@ -9,13 +9,16 @@ from raydistill.layout import Layout
 from raydistill.losses.chunked_head import logits_of
 from raydistill.models import layer_plan
 from raydistill.models.blocks import blocks_of, families, packed_families
+from raydistill.models.checks import missing_head
 from raydistill.models.heads import has_head
 from raydistill.models.kept_units import KeptUnits
 from raydistill.models.layer_selection import student_from_layers
+from raydistill.models.load import load_model, save_model, tensor_names
 from raydistill.models.predictions import predict
 from raydistill.models.small_shapes import shrink
 from raydistill.models.unit_masks import head_and_neuron_masks
 from raydistill.models.unrolled import unrolled
+from toys.checkpoint import toy_tokenizer
 from toys.models import PAD
 from toys.zoo import DECODERS, ENCODERS, PACKED, toy, vocabulary_head
 
@@ -226,6 +229,20 @@ def test_a_layer_plan_runs_as_its_unrolled_copy_does_in_transformers(name):
     assert len(ours) == 6 + 2
     for own, other in zip(ours, theirs, strict=True):
         assert_close(own, other)
+
+
+@FAMILIES
+@torch.no_grad()
+def test_a_saved_model_loads_with_all_of_its_head_and_without_it_lacks_some_unless_it_is_tied(name, tmp_path):
+    model, head, rows = toy(name).float(), vocabulary_head(name), rows_for(name)
+    save_model(model, toy_tokenizer(), tmp_path / "whole")
+    assert missing_head(tmp_path / "whole", head=head) == []
+    loaded = load_model(tmp_path / "whole", head=head)
+    assert torch.equal(states_and_logits(loaded.double(), rows)[-1], states_and_logits(model.double(), rows)[-1])
+    model.base_model.float().save_pretrained(tmp_path / "base")
+    missing = missing_head(tmp_path / "base", head=head)
+    assert bool(missing) == (head == "masked_lm" or not model.config.tie_word_embeddings)
+    assert set(missing) <= {*tensor_names(tmp_path / "whole")}
 
 
 def test_the_table_has_every_family():

@@ -1,5 +1,7 @@
 """``GPTNeoXForCausalLM``, such as Pythia: rotary positions as in Llama, layer norms, attention beside the neurons."""
 
+from typing import Any
+
 from torch import Tensor
 
 from raydistill.layout import Layout
@@ -12,6 +14,11 @@ class Family(llama.Family):
     MODEL_TYPES = ("gpt_neox",)
     LAYERS = "gpt_neox.layers"
     OUTPUTS = {"sequence_classification": "score", "token_classification": "classifier"}
+
+    @classmethod
+    def head_tensors(cls, config: Any, head: str) -> tuple[str, ...]:
+        """Checkpoints call the projection otherwise."""
+        return tuple(name.replace("lm_head.", "embed_out.") for name in super().head_tensors(config, head))
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Tokens and dropout."""
