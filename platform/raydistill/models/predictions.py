@@ -54,11 +54,17 @@ def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = Fa
     return Prediction(logits, states, layout, pooled, blocks.states_of(end) if with_states else None)
 
 
-def at_labels(model: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    """Inputs (M, D') of a model's vocabulary projection at the labels of a batch, and the projection."""
+def at_labels(
+    model: nn.Module, batch: Batch, index: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    """Inputs (M, D') of a model's vocabulary projection at the labels of a batch, and the projection.
+
+    ``index`` (M,) has other flat positions in place of the labels'.
+    """
     blocks = blocks_of(model)
     layout, _, end, _ = _run(blocks, batch, with_states=False)
-    return blocks.head_rows(end, layout.places(batch["label_index"])), blocks.head_projection()
+    places = layout.places(batch["label_index"] if index is None else index)
+    return blocks.head_rows(end, places), blocks.head_projection()
 
 
 def _run(blocks: Blocks, batch: Batch, *, with_states: bool) -> tuple[Layout, Tensor, Any, tuple[Tensor, ...]]:

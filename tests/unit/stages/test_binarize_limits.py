@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import BertConfig, GPT2Config, RobertaConfig
 
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus_building import _with_max_length
 from raydistill.models.load import load_tokenizer
@@ -23,7 +23,7 @@ MODELS = [
 def test_the_longest_row_is_what_the_model_has_positions_for(tmp_path, model, longest):
     toy_tokenizer().save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
-    encoding = parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm"})
+    encoding = EncodingSpec.parse({"name": "mlm"})
     assert _with_max_length(encoding, load_tokenizer(tmp_path), tmp_path).config.max_length == longest
     config = {"kind": "binarize", "tokenizer": str(tmp_path), "source": {"name": "text", "path": "a.txt"}}
     forecast = Stage("corpus", Config.model_validate(config)).plan(ScalingConfig(), {})
@@ -42,6 +42,6 @@ def test_a_tokenizer_needs_no_model_that_is_known_here(tmp_path, beside):
     config = {"kind": "binarize", "tokenizer": str(tmp_path), "source": {"name": "text", "path": "a.txt"}}
     forecast = Stage("corpus", Config.model_validate({**config, "encoding": encoding})).plan(ScalingConfig(), {})
     assert (forecast.makes.max_length, forecast.makes.vocab_size) == (30, 61)
-    unlimited = parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm"})
+    unlimited = EncodingSpec.parse({"name": "mlm"})
     with pytest.raises(ValueError, match="the tokenizer states no limit; give it"):
         _with_max_length(unlimited, load_tokenizer(tmp_path), tmp_path)
