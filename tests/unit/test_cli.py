@@ -300,7 +300,7 @@ def test_ls_models_tells_heads_and_methods_of_each_family_and_of_all_others():
     assert listed["bert"]["heads"] == "mlm, sequences, tokens, answers"
     assert listed["bert"]["lacks"] == "-"
     assert listed["albert"]["lacks"] == "units, attention"
-    assert listed["granite"]["methods"] == "causal, finetune"
+    assert listed["granite"]["methods"] == "causal, finetune, kd"
     shown = invoke("ls", "models").stdout
     assert all(f"\n{name} " in shown for name in listed)
 

@@ -16,10 +16,10 @@ from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, save_model, tensor_names
 from raydistill.models.predictions import predict
 from raydistill.models.small_shapes import shrink
-from raydistill.models.unit_masks import head_and_neuron_masks
 from raydistill.models.unrolled import unrolled
 from toys.checkpoint import toy_tokenizer
 from toys.models import PAD
+from toys.stark import head_and_neuron_masks
 from toys.zoo import DECODERS, ENCODERS, PACKED, toy, vocabulary_head
 
 LENGTHS = (9, 14, 1, 17, 10)
