@@ -55,7 +55,7 @@ _PACKAGES = {
     "stages": "raydistill.stages",
 }
 _FOLDERS = {"jobs": files.JOBS, "spaces": files.SPACES}
-_KINDS = ["jobs", *_PACKAGES, "spaces"]
+_KINDS = ["jobs", *_PACKAGES, "models", "spaces"]
 _OVERRIDE = re.compile(r"[^\s=/\\]+=.*", re.DOTALL)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, or the name of a shipped job.")]
@@ -176,6 +176,12 @@ def ls(
         if kind not in _KINDS:
             typer.echo(discovery.unknown_choice("what to list", kind, _KINDS), err=True)
             raise typer.Exit(USER_CAN_FIX)
+        if kind == "models":
+            from raydistill.commands.families import model_lines, table
+
+            families = model_lines()
+            emit([line._asdict() for line in families], json_text=as_json, lines=table(families))
+            return
         if kind in _FOLDERS:
             found = {name: files.description(_FOLDERS[kind], name) for name in files.names(_FOLDERS[kind])}
         else:

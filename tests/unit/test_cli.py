@@ -294,6 +294,17 @@ def test_ls_jobs_lists_the_files_of_the_repository_with_their_descriptions():
     assert all(entry["summary"] for entry in listed)
 
 
+def test_ls_models_tells_heads_and_methods_of_each_family_and_of_all_others():
+    listed = {entry["name"]: entry for entry in json.loads(invoke("ls", "models", "--json").stdout)}
+    assert {"bert", "deberta-v2", "gemma3_text", "xlm-roberta", "any other of transformers"} <= set(listed)
+    assert listed["bert"]["heads"] == "mlm, sequences, tokens, answers"
+    assert listed["bert"]["lacks"] == "-"
+    assert listed["albert"]["lacks"] == "units, attention"
+    assert listed["granite"]["methods"] == "causal, finetune, kd"
+    shown = invoke("ls", "models").stdout
+    assert all(f"\n{name} " in shown for name in listed)
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [("methods", "causal"), ("tasks", "mlm"), ("sources", "text"), ("stages", "train")]
 )

@@ -21,8 +21,8 @@ from raydistill.data.input_splits import PARTS, InputSplit, WeightedSource, inte
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns
-from raydistill.models.checks import max_length
-from raydistill.models.load import load_config, load_tokenizer
+from raydistill.models.checks import longest_row
+from raydistill.models.load import load_tokenizer
 from raydistill.user_error import UserError
 
 _TEXTS_PER_BLOCK = 1_000
@@ -206,8 +206,7 @@ def _with_max_length(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> En
     if encoding.config.max_length is not None:
         return encoding
     limits = [int(tokenizer.model_max_length)]
-    if (folder / "config.json").is_file():
-        limits.append(max_length(load_config(folder)))
+    limits.append(longest_row(folder))
     if min(limits) > _NO_LIMIT:
         raise UserError("encoding.max_length is missing and the tokenizer states no limit; give it")
     return encoding.with_max_length(min(limits))

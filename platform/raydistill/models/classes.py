@@ -159,4 +159,4 @@ def redraw_classes(model: nn.Module, head: str, *, seed: int) -> None:
 
 
 def _output_of(model: Any, head: str) -> Any:
-    return model.get_submodule(family_of(model.config.model_type).OUTPUTS[head])
+    return family_of(model.config, head).output_layer(model, head)

@@ -13,7 +13,7 @@ from raydistill.data.corpus_building import binarize, check_new
 from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
 from raydistill.data.teacher_tokenizers import further_columns
-from raydistill.models.checks import max_length
+from raydistill.models.checks import longest_row, max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, TokenizerFacts
@@ -135,14 +135,15 @@ class Stage(_base.Stage):
 
     def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
-        model = _models.model_of("", reference, inputs)
-        vocab_size, limit, tokenizer = model.config.vocab_size, max_length(model.config), None
-        digest = model.planned_tokenizer
-        if model.folder is not None:
+        model = _models.model_of("", reference, inputs, for_tokenizer=True)
+        digest, tokenizer = model.planned_tokenizer, None
+        if model.folder is None:
+            vocab_size, limit = model.config.vocab_size, max_length(model.config)
+        else:
             tokenizer = load_tokenizer(model.folder)
             self.config.encoding.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
-            vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
+            vocab_size, limit = len(tokenizer), min(longest_row(model.folder), tokenizer.model_max_length)
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
             raise UserError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
