@@ -59,10 +59,12 @@ class Lines:
         """The file and the number of the line that came last; for a range, the lines before it are counted now."""
         before, left = 0, self._begin
         if left:
+            position = self._stream.tell()
             self._stream.seek(0)
-        while left > 0 and (piece := self._stream.read(min(left, _PIECE_BYTES))):
-            before += piece.count(b"\n")
-            left -= len(piece)
+            while left > 0 and (piece := self._stream.read(min(left, _PIECE_BYTES))):
+                before += piece.count(b"\n")
+                left -= len(piece)
+            self._stream.seek(position)
         return f"{self._item.name} line {before + self._count}"
 
     def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
