@@ -11,6 +11,8 @@ Unit = Literal["line", "paragraph", "file"]
 
 _CUTTABLE = ("utf-8", "ascii", "iso8859-", "cp125", "koi8-")
 _PIECE_BYTES = 1 << 18
+HEAD_BYTES = 1 << 13
+"""So much of a file's start tells how its lines end."""
 
 
 def check_charset(charset: str) -> None:
@@ -29,6 +31,8 @@ def is_cuttable(charset: str) -> bool:
 class Lines:
     r"""The decoded lines of an item's stream, each with its end; a line ends at ``\n`` alone.
 
+    In a whole file whose lines end with ``\r`` it stands for ``\n``.
+
     Of a range come the lines that begin in it. With ``paragraphs`` what no blank line parts stays together: the lines
     after the first blank one that begins in the range, up to the first that begins after it. So the ranges of a file
     give each line once and in order. Raises ValueError, naming the file and the byte, for bytes not in ``charset``.
@@ -41,6 +45,9 @@ class Lines:
         if not is_cuttable(charset):
             recoded = io.BufferedReader(_Recoded(stream, charset, item.name))
             self._stream, self._codec = cast(IO[bytes], recoded), "utf-8"
+        # Ranges are of files whose lines end with a newline.
+        if not item.stop:
+            self._stream = _with_newlines(self._stream)
         self._begin = self._count = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -128,6 +135,33 @@ class _Recoded(io.RawIOBase):
         number = min(len(buffer), len(self._left))
         buffer[:number], self._left = self._left[:number], self._left[number:]
         return number
+
+
+def ends_with_returns(head: bytes) -> bool:
+    r"""Whether a file that starts so has lines that end with ``\r`` alone, as those of early Macintosh systems."""
+    return b"\r" in head[:-1] and b"\n" not in head
+
+
+def _with_newlines(stream: IO[bytes]) -> IO[bytes]:
+    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
+    if ends_with_returns(buffered.peek(HEAD_BYTES)[:HEAD_BYTES]):
+        buffered = io.BufferedReader(_Newlines(cast(IO[bytes], buffered)))
+    return cast(IO[bytes], buffered)
+
+
+class _Newlines(io.RawIOBase):
+    r"""A stream with ``\n`` in place of each ``\r``, so that bytes keep their places."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._stream.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 def _wrong_charset(name: str, charset: str, byte: int) -> ValueError:

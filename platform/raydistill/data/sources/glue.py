@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from raydistill.data.sources import delimited, huggingface, parquet
 from raydistill.data.sources._base import Example, Item
-from raydistill.data.storage import Folder, join
+from raydistill.data.storage import Folder, escape_glob, join
 from raydistill.discovery import unknown_choice
 from raydistill.tasks.glue import TASKS, check_task
 
@@ -116,7 +116,7 @@ def _resolved(config: Config) -> tuple[Any, Any]:
         if tsv in files:
             return delimited, _tsv_options(config, join(folder, tsv))
         if any(name.startswith(f"{hub_split}-") and name.endswith(".parquet") for name in files):
-            return parquet, _parquet_options(config, join(folder, f"{hub_split}-*.parquet"))
+            return parquet, _parquet_options(config, join(escape_glob(folder), f"{hub_split}-*.parquet"))
         if {"dataset_dict.json", "state.json"} & set(files):
             return huggingface, _hub_options(config, hub_split, path=folder)
     raise ValueError(
