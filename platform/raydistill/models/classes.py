@@ -116,8 +116,8 @@ def _check_kind(config: Any, labels: Sequence[str]) -> None:
     kind = getattr(config, "problem_type", None)
     if labels and kind not in (None, "single_label_classification"):
         raise ValueError(
-            f"the checkpoint's problem_type is {kind}, the corpus has one class for each row; choose a checkpoint whose "
-            "classes exclude each other, or write head: new"
+            f"the checkpoint's problem_type is {kind}, the corpus has one class for each row; choose a checkpoint "
+            "whose classes exclude each other, or write head: new"
         )
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, cast
 
-from raydistill.data.sources._base import Item
+from raydistill.data.sources._base import Item, Placed, Where
 
 Unit = Literal["line", "paragraph", "file"]
 
@@ -64,15 +64,17 @@ class Lines:
 
     def place(self) -> str:
         """The file and the number of the line that came last; for a range, the lines before it are counted now."""
-        before, left = 0, self._begin
-        if left:
+        before = 0
+        if self._begin:
             position = self._stream.tell()
             self._stream.seek(0)
-            while left > 0 and (piece := self._stream.read(min(left, _PIECE_BYTES))):
-                before += piece.count(b"\n")
-                left -= len(piece)
+            before = newlines(self._stream, self._begin)
             self._stream.seek(position)
         return f"{self._item.name} line {before + self._count}"
+
+    def where(self, number: int = 0) -> Where:
+        """Where the line of this number stands, by default the one that came last."""
+        return Where(self._item.name, "line", number or self._count, self._begin)
 
     def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
         """The item's lines, each with the place in the file at which it begins."""
@@ -105,6 +107,15 @@ class Lines:
             if _is_blank(raw):
                 break
         return position
+
+
+def newlines(stream: IO[bytes], num_bytes: int) -> int:
+    """How many lines end in the next bytes of a stream."""
+    found = 0
+    while num_bytes > 0 and (piece := stream.read(min(num_bytes, _PIECE_BYTES))):
+        found += piece.count(b"\n")
+        num_bytes -= len(piece)
+    return found
 
 
 def _is_blank(raw: bytes) -> bool:
@@ -168,26 +179,35 @@ def _wrong_charset(name: str, charset: str, byte: int) -> ValueError:
     return ValueError(f"{name} is not {charset} at byte {byte}; give its charset")
 
 
-def split_texts(lines: Iterable[str], unit: Unit) -> Iterator[str]:
+def text_examples(lines: Lines, unit: Unit) -> Iterator[Placed]:
+    """The texts of lines as examples, each at the line where it starts."""
+    for number, text in numbered_texts(lines, unit):
+        yield Placed({"text": text}, lines.where(number))
+
+
+def numbered_texts(lines: Iterable[str], unit: Unit) -> Iterator[tuple[int, str]]:
     """Texts of lines: each line, each run of lines between blank lines joined with spaces, or the whole.
 
-    Here a line ends at whatever ``str.splitlines`` takes for an end. Blank texts are left out.
+    Each comes with the number, from 1, of the line where it starts. Here a line ends at whatever ``str.splitlines``
+    takes for an end. Blank texts are left out.
     """
-    parts = (part for line in lines for part in line.splitlines())
+    parts = ((number, part) for number, line in enumerate(lines, 1) for part in line.splitlines())
+    texts: Iterable[tuple[int, str]]
     if unit == "file":
-        texts: Iterable[str] = ["\n".join(parts)]
+        texts = [(1, "\n".join(part for _, part in parts))]
     else:
         texts = parts if unit == "line" else _paragraphs(parts)
-    return (text for text in texts if text.strip())
+    return ((number, text) for number, text in texts if text.strip())
 
 
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    paragraph: list[str] = []
-    for line in lines:
+def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    start, paragraph = 0, list[str]()
+    for number, line in lines:
         if stripped := line.strip():
+            start = start if paragraph else number
             paragraph.append(stripped)
         elif paragraph:
-            yield " ".join(paragraph)
+            yield start, " ".join(paragraph)
             paragraph = []
     if paragraph:
-        yield " ".join(paragraph)
+        yield start, " ".join(paragraph)

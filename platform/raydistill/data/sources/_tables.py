@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from raydistill.data.sources import _labels
-from raydistill.data.sources._base import DROPPED, Example
-from raydistill.data.sources._labels import Column, Label, RawLabel, Scores
+from raydistill.data.sources._base import DROPPED, Example, Placed, Where
+from raydistill.data.sources._labels import Label, RawLabel, Scores
 from raydistill.data.sources._questions import question_example
 
 _KINDS = (("text", "text_pair", "label"), ("words", "tags"), ("question", "context", "answers", "id"))
@@ -114,9 +114,10 @@ def examples(
     roles = columns.columns()
     for number, row in enumerate(rows, start):
         try:
-            yield _example(columns, {role: row[column] for role, column in roles.items()}, names)
+            example = _example(columns, {role: row[column] for role, column in roles.items()}, names)
         except ValueError as error:
             raise ValueError(f"{place} row {number} {error}") from None
+        yield Placed(example, Where(place, "row", number))
 
 
 def _example(columns: Columns, values: dict[str, Any], names: Mapping[str, Sequence[str]]) -> Example:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from raydistill.data.sources import _files, _lines, _tables
-from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.sources._base import DROPPED, Example, Item, Placed
 from raydistill.data.sources._labels import Column, Label, RawLabel, Scores
 
 _LONGEST_FIELD = 2**31 - 1
@@ -89,7 +89,7 @@ def read(config: Config, item: Item) -> Iterator[Example]:
                 example = values if DROPPED in values else _tables.text_example(values, config.label, config.labels)
             except ValueError as error:
                 raise ValueError(f"{lines.place()} {error}") from None
-            yield example
+            yield Placed(example, lines.where())
 
 
 def _format(config: Config, name: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydistill.data.sources import _files
-from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._base import Example, Item, Placed, Where
 from raydistill.data.sources._questions import question_example
 
 
@@ -39,7 +39,7 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     with _files.open_item(config, item) as stream:
         content = stream.read()
     for place, entry in _entries(_parsed(content, item.name), item.name):
-        yield _example(entry, f"{item.name} {place}")
+        yield Placed(_example(entry, f"{item.name} {place}"), Where(item.name, place))
 
 
 def _parsed(content: bytes, name: str) -> Any:
