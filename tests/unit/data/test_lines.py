@@ -86,6 +86,24 @@ def test_an_unknown_charset_is_refused(charset):
         check_charset(charset)
 
 
+@pytest.mark.parametrize("paragraphs", [True, False])
+def test_a_line_that_spans_many_ranges_is_read_once_and_not_searched_through_for_each(monkeypatch, paragraphs):
+    class Counting(io.BytesIO):
+        count = 0
+
+        def read(self, *size):
+            found = super().read(*size)
+            Counting.count += len(found)
+            return found
+
+    monkeypatch.setattr("raydistill.data.sources._lines._PIECE_BYTES", 50)
+    content = b"a" * 10_000 + b"\nb\n"
+    items = [Item("a.txt", "", start, min(start + 100, len(content))) for start in range(0, len(content), 100)]
+    found = [list(Lines(Counting(content), one, charset="utf-8", paragraphs=paragraphs)) for one in items]
+    assert [len(one) for one in found if one] == ([2] if paragraphs else [1, 1])
+    assert Counting.count < 2 * len(content)
+
+
 def test_places_in_a_range_count_the_lines_before_it(monkeypatch):
     monkeypatch.setattr("raydistill.data.sources._lines._PIECE_BYTES", 4)
     content = b"1\n22\n333\n4444\n5\n"

@@ -76,6 +76,17 @@ class Lines:
         """Where the line of this number stands, by default the one that came last."""
         return Where(self._item.name, "line", number or self._count, self._begin)
 
+    def _after_newline(self, position: int) -> int:
+        """Go behind the next newline and return the place; not beyond the range, where a line may go on for long."""
+        self._stream.seek(position)
+        while position < self._item.stop and (piece := self._stream.read(_PIECE_BYTES)):
+            place = piece.find(b"\n") + 1
+            position += place or len(piece)
+            if place:
+                break
+        self._stream.seek(position)
+        return position
+
     def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
         """The item's lines, each with the place in the file at which it begins."""
         stop = self._item.stop
@@ -97,8 +108,7 @@ class Lines:
         start, stop = self._item.start, self._item.stop
         if not start:
             return 0
-        self._stream.seek(start - 1)
-        position = start - 1 + len(self._stream.readline())
+        position = self._after_newline(start - 1)
         while self._paragraphs:
             raw = self._stream.readline()
             if not raw or position >= stop:
