@@ -16,6 +16,7 @@ from pydantic import (
 
 from raydistill.config.errors import with_choices
 from raydistill.models import layer_plan
+from raydistill.user_error import UserError
 
 
 class Section(BaseModel):
@@ -57,7 +58,7 @@ class ScalingConfig(Section):
     @model_validator(mode="after")
     def _fewest_is_no_more(self) -> "ScalingConfig":
         if (self.min_workers or 1) > self.num_workers:
-            raise ValueError(f"min_workers is {self.min_workers}, but num_workers only {self.num_workers}; lower it")
+            raise UserError(f"min_workers is {self.min_workers}, but num_workers only {self.num_workers}; lower it")
         return self
 
     @property
@@ -105,13 +106,13 @@ class CorpusRef(Section):
         names = self.label_subset or []
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"label_subset has {twice[0]!r} twice; name each class once")
+            raise UserError(f"label_subset has {twice[0]!r} twice; name each class once")
         return self
 
     @model_validator(mode="after")
     def _few_whole(self) -> "CorpusRef":
         if self.few_shot is not None and self.weight % 1:
-            raise ValueError(
+            raise UserError(
                 f"weight is {self.weight} beside few_shot; a share of few rows may be none, give a whole number"
             )
         return self
@@ -173,9 +174,9 @@ class ModelRef(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelRef":
         if (self.checkpoint is None) == (self.package is None):
-            raise ValueError("give exactly one of checkpoint and package")
+            raise UserError("give exactly one of checkpoint and package")
         if self.package is not None and (self.sha256 is None or self.path is None):
-            raise ValueError(f"package {self.package!r} needs sha256 and path beside it")
+            raise UserError(f"package {self.package!r} needs sha256 and path beside it")
         return self
 
     @property
@@ -228,11 +229,11 @@ class StudentConfig(Section):
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
         if self.init == "checkpoint" and self.checkpoint is None:
-            raise ValueError("init is 'checkpoint'; name the model as checkpoint")
+            raise UserError("init is 'checkpoint'; name the model as checkpoint")
         if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
-            raise ValueError("give num_layers or layers")
+            raise UserError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
-            raise ValueError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
+            raise UserError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
         if self.layer_plan is not None:
             layer_plan.check_form(self.layer_plan)
         return self
@@ -279,7 +280,7 @@ class OptimizerConfig(Section):
     def _options_of_the_schedule(self) -> "OptimizerConfig":
         for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_with_restarts")):
             if getattr(self, key) != 1 and self.schedule != schedule:
-                raise ValueError(
+                raise UserError(
                     f"{key} is {getattr(self, key)}, which only schedule: {schedule} reads, but schedule is "
                     f"{self.schedule!r}; choose that one or leave {key}"
                 )
@@ -340,28 +341,28 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingConfig":
         if self.early_stopping_threshold and self.early_stopping_patience is None:
-            raise ValueError(
+            raise UserError(
                 f"early_stopping_threshold is {self.early_stopping_threshold}, which does nothing without "
                 "early_stopping_patience; give both or neither"
             )
         if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
-            raise ValueError(
+            raise UserError(
                 f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
             )
         if self.stop_after_steps is not None and self.stop_after_epochs is not None:
-            raise ValueError(
+            raise UserError(
                 f"stop_after_epochs is {self.stop_after_epochs} beside stop_after_steps, {self.stop_after_steps}; "
                 "give one of them"
             )
         if (self.stop_after_epochs or 0) > self.num_epochs:
-            raise ValueError(
+            raise UserError(
                 f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
                 "leave it"
             )
         compares = self.load_best_model_at_end or self.early_stopping_patience is not None
         if compares and self._evaluates_only_at_the_end:
             key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
-            raise ValueError(
+            raise UserError(
                 f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
             )
         return self

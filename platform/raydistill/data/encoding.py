@@ -77,6 +77,7 @@ class Block:
     counts: Mapping[str, int]
     """Number of ``texts``, and of rows that were dropped by reason."""
     met: Sequence[Met] = ()
+    """Long texts, and the first that was dropped for each reason."""
 
 
 def encoded_blocks(

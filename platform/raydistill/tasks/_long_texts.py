@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
+from raydistill.user_error import UserError
+
 _PIECE_CHARACTERS = 100_000
 """A longer text is cut into pieces of a little more."""
 LONGEST_WHOLE = 2_000_000
@@ -101,7 +103,7 @@ def _cut(text: str, start: int, backend: Any) -> tuple[int, int]:
             if all(_is_same(text, place, begin, width, backend) for width in _WINDOWS):
                 return place, begin
     if len(text) - start > LONGEST_WHOLE:
-        raise ValueError(
+        raise UserError(
             f"a text of {len(text)} characters has no white space near character {target} and cannot be cut there for "
             f"the tokenizer, which takes at most {LONGEST_WHOLE} at once; part it into lines, or leave it out"
         )

@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_a_text_that_is_too_long_to_stay_whole_is_refused_with_the_remedy(monkey
     with pytest.raises(ValueError, match=message):
         classification.cut([{"text": "a" * 2501, "label": "x"}], tokenizer, classification.EncodeConfig(("x", "y")))
     with pytest.raises(
-        ValueError, match=r"a context has 2500 characters, 'w5 w5 .*; one of more than 2000 is not read"
+        ValueError, match=r"a context has 2500 characters, 'w5 w5w5.*; one of more than 2000 is not read"
     ):
         qa.cut(
             [{"question": "w5", "context": "w5 w5" * 500, "answers": {"text": [], "answer_start": []}}], tokenizer, None
@@ -145,6 +146,32 @@ def test_rows_of_long_texts_are_those_of_texts_that_are_not_cut(task, kind, monk
     monkeypatch.setattr(_long_texts, "_BATCH_CHARACTERS", 300)
     assert rows_of(module, examples, tokenizer, config) == whole
     assert len(whole) >= len(examples) or task == "packed"
+
+
+def peak_growth(call) -> int:
+    """Bytes by which the peak of this process's memory exceeds what it had before a call."""
+    Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status")
+
+    def kilobytes(name: str) -> int:
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name))
+
+    before = kilobytes("VmRSS")
+    call()
+    return 1024 * (kilobytes("VmHWM") - before)
+
+
+@pytest.mark.parametrize(("task", "size", "bound"), [("classification", 12_000_000, 3), ("mlm", 3_000_000, 20)])
+def test_a_long_text_takes_few_bytes_a_character_where_the_tokenizer_would_take_sixty(task, size, bound):
+    text = "w5 w6 w7 w8 " * (size // 12)
+    module, config = {
+        "classification": (classification, classification.EncodeConfig(("x", "y"), max_length=40)),
+        "mlm": (mlm, mlm.EncodeConfig(max_length=40)),
+    }[task]
+    tokenizer, examples = make_tokenizer(), [{"text": text, "label": "x"}]
+    # What the first call takes for itself is not counted.
+    module.cut([{"text": text[:200_000], "label": "x"}], tokenizer, config)
+    assert peak_growth(lambda: module.cut(examples, tokenizer, config)) < bound * size
 
 
 def test_words_beyond_a_rows_room_are_not_tokenized(monkeypatch):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, cast
 
 from raydistill.data.sources._base import Item, Placed, Where
+from raydistill.user_error import UserError
 
 Unit = Literal["line", "paragraph", "file"]
 
@@ -20,7 +21,7 @@ def check_charset(charset: str) -> None:
     try:
         "a".encode(charset)
     except LookupError:
-        raise ValueError(f"charset is {charset!r}, which Python does not know; try utf-8 or latin-1") from None
+        raise UserError(f"charset is {charset!r}, which Python does not know; try utf-8 or latin-1") from None
 
 
 def is_cuttable(charset: str) -> bool:
@@ -185,8 +186,8 @@ class _Newlines(io.RawIOBase):
         return len(piece)
 
 
-def _wrong_charset(name: str, charset: str, byte: int) -> ValueError:
-    return ValueError(f"{name} is not {charset} at byte {byte}; give its charset")
+def _wrong_charset(name: str, charset: str, byte: int) -> UserError:
+    return UserError(f"{name} is not {charset} at byte {byte}; give its charset")
 
 
 def text_examples(lines: Lines, unit: Unit) -> Iterator[Placed]:

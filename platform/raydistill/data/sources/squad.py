@@ -8,6 +8,7 @@ from typing import Any
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Example, Item, Placed, Where
 from raydistill.data.sources._questions import question_example
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def _parsed(content: bytes, name: str) -> Any:
             except ValueError as error:
                 # With one value a line the first line is one; else the file was meant to be a single one.
                 problem = f"{name} line {number} is no JSON: {error}" if values else f"{name} is no JSON: {whole}"
-                raise ValueError(problem) from None
+                raise UserError(problem) from None
         return values
 
 
@@ -64,7 +65,7 @@ def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(articles, dict) and "question" in articles:
         articles = [articles]
     if not isinstance(articles, list):
-        raise ValueError(f"{name} has no list 'data'; give a file of SQuAD's form")
+        raise UserError(f"{name} has no list 'data'; give a file of SQuAD's form")
     for number, article in enumerate(articles):
         if not isinstance(article, dict) or "paragraphs" not in article:
             yield f"question {number + 1}", article
@@ -72,7 +73,7 @@ def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
         for place, paragraph in enumerate(article["paragraphs"]):
             where = f"article {number + 1} paragraph {place + 1}"
             if not isinstance(paragraph, dict) or not {"context", "qas"} <= paragraph.keys():
-                raise ValueError(f"{name} {where} has no context or no qas; give a file of SQuAD's form")
+                raise UserError(f"{name} {where} has no context or no qas; give a file of SQuAD's form")
             for own, entry in enumerate(paragraph["qas"]):
                 asked = {**entry, "context": paragraph["context"]} if isinstance(entry, dict) else entry
                 yield f"{where} question {own + 1}", asked
@@ -81,10 +82,10 @@ def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _example(entry: Any, place: str) -> Example:
     missing = {"question", "context"} - (entry.keys() if isinstance(entry, dict) else set())
     if missing:
-        raise ValueError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
+        raise UserError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
     impossible = _truth(entry.get("is_impossible", False), place)
     if not impossible and entry.get("answers") is None:
-        raise ValueError(f"{place} has no answers; where there is none write an empty list, or is_impossible: true")
+        raise UserError(f"{place} has no answers; where there is none write an empty list, or is_impossible: true")
     try:
         return question_example(
             {
@@ -94,8 +95,8 @@ def _example(entry: Any, place: str) -> Example:
                 "answers": None if impossible else entry.get("answers"),
             }
         )
-    except ValueError as error:
-        raise ValueError(f"{place} {error}") from None
+    except UserError as error:
+        raise UserError(f"{place} {error}") from None
 
 
 def _truth(raw: Any, place: str) -> bool:
@@ -103,5 +104,5 @@ def _truth(raw: Any, place: str) -> bool:
     names = {"true": True, "false": False, "1": True, "0": False, "none": False, "": False}
     found = names.get(str(raw).strip().lower())
     if found is None:
-        raise ValueError(f"{place} has {raw!r} as is_impossible; write true or false")
+        raise UserError(f"{place} has {raw!r} as is_impossible; write true or false")
     return found
