@@ -23,6 +23,7 @@ from raydistill.commands.reporting import (
     emit,
     print_lines,
     reported,
+    told_if_lost,
 )
 from raydistill.environment import keep_quiet
 from raydistill.job import files
@@ -115,6 +116,7 @@ def run(
         failure.folder = job_folder(loaded)
         result = run_job(loaded, echo=lambda line: typer.echo(line, err=as_json))
         emit(as_data(loaded, result), json_text=as_json, lines=summary_lines(loaded, result))
+        told_if_lost(result.lost)
 
 
 @app.command("validate")

@@ -18,14 +18,14 @@ def mirror_root() -> Path:
     return (cache_folder() / _ROOT).resolve()
 
 
-def is_in_store(text: str) -> bool:
-    """Whether a text is the URI of a place in an object store."""
-    return text.startswith(SCHEME)
+def is_in_store(place: str | os.PathLike[str]) -> bool:
+    """Whether a text is the URI of a place in an object store, or a local path that stands for one."""
+    return os.fspath(place).startswith(SCHEME) or remote_uri(place) is not None
 
 
 def local_path(text: str) -> Path:
     """The local path of a URI in an object store; of any other text the path that it is."""
-    if is_in_store(text):
+    if text.startswith(SCHEME):
         return mirror_root() / text.removeprefix(SCHEME).strip("/")
     return Path(text)
 

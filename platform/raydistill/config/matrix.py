@@ -1,11 +1,11 @@
 """Matrices: one stage, several runs of it that differ in chosen keys."""
 
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raydistill import names
 from raydistill.config import yaml_text
 from raydistill.config.overrides import set_value
 from raydistill.user_error import UserError
@@ -63,8 +63,7 @@ def _label(value: Any) -> Label:
         value = value.get("name", value.get("checkpoint", "options"))
     if isinstance(value, list | tuple):
         value = "-".join(map(str, value))
-    # The label becomes part of a run's name, where these have a meaning.
-    return re.sub(r"[\[\],=\s]+", "_", str(value))
+    return names.cleaned(str(value), names.LABEL)
 
 
 def combinations(chosen: Mapping[str, Sequence[Choice]]) -> list[dict[str, Choice]]:

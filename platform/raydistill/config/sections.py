@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from raydistill.config.errors import with_choices
+from raydistill.credentials import free_of_secrets
 from raydistill.models import layer_plan
 from raydistill.user_error import UserError
 
@@ -75,8 +77,9 @@ class ScalingConfig(Section):
 class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str | None = None
-    """MLflow tracking URI; by default a SQLite file under the job's storage."""
+    uri: Annotated[str, AfterValidator(free_of_secrets)] | None = None
+    """MLflow tracking URI; by default a SQLite file under the job's storage. In place of a password it has
+    ``${env:NAME}``, a variable of the process that runs the job, or ``${file:PATH}``."""
     experiment: str | None = None
     """MLflow experiment, by default the job's name."""
 

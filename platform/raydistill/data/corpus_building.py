@@ -1,6 +1,5 @@
 """Texts of sources to encoded corpora: data tasks read and encode, one writer stores the rows in their order."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -63,8 +62,8 @@ def binarize(
     further = _further(teacher_tokenizers, encoding, tokenizer)
     encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
     recipe = Recipe(
-        sources=[info.source for info in origin.found],
-        encoding=encoding.dump(),
+        sources=origin.sources,
+        encoding=encoding,
         files=_tokenizer_files(tokenizer),
         seed=seed,
         texts_per_block=_TEXTS_PER_BLOCK,
@@ -123,6 +122,7 @@ class _Origin:
 
     weights: Sequence[float]
     """Of the sources to train on."""
+    sources: Sequence[SourceSpec]
     items: Sequence[Sequence[Item]]
     found: Sequence[SourceInfo]
     share: float
@@ -136,7 +136,8 @@ class _Origin:
         items = [weighted.source.items() for weighted in every]
         found = [_source_info(weighted, own) for weighted, own in zip(every, items, strict=True)]
         share = validation if isinstance(validation, int | float) else 0.0
-        return cls([weighted.weight for weighted in sources], items, found, share)
+        specs = [weighted.source for weighted in every]
+        return cls([weighted.weight for weighted in sources], specs, items, found, share)
 
     @property
     def split(self) -> float | dict[str, Any]:
@@ -203,7 +204,7 @@ def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int) -> str:
     content = {
         "version": [__version__, FORMAT_VERSION],
         "sources": [info.model_dump() for info in origin.found],
-        "encoding": recipe.encoding,
+        "encoding": recipe.encoding.dump(),
         "tokenizer": _digests(recipe.files),
         "split": [origin.split, recipe.seed, rows_per_shard, recipe.texts_per_block],
     }
@@ -221,7 +222,7 @@ def _with_max_length(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> En
         limits.append(max_length(load_config(folder)))
     if min(limits) > _NO_LIMIT:
         raise UserError("encoding.max_length is missing and the tokenizer states no limit; give it")
-    return dataclasses.replace(encoding, config=dataclasses.replace(encoding.config, max_length=min(limits)))
+    return encoding.with_max_length(min(limits))
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:

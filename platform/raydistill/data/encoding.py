@@ -16,14 +16,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydistill.cluster import physical_cores
-from raydistill.config.named import Named, parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.findings import Met, met_in
 from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
 from raydistill.data.row_columns import one_array, schema_of, table_of
 from raydistill.data.sources._base import DROPPED, Example, Item, Where
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
+from raydistill.machine import physical_cores
 from raydistill.models.load import load_tokenizer
 from raydistill.tasks._base import Column
 
@@ -48,12 +48,10 @@ _ROWS = pa.schema({_IDS: pa.int32(), _LENGTHS: pa.int32()})
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data task needs to know besides its input splits, as plain data."""
+    """What a data task needs to know besides its input splits."""
 
-    sources: Sequence[Mapping[str, Any]]
-    """Section of each source."""
-    encoding: Mapping[str, Any]
-    """Section of the task that encodes."""
+    sources: Sequence[SourceSpec]
+    encoding: EncodingSpec
     files: Mapping[str, bytes]
     """The tokenizer's files."""
     seed: int
@@ -167,19 +165,13 @@ def _as_block(table: pa.Table, row: int, columns: Mapping[int, pa.Schema]) -> Bl
 
 def _columns(recipe: Recipe, part: int) -> dict[str, Column]:
     """What a row of a part has beside its ids."""
-    section = _section(recipe, part)
-    own = section.module.columns(section.config)
+    own = of_part(recipe.encoding, part).columns
     return {**own, **further_columns([one.vocab_size for one in recipe.further])}
 
 
-def _section(recipe: Recipe, part: int) -> Named:
-    return of_part(parser("raydistill.tasks", attribute="EncodeConfig")(dict(recipe.encoding)), part)
-
-
 def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
-    reader: Named = parser("raydistill.data.sources")(dict(recipe.sources[split.source]))
     encoders = {part: _Encoder(recipe, part) for part in split.parts}
-    examples = iter(reader.module.read(reader.config, split.item))
+    examples = iter(recipe.sources[split.source].read(split.item))
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
         if not block:
@@ -197,14 +189,13 @@ class _Encoder:
     """The task that encodes the rows of a part, with its tokenizers."""
 
     def __init__(self, recipe: Recipe, part: int) -> None:
-        section = _section(recipe, part)
         self.part = part
-        self._task, self._config = section.module, section.config
+        self._encoding = of_part(recipe.encoding, part)
         self._tokenizer = _load_files(tuple(sorted(recipe.files.items())))
         self._further = [
             (
                 _load_files(tuple(sorted(one.files.items()))),
-                dataclasses.replace(self._config, max_length=one.max_length),
+                self._encoding.with_max_length(one.max_length),
                 one.vocab_size,
             )
             for one in recipe.further
@@ -214,19 +205,18 @@ class _Encoder:
 
     def cut(self, texts: Sequence[Example]) -> tuple[list[NDArray[Any]], list[dict[str, Any]], Sequence[int]]:
         """The ids of each row, its values, if the task has columns, and the number of its text, where it is known."""
-        found = self._task.cut(texts, self._tokenizer, self._config)
+        found = self._encoding.cut(texts, self._tokenizer)
         if not self.columns:
             return found, [], getattr(found, "example_of", ())
         values = [dict(row.values) for row in found]
-        for encoding, (tokenizer, config, vocab_size) in enumerate(self._further, start=1):
-            for into, row in zip(values, self._task.cut(texts, tokenizer, config), strict=True):
-                into.update(further_values(row, encoding, vocab_size=vocab_size))
+        for number, (tokenizer, encoding, vocab_size) in enumerate(self._further, start=1):
+            for into, row in zip(values, encoding.cut(texts, tokenizer), strict=True):
+                into.update(further_values(row, number, vocab_size=vocab_size))
         return [row.ids for row in found], values, range(len(texts)) if len(found) == len(texts) else ()
 
     def drop_reasons(self, rows: Sequence[NDArray[Any]]) -> list[str | None]:
         """Why each row is left out, None for one that is kept."""
-        reasons: list[str | None] = self._task.drop_reasons(rows, self._tokenizer, self._config)
-        return reasons
+        return self._encoding.drop_reasons(rows, self._tokenizer)
 
 
 def _encoded(examples: list[Example], place: Place, encoder: _Encoder) -> Block:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from raydistill.batch import Batch, encoded_as
-from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.published.score_files import OPTION, Block, ScoreColumn, replaced
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_actors
 from raydistill.data.sealed_table import ROW_GROUP_ROWS
+from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch, schema_of
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
@@ -159,7 +159,7 @@ class TeacherOutputs:
         ]
         self._head = self._builders[0].task.HEAD
         self._model: nn.Module = load_model(
-            mirror.fetch(run.folder),
+            storage_at(run.folder).fetch(),
             head=self._head,
             labels=header.labels,
             names=run.names,

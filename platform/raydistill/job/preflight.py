@@ -16,6 +16,7 @@ from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
 from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
 from raydistill.store_paths import is_in_store
+from raydistill.tracking.store import store_of
 from raydistill.user_error import UserError
 
 _LEAST_FREE_BYTES = 2 * 2**30
@@ -39,7 +40,7 @@ def check_job(job: Job) -> list[Preview]:
     problems: list[str] = []
     previews: list[Preview] = []
     made: dict[str, Input] = {}
-    problems += _check_storage(job)
+    problems += [*_check_storage(job), *_check_tracking(job), *cluster.machine_problems()]
     if problems and is_in_store(job.config.storage):
         # What is finished cannot be told there.
         raise UserError(problems)
@@ -93,6 +94,14 @@ def _check_storage(job: Job) -> list[str]:
     except OSError as error:
         why = error.strerror or error
         return [f"storage is {job.config.storage!r}, but {folder} cannot be written ({why}); name another folder"]
+    return []
+
+
+def _check_tracking(job: Job) -> list[str]:
+    try:
+        store_of(job.config.tracking, job_folder(job).parent, job.name)
+    except UserError as error:
+        return error.lines
     return []
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from raydistill import cluster
-from raydistill.data import mirror
+from raydistill.atomic import write_text
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
-from raydistill.json_file import write_text
 from raydistill.locks import HeldError, hold, locked
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
@@ -42,6 +42,8 @@ class JobResult:
     outputs: dict[str, Path] = field(default_factory=dict)
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    lost: str = ""
+    """What the tracking store will never have, and why, in one line."""
 
 
 def run_job(job: Job, *, echo: Echo) -> JobResult:
@@ -91,6 +93,7 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
                 Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
         finally:
             tracker.close()
+        result.lost = tracker.lost
     return result
 
 
@@ -100,7 +103,7 @@ def _write_resolved(job: Job, folder: Path) -> Path:
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
         write_text(target, text)
-        mirror.publish(target)
+        storage_at(target).publish()
     return path
 
 

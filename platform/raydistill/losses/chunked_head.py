@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from raydistill.losses.divergences import Divergence
 from raydistill.losses.head_chunk import Problem, Projection, Workspace, add_product
 from raydistill.losses.reduction import accumulation_dtype
+from raydistill.losses.top_k import TopK
 
 __all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Projection", "vocabulary_losses"]
 
@@ -37,18 +39,31 @@ def vocabulary_losses(
     weights: Mapping[str, Tensor | float],
     labels: Tensor | None = None,
     temperature: float = 1.0,
+    divergence: Divergence | None = None,
+    teacher_top_k: TopK | None = None,
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of vocabulary losses over rows, and each loss's own sum.
 
     Shapes: student_states (R, D), teacher_states (R, D') or None, labels (M,) with M <= R; the FIRST M rows are the
-    labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each times a number or 0-d tensor; a term that
-    it lacks costs nothing. ``kl`` (at ``temperature``, times its square) and ``mse`` sum over all R rows, ``ce`` over
-    the first M. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device. Returns
-    the weighted 0-d total, differentiable once in the student's states, weight and bias, and the detached unweighted
-    0-d sums. Raises ValueError for an unknown term or a term whose inputs are missing.
+    labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each times a number or 0-d tensor; a term that it
+    lacks costs nothing. ``kl`` (at ``temperature``, times its square) and ``mse`` sum over all R rows, ``ce`` over the
+    first M. ``kl`` is the forward KL divergence, or another ``divergence`` in its place. The teacher may be given as
+    ``teacher_top_k`` (R, k), distributions at ``temperature``, in place of states; ``mse`` needs the states.
+    ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device. Returns the weighted
+    0-d total, differentiable once in the student's states, weight and bias, and the detached unweighted 0-d sums.
+    Raises ValueError for an unknown term or a term whose inputs are missing. In nats, ``mse`` in squared units of
+    logits. Source: Hinton et al. 2015 for ``kl``; the chunks are our own.
+
+    >>> states, weight = torch.zeros(5, 8), torch.zeros(4, 8)
+    >>> loss, sums = rd.losses.vocabulary_losses(states, (weight, None), weights={"ce": 0.2}, labels=torch.arange(4))
+    >>> sums["ce"].div(4).exp()
+    tensor(4.)
     """
-    _check(weights, labels, teacher_states, teacher_projection)
+    _check(weights, labels, teacher_states, teacher_projection, teacher_top_k)
+    student_projection = _as_states(student_projection, student_states)
+    if teacher_states is not None and teacher_projection is not None:
+        teacher_projection = _as_states(teacher_projection, teacher_states)
     compares = bool({"kl", "mse"} & set(weights))
     problem = Problem(
         teacher_states=teacher_states if compares else None,
@@ -56,6 +71,8 @@ def vocabulary_losses(
         labels=labels if "ce" in weights else None,
         weights=dict(weights),
         temperature=temperature,
+        divergence=divergence,
+        teacher_top_k=teacher_top_k if compares else None,
     )
     most = default_chunk_rows(student_projection[0]) if chunk_rows is None else chunk_rows
     total = _ChunkedHead.apply(student_states, *student_projection, problem, most, torch.is_grad_enabled())
@@ -69,15 +86,28 @@ def default_chunk_rows(weight: Tensor) -> int:
     return max(1, DEVICE_CHUNK_BYTES // (weight.shape[0] * torch.float32.itemsize))
 
 
+def _as_states(projection: Projection, states: Tensor) -> Projection:
+    """A projection in the dtype of its input, which under autocast is narrower than the weights."""
+    weight, bias = projection
+    return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
+
+
 def _check(
-    weights: Mapping[str, Tensor | float], labels: Tensor | None, states: Tensor | None, projection: Projection | None
+    weights: Mapping[str, Tensor | float],
+    labels: Tensor | None,
+    states: Tensor | None,
+    projection: Projection | None,
+    top_k: TopK | None,
 ) -> None:
     unknown = sorted(set(weights) - set(TERMS))
     if unknown or not weights:
         raise ValueError(f"weights name {unknown or 'no term'}; choices: {', '.join(TERMS)}")
     if "ce" in weights and labels is None:
         raise ValueError("weights name 'ce' but labels are None; pass the labels of the first rows")
-    if {"kl", "mse"} & set(weights) and (states is None or projection is None):
+    if top_k is not None:
+        if "mse" in weights or states is not None:
+            raise ValueError("teacher_top_k stands for a teacher's distributions; leave out 'mse' and its states")
+    elif {"kl", "mse"} & set(weights) and (states is None or projection is None):
         raise ValueError("weights name 'kl' or 'mse' but there is no teacher; pass its states and projection")
 
 
@@ -90,7 +120,8 @@ class _ChunkedHead(torch.autograd.Function):
     ) -> Tensor:
         needs = [needed and differentiate for needed in ctx.needs_input_grad[:3]]
         # Without a teacher only the labelled rows have a loss.
-        rows = states.shape[0] if problem.labels is None or problem.teacher_states is not None else len(problem.labels)
+        compares = problem.teacher_states is not None or problem.teacher_top_k is not None
+        rows = states.shape[0] if problem.labels is None or compares else len(problem.labels)
         chunks = _balanced(rows, most)
         workspace = Workspace(
             problem, states, (weight, bias), max((chunk.stop - chunk.start for chunk in chunks), default=0)

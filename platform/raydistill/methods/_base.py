@@ -16,6 +16,8 @@ from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
 from raydistill.user_error import UserError
 
+VOCABULARY_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
+"""Heads over a vocabulary, and the name of the term of each one's labels."""
 CLASSIFYING = ("sequence_classification", "token_classification", "question_answering")
 """Heads whose logits ``predict`` gives."""
 

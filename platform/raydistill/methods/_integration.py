@@ -121,6 +121,43 @@ def _label_names(teacher: Any) -> list[str]:
     return [names[number] for number in sorted(names)]
 
 
+@dataclass(frozen=True)
+class SoftLabelsConfig:
+    """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
+
+    kd_alpha: float = 1.0
+    """Weight of the soft labels."""
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax."""
+
+    def __post_init__(self) -> None:
+        check_soft_labels(self.kd_alpha, self.temperature)
+
+
+class IntegrationDistiller(Distiller):
+    """A student that learns the classes of several teachers, of which each knows some; by default from their logits."""
+
+    vanishes_for_identical_models = ("kd",)
+    higher_is_better = ("agreement",)
+
+    def __init__(
+        self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
+    ) -> None:
+        """``teacher_labels``: see ``ClassUnion``."""
+        super().__init__(config, student, teachers)
+        self.classes = ClassUnion(student, self.teachers, teacher_labels)
+
+    @classmethod
+    def requirements(cls, config: Any) -> Requirements:
+        """Any number of teachers, whose logits may be stored."""
+        return reads_outputs("logits")
+
+    @classmethod
+    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse a regression."""
+        refuse_regression(student_config)
+
+
 def divergence(logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """KL(target || student) (B,) of the student's tempered logits (B, C), in nats."""
     return divergence_from_labels(widen(logits) / temperature, target)

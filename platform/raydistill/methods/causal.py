@@ -11,14 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batch import PARTNER, Batch
+from raydistill.batch import PARTNER, Batch, labels_first
 from raydistill.interventions import passes
 from raydistill.interventions.positions import in_batch_partners, interchange_positions
 from raydistill.interventions.sites import check_variables, columns_by_layer, draw, load_mapping
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.losses.hidden_states import cosine_distance
-from raydistill.methods._base import Denominators, Distiller, Execution, LossAndTerms, Requirements, Term, Terms
+from raydistill.methods._base import (
+    VOCABULARY_TERMS,
+    Denominators,
+    Distiller,
+    Execution,
+    LossAndTerms,
+    Requirements,
+    Term,
+    Terms,
+)
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
@@ -34,8 +43,6 @@ BASE_TERMS = {"ce": "kl", "mse": "mse", "mlm": "ce", "clm": "ce", "cos": "cos"}
 
 COUNTERFACTUAL_TERMS = {"causal_ce": "kl", "causal_cos": "cos"}
 """Kind of loss of each term of the counterfactual pass."""
-
-_LABEL_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 
 Inputs = tuple[passes.Rows, passes.Rows]
 """Rows of the base and of the source pass."""
@@ -56,7 +63,13 @@ class _Outputs:
 
 
 class Method(Distiller):
-    """Terms over one base pass and one counterfactual pass of teacher and student."""
+    """Terms over one base pass and one counterfactual pass of teacher and student.
+
+    >>> causal = rd.Causal(mapping=sites, pairing="in_batch").build(masked_student, [masked_teacher])
+    >>> loss, terms = causal(masked_batch, generator=torch.Generator().manual_seed(0))
+    >>> sorted(terms)
+    ['causal_ce', 'ce', 'cos', 'mlm']
+    """
 
     vanishes_for_identical_models = ("ce", "mse", "cos", "causal_ce", "causal_cos")
 
@@ -284,21 +297,13 @@ def _exchanged(batch: Batch) -> Batch:
     return batch.with_columns(**swapped)
 
 
-def labels_first(batch: Batch) -> Tensor:
-    """Flat positions (R,) of the real tokens: first the M labelled ones, then the others, each ascending."""
-    tokens = batch["token_index"]
-    labelled = torch.zeros_like(batch["attention_mask"], dtype=torch.int8).flatten()
-    labelled = labelled.index_fill(0, batch["label_index"], 1).index_select(0, tokens)
-    return tokens.index_select(0, torch.argsort(labelled, descending=True, stable=True))
-
-
 def _check_head(config: Config, student_config: Any, teacher_config: Any) -> None:
     """Refuse a label term that belongs to another kind of model, and options that only masked models have."""
     heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
     if heads[0] != heads[1]:
         raise UserError(f"the student is a {heads[0]} model and the teacher a {heads[1]} model; choose two of one kind")
-    term = _LABEL_TERMS[heads[0]]
-    for other in sorted(config.active & set(_LABEL_TERMS.values()) - {term}):
+    term = VOCABULARY_TERMS[heads[0]]
+    for other in sorted(config.active & set(VOCABULARY_TERMS.values()) - {term}):
         raise UserError(
             f"method.alpha_{other} is {config.alphas[other]}, but {student_config.model_type} is a {heads[0]} model; "
             f"set it to 0 and method.alpha_{term} instead"

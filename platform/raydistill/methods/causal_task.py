@@ -56,6 +56,10 @@ class Method(Distiller):
     """``alpha * kd + (1 - alpha) * ce + gamma * causal_kd + beta * (pkd + causal_pkd)``.
 
     For regression ``mse`` replaces ``ce``, and a squared error the divergences.
+
+    >>> loss, terms = rd.CausalTask().build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['causal_agreement', 'causal_kd', 'ce', 'kd']
     """
 
     vanishes_for_identical_models = ("kd", "pkd", "causal_kd", "causal_pkd", "pair_kd", "pair_pkd")

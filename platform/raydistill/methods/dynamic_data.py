@@ -88,7 +88,12 @@ class Config(_dynamic.DynamicConfig):
 
 
 class Method(Distiller):
-    """``ce_alpha * ce`` over all rows and ``kd_alpha * kd`` over the chosen ones."""
+    """``ce_alpha * ce`` over all rows and ``kd_alpha * kd`` over the chosen ones.
+
+    >>> loss, terms = rd.DynamicData(ratio=0.5).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'chosen_share', 'chosen_uncertainty', 'kd', 'uncertainty']
+    """
 
     vanishes_for_identical_models = ("kd",)
 

@@ -67,7 +67,12 @@ class Config(_dynamic.DynamicConfig):
 
 
 class Method(Distiller):
-    """``ce_alpha * ce + kd_alpha * mean of v * kd + rep_alpha * mean of w * rep`` with weights v and w for each row."""
+    """``ce_alpha * ce + kd_alpha * mean of v * kd + rep_alpha * mean of w * rep`` with weights v and w for each row.
+
+    >>> loss, terms = rd.DynamicObjective().build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'kd', 'kd_weight', 'rep', 'rep_weight']
+    """
 
     vanishes_for_identical_models = ("kd", "rep")
 

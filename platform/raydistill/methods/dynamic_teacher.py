@@ -66,7 +66,12 @@ class Config(_dynamic.DynamicConfig):
 
 
 class Method(Distiller):
-    """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``."""
+    """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``.
+
+    >>> loss, terms = rd.DynamicTeacher().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'teacher_0_kd', 'teacher_0_share', 'teacher_1_kd', 'teacher_1_share', 'uncertainty']
+    """
 
     vanishes_for_identical_models = ("teacher_0_kd",)
 

@@ -6,11 +6,9 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
-from raydistill.methods._base import Distiller, Requirements, Term, Terms, label_term
+from raydistill.methods._base import VOCABULARY_TERMS, Distiller, Requirements, Term, Terms, label_term
 from raydistill.models.blocks import blocks_of
 from raydistill.models.predictions import predict
-
-_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,10 @@ class Method(Distiller):
 
     Its only term is ``mlm`` for a masked language model, ``clm`` for a causal one, ``ce`` for classes and ``mse`` for
     regression.
+
+    >>> loss, terms = rd.Finetune().build(student)(batch)
+    >>> sorted(terms)
+    ['ce']
     """
 
     @classmethod
@@ -31,7 +33,7 @@ class Method(Distiller):
         return Requirements()
 
     def _term(self, batch: Batch) -> str:
-        return _TERMS.get(self.head) or label_term(batch)
+        return VOCABULARY_TERMS.get(self.head) or label_term(batch)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """A mean over labels."""
@@ -39,7 +41,7 @@ class Method(Distiller):
 
     def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        if self.head in _TERMS:
+        if self.head in VOCABULARY_TERMS:
             self._add_vocabulary_loss(terms, batch)
         else:
             logits = predict(self.student, batch, head=self.head).logits

@@ -56,7 +56,7 @@ TABLES: dict[str, dict[tuple[int, int], tuple[Layers, Layers]]] = {
 
 
 @dataclass(frozen=True)
-class Config(kd.Config):
+class Config(kd.SoftLabels):
     """Weights, temperature and compared layers; the defaults are Pea-KD's."""
 
     beta: float = 100.0
@@ -101,7 +101,12 @@ class Config(kd.Config):
 
 
 class Method(Distiller):
-    """The loss of ``kd`` and ``beta * pkd``."""
+    """The loss of ``kd`` and ``beta * pkd``.
+
+    >>> loss, terms = rd.PatientKD(student_layers=[0], teacher_layers=[1]).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'kd', 'pkd']
+    """
 
     vanishes_for_identical_models = ("kd",)
 

@@ -2,7 +2,6 @@
 
 import pickle
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raydistill.atomic import first_folder
 from raydistill.models.classes import with_classes
 from raydistill.models.load import load_config
 from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
@@ -42,16 +42,12 @@ def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[s
         config.architectures = [PUBLISHED_CLASS]
     # Tied tensors are one in memory, which safetensors does not write.
     renamed = {new: tensors[old].clone().contiguous() for old, new in own_names(tensors).items()}
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent, prefix=f".{made.name}-") as temporary:
-        whole = Path(temporary) / made.name
-        whole.mkdir()
+    with first_folder(made) as whole:
         save_file(renamed, whole / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(whole)
         for pattern in TOKENIZER_FILES:
             for found in Path(folder).glob(pattern):
                 shutil.copyfile(found, whole / found.name)
-        whole.rename(made)
     return len(renamed)
 
 

@@ -120,14 +120,24 @@ def random_student(
 
 
 def student_from_layers(
-    teacher: nn.Module, *, architecture: str | None, layers: Sequence[int], vocab_transform: bool, seed: int = 0
+    teacher: nn.Module,
+    *,
+    layers: Sequence[int],
+    architecture: str | None = None,
+    vocab_transform: bool = False,
+    seed: int = 0,
 ) -> nn.Module:
-    """A student with the teacher's embeddings, the blocks ``layers`` of it, its final norm and vocabulary projection.
+    """A student with the teacher's embeddings, the blocks ``layers`` of it, its final norm and its head.
 
-    DistilBERT has no token types: the teacher's are dropped. Without ``vocab_transform`` the transform in the head of
-    a DistilBERT made from BERT, or of a RoBERTa, starts fresh, drawn from ``seed``, as published; other students
-    copy the whole head. Raises ValueError for a layer that the teacher lacks, a family it cannot become and a teacher
-    that is pruned.
+    Blocks are numbered from 0; the student is in float32 and in evaluation mode. ``architecture`` None is DistilBERT
+    for a BERT with a vocabulary head, as published, and the teacher's own for every other. DistilBERT has no token
+    types: the teacher's are dropped. Without ``vocab_transform`` the transform in the head of a DistilBERT made from
+    BERT, or of a RoBERTa, starts fresh, drawn from ``seed``, as published; other students copy the whole head. Shapes
+    are the teacher's; there is no unit. Raises ValueError for a layer that the teacher lacks, a family it cannot become
+    and a teacher that is pruned. Source: the published ``extract_distilbert.py``.
+
+    >>> rd.student_from_layers(teacher, layers=[0]).config.num_hidden_layers
+    1
     """
     config: Any = teacher.config
     check_layers(layers, config.num_hidden_layers, key="layers")

@@ -9,11 +9,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from raydistill.atomic import write_text
 from raydistill.job.load import Job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import StageRecord, job_folder, stage_records
 from raydistill.job.run import JobResult, Runner
-from raydistill.json_file import write_text
 from raydistill.search.domains import Values
 from raydistill.search.records import failure_path
 from raydistill.search.results import TRIALS, Trial, TrialEvent

@@ -3,10 +3,7 @@
 A reference names an earlier stage, a folder, a package's archive, a registered model or one of a hub.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,16 +11,16 @@ from typing import Any, NamedTuple
 
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
-from raydistill.data import mirror
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
+from raydistill.data.storages import storage_at
 from raydistill.models import checks
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
-from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri
+from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.tracking.registration import content_hash
 from raydistill.user_error import UserError, placed
 
@@ -224,7 +221,7 @@ def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
 
 def model_folder(reference: str, output: Path) -> Path:
     """The checkpoint that a reference to a stage means, given the folder that it left; fetched where it is not here."""
-    return mirror.fetch(output / ("initial" if reference.endswith(INITIAL) else "student"))
+    return storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch()
 
 
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:
@@ -239,7 +236,7 @@ def resolve(reference: ModelRef, inputs: Inputs) -> Path:
         extract_folder(package, folder)
         return folder
     assert reference.checkpoint is not None
-    if is_in_store(reference.checkpoint) or remote_uri(reference.checkpoint) is not None:
+    if is_in_store(reference.checkpoint):
         return _from_store(reference.checkpoint)
     if is_registered(reference.checkpoint):
         return _registered(reference.checkpoint, inputs)
@@ -252,21 +249,10 @@ def resolve(reference: ModelRef, inputs: Inputs) -> Path:
 
 
 def for_workers(folder: Path, storage: Path | None) -> Path:
-    """Where workers on other machines find a checkpoint: its own folder or, where the job's storage is in an object
-    store and the checkpoint is not, a copy there, made once.
-    """
-    if storage is None or remote_uri(storage) is None or remote_uri(folder) is not None:
+    """Where workers on other machines find a checkpoint: its own folder, or a copy in a storage that it is not in."""
+    if storage is None:
         return folder
-    target = storage / "models" / content_of(folder)[:16]
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
-            shutil.copytree(folder, Path(temporary) / target.name)
-            # Another run of this machine may have been faster.
-            with suppress(OSError):
-                (Path(temporary) / target.name).rename(target)
-    mirror.publish(target)
-    return target
+    return storage_at(storage / "models").share(folder, lambda: content_of(folder)[:16])
 
 
 def content_of(folder: Path) -> str:
@@ -289,7 +275,7 @@ def _registered(reference: str, inputs: Inputs) -> Path:
 
 
 def _from_store(uri: str) -> Path:
-    folder = mirror.fetch(local_path(uri))
+    folder = storage_at(local_path(uri)).fetch()
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint is {uri!r}, where no config.json lies; name a folder with one")
     return folder

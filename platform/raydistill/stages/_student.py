@@ -1,14 +1,14 @@
 """How a student starts: planned from the configuration of the model that it is made of, and made of its weights."""
 
 import copy
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import StudentConfig
-from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture
+from raydistill.data.storages import storage_at
 from raydistill.models import checks, layer_plan, layer_selection
 from raydistill.models.blocks import family_of
 from raydistill.models.classes import with_classes
@@ -146,12 +146,10 @@ def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus |
             seed=seed,
         )
     _write_plan(section, student.config, head=head)
-    tokenizer = load_tokenizer(mirror.fetch(corpus.tokenizer_uri))
+    tokenizer = load_tokenizer(storage_at(corpus.tokenizer_uri).fetch())
     write_padding(student.config, tokenizer, head=head)
-    temporary = folder.with_name(".initial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_model(student, tokenizer, temporary)
-    temporary.rename(folder)
+    with atomic_folder(folder) as made:
+        save_model(student, tokenizer, made)
 
 
 def freezes_positions(section: StudentConfig, student: Any) -> bool:

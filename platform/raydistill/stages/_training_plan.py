@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydistill.config.sections import ScalingConfig, TrainingConfig
 from raydistill.data.input_splits import PARTS
+from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.models import checks
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
@@ -51,6 +52,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     _models.check_size("student", student, corpus)
     for position, teacher in enumerate(teachers):
         _models.check_size(f"teachers.{position}", teacher.config, corpus.as_encoded(teacher.encoding))
+    _check_vocabularies(config, student, teachers)
     config.method.check(student, _as_taught(config, teachers))
     choice = choice_of(config, inputs)
     reading = Reading.of(config, _corpora.facts_of(config.corpus, inputs).labels, student, teachers)
@@ -173,6 +175,18 @@ def _check_requirements(config: "Config", num_teachers: int) -> None:
         )
     if needs.tasks and config.task.name not in needs.tasks:
         raise UserError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
+
+
+def _check_vocabularies(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
+    """Raise UserError where a language model is compared with one that predicts other ids."""
+    if not config.method.distils or config.task.head not in VOCABULARY_TERMS:
+        return
+    for position, teacher in enumerate(teachers):
+        if teacher.config.vocab_size != student.vocab_size:
+            raise UserError(
+                f"vocab_size is {student.vocab_size} in the student and {teacher.config.vocab_size} in "
+                f"teachers.{position}; teacher and student must share one tokenizer"
+            )
 
 
 def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFacts, inputs: Inputs) -> Any:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import ScalingConfig
 from raydistill.report.columns import column
 from raydistill.report.grouping import grouped
@@ -118,11 +119,8 @@ def _statistic(members: list[tuple[_base.Run, float]]) -> Statistic:
 
 def _copy(source: Path, target: Path) -> None:
     """A folder again under another name, in one rename; its files are links where the file system has them."""
-    temporary = target.with_name(f".{target.name}")
-    for left_over in (target, temporary):
-        shutil.rmtree(left_over, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)
-    temporary.rename(target)
+    with atomic_folder(target) as made:
+        shutil.copytree(source, made, copy_function=_link, dirs_exist_ok=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import ModelRef, ScalingConfig
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
 from raydistill.models import checks
 from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_kept
@@ -84,7 +85,7 @@ class Stage(_base.Stage):
                 raise UserError(f"scores is {name!r}, which scores no model; name a score stage")
             return scores
         try:
-            facts = read_facts(mirror.fetch(folder))
+            facts = read_facts(storage_at(folder).fetch())
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
             model = _models.model_of("", reference, inputs)
             head = stored_head(model.config) if model.folder is None else head_in(model.folder)
@@ -107,7 +108,7 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         left = folder_of(self.config.scores, context.inputs)
         assert left is not None, "scores are there when a model is pruned by them"
-        scores_folder = mirror.fetch(left)
+        scores_folder = storage_at(left).fetch()
         facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
         folder = self._model_folder(facts, context)
         config = load_config(folder)
@@ -139,7 +140,7 @@ class Stage(_base.Stage):
     def _model_folder(self, facts: ScoreFacts, context: _base.StageContext) -> Path:
         """Where the scored model lies; raises ValueError for another, or one that was changed since."""
         if self.config.model is None:
-            folder = mirror.fetch(facts.model_folder)
+            folder = storage_at(facts.model_folder).fetch()
             remedy = "name where it lies as model, or score it again"
             if not folder.is_dir():
                 raise UserError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
@@ -153,20 +154,17 @@ class Stage(_base.Stage):
     def _write(self, folder: Path, kept: KeptUnits, target: Path) -> None:
         """The pruned model in one rename; the model's own files where nothing goes."""
         config = load_config(folder)
-        temporary = target.with_name(f".{_STUDENT}")
-        for left_over in (target, temporary):
-            shutil.rmtree(left_over, ignore_errors=True)
         everything = (
             config.num_hidden_layers * config.num_attention_heads,
             config.num_hidden_layers * num_neurons(config),
         )
-        if (kept.num_heads, kept.num_neurons) == everything:
-            # Bit for bit, so that outputs that are stored of the one serve for the other.
-            shutil.copytree(folder, temporary)
-        else:
-            model = load_model(folder, head=head_in(folder))
-            save_model(pruned(model, kept), load_tokenizer(folder), temporary)
-        temporary.rename(target)
+        with atomic_folder(target) as made:
+            if (kept.num_heads, kept.num_neurons) == everything:
+                # Bit for bit, so that outputs that are stored of the one serve for the other.
+                shutil.copytree(folder, made, dirs_exist_ok=True)
+            else:
+                model = load_model(folder, head=head_in(folder))
+                save_model(pruned(model, kept), load_tokenizer(folder), made)
 
 
 def _about(config: Any, sparsity: float) -> Any:

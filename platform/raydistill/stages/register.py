@@ -1,6 +1,5 @@
 """Put a trained student into MLflow's model registry."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from raydistill import discovery
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import ScalingConfig
 from raydistill.models import layer_plan
 from raydistill.models.kept_units import kept_of
@@ -179,18 +179,15 @@ def _plain_folder(folder: Path, output: Path) -> tuple[Path, dict[str, str]]:
     if plan is None and kept is None:
         return folder, {}
     name = "full_shape" if plan is None else "unrolled"
-    target, temporary = output / name, output / f".{name}"
-    for left_over in (target, temporary):
-        shutil.rmtree(left_over, ignore_errors=True)
-    if plan is not None:
-        save_unrolled(folder, temporary)
-        tags = {"layer_plan": layer_plan.shown(plan)}
-    else:
-        assert kept is not None
-        save_restored(folder, temporary)
-        tags = {"kept_units": kept.shown(), **_sizes(folder)}
-    temporary.rename(target)
-    return target, tags
+    with atomic_folder(output / name) as made:
+        if plan is not None:
+            save_unrolled(folder, made)
+            tags = {"layer_plan": layer_plan.shown(plan)}
+        else:
+            assert kept is not None
+            save_restored(folder, made)
+            tags = {"kept_units": kept.shown(), **_sizes(folder)}
+    return output / name, tags
 
 
 def _sizes(folder: Path) -> dict[str, str]:

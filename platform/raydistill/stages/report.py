@@ -1,13 +1,13 @@
 """Tables and pictures of what evaluations and trainings found, in files and in the tracking store."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from raydistill import names
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.report import against, curves, pictures, tables
 from raydistill.report.columns import column
@@ -136,13 +136,13 @@ class Stage(_base.Stage):
 
     def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
         """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
-        stems = [self._against_stem(one) for one in self.config.plot_against]
-        for position, (one, stem) in enumerate(zip(self.config.plot_against, stems, strict=True)):
+        same = [(self._compared_in(one), one.metric, one.key) for one in self.config.plot_against]
+        for position, one in enumerate(self.config.plot_against):
             name = self._compared_in(one)
             if name not in self.config.evaluations:
                 known = ", ".join(self.config.evaluations) or "none"
                 raise UserError(f"plot_against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
-            if stem in stems[:position]:
+            if same[position] in same[:position]:
                 raise UserError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
             for model in one.models or []:
                 if model not in evaluations[name].models:
@@ -154,10 +154,17 @@ class Stage(_base.Stage):
         alone = self.config.evaluations[0] if len(self.config.evaluations) == 1 else ""
         return one.evaluation or alone
 
-    def _against_stem(self, one: AgainstConfig) -> str:
-        """Name of the files of a figure against a key."""
-        key = one.key.rpartition(".")[2]
-        return re.sub(r"[^\w.-]", "_", f"{self._compared_in(one)}-{one.metric}-against-{key}")
+    def _against_stems(self) -> list[str]:
+        """Names of the files of each figure against a key; the whole key where others end like it."""
+        starts = [f"{self._compared_in(one)}-{one.metric}-against-" for one in self.config.plot_against]
+        wholes = [one.key for one in self.config.plot_against]
+        texts = [start + key.rpartition(".")[2] for start, key in zip(starts, wholes, strict=True)]
+        texts = [
+            start + key if texts.count(text) > 1 else text
+            for start, key, text in zip(starts, wholes, texts, strict=True)
+        ]
+        stems = names.distinct(texts, names.FILE, room=len(".png"))
+        return [stems[text] for text in texts]
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
@@ -172,11 +179,11 @@ class Stage(_base.Stage):
         ]
         if self.config.task_table is not None:
             comparisons.insert(0, _write_task_table(context, self.config.task_table))
-        levels = self._levels(entries, context, metric)
+        levels, stems = self._levels(entries, context, metric), self._against_stems()
         shown = [
             *(
-                _draw_against(context.output, self._against_stem(one), one, entries[self._compared_in(one)])
-                for one in self.config.plot_against
+                _draw_against(context.output, stem, one, entries[self._compared_in(one)])
+                for stem, one in zip(stems, self.config.plot_against, strict=True)
             ),
             *_draw(context.output, [training for _, training in trainings], metric, levels),
         ]
@@ -184,7 +191,7 @@ class Stage(_base.Stage):
         text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
         (context.output / _PAGE).write_text(text, encoding="utf-8")
         files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
-        files += [f"{self._against_stem(one)}.md" for one in self.config.plot_against]
+        files += [f"{stem}.md" for stem in stems]
         for file in files:
             context.tracker.log_artifact(context.run_key, str(context.output / file))
         return {"report": str(context.output / _PAGE), "files": files}

@@ -148,7 +148,7 @@ class Stage(_base.Stage):
             model=_scored(model, context.storage),
             student=None if student is None else _scored(student, context.storage),
             corpus=tuple(corpus),
-            task=config.task.dump(),
+            task=config.task,
             seed=context.seed,
             max_rows=config.max_rows,
             batch_size=config.batch_size,

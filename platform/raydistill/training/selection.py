@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import TrainingConfig
-from raydistill.data import mirror
-from raydistill.training import checkpoint_folder
+from raydistill.data.storages import storage_at
 from raydistill.user_error import UserError
 
 METHOD, TASK = "validation/", "eval/"
@@ -145,12 +145,12 @@ def best_folder(output: Path, step: int) -> Path:
 def prune_best(output: Path, keep: Iterable[int | None]) -> None:
     """Delete the kept students of all other steps."""
     wanted = {best_folder(output, step) for step in keep if step is not None}
-    for folder in mirror.subfolders(output):
+    for folder in storage_at(output).subfolders():
         if folder.name.startswith(_FOLDER) and folder not in wanted:
-            mirror.remove(folder)
+            storage_at(folder).remove()
 
 
 def replace_by_copy(target: Path, source: Path) -> None:
     """Make ``target`` a copy of a folder; it is never half-written."""
-    shutil.copytree(source, checkpoint_folder.start_partial(target), dirs_exist_ok=True)
-    checkpoint_folder.finish(target)
+    with atomic_folder(target) as made:
+        shutil.copytree(source, made, dirs_exist_ok=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.cluster.resources import data_task_cpus
-from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
 from raydistill.data.stream import FeedSpec, feed, validation_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
@@ -346,7 +346,7 @@ class Loop:
         position.saved_bests = known[-self.spec.training.save_total_limit - 1 :]
         self._teacher_metric()
         if self.rank == 0:
-            mirror.publish(self.output / HISTORY)
+            storage_at(self.output / HISTORY).publish()
         self.session.save(self.engine, position.metrics, {"position": asdict(position)})
         self._prune_best()
         self._pace.exclude(time.perf_counter() - start)
@@ -362,11 +362,11 @@ class Loop:
         if self.rank == 0:
             result = self._result(delivers_best=delivers_best)
             if delivers_best:
-                replace_by_copy(Path(result.student), mirror.fetch(result.best))
-                mirror.publish(Path(result.student))
+                replace_by_copy(Path(result.student), storage_at(result.best).fetch())
+                storage_at(Path(result.student)).publish()
             for sentence in filter(None, (result.stopped, result.note)):
                 self.board.post.remote(Record(position.step, self.last_step, {}, 0.0, note=sentence))
-            mirror.publish(self.output / HISTORY)
+            storage_at(self.output / HISTORY).publish()
             result.write(self.output)
 
     def _result(self, *, delivers_best: bool) -> TrainResult:

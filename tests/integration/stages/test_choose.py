@@ -10,7 +10,7 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages import choose
 from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
-from raydistill.tracking.tracker import MemoryTracker
+from toys.tracker import MemoryTracker
 
 KEY = "toy/best"
 FIGURES = {(0, 1): 0.70, (0, 2): 0.72, (50, 1): 0.80, (50, 2): 0.66, (90, 1): 0.71, (90, 2): 0.77}

@@ -12,10 +12,10 @@ from raydistill.evaluation import evaluate_models
 from raydistill.stages import evaluate
 from raydistill.stages._base import CorpusFacts, Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.tasks import classification
-from raydistill.tracking.tracker import MemoryTracker
 from toys.classifiers import CLASSES, CLASSIFIERS
 from toys.corpus import VOCABULARY, random_rows, write_corpus
 from toys.models import toy_bert, toy_distilbert
+from toys.tracker import MemoryTracker
 
 KEY = "toy/evaluate"
 MODELS = {"student": "distill", "student before": "distill@initial", "again": "distill@initial"}

@@ -12,7 +12,7 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages import report
 from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
-from raydistill.tracking.tracker import MemoryTracker
+from toys.tracker import MemoryTracker
 
 KEY = "toy/report"
 EARLIER = {

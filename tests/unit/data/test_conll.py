@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 from raydistill.data.sources import _files
 
 TEXT = (
@@ -22,9 +22,9 @@ SENTENCES = [
 
 
 def read_all(path, **options) -> list[dict]:
-    source = parser("raydistill.data.sources")({"name": "conll", "path": str(path), **options})
-    items = source.module.items(source.config)
-    return [dict(example) for item in items for example in source.module.read(source.config, item)]
+    source = SourceSpec.parse({"name": "conll", "path": str(path), **options})
+    items = source.items()
+    return [dict(example) for item in items for example in source.read(item)]
 
 
 def write(tmp_path, content: str):
@@ -105,6 +105,6 @@ def test_a_member_of_a_wheel_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     options = {"package": "tagged==1.0", "sha256": digest, "members": "tagged/en/*.txt"}
-    source = parser("raydistill.data.sources")({"name": "conll", **options})
-    (item,) = source.module.items(source.config)
-    assert list(source.module.read(source.config, item)) == SENTENCES
+    source = SourceSpec.parse({"name": "conll", **options})
+    (item,) = source.items()
+    assert list(source.read(item)) == SENTENCES

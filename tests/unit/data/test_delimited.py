@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 from raydistill.data.sources import _files
 
 QQP = (
@@ -26,12 +26,8 @@ def section(path, **options) -> dict:
 
 
 def read_all(options: dict) -> list[dict]:
-    source = parser("raydistill.data.sources")(options)
-    return [
-        dict(example)
-        for item in source.module.items(source.config)
-        for example in source.module.read(source.config, item)
-    ]
+    source = SourceSpec.parse(options)
+    return [dict(example) for item in source.items() for example in source.read(item)]
 
 
 def write(tmp_path, content: str, name: str = "a.tsv"):
@@ -241,7 +237,7 @@ def test_truth_values_and_whole_numbers_match_labels_however_they_are_written(tm
     path = write(tmp_path, "".join(f'{{"text": "t", "label": {one}}}\n' for one in raw), "a.jsonl")
     options = section(path, label="label", labels=labels)
     assert "".join(one["label"] for one in read_all(options)) == expected
-    resolved = parser("raydistill.data.sources")(options).dump()
+    resolved = SourceSpec.parse(options).dump()
     assert "".join(one["label"] for one in read_all(resolved)) == expected
 
 
@@ -274,9 +270,9 @@ def test_a_score_that_is_no_number_and_a_label_without_name_are_refused_by_line(
     ],
 )
 def test_options_that_do_not_fit_the_file_are_refused_when_it_is_listed(tmp_path, options, message):
-    source = parser("raydistill.data.sources")(section(write(tmp_path, "text\tn\tn\n"), **options))
+    source = SourceSpec.parse(section(write(tmp_path, "text\tn\tn\n"), **options))
     with pytest.raises(ValueError, match=message):
-        source.module.items(source.config)
+        source.items()
 
 
 def test_a_format_that_the_ending_does_not_tell_has_to_be_given(tmp_path):
@@ -301,7 +297,7 @@ def test_a_format_that_the_ending_does_not_tell_has_to_be_given(tmp_path):
 )
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ValidationError) as caught:
-        parser("raydistill.data.sources")(section("a.csv", **options))
+        SourceSpec.parse(section("a.csv", **options))
     lines = error_lines(caught.value)
     assert any(message in line for line in lines), lines
     assert not any("valid" in line for line in lines), "of the kinds of label one is meant"

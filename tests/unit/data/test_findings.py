@@ -16,7 +16,7 @@ from raydistill.data.input_splits import WeightedSource
 from raydistill.data.sources import _files
 from raydistill.stages._base import StageContext
 from raydistill.stages.binarize import _tell
-from raydistill.tracking.tracker import MemoryTracker
+from toys.tracker import MemoryTracker
 from toys.words import make_tokenizer
 
 CLASSES = {"name": "classification", "labels": ["red", "green", "blue"], "max_length": 20}

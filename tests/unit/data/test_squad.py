@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 
 CONTEXT = "Z\u00fcrich is a city. It is old."
 EXAMPLE = {
@@ -26,9 +26,9 @@ def question(name="a", answers=(("Z\u00fcrich", 0), ("city", 12)), **more):
 def read_all(folder, content) -> list[dict]:
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / "dev.json").write_text(text, encoding="utf-8")
-    source = parser("raydistill.data.sources")({"name": "squad", "path": str(folder / "dev.json")})
-    items = source.module.items(source.config)
-    return [dict(example) for item in items for example in source.module.read(source.config, item)]
+    source = SourceSpec.parse({"name": "squad", "path": str(folder / "dev.json")})
+    items = source.items()
+    return [dict(example) for item in items for example in source.read(item)]
 
 
 def test_the_nested_form_gives_each_question_with_its_context_and_all_answers(tmp_path):

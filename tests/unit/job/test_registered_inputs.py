@@ -8,7 +8,7 @@ from raydistill.job import preflight, record
 from raydistill.job.load import Job, load_job
 from raydistill.job.run import JobResult, Runner
 from raydistill.stages._base import Input
-from raydistill.tracking.tracker import MemoryTracker
+from toys.tracker import MemoryTracker
 
 REFERENCE = "models:/student@candidate"
 

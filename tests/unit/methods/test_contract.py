@@ -84,6 +84,9 @@ CASES = {
         ({}, [*SEQUENCES, "distilbert_classes", "bert_tokens", "bert_spans"]),
         ({"alpha": 0.3, "temperature": 2.0, "reduction": "mean"}, ["roberta_classes", "gpt2_classes"]),
         ({"alpha": 1.0}, ["bert_classes"]),
+        ({"divergence": "jsd"}, ["distilbert", "bert_classes"]),
+        ({"divergence": "reverse_kl", "temperature": 2.0}, ["gpt2", "llama"]),
+        ({"divergence": "skew_kl", "positions": "masked"}, ["roberta"]),
     ],
     "dynamic_teacher": [
         ({}, ["bert_classes"]),

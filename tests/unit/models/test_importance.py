@@ -20,10 +20,9 @@ from raydistill.models.importance import (
 )
 from raydistill.models.kept_units import num_neurons
 from raydistill.models.predictions import predict
-from raydistill.models.unit_masks import head_and_neuron_masks
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
 from toys.models import pad_further
-from toys.stark import published_batch, published_model
+from toys.stark import head_and_neuron_masks, published_batch, published_model
 
 HEAD = "sequence_classification"
 KINDS = {

@@ -3,7 +3,7 @@
 import pytest
 from transformers import BertConfig, GPT2Config, RobertaConfig
 
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus_building import _with_max_length
 from raydistill.models.load import load_tokenizer
@@ -21,7 +21,7 @@ MODELS = [
 def test_the_longest_row_is_what_the_model_has_positions_for(tmp_path, model, longest):
     toy_tokenizer().save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
-    encoding = parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm"})
+    encoding = EncodingSpec.parse({"name": "mlm"})
     assert _with_max_length(encoding, load_tokenizer(tmp_path), tmp_path).config.max_length == longest
     config = {"kind": "binarize", "tokenizer": str(tmp_path), "source": {"name": "text", "path": "a.txt"}}
     forecast = Stage("corpus", Config.model_validate(config)).plan(ScalingConfig(), {})

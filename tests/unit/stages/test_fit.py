@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import BertConfig, GPT2Config, RobertaConfig
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ScalingConfig, StudentConfig, TrainingConfig
 from raydistill.stages import _models, _student, _training_plan
 from raydistill.stages._base import CorpusFacts
@@ -51,7 +51,7 @@ def test_a_gpt2s_positions_are_found_under_their_own_name():
 
 @pytest.mark.parametrize(("pairing", "is_refused"), [("in_batch", True), ("corpus", False)])
 def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, is_refused):
-    method = parser("raydistill.methods")({"name": "causal", "mapping": "middle_6", "pairing": pairing})
+    method = MethodSpec.parse({"name": "causal", "mapping": "middle_6", "pairing": pairing})
     training = TrainingConfig(batch_size=7, micro_batch_size=2)
     config = SimpleNamespace(method=method, training=training)
     corpus = SimpleNamespace(rows=700)
@@ -72,7 +72,7 @@ def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, i
     ],
 )
 def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refused):
-    method = parser("raydistill.methods")("finetune")
+    method = MethodSpec.parse("finetune")
     config = SimpleNamespace(method=method, training=TrainingConfig(batch_size=7, micro_batch_size=2))
     scaling = ScalingConfig(num_workers=5, min_workers=fewest)
     if refused is None:

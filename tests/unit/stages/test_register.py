@@ -11,8 +11,8 @@ from raydistill.registry.student import FiguresRow, rows_of
 from raydistill.stages import _lineage
 from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.stages.register import Config, Stage
-from raydistill.tracking.tracker import MemoryTracker
 from toys.checkpoint import save_student
+from toys.tracker import MemoryTracker
 
 LOSSES = {1: 3.0, 2: 2.0, 3: 4.0}
 

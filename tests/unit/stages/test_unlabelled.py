@@ -144,7 +144,7 @@ def test_batches_without_labels_are_learned_from_and_scored_as_far_as_they_can(
     write_parts(tmp_path, folder)
     section = config_of(folder, method).method
     student, teacher = (load_model(folder / name, head=HEAD, labels=CLASSES) for name in ("large", "teacher"))
-    distiller = section.module.Method(section.config, student, [teacher])
+    distiller = section.build(student, [teacher])
     losses, found = [], []
     for part in BOTH:
         spec = FeedSpec.make(str(tmp_path / part), {"name": "classification"}, section, seed=0)

