@@ -15,6 +15,7 @@ SOURCES = ROOT / "platform"
 TESTS = ROOT / "tests"
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("commands",),
     ("search",),
@@ -27,7 +28,7 @@ LAYERS = (
     ("config",),
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim"),
-    ("batch", "layout", "draws", "discovery", "json_file", "locks", "environment", "store_paths"),
+    ("batch", "layout", "draws", "discovery", "json_file", "locks", "environment", "store_paths", "threads"),
     ("user_error",),
 )
 """Parts of the package from top to bottom; a part imports itself and the layers below its own."""

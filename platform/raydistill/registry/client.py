@@ -15,6 +15,7 @@ from raydistill.discovery import unknown_choice
 from raydistill.registry.card import model_card
 from raydistill.registry.reference import SCHEME, ModelReference
 from raydistill.registry.student import FIGURES_TAG, RegisteredStudent, StudentVersion
+from raydistill.store_paths import at_home
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
@@ -199,7 +200,7 @@ def _checkpoint_in(root: Path, reference: str) -> Path:
 def registry_uri(storage: Path | None, tracking_uri: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The store that a command means: a URI, a job's storage folder, ``MLFLOW_TRACKING_URI``, or ``runs``."""
     given = tracking_uri or (None if storage else environment.get("MLFLOW_TRACKING_URI"))
-    return given or f"{_SQLITE}{(storage or Path('runs')).expanduser().absolute() / 'mlflow.db'}"
+    return given or f"{_SQLITE}{at_home(storage or 'runs').absolute() / 'mlflow.db'}"
 
 
 def _check_there(uri: str, where: str) -> None:

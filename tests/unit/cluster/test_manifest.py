@@ -82,7 +82,7 @@ def test_code_from_elsewhere_goes_into_the_runtime_environment():
     environment = yaml.safe_load(spec["runtimeEnvYAML"])
     assert environment["py_modules"] == ["https://files.example/raydistill.zip"]
     assert environment["env_vars"]["HF_TOKEN"] == "x"
-    assert spec["entrypoint"].startswith("python -m raydistill.cli run")
+    assert spec["entrypoint"].startswith("python -m raydistill run")
     assert "py_modules" not in yaml.safe_load(documents()[1]["spec"]["runtimeEnvYAML"])
 
 
