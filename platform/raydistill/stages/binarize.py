@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,6 +11,7 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
 from raydistill.data.corpus_building import binarize, check_new
+from raydistill.data.findings import Finding
 from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
 from raydistill.data.teacher_tokenizers import further_columns
@@ -203,7 +205,17 @@ class Stage(_base.Stage):
             rows_per_shard=self.config.rows_per_shard,
             seed=context.seed,
             parallel=context.parallel,
+            tell=partial(_tell, context),
         )
+
+
+def _tell(context: _base.StageContext, findings: Sequence[Finding]) -> None:
+    """Print and track what was left out of a corpus, and what of the rest looks wrong."""
+    lines = [f"{'warning: ' if one.is_warning else ''}{one.text}" for one in findings]
+    for line in lines:
+        context.echo(line)
+    context.tracker.log_metrics(context.run_key, {one.metric: one.number for one in findings if one.metric}, 0)
+    context.tracker.log_text(context.run_key, "".join(f"{line}\n" for line in lines), "findings.txt")
 
 
 def _listed(source: SourceSpec) -> dict[str, str]:

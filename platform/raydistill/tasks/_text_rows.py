@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydistill.tasks._base import Column
+from raydistill.tasks._base import SHORT, UNKNOWN, Column, Rows
 from raydistill.tasks._tokenizing import length_limit, plain_backend
 from raydistill.user_error import UserError
 
@@ -70,12 +70,13 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig, ends: Ends) -> list[Row]:
     """What ``cut`` does, with other special tokens at the ends of a row."""
     limit = length_limit(tokenizer, config.max_length)
-    parts: list[Row] = []
-    for row in whole_rows(examples, tokenizer, ends):
+    parts = Rows()
+    for number, row in enumerate(whole_rows(examples, tokenizer, ends)):
         if len(row) <= limit:
             parts.append(row)
         else:
             parts.extend(split_long(row, max_length=limit, cls_id=ends.first, sep_id=ends.last))
+        parts.example_of.extend([number] * (len(parts) - len(parts.example_of)))
     return parts
 
 
@@ -137,8 +138,8 @@ def drop_reasons(rows: Sequence[Row], tokenizer: Any, config: EncodeConfig) -> l
         before = np.concatenate([[0], np.cumsum(are_unknown)])
         ends = np.cumsum(lengths)
         num_unknown = before[ends] - before[ends - lengths]
-        reasons[num_unknown >= config.max_unknown * lengths] = "unknown"
-    reasons[lengths < config.min_length] = "short"
+        reasons[num_unknown >= config.max_unknown * lengths] = UNKNOWN
+    reasons[lengths < config.min_length] = SHORT
     return list(reasons)
 
 

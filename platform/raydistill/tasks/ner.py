@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from raydistill.batch import Batch
 from raydistill.models.predictions import predict
-from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._base import NO_WORD, Column, LabelledRow, TaskBase
 from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics, entity_types
 from raydistill.tasks._packed import pack, unpack
 from raydistill.tasks._row_scores import SEEN, by_row, seen_rows
@@ -109,7 +109,7 @@ def _row(encoding: Any, tags: NDArray[np.int16], backend: Any, room: int) -> Lab
 def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
     """Rows that have only special tokens are left out."""
     least = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
-    return [None if len(row) > least else "no word" for row in rows]
+    return [None if len(row) > least else NO_WORD for row in rows]
 
 
 class Task(TaskBase):

@@ -4,7 +4,7 @@ import pytest
 
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Item
-from raydistill.data.sources._lines import Lines, check_charset, split_texts
+from raydistill.data.sources._lines import Lines, check_charset, numbered_texts
 
 TEXT = "\ufeffa\u00e4\u20ac\U0001f600 b\r\n \u00a0\n\n\ncd\nefg\n \n\u2028h\x85i\n\x0c\n\n\ufeffjk\u00e4"
 
@@ -14,7 +14,7 @@ def texts_of(content: bytes, ranges: list[tuple[int, int]], unit: str, charset: 
     for start, stop in ranges:
         item = Item("a.txt", "", start, stop)
         lines = Lines(io.BytesIO(content), item, charset=charset, paragraphs=unit == "paragraph")
-        found += split_texts(lines, unit)
+        found += [text for _, text in numbered_texts(lines, unit)]
     return found
 
 
@@ -22,7 +22,7 @@ def texts_of(content: bytes, ranges: list[tuple[int, int]], unit: str, charset: 
 @pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "latin-1", "cp1252"])
 def test_ranges_of_any_size_give_the_texts_of_the_whole_file(unit, charset):
     content = TEXT.encode(charset, errors="replace")
-    whole = list(split_texts([content.decode(charset)], unit))
+    whole = [text for _, text in numbered_texts([content.decode(charset)], unit)]
     assert len(whole) >= 4
     assert texts_of(content, [(0, 0)], unit, charset) == whole
     for size in range(1, len(content) + 2):

@@ -68,10 +68,12 @@ def list_members(archive: Path, pattern: str, *, exclude: Iterable[str] = ()) ->
 def _matching(archive: Path, inside: tuple[str, ...], pattern: str) -> Iterator[str]:
     """Names below the container that the member names ``inside`` lead to, each in turn nested in the one before."""
     outer, _, inner = pattern.partition(NESTED)
-    for name in _container(archive, inside).names:
-        if _matches(name, outer) and inner:
+    names = _container(archive, inside).names
+    named = [name for name in names if outer in (name, name.partition("/")[2])]
+    for name in named or [name for name in names if _matches(name, outer)]:
+        if inner:
             yield from (f"{name}{NESTED}{below}" for below in _matching(archive, (*inside, name), inner))
-        elif _matches(name, outer):
+        else:
             yield name
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 from raydistill.data.published import archives
 from raydistill.data.sources._base import Item
+from raydistill.data.sources._lines import HEAD_BYTES, ends_with_returns
 from raydistill.data.storage import Folder, glob_files
 from raydistill.user_error import UserError
 
@@ -59,12 +60,18 @@ def list_items(files: FileSet) -> list[Item]:
 
 
 def in_ranges(file: Item) -> list[Item]:
-    """Ranges of bytes of a large file, for ``Lines`` to read; a package's member or a packed file stays whole."""
+    """Ranges of bytes of a large file, for ``Lines`` to read.
+
+    A package's member stays whole, and a file that is packed or has no newlines.
+    """
     if file.local_copy or is_packed(file.name):
         return [file]
     size = _size(file.name)
     if size <= RANGE_BYTES:
         return [file]
+    with Folder(file.name).open_input("") as stream:
+        if ends_with_returns(stream.read(HEAD_BYTES)):
+            return [file]
     starts = range(0, size, RANGE_BYTES)
     return [Item(file.name, file.fingerprint, start, min(start + RANGE_BYTES, size)) for start in starts]
 
