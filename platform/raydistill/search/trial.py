@@ -23,7 +23,7 @@ from raydistill.training.history import read_history
 from raydistill.training.in_process import train_here
 from raydistill.training.session import SaveState
 from raydistill.training.trainer import CHECKPOINTS, train
-from raydistill.user_error import UserError, user_error_of
+from raydistill.user_error import UserError, said, user_error_of
 
 _POLL_S = 0.5
 
@@ -257,7 +257,4 @@ class _TrialRun:
 
 def _one_line(error: BaseException) -> str:
     refusal = user_error_of(error)
-    if refusal is not None:
-        return "; ".join(refusal.lines)
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return said(error) if refusal is None else "; ".join(refusal.lines)
