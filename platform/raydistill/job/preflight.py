@@ -1,8 +1,10 @@
 """What can go wrong is found before any cluster time is spent."""
 
+import difflib
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +53,7 @@ def check_job(job: Job) -> list[Preview]:
             cluster.check_resources(scaling)
             decisions = run.stage.plan(scaling, _inputs(job, run, made))
         except (UserError, ValidationError) as error:
-            problems += error_lines(error, source=f"stages.{name}")
+            problems += _with_close_names(error_lines(error, source=f"stages.{name}"), run, [*made])
             # What builds on a stage that cannot run would only repeat its problem.
             break
         made[name] = _made(decisions, records[name])
@@ -59,6 +61,18 @@ def check_job(job: Job) -> list[Preview]:
     if problems:
         raise UserError(problems)
     return previews
+
+
+def _with_close_names(lines: list[str], run: StageRun, earlier: Sequence[str]) -> list[str]:
+    """The same lines; one about a reference that leads nowhere offers the earlier stage of the closest name."""
+    found = []
+    for line in lines:
+        for reference in run.stage.references().values():
+            close = difflib.get_close_matches(reference, earlier, n=1)
+            if close and reference not in earlier and repr(reference) in line and not os.path.exists(reference):
+                line += f"; did you mean the stage {close[0]!r}?"
+        found.append(line)
+    return found
 
 
 def _inputs(job: Job, run: StageRun, made: Mapping[str, Input]) -> Inputs:

@@ -8,7 +8,7 @@ import torch
 
 from raydistill.models.blocks import family_of
 from raydistill.models.kept_units import kept_of
-from raydistill.models.load import check_family, load_config, model_class, tensor_names, weight_files
+from raydistill.models.load import check_family, load_config, model_class, reading, tensor_names, weight_files
 from raydistill.models.small_shapes import shrink
 from raydistill.models.stored_tensors import own_names
 from raydistill.user_error import UserError
@@ -42,7 +42,7 @@ def max_length(config: Any) -> int:
 
 def num_parameters(config: Any, *, head: str) -> int:
     """Parameters of a model with this configuration and head, tied ones once; allocates none."""
-    with torch.device("meta"):
+    with torch.device("meta"), reading("the model's configuration describes no model"):
         model = model_class(head).from_config(config)
     kept = kept_of(config)
     if kept is not None:

@@ -1,6 +1,5 @@
 """Checkpoints with a pickled file of weights, as they were published for years, to safetensors."""
 
-import pickle
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from torch import Tensor
 from raydistill.models.classes import with_classes
 from raydistill.models.load import load_config
 from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, said
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 """What transformers called the file of weights before safetensors."""
@@ -69,9 +68,9 @@ def _named(config: Any, labels: Sequence[str]) -> Any:
 def _tensors(file: Path) -> Mapping[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
+    except Exception as error:
+        # A file that is none can make torch and pickle raise anything.
+        raise UserError(f"{str(file)!r} is no file of tensors ({said(error)}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")
     return found
