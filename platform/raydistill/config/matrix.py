@@ -110,6 +110,6 @@ def joined(left: Sequence[Assignment], right: Sequence[Assignment]) -> list[Assi
         for second in right
         if all(first[key] == second[key] for key in first.keys() & second.keys())
     )
-    found = list(itertools.islice(pairs, MAX_RUNS + 1))
+    found: list[Assignment] = list(itertools.islice(pairs, MAX_RUNS + 1))
     _check_number(len(found))
     return found

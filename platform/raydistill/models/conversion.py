@@ -69,8 +69,10 @@ def _tensors(file: Path) -> Mapping[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # A file that is none can make torch and pickle raise anything.
-        raise UserError(f"{str(file)!r} is no file of tensors ({said(error)}); fetch the checkpoint again") from None
+        # A file that is none can make torch and pickle raise anything; torch's own advice, which comes first, is to run
+        # what the file holds.
+        reason = said(ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]))
+        raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")
     return found
