@@ -13,7 +13,7 @@ from torch import Tensor
 from raydistill.models.classes import with_classes
 from raydistill.models.load import load_config
 from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
-from raydistill.user_error import UserError, said
+from raydistill.user_error import UserError
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 """What transformers called the file of weights before safetensors."""
@@ -71,7 +71,8 @@ def _tensors(file: Path) -> Mapping[str, Tensor]:
     except Exception as error:
         # A file that is none can make torch and pickle raise anything; torch's own advice, which comes first, is to run
         # what the file holds.
-        reason = said(ValueError(str(error).rpartition("WeightsUnpickler error: ")[2]))
+        text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        reason = text.partition("\n")[0] or type(error).__name__
         raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")
