@@ -108,7 +108,7 @@ def test_every_command_shows_an_example_in_its_help(command):
 )
 def test_help_and_lists_import_nothing_heavy_and_take_less_than_a_second(arguments):
     code = (
-        "import sys\nfrom raydistill.cli import main\nsys.argv = ['raydistill', *sys.argv[1:]]\n"
+        "import sys\nfrom raydistill.__main__ import main\nsys.argv = ['raydistill', *sys.argv[1:]]\n"
         "try:\n    main()\nfinally:\n"
         f"    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )

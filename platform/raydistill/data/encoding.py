@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.config.named import EncodingSpec, SourceSpec
+from raydistill.data.examples import examples_of, placed_in
 from raydistill.data.findings import Met, met_in
 from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
@@ -171,7 +172,7 @@ def _columns(recipe: Recipe, part: int) -> dict[str, Column]:
 
 def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
     encoders = {part: _Encoder(recipe, part) for part in split.parts}
-    examples = iter(recipe.sources[split.source].read(split.item))
+    examples = examples_of(recipe.sources[split.source], split.item)
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
         if not block:
@@ -182,7 +183,11 @@ def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]
         place = Place(split.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():
-                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, encoders[part])
+                entered = [block[index] for index in np.flatnonzero(chosen)]
+                texts = [example for example in entered if DROPPED not in example]
+                with placed_in(split.item, texts, encoders[part].cut):
+                    made = _encoded(entered, texts, place, encoders[part])
+                yield made
 
 
 class _Encoder:
@@ -219,8 +224,8 @@ class _Encoder:
         return self._encoding.drop_reasons(rows, self._tokenizer)
 
 
-def _encoded(examples: list[Example], place: Place, encoder: _Encoder) -> Block:
-    texts = [example for example in examples if DROPPED not in example]
+def _encoded(examples: list[Example], texts: list[Example], place: Place, encoder: _Encoder) -> Block:
+    """A block of examples, of which ``texts`` are those that their source kept."""
     rows, of_rows, example_of = encoder.cut(texts)
     reasons = encoder.drop_reasons(rows)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]

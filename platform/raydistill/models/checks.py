@@ -14,6 +14,7 @@ from raydistill.models.load import (
     check_shards,
     load_config,
     model_class,
+    reading,
     tensor_names,
     tensor_shapes,
     weight_files,
@@ -85,7 +86,7 @@ def longest_row(folder: str | Path) -> int:
 
 def num_parameters(config: Any, *, head: str) -> int:
     """Parameters of a model with this configuration and head, tied ones once; allocates none."""
-    with torch.device("meta"):
+    with torch.device("meta"), reading("the model's configuration describes no model"):
         model = model_class(head).from_config(config)
     kept = kept_of(config)
     if kept is not None:

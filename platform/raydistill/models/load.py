@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from raydistill.discovery import unknown_choice
 from raydistill.models.blocks import families, family_of
 from raydistill.models.classes import Names, class_order, keep_classes, redraw_classes, reorder_classes, with_classes
 from raydistill.models.heads import CLASSIFIERS as CLASSIFIERS
@@ -21,7 +22,7 @@ from raydistill.models.heads import model_class as model_class
 from raydistill.models.heads import stored_head as stored_head
 from raydistill.models.kept_units import kept_of
 from raydistill.models.stored_tensors import PRUNED_WEIGHTS, WEIGHTS, is_published, open_tensors
-from raydistill.user_error import UserError, placed
+from raydistill.user_error import UserError, placed, said
 
 _DROPOUT_FIELDS = (
     "dropout",
@@ -49,6 +50,8 @@ _DROPOUT_FIELDS = (
     "decoder_layerdrop",
 )
 _STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_ACTIVATIONS = ("hidden_act", "activation", "activation_function")
+"""Keys of a configuration that name a function, by family."""
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
 
@@ -134,10 +137,27 @@ def load_config(folder: str | Path) -> Any:
     """The transformers configuration in a checkpoint folder; raises ValueError when there is none."""
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{str(folder)!r} is no checkpoint: it has no config.json")
+    with reading(f"{str(folder)!r} is no checkpoint that transformers knows"):
+        config = AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
+    # Here, since it looks for libraries that the pure half does without.
+    from transformers.activations import ACT2FN
+
+    for key in _ACTIVATIONS:
+        name = getattr(config, key, None)
+        if isinstance(name, str) and name not in ACT2FN:
+            raise UserError(f"{str(folder)!r}: {unknown_choice(key, name, sorted(ACT2FN))}")
+    return config
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Whatever a library raises over a checkpoint's files, which are all that it reads, shows ``what``."""
     try:
-        return AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{str(folder)!r} is no checkpoint that transformers knows: {_first_line(error)}") from None
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({said(error)}); correct its files, or fetch it again") from None
 
 
 def with_dropout(config: Any, dropout: float) -> Any:
@@ -202,7 +222,8 @@ def load_model(
         config = with_dropout(config, dropout)
     with _quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = _opened(folder, config, head=head, dtype=dtype)
+        with reading(f"{str(folder)!r} is no {head} that transformers can open"):
+            model, info = _opened(folder, config, head=head, dtype=dtype)
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
     if order is None:
         redraw_classes(model, head, seed=seed)
@@ -283,11 +304,8 @@ def load_tokenizer(folder: str | Path) -> Any:
     # Without any file transformers makes a tokenizer of the special tokens alone.
     if not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(f"{str(folder)!r} has no tokenizer; add its {' or '.join(_TOKENIZER_FILES)}")
-    try:
+    with reading(f"{str(folder)!r} has no tokenizer that transformers can load"):
         tokenizer = _tokenizer_in(Path(folder))
-    except (ValueError, OSError, KeyError) as error:
-        reason = _first_line(error)
-        raise UserError(f"{str(folder)!r} has no tokenizer that transformers can load: {reason}") from None
     if not tokenizer.is_fast:
         raise UserError(f"{str(folder)!r} has no fast tokenizer; add its tokenizer.json")
     return tokenizer
@@ -314,7 +332,3 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         # A model this small is never cut into several files.
         (Path(folder) / WEIGHTS).rename(Path(folder) / PRUNED_WEIGHTS)
     tokenizer.save_pretrained(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

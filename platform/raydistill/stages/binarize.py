@@ -11,6 +11,7 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
 from raydistill.data.corpus_building import binarize, check_new
+from raydistill.data.examples import examples_of, placed_in
 from raydistill.data.findings import Finding
 from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
@@ -191,9 +192,11 @@ class Stage(_base.Stage):
                 items = source.items()
                 if not items:
                     raise UserError("has no rows")
-                examples = itertools.islice(source.read(items[0]), _TRIED)
+                examples = itertools.islice(examples_of(source, items[0]), _TRIED)
                 kept = [example for example in examples if DROPPED not in example]
-                encoding.cut(kept, tokenizer)
+                cut = partial(encoding.cut, tokenizer=tokenizer)
+                with placed_in(items[0], kept, cut):
+                    cut(kept)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         return binarize(

@@ -149,7 +149,7 @@ def test_files_with_quoting_are_not_cut(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", ['text\n"one"x\n', 'text\n"one\ntwo\n'])
 def test_a_stray_quote_is_refused_by_file_and_line(tmp_path, content):
-    with pytest.raises(ValueError, match=r"a\.csv line [23] is no CSV: .* quoting: none$"):
+    with pytest.raises(ValueError, match=r"a\.csv line 2 (is no CSV: .*|opens a quote .*) quoting: none$"):
         read_all(section(write(tmp_path, content, "a.csv")))
 
 

@@ -20,7 +20,7 @@ from raydistill.config.sections import PackageRef
 from raydistill.data.published.package_index import download
 from raydistill.data.storage import glob_regex
 from raydistill.store_paths import cache_folder
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, said
 
 NESTED = "!/"
 _SHOWN_MEMBERS = 5
@@ -145,7 +145,11 @@ class _Container:
         if name not in self.names:
             raise UserError(f"the archive has no member {name!r}; it has {_some(self.names)}")
         if isinstance(self._archive, zipfile.ZipFile):
-            return self._archive.open(name)
+            try:
+                return self._archive.open(name)
+            except (RuntimeError, NotImplementedError) as error:
+                # Encrypted, or packed in a way that zipfile does not know.
+                raise UserError(f"the member {name!r} cannot be read ({said(error)}); give an open archive") from None
         return cast(IO[bytes], self._archive.extractfile(name))
 
 

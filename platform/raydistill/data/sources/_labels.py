@@ -80,9 +80,10 @@ def class_of_name(names: Mapping[RawLabel, str | None], raw: Any) -> str | None:
 def plain_label(raw: Any) -> str | int | float:
     """A raw label as it stands; raises ValueError for a blank one and for what is no text, number or truth value."""
     if not isinstance(raw, str | int | float) or raw == "" or (isinstance(raw, float) and not math.isfinite(raw)):
-        raise UserError(f"has the label {raw!r}; give a text or a number, or leave label out")
+        raise UserError(f"has the label {raw!r}; store a text, an integer or a float, or leave label out")
     return raw
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A label as a configuration would write it; dates and decimals, which JSON does not have, as they print."""
+    return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')

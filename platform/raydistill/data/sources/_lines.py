@@ -49,12 +49,14 @@ class Lines:
         # Ranges are of files whose lines end with a newline.
         if not item.stop:
             self._stream = _with_newlines(self._stream)
-        self._begin = self._count = 0
+        self._begin = 0
+        self.number = 0
+        """Of the line that came last, from 1, in the part that is read."""
 
     def __iter__(self) -> Iterator[str]:
         is_marked = codecs.lookup(self._codec).name == "utf-8-sig"
         for position, raw in self._raw_lines():
-            self._count += 1
+            self.number += 1
             # Only a file's first bytes are a mark; later ones are a character of the text.
             codec = "utf-8" if is_marked and position else self._codec
             try:
@@ -71,11 +73,11 @@ class Lines:
             self._stream.seek(0)
             before = newlines(self._stream, self._begin)
             self._stream.seek(position)
-        return f"{self._item.name} line {before + self._count}"
+        return f"{self._item.name} line {before + self.number}"
 
     def where(self, number: int = 0) -> Where:
         """Where the line of this number stands, by default the one that came last."""
-        return Where(self._item.name, "line", number or self._count, self._begin)
+        return Where(self._item.name, "line", number or self.number, self._begin)
 
     def _after_newline(self, position: int) -> int:
         """Go behind the next newline and return the place; not beyond the range, where a line may go on for long."""

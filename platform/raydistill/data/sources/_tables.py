@@ -79,6 +79,8 @@ def check_schema(columns: Columns, schema: pa.Schema, place: str) -> None:
         if column not in schema.names:
             choices = ", ".join(schema.names)
             raise UserError(f"{role} is {column!r}, which {place} does not have; choices: {choices}")
+        if schema.names.count(column) > 1:
+            raise UserError(f"{role} is {column!r}, a name that {schema.names.count(column)} columns of {place} have")
         kind = schema.field(column).type
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
         if role in _OF_STRINGS and not (pa.types.is_string(values) or pa.types.is_large_string(values)):

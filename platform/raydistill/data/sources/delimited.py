@@ -1,7 +1,6 @@
 """Rows of CSV, TSV and JSON-lines files: texts, pairs of texts and labels, from files or members of a package."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -10,10 +9,12 @@ from typing import Any, Literal
 from raydistill.data.sources import _files, _lines, _tables
 from raydistill.data.sources._base import DROPPED, Example, Item, Placed
 from raydistill.data.sources._labels import Column, Label, RawLabel, Scores
+from raydistill.data.sources._reading import json_value
 from raydistill.user_error import UserError
 
 _LONGEST_FIELD = 2**31 - 1
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_ARRAY = "starts a JSON array; write its objects one a line, as `jq -c '.[]' FILE` does"
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -178,11 +179,15 @@ def _records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[s
         return
     reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
     while True:
+        first = lines.number + 1
         # The limit is one of the whole process, so it is raised for the time of one record.
         limit = csv.field_size_limit(_LONGEST_FIELD)
         try:
             record = next(reader, None)
         except csv.Error as error:
+            if "unexpected end" in str(error):
+                place = f"{item.name} line {first}"
+                raise UserError(f"{place} opens a quote that is never closed; close it, or set quoting: none") from None
             raise UserError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
@@ -242,11 +247,12 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
 
 def _json_object(line: str, lines: _lines.Lines) -> dict[Any, Any]:
     try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{lines.place()} is no JSON: {error}") from None
+        values, problem = json_value(line), f"is no JSON object with keys, but {line.strip()[:40]!r}"
+    except UserError as error:
+        values, problem = None, f"{error}; each line is one JSON object"
     if not isinstance(values, dict):
-        raise UserError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
+        is_array = line.startswith("[") and lines.where()[2:] == (1, 0)
+        raise UserError(f"{lines.place()} {_ARRAY if is_array else problem}")
     return values
 
 

@@ -1,6 +1,5 @@
 """Questions about texts, with answers that are pieces of these, from files of SQuAD's form."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Example, Item, Placed, Where
 from raydistill.data.sources._questions import question_example
+from raydistill.data.sources._reading import json_value
 from raydistill.user_error import UserError
 
 
@@ -46,15 +46,15 @@ def read(config: Config, item: Item) -> Iterator[Example]:
 def _parsed(content: bytes, name: str) -> Any:
     """What a file's JSON says, a list for one value a line."""
     try:
-        return json.loads(content)
-    except ValueError as whole:
+        return json_value(content)
+    except UserError as whole:
         values = []
         for number, line in enumerate(content.splitlines(), 1):
             try:
-                values.extend([json.loads(line)] if line.strip() else [])
-            except ValueError as error:
+                values.extend([json_value(line)] if line.strip() else [])
+            except UserError as error:
                 # With one value a line the first line is one; else the file was meant to be a single one.
-                problem = f"{name} line {number} is no JSON: {error}" if values else f"{name} is no JSON: {whole}"
+                problem = f"{name} line {number} {error}" if values else f"{name} {whole}"
                 raise UserError(problem) from None
         return values
 
