@@ -239,19 +239,20 @@ class StudentConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """The optimizer and its schedule; defaults are the published causal recipe's."""
+    """The optimizer and its schedule; defaults are those of ``transformers.TrainingArguments``, with a warm-up."""
 
     name: Literal["adamw", "adamw_hf4", "bert_adam"] = "adamw"
     """``adamw``: PyTorch's; ``adamw_hf4``: that of transformers 4, which adds epsilon before it corrects the moments'
     bias and decays after the update; ``bert_adam``: no correction of bias, each tensor's gradient clipped by itself,
     with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
     of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Suits a classifier; language models of a few layers learn from ten times as much."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled; biases and layer norms are never decayed."""
-    warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps over which the rate rises from 0; the first step's rate is 0, as published. ``schedule:
     constant`` has none."""
     schedule: Literal[
@@ -271,7 +272,7 @@ class OptimizerConfig(Section):
     """Power of ``schedule: polynomial``; 1 is linear."""
     schedule_cycles: Annotated[int, Field(ge=1)] = 1
     """Times that ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 5.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
     tensor."""
 
@@ -286,13 +287,22 @@ class OptimizerConfig(Section):
         return self
 
 
+def _steps_or_share(value: object) -> object:
+    """A whole number of steps, or a share of them below 1; raises ValueError for any other number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("write a number of steps, or a share of them below 1, such as 0.1")
+    if not (0 < value < 1 or (value >= 1 and value == int(value))):
+        raise ValueError("a number of steps is whole and positive, a share of them lies between 0 and 1")
+    return value if value < 1 else int(value)
+
+
 class TrainingConfig(Section):
     """The loop: how much, how often."""
 
     num_epochs: Annotated[int, Field(ge=1)] = 3
     max_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps after which training ends, whatever num_epochs says; the schedule ends there too."""
-    batch_size: Annotated[int, Field(ge=1)] = 240
+    batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of an optimizer step, over all workers."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 8
     """Most rows of one forward pass of one worker."""
@@ -307,8 +317,9 @@ class TrainingConfig(Section):
     loss_normalization: Literal["global", "per_micro_batch"] = "global"
     """What a term's mean is over: the whole optimizer step, or each micro-batch (published)."""
     logging_steps: Annotated[int, Field(ge=1)] = 10
-    eval_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between validation losses, None for once an epoch."""
+    eval_steps: Annotated[int | float, BeforeValidator(_steps_or_share)] | None = 0.1
+    """Steps between evaluations; below 1 a share of the training, so 0.1 makes about ten of them. None for once an
+    epoch."""
     eval_rows: Annotated[int, Field(ge=1)] = 512
     """Most validation rows that such an evaluation reads."""
     save_steps: Annotated[int, Field(ge=1)] | None = None
@@ -359,7 +370,7 @@ class TrainingConfig(Section):
                 "leave it"
             )
         compares = self.load_best_model_at_end or self.early_stopping_patience is not None
-        if compares and self._evaluates_only_at_the_end:
+        if compares and self.evaluates_only_at_the_end:
             key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
             raise ValueError(
                 f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
@@ -367,7 +378,13 @@ class TrainingConfig(Section):
         return self
 
     @property
-    def _evaluates_only_at_the_end(self) -> bool:
+    def evaluates_at_whole_steps(self) -> bool:
+        """Whether the steps between evaluations are told, and do not follow from the number of rows."""
+        return self.eval_steps is not None and self.eval_steps >= 1
+
+    @property
+    def evaluates_only_at_the_end(self) -> bool:
+        """Whether no evaluation comes before the last step, as far as that shows without the number of rows."""
         limits = [steps for steps in (self.max_steps, self.stop_after_steps) if steps is not None]
         if self.eval_steps is None:
             return 1 in (self.num_epochs, self.stop_after_epochs)
@@ -378,10 +395,24 @@ class TrainingConfig(Section):
         """The key that ends training before its schedule does, where one does."""
         return "stop_after_epochs" if self.stop_after_steps is None else "stop_after_steps"
 
-    def last_step(self, num_steps: int, *, steps_per_epoch: int) -> int:
-        """Step after which training ends of a schedule of ``num_steps``; equal to it without a stop before that."""
-        limits = [self.stop_after_steps or num_steps, (self.stop_after_epochs or self.num_epochs) * steps_per_epoch]
-        return min(num_steps, *limits)
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps that the schedule spans."""
+        steps = self.num_epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def last_step(self, steps_per_epoch: int) -> int:
+        """Step after which training ends; that of the schedule without a stop before it."""
+        epochs = self.num_epochs if self.stop_after_epochs is None else self.stop_after_epochs
+        last = min(self.num_steps(steps_per_epoch), epochs * steps_per_epoch)
+        return last if self.stop_after_steps is None else min(last, self.stop_after_steps)
+
+    def steps_between_evaluations(self, steps_per_epoch: int) -> int:
+        """Optimizer steps from one evaluation to the next."""
+        if self.eval_steps is None:
+            return steps_per_epoch
+        if self.eval_steps < 1:
+            return max(1, round(self.eval_steps * self.last_step(steps_per_epoch)))
+        return int(self.eval_steps)
 
     def num_micro_batches(self, num_workers: int) -> int:
         """Forward passes of each worker in one optimizer step."""

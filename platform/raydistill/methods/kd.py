@@ -1,6 +1,6 @@
 """Knowledge distillation of a classifier: the teacher's soft labels beside the true labels.
 
-Hinton et al. 2015, sec. 2; weights as published with patient KD (Sun et al. 2019) and Pea-KD.
+Hinton et al. 2015, sec. 2.
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ from raydistill.models.predictions import predict
 
 @dataclass(frozen=True)
 class Config:
-    """Weights and temperature; the defaults are Pea-KD's."""
+    """Weights and temperature."""
 
-    alpha: float = 0.7
+    alpha: float = 0.5
     """Fraction of the loss that the soft labels have; the true labels have the rest."""
-    temperature: float = 10.0
+    temperature: float = 2.0
     """Logits are divided by it before the softmax."""
     reduction: str = "batchmean"
     """``batchmean`` sums the divergence over classes; ``mean`` also divides it by their number, as earlier code did."""

@@ -100,7 +100,8 @@ def _run(search: SearchConfig, context: TrialContext, record: CampaignRecord, jo
         echo(f"{search.name}: {record.num_ended} of {search.num_trials} trials ended before")
     echo(f"{search.name}: {search.num_trials} trials, {context.parallel} at a time ({context.folder})")
     scaling = job.scaling(job.stages[search.stage])
-    eval_steps = _eval_steps(context, job)
+    # No scheduler but fifo does without.
+    eval_steps = 0 if search.scheduler.name == "fifo" else _eval_steps(context, job)
     record.begin(echo)
     try:
         run_trials(search, context, record, scaling=scaling, eval_steps=eval_steps)
@@ -173,13 +174,13 @@ def _make_shared(context: TrialContext, jobs: Sequence[Job], echo: Echo) -> None
 def _eval_steps(context: TrialContext, job: Job) -> int:
     """Optimizer steps between two evaluations of a trial."""
     config = job.config.stages[context.stage]
-    if config.training.eval_steps is not None:
-        return int(config.training.eval_steps)
+    if config.training.evaluates_at_whole_steps:
+        return config.training.steps_between_evaluations(1)
     run = next(run for run in job.runs.values() if run.base == context.stage)
     records = trial_records(context, job, 0)
     found = {reference: records[names[0]].output for reference, names in run.inputs.items()}
     rows = len(open_mixture(_corpora.train_parts(config.corpus, found, seed=job.seed(run))))
-    return -(-rows // int(config.training.batch_size))
+    return config.training.steps_between_evaluations(-(-rows // config.training.batch_size))
 
 
 @contextmanager

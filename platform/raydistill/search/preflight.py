@@ -49,6 +49,7 @@ def check_search(search: SearchConfig) -> dict[str, list[str]]:
     stage = job.config.stages[search.stage]
     criterion = metric_of(search, stage)
     _refuse(_unused_budget(search, stage.training))
+    _refuse(_unknown_rungs(search, job, {path[1] for path in paths.values()}))
     scaling = job.scaling(job.stages[search.stage])
     if search.scheduler.name == "pbt":
         _refuse(_not_exchangeable(search, paths, stage, scaling))
@@ -216,8 +217,7 @@ def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
     """Why a scheduler has nothing to decide by, or a searcher nothing to learn from."""
     name = search.scheduler.name
     last = min((steps for steps in (training.max_steps, training.stop_after_steps) if steps is not None), default=None)
-    once = training.eval_steps is None and 1 in (training.num_epochs, training.stop_after_epochs)
-    if name != "fifo" and (once or (last is not None and (training.eval_steps or 0) >= last)):
+    if name != "fifo" and training.evaluates_only_at_the_end:
         yield (
             f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
             f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
@@ -233,6 +233,17 @@ def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
         yield (
             f"searcher.num_startup_trials is {startup} of {search.num_trials} trials, so that nothing is learned; "
             "lower it, or choose searcher random"
+        )
+
+
+def _unknown_rungs(search: SearchConfig, job: Job, searched: set[str]) -> Iterator[str]:
+    """Why trials evaluate at different steps, so that a scheduler cannot compare them."""
+    stage = job.config.stages[search.stage]
+    varied = [one.corpus for one in stage.corpus if one.corpus in job.runs and needed(job, one.corpus) & searched]
+    if varied and search.scheduler.name != "fifo" and not stage.training.evaluates_at_whole_steps:
+        yield (
+            f"{search.stage}.training.eval_steps is {stage.training.eval_steps}, which depends on the rows of "
+            f"{varied[0]}, but that is searched; write a number of steps in overrides, or scheduler: fifo"
         )
 
 

@@ -258,8 +258,7 @@ def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:
         limit = f", at most {training.max_steps} steps" if training.max_steps else ""
         epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"
         return f"{epochs}{limit}{stop}; rows known after binarize"
-    steps = -(-corpus.rows // training.batch_size) * training.num_epochs
-    steps = min(steps, training.max_steps or steps)
+    steps = training.num_steps(-(-corpus.rows // training.batch_size))
     size = f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch"
     return f"{size}, {steps:,} steps of {training.batch_size} rows{stop}"
 
