@@ -128,7 +128,9 @@ def test_the_optimizer_is_that_of_transformers_with_a_warm_up() -> None:
     theirs = {field.name: field.default for field in fields(TrainingArguments)}
     found = OptimizerConfig().model_dump()
     found |= {f"betas.{place}": beta for place, beta in enumerate(found["betas"])}
-    assert {key: found[key] for key in FROM_TRANSFORMERS} == {key: theirs[name] for key, name in FROM_TRANSFORMERS.items()}
+    assert {key: found[key] for key in FROM_TRANSFORMERS} == {
+        key: theirs[name] for key, name in FROM_TRANSFORMERS.items()
+    }
     assert (found["name"], found["warmup_proportion"]) == ("adamw", 0.1)
 
 
