@@ -142,10 +142,12 @@ class TaskSpec(Named):
         """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
         return self.task.batch_dependent(self.config)
 
-    @property
-    def higher_is_better(self) -> dict[str, bool]:
-        """The metrics that models can be compared by, and of each whether a higher value is better."""
-        return self.task.higher_is_better(self.config)
+    def higher_is_better(self, labels: Sequence[str] | None = None) -> dict[str, bool]:
+        """The metrics that models can be compared by, its own first, and of each whether a higher value is better.
+
+        ``labels`` name the corpus's classes, none for scores. While they are not known, all that there may be.
+        """
+        return self.task.higher_is_better(self.config, labels)
 
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
         """Names of what a classifier's outputs stand for, given the names of the corpus's classes."""

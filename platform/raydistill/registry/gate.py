@@ -16,17 +16,24 @@ _ROUNDING = 1e-9
 class GateConfig(Section):
     """What a student has to reach to be promoted."""
 
-    metric: str = Field(min_length=1)
-    """Figure of the evaluation that counts."""
-    greater_is_better: bool
-    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``."""
+    metric: str | None = Field(default=None, min_length=1)
+    """Figure of the evaluation that counts, by default the one that versions compare by."""
+    greater_is_better: bool | None = None
+    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``; by default as the task says of it."""
     at_least_champion: bool = True
     """Refuse a student that is worse than the version that has the alias; without such a version it passes."""
     within_of_teacher: float | None = Field(default=None, ge=0)
     """Refuse a student that is worse than the best of its teachers by more than this; None does not compare them."""
 
 
-def gate_tag(gate: GateConfig) -> str:
+class Gate(GateConfig):
+    """A gate whose figure is known, as a version's tag has it."""
+
+    metric: str
+    greater_is_better: bool
+
+
+def gate_tag(gate: Gate) -> str:
     """The gate as text for a version's tag."""
     return json.dumps(gate.model_dump(mode="json"))
 
@@ -38,7 +45,7 @@ def unmet(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
     """
     if version.gate is None:
         return []
-    gate = GateConfig.model_validate(version.gate)
+    gate = Gate.model_validate(version.gate)
     figure = version.figures.get(gate.metric)
     if figure is None:
         return [f"{gate.metric} of {version.title} is not known; register it with evaluation"]
@@ -49,14 +56,14 @@ def unmet(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
 
 def gate_line(gate: Mapping[str, Any]) -> str:
     """A gate in one line for a reader."""
-    one = GateConfig.model_validate(dict(gate))
+    one = Gate.model_validate(dict(gate))
     parts = ["at least the champion's"] if one.at_least_champion else []
     parts += [f"within {one.within_of_teacher:g} of the teacher's"] if one.within_of_teacher is not None else []
     better = "greater" if one.greater_is_better else "less"
     return f"{one.metric} ({better} is better) {' and '.join(parts) or 'known'}"
 
 
-def _against_holder(gate: GateConfig, figure: float, holder: StudentVersion | None) -> str | None:
+def _against_holder(gate: Gate, figure: float, holder: StudentVersion | None) -> str | None:
     if holder is None:
         return None
     other = holder.figures.get(gate.metric)
@@ -67,7 +74,7 @@ def _against_holder(gate: GateConfig, figure: float, holder: StudentVersion | No
     return f"{gate.metric} is {figure:.6g}, worse than {other:.6g} of {holder.title}, whose place it would take"
 
 
-def _against_teacher(gate: GateConfig, figure: float, version: StudentVersion) -> str | None:
+def _against_teacher(gate: Gate, figure: float, version: StudentVersion) -> str | None:
     assert gate.within_of_teacher is not None
     rows = [row for row in version.rows if row.role == TEACHER and gate.metric in row.figures]
     if not rows:
@@ -82,6 +89,6 @@ def _against_teacher(gate: GateConfig, figure: float, version: StudentVersion) -
     )
 
 
-def _gain(gate: GateConfig, figure: float, *, over: float) -> float:
+def _gain(gate: Gate, figure: float, *, over: float) -> float:
     """How much better a figure is; NaN, which passes no bound, if either figure is NaN."""
     return figure - over if gate.greater_is_better else over - figure

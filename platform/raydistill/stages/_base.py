@@ -135,8 +135,8 @@ class Evaluated:
 
     models: tuple[str, ...]
     """Names of the models that it compares."""
-    metrics: tuple[str, ...]
-    """Metrics that it compares them by, the most telling first."""
+    metrics: Mapping[str, bool]
+    """Metrics that it compares them by, the task's own first, and of each whether a greater value is better."""
 
 
 Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from safetensors import safe_open
 
@@ -75,9 +75,26 @@ def weights_of(folder: Path) -> dict[str, str]:
     return {PARAMETERS_TAG: str(parameters), BYTES_TAG: str(size)}
 
 
-def compared_by(metric: str, *, greater_is_better: bool) -> str:
-    """By which metric versions compare, as text for a tag."""
-    return json.dumps({"metric": metric, "greater_is_better": greater_is_better})
+class Comparison(NamedTuple):
+    """By what models compare."""
+
+    metric: str
+    greater_is_better: bool
+
+    @classmethod
+    def of(cls, metrics: Mapping[str, bool], metric: str | None, *, greater_is_better: bool | None) -> Self | None:
+        """What a stage says of it, by default as the evaluation does whose metrics these are; None where neither does.
+
+        ``metrics`` are those of ``Evaluated``. What it does not know, such as a latency, is better when it is smaller.
+        """
+        name = metric or next(iter(metrics), None)
+        if name is None:
+            return None
+        return cls(name, metrics.get(name, False) if greater_is_better is None else greater_is_better)
+
+    def tag(self) -> str:
+        """As text for a tag."""
+        return json.dumps(self._asdict())
 
 
 def _is_one_of(entry: Entry, references: Sequence[str]) -> bool:

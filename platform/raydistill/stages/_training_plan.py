@@ -60,7 +60,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     if not choice.is_stored or choice.is_own:
         config.method.check_running(models[1:])
     _check_batches(config, scaling, corpus)
-    criterion = criterion_of(config.training, config.task, config.method)
+    criterion = criterion_of(config.training, config.task, config.method, corpus.labels)
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ class Config(_base.StageConfig):
     """Name of an earlier stage with several runs, such as trainings from teachers of several sparsities."""
     evaluation: str
     """Name of the evaluation stage that has their figures."""
-    metric: str
-    """Figure of that evaluation. Runs that differ in their seed alone are compared by their mean; of the best of them
-    the best run is taken. Of equal ones it is the first."""
-    greater_is_better: bool = False
-    """Whether the highest of these figures is the best, not the lowest."""
+    metric: str | None = None
+    """Figure of that evaluation, by default the task's own metric. Runs that differ in their seed alone are compared by
+    their mean; of the best of them the best run is taken. Of equal ones it is the first."""
+    greater_is_better: bool | None = None
+    """Whether the highest of these figures is the best, not the lowest; by default as the task says of it."""
 
 
 class Stage(_base.Stage):
@@ -53,29 +54,31 @@ class Stage(_base.Stage):
         num_evaluations = inputs[config.evaluation].num_runs
         if num_evaluations > 1:
             raise ValueError(f"evaluation is {config.evaluation!r}, which has {num_evaluations} runs; name one of them")
-        if config.metric not in evaluation.metrics:
-            raise ValueError(f"metric is {config.metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
+        metric, _ = self._comparison(evaluation.metrics)
+        if metric not in evaluation.metrics:
+            raise ValueError(f"metric is {metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
         num_runs = inputs[config.model].num_runs
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
-            [f"chooses {of} of {config.model} by {config.metric}"],
+            [f"chooses {of} of {config.model} by {metric}"],
             ModelFacts({"": made.configs[""]}, made.tokenizer_hash),
         )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        found = self._figures(context)
+        metric, greater_is_better = self._comparison(context.runs[self.config.evaluation][0].summary["metrics"])
+        found = self._figures(context, metric)
         groups = [
             (label, [found[position] for position in members])
             for label, members in grouped([(self.config.model, run.assignment) for run, _ in found])
         ]
-        sign = 1 if self.config.greater_is_better else -1
+        sign = 1 if greater_is_better else -1
         label, members = max(groups, key=lambda one: sign * _statistic(one[1]).mean)
         run, value = max(members, key=lambda one: sign * one[1])
-        context.tracker.log_metrics(context.run_key, {self.config.metric: value}, 0)
-        tags = {"chosen": run.name, "chosen_by": f"{self.config.metric} of {self.config.evaluation}"}
+        context.tracker.log_metrics(context.run_key, {metric: value}, 0)
+        tags = {"chosen": run.name, "chosen_by": f"{metric} of {self.config.evaluation}"}
         context.tracker.set_tags(context.run_key, tags)
         table = context.output / _TABLE
-        table.write_text(self._table(groups, label), encoding="utf-8")
+        table.write_text(_table(metric, groups, label), encoding="utf-8")
         context.tracker.log_artifact(context.run_key, str(table))
         _copy(_models.model_folder(self.config.model, run.output), context.output / "student")
         return {
@@ -86,29 +89,37 @@ class Stage(_base.Stage):
             "lineage": {**run.summary.get("lineage", {}), **tags},
         }
 
-    def _figures(self, context: _base.StageContext) -> list[tuple[_base.Run, float]]:
+    def _comparison(self, metrics: Mapping[str, bool]) -> _lineage.Comparison:
+        """By what runs compare, given the evaluation's metrics."""
+        config = self.config
+        found = _lineage.Comparison.of(metrics, config.metric, greater_is_better=config.greater_is_better)
+        assert found is not None
+        return found
+
+    def _figures(self, context: _base.StageContext, metric: str) -> list[tuple[_base.Run, float]]:
         """Every run and its figure; raises ValueError for a run that the evaluation does not have."""
         entries = context.runs[self.config.evaluation][0].summary["entries"]
         found = []
         for run in context.runs[self.config.model]:
             entry = _lineage.student_entry(entries, run, self.config.model)
-            value = None if entry is None else entry["figures"].get(self.config.metric)
+            value = None if entry is None else entry["figures"].get(metric)
             if value is None:
                 raise ValueError(
-                    f"evaluation is {self.config.evaluation!r}, which has no {self.config.metric} of {run.name}; "
+                    f"evaluation is {self.config.evaluation!r}, which has no {metric} of {run.name}; "
                     f"add {self.config.model} to its models"
                 )
             found.append((run, float(value)))
         return found
 
-    def _table(self, groups: list[tuple[str, list[tuple[_base.Run, float]]]], chosen: str) -> str:
-        style = column(self.config.metric)
-        rows = []
-        for label, members in groups:
-            figure = _statistic(members)
-            spread = "" if figure.spread is None else f" ± {style.text(figure.spread)}"
-            rows.append([label, style.text(figure.mean) + spread, "chosen" if label == chosen else ""])
-        return markdown_table(["model", style.heading, ""], rows)
+
+def _table(metric: str, groups: list[tuple[str, list[tuple[_base.Run, float]]]], chosen: str) -> str:
+    style = column(metric)
+    rows = []
+    for label, members in groups:
+        figure = _statistic(members)
+        spread = "" if figure.spread is None else f" ± {style.text(figure.spread)}"
+        rows.append([label, style.text(figure.mean) + spread, "chosen" if label == chosen else ""])
+    return markdown_table(["model", style.heading, ""], rows)
 
 
 def _statistic(members: list[tuple[_base.Run, float]]) -> Statistic:

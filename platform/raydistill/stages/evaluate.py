@@ -93,6 +93,7 @@ class Stage(_base.Stage):
     config_type = Config
     config: Config
     aggregates = True
+    FORMAT = 2
 
     def references(self) -> dict[str, str]:
         models = {key: reference.checkpoint or "" for key, reference in self._checkpoints()}
@@ -135,7 +136,7 @@ class Stage(_base.Stage):
             for key, one in known.items()
             if key.startswith("models.") and len(one) < len(corpus.labels)
         ]
-        return Decisions(lines, Evaluated(tuple(names), tuple(self.config.task.higher_is_better)))
+        return Decisions(lines, Evaluated(tuple(names), self.config.task.higher_is_better(corpus.labels)))
 
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the corpus and the task; raises ValueError for another."""
@@ -157,7 +158,8 @@ class Stage(_base.Stage):
             raise ValueError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        candidates = list(self._candidates(context))
+        corpus = _corpora.read_by(self.config.task, self.config.corpus, context.inputs)
+        candidates = list(self._candidates(corpus, context))
         threads = context.scaling.num_workers * context.scaling.cpus_per_worker
         found = self._evaluate({one.key: one for one in candidates}, context, threads)
         entries = [Entry(one.model, one.assignment, found[one.key].figures) for one in candidates]
@@ -174,6 +176,7 @@ class Stage(_base.Stage):
             "entries": [
                 {**asdict(entry), "reference": one.reference} for entry, one in zip(entries, candidates, strict=True)
             ],
+            "metrics": self.config.task.higher_is_better(corpus.labels),
             "notes": notes,
             "predictions": files,
         }
@@ -190,9 +193,9 @@ class Stage(_base.Stage):
             f"machine: of single rows, and a row of batches of {self.config.batch_size}.",
         ]
 
-    def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:
+    def _candidates(self, corpus: CorpusFacts, context: _base.StageContext) -> Iterator[_Candidate]:
         """Each model as often as its stage ran, then each ensemble."""
-        read = partial(self._read, _corpora.read_by(self.config.task, self.config.corpus, context.inputs), context)
+        read = partial(self._read, corpus, context)
         for name, model in self.config.models.items():
             reference = _models.describe(model)
             stage, one = _base.stage_of(reference), {f"models.{name}": model}

@@ -15,7 +15,7 @@ from raydistill.models.load import load_config
 from raydistill.models.restored import save_restored
 from raydistill.models.unrolled import save_unrolled
 from raydistill.registry.card import model_card
-from raydistill.registry.gate import GateConfig, gate_tag
+from raydistill.registry.gate import Gate, GateConfig, gate_tag
 from raydistill.registry.reference import ModelReference, is_registered
 from raydistill.registry.student import (
     BYTES_TAG,
@@ -41,9 +41,10 @@ class Config(_base.StageConfig):
     evaluation: str | None = None
     """Name of the evaluation stage whose figures go with the version."""
     metric: str | None = None
-    """Figure of that evaluation by which one run is chosen when ``model`` is a stage with several."""
-    greater_is_better: bool = False
-    """Whether the highest of these figures is the best, not the lowest."""
+    """Figure of that evaluation by which versions compare, by default the task's own metric. By it one run is chosen
+    where ``model`` is a stage with several."""
+    greater_is_better: bool | None = None
+    """Whether the highest of these figures is the best, not the lowest; by default as the task says of it."""
     baseline: str | None = None
     """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
     license: str | None = Field(default=None, min_length=1)
@@ -76,29 +77,31 @@ class Stage(_base.Stage):
             raise ValueError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
         if self.config.evaluation is not None and self.config.evaluation not in inputs:
             raise ValueError(f"evaluation is {self.config.evaluation!r}; name an earlier evaluation stage")
-        if made is not None and made.num_runs > 1 and self.config.metric is None:
-            raise ValueError(
-                f"model is {self.config.model!r}, which has {made.num_runs} runs; "
-                "name one, such as stage[seed=1], or give evaluation and metric"
-            )
         if self.config.metric is not None and self.config.evaluation is None:
             raise ValueError(f"metric is {self.config.metric!r}, but evaluation is missing; name an evaluation stage")
+        if made is not None and made.num_runs > 1 and self.config.evaluation is None:
+            raise ValueError(
+                f"model is {self.config.model!r}, which has {made.num_runs} runs; "
+                "name one, such as stage[seed=1], or give evaluation"
+            )
         self._check_figures(inputs)
         return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
 
     def _check_figures(self, inputs: Inputs) -> None:
         """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
         name = self.config.evaluation
-        evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), ())
+        evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), {})
         baseline, gate = self.config.baseline, self.config.gate
         for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
             if value is not None and evaluation is None:
                 raise ValueError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
         if evaluation is None:
+            if gate is not None:
+                raise ValueError("gate needs figures, but evaluation is missing; name an evaluation stage")
             return
         if baseline is not None and baseline not in evaluation.models:
             raise ValueError(discovery.unknown_choice("baseline", baseline, list(evaluation.models)))
-        if gate is not None and gate.metric not in evaluation.metrics:
+        if gate is not None and gate.metric is not None and gate.metric not in evaluation.metrics:
             raise ValueError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class Stage(_base.Stage):
         made = Path(self.config.model) if run is None else _models.model_folder(self.config.model, run.output)
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
         folder, shape = _plain_folder(made, context.output)
-        tags = {**lineage, **shape, "job": context.job_name, **self._stated(), **_lineage.weights_of(folder)}
+        tags = {**lineage, **shape, "job": context.job_name, **self._stated(context), **_lineage.weights_of(folder)}
         tags |= {} if run is None else self._measured(run, context)
         tags |= self.config.tags
         version = context.tracker.register_model(
@@ -126,24 +129,37 @@ class Stage(_base.Stage):
         runs = context.runs.get(_base.stage_of(self.config.model), ())
         if len(runs) < 2:
             return runs[0] if runs else None
-        key = self.config.metric or ""
-        found = [(self._figures(run, context).get(key), run) for run in runs]
+        comparison = self._comparison(context)
+        if comparison is None:
+            raise ValueError(f"evaluation is {self.config.evaluation!r}, which has several runs; name one of them")
+        found = [(self._figures(run, context).get(comparison.metric), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
-            raise ValueError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
-        sign = 1 if self.config.greater_is_better else -1
+            raise ValueError(
+                f"metric is {comparison.metric!r}, which {self.config.evaluation!r} has for no run of the model"
+            )
+        sign = 1 if comparison.greater_is_better else -1
         return max(known, key=lambda one: sign * one[0])[1]
 
-    def _stated(self) -> dict[str, str]:
+    def _comparison(self, context: _base.StageContext, gate: GateConfig | None = None) -> _lineage.Comparison | None:
+        """By what versions compare, or what a gate reads; None where no evaluation tells."""
+        metrics, config = self._evaluation(context).get("metrics", {}), self.config
+        found = _lineage.Comparison.of(metrics, config.metric, greater_is_better=config.greater_is_better)
+        if gate is None or (gate.metric is None and gate.greater_is_better is None):
+            return found
+        metric = gate.metric or (found and found.metric)
+        return _lineage.Comparison.of(metrics, metric, greater_is_better=gate.greater_is_better)
+
+    def _stated(self, context: _base.StageContext) -> dict[str, str]:
         """What the configuration says of the student, as tags."""
         found = {} if self.config.license is None else {LICENSE_TAG: self.config.license}
-        metric, greater = self.config.metric, self.config.greater_is_better
-        gate = self.config.gate
+        gate, comparison = self.config.gate, self._comparison(context, self.config.gate)
+        if comparison is not None:
+            found[COMPARED_TAG] = comparison.tag()
         if gate is not None:
-            found[GATE_TAG] = gate_tag(gate)
-            metric, greater = gate.metric, gate.greater_is_better
-        if metric is not None:
-            found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
+            if comparison is None:
+                raise ValueError(f"gate.metric is missing, and {self.config.evaluation!r} has several runs; give it")
+            found[GATE_TAG] = gate_tag(Gate(**{**gate.model_dump(), **comparison._asdict()}))
         return found
 
     def _measured(self, run: _base.Run, context: _base.StageContext) -> dict[str, str]:

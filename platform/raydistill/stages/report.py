@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +29,13 @@ class TaskColumnConfig(Section):
 
     evaluation: str
     """Name of the earlier evaluation stage that has the task's figures."""
-    metric: Annotated[Names, Field(min_length=1)]
-    """The metric that is shown, between -1 and 1, or several of which the mean is, as published for some tasks."""
+    metric: Annotated[Names, Field(min_length=1)] | None = None
+    """The metric that is shown, between -1 and 1, or several of which the mean is, as published for some tasks; by
+    default the task's own."""
+
+    def metrics(self, choices: Iterable[str]) -> list[str]:
+        """The metrics, given those of the evaluation; none where it has no score."""
+        return self.metric or [metric for metric in choices if metric not in NO_SCORES][:1]
 
 
 class TaskTableConfig(Section):
@@ -55,8 +61,8 @@ class AgainstConfig(Section):
 
     key: str
     """The key of the matrix, such as ``sparsity``, whose values are numbers."""
-    metric: str
-    """The figure, such as ``accuracy`` or ``parameters``."""
+    metric: str | None = None
+    """The figure, such as ``accuracy`` or ``parameters``; by default the task's own metric."""
     evaluation: str | None = None
     """The one of ``evaluations`` that has it; where there are several it has to be named."""
     models: list[str] | None = None
@@ -89,6 +95,22 @@ class Config(_base.StageConfig):
         if self.task_table is not None and _TASK_TABLE in self.evaluations:
             raise ValueError(f"evaluations has {_TASK_TABLE!r}, whose files task_table would take; rename that stage")
         return self
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure of an evaluation against a key of a matrix."""
+
+    evaluation: str
+    """Empty where there are several and none is named."""
+    metric: str
+    key: str
+    models: Sequence[str] | None
+
+    @property
+    def stem(self) -> str:
+        """Name of its files."""
+        return re.sub(r"[^\w.-]", "_", f"{self.evaluation}-{self.metric}-against-{self.key.rpartition('.')[2]}")
 
 
 class Stage(_base.Stage):
@@ -127,7 +149,7 @@ class Stage(_base.Stage):
         self._check_against(evaluations)
         for name, one in self._columns():
             choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
-            for metric in one.metric:
+            for metric in one.metrics(choices) or [""]:
                 if metric not in choices:
                     key = f"task_table.columns.{name}.metric"
                     raise ValueError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
@@ -135,28 +157,28 @@ class Stage(_base.Stage):
 
     def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
         """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
-        stems = [self._against_stem(one) for one in self.config.plot_against]
-        for position, (one, stem) in enumerate(zip(self.config.plot_against, stems, strict=True)):
-            name = self._compared_in(one)
+        found = self._against({name: one.metrics for name, one in evaluations.items()})
+        stems = [one.stem for one in found]
+        for position, (given, one) in enumerate(zip(self.config.plot_against, found, strict=True)):
+            name = one.evaluation
             if name not in self.config.evaluations:
                 known = ", ".join(self.config.evaluations) or "none"
-                raise ValueError(f"plot_against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
-            if stem in stems[:position]:
+                raise ValueError(f"plot_against.{position}.evaluation is {given.evaluation!r}; evaluations: {known}")
+            if one.stem in stems[:position]:
                 raise ValueError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
             for model in one.models or []:
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
                     raise ValueError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
 
-    def _compared_in(self, one: AgainstConfig) -> str:
-        """The evaluation that has a figure, empty where there are several and none is named."""
+    def _against(self, metrics: Mapping[str, Iterable[str]]) -> list[_Figure]:
+        """The figures against keys, given the metrics of evaluations by their names."""
         alone = self.config.evaluations[0] if len(self.config.evaluations) == 1 else ""
-        return one.evaluation or alone
-
-    def _against_stem(self, one: AgainstConfig) -> str:
-        """Name of the files of a figure against a key."""
-        key = one.key.rpartition(".")[2]
-        return re.sub(r"[^\w.-]", "_", f"{self._compared_in(one)}-{one.metric}-against-{key}")
+        found = []
+        for one in self.config.plot_against:
+            name = one.evaluation or alone
+            found.append(_Figure(name, one.metric or next(iter(metrics.get(name, ())), ""), one.key, one.models))
+        return found
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
@@ -172,18 +194,16 @@ class Stage(_base.Stage):
         if self.config.task_table is not None:
             comparisons.insert(0, _write_task_table(context, self.config.task_table))
         levels = self._levels(entries, context, metric)
+        figures = self._against({name: _metrics(context.runs[name]) for name in self.config.evaluations})
         shown = [
-            *(
-                _draw_against(context.output, self._against_stem(one), one, entries[self._compared_in(one)])
-                for one in self.config.plot_against
-            ),
+            *(_draw_against(context.output, one, entries[one.evaluation]) for one in figures),
             *_draw(context.output, [training for _, training in trainings], metric, levels),
         ]
         trained = [_trained(run, training, metric, context.output) for run, training in trainings]
         text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
         (context.output / _PAGE).write_text(text, encoding="utf-8")
         files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
-        files += [f"{self._against_stem(one)}.md" for one in self.config.plot_against]
+        files += [f"{one.stem}.md" for one in figures]
         for file in files:
             context.tracker.log_artifact(context.run_key, str(context.output / file))
         return {"report": str(context.output / _PAGE), "files": files}
@@ -227,6 +247,12 @@ def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:
             yield data["reference"], tables.Entry(entry.model, {**run.assignment, **entry.assignment}, entry.figures)
 
 
+def _metrics(runs: Sequence[_base.Run]) -> Mapping[str, bool]:
+    """The metrics of an evaluation's runs, as in ``Evaluated``."""
+    found: Mapping[str, bool] = runs[0].summary.get("metrics", {})
+    return found
+
+
 def _notes(runs: Sequence[_base.Run]) -> list[str]:
     return list(dict.fromkeys(note for run in runs for note in run.summary.get("notes", [])))
 
@@ -239,8 +265,9 @@ def _write_tables(
 
 def _write_task_table(context: _base.StageContext, config: TaskTableConfig) -> Comparison:
     columns = {
-        name: TaskColumn([entry for _, entry in _entries(context.runs[one.evaluation])], one.metric)
+        name: TaskColumn([entry for _, entry in _entries(runs)], one.metrics(_metrics(runs)))
         for name, one in config.columns.items()
+        for runs in (context.runs[one.evaluation],)
     }
     averaged = list(columns) if config.average is None else config.average
     entries = task_entries(columns, averaged)
@@ -288,8 +315,9 @@ def _draw(
     ]
 
 
-def _draw_against(folder: Path, stem: str, one: AgainstConfig, entries: Sequence[tuple[str, tables.Entry]]) -> Shown:
+def _draw_against(folder: Path, one: _Figure, entries: Sequence[tuple[str, tables.Entry]]) -> Shown:
     """Write the table and the picture of a figure against a key of a matrix."""
+    stem = one.stem
     groups = tables.group([entry for _, entry in entries])
     found = against.Against.of(groups, key=one.key, figure=one.metric, models=one.models)
     drawn = {row.model for row in groups if one.key in row.assignment}

@@ -1,7 +1,7 @@
 """The contract that every task keeps: which head, how a batch becomes inputs and targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -102,8 +102,11 @@ class TaskBase(ABC):
 
     @classmethod
     @abstractmethod
-    def higher_is_better(cls, config: Any) -> dict[str, bool]:
-        """The metrics that models can be compared by, and of each whether a greater value is better."""
+    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
+        """The metrics that models can be compared by, its own first, and of each whether a greater value is better.
+
+        ``labels`` name the corpus's classes, none for scores. While they are not known, all that there may be.
+        """
 
     @abstractmethod
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ class Task(TaskBase):
         return batch.with_columns(labels=batch["tag"][has_tag], label_index=batch["token_index"][has_tag])
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """All metrics but the loss are better when greater."""
         return {**dict.fromkeys(("f1", "precision", "recall", "accuracy"), True), "loss": False}
 

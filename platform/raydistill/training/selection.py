@@ -5,7 +5,7 @@ Every rank decides for itself, from the same numbers.
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,14 +58,16 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
-def criterion_of(training: TrainingConfig, task: TaskSpec, method: MethodSpec) -> Criterion:
-    """How a training compares its evaluations.
+def criterion_of(
+    training: TrainingConfig, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None
+) -> Criterion:
+    """How a training compares its evaluations; ``labels`` name the corpus's classes, as far as they are known.
 
     Raises ValueError with the choices for a metric that it will not have; most terms of a method are known only when
     it runs, so names of these are checked by ``Criterion.value``.
     """
     name = training.metric_for_best_model
-    of_task = task.higher_is_better
+    of_task = task.higher_is_better(labels)
     of_method = {_LOSS: False, **dict.fromkeys(method.method.higher_is_better, True)}
     directions = {METHOD + term: greater for term, greater in of_method.items()}
     directions |= {TASK + metric: greater for metric, greater in of_task.items()}

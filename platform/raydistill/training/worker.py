@@ -129,7 +129,7 @@ class Loop:
         self.schedule = self._schedule()
         self.position = Position(teacher_rows=spec.teacher_rows)
         self.task = self.validation_spec.make_task()
-        self.criterion = criterion_of(training, spec.task, spec.method)
+        self.criterion = criterion_of(training, spec.task, spec.method, self.task.labels)
         self._validation: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
         self._counted_rows = 0
@@ -283,7 +283,7 @@ class Loop:
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
-            of_task = self.task.higher_is_better(self.task.config)
+            of_task = self.task.higher_is_better(self.task.config, self.task.labels)
             # Without labels there is nothing to compare with.
             metrics |= {f"{TASK}{name}": found[name] for name in of_task if name in found}
             self.criterion.value(metrics)

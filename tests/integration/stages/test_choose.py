@@ -16,10 +16,11 @@ KEY = "toy/best"
 FIGURES = {(0, 1): 0.70, (0, 2): 0.72, (50, 1): 0.80, (50, 2): 0.66, (90, 1): 0.71, (90, 2): 0.77}
 """Accuracy by sparsity and seed: the best run is of 50, the best mean that of 90."""
 MODEL = object()
+METRICS = {"accuracy": True, "loss": False}
 EARLIER = {
     "rewound": Input(ModelFacts({"": MODEL, "@initial": MODEL}, "t"), num_runs=6),
     "teacher": Input(ModelFacts({"": MODEL})),
-    "evaluate": Input(Evaluated(("rewound",), ("accuracy", "loss"))),
+    "evaluate": Input(Evaluated(("rewound",), METRICS)),
 }
 
 
@@ -28,8 +29,6 @@ def stage(**changes: Any) -> choose.Stage:
         "kind": "choose",
         "model": "rewound",
         "evaluation": "evaluate",
-        "metric": "accuracy",
-        "greater_is_better": True,
         **changes,
     }
     return choose.Stage("best", choose.Config.model_validate(config))
@@ -51,7 +50,7 @@ def context(tmp_path: Path) -> StageContext:
     tracker.start_run(KEY)
     output = tmp_path / "best"
     output.mkdir()
-    summary = {"entries": entries}
+    summary = {"entries": entries, "metrics": METRICS}
     found = {"rewound": runs, "evaluate": [Run("evaluate", {}, tmp_path / "evaluate", summary)]}
     return StageContext("toy", 0, ScalingConfig(), output, found, tracker, KEY)
 
@@ -84,6 +83,13 @@ def test_the_lowest_is_the_best_where_greater_is_not(context: StageContext) -> N
     assert stage(greater_is_better=False).run(context)["chosen"] == "rewound[sparsity=0,seed=1]"
     by_loss = stage(metric="loss", greater_is_better=False).run(context)
     assert by_loss["chosen"] == "rewound[sparsity=90,seed=2]"
+
+
+def test_runs_are_compared_by_the_tasks_own_metric_which_the_loss_is_not(context: StageContext) -> None:
+    assert stage().config.metric is None
+    assert stage().run(context)["value"] == stage(metric="accuracy", greater_is_better=True).run(context)["value"]
+    by_loss = stage(metric="loss").run(context)
+    assert (by_loss["chosen"], by_loss["value"]) == ("rewound[sparsity=90,seed=2]", 1 - 0.77)
 
 
 def test_of_equal_groups_the_first_is_chosen(context: StageContext) -> None:

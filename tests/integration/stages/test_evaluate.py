@@ -102,7 +102,7 @@ def corpus_forecast(num_runs: int) -> dict[str, Input]:
 
 def test_the_forecast_names_models_and_metrics() -> None:
     forecast = stage().plan(ScalingConfig(), corpus_forecast(1))
-    assert forecast.makes == Evaluated(tuple(MODELS), ("loss", "perplexity", "accuracy"))
+    assert forecast.makes == Evaluated(tuple(MODELS), {"loss": False, "perplexity": False, "accuracy": True})
 
 
 def test_a_corpus_with_several_runs_is_refused() -> None:

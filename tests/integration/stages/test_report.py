@@ -15,10 +15,11 @@ from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageCont
 from raydistill.tracking.tracker import MemoryTracker
 
 KEY = "toy/report"
+METRICS = {"loss": False, "accuracy": True}
 EARLIER = {
     "corpus": Input(),
     "distill": Input(ModelFacts({"": object()})),
-    "evaluate": Input(Evaluated(("teacher", "student", "student before", "alone"), ("loss", "accuracy"))),
+    "evaluate": Input(Evaluated(("teacher", "student", "student before", "alone"), METRICS)),
 }
 
 
@@ -54,7 +55,7 @@ def evaluated(folder: Path) -> Run:
     ]
     for each in entries[-2:]:
         del each["figures"]["accuracy"]
-    return Run("evaluate", {}, folder / "evaluate", {"entries": entries})
+    return Run("evaluate", {}, folder / "evaluate", {"entries": entries, "metrics": METRICS})
 
 
 @pytest.fixture
@@ -217,7 +218,8 @@ def of_task(name: str, *, notes: list[str], **scores: dict[int, float]) -> Run:
         for seed in (1, 2)
     ]
     entries.append({"model": "teacher", "assignment": {}, "figures": teacher, "reference": f"teacher_{name}"})
-    return Run(name, {}, Path(name), {"entries": entries, "notes": notes})
+    metrics = {"loss": False, **dict.fromkeys(scores, True)}
+    return Run(name, {}, Path(name), {"entries": entries, "notes": notes, "metrics": metrics})
 
 
 def with_tasks(context: StageContext) -> StageContext:
@@ -243,6 +245,14 @@ def test_a_table_over_tasks_has_the_average_first_and_a_column_a_task(context: S
     assert "In hundredths: CoLA (matthews), QQP (accuracy and f1), of several metrics their mean;" in text
     # Said of the evaluation's own table alone.
     assert text.count("Latencies are those of a slow machine.") == 1
+
+
+def test_a_column_shows_the_first_score_of_its_evaluation_by_default(context: StageContext) -> None:
+    columns = {"CoLA": {"evaluation": "cola"}, "QQP": {"evaluation": "qqp"}}
+    stage(evaluations=[], trainings=[], task_table={"columns": columns}).run(with_tasks(context))
+    text = (context.output / "task_table.md").read_text()
+    assert "| student | 2 | 62.50 ± 3.54 | 45.00 ± 7.07 | 80.00 ± 0.00 |" in text.splitlines()
+    assert "In hundredths: CoLA (matthews), QQP (accuracy);" in (context.output / "report.md").read_text()
 
 
 def test_a_table_over_tasks_may_be_all_of_a_report(context: StageContext) -> None:
@@ -293,6 +303,11 @@ def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_picture(context: St
     text = (context.output / "report.md").read_text()
     assert f"![Validation loss against learning_rate]({stem}.png)" in text
     assert "| 0.1 | 6.5000 |" in text
+
+
+def test_a_figure_against_a_key_is_the_tasks_own_metric_by_default(context: StageContext) -> None:
+    summary = stage(plot_against={"key": "optimizer.learning_rate"}).run(context)
+    assert "evaluate-loss-against-learning_rate.png" in summary["files"]
 
 
 def test_models_without_the_key_are_level_lines_beside_it(

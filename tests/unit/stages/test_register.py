@@ -1,5 +1,6 @@
 """Which run of a stage is registered, and with what."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ def stage(**options: Any) -> Stage:
     return Stage("register", Config.model_validate({"kind": "register", "model": "distill", "name": "s", **options}))
 
 
-def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2, 3)) -> dict[str, Any]:
-    """What the stage hands to the registry when ``distill`` has a run for each seed."""
+def registered(
+    register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2, 3), metrics: dict[str, bool] | None = None
+) -> dict[str, Any]:
+    """What the stage hands to the registry when ``distill`` has a run for each seed.
+
+    The evaluation has ``loss`` alone; ``metrics`` is what its task says of metrics.
+    """
+    metrics = metrics or {"loss": False}
     tracker = MemoryTracker()
     tracker.start_run("toy/register")
     children = [
@@ -38,6 +45,7 @@ def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2,
         }
         for run in children
     ]
+    summary = {"entries": entries, "metrics": metrics}
     context = StageContext(
         job_name="toy",
         seed=1,
@@ -45,7 +53,7 @@ def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2,
         output=folder,
         tracker=tracker,
         run_key="toy/register",
-        runs={register.config.model: children, "evaluate": [Run("evaluate", {}, folder, {"entries": entries})]},
+        runs={register.config.model: children, "evaluate": [Run("evaluate", {}, folder, summary)]},
     )
     register.run(context)
     [model] = tracker.models
@@ -63,6 +71,26 @@ def test_the_best_run_by_an_evaluations_figure_is_registered(tmp_path: Path) -> 
 def test_greater_figures_can_be_the_better_ones(tmp_path: Path) -> None:
     model = registered(stage(evaluation="evaluate", metric="loss", greater_is_better=True), tmp_path)
     assert model["folder"] == str(tmp_path / "3" / "student")
+
+
+def test_versions_compare_by_the_tasks_own_metric_in_its_direction(tmp_path: Path) -> None:
+    model = registered(stage(evaluation="evaluate"), tmp_path)
+    assert model["folder"] == str(tmp_path / "2" / "student")
+    assert json.loads(model["tags"]["compared_by"]) == {"metric": "loss", "greater_is_better": False}
+    # A task of which a greater loss were better.
+    model = registered(stage(evaluation="evaluate"), tmp_path, metrics={"loss": True})
+    assert model["folder"] == str(tmp_path / "3" / "student")
+
+
+def test_a_gate_without_a_metric_reads_what_versions_compare_by(tmp_path: Path) -> None:
+    tags = registered(stage(evaluation="evaluate", gate={"within_of_teacher": 0.5}), tmp_path)["tags"]
+    expected = {"metric": "loss", "greater_is_better": False, "at_least_champion": True, "within_of_teacher": 0.5}
+    assert json.loads(tags["gate"]) == expected
+    other = {"gate": {"metric": "f1"}, "metric": "loss"}
+    metrics = {"loss": False, "f1": True}
+    tags = registered(stage(evaluation="evaluate", **other), tmp_path, metrics=metrics)["tags"]
+    assert json.loads(tags["gate"])["greater_is_better"]
+    assert json.loads(tags["compared_by"]) == {"metric": "f1", "greater_is_better": True}
 
 
 def test_one_run_named_by_its_matrix_is_registered_with_its_figures(tmp_path: Path) -> None:
@@ -154,10 +182,11 @@ def test_a_version_gets_license_gate_figures_size_and_a_card(tmp_path: Path) -> 
             {"gate": {"metric": "f1", "greater_is_better": True}},
             "gate.metric is 'f1', but evaluation is missing",
         ),
+        ({"gate": {}}, "gate needs figures, but evaluation is missing"),
     ],
 )
 def test_a_baseline_or_gate_without_figures_is_refused_before_the_run(options: dict[str, Any], message: str) -> None:
-    evaluation = Input(Evaluated(("teacher", "alone"), ("loss", "f1")))
+    evaluation = Input(Evaluated(("teacher", "alone"), {"loss": False, "f1": True}))
     earlier = {"distill": Input(ModelFacts({"": object()})), "evaluate": evaluation}
     with pytest.raises(ValueError, match=message):
         stage(**options).plan(ScalingConfig(), earlier)
