@@ -19,7 +19,7 @@ class GateConfig(Section):
     metric: str | None = Field(default=None, min_length=1)
     """Figure of the evaluation that counts, by default the one that versions compare by."""
     greater_is_better: bool | None = None
-    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``; by default as the task says of it."""
+    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``; by default as the task says."""
     at_least_champion: bool = True
     """Refuse a student that is worse than the version that has the alias; without such a version it passes."""
     within_of_teacher: float | None = Field(default=None, ge=0)

@@ -12,7 +12,8 @@ import torch
 
 from raydistill import cluster
 from raydistill.config.matrix import axes
-from raydistill.config.sections import ScalingConfig, TrainingConfig
+from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.methods import muki
 from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models import checks

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raydistill.config.sections import ScalingConfig, TrainingConfig
+from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.data.input_splits import PARTS
 from raydistill.models import checks
 from raydistill.models.classes import with_classes

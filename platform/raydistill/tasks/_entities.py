@@ -1,12 +1,13 @@
 """Entities in sequences of tags such as B-PER, counted by their type as seqeval does by default, of any scheme."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+_PREFIXES = "BIES"
 _TAG = re.compile(r"O|[BIES](-.+)?")
 
 
@@ -17,6 +18,11 @@ def check_tags(labels: Sequence[str]) -> None:
     for label in labels:
         if not _TAG.fullmatch(label):
             raise ValueError(f"labels has {label!r}; a tag is O, or starts with B-, I-, E- or S-, such as B-PER")
+
+
+def in_order(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags with O first, then by their types, of a type B, I, E and S."""
+    return tuple(sorted(tags, key=lambda tag: (tag != "O", tag[2:], _PREFIXES.find(tag[:1]))))
 
 
 def entity_types(labels: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import TrainingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.data import mirror
 from raydistill.training import checkpoint_folder
 

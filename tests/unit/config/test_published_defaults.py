@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainingArguments
 
 from raydistill.config.named import MethodSpec
-from raydistill.config.sections import OptimizerConfig, TrainingConfig
+from raydistill.config.training import OptimizerConfig, TrainingConfig
 from raydistill.job import files
 from raydistill.job.load import load_job
 

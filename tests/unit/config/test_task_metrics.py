@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import TrainingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.training.selection import criterion_of
 
 CLASSES, SCORES = ("no", "yes"), ()

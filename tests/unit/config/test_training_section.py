@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.sections import TrainingConfig
+from raydistill.config.training import TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ from raydistill.registry.gate import Gate, gate_line, gate_tag, unmet
 from raydistill.registry.student import FiguresRow, StudentVersion, figures_tag
 
 
-def version(
-    figure: float | None, *, teachers: tuple[float, ...] = (), gate: Gate | None = None
-) -> StudentVersion:
+def version(figure: float | None, *, teachers: tuple[float, ...] = (), gate: Gate | None = None) -> StudentVersion:
     rows = [] if figure is None else [FiguresRow("student", "kd", {"accuracy": figure})]
     rows += [FiguresRow("teacher", f"t{one}", {"accuracy": one}) for one in teachers]
     return StudentVersion("s", 2, {**figures_tag(rows), **({} if gate is None else {"gate": gate_tag(gate)})})

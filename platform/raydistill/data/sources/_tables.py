@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raydistill.data.sources import _labels
 from raydistill.data.sources._base import DROPPED, Example
-from raydistill.data.sources._labels import Column, Label, Scores
+from raydistill.data.sources._labels import ClassName, Column, Label, Scores
 from raydistill.data.sources._questions import question_example
 
 _KINDS = (("text", "text_pair", "label"), ("words", "tags"), ("question", "context", "answers", "id"))
@@ -30,7 +30,7 @@ class Columns:
     """Column of the second text of a pair."""
     label: Label | None = None
     """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
-    labels: dict[Column, str | None] | None = None
+    labels: dict[Column, ClassName | None] | None = None
     """Name of the class for each raw label or tag, where ids have names for each of these; examples with a label whose
     name is null are dropped and counted."""
     words: str | None = None

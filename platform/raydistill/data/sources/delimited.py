@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from raydistill.data.sources import _files, _lines, _tables
 from raydistill.data.sources._base import DROPPED, Example, Item
-from raydistill.data.sources._labels import Column, Label, Scores
+from raydistill.data.sources._labels import ClassName, Column, Label, Scores
 
 _LONGEST_FIELD = 2**31 - 1
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -29,7 +29,7 @@ class Config(_files.FileSet):
     """Column of the second text of a pair."""
     label: Label | None = None
     """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
-    labels: dict[Column, str | None] | None = None
+    labels: dict[Column, ClassName | None] | None = None
     """Name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """How the files are written. None: by their ending, ``.gz`` and the like left out."""
