@@ -28,9 +28,10 @@ LAYERS = (
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim"),
     ("batch", "layout", "draws", "discovery", "json_file", "locks", "environment", "store_paths"),
+    ("user_error",),
 )
 """Parts of the package from top to bottom; a part imports itself and the layers below its own."""
-PURE = {part for layer in LAYERS[-3:] for part in layer}
+PURE = {part for layer in LAYERS[-4:] for part in layer}
 FOREIGN = {"ray", "deepspeed", "mlflow", "pydantic", "pyarrow"}
 """What the pure half does without."""
 
@@ -197,6 +198,16 @@ def test_the_block_on_libraries_works():
     script = IMPORT_WITHOUT.format(foreign=["pydantic"], names=["raydistill.config.sections"])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert "pydantic is blocked" in done.stderr
+
+
+def test_what_a_user_can_fix_is_a_user_error_and_only_formulas_raise_a_plain_value_error():
+    raised = {
+        part_of(module)
+        for module in modules()
+        for node in syntax(module)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ValueError"
+    }
+    assert raised == {"losses"}
 
 
 def test_the_source_root_is_no_package():

@@ -23,10 +23,10 @@ from raydistill.commands.reporting import (
     emit,
     print_lines,
     reported,
-    user_errors,
 )
 from raydistill.environment import keep_quiet
 from raydistill.job import files
+from raydistill.user_error import UserError, placed
 
 if TYPE_CHECKING:
     from raydistill.job.load import Job
@@ -136,8 +136,6 @@ def validate(
     overrides = [text for text in arguments if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
     jobs = [text for text in arguments if text not in overrides]
     with reported(debug=debug):
-        from raydistill.config.errors import UserError
-
         if not jobs:
             raise UserError(["no job is given; write a file or the name of a shipped job before the keys"])
         findings = [_validate_one(job, overrides) for job in jobs]
@@ -152,12 +150,8 @@ def validate(
 
 
 def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:
-    from raydistill.config.errors import UserError
-
     try:
-        with user_errors():
-            is_space = files.is_space(job)
-        if is_space:
+        if files.is_space(job):
             return {"job": job, "ok": True, "errors": [], "stages": tune.checked(job, overrides)[1]}
         return {"job": job, "ok": True, "errors": [], "stages": _check(job, load(job, overrides))}
     except UserError as error:
@@ -203,18 +197,18 @@ def cp(
       raydistill cp demo my.yaml
       raydistill cp spaces/kd_temperature my_space.yaml
     """
-    with reported(debug=debug), user_errors():
+    with reported(debug=debug):
         is_space = files.is_space(job)
         text = files.space_text(job) if is_space else files.job_text(job)
         if not new.parent.is_dir():
-            raise ValueError(f"{new} is in a folder that does not exist; make {new.parent} first")
+            raise UserError(f"{new} is in a folder that does not exist; make {new.parent} first")
         try:
             with new.open("x", encoding="utf-8") as stream:
                 stream.write(text)
         except FileExistsError:
-            raise ValueError(f"{new} exists; give another name or remove it") from None
+            raise UserError(f"{new} exists; give another name or remove it") from None
         except OSError as error:
-            raise ValueError(f"{new} cannot be written ({error.strerror}); give another place") from None
+            raise UserError(f"{new} cannot be written ({error.strerror}); give another place") from None
     typer.echo(f"wrote {new}; next: raydistill {'tune' if is_space else 'run'} {new} --dry-run")
 
 
@@ -247,7 +241,7 @@ def track_sync(
 
 def _check(name: str, job: "Job") -> dict[str, list[str]]:
     """The preflight's lines by stage; raises UserError."""
-    with user_errors(name):
+    with placed(name):
         from raydistill.job.preflight import check_job, report_lines
 
         return dict(report_lines(check_job(job)))

@@ -6,6 +6,8 @@ import importlib
 from importlib.resources import files
 from types import ModuleType
 
+from raydistill.user_error import UserError
+
 
 def names(package: str) -> list[str]:
     """The public module names of a package such as ``raydistill.methods``, sorted; imports nothing below it."""
@@ -29,7 +31,7 @@ def load(package: str, name: str, *, key: str = "name") -> ModuleType:
     """
     choices = names(package)
     if name not in choices:
-        raise ValueError(unknown_choice(key, name, choices))
+        raise UserError(unknown_choice(key, name, choices))
     return importlib.import_module(f"{package}.{name}")
 
 

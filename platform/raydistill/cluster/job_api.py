@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raydistill.user_error import UserError
+
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 """Where ``ray dashboard`` brings the job API of a cluster to, and where a Ray on this machine has it."""
 MAKE_TOKEN = (
@@ -44,7 +46,7 @@ def find_token() -> str | None:
         return token
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return None
-    raise ValueError(f"there is no token for the cluster in {path}; {MAKE_TOKEN}")
+    raise UserError(f"there is no token for the cluster in {path}; {MAKE_TOKEN}")
 
 
 def checked_address(address: str) -> str:
@@ -52,7 +54,7 @@ def checked_address(address: str) -> str:
     text = address if "://" in address else f"http://{address}"
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"--address is {address!r}; give the address of the dashboard, such as {DEFAULT_ADDRESS}")
+        raise UserError(f"--address is {address!r}; give the address of the dashboard, such as {DEFAULT_ADDRESS}")
     if parts.port is None and parts.scheme == "http":
         text = f"{parts.scheme}://{parts.netloc}:8265"
     return text.rstrip("/")
@@ -81,16 +83,16 @@ class JobApi:
         try:
             yield
         except (requests.exceptions.RequestException, ConnectionError) as error:
-            raise ValueError(_no_answer(self.address, error)) from None
+            raise UserError(_no_answer(self.address, error)) from None
         except AuthenticationError as error:
-            raise ValueError(_denied(self.address, 403 if "Forbidden" in str(error) else 401)) from None
+            raise UserError(_denied(self.address, 403 if "Forbidden" in str(error) else 401)) from None
         except RuntimeError as error:
             if job_id is not None and "404" in str(error):
-                raise ValueError(
+                raise UserError(
                     f"there is no job {job_id!r} at {self.address}; `raydistill status` lists those that it knows"
                 ) from None
             first = next(iter(str(error).splitlines()), "")
-            raise ValueError(f"the cluster at {self.address} refused: {first}") from None
+            raise UserError(f"the cluster at {self.address} refused: {first}") from None
 
     def submit(self, **arguments: Any) -> str:
         """Start a job, as Ray's ``submit_job`` takes it; returns its id.
@@ -102,7 +104,7 @@ class JobApi:
             try:
                 with self._refusals():
                     return str(self._client.submit_job(**arguments))
-            except ValueError as error:
+            except UserError as error:
                 if _NOT_READY not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(_RETRY_S)
@@ -179,11 +181,11 @@ def _probe(address: str, headers: dict[str, str]) -> None:
         # Another address in the answer would be sent the token too.
         answer = requests.get(f"{address}/api/version", headers=headers, timeout=_TIMEOUT_S, allow_redirects=False)
     except requests.exceptions.RequestException as error:
-        raise ValueError(_no_answer(address, error)) from None
+        raise UserError(_no_answer(address, error)) from None
     if answer.status_code in (401, 403):
-        raise ValueError(_denied(address, answer.status_code))
+        raise UserError(_denied(address, answer.status_code))
     if answer.status_code != 200 or "ray_version" not in answer.text:
-        raise ValueError(f"--address {address} answers, but not as Ray's dashboard does; give the dashboard's address")
+        raise UserError(f"--address {address} answers, but not as Ray's dashboard does; give the dashboard's address")
 
 
 def _no_answer(address: str, error: Exception) -> str:

@@ -12,6 +12,7 @@ from raydistill.cluster.resources import required_cpus
 from raydistill.cluster.submission import JOB_KEY, Submission
 from raydistill.config.sections import ScalingConfig
 from raydistill.environment import quiet_variables
+from raydistill.user_error import UserError
 
 _JOB_FOLDER = "/etc/raydistill"
 _CPUS_OF_DATA_NODE = 8
@@ -34,9 +35,9 @@ def manifests(
     storage = str(submission.job["storage"])
     if "://" in storage:
         if claim is not None:
-            raise ValueError(f"--claim is for a storage that is a folder, but storage is {storage}; leave --claim out")
+            raise UserError(f"--claim is for a storage that is a folder, but storage is {storage}; leave --claim out")
     elif claim is None:
-        raise ValueError(f"storage is {storage!r}, a folder of the pods, which they lose; add --claim with a volume")
+        raise UserError(f"storage is {storage!r}, a folder of the pods, which they lose; add --claim with a volume")
     name = _NAME.sub("-", str(submission.job["name"]).lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
     config_map = {
         "apiVersion": "v1",

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.user_error import UserError
 
 
 def required_cpus(scaling: ScalingConfig) -> int:
@@ -93,12 +94,12 @@ def check_resources(scaling: ScalingConfig) -> None:
     gpus, cpus = available.get("GPU"), available.get("CPU")
     key = "min_workers" if is_elastic(scaling) else "num_workers"
     if scaling.use_gpu and gpus is not None and scaling.fewest_workers > gpus:
-        raise ValueError(
+        raise UserError(
             f"scaling.{key} is {scaling.fewest_workers} with use_gpu, but there are {gpus:.0f} GPUs; "
             "lower it or set scaling.use_gpu=false"
         )
     if cpus is not None and least_cpus(scaling) > cpus:
-        raise ValueError(
+        raise UserError(
             f"scaling needs {least_cpus(scaling)} CPUs for {scaling.fewest_workers} workers and their data tasks, "
             f"but the cluster has {cpus:.0f}; lower scaling.{key} or scaling.cpus_per_worker"
         )

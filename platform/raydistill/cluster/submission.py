@@ -19,9 +19,9 @@ import raydistill
 from raydistill.cluster.job_api import ENDED, JobApi
 from raydistill.cluster.local_paths import local_paths, replaced
 from raydistill.cluster.uploads import FOLDER, Upload, uploads, write_package
-from raydistill.config.errors import UserError
 from raydistill.environment import quiet_variables
 from raydistill.store_paths import is_in_store
+from raydistill.user_error import UserError
 
 JOB_KEY = "raydistill_job"
 """Key of a job's metadata that holds the whole job, as YAML."""
@@ -154,7 +154,7 @@ def submit(api: JobApi, submission: Submission) -> str:
     """Start the job and return its id; raises ValueError while the same job runs there: both would write one folder."""
     running = [job for job in api.jobs() if str(job.status) not in ENDED and _is_same(job, submission)]
     if running:
-        raise ValueError(
+        raise UserError(
             f"{submission.job['name']} runs already as {running[0].submission_id} and writes to the same storage; "
             f"stop it first: raydistill stop {running[0].submission_id} --address {api.address}"
         )
@@ -178,9 +178,9 @@ def again(info: Any) -> Submission:
     """The submission of a job that ended, to continue it; raises ValueError for one that runs, or is not ours."""
     metadata, job_id = info.metadata or {}, info.submission_id
     if JOB_KEY not in metadata:
-        raise ValueError(f"{job_id} was not submitted by raydistill; submit its file again")
+        raise UserError(f"{job_id} was not submitted by raydistill; submit its file again")
     if str(info.status) not in ENDED:
-        raise ValueError(f"{job_id} has not ended (it is {info.status}); stop it first, or follow it")
+        raise UserError(f"{job_id} has not ended (it is {info.status}); stop it first, or follow it")
     given = (info.runtime_env or {}).get("env_vars") or {}
     names = json.loads(metadata["raydistill_variables"])
     return Submission(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydistill.cluster.local_paths import LocalPath
+from raydistill.user_error import UserError
 
 FOLDER = "uploads"
 """Folder of the files in the package, and in a storage."""
@@ -49,7 +50,7 @@ def uploads(paths: Iterable[LocalPath]) -> list[Upload]:
     size = sum(path.num_bytes for path in {upload.digest: upload.path for upload in found}.values())
     if size > MOST_BYTES:
         named = ", ".join(f"{upload.path.key} ({upload.path.num_bytes / _MIB:.1f} MiB)" for upload in found)
-        raise ValueError(
+        raise UserError(
             f"--upload takes {MOST_BYTES // _MIB} MiB, but there are {size / _MIB:.1f}: {named}; copy the large ones "
             "to a folder that all machines of the cluster see, and name it there"
         )
@@ -95,7 +96,7 @@ def place(target: Path, digests: Iterable[str], *, source: Path) -> None:
         if (target / digest).is_dir():
             continue
         if not (source / digest).is_dir():
-            raise ValueError(f"{target / digest} is missing; submit the job's file again with --upload")
+            raise UserError(f"{target / digest} is missing; submit the job's file again with --upload")
         target.mkdir(parents=True, exist_ok=True)
         temporary = target / f".{digest}.{os.getpid()}"
         shutil.copytree(source / digest, temporary)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill.commands.reporting import FAILED, INTERRUPTED, DebugOption, JsonOption, emit, print_lines, reported
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.cluster.job_api import JobApi
@@ -109,7 +110,7 @@ def follow_to_end(api: "JobApi", job_id: str, *, err: bool = False, as_json: boo
     except KeyboardInterrupt:
         print_lines([f"{job_id} goes on without this terminal", *what_next(job_id, api.address)], err=True)
         raise typer.Exit(INTERRUPTED) from None
-    except ValueError:
+    except UserError:
         print_lines([f"{job_id} may go on; once the cluster answers:", *what_next(job_id, api.address)], err=True)
         raise
     code = exit_code(info)

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from raydistill.commands.reporting import user_errors
 from raydistill.job import files
+from raydistill.user_error import placed
 
 if TYPE_CHECKING:
     from raydistill.job.load import Job
@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 def load(job: str, assignments: list[str]) -> "Job":
     """The validated job with its overrides; raises UserError."""
-    with user_errors():
-        from raydistill.config import overrides
+    from raydistill.config import overrides
 
-        raw, values = files.read_job(job), overrides.parse(assignments)
-    with user_errors(job):
+    raw, values = files.read_job(job), overrides.parse(assignments)
+    with placed(job):
         from raydistill.job.load import JobConfig, accepts, load_job
 
         return load_job(overrides.apply(raw, values, top_level=JobConfig.model_fields, accepts=accepts(raw)))

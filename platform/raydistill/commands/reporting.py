@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from raydistill.job.storage_faults import storage_problem
+from raydistill.user_error import user_error_of
 
 DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
 
@@ -38,8 +39,9 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
     except BrokenPipeError:
         raise
     except Exception as error:
-        if _is_refusal(error):
-            print_lines(getattr(error, "lines", None) or [str(error)] * bool(str(error)), err=True)
+        refusal = user_error_of(error)
+        if refusal is not None:
+            print_lines(refusal.lines, err=True)
             raise typer.Exit(USER_CAN_FIX) from None
         problem = storage_problem(error, failure.folder)
         if problem is not None and not debug:
@@ -47,14 +49,6 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
             raise typer.Exit(USER_CAN_FIX) from None
         typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
         raise typer.Exit(FAILED) from None
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether raydistill itself refused something here, unlike a library, or code in a worker."""
-    if isinstance(error, ValueError) and hasattr(error, "lines"):
-        return True
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    return type(error) is ValueError and Path(raised_in).is_relative_to(Path(__file__).parents[1])
 
 
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
@@ -83,17 +77,6 @@ def _written(text: str, folder: Path) -> str:
         Path(name).unlink(missing_ok=True)
         raise
     return name
-
-
-@contextmanager
-def user_errors(source: str = "") -> Iterator[None]:
-    """Everything here that is a ValueError is the user's to fix."""
-    try:
-        yield
-    except ValueError as error:
-        from raydistill.config.errors import UserError, error_lines
-
-        raise UserError(error_lines(error, source=source)) from None
 
 
 def emit(data: Any, *, json_text: bool, lines: list[str]) -> None:

@@ -16,6 +16,7 @@ from raydistill.commands.cluster_jobs import (
 )
 from raydistill.commands.loading import load
 from raydistill.commands.reporting import DebugOption, JsonOption, emit, reported
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.cluster.job_api import JobApi
@@ -125,7 +126,7 @@ def _variables(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals and name not in os.environ:
-            raise ValueError(f"--env {name} has no value, and there is no such variable here; write --env {name}=VALUE")
+            raise UserError(f"--env {name} has no value, and there is no such variable here; write --env {name}=VALUE")
         found[name] = value if equals else os.environ[name]
     return found
 
@@ -133,8 +134,8 @@ def _variables(texts: Sequence[str]) -> dict[str, str]:
 def _check_kubernetes(kuberay: bool, options: dict[str, Any], *, upload: bool) -> None:
     given = [name for name, value in options.items() if value is not None]
     if not kuberay and given:
-        raise ValueError(f"{given[0]} goes with --kuberay; add that, or leave {given[0]} out")
+        raise UserError(f"{given[0]} goes with --kuberay; add that, or leave {given[0]} out")
     if kuberay and options["--image"] is None:
-        raise ValueError("--kuberay needs --image, a container image that has raydistill and what it needs")
+        raise UserError("--kuberay needs --image, a container image that has raydistill and what it needs")
     if kuberay and upload:
-        raise ValueError("--kuberay takes no files along; copy them to the volume claim and leave --upload out")
+        raise UserError("--kuberay takes no files along; copy them to the volume claim and leave --upload out")

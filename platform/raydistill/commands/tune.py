@@ -15,8 +15,8 @@ from raydistill.commands.reporting import (
     emit,
     print_lines,
     reported,
-    user_errors,
 )
+from raydistill.user_error import placed
 
 if TYPE_CHECKING:
     from raydistill.search.config import SearchConfig
@@ -68,11 +68,10 @@ def tune(
 
 def checked(space: str, assignments: list[str]) -> "tuple[SearchConfig, dict[str, list[str]]]":
     """A search and its preflight's lines by what they are about; raises UserError."""
-    with user_errors():
-        from raydistill.search.spaces import load_search
+    from raydistill.search.spaces import load_search
 
-        search = load_search(space, assignments)
-    with user_errors(space):
+    search = load_search(space, assignments)
+    with placed(space):
         from raydistill.search.preflight import check_search
 
         return search, check_search(search)

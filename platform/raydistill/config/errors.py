@@ -8,18 +8,11 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 from pydantic_core.core_schema import ErrorType
 
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 _EXTRA_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 _STANDARD_TYPES = frozenset(get_args(ErrorType))
 _LONGEST_VALUE = 60
-
-
-class UserError(ValueError):
-    """One or more mistakes that the user can fix, each a line that names key, value and remedy."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.lines = list(lines)
-        super().__init__("\n".join(self.lines))
 
 
 def error_lines(error: ValueError, *, source: str = "") -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from raydistill.config import yaml_text
 from raydistill.config.overrides import set_value
+from raydistill.user_error import UserError
 
 SEED = "seed"
 """The axis over which tables average; runs that are made from a run with a seed share it."""
@@ -38,14 +39,14 @@ def axes(matrix: Mapping[str, Any]) -> dict[str, list[Choice]]:
         elif isinstance(values, Sequence) and not isinstance(values, str) and values:
             found[key] = [Choice(label, value) for label, value in zip(_labels(key, values), values, strict=True)]
         else:
-            raise ValueError(f"matrix.{key} is {values!r}; list the values, such as [1, 2, 3]")
+            raise UserError(f"matrix.{key} is {values!r}; list the values, such as [1, 2, 3]")
     return found
 
 
 def _labels(key: str, values: Sequence[Any]) -> list[Label]:
     for position, value in enumerate(values):
         if value in values[:position]:
-            raise ValueError(f"matrix.{key} has {value!r} twice; remove one")
+            raise UserError(f"matrix.{key} has {value!r} twice; remove one")
     labels = [_label(value) for value in values]
     texts = [str(label) for label in labels]
     # Sections of one name, such as one method with two temperatures, are told apart by their place.

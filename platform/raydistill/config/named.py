@@ -14,6 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,11 +52,11 @@ class Named:
             return value
         kind = cls.PACKAGE.rpartition(".")[2].removesuffix("s")
         if not isinstance(value, str | dict):
-            raise ValueError(f"write the name of a {kind}, or its name and options as {{name: ..., key: value}}")
+            raise UserError(f"write the name of a {kind}, or its name and options as {{name: ..., key: value}}")
         section = {"name": value} if isinstance(value, str) else dict(value)
         choices = discovery.names(cls.PACKAGE)
         if "name" not in section:
-            raise ValueError(f"name is missing; choices: {', '.join(choices)}")
+            raise UserError(f"name is missing; choices: {', '.join(choices)}")
         name = section.pop("name")
         if name not in choices:
             raise choice_error(kind, "name", name, choices)

@@ -7,6 +7,7 @@ from typing import Any
 
 from raydistill.config import yaml_text
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 Accepts = Callable[[str, Sequence[str]], bool]
 """Whether the stage of that name has a key with that path below it."""
@@ -33,9 +34,9 @@ def _parse_one(assignment: str) -> tuple[str, Any]:
     key, equals, text = assignment.partition("=")
     key = key.strip()
     if not equals:
-        raise ValueError(f"{assignment!r} has no '='; write dotted.key=value, such as training.batch_size=32")
+        raise UserError(f"{assignment!r} has no '='; write dotted.key=value, such as training.batch_size=32")
     if not re.fullmatch(r"[^\s.=]+(\.[^\s.=]+)*", key):
-        raise ValueError(f"{assignment!r} starts with no dotted key; write dotted.key=value")
+        raise UserError(f"{assignment!r} starts with no dotted key; write dotted.key=value")
     return key, yaml_text.parse(text, source=f"the value of {key}")
 
 
@@ -69,10 +70,10 @@ def locate(raw: Mapping[str, Any], key: str, *, top_level: Collection[str], acce
         return ["stages", takers[0], *path]
     if takers:
         choices = " or ".join(f"{name}.{key}" for name in takers)
-        raise ValueError(f"{key} is a key of several stages; write {choices}")
+        raise UserError(f"{key} is a key of several stages; write {choices}")
     if len(path) > 1:
-        raise ValueError(_no_place(key, names, accepts))
-    raise ValueError(unknown_choice("the key", key, sorted({*top_level, *names})) + ", or a key inside one stage")
+        raise UserError(_no_place(key, names, accepts))
+    raise UserError(unknown_choice("the key", key, sorted({*top_level, *names})) + ", or a key inside one stage")
 
 
 def _no_place(key: str, names: Sequence[str], accepts: Accepts) -> str:
@@ -109,8 +110,8 @@ def _key(data: Any, path: Sequence[str], depth: int) -> Any:
     part, where = path[depth], ".".join(path[:depth])
     if isinstance(data, list):
         if not part.isdecimal() or int(part) >= len(data):
-            raise ValueError(f"{where}.{part} is no item of {where}; write a number from 0 to {len(data) - 1}")
+            raise UserError(f"{where}.{part} is no item of {where}; write a number from 0 to {len(data) - 1}")
         return int(part)
     if not isinstance(data, dict):
-        raise ValueError(f"{where} is {data!r}, which has no keys; remove .{part} from {'.'.join(path)}")
+        raise UserError(f"{where} is {data!r}, which has no keys; remove .{part} from {'.'.join(path)}")
     return part

@@ -17,6 +17,7 @@ from pydantic import (
 from raydistill.config.errors import with_choices
 from raydistill.config.named import names_from
 from raydistill.models import layer_plan
+from raydistill.user_error import UserError
 
 
 class Section(BaseModel):
@@ -58,7 +59,7 @@ class ScalingConfig(Section):
     @model_validator(mode="after")
     def _fewest_is_no_more(self) -> "ScalingConfig":
         if (self.min_workers or 1) > self.num_workers:
-            raise ValueError(f"min_workers is {self.min_workers}, but num_workers only {self.num_workers}; lower it")
+            raise UserError(f"min_workers is {self.min_workers}, but num_workers only {self.num_workers}; lower it")
         return self
 
     @property
@@ -106,13 +107,13 @@ class CorpusRef(Section):
         names = self.label_subset or []
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"label_subset has {twice[0]!r} twice; name each class once")
+            raise UserError(f"label_subset has {twice[0]!r} twice; name each class once")
         return self
 
     @model_validator(mode="after")
     def _few_whole(self) -> "CorpusRef":
         if self.few_shot is not None and self.weight % 1:
-            raise ValueError(
+            raise UserError(
                 f"weight is {self.weight} beside few_shot; a share of few rows may be none, give a whole number"
             )
         return self
@@ -175,9 +176,9 @@ class ModelRef(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> "ModelRef":
         if (self.checkpoint is None) == (self.package is None):
-            raise ValueError("give exactly one of checkpoint and package")
+            raise UserError("give exactly one of checkpoint and package")
         if self.package is not None and (self.sha256 is None or self.path is None):
-            raise ValueError(f"package {self.package!r} needs sha256 and path beside it")
+            raise UserError(f"package {self.package!r} needs sha256 and path beside it")
         return self
 
     @property
@@ -230,11 +231,11 @@ class StudentConfig(Section):
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
         if self.init == "checkpoint" and self.checkpoint is None:
-            raise ValueError("init is 'checkpoint'; name the model as checkpoint")
+            raise UserError("init is 'checkpoint'; name the model as checkpoint")
         if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
-            raise ValueError("give num_layers or layers")
+            raise UserError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
-            raise ValueError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
+            raise UserError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
         if self.layer_plan is not None:
             layer_plan.check_form(self.layer_plan)
         return self

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from raydistill.config.sections import Section
+from raydistill.user_error import UserError
 
 
 class OptimizerConfig(Section):
@@ -49,7 +50,7 @@ class OptimizerConfig(Section):
     def _options_of_the_schedule(self) -> "OptimizerConfig":
         for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_with_restarts")):
             if getattr(self, key) != 1 and self.schedule != schedule:
-                raise ValueError(
+                raise UserError(
                     f"{key} is {getattr(self, key)}, which only schedule: {schedule} reads, but schedule is "
                     f"{self.schedule!r}; choose that one or leave {key}"
                 )
@@ -59,9 +60,9 @@ class OptimizerConfig(Section):
 def _steps_or_share(value: object) -> object:
     """A whole number of steps, or a share of them below 1; raises ValueError for any other number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError("write a number of steps, or a share of them below 1, such as 0.1")
+        raise UserError("write a number of steps, or a share of them below 1, such as 0.1")
     if not (0 < value < 1 or (value >= 1 and value == int(value))):
-        raise ValueError("a number of steps is whole and positive, a share of them lies between 0 and 1")
+        raise UserError("a number of steps is whole and positive, a share of them lies between 0 and 1")
     return value if value < 1 else int(value)
 
 
@@ -120,28 +121,28 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingConfig":
         if self.early_stopping_threshold and self.early_stopping_patience is None:
-            raise ValueError(
+            raise UserError(
                 f"early_stopping_threshold is {self.early_stopping_threshold}, which does nothing without "
                 "early_stopping_patience; give both or neither"
             )
         if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
-            raise ValueError(
+            raise UserError(
                 f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
             )
         if self.stop_after_steps is not None and self.stop_after_epochs is not None:
-            raise ValueError(
+            raise UserError(
                 f"stop_after_epochs is {self.stop_after_epochs} beside stop_after_steps, {self.stop_after_steps}; "
                 "give one of them"
             )
         if (self.stop_after_epochs or 0) > self.num_epochs:
-            raise ValueError(
+            raise UserError(
                 f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
                 "leave it"
             )
         compares = self.load_best_model_at_end or self.early_stopping_patience is not None
         if compares and self.evaluates_only_at_the_end:
             key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
-            raise ValueError(
+            raise UserError(
                 f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
             )
         return self

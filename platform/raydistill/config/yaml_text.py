@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from raydistill.user_error import UserError
+
 _MERGE = "tag:yaml.org,2002:merge"
 _RESOLVERS: list[tuple[str, str, str]] = [
     ("null", r"~|null|Null|NULL|", "~nN"),
@@ -80,11 +82,11 @@ def parse(text: str, *, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise ValueError(f"{place}: {error.problem or error.context}; correct the YAML there") from None
+        raise UserError(f"{place}: {error.problem or error.context}; correct the YAML there") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{source}: {' '.join(str(error).split())}; correct the YAML there") from None
+        raise UserError(f"{source}: {' '.join(str(error).split())}; correct the YAML there") from None
     except RecursionError:
-        raise ValueError(f"{source}: it is nested too deeply, or holds itself; remove the alias") from None
+        raise UserError(f"{source}: it is nested too deeply, or holds itself; remove the alias") from None
 
 
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
@@ -92,8 +94,8 @@ def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
     value = parse(text, source=source)
     if not isinstance(value, dict):
         found = "empty" if value is None else f"a {type(value).__name__}"
-        raise ValueError(f"{source} is {found}; write keys and values, such as 'name: my-job'")
+        raise UserError(f"{source} is {found}; write keys and values, such as 'name: my-job'")
     wrong = [key for key in value if not isinstance(key, str)]
     if wrong:
-        raise ValueError(f"{source}: the key {wrong[0]!r} is not a word; quote it")
+        raise UserError(f"{source}: the key {wrong[0]!r} is not a word; quote it")
     return value

@@ -24,6 +24,7 @@ from raydistill.data.storage import join
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns
 from raydistill.models.checks import max_length
 from raydistill.models.load import load_config, load_tokenizer
+from raydistill.user_error import UserError
 
 _TEXTS_PER_BLOCK = 1_000
 _NO_LIMIT = 1_000_000
@@ -178,7 +179,7 @@ def check_new(number: int, digest: str, hashes: Sequence[str | None]) -> None:
     if digest in hashes:
         before = hashes.index(digest)
         key = f"teacher_tokenizers.{before - 1}" if before else "tokenizer"
-        raise ValueError(f"teacher_tokenizers.{number} encodes as {key} does; leave it out")
+        raise UserError(f"teacher_tokenizers.{number} encodes as {key} does; leave it out")
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -207,7 +208,7 @@ def _with_max_length(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> En
     if (folder / "config.json").is_file():
         limits.append(max_length(load_config(folder)))
     if min(limits) > _NO_LIMIT:
-        raise ValueError("encoding.max_length is missing and the tokenizer states no limit; give it")
+        raise UserError("encoding.max_length is missing and the tokenizer states no limit; give it")
     return dataclasses.replace(encoding, config=dataclasses.replace(encoding.config, max_length=min(limits)))
 
 
@@ -219,17 +220,17 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
 
 def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin: _Origin) -> None:
     if not any(rows.values()):
-        raise ValueError(
+        raise UserError(
             f"the sources' {counts['texts']} texts give no row; lower encoding.min_length, or choose another unit "
             "or other files"
         )
     for part, number in rows.items():
         if number == 0 and isinstance(origin.split, dict):
-            raise ValueError(
+            raise UserError(
                 f"{'validation' if part else 'source'}: {origin.sources_of(part)[0].source['name']} gives no row; "
                 "choose another split or other files"
             )
         if number == 0:
-            raise ValueError(
+            raise UserError(
                 f"validation is {origin.split}, which leaves no row in {PARTS[part]}; change it or add text"
             )

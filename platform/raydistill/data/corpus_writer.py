@@ -28,6 +28,7 @@ from raydistill.data.sealed_writer import Entry, Sealer
 from raydistill.data.shards import ShardInfo, ShardReader, ShardWriter
 from raydistill.data.storage import HashingStream
 from raydistill.tasks._base import Column
+from raydistill.user_error import UserError
 
 ROWS_PER_SHARD = 65_000
 START, END = Place(0, 0), Place(2**62, 0)
@@ -74,7 +75,7 @@ class CorpusWriter:
         columns: Mapping[str, Column] | None = None,
     ) -> None:
         if rows_per_shard < 1:
-            raise ValueError(f"rows_per_shard is {rows_per_shard}; give at least 1")
+            raise UserError(f"rows_per_shard is {rows_per_shard}; give at least 1")
         self._sealer = Sealer(uri, Corpus, CorpusEntry, identity=recipe, is_renamed=True)
         self._folder = self._sealer.folder
         self.dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.int32)
@@ -154,7 +155,7 @@ class CorpusWriter:
         expected = schema_of(self._columns)
         if values is None or values.schema != expected or len(values) != len(lengths):
             found = "none" if values is None else f"{len(values)} rows of {', '.join(values.column_names)}"
-            raise ValueError(f"values are {found}; the corpus takes {len(lengths)} of {', '.join(self._columns)}")
+            raise UserError(f"values are {found}; the corpus takes {len(lengths)} of {', '.join(self._columns)}")
         check_lengths(values, self._columns, lengths)
 
     def finish(
@@ -222,12 +223,12 @@ class CorpusWriter:
         lengths = np.concatenate([lengths for _, lengths, _ in self._group])
         values = pa.concat_tables([values for _, _, values in self._group]) if self._columns else None
         if len(ids) and not (ids.min() >= 0 and ids.max() < len(self._token_counts)):
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer gave id {ids.max()} but its vocabulary has {len(self._token_counts)} entries; "
                 "repair the tokenizer's files"
             )
         if not lengths.all():
-            raise ValueError("a row without tokens cannot be stored; the encoding has to drop it")
+            raise UserError("a row without tokens cannot be stored; the encoding has to drop it")
         if self._shard is None:
             file = f"shards/part-{len(self._shards):05d}.parquet"
             self._shard = ShardWriter(self._folder, file, self.dtype, self._columns)

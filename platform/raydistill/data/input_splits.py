@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.sources._base import Item
 from raydistill.draws import uniform
+from raydistill.user_error import UserError
 
 PARTS = TRAIN, VALIDATION = ("train", "validation")
 """Parts of a corpus in the order of their numbers."""
@@ -29,7 +30,7 @@ class WeightedSource:
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"the weight of source {self.source.name} is {self.weight}; give a positive number")
+            raise UserError(f"the weight of source {self.source.name} is {self.weight}; give a positive number")
 
 
 @dataclass(frozen=True)

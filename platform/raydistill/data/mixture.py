@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
+from raydistill.user_error import UserError
 
 Rows = NDArray[np.int64]
 
@@ -38,23 +39,23 @@ class CorpusPart:
 
     def __post_init__(self) -> None:
         if self.few_shot is not None and self.few_shot < 1:
-            raise ValueError(f"few_shot of corpus {self.uri!r} is {self.few_shot}; it must be at least 1")
+            raise UserError(f"few_shot of corpus {self.uri!r} is {self.few_shot}; it must be at least 1")
         if self.label_subset:
             check_subset(self.label_subset)
         if self.few_shot is not None and self.weight % 1:
-            raise ValueError(
+            raise UserError(
                 f"the weight of corpus {self.uri!r} is {self.weight} beside few_shot; a share of few rows may be none, "
                 "give a whole number"
             )
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"the weight of corpus {self.uri!r} is {self.weight}; it must be a positive number")
+            raise UserError(f"the weight of corpus {self.uri!r} is {self.weight}; it must be a positive number")
 
 
 def parts_of(corpus: str | Sequence[CorpusPart]) -> tuple[CorpusPart, ...]:
     """The parts that a single URI or a list of parts names; raises ValueError for an empty list."""
     parts = (CorpusPart(corpus),) if isinstance(corpus, str) else tuple(corpus)
     if not parts:
-        raise ValueError("corpus is an empty list; name at least one corpus")
+        raise UserError("corpus is an empty list; name at least one corpus")
     return parts
 
 
@@ -77,7 +78,7 @@ def open_cached(parts: tuple[CorpusPart, ...], corpus_hash: str) -> "Corpus | Mi
     corpus = open_mixture(parts)
     if corpus.hash != corpus_hash:
         names = ", ".join(repr(part.uri) for part in parts)
-        raise ValueError(f"corpus {names} changed: its hash is {corpus.hash}, expected {corpus_hash}")
+        raise UserError(f"corpus {names} changed: its hash is {corpus.hash}, expected {corpus_hash}")
     return corpus
 
 
@@ -222,7 +223,7 @@ def _shards_of(place: int, part: CorpusPart, corpus: Corpus) -> list[_Shard]:
     partial = [replace(shard, rows=int(shard.rows * fraction + 0.5)) for shard in whole]
     shards = whole * int(copies) + [shard for shard in partial if shard.rows > 0]
     if not any(shard.rows for shard in shards):
-        raise ValueError(
+        raise UserError(
             f"corpus {part.uri!r} has {len(corpus)} rows and weight {part.weight}, which leaves none; "
             "raise the weight or leave it out"
         )
@@ -250,7 +251,7 @@ def chosen_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
         return None
     if not has_classes(_own_labels(corpus), corpus.columns):
         key = f"few_shot is {part.few_shot}" if part.few_shot else f"label_subset is {', '.join(part.label_subset)}"
-        raise ValueError(f"{key}, but corpus {part.uri!r} has no class for each row; leave it out")
+        raise UserError(f"{key}, but corpus {part.uri!r} has no class for each row; leave it out")
     labels = corpus.read_columns(np.arange(len(corpus))).column("label").to_numpy()
     rows = np.arange(len(labels))
     if part.few_shot is not None:
@@ -259,14 +260,14 @@ def chosen_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
     for name in labels_of(part, corpus):
         of_class = rows[labels[rows] == _own_labels(corpus).index(name)]
         if part.few_shot is not None and len(of_class) < part.few_shot:
-            raise ValueError(
+            raise UserError(
                 f"few_shot is {part.few_shot}, but corpus {part.uri!r} has {len(of_class)} rows of class {name!r}; "
                 "lower it"
             )
         found.append(of_class[: part.few_shot])
     chosen = np.sort(np.concatenate(found)).astype(np.int64)
     if not len(chosen):
-        raise ValueError(
+        raise UserError(
             f"label_subset is {', '.join(part.label_subset)}, but corpus {part.uri!r} has no row of these classes; "
             "name others, or binarize more text"
         )
@@ -310,14 +311,14 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
         first = fact(corpora[0])
         for part, corpus in zip(parts, corpora, strict=True):
             if fact(corpus) != first:
-                raise ValueError(
+                raise UserError(
                     f"corpus {part.uri!r} has {name} {fact(corpus)!r}, corpus {parts[0].uri!r} has {first!r}; "
                     "corpora that are mixed must agree, so binarize one of them again"
                 )
     labels = [labels_of(part, corpus) for part, corpus in zip(parts, corpora, strict=True)]
     for part, its in zip(parts, labels, strict=True):
         if its != labels[0]:
-            raise ValueError(
+            raise UserError(
                 f"corpus {part.uri!r} has the classes {', '.join(its)}, {parts[0].uri!r} has {', '.join(labels[0])}; "
                 "corpora that are mixed must agree, so give both a label_subset or binarize one of them again"
             )
@@ -326,7 +327,7 @@ def _check_equal(parts: Sequence[CorpusPart], corpora: Sequence[Corpus]) -> None
 def check_subset(names: Sequence[str]) -> None:
     """Raise ValueError for names of classes that are too few or the same."""
     if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"label_subset is {', '.join(names) or 'empty'}; give two or more different classes, or none")
+        raise UserError(f"label_subset is {', '.join(names) or 'empty'}; give two or more different classes, or none")
 
 
 def classes_of(labels: Sequence[str], subset: Sequence[str], *, corpus: str) -> tuple[str, ...]:
@@ -337,7 +338,7 @@ def classes_of(labels: Sequence[str], subset: Sequence[str], *, corpus: str) -> 
     missing = [name for name in subset if name not in labels]
     if missing:
         its = f"its classes are {', '.join(labels)}" if labels else "it has scores"
-        raise ValueError(f"label_subset has {missing[0]!r}, which corpus {corpus!r} lacks; {its}")
+        raise UserError(f"label_subset has {missing[0]!r}, which corpus {corpus!r} lacks; {its}")
     return tuple(name for name in labels if name in subset or not subset)
 
 

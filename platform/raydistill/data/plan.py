@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from raydistill.draws import permutation
+from raydistill.user_error import UserError
 
 BUCKET_WIDTH = 4
 WINDOW_ROWS = 65_536
@@ -54,9 +55,9 @@ class Plan:
     ) -> None:
         self.num_rows = int(shard_offsets[-1])
         if self.num_rows == 0:
-            raise ValueError("the corpus has no rows; binarize more text")
+            raise UserError("the corpus has no rows; binarize more text")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+            raise UserError(f"batch_size is {batch_size}; give at least 1")
         assert len(lengths) == self.num_rows
         self._lengths = lengths
         self._offsets = np.asarray(shard_offsets, dtype=np.int64)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from raydistill.user_error import UserError
+
 Task = Callable[[Mapping[str, Any]], Iterable[pa.Table]]
 """Makes of an item, numbers and texts by name, tables of one schema."""
 _ERROR = "error"
@@ -93,7 +95,7 @@ def _run(
             first = next((row for row, error in enumerate(errors) if error), None)
             yield table.slice(0, first)
             if first is not None:
-                raise ValueError(errors[first])
+                raise UserError(errors[first])
     finally:
         tables.close()
 
@@ -104,7 +106,7 @@ def _tables(table: pa.Table, *, task: Task, schema: pa.Schema) -> Iterator[pa.Ta
         for item in table.to_pylist():
             for made in task(item):
                 yield made.append_column(_ERROR, pa.array([""] * len(made), type=pa.string()))
-    except ValueError as error:
+    except UserError as error:
         nothing = {field.name: pa.nulls(1, field.type) for field in schema}
         yield pa.table({**nothing, _ERROR: [str(error)]})
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydistill.tasks._base import Column
+from raydistill.user_error import UserError
 
 Columns = Mapping[str, Column]
 
@@ -85,6 +86,4 @@ def check_lengths(table: pa.Table, columns: Columns, lengths: NDArray[np.integer
     """Raise ValueError when a column of tokens has not as many values as its row has tokens."""
     for name, column in columns.items():
         if column.per == "token" and not np.array_equal(_flat(table.column(name))[1], lengths):
-            raise ValueError(
-                f"column {name!r} has not one value for each token of its row; the encoding has to give it"
-            )
+            raise UserError(f"column {name!r} has not one value for each token of its row; the encoding has to give it")

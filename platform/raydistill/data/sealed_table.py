@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raydistill.data.storage import Folder
+from raydistill.user_error import UserError
 
 MANIFEST = "manifest.json"
 ROW_GROUP_ROWS = 1000
@@ -79,10 +80,10 @@ class SealedFolder(Folder):
         super().__init__(uri)
         self.kind = kind
 
-    def fault(self, name: str, what: str) -> ValueError:
+    def fault(self, name: str, what: str) -> UserError:
         """The error that says what is wrong with a file, and what to do."""
         remedy = f"copy it again from where it is whole, or {self.kind.stage} it again"
-        return ValueError(f"{self.kind.name} {self.uri!r}: {name} {what}; {remedy}")
+        return UserError(f"{self.kind.name} {self.uri!r}: {name} {what}; {remedy}")
 
     @contextmanager
     def named_errors(self, name: str) -> Iterator[None]:
@@ -142,18 +143,18 @@ class SealedTable:
         kind = cls.KIND
         folder, said = SealedFolder(uri, kind), f"{kind.name} {uri!r}"
         if not folder.exists(MANIFEST):
-            raise ValueError(f"{said} {kind.has} no {MANIFEST}; give the folder of a finished {kind.stage} stage")
+            raise UserError(f"{said} {kind.has} no {MANIFEST}; give the folder of a finished {kind.stage} stage")
         content = folder.read_bytes(MANIFEST)
         try:
             version = kind.versioned.model_validate_json(content).version
             if version != kind.version:
                 reads = f"this program reads {kind.version}; {kind.again}"
-                raise ValueError(f"{said} {kind.has} format version {version}, {reads}")
+                raise UserError(f"{said} {kind.has} format version {version}, {reads}")
             manifest = kind.manifest.model_validate_json(content)
         except ValidationError as error:
             found = error.errors()[0]
             place = ".".join(map(str, found["loc"])) or MANIFEST
-            raise ValueError(f"{said}: {place}: {found['msg']}; {kind.again}") from None
+            raise UserError(f"{said}: {place}: {found['msg']}; {kind.again}") from None
         table = cls(folder, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
         folder.check_sizes({name: info.bytes for name, info in table.files.items()})
         return table

@@ -13,6 +13,7 @@ from pyarrow import fs as arrow_fs
 
 from raydistill.data import object_store
 from raydistill.store_paths import is_in_store, remote_uri
+from raydistill.user_error import UserError
 
 _PIECE_BYTES = 2**22
 
@@ -160,7 +161,7 @@ def glob_files(pattern: str) -> list[tuple[str, str]]:
         files = (info for info in folder.fs.get_file_info(selector) if info.type == arrow_fs.FileType.File)
         found = [info for info in files if glob_regex(full).fullmatch(info.path)]
     if not found:
-        raise ValueError(f"path is {pattern!r}, which matches no file below {root!r}; correct it")
+        raise UserError(f"path is {pattern!r}, which matches no file below {root!r}; correct it")
     infos = sorted(found, key=lambda info: info.path)
     return [(f"{scheme}{separator}{info.path}", f"{info.size} bytes, {info.mtime_ns}") for info in infos]
 

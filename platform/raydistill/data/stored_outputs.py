@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.methods._base import stored_name
+from raydistill.user_error import UserError
 
 JOINED = ("logits", "cls_states", "dropout_scores")
 """Kinds that become columns of a batch."""
@@ -78,5 +79,5 @@ def open_set(uri: str, expected: str) -> OutputSet:
     """A set opened once in a process; raises ValueError if its hash is another."""
     found = OutputSet.open(uri)
     if found.hash != expected:
-        raise ValueError(f"teacher outputs {uri!r} changed: their hash is {found.hash}, expected {expected}")
+        raise UserError(f"teacher outputs {uri!r} changed: their hash is {found.hash}, expected {expected}")
     return found

@@ -28,6 +28,7 @@ from raydistill.data.stored_outputs import tensors_of as stored_tensors_of
 from raydistill.data.teacher_tokenizers import further_tensors, own_columns
 from raydistill.draws import permutation
 from raydistill.tasks._base import TaskBase
+from raydistill.user_error import UserError
 
 _ROWS_PER_ITEM = 4096
 _MAX_ITEMS = 20_000
@@ -172,7 +173,7 @@ def validation_batches(
     rows = permutation("held-out rows", spec.seed, size=len(builder.corpus))[:num_rows]
     if len(rows) < world_size:
         names = ", ".join(part.uri for part in spec.corpus)
-        raise ValueError(f"corpus {names!r} has {len(rows)} rows for {world_size} workers; hold out more text")
+        raise UserError(f"corpus {names!r} has {len(rows)} rows for {world_size} workers; hold out more text")
     rows = rows[np.argsort(builder.corpus.lengths[rows], kind="stable")]
     # As many parts as batches and ranks, none empty: a part never has more rows than micro_batch_size.
     num_batches = -(-len(rows) // (world_size * micro_batch_size))
@@ -184,7 +185,7 @@ def check_batches(plan: Plan, spec: FeedSpec, *, world_size: int) -> None:
     """Refuse a division that would leave a micro-batch without rows; raises ValueError with a remedy."""
     parts = world_size * spec.num_micro_batches
     if plan.smallest_batch < parts:
-        raise ValueError(
+        raise UserError(
             f"batch_size is {spec.batch_size}, and with {plan.num_rows} rows some batches have "
             f"{plan.smallest_batch} rows, too few for {world_size} workers with {spec.num_micro_batches} "
             "micro-batches each; raise micro_batch_size, use fewer workers or binarize more text"

@@ -30,6 +30,7 @@ from raydistill.models.blocks import blocks_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
 from raydistill.models.predictions import predict
+from raydistill.user_error import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What a teacher may compute in."""
@@ -238,7 +239,7 @@ def _encoding_with(uri: str, tokenizer: str) -> int:
     """The number of a corpus's encoding by the tokenizer with a hash; raises ValueError where it has none."""
     hashes = [one.hash for one in Corpus.open(uri).tokenizers]
     if tokenizer not in hashes:
-        raise ValueError(f"corpus {uri!r} has no ids of the tokenizer with hash {tokenizer}; binarize it again")
+        raise UserError(f"corpus {uri!r} has no ids of the tokenizer with hash {tokenizer}; binarize it again")
     return hashes.index(tokenizer)
 
 

@@ -33,6 +33,7 @@ from pydantic import BaseModel
 
 from raydistill.data.sealed_table import CACHE_BYTES, Kind, Places, Recent, Record, SealedFolder, SealedTable, Shard
 from raydistill.data.sealed_table import MANIFEST as MANIFEST
+from raydistill.user_error import UserError
 
 FORMAT_VERSION = 2
 """Counts what changed in the files, and in what is asked of teachers: since 2 the state that stands for a row of a
@@ -174,7 +175,7 @@ def _array(values: Any, column: OutputColumn) -> pa.Array:
         with np.errstate(over="ignore"):
             flat = np.ascontiguousarray(values, dtype=column.dtype).reshape(-1)
         if flat.dtype == np.float16 and not np.isfinite(flat).all():
-            raise ValueError("dtype is float16, but a state is beyond its largest number, 65,504; write dtype: float32")
+            raise UserError("dtype is float16, but a state is beyond its largest number, 65,504; write dtype: float32")
         return pa.FixedSizeListArray.from_arrays(pa.array(flat), column.size)
     parts = [np.asarray(value, dtype=column.dtype).reshape(-1) for value in values]
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int32)

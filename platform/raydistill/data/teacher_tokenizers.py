@@ -17,6 +17,7 @@ from raydistill.batch import encoding_prefix, pad_rows
 from raydistill.data.row_columns import tensors_of
 from raydistill.tasks._base import Column, LabelledRow
 from raydistill.tasks._pair_rows import token_types
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ def further_values(row: LabelledRow, encoding: int, *, vocab_size: int) -> dict[
     Raises ValueError for an id outside the vocabulary and for a row without tokens.
     """
     if len(row.ids) == 0:
-        raise ValueError(f"an example has no token in teacher tokenizer {encoding}; leave empty texts out")
+        raise UserError(f"an example has no token in teacher tokenizer {encoding}; leave empty texts out")
     if row.ids.max() >= vocab_size:
-        raise ValueError(
+        raise UserError(
             f"teacher tokenizer {encoding} gave id {row.ids.max()} but its vocabulary has {vocab_size} entries; repair "
             "the tokenizer's files"
         )

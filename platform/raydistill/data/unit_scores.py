@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 
 from raydistill.json_file import write_json
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores
+from raydistill.user_error import UserError
 
 FACTS, TENSORS = "scores.json", "scores.safetensors"
 COMBINED = "combined"
@@ -59,11 +60,11 @@ def read_facts(folder: Path) -> ScoreFacts:
     """What the scores in a folder are of; raises ValueError when there are none."""
     path = folder / FACTS
     if not path.is_file():
-        raise ValueError(f"{str(folder)!r} has no {FACTS}; name an earlier score stage, or the folder of one")
+        raise UserError(f"{str(folder)!r} has no {FACTS}; name an earlier score stage, or the folder of one")
     try:
         return ScoreFacts.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError):
-        raise ValueError(f"{str(path)!r} is damaged or of a later version; run its score stage again") from None
+        raise UserError(f"{str(path)!r} is damaged or of a later version; run its score stage again") from None
 
 
 def read_scores(folder: Path) -> dict[str, Scores]:
@@ -71,7 +72,7 @@ def read_scores(folder: Path) -> dict[str, Scores]:
     facts, path = read_facts(folder), folder / TENSORS
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != facts.tensors_sha256:
-        raise ValueError(f"{str(path)!r} is not the file that was written there; run its score stage again")
+        raise UserError(f"{str(path)!r} is not the file that was written there; run its score stage again")
     tensors: dict[str, torch.Tensor] = load(content)
     return {
         kind: Scores(tensors[f"{kind}.heads"], tensors[f"{kind}.neurons"])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill import discovery, draws
+from raydistill.user_error import UserError
 
 _GROUPS_KEY = "interchange_variable_mappings"
 _TEACHER_KEY = "teacher_variable_names"
@@ -61,14 +62,14 @@ def parse_variable(text: str) -> Variable:
     """
     match = _VARIABLE.fullmatch(text)
     if match is None:
-        raise ValueError(
+        raise UserError(
             f"neuron mapping has {text!r}; write $L:<layer>$H:<head>$[<a>:<b>], such as $L:6$H:[0:12]$[0:64]"
         )
     layer, head, start, stop = match.groups()
     if head is None:
         return tuple(Site(index) for index in _indices(layer, text))
     if int(start) >= int(stop):
-        raise ValueError(f"neuron mapping has {text!r} with an empty slice [{start}:{stop}]; a slice is half-open")
+        raise UserError(f"neuron mapping has {text!r} with an empty slice [{start}:{stop}]; a slice is half-open")
     pairs = product(_indices(layer, text), _indices(head, text))
     return tuple(Site(layer_index, head_index, int(start), int(stop)) for layer_index, head_index in pairs)
 
@@ -78,7 +79,7 @@ def _indices(field: str, text: str) -> range:
         return range(int(field), int(field) + 1)
     first, last = (int(bound) for bound in field[1:-1].split(":"))
     if first >= last:
-        raise ValueError(f"neuron mapping has {text!r} with an empty range {field}; a range is half-open")
+        raise UserError(f"neuron mapping has {text!r} with an empty range {field}; a range is half-open")
     return range(first, last)
 
 
@@ -110,7 +111,7 @@ def full_mapping(*, teacher_layers: int, student_layers: int) -> Mapping:
     """
     size = teacher_layers // student_layers
     if size == 0:
-        raise ValueError(
+        raise UserError(
             f"mapping is full, but the student has {student_layers} blocks and the teacher {teacher_layers}; "
             "give a .nm file or another student"
         )
@@ -131,13 +132,13 @@ def resolve_mapping(value: str | MappingType[str, Any], *, generated: Sequence[s
     path = Path(value)
     if not path.is_file():
         choices = sorted([*generated, *PRESETS])
-        raise ValueError(discovery.unknown_choice("mapping", value, choices) + ", or the path of a .nm file")
+        raise UserError(discovery.unknown_choice("mapping", value, choices) + ", or the path of a .nm file")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"mapping {value!r} is no JSON file: {error}") from error
+        raise UserError(f"mapping {value!r} is no JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"mapping {value!r} is no JSON object; it needs the key {_GROUPS_KEY}")
+        raise UserError(f"mapping {value!r} is no JSON object; it needs the key {_GROUPS_KEY}")
     return content
 
 
@@ -149,19 +150,19 @@ def load_mapping(name_or_path: str | MappingType[str, Any]) -> Mapping:
     resolved = resolve_mapping(name_or_path)
     content = PRESETS[resolved] if isinstance(resolved, str) else resolved
     if set(content) != {_GROUPS_KEY}:
-        raise ValueError(f"neuron mapping has keys {sorted(content)}; it needs exactly {_GROUPS_KEY}")
+        raise UserError(f"neuron mapping has keys {sorted(content)}; it needs exactly {_GROUPS_KEY}")
     groups = content[_GROUPS_KEY]
     if not isinstance(groups, Sequence) or not groups:
-        raise ValueError(f"{_GROUPS_KEY} is {groups!r}; it needs a list with at least one group")
+        raise UserError(f"{_GROUPS_KEY} is {groups!r}; it needs a list with at least one group")
     return Mapping(tuple(_group(group) for group in groups))
 
 
 def _group(group: Any) -> Group:
     if not isinstance(group, MappingType) or set(group) != {_TEACHER_KEY, _STUDENT_KEY}:
-        raise ValueError(f"a group of the neuron mapping is {group!r}; it needs exactly {_TEACHER_KEY}, {_STUDENT_KEY}")
+        raise UserError(f"a group of the neuron mapping is {group!r}; it needs exactly {_TEACHER_KEY}, {_STUDENT_KEY}")
     for key in (_TEACHER_KEY, _STUDENT_KEY):
         if isinstance(group[key], str) or not group[key]:
-            raise ValueError(f"{key} is {group[key]!r}; it needs a list with at least one variable")
+            raise UserError(f"{key} is {group[key]!r}; it needs a list with at least one variable")
     teacher, student = (tuple(parse_variable(str(text)) for text in group[key]) for key in (_TEACHER_KEY, _STUDENT_KEY))
     return Group(teacher, student)
 
@@ -214,13 +215,13 @@ def check_variables(
     head_size = hidden_size // num_heads
     for site in (site for variable in variables for site in variable):
         if site.layer >= num_layers:
-            raise ValueError(
+            raise UserError(
                 f"mapping names {owner} layer {site.layer}, but it has layers 0..{num_layers - 1}; change it"
             )
         if site.head is not None and site.head >= num_heads:
-            raise ValueError(f"mapping names {owner} head {site.head}, but it has heads 0..{num_heads - 1}; change it")
+            raise UserError(f"mapping names {owner} head {site.head}, but it has heads 0..{num_heads - 1}; change it")
         if site.head is not None and site.stop > head_size:
-            raise ValueError(
+            raise UserError(
                 f"mapping names {owner} dimensions [{site.start}:{site.stop}] of a head, "
                 f"but its heads have {head_size}; change it"
             )

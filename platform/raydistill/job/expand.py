@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from raydistill.config.errors import UserError, error_lines
+from raydistill.config.errors import error_lines
 from raydistill.config.matrix import Assignment, Choice, assigned, axes, combinations, joined, run_name
 from raydistill.stages._base import Stage, StageConfig, stage_of
+from raydistill.user_error import UserError
 
 StageTypeOf = Callable[[str], type[Stage]]
 
@@ -64,8 +65,8 @@ def _configured(
         return kind.config_type.model_validate({**assigned(raw, own), "matrix": config.matrix})
     except ValidationError as error:
         raise UserError([f"stages.{name}.{line}" for line in error_lines(error)]) from None
-    except ValueError as error:
-        raise UserError([f"stages.{name}: matrix: {line}" for line in error_lines(error)]) from None
+    except UserError as error:
+        raise error.at(f"stages.{name}: matrix") from None
 
 
 def _earlier(stage: Stage, earlier: Mapping[str, StageRun]) -> dict[str, list[StageRun]]:

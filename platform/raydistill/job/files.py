@@ -8,6 +8,7 @@ from typing import Any
 
 from raydistill.config import yaml_text
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 JOBS = "_jobs"
 """Package folder of the jobs; in the repository it is a link to ``jobs/``."""
@@ -92,16 +93,16 @@ def _text(reference: str, folder: str, kind: str) -> str:
     if reference in choices:
         return shipped_text(folder, reference)
     if path.is_dir():
-        raise ValueError(f"{reference} is a folder; give the path of a {kind} file in it")
+        raise UserError(f"{reference} is a folder; give the path of a {kind} file in it")
     if re.search(r"\.ya?ml$", reference):
-        raise ValueError(f"{reference} does not exist; give a {kind} file, or one of these names: {', '.join(choices)}")
-    raise ValueError(unknown_choice(f"the {kind}", reference, choices) + ", or the path of a file")
+        raise UserError(f"{reference} does not exist; give a {kind} file, or one of these names: {', '.join(choices)}")
+    raise UserError(unknown_choice(f"the {kind}", reference, choices) + ", or the path of a file")
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not UTF-8 text; give a job file") from None
+        raise UserError(f"{path} is not UTF-8 text; give a job file") from None

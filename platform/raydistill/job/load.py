@@ -8,12 +8,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
 
 from raydistill import discovery
-from raydistill.config.errors import UserError, choice_error, error_lines
+from raydistill.config.errors import choice_error, error_lines
 from raydistill.config.matrix import SEED, assigned, axes, combinations
 from raydistill.config.schema import has_key
 from raydistill.config.sections import ScalingConfig, Section, TrackingConfig
 from raydistill.job.expand import StageRun, expand
 from raydistill.stages._base import Stage, StageConfig, stage_of
+from raydistill.user_error import UserError
 
 STAGES = "raydistill.stages"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -27,16 +28,16 @@ def stage_type(kind: str) -> type[Stage]:
 
 def _parse_stage(value: Any) -> StageConfig:
     if not isinstance(value, Mapping):
-        raise ValueError("write a mapping with a kind and that stage's keys")
+        raise UserError("write a mapping with a kind and that stage's keys")
     choices = discovery.names(STAGES)
     if "kind" not in value:
-        raise ValueError(f"kind is missing; choices: {', '.join(choices)}")
+        raise UserError(f"kind is missing; choices: {', '.join(choices)}")
     if value["kind"] not in choices:
         raise choice_error("stage", "kind", value["kind"], choices)
     # With a matrix, a key may stand there alone: its first value takes its place.
     matrix = value.get("matrix") or {}
     if not isinstance(matrix, Mapping):
-        raise ValueError(f"matrix is {matrix!r}; write dotted keys, each with a list of values")
+        raise UserError(f"matrix is {matrix!r}; write dotted keys, each with a list of values")
     first = combinations(axes(matrix))[0]
     config_type = stage_type(value["kind"]).config_type
     return config_type.model_validate({**assigned(value, first), "matrix": matrix} if matrix else dict(value))

@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from raydistill import cluster
-from raydistill.config.errors import UserError, error_lines
+from raydistill.config.errors import error_lines
 from raydistill.data import object_store
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
 from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
 from raydistill.store_paths import is_in_store
+from raydistill.user_error import UserError
 
 _LEAST_FREE_BYTES = 2 * 2**30
 _PROBE_BYTES = 2**16
@@ -47,8 +50,8 @@ def check_job(job: Job) -> list[Preview]:
             records[name] = stage_record(job, run, records)
             cluster.check_resources(scaling)
             decisions = run.stage.plan(scaling, _inputs(job, run, made))
-        except ValueError as error:
-            problems += [f"stages.{name}: {line}" for line in error_lines(error)]
+        except (UserError, ValidationError) as error:
+            problems += error_lines(error, source=f"stages.{name}")
             # What builds on a stage that cannot run would only repeat its problem.
             break
         made[name] = _made(decisions, records[name])

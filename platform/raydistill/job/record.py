@@ -20,6 +20,7 @@ from raydistill.stages._base import stage_hash, stage_of
 from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.tracking.store import store_of
 from raydistill.training.trainer import CHECKPOINTS
+from raydistill.user_error import UserError
 
 _RECORD = "stage.json"
 
@@ -110,7 +111,7 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
     digest = stage_hash(identity, hashes)
     for other in earlier.values():
         if other.hash == digest and job.runs[other.name].base == run.base:
-            raise ValueError(f"matrix makes {other.name} and {run.name}, which give the same result; remove one value")
+            raise UserError(f"matrix makes {other.name} and {run.name}, which give the same result; remove one value")
     return StageRecord(run.name, digest, job_folder(job) / f"{run.base}-{digest[:8]}")
 
 

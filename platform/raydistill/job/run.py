@@ -27,6 +27,7 @@ from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
 from raydistill.training.result import TrainResult
+from raydistill.user_error import UserError, placed
 
 Echo = Callable[[str], None]
 _JOB_KEY = "job"
@@ -64,7 +65,7 @@ def folder_alone(folder: Path, what: str) -> Iterator[None]:
     try:
         lock = hold(folder / _LOCK)
     except HeldError as error:
-        raise ValueError(
+        raise UserError(
             f"{what} runs already in {shown(folder)} ({error.holder}); wait for its end, end it, or set another name"
         ) from None
     try:
@@ -178,7 +179,8 @@ class Runner:
             if not (resumed and run.name in self.own):
                 # Of somebody else's run that goes on they are known, and cannot change.
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
-            summary = run.stage.run(self._context(run, key, parallel))
+            with placed(f"stages.{run.name}"):
+                summary = run.stage.run(self._context(run, key, parallel))
         record.write(summary, seconds=time.monotonic() - start)
         self.result.outputs[run.name] = record.output
         self.result.summaries[run.name] = summary

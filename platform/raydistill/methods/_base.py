@@ -14,6 +14,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.models.load import head_of
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
+from raydistill.user_error import UserError
 
 CLASSIFYING = ("sequence_classification", "token_classification", "question_answering")
 """Heads whose logits ``predict`` gives."""
@@ -226,24 +227,24 @@ def label_term(batch: Batch) -> str:
 def check_weight(key: str, value: float) -> None:
     """Raise ValueError for a weight that is negative or not a number."""
     if not 0 <= value < float("inf"):
-        raise ValueError(f"{key} is {value}; a weight must be a number that is not negative")
+        raise UserError(f"{key} is {value}; a weight must be a number that is not negative")
 
 
 def check_positive(key: str, value: float) -> None:
     """Raise ValueError for a temperature, or a rate, that is not positive."""
     if not 0 < value < float("inf"):
-        raise ValueError(f"{key} is {value}; it must be positive and finite")
+        raise UserError(f"{key} is {value}; it must be positive and finite")
 
 
 def check_choice(key: str, value: Any, choices: Collection[Any]) -> None:
     """Raise ValueError for a value that is not among the choices."""
     if value not in choices:
-        raise ValueError(f"{key} is {value!r}; choices: {', '.join(map(str, choices))}")
+        raise UserError(f"{key} is {value!r}; choices: {', '.join(map(str, choices))}")
 
 
 def check_interchange(proportion: float, max_tokens: int | None) -> None:
     """Raise ValueError for a fraction of positions, or a limit on them, that leaves none to interchange."""
     if not 0 < proportion <= 1:
-        raise ValueError(f"interchange_proportion is {proportion}; it must be in (0, 1]")
+        raise UserError(f"interchange_proportion is {proportion}; it must be in (0, 1]")
     if max_tokens is not None and max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; it must be at least 1, or null for no limit")
+        raise UserError(f"max_tokens is {max_tokens}; it must be at least 1, or null for no limit")

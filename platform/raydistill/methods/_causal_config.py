@@ -6,6 +6,7 @@ from typing import Any
 from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
 from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
+from raydistill.user_error import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "kd_positions": ("all", "masked"),
@@ -76,17 +77,17 @@ class Config:
         for name, weight in self.alphas.items():
             check_weight(f"alpha_{name}", weight)
         if not any(self.alphas.values()):
-            raise ValueError("all alphas are 0, so there is no loss; give at least one a positive weight")
+            raise UserError("all alphas are 0, so there is no loss; give at least one a positive weight")
         if self.alpha_mlm and self.alpha_clm:
-            raise ValueError("alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders")
+            raise UserError("alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders")
         check_positive("temperature", self.temperature)
         check_interchange(self.interchange_proportion, self.max_tokens)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.crossway and not self.intervenes:
-            raise ValueError("crossway is true, but no causal weight is positive; set it to false")
+            raise UserError("crossway is true, but no causal weight is positive; set it to false")
         if self.data_augment and self.share_student_prefix:
-            raise ValueError("share_student_prefix is true, but with data_augment no prefix is equal; set it to false")
+            raise UserError("share_student_prefix is true, but with data_augment no prefix is equal; set it to false")
         self._resolve_mapping()
 
     def _resolve_mapping(self) -> None:
@@ -94,7 +95,7 @@ class Config:
             object.__setattr__(self, "mapping", resolve_mapping(self.mapping))
             load_mapping(self.mapping)
         elif self.intervenes and not self.data_augment:
-            raise ValueError(
+            raise UserError(
                 "mapping is missing while alpha_causal_ce or alpha_causal_cos is positive; give a preset "
                 f"({', '.join(sorted(PRESETS))}) or a .nm file, or set both weights to 0"
             )

@@ -5,6 +5,7 @@ from typing import Any
 
 from raydistill.interventions.sites import load_mapping, resolve_mapping
 from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
+from raydistill.user_error import UserError
 
 FULL = "full"
 """Name of the mapping that is made for the depths of teacher and student."""
@@ -59,7 +60,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
+            raise UserError(f"alpha is {self.alpha}; it must be between 0 and 1")
         for name in ("gamma", "beta"):
             check_weight(name, getattr(self, name))
         check_positive("temperature", self.temperature)
@@ -67,10 +68,10 @@ class Config:
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.data_augment and self.data_pair:
-            raise ValueError("data_augment and data_pair are true; set one of them to false")
+            raise UserError("data_augment and data_pair are true; set one of them to false")
         if self.share_student_prefix and (self.data_augment or self.data_pair):
             ablation = "data_augment" if self.data_augment else "data_pair"
-            raise ValueError(f"share_student_prefix is true, but with {ablation} no pass resumes; set it to false")
+            raise UserError(f"share_student_prefix is true, but with {ablation} no pass resumes; set it to false")
         object.__setattr__(self, "mapping", resolve_mapping(self.mapping, generated=(FULL,)))
         if self.mapping != FULL:
             load_mapping(self.mapping)

@@ -12,6 +12,7 @@ from torch import Tensor
 from raydistill.batch import Batch, padded_rows
 from raydistill.losses.soft_targets import kl_divergence, squared_error
 from raydistill.methods._base import Distiller, check_choice, check_positive, check_weight, stored_name
+from raydistill.user_error import UserError
 
 HEADS = ("sequence_classification",)
 """Heads that the methods train: a row has one prediction, whose uncertainty is the row's."""
@@ -41,13 +42,13 @@ class DynamicConfig:
 def check_distils(config: DynamicConfig) -> None:
     """Raise ValueError if no teacher would be read."""
     if config.kd_alpha == 0:
-        raise ValueError("kd_alpha is 0, so no teacher is read; raise it, or use method finetune")
+        raise UserError("kd_alpha is 0, so no teacher is read; raise it, or use method finetune")
 
 
 def refuse_scores(key: str, value: str, student_config: Any, *, instead: str) -> None:
     """Raise ValueError if an option needs classes and the student has a single output, a regression."""
     if student_config.num_labels == 1:
-        raise ValueError(f"method.{key} is {value!r}, which needs classes, but labels are scores; set it to {instead}")
+        raise UserError(f"method.{key} is {value!r}, which needs classes, but labels are scores; set it to {instead}")
 
 
 def refuse_divergence_of_scores(config: DynamicConfig, student_config: Any) -> None:

@@ -21,6 +21,7 @@ from raydistill.models.layer_plan import num_steps
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
 from raydistill.optim.parameter_groups import GroupRule
+from raydistill.user_error import UserError
 
 HEADS = ("sequence_classification",)
 """Heads that the methods train."""
@@ -39,7 +40,7 @@ def check_soft_labels(kd_alpha: float, temperature: float) -> None:
     """Raise ValueError for a weight or a temperature with which no classes are learned."""
     check_weight("kd_alpha", kd_alpha)
     if kd_alpha == 0:
-        raise ValueError("kd_alpha is 0, so no classes are learnt; raise it")
+        raise UserError("kd_alpha is 0, so no classes are learnt; raise it")
     check_positive("temperature", temperature)
 
 
@@ -63,7 +64,7 @@ def reads_outputs(*kinds: str, batch_dependent_when_live: bool = False) -> Requi
 def refuse_regression(student_config: Any) -> None:
     """Raise ValueError for a student with a single output."""
     if student_config.num_labels == 1:
-        raise ValueError("the student has a single output, a score; teachers of scores have no classes to integrate")
+        raise UserError("the student has a single output, a score; teachers of scores have no classes to integrate")
 
 
 class ClassUnion(nn.Module):
@@ -102,16 +103,16 @@ def union_ids(teacher_labels: Labels, student_config: Any) -> list[list[int]]:
     for position, names in enumerate(teacher_labels):
         unknown = [name for name in names if name not in number_of]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"teachers.{position} has the class {unknown[0]!r}, the student {', '.join(number_of)}; "
                 f"name the teacher's outputs in teachers.{position}.labels as the corpus does"
             )
         if len(set(names)) != len(names):
-            raise ValueError(f"teachers.{position} has a class twice: {', '.join(names)}; name each output once")
+            raise UserError(f"teachers.{position} has a class twice: {', '.join(names)}; name each output once")
     taught = {name for names in teacher_labels for name in names}
     untaught = [name for name in number_of if name not in taught]
     if untaught:
-        raise ValueError(f"nobody teaches {untaught[0]!r}; add a teacher that knows it, or take it from the corpus")
+        raise UserError(f"nobody teaches {untaught[0]!r}; add a teacher that knows it, or take it from the corpus")
     return [[number_of[name] for name in names] for names in teacher_labels]
 
 
@@ -163,23 +164,23 @@ class AlignmentConfig:
         for key in ("align_alpha", "rec_alpha"):
             check_weight(key, getattr(self, key))
         if self.align_alpha == 0 and self.rec_alpha == 0:
-            raise ValueError("align_alpha and rec_alpha are 0, so no states are aligned; raise one, or use method vkd")
+            raise UserError("align_alpha and rec_alpha are 0, so no states are aligned; raise one, or use method vkd")
         if self.num_aligned_layers != -1 and self.num_aligned_layers < 1:
-            raise ValueError(f"num_aligned_layers is {self.num_aligned_layers}; it must be at least 1, or -1 for all")
+            raise UserError(f"num_aligned_layers is {self.num_aligned_layers}; it must be at least 1, or -1 for all")
         check_positive("adapter_learning_rate", self.adapter_learning_rate)
         self._check_lists()
 
     def _check_lists(self) -> None:
         if (self.student_layers is None) != (self.teacher_layers is None):
             missing = "teacher_layers" if self.teacher_layers is None else "student_layers"
-            raise ValueError(f"{missing} is missing; give lists of layers for both, or for neither")
+            raise UserError(f"{missing} is missing; give lists of layers for both, or for neither")
         if self.student_layers is None or self.teacher_layers is None:
             return
         if not self.student_layers:
-            raise ValueError("student_layers is empty; name at least one layer, or leave both lists out")
+            raise UserError("student_layers is empty; name at least one layer, or leave both lists out")
         for position, layers in enumerate(self.teacher_layers):
             if len(layers) != len(self.student_layers):
-                raise ValueError(
+                raise UserError(
                     f"teacher_layers.{position} has {len(layers)} layers, student_layers {len(self.student_layers)}; "
                     "give equally many"
                 )
@@ -204,7 +205,7 @@ def check_alignment(
     aligned_layers(config, student_config, teacher_configs, match)
     for model in (student_config, *teacher_configs):
         if not config.mask_padding and family_of(model.model_type).HEAD != "masked_lm":
-            raise ValueError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")
+            raise UserError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")
 
 
 def aligned_layers(
@@ -219,13 +220,13 @@ def aligned_layers(
         return _listed_layers(config.student_layers, config.teacher_layers, depth, depths)
     number = depth if config.num_aligned_layers == -1 else config.num_aligned_layers
     if number > depth:
-        raise ValueError(f"method.num_aligned_layers is {number}; the student has {depth} layers, write -1 for all")
+        raise UserError(f"method.num_aligned_layers is {number}; the student has {depth} layers, write -1 for all")
     teacher_layers = tuple(
         tuple(match(below, depth, teacher_depth) for below in range(number)) for teacher_depth in depths
     )
     for position, layers in enumerate(teacher_layers):
         if min(layers) < 1:
-            raise ValueError(
+            raise UserError(
                 f"method.num_aligned_layers is {config.num_aligned_layers}, which aligns {number} layers, but "
                 f"teachers.{position} has {depths[position]}; lower it, or give student_layers and teacher_layers"
             )
@@ -236,7 +237,7 @@ def _listed_layers(
     student_layers: Layers, teacher_layers: Sequence[Layers], depth: int, depths: Sequence[int]
 ) -> tuple[Layers, tuple[Layers, ...]]:
     if len(teacher_layers) != len(depths):
-        raise ValueError(
+        raise UserError(
             f"method.teacher_layers has lists for {len(teacher_layers)} teachers, teachers has {len(depths)}; "
             "give as many"
         )
@@ -246,7 +247,7 @@ def _listed_layers(
     for key, layers, num_layers in named:
         wrong = [layer for layer in layers if not 0 <= layer < num_layers]
         if wrong:
-            raise ValueError(f"method.{key} has {wrong[0]}; the model has layers 0 to {num_layers - 1}")
+            raise UserError(f"method.{key} has {wrong[0]}; the model has layers 0 to {num_layers - 1}")
     return tuple(layer + 1 for layer in student_layers), tuple(
         tuple(layer + 1 for layer in one) for one in teacher_layers
     )

@@ -10,6 +10,7 @@ from raydistill.losses.classification import label_loss
 from raydistill.losses.soft_targets import soft_cross_entropy, squared_error
 from raydistill.models import importance
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, RowGradients
+from raydistill.user_error import UserError
 
 
 def row_gradients(
@@ -21,7 +22,7 @@ def row_gradients(
     logits of another shape.
     """
     if "labels" not in batch:
-        raise ValueError("rows have no label, which heads and neurons are scored with; give a labelled corpus")
+        raise UserError("rows have no label, which heads and neurons are scored with; give a labelled corpus")
 
     def losses(logits: Tensor) -> dict[str, Tensor]:
         found = {EXPRESSIVENESS: label_loss(logits, batch["labels"])}

@@ -22,6 +22,7 @@ from raydistill.methods._base import Denominators, Distiller, Execution, LossAnd
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "Method"]
 
@@ -295,24 +296,22 @@ def _check_head(config: Config, student_config: Any, teacher_config: Any) -> Non
     """Refuse a label term that belongs to another kind of model, and options that only masked models have."""
     heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
     if heads[0] != heads[1]:
-        raise ValueError(
-            f"the student is a {heads[0]} model and the teacher a {heads[1]} model; choose two of one kind"
-        )
+        raise UserError(f"the student is a {heads[0]} model and the teacher a {heads[1]} model; choose two of one kind")
     term = _LABEL_TERMS[heads[0]]
     for other in sorted(config.active & set(_LABEL_TERMS.values()) - {term}):
-        raise ValueError(
+        raise UserError(
             f"method.alpha_{other} is {config.alphas[other]}, but {student_config.model_type} is a {heads[0]} model; "
             f"set it to 0 and method.alpha_{term} instead"
         )
     if heads[0] == "causal_lm" and config.intervenes and config.interchange_mode == "masked":
-        raise ValueError(
+        raise UserError(
             f"method.interchange_mode is 'masked', but {student_config.model_type} masks no token; change it"
         )
     if heads[0] == "causal_lm" and config.computes_padding:
-        raise ValueError("method.positions is 'padded', which only masked models take; set it to valid")
+        raise UserError("method.positions is 'padded', which only masked models take; set it to valid")
 
 
 def _check_equal(key: str, student_config: Any, teacher_config: Any, remedy: str) -> None:
     student, teacher = getattr(student_config, key), getattr(teacher_config, key)
     if student != teacher:
-        raise ValueError(f"{key} is {student} in the student and {teacher} in the teacher; {remedy}")
+        raise UserError(f"{key} is {student} in the student and {teacher} in the teacher; {remedy}")

@@ -31,6 +31,7 @@ from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.predictions import sequence_logits
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "Method"]
 
@@ -95,7 +96,7 @@ class Method(Distiller):
         if config.beta > 0:
             widths = {owner: model.hidden_size for owner, model in models.items()}
             if widths["student"] != widths["teacher"]:
-                raise ValueError(
+                raise UserError(
                     f"hidden_size is {widths['student']} in the student and {widths['teacher']} in the teacher; "
                     "set method.beta to 0 or make the widths equal"
                 )
@@ -262,7 +263,7 @@ def _mapping(config: Config, student_layers: int, teacher_layers: int) -> Mappin
 def _compared_blocks(config: Config, student_layers: int, teacher_layers: int) -> _Pairs:
     """Compared blocks of the teacher and of the student; raises ValueError for those that do not pair up."""
     if student_layers < 2 or teacher_layers < student_layers:
-        raise ValueError(
+        raise UserError(
             f"method.beta is {config.beta}, but the student has {student_layers} blocks and the teacher "
             f"{teacher_layers}; set it to 0, or give the student two blocks or more, at most as many as the teacher"
         )
@@ -272,7 +273,7 @@ def _compared_blocks(config: Config, student_layers: int, teacher_layers: int) -
         layers = tuple(size * block + size - 1 for block in range(student_layers - 1))
     check_layers(layers, teacher_layers, key="method.patience_layers")
     if len(layers) != student_layers - 1:
-        raise ValueError(
+        raise UserError(
             f"method.patience_layers names {len(layers)} blocks; give {student_layers - 1}, one for each of the "
             "student's blocks but the last"
         )

@@ -20,6 +20,7 @@ from raydistill.losses.uncertainty import confidence, divergence_from_labels, ma
 from raydistill.methods import _dynamic
 from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_choice, label_term
 from raydistill.models.predictions import predict
+from raydistill.user_error import UserError
 
 CHOSEN = "chosen_rows"
 """Column (K,) int64 with the rows that selection ``random`` has drawn."""
@@ -79,7 +80,7 @@ class Config(_dynamic.DynamicConfig):
         _dynamic.check_distils(self)
         check_choice("selection", self.selection, SELECTIONS)
         if not 0 < self.ratio <= 1:
-            raise ValueError(f"ratio is {self.ratio}; it must be in (0, 1]")
+            raise UserError(f"ratio is {self.ratio}; it must be in (0, 1]")
 
     def num_chosen(self, num_rows: int) -> int:
         """Number of a micro-batch's rows that the teacher sees."""
@@ -107,7 +108,7 @@ class Method(Distiller):
         """Refuse a regression where classes are needed."""
         _dynamic.refuse_divergence_of_scores(config, student_config)
         if config.selection in _NEED_SOFT_LABELS:
-            raise ValueError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
+            raise UserError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
         if config.selection in ORDERS:
             _dynamic.refuse_scores("selection", config.selection, student_config, instead="none or random")
 
@@ -118,7 +119,7 @@ class Method(Distiller):
         Raises ValueError if a selection needs soft labels and the batch has none.
         """
         if config.selection in _NEED_SOFT_LABELS and SOFT_LABELS not in batch:
-            raise ValueError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
+            raise UserError(f"method.selection is {config.selection!r}, {_NO_SOFT_LABELS}")
         if config.selection != "random":
             return batch
         keys = batch.seed, batch.step, batch.micro_batch, batch["row_id"].numpy()

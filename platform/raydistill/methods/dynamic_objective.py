@@ -30,6 +30,7 @@ from raydistill.methods._base import (
 from raydistill.models.blocks import blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.predictions import Prediction, predict
+from raydistill.user_error import UserError
 
 STRATEGIES = ("uncertainty", "uncertainty_r", "static")
 _ERRORS = {"hidden": error_over_hidden, "tokens": error_over_tokens}
@@ -57,10 +58,10 @@ class Config(_dynamic.DynamicConfig):
         super().__post_init__()
         check_weight("rep_alpha", self.rep_alpha)
         if self.kd_alpha == 0 and self.rep_alpha == 0:
-            raise ValueError("kd_alpha and rep_alpha are 0, so no teacher is read; raise one, or use method finetune")
+            raise UserError("kd_alpha and rep_alpha are 0, so no teacher is read; raise one, or use method finetune")
         check_choice("strategy", self.strategy, STRATEGIES)
         if self.detach_weight and self.strategy == "static":
-            raise ValueError("detach_weight is true, but strategy 'static' has no weights of rows; remove it")
+            raise UserError("detach_weight is true, but strategy 'static' has no weights of rows; remove it")
         check_choice("rep_norm_dim", self.rep_norm_dim, tuple(_ERRORS))
         check_choice("positions", self.positions, ("valid", "padded"))
 
@@ -91,18 +92,18 @@ class Method(Distiller):
         (teacher_config,) = teacher_configs
         width, teacher_width = student_config.hidden_size, teacher_config.hidden_size
         if width != teacher_width:
-            raise ValueError(
+            raise UserError(
                 f"hidden_size is {width} in the student and {teacher_width} in the teacher; make the widths equal or "
                 "set method.rep_alpha to 0"
             )
         depth, teacher_depth = num_steps(student_config), num_steps(teacher_config)
         if depth > teacher_depth:
-            raise ValueError(
+            raise UserError(
                 f"the student has {depth} layers, the teacher {teacher_depth}; choose a student that is no deeper, or "
                 "set method.rep_alpha to 0"
             )
         if config.positions == "padded" and family_of(student_config.model_type).HEAD != "masked_lm":
-            raise ValueError(
+            raise UserError(
                 f"method.positions is 'padded', but {student_config.model_type} is a decoder; set it to valid"
             )
 

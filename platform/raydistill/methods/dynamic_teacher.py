@@ -30,6 +30,7 @@ from raydistill.methods._base import (
 )
 from raydistill.models.checks import num_parameters
 from raydistill.models.predictions import predict
+from raydistill.user_error import UserError
 
 MODES = ("hard", "soft", "soft_instance", "static")
 
@@ -55,13 +56,13 @@ class Config(_dynamic.DynamicConfig):
         for alpha in self.teacher_alphas:
             check_weight("teacher_alphas", alpha)
         if self.teacher_alphas and self.mode.startswith("soft"):
-            raise ValueError(f"teacher_alphas is given, but mode is {self.mode!r}, which weighs teachers; remove it")
+            raise UserError(f"teacher_alphas is given, but mode is {self.mode!r}, which weighs teachers; remove it")
         if self.detach_weight and not self.mode.startswith("soft"):
-            raise ValueError(f"detach_weight is true, but mode {self.mode!r} has no weights of rows; remove it")
+            raise UserError(f"detach_weight is true, but mode {self.mode!r} has no weights of rows; remove it")
         if len(self.teacher_alphas) == 1:
-            raise ValueError("teacher_alphas has 1 weight; there are two teachers or more, give one for each")
+            raise UserError("teacher_alphas has 1 weight; there are two teachers or more, give one for each")
         if self.teacher_alphas and not any(self.teacher_alphas):
-            raise ValueError("teacher_alphas are all 0, so no teacher is read; raise one, or use method finetune")
+            raise UserError("teacher_alphas are all 0, so no teacher is read; raise one, or use method finetune")
 
 
 class Method(Distiller):
@@ -90,7 +91,7 @@ class Method(Distiller):
         sizes = [num_parameters(teacher, head=_dynamic.HEADS[0]) for teacher in teacher_configs]
         for number, (size, following) in enumerate(pairwise(sizes)):
             if size > following:
-                raise ValueError(
+                raise UserError(
                     f"teachers.{number} has {size:,} parameters, teachers.{number + 1} {following:,}; "
                     "list them in order of size, the smallest first"
                 )

@@ -22,6 +22,7 @@ from raydistill.methods._base import (
     label_term,
 )
 from raydistill.models.predictions import predict
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha is {self.alpha}; it must be between 0 and 1")
+            raise UserError(f"alpha is {self.alpha}; it must be between 0 and 1")
         check_positive("temperature", self.temperature)
         check_choice("reduction", self.reduction, ("batchmean", "mean"))
 

@@ -20,6 +20,7 @@ from raydistill.models.dropout_scores import dropout_scores, has_dropout, pass_s
 from raydistill.models.load import head_of
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import predict
+from raydistill.user_error import UserError
 
 DROPOUT_SCORES = "dropout_scores"
 """Kind of teacher outputs that holds scores from passes with dropout."""
@@ -58,12 +59,12 @@ class Config:
         _integration.check_soft_labels(self.kd_alpha, self.temperature)
         check_choice("scores", self.scores, ("single_pass", "dropout"))
         if self.dropout_passes < 2:
-            raise ValueError(f"dropout_passes is {self.dropout_passes}; a mean needs at least 2")
+            raise UserError(f"dropout_passes is {self.dropout_passes}; a mean needs at least 2")
         if self.teacher_dropout is not None and not 0 < self.teacher_dropout < 1:
-            raise ValueError(f"teacher_dropout is {self.teacher_dropout}; it must be between 0 and 1, or null")
+            raise UserError(f"teacher_dropout is {self.teacher_dropout}; it must be between 0 and 1, or null")
         for key in ("dropout_seed", "teacher_dropout"):
             if self.scores == "single_pass" and getattr(self, key) is not None:
-                raise ValueError(
+                raise UserError(
                     f"{key} is {getattr(self, key)}, but scores is 'single_pass', which drops nothing; remove it, or "
                     "write scores: dropout"
                 )
@@ -100,7 +101,7 @@ class Method(Distiller):
         _integration.refuse_regression(student_config)
         check_scores(teacher_configs)
         if config.margin_reweighting and len(teacher_configs) < 2:
-            raise ValueError(
+            raise UserError(
                 f"method.margin_reweighting is true, which compares two teachers, but teachers has "
                 f"{len(teacher_configs)}; add one, or set it to false"
             )
@@ -149,7 +150,7 @@ def check_scores(teacher_configs: Sequence[Any]) -> None:
     """Raise ValueError for a teacher whose outputs have no entropy."""
     for number, teacher in enumerate(teacher_configs):
         if teacher.num_labels < 2:
-            raise ValueError(
+            raise UserError(
                 f"teachers.{number} has a single output, so it is equally sure of all rows; give one of two classes "
                 "or more"
             )
@@ -159,7 +160,7 @@ def check_dropping(config: Config, teacher_configs: Sequence[Any]) -> None:
     """Raise ValueError for a teacher without dropout that is to run with it."""
     for number, teacher in enumerate(teacher_configs):
         if config.scores == "dropout" and config.teacher_dropout is None and not has_dropout(teacher):
-            raise ValueError(
+            raise UserError(
                 f"method.scores is 'dropout', but teachers.{number} has no dropout; give method.teacher_dropout, such "
                 "as 0.1, or write scores: single_pass"
             )

@@ -26,6 +26,7 @@ from raydistill.methods._base import (
 )
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.predictions import Prediction, predict
+from raydistill.user_error import UserError
 
 Layers = tuple[int, ...]
 """Numbers of layers, from 0 by their output: layer i is the output of block i."""
@@ -80,10 +81,10 @@ class Config(kd.Config):
         check_weight("beta", self.beta)
         check_choice("table", self.table, TABLES)
         if self.beta == 0 and (self.projection or self.student_layers or self.teacher_layers):
-            raise ValueError("beta is 0, so no layers are compared; raise it, or leave projection and layers out")
+            raise UserError("beta is 0, so no layers are compared; raise it, or leave projection and layers out")
         if (self.student_layers is None) != (self.teacher_layers is None):
             missing = "teacher_layers" if self.teacher_layers is None else "student_layers"
-            raise ValueError(f"{missing} is missing; give both lists of layers, or neither for the table")
+            raise UserError(f"{missing} is missing; give both lists of layers, or neither for the table")
         if self.student_layers is not None and self.teacher_layers is not None:
             _check_lists(self.student_layers, self.teacher_layers)
 
@@ -144,12 +145,12 @@ class Method(Distiller):
         _check_depth("teacher_layers", teacher_layers, depths[1])
         widths = student_config.hidden_size, teacher_config.hidden_size
         if not config.projection and widths[0] != widths[1]:
-            raise ValueError(
+            raise UserError(
                 f"method.projection is false, but the student's hidden_size is {widths[0]} and the teacher's "
                 f"{widths[1]}; set it to true"
             )
         if config.teacher_width not in (None, widths[1]):
-            raise ValueError(
+            raise UserError(
                 f"method.teacher_width is {config.teacher_width}; the teacher's hidden_size is {widths[1]}, write that"
             )
 
@@ -197,7 +198,7 @@ def published_layers(table: str, student_depth: int, teacher_depth: int | None) 
             return layers
     known = ", ".join(f"{student} of {teacher}" for student, teacher in entries)
     hint = "; a student of one layer has none to compare, use method kd" if student_depth == 1 else ""
-    raise ValueError(
+    raise UserError(
         f"method.table is {table!r}, which has no layers for {student_depth} of a student and {teacher_depth} of a "
         f"teacher, only {known}; give method.student_layers and method.teacher_layers{hint}"
     )
@@ -206,20 +207,20 @@ def published_layers(table: str, student_depth: int, teacher_depth: int | None) 
 def _check_lists(student_layers: Sequence[int], teacher_layers: Sequence[int]) -> None:
     """Raise ValueError for lists that do not pair layers."""
     if len(student_layers) != len(teacher_layers):
-        raise ValueError(
+        raise UserError(
             f"student_layers has {len(student_layers)} layers, teacher_layers {len(teacher_layers)}; give equally many"
         )
     if not student_layers:
-        raise ValueError("student_layers is empty; name at least one layer, or leave both lists for the table")
+        raise UserError("student_layers is empty; name at least one layer, or leave both lists for the table")
     for key, layers in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
         if min(layers) < 0:
-            raise ValueError(f"{key} has {min(layers)}; layers are numbered from 0")
+            raise UserError(f"{key} has {min(layers)}; layers are numbered from 0")
 
 
 def _check_depth(key: str, layers: Sequence[int], depth: int) -> None:
     """Raise ValueError for a layer that a model of ``depth`` layers lacks."""
     if max(layers) >= depth:
-        raise ValueError(f"method.{key} has {max(layers)}; the model has layers 0 to {depth - 1}")
+        raise UserError(f"method.{key} has {max(layers)}; the model has layers 0 to {depth - 1}")
 
 
 def _cls_states(prediction: Prediction, layers: Layers) -> Tensor:

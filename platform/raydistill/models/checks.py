@@ -11,6 +11,7 @@ from raydistill.models.kept_units import kept_of
 from raydistill.models.load import check_family, load_config, model_class, tensor_names, weight_files
 from raydistill.models.small_shapes import shrink
 from raydistill.models.stored_tensors import own_names
+from raydistill.user_error import UserError
 
 
 def missing_head(folder: str | Path, *, head: str) -> list[str]:
@@ -28,10 +29,10 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
 def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
     """Raise ValueError when ``layers``, the value of ``key``, names a block that a model of ``num_layers`` lacks."""
     if not layers:
-        raise ValueError(f"{key} is empty; name at least one block")
+        raise UserError(f"{key} is empty; name at least one block")
     for layer in layers:
         if not 0 <= layer < num_layers:
-            raise ValueError(f"{key} has {layer}; there are blocks 0 to {num_layers - 1}")
+            raise UserError(f"{key} has {layer}; there are blocks 0 to {num_layers - 1}")
 
 
 def max_length(config: Any) -> int:

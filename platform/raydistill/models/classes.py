@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from raydistill.models.blocks import family_of
+from raydistill.user_error import UserError
 
 _NO_NAME = re.compile(r"LABEL_\d+")
 """What transformers calls classes that were not named."""
@@ -43,7 +44,7 @@ def output_names(config: Any, said: Said) -> tuple[str | None, ...]:
     own = list(map(str, _own_names(config)))
     for name in said:
         if name not in own:
-            raise ValueError(f"labels maps {name!r}, which is no class of the checkpoint; it has {_listed(own)}")
+            raise UserError(f"labels maps {name!r}, which is no class of the checkpoint; it has {_listed(own)}")
     return tuple(said.get(name, name) for name in own)
 
 
@@ -55,11 +56,11 @@ def class_order(config: Any, labels: Sequence[str], *, names: Names = ()) -> lis
     """
     if not labels:
         if config.num_labels != 1:
-            raise ValueError(f"the checkpoint has {config.num_labels} classes, the corpus scores; choose another")
+            raise UserError(f"the checkpoint has {config.num_labels} classes, the corpus scores; choose another")
         return [0]
     found = _found(config, names, labels)
     if sorted(map(str, _kept(found))) != sorted(labels):
-        raise ValueError(
+        raise UserError(
             f"the checkpoint has the classes {_listed(_kept(found))}, the corpus {_listed(labels)}; "
             "choose another checkpoint, or name its outputs in labels"
         )
@@ -77,17 +78,17 @@ def known_labels(config: Any, labels: Sequence[str], *, names: Names = ()) -> tu
     found = _kept(_found(config, names, labels))
     others = [name for name in found if name not in labels]
     if len(others) == len(found):
-        raise ValueError(
+        raise UserError(
             f"the checkpoint has the classes {_listed(found) or 'none'}, the corpus {_listed(labels)}, none of them in "
             "both; choose another checkpoint, or name its outputs in labels"
         )
     if others:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint has the classes {_listed(others)}, which the corpus lacks; it has {_listed(labels)}; map "
             f"each in labels to the corpus's name, or leave it out, such as labels: {{{others[0]}: null}}"
         )
     if len(found) < 2:
-        raise ValueError(
+        raise UserError(
             f"the checkpoint has the class {found[0]} alone, whose probability is always 1; choose one of two or more"
         )
     return tuple(name for name in labels if name in found)
@@ -97,16 +98,16 @@ def _found(config: Any, names: Names, labels: Sequence[str]) -> list[str | None]
     """What each output stands for; raises ValueError where nobody says it, or two stand for one class."""
     found = list(names) or _own_names(config)
     if len(found) != config.num_labels:
-        raise ValueError(f"labels names {len(found)} classes, the checkpoint has {config.num_labels}; name each output")
+        raise UserError(f"labels names {len(found)} classes, the checkpoint has {config.num_labels}; name each output")
     if all(_NO_NAME.fullmatch(str(name)) for name in found):
-        raise ValueError(
+        raise UserError(
             f"the checkpoint calls its classes {_listed(found)}; say what they are in their order, such as "
             f"labels: [{_listed(labels)}]"
         )
     kept = _kept(found)
     twice = [name for name in kept if kept.count(name) > 1]
     if twice:
-        raise ValueError(f"two outputs of the checkpoint stand for the class {twice[0]}; give each in labels its own")
+        raise UserError(f"two outputs of the checkpoint stand for the class {twice[0]}; give each in labels its own")
     return found
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from raydistill.models.classes import with_classes
 from raydistill.models.load import load_config
 from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
+from raydistill.user_error import UserError
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 """What transformers called the file of weights before safetensors."""
@@ -31,9 +32,9 @@ def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[s
     file, made = Path(folder) / PICKLED_WEIGHTS, Path(target)
     config = load_config(folder)
     if not file.is_file():
-        raise ValueError(f"{str(folder)!r} has no {PICKLED_WEIGHTS}; choose the folder of a pickled checkpoint")
+        raise UserError(f"{str(folder)!r} has no {PICKLED_WEIGHTS}; choose the folder of a pickled checkpoint")
     if made.exists():
-        raise ValueError(f"{str(target)!r} exists; give another name or remove it")
+        raise UserError(f"{str(target)!r} exists; give another name or remove it")
     if labels is not None:
         config = _named(config, labels)
     tensors = _tensors(file)
@@ -57,11 +58,11 @@ def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[s
 def _named(config: Any, labels: Sequence[str]) -> Any:
     """A classifier's configuration with names for its outputs."""
     if len(labels) != config.num_labels:
-        raise ValueError(f"labels names {len(labels)} classes, the checkpoint has {config.num_labels}; name each")
+        raise UserError(f"labels names {len(labels)} classes, the checkpoint has {config.num_labels}; name each")
     if not all(labels):
-        raise ValueError("labels has a name without a letter; name each class")
+        raise UserError("labels has a name without a letter; name each class")
     if len(set(labels)) < len(labels):
-        raise ValueError(f"labels has a name twice ({', '.join(labels)}); name each class once")
+        raise UserError(f"labels has a name twice ({', '.join(labels)}); name each class once")
     return with_classes(config, labels)
 
 
@@ -70,7 +71,7 @@ def _tensors(file: Path) -> Mapping[str, Tensor]:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
+        raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise ValueError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")
+        raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")
     return found

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from raydistill.models.blocks import family_of
+from raydistill.user_error import UserError
 
 _EMBEDDINGS = ("embeddings", "embed_tokens", "wte", "wpe")
 """Names of the embedding modules beside the blocks, over all families."""
@@ -15,7 +16,7 @@ def check_frozen_layers(layers: Sequence[int], num_layers: int) -> None:
     """Raise ValueError when ``student.freeze_layers`` names a block that a student of ``num_layers`` lacks."""
     for layer in layers:
         if not 0 <= layer < num_layers:
-            raise ValueError(
+            raise UserError(
                 f"student.freeze_layers has {layer}; the student has blocks 0 to {num_layers - 1}, choose among them"
             )
 

@@ -17,6 +17,7 @@ from raydistill.layout import Layout
 from raydistill.models.kept_units import num_neurons
 from raydistill.models.predictions import predict
 from raydistill.models.unit_masks import check_units, units_seen
+from raydistill.user_error import UserError
 
 EXPRESSIVENESS, FRIENDLINESS = "expressiveness", "friendliness"
 """What a unit can be scored by: the loss with the labels, and the distillation loss of a student."""
@@ -217,16 +218,16 @@ class ScoreSums:
         for number in sorted(self._open):
             found = _plus(found, _mean_size(*self._open[number]))
         if found is None:
-            raise ValueError("there is no row to score heads and neurons with; give a corpus that has rows")
+            raise UserError("there is no row to score heads and neurons with; give a corpus that has rows")
         if not bool(found.heads.isfinite().all() and found.neurons.isfinite().all()):
-            raise ValueError("scores are not finite; score in fp32, or look for a model whose loss is finite")
+            raise UserError("scores are not finite; score in fp32, or look for a model whose loss is finite")
         return found
 
 
 def check_score_batch_size(score_batch_size: int | None) -> None:
     """Raise ValueError for a group of no row."""
     if score_batch_size is not None and score_batch_size < 1:
-        raise ValueError(f"score_batch_size is {score_batch_size}; it must be at least 1, or null for single rows")
+        raise UserError(f"score_batch_size is {score_batch_size}; it must be at least 1, or null for single rows")
 
 
 def _named(name: str, scores: Scores) -> dict[str, Tensor]:
@@ -259,7 +260,7 @@ def _normalized(scores: Tensor) -> Tensor:
 def check_lam(lam: float) -> None:
     """Raise ValueError for a share outside [0, 1]."""
     if not 0 <= lam <= 1:
-        raise ValueError(f"lam is {lam}; it must be between 0, friendliness alone, and 1, expressiveness alone")
+        raise UserError(f"lam is {lam}; it must be between 0, friendliness alone, and 1, expressiveness alone")
 
 
 def interpolated(scores: Mapping[str, Scores], *, lam: float) -> Scores:
@@ -272,7 +273,7 @@ def interpolated(scores: Mapping[str, Scores], *, lam: float) -> Scores:
     if lam == 1:
         return expressive
     if FRIENDLINESS not in scores:
-        raise ValueError(f"lam is {lam}, but units were scored without a student; give a student, or set lam to 1")
+        raise UserError(f"lam is {lam}, but units were scored without a student; give a student, or set lam to 1")
     friendly = normalized(scores[FRIENDLINESS])
     heads, neurons = (
         lam * first + (1 - lam) * second

@@ -7,6 +7,8 @@ model that was pruned. Neurons are written as a hexadecimal number a block, whos
 from dataclasses import dataclass
 from typing import Any
 
+from raydistill.user_error import UserError
+
 KEY = "raydistill_kept"
 """Attribute of a transformers configuration that holds the kept units: lists ``heads`` and ``neurons``."""
 
@@ -48,7 +50,7 @@ def kept_of(config: Any) -> KeptUnits | None:
             tuple(_of_hexadecimal(block, num_neurons(config)) for block in record["neurons"]),
         )
     except (TypeError, KeyError, ValueError):
-        raise ValueError(f"{KEY} in the model's configuration is damaged; fetch the checkpoint again") from None
+        raise UserError(f"{KEY} in the model's configuration is damaged; fetch the checkpoint again") from None
     check_kept(config, kept)
     return kept
 
@@ -69,12 +71,12 @@ def check_kept(config: Any, kept: KeptUnits) -> None:
         ("neurons", kept.neurons, num_neurons(config)),
     ):
         if len(blocks) != config.num_hidden_layers:
-            raise ValueError(
+            raise UserError(
                 f"{KEY} has {what} of {len(blocks)} blocks, the model has {config.num_hidden_layers}; prune it again"
             )
         for units in blocks:
             if list(units) != sorted(set(units)) or (units and not 0 <= units[0] <= units[-1] < size):
-                raise ValueError(f"{KEY} has {what} that are not ascending numbers below {size}; prune the model again")
+                raise UserError(f"{KEY} has {what} that are not ascending numbers below {size}; prune the model again")
 
 
 def head_size(config: Any) -> int:
@@ -95,5 +97,5 @@ def _hexadecimal(units: tuple[int, ...], size: int) -> str:
 def _of_hexadecimal(text: str, size: int) -> tuple[int, ...]:
     value = int(text, 16)
     if value >> size:
-        raise ValueError("more bits than neurons")
+        raise UserError("more bits than neurons")
     return tuple(unit for unit, bit in enumerate(f"{value:0{size}b}") if bit == "1")

@@ -14,6 +14,7 @@ from typing import Any
 
 from raydistill import draws
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 KEY = "raydistill_layer_plan"
 """Attribute of a transformers configuration that holds the plan, a list of [block, swap]."""
@@ -66,7 +67,7 @@ def check_form(value: str | Sequence[Any]) -> None:
     if not isinstance(value, str):
         _checked(value, None)
     elif value not in _PLANS:
-        raise ValueError(unknown_choice("layer_plan", value, list(NAMES)) + ", or a list of [block, swap]")
+        raise UserError(unknown_choice("layer_plan", value, list(NAMES)) + ", or a list of [block, swap]")
 
 
 def make_plan(value: str | Sequence[Sequence[Any]], num_layers: int, *, half_of_six: bool = True) -> Plan:
@@ -84,14 +85,14 @@ def make_plan(value: str | Sequence[Sequence[Any]], num_layers: int, *, half_of_
 
 def _checked(steps: Sequence[Any], num_layers: int | None) -> Plan:
     if not steps:
-        raise ValueError("layer_plan is empty; give at least one [block, swap]")
+        raise UserError("layer_plan is empty; give at least one [block, swap]")
     for step in steps:
         if not isinstance(step, list | tuple) or len(step) != 2 or step[1] not in (True, False, DRAWN):
-            raise ValueError(f"layer_plan has {step!r}; write [block, true], [block, false] or [block, {DRAWN}]")
+            raise UserError(f"layer_plan has {step!r}; write [block, true], [block, false] or [block, {DRAWN}]")
         if not isinstance(step[0], int) or step[0] < 0:
-            raise ValueError(f"layer_plan has block {step[0]!r}; blocks are numbers from 0")
+            raise UserError(f"layer_plan has block {step[0]!r}; blocks are numbers from 0")
         if num_layers is not None and step[0] >= num_layers:
-            raise ValueError(f"layer_plan has block {step[0]!r}; the student has blocks 0 to {num_layers - 1}")
+            raise UserError(f"layer_plan has block {step[0]!r}; the student has blocks 0 to {num_layers - 1}")
     return tuple((layer, swap if swap == DRAWN else bool(swap)) for layer, swap in steps)
 
 

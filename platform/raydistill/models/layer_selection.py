@@ -14,6 +14,7 @@ from raydistill.models import kept_units, layer_plan
 from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
 from raydistill.models.load import head_of, model_class
+from raydistill.user_error import UserError
 
 _UP_TO_6 = (0, 2, 4, 7, 9, 11)
 _UP_TO_9 = (0, 2, 3, 4, 7, 8, 9, 10, 11)
@@ -48,7 +49,7 @@ def published_layers(num_layers: int) -> list[int]:
     Three layers are 0, 2 and 4, not spread over the depth. Raises ValueError for more than 9.
     """
     if not 1 <= num_layers <= len(_UP_TO_9):
-        raise ValueError(f"num_layers is {num_layers}; published lists have 1 to 9 blocks, give layers instead")
+        raise UserError(f"num_layers is {num_layers}; published lists have 1 to 9 blocks, give layers instead")
     return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
 
 
@@ -66,7 +67,7 @@ def student_config(teacher: Any, *, architecture: str | None, num_layers: int, h
     if architecture is None:
         architecture = choices[0]
     if architecture not in choices:
-        raise ValueError(
+        raise UserError(
             f"student.architecture is {architecture!r}, but it is made from a {teacher.model_type}; "
             f"choices: {', '.join(choices)}"
         )
@@ -131,7 +132,7 @@ def student_from_layers(
     config: Any = teacher.config
     check_layers(layers, config.num_hidden_layers, key="layers")
     if kept_units.kept_of(config) is not None:
-        raise ValueError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
+        raise UserError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
     student = random_student(
         config, architecture=architecture, num_layers=len(layers), seed=seed, head=head_of(teacher)
     )

@@ -24,6 +24,7 @@ from raydistill.models.blocks import families, family_of
 from raydistill.models.classes import Names, class_order, keep_classes, redraw_classes, reorder_classes, with_classes
 from raydistill.models.kept_units import kept_of
 from raydistill.models.stored_tensors import PRUNED_WEIGHTS, WEIGHTS, is_published, open_tensors
+from raydistill.user_error import UserError, placed
 
 _HEADS: dict[str, Any] = {
     "causal_lm": AutoModelForCausalLM,
@@ -57,7 +58,7 @@ def head_of(model: nn.Module) -> str:
     for head, auto in _HEADS.items():
         if type(model) in auto._model_mapping.values():
             return head
-    raise ValueError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
+    raise UserError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 def stored_head(config: Any) -> str:
@@ -66,7 +67,7 @@ def stored_head(config: Any) -> str:
     for head, auto in _HEADS.items():
         if named in {made.__name__ for made in auto._model_mapping.values()}:
             return head
-    raise ValueError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
+    raise UserError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 def head_in(folder: str | Path) -> str:
@@ -82,7 +83,7 @@ def head_in(folder: str | Path) -> str:
 def model_class(head: str) -> Any:
     """The transformers class that builds any family with a named head; raises ValueError for an unknown head."""
     if head not in _HEADS:
-        raise ValueError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
+        raise UserError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
     return _HEADS[head]
 
 
@@ -90,7 +91,7 @@ def weight_files(folder: str | Path) -> list[Path]:
     """The safetensors files of a checkpoint folder; raises ValueError when there is none."""
     files = sorted(Path(folder).glob("*.safetensors"))
     if not files:
-        raise ValueError(
+        raise UserError(
             f"{str(folder)!r} has no .safetensors file; raydistill convert writes one from a pytorch_model.bin"
         )
     return files
@@ -119,18 +120,18 @@ def _stored_types(folder: str | Path) -> dict[str, str]:
                 names = tensors.keys()
                 types |= {name: tensors.get_slice(name).get_dtype() for name in names}
         except SafetensorError as error:
-            raise ValueError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
+            raise UserError(f"{str(file)!r} is damaged ({error}); fetch the checkpoint again") from None
     return types
 
 
 def load_config(folder: str | Path) -> Any:
     """The transformers configuration in a checkpoint folder; raises ValueError when there is none."""
     if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"{str(folder)!r} is no checkpoint: it has no config.json")
+        raise UserError(f"{str(folder)!r} is no checkpoint: it has no config.json")
     try:
         return AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{str(folder)!r} is no checkpoint that transformers knows: {_first_line(error)}") from None
+        raise UserError(f"{str(folder)!r} is no checkpoint that transformers knows: {_first_line(error)}") from None
 
 
 def with_dropout(config: Any, dropout: float) -> Any:
@@ -150,16 +151,14 @@ def check_family(config: Any, *, head: str, of: str | Path) -> None:
     model_class(head)
     choices = families(head)
     if config.model_type not in choices:
-        raise ValueError(f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(choices)}")
+        raise UserError(f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(choices)}")
     family = family_of(config.model_type)
     refusal = family.refusal(config)
     if refusal is not None:
-        raise ValueError(f"{str(of)!r}: {refusal}")
-    try:
+        raise UserError(f"{str(of)!r}: {refusal}")
+    with placed(repr(str(of))):
         family.check_plan(config)
         kept_of(config)
-    except ValueError as error:
-        raise ValueError(f"{str(of)!r}: {error}") from None
 
 
 def load_model(
@@ -230,7 +229,7 @@ def _order(config: Any, labels: Sequence[str], names: Names, *, allow_other: boo
     """``class_order``, and None where a checkpoint of other classes is allowed and has such."""
     try:
         return class_order(config, labels, names=names)
-    except ValueError:
+    except UserError:
         if allow_other:
             return None
         raise
@@ -247,13 +246,13 @@ def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow
     if mismatched:
         name, *shapes = mismatched[0]
         found, expected = (tuple(shape) for shape in shapes)
-        raise ValueError(f"{str(folder)!r} has {name} of shape {found}, its config.json says {expected}; correct it")
+        raise UserError(f"{str(folder)!r} has {name} of shape {found}, its config.json says {expected}; correct it")
     missing = sorted(info["missing_keys"])
     of_encoder = [name for name in missing if name.startswith(encoder_prefix) and not name.startswith(of_head)]
     if of_encoder:
-        raise ValueError(f"{str(folder)!r} lacks {of_encoder[0]}; choose a checkpoint with all weights of its encoder")
+        raise UserError(f"{str(folder)!r} lacks {of_encoder[0]}; choose a checkpoint with all weights of its encoder")
     if missing and not allow_new_head:
-        raise ValueError(f"{str(folder)!r} lacks {missing[0]}; choose a checkpoint with its head, or write head: new")
+        raise UserError(f"{str(folder)!r} lacks {missing[0]}; choose a checkpoint with its head, or write head: new")
 
 
 @contextmanager
@@ -274,14 +273,14 @@ def load_tokenizer(folder: str | Path) -> Any:
     """The fast tokenizer in a folder; raises ValueError when there is none."""
     # Without any file transformers makes a tokenizer of the special tokens alone.
     if not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES):
-        raise ValueError(f"{str(folder)!r} has no tokenizer; add its {' or '.join(_TOKENIZER_FILES)}")
+        raise UserError(f"{str(folder)!r} has no tokenizer; add its {' or '.join(_TOKENIZER_FILES)}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **_FROM_FOLDER)
     except (ValueError, OSError) as error:
         reason = _first_line(error)
-        raise ValueError(f"{str(folder)!r} has no tokenizer that transformers can load: {reason}") from None
+        raise UserError(f"{str(folder)!r} has no tokenizer that transformers can load: {reason}") from None
     if not tokenizer.is_fast:
-        raise ValueError(f"{str(folder)!r} has no fast tokenizer; add its tokenizer.json")
+        raise UserError(f"{str(folder)!r} has no fast tokenizer; add its tokenizer.json")
     return tokenizer
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from raydistill.models.blocks import family_of
+from raydistill.user_error import UserError
 
 _HEAD = "sequence_classification"
 LEFT, RIGHT = "left", "right"
@@ -34,7 +35,7 @@ def check_padding_side(key: str, config: Any, side: str, *, head: str) -> None:
     token; only a decoder that sees distances alone classifies such a row as it does without padding.
     """
     if head == _HEAD and side == LEFT and not family_of(config.model_type).RELATIVE:
-        raise ValueError(
+        raise UserError(
             f"{key} is a {config.model_type} whose tokenizer pads on the left, so that in transformers its answers "
             'depend on the padding; write "padding_side": "right" in its tokenizer_config.json'
         )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.models.blocks import Blocks, blocks_of
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = Fa
         logits = _spread_spans(blocks.span_logits(blocks.last_states(states[-1])), layout)
     else:
         choices = "sequence_classification, token_classification, question_answering"
-        raise ValueError(f"head is {head!r}; choices: {choices}")
+        raise UserError(f"head is {head!r}; choices: {choices}")
     return Prediction(logits, tuple(states) if with_states else (), layout, pooled)
 
 

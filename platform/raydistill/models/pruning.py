@@ -14,6 +14,7 @@ from raydistill.models.importance import Scores
 from raydistill.models.kept_units import KeptUnits, check_kept, set_kept
 from raydistill.models.small_shapes import shrink
 from raydistill.models.unit_masks import check_units
+from raydistill.user_error import UserError
 
 LEVELS = tuple(range(0, 100, 10))
 """Published levels of sparsity, in percent of the units."""
@@ -22,13 +23,13 @@ LEVELS = tuple(range(0, 100, 10))
 def check_levels(levels: Sequence[float]) -> None:
     """Raise ValueError for levels that are none, below 0, 100 or more, or given twice."""
     if not levels:
-        raise ValueError("levels is empty; name at least one sparsity in percent")
+        raise UserError("levels is empty; name at least one sparsity in percent")
     for level in levels:
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level < 100:
-            raise ValueError(f"levels has {level!r}; a sparsity is in percent, from 0 to less than 100")
+            raise UserError(f"levels has {level!r}; a sparsity is in percent, from 0 to less than 100")
     twice = [level for level in levels if list(levels).count(level) > 1]
     if twice:
-        raise ValueError(f"levels has {twice[0]} twice; give each sparsity once")
+        raise UserError(f"levels has {twice[0]} twice; give each sparsity once")
 
 
 def kept_units(scores: Scores, level: float, *, head_size: int = 1, multiple_of: int = 1) -> KeptUnits:
@@ -71,7 +72,7 @@ def _rounded(units: int, removed: int, *, size: int, multiple_of: int) -> int:
     if width < multiple_of:
         return 0
     if width % size:
-        raise ValueError(
+        raise UserError(
             f"heads are {size} wide, and multiples of {multiple_of} would cut one in two; set multiple_of to 1"
         )
     return width // size

@@ -14,6 +14,7 @@ from raydistill.models import layer_plan
 from raydistill.models.blocks import families, family_of
 from raydistill.models.blocks._base import UnitNames
 from raydistill.models.kept_units import kept_of
+from raydistill.user_error import UserError
 
 Seen = Callable[[int, Tensor], Tensor]
 """Given a block's number and its heads' states (..., H * d), or its neurons (..., F), what stands in their place."""
@@ -25,9 +26,9 @@ def check_units(config: Any) -> None:
     """
     unit_names(config)
     if layer_plan.plan_of(config) is not None:
-        raise ValueError("the model has a layer_plan; heads and neurons of shared blocks cannot be pruned")
+        raise UserError("the model has a layer_plan; heads and neurons of shared blocks cannot be pruned")
     if kept_of(config) is not None:
-        raise ValueError("the model is already pruned; choose the checkpoint that it was pruned from")
+        raise UserError("the model is already pruned; choose the checkpoint that it was pruned from")
 
 
 def _prunable() -> str:
@@ -38,7 +39,7 @@ def unit_names(config: Any) -> UnitNames:
     """Names of the modules that make a block's units; raises ValueError for a family without them."""
     names = family_of(config.model_type).UNITS
     if names is None:
-        raise ValueError(f"the model is a {config.model_type}; heads and neurons can be pruned of {_prunable()}")
+        raise UserError(f"the model is a {config.model_type}; heads and neurons can be pruned of {_prunable()}")
     return names
 
 

@@ -14,6 +14,7 @@ from raydistill.registry.client import Registry
 from raydistill.registry.reference import ModelReference
 from raydistill.tracking.quiet import mlflow_environment
 from raydistill.tracking.store import without_secrets
+from raydistill.user_error import UserError
 
 _SQLITE = "sqlite:///"
 _TIMEOUT_S = 600
@@ -35,7 +36,7 @@ def _downloaded(uri: str, reference: str, cache: Path) -> Path:
     problem = f"checkpoint is {reference!r}, which is not to be had from the registry at {without_secrets(uri)}"
     # Asking would make an empty database there.
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
-        raise ValueError(f"{problem}: there is none yet; register the model first or set tracking.uri")
+        raise UserError(f"{problem}: there is none yet; register the model first or set tracking.uri")
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__, reference, str(cache)],
@@ -46,10 +47,10 @@ def _downloaded(uri: str, reference: str, cache: Path) -> Path:
             env={**os.environ, **mlflow_environment(), "MLFLOW_TRACKING_URI": uri},
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"{problem}: it does not answer in {_TIMEOUT_S} s") from None
+        raise UserError(f"{problem}: it does not answer in {_TIMEOUT_S} s") from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-        raise ValueError(f"{problem}: {reason.replace(uri, without_secrets(uri))}")
+        raise UserError(f"{problem}: {reason.replace(uri, without_secrets(uri))}")
     return Path(done.stdout.splitlines()[-1])
 
 

@@ -20,6 +20,7 @@ from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import CARD
 from raydistill.tracking.store import is_database, without_secrets
+from raydistill.user_error import UserError
 
 _SQLITE = "sqlite:///"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -66,9 +67,9 @@ class Registry:
     def pull(self, version: StudentVersion, folder: Path) -> None:
         """Copy a version out as a plain transformers folder with its card; ``folder`` is made whole or not at all."""
         if folder.exists() or folder.is_symlink():
-            raise ValueError(f"{folder} exists; give another folder or remove it")
+            raise UserError(f"{folder} exists; give another folder or remove it")
         if not folder.parent.is_dir():
-            raise ValueError(f"{folder} is in a folder that does not exist; make {folder.parent} first")
+            raise UserError(f"{folder} is in a folder that does not exist; make {folder.parent} first")
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
             self.download(version, Path(temporary)).rename(folder)
 
@@ -109,8 +110,8 @@ class Registry:
                 raise
         names = sorted(str(model.name) for model in _pages(self._client.search_registered_models))
         if not names:
-            raise ValueError(f"model is {name!r}, but the registry at {self._where} has none; register one first")
-        raise ValueError(unknown_choice("model", name, names))
+            raise UserError(f"model is {name!r}, but the registry at {self._where} has none; register one first")
+        raise UserError(unknown_choice("model", name, names))
 
     def _student(self, model: Any) -> RegisteredStudent:
         quoted = str(model.name).replace("'", "''")
@@ -152,13 +153,13 @@ class Registry:
         """Turn an error of MLflow's client into a ValueError of one line, except one of a local file."""
         try:
             yield
-        except ValueError:
+        except UserError:
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.filename:
                 raise
             why = reason(error, uri=self.uri)
-            raise ValueError(f"the registry at {self._where} fails: {why}; start it or give another URI") from None
+            raise UserError(f"the registry at {self._where} fails: {why}; start it or give another URI") from None
 
 
 def _read(found: Any, aliases: Mapping[str, int]) -> StudentVersion:
@@ -188,7 +189,7 @@ def _checkpoint_in(root: Path, reference: str) -> Path:
     folders = sorted((path.parent for path in root.rglob("config.json")), key=lambda folder: len(folder.parts))
     found = [folder for folder in folders if any(folder.glob("*.safetensors"))]
     if not found:
-        raise ValueError(f"{reference} has no config.json with safetensors; register it in the transformers flavour")
+        raise UserError(f"{reference} has no config.json with safetensors; register it in the transformers flavour")
     tokenizer = root / "components" / "tokenizer"
     if tokenizer.is_dir() and not (found[0] / "tokenizer_config.json").is_file():
         shutil.copytree(tokenizer, found[0], dirs_exist_ok=True)
@@ -206,7 +207,7 @@ def _check_there(uri: str, where: str) -> None:
     if uri.startswith(_SQLITE):
         # Opening it would make an empty one.
         if not Path(urlsplit(uri).path[1:]).is_file():
-            raise ValueError(
+            raise UserError(
                 f"there is no registry at {where}; register a model first, or give --storage or --tracking-uri"
             )
         return
@@ -220,4 +221,4 @@ def _check_there(uri: str, where: str) -> None:
         socket.create_connection((parts.hostname, port), timeout=_CONNECT_S).close()
     except OSError as error:
         why = error.strerror or str(error)
-        raise ValueError(f"the registry at {where} does not answer ({why}); start it or give another URI") from None
+        raise UserError(f"the registry at {where} does not answer ({why}); start it or give another URI") from None

@@ -14,6 +14,7 @@ from raydistill.environment import quiet_variables
 from raydistill.registry.client import Registry
 from raydistill.registry.gate import unmet
 from raydistill.registry.student import LICENSE_TAG, StudentVersion
+from raydistill.user_error import UserError
 
 PROMOTED, FORCED = "promoted", "forced"
 """Tags, each followed by ``.<alias>``: when a version got the alias, and which checks a forced one failed."""
@@ -67,7 +68,7 @@ def promote(registry: Registry, version: StudentVersion, alias: str, *, force: b
     Raises ValueError for an alias that no registry takes.
     """
     if not _ALIAS.fullmatch(alias):
-        raise ValueError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
+        raise UserError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
     holder = registry.holder(version.name, alias)
     failed = [*unmet(version, holder), *_license(version)]
     with tempfile.TemporaryDirectory() as temporary:
@@ -89,7 +90,7 @@ def not_plain(registry: Registry, version: StudentVersion, target: Path) -> list
     """Why a version does not load from safetensors with transformers alone; it is downloaded below ``target``."""
     try:
         folder = registry.download(version, target)
-    except ValueError as error:
+    except UserError as error:
         return [str(error)]
     return [*outside_code(folder), *_reload(folder)]
 

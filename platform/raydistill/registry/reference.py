@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from raydistill.user_error import UserError
+
 SCHEME = "models:/"
 _PATTERN = re.compile(r"(?P<scheme>models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
 
@@ -20,7 +22,7 @@ class ModelReference:
         """Read a model's name on the command line, with or without ``models:/``; raises ValueError."""
         parts = _PATTERN.fullmatch(text)
         if parts is None:
-            raise ValueError(f"model is {text!r}; write NAME, NAME@ALIAS or NAME/VERSION")
+            raise UserError(f"model is {text!r}; write NAME, NAME@ALIAS or NAME/VERSION")
         return cls(parts["name"], parts["alias"], int(parts["version"]) if parts["version"] else None)
 
     @classmethod
@@ -28,7 +30,7 @@ class ModelReference:
         """Read a checkpoint of a job, which needs ``models:/`` and an alias or a version; raises ValueError."""
         parts = _PATTERN.fullmatch(text)
         if parts is None or not parts["scheme"] or not (parts["alias"] or parts["version"]):
-            raise ValueError(f"checkpoint is {text!r}; write models:/NAME@ALIAS or models:/NAME/VERSION")
+            raise UserError(f"checkpoint is {text!r}; write models:/NAME@ALIAS or models:/NAME/VERSION")
         return cls.parse(text)
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from raydistill.discovery import unknown_choice
 from raydistill.registry.reference import ModelReference
+from raydistill.user_error import UserError
 
 FIGURES_TAG, COMPARED_TAG, GATE_TAG = "figures", "compared_by", "gate"
 LICENSE_TAG, PARAMETERS_TAG, BYTES_TAG, NOTE_TAG = "license", "parameters", "bytes", "figures_note"
@@ -133,14 +134,14 @@ class RegisteredStudent:
         if found is not None:
             return found
         known = ", ".join(str(one.number) for one in self.versions) or "none"
-        raise ValueError(f"version is {number}, which {self.name!r} does not have; versions: {known}")
+        raise UserError(f"version is {number}, which {self.name!r} does not have; versions: {known}")
 
     def _number_of(self, alias: str) -> int:
         if alias in self.aliases:
             return self.aliases[alias]
         if not self.aliases:
-            raise ValueError(f"alias is {alias!r}, but {self.name!r} has none; give a version, such as {self.name}/1")
-        raise ValueError(unknown_choice("alias", alias, sorted(self.aliases)))
+            raise UserError(f"alias is {alias!r}, but {self.name!r} has none; give a version, such as {self.name}/1")
+        raise UserError(unknown_choice("alias", alias, sorted(self.aliases)))
 
     def as_data(self) -> dict[str, Any]:
         """The name, its versions and aliases, the job of the newest version and the best figure, as JSON-ready data."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from raydistill.report.columns import column
 from raydistill.report.grouping import grouped, short_keys
 from raydistill.report.tables import Group, Statistic, markdown_table
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class Against:
         rows = rows if models is None else [row for row in rows if row.model in models]
         if not rows:
             keys = dict.fromkeys(name for row in groups for name in row.assignment)
-            raise ValueError(
+            raise UserError(
                 f"plot_against.key is {key!r}, which no row with {figure} has; keys: {', '.join(keys) or 'none'}"
             )
         for row in rows:
             value = row.assignment[key]
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(
+                raise UserError(
                     f"plot_against.key is {key!r}, which is {value!r} in {row.name}; name one that is a number"
                 )
         others = [{name: value for name, value in row.assignment.items() if name != key} for row in rows]

@@ -29,6 +29,7 @@ from raydistill.stages import _corpora
 from raydistill.tracking.provenance import command, environment
 from raydistill.tracking.tracker import NullTracker, Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
+from raydistill.user_error import UserError
 
 Finish = Callable[[CampaignResult, Tracker, str], None]
 """Called with the result, the tracker and the key of the campaign's tracked run before that ends."""
@@ -61,7 +62,7 @@ def _run_in_folder(
         echo(f"{search.name}: finished before, {len(record.trials)} trials ({folder})")
         return record.result()
     if record.trials and not resume:
-        raise ValueError(
+        raise UserError(
             f"campaign {search.name} has {record.num_ended} of {search.num_trials} trials in {folder}; "
             "add --resume to go on with them, or remove that folder to begin anew"
         )

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, m
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.search import domains
 from raydistill.search.domains import Choice, Domain, Grid, Values
+from raydistill.user_error import UserError
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:s|min|h|d))+")
@@ -41,7 +42,7 @@ def _check_read(section: Section, name: str) -> None:
         value, names = getattr(section, key), _READ_BY.get(key, (name,))
         if name not in names and value != field.default:
             readers = " and ".join(names)
-            raise ValueError(f"{key} is {value}, which only {readers} read, but name is {name!r}; leave it out")
+            raise UserError(f"{key} is {value}, which only {readers} read, but name is {name!r}; leave it out")
 
 
 class SearcherConfig(Section):
@@ -98,7 +99,7 @@ class BudgetConfig(Section):
     @classmethod
     def _is_duration(cls, value: str | None) -> str | None:
         if value is not None and (not _DURATION.fullmatch(value) or seconds(value) <= 0):
-            raise ValueError("write a time such as 90s, 15min, 1h30min or 2d")
+            raise UserError("write a time such as 90s, 15min, 1h30min or 2d")
         return value
 
     @property
@@ -147,27 +148,27 @@ class SearchConfig(Section):
     def _consistent(self) -> "SearchConfig":
         self._check_grid()
         if self.searcher.name != "grid" and self.budget.trials is None:
-            raise ValueError("budget.trials is missing; say how many trials to make")
+            raise UserError("budget.trials is missing; say how many trials to make")
         return self
 
     def _check_grid(self) -> None:
         """Raise ValueError for domains that the searcher does not take."""
         for key, domain in self.space.items():
             if self.searcher.name == "grid" and not isinstance(domain, Choice):
-                raise ValueError(
+                raise UserError(
                     f"space.{key} is a range, but searcher grid tries all values; list them, or choose searcher random"
                 )
             if self.searcher.name != "grid" and isinstance(domain, Grid):
-                raise ValueError(
+                raise UserError(
                     f"space.{key} is a grid, but searcher {self.searcher.name} draws values; write choice in place of "
                     "grid, or searcher: grid"
                 )
         if self.searcher.name == "grid" and self.budget.trials not in (None, self.num_trials):
-            raise ValueError(
+            raise UserError(
                 f"budget.trials is {self.budget.trials}, but the grid has {self.num_trials} combinations; leave it out"
             )
         if self.searcher.name == "grid" and self.scheduler.name == "pbt":
-            raise ValueError("scheduler is pbt, which draws values, but searcher is grid; choose searcher random")
+            raise UserError("scheduler is pbt, which draws values, but searcher is grid; choose searcher random")
 
     @property
     def domains(self) -> dict[str, Domain]:

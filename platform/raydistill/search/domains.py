@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 from typing import Any, ClassVar
 
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 Values = dict[str, Any]
 """Dotted keys of a job, and what a trial gives them."""
@@ -133,13 +134,13 @@ def parse(value: Any) -> Domain:
     if isinstance(value, list):
         return Choice(_listed("choice", value))
     if not isinstance(value, Mapping) or len(value) != 1:
-        raise ValueError(_EXAMPLE)
+        raise UserError(_EXAMPLE)
     kind, arguments = next(iter(value.items()))
     if kind not in _CHOICES and kind not in _RANGES:
-        raise ValueError(unknown_choice("the domain", kind, [*_CHOICES, *_RANGES]))
+        raise UserError(unknown_choice("the domain", kind, [*_CHOICES, *_RANGES]))
     if not isinstance(arguments, list):
         form = _RANGES[kind].form if kind in _RANGES else _LISTED
-        raise ValueError(f"{kind} is {arguments!r}; write {{{kind}: {form}}}")
+        raise UserError(f"{kind} is {arguments!r}; write {{{kind}: {form}}}")
     return _CHOICES[kind](_listed(kind, arguments)) if kind in _CHOICES else _range(_RANGES[kind], arguments)
 
 
@@ -150,11 +151,11 @@ def is_number(value: object) -> bool:
 
 def _listed(kind: str, values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
-        raise ValueError(f"{kind} is empty; list the values")
+        raise UserError(f"{kind} is empty; list the values")
     for position, value in enumerate(values):
         # As JSON they are different, for Python 1 equals true and 1.0.
         if any(value == other and type(value) is type(other) for other in values[:position]):
-            raise ValueError(f"{kind} has {value!r} twice; remove one")
+            raise UserError(f"{kind} has {value!r} twice; remove one")
     return tuple(values)
 
 
@@ -163,14 +164,14 @@ def _range(kind: type[Range], arguments: list[Any]) -> Range:
     if len(arguments) != kind.form.count(",") + 1 or not all(
         is_number(one) and math.isfinite(one) for one in arguments
     ):
-        raise ValueError(f"{written}; write {{{kind.kind}: {kind.form}}} with numbers")
+        raise UserError(f"{written}; write {{{kind.kind}: {kind.form}}} with numbers")
     low, high = arguments[:2]
     if low >= high:
-        raise ValueError(f"{written}, where low is not below high; exchange them, or fix the value in overrides")
+        raise UserError(f"{written}, where low is not below high; exchange them, or fix the value in overrides")
     if kind is LogUniform and low <= 0:
-        raise ValueError(f"{written}; a logarithm needs a low above 0")
+        raise UserError(f"{written}; a logarithm needs a low above 0")
     if kind is RandInt and not all(float(one).is_integer() for one in arguments):
-        raise ValueError(f"{written}; write whole numbers, or use quniform")
+        raise UserError(f"{written}; write whole numbers, or use quniform")
     if kind is QUniform:
         _check_steps(written, *arguments)
     return kind(*map(int if kind is RandInt else float, arguments))
@@ -178,7 +179,7 @@ def _range(kind: type[Range], arguments: list[Any]) -> Range:
 
 def _check_steps(written: str, low: float, high: float, step: float) -> None:
     if step <= 0:
-        raise ValueError(f"{written}; the step must be above 0")
+        raise UserError(f"{written}; the step must be above 0")
     for name, bound in (("low", low), ("high", high)):
         if not math.isclose(bound / step, round(bound / step), abs_tol=1e-9):
-            raise ValueError(f"{written}, where {name} is no multiple of the step; move it")
+            raise UserError(f"{written}, where {name} is no multiple of the step; move it")

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from raydistill import cluster
-from raydistill.config.errors import UserError, error_lines
 from raydistill.config.sections import ScalingConfig
 from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
@@ -22,6 +21,7 @@ from raydistill.search.results import listed
 from raydistill.search.spaces import job_data, locate, with_values
 from raydistill.store_paths import is_in_store
 from raydistill.training.selection import Criterion, criterion_of
+from raydistill.user_error import UserError
 
 _TRAIN = "train"
 _LIBRARIES = {"optuna": "optuna", "hyperopt": "hyperopt"}
@@ -74,7 +74,7 @@ def metric_of(search: SearchConfig, stage: Any) -> Criterion:
     training = stage.training.model_copy(update={"metric_for_best_model": search.metric, "greater_is_better": None})
     try:
         criterion = criterion_of(training, stage.task, stage.method)
-    except ValueError as error:
+    except UserError as error:
         raise UserError([str(error).replace("training.metric_for_best_model", "metric")]) from None
     greater = search.mode == "max"
     if criterion.greater_is_better != greater and _direction_is_known(criterion, search):
@@ -126,10 +126,7 @@ def _missing_library(search: SearchConfig) -> Iterator[str]:
 
 def _base_job(search: SearchConfig) -> dict[str, Any]:
     """Plain data of the job that is varied; raises UserError for one that cannot be searched."""
-    try:
-        raw = job_data(search)
-    except ValueError as error:
-        raise UserError(error_lines(error)) from None
+    raw = job_data(search)
     storage = str(raw.get("storage", ""))
     if is_in_store(storage):
         raise UserError([f"storage is {storage!r}, which tune does not take; name a folder, such as storage=runs"])
@@ -147,8 +144,8 @@ def _paths(search: SearchConfig, raw: Mapping[str, Any]) -> dict[str, list[str]]
     for key in search.space:
         try:
             paths[key] = locate(raw, search.stage, key)
-        except ValueError as error:
-            problems += [f"space.{line}" for line in error_lines(error)]
+        except UserError as error:
+            problems += [f"space.{line}" for line in error.lines]
     _refuse([*problems, *_overlaps(paths)])
     return paths
 
@@ -185,10 +182,7 @@ def _checked_job(search: SearchConfig, raw: Mapping[str, Any], values: Values, *
 
 
 def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whole: bool) -> Job:
-    try:
-        job = load_job(with_values(raw, search.stage, values))
-    except ValueError as error:
-        raise UserError(error_lines(error)) from None
+    job = load_job(with_values(raw, search.stage, values))
     _refuse(_several_runs(search, job))
     job = only(job, with_readers(job, search.stage) if whole else needed(job, search.stage))
     if whole:

@@ -21,6 +21,7 @@ from raydistill.search.results import (
     read_campaign,
     write_trials,
 )
+from raydistill.user_error import UserError
 
 Echo = Callable[[str], None]
 
@@ -65,7 +66,7 @@ class CampaignRecord:
         if stored is None:
             return cls(search, folder, identity)
         if stored["identity"] != identity:
-            raise ValueError(
+            raise UserError(
                 f"name is {search.name!r}, but {folder} has trials of another search; give another name, or remove it"
             )
         trials = {trial.number: trial for trial in stored["trials"] if trial.number < search.num_trials}

@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from raydistill.config import overrides, yaml_text
-from raydistill.config.errors import UserError, error_lines
+from raydistill.config.errors import error_lines
 from raydistill.job import files
 from raydistill.job.graph import needed, only
 from raydistill.job.load import Job, JobConfig, accepts, load_job
 from raydistill.search.config import SearchConfig
+from raydistill.user_error import UserError, placed
 
 _BY_DOTTED_KEY = ("overrides", "space")
 """Sections whose keys have dots themselves."""
@@ -30,10 +31,8 @@ def load_search(reference: str, assignments: Sequence[str] = ()) -> SearchConfig
         if isinstance(raw.get("job"), str):
             raw["job"] = _beside(reference, raw["job"])
         return SearchConfig.model_validate(raw)
-    except ValueError as error:
-        # Errors of reading the file name it already.
-        named = "" if str(error).startswith(reference) else reference
-        raise UserError(error_lines(error, source=named if isinstance(error, ValidationError) else "")) from None
+    except ValidationError as error:
+        raise UserError(error_lines(error), place=reference) from None
 
 
 def with_assignments(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,10 +58,8 @@ def job_data(search: SearchConfig, values: Mapping[str, Any] = {}) -> dict[str, 
     """
     raw = files.read_job(search.job)
     for section, given in (("overrides", search.overrides), ("space", values)):
-        try:
+        with placed(section):
             raw = with_values(raw, search.stage, given)
-        except ValueError as error:
-            raise ValueError(f"{section}: {error}") from None
     if search.storage is not None:
         raw["storage"] = search.storage
     if search.resources is not None:
@@ -73,10 +70,7 @@ def job_data(search: SearchConfig, values: Mapping[str, Any] = {}) -> dict[str, 
 
 def job_of(search: SearchConfig, values: Mapping[str, Any] = {}) -> Job:
     """The validated job of ``job_data``; raises UserError, one line a mistake."""
-    try:
-        return load_job(job_data(search, values))
-    except ValueError as error:
-        raise UserError(error_lines(error)) from None
+    return load_job(job_data(search, values))
 
 
 def with_values(raw: Mapping[str, Any], stage: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from raydistill.training.history import read_history
 from raydistill.training.in_process import train_here
 from raydistill.training.session import SaveState
 from raydistill.training.trainer import CHECKPOINTS, train
+from raydistill.user_error import UserError, user_error_of
 
 _POLL_S = 0.5
 
@@ -246,7 +247,7 @@ class _TrialRun:
         metric = self.context.metric
         if metric not in metrics:
             choices = ", ".join(sorted(metrics))
-            raise ValueError(f"metric is {metric!r}, which evaluations do not have; choices: {choices}")
+            raise UserError(f"metric is {metric!r}, which evaluations do not have; choices: {choices}")
         return TrialEvent(
             trial=self.number,
             values=self.values,
@@ -269,7 +270,8 @@ class _TrialRun:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = getattr(error, "lines", None) or [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = "; ".join(lines[:1] if not hasattr(error, "lines") else lines)
-    plain = isinstance(error, ValueError) and text
-    return text if plain else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    refusal = user_error_of(error)
+    if refusal is not None:
+        return "; ".join(refusal.lines)
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

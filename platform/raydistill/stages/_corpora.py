@@ -12,6 +12,7 @@ from raydistill.data.mixture import CorpusPart, chosen_rows, classes_of, has_cla
 from raydistill.data.storage import Folder
 from raydistill.stages._base import CorpusFacts, Inputs, TokenizerFacts, folder_of
 from raydistill.store_paths import local_path
+from raydistill.user_error import UserError
 
 _VERIFIED_BYTES = 2**30
 """Corpora up to this size are read through before they are used, in a second or two."""
@@ -81,7 +82,7 @@ def read_by(task: TaskSpec, corpora: Sequence[CorpusRef], inputs: Inputs) -> Cor
     """
     corpus = facts_of(corpora, inputs)
     if corpus.task not in (task.name, *task.task.ENCODINGS):
-        raise ValueError(f"task is {task.name!r}, but the corpus is encoded for {corpus.task!r}")
+        raise UserError(f"task is {task.name!r}, but the corpus is encoded for {corpus.task!r}")
     return replace(corpus, labels=task.outputs(corpus.labels))
 
 
@@ -93,7 +94,7 @@ def facts_of(corpora: Sequence[CorpusRef], inputs: Inputs) -> CorpusFacts:
         for what in ("task", "tokenizer_hash", "vocab_size", "labels", "unlabelled"):
             mine, its = getattr(first, what), getattr(other, what)
             if mine is not None and its is not None and mine != its:
-                raise ValueError(
+                raise UserError(
                     f"corpus {reference.corpus!r} has {what} {its}, {corpora[0].corpus!r} has {mine}; "
                     "binarize both alike"
                 )
@@ -124,7 +125,7 @@ def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusFacts]) -> tupl
         if len(its) != len(first) or any(
             a.tokenizer_hash != b.tokenizer_hash for a, b in known if a.tokenizer_hash and b.tokenizer_hash
         ):
-            raise ValueError(
+            raise UserError(
                 f"corpus {reference.corpus!r} has other teacher tokenizers than {corpora[0].corpus!r}; "
                 "binarize both with the same teacher_tokenizers, in one order"
             )
@@ -144,7 +145,7 @@ def _of_subset(reference: CorpusRef, inputs: Inputs) -> CorpusFacts:
     if not subset:
         return corpus
     if not has_classes(corpus.labels, corpus.columns):
-        raise ValueError(
+        raise UserError(
             f"label_subset is {', '.join(subset)}, but corpus {reference.corpus!r} has no class for each row; "
             "leave it out"
         )
@@ -169,7 +170,7 @@ def _few_rows(reference: CorpusRef, corpus: CorpusFacts) -> tuple[int | None, in
     if reference.few_shot is None:
         return corpus.rows, corpus.tokens
     if not has_classes(corpus.labels, corpus.columns):
-        raise ValueError(
+        raise UserError(
             f"few_shot is {reference.few_shot}, but corpus {reference.corpus!r} has no class for each row; leave it out"
         )
     rows = reference.few_shot * len(corpus.labels)
@@ -188,10 +189,10 @@ def _facts_of_one(reference: str, inputs: Inputs) -> CorpusFacts:
     if root is None:
         facts = inputs[reference].facts
         if not isinstance(facts, CorpusFacts):
-            raise ValueError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
+            raise UserError(f"corpus is {reference!r}, which makes no corpus; name a binarize stage")
         return facts
     if not any(_is_there(root / part) for part in (TRAIN, VALIDATION)):
-        raise ValueError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
+        raise UserError(f"corpus is {reference!r}, neither an earlier stage nor a folder of a binarize stage")
     return of_folder(root)
 
 

@@ -25,6 +25,7 @@ from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
 from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri
 from raydistill.tracking.registration import content_hash
+from raydistill.user_error import UserError, placed
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -90,10 +91,10 @@ def model_of(key: str, reference: ModelRef, inputs: Inputs) -> Model:
         facts = planned(ModelFacts, stage_of(name), inputs)
         suffix = INITIAL if name.endswith(INITIAL) else ""
         if facts is None or suffix not in facts.configs:
-            raise ValueError(f"checkpoint is {name!r}, which makes no model; name a training stage")
+            raise UserError(f"checkpoint is {name!r}, which makes no model; name a training stage")
         return Model(facts.configs[suffix], planned_tokenizer=facts.tokenizer_hash)
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}" if key else str(error)) from None
+    except UserError as error:
+        raise error.at(key) from None
 
 
 def fitted(
@@ -124,16 +125,14 @@ def check_model(
     check_family(model.config, head=head, of=key)
     missing = [] if model.folder is None or reference.head == "new" else checks.missing_head(model.folder, head=head)
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
             f"choose one that has it, or write {key}.head: new to start one"
         )
     if head in CLASSIFIERS and reference.head != "new":
         part = known_by(key, reference, model.config, corpus.labels) if may_know_a_part else corpus.labels
-        try:
+        with placed(key):
             class_order(model.config, part, names=names_of(reference, model.config))
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
     if model.folder is None:
         return
     # The corpus's ids must mean to the model what its own tokenizer says; equal sizes do not show that.
@@ -146,13 +145,13 @@ def check_model(
 def check_size(key: str, model: Any, corpus: CorpusFacts) -> None:
     """Raise ValueError for a model under ``key`` with fewer token ids or positions than the corpus has."""
     if model.vocab_size < corpus.vocab_size:
-        raise ValueError(
+        raise UserError(
             f"{key} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
             "binarize with that model's tokenizer"
         )
     positions = checks.max_length(model)
     if positions < corpus.max_length:
-        raise ValueError(
+        raise UserError(
             f"{key} has {positions} positions, the corpus rows of up to {corpus.max_length} tokens; "
             f"binarize with encoding.max_length={positions}"
         )
@@ -168,10 +167,8 @@ def known_by(key: str, reference: ModelRef, model: Any, labels: Sequence[str]) -
 
     ``model`` is its configuration. Raises ValueError for one that knows none of them, or others.
     """
-    try:
+    with placed(key):
         return known_labels(model, labels, names=names_of(reference, model))
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
 
 
 def encoding_of(key: str, digest: str | None, hashes: Sequence[str | None], *, can_be_added: bool = True) -> int:
@@ -189,7 +186,7 @@ def encoding_of(key: str, digest: str | None, hashes: Sequence[str | None], *, c
     remedy = "binarize with that model's tokenizer"
     if can_be_added:
         remedy += ", or name the model under teacher_tokenizers of the binarize stage"
-    raise ValueError(f"{key} has another tokenizer than the corpus; {remedy}")
+    raise UserError(f"{key} has another tokenizer than the corpus; {remedy}")
 
 
 def hash_of_folder(folder: Path) -> str | None:
@@ -287,14 +284,14 @@ def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
 def _registered(reference: str, inputs: Inputs) -> Path:
     found = inputs.get(reference)
     if found is None or found.folder is None:
-        raise ValueError(f"checkpoint is {reference!r}, but no job tells the registry; name a folder")
+        raise UserError(f"checkpoint is {reference!r}, but no job tells the registry; name a folder")
     return found.folder
 
 
 def _from_store(uri: str) -> Path:
     folder = mirror.fetch(local_path(uri))
     if not (folder / "config.json").is_file():
-        raise ValueError(f"checkpoint is {uri!r}, where no config.json lies; name a folder with one")
+        raise UserError(f"checkpoint is {uri!r}, where no config.json lies; name a folder with one")
     return folder
 
 
@@ -306,6 +303,6 @@ def _from_hub(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_CHECKPOINT_FILES))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"checkpoint is {name!r}, which is no earlier stage, no folder and not to be had from the hub ({reason})"
         ) from None

@@ -16,6 +16,7 @@ from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.stages import _models, _teacher_plan
 from raydistill.stages._base import Inputs, OutputsFacts, folder_of
 from raydistill.stages._models import Fitted
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -60,15 +61,15 @@ def check(config: "Config", reading: Reading, teachers: Sequence[Fitted], inputs
     method, task = config.method, config.task
     key = f"teacher_outputs is {config.teacher_outputs!r}"
     if method.distils and not method.requirements.stored:
-        raise ValueError(f"{key}, but method {method.name} has to run its teachers; write teacher_outputs: live")
+        raise UserError(f"{key}, but method {method.name} has to run its teachers; write teacher_outputs: live")
     if not reading.kinds:
-        raise ValueError(f"{key}, but neither method {method.name} nor task {task.name} reads teachers; leave it out")
+        raise UserError(f"{key}, but neither method {method.name} nor task {task.name} reads teachers; leave it out")
     folder = folder_of(config.teacher_outputs, inputs)
     found = _planned_facts(config.teacher_outputs, inputs) if folder is None else _facts_of(key, folder)
     _check_kinds(key, reading.kinds, found, method.name)
     missing = sorted({k for layers in reading.layers for k in layers} - set(found.layers))
     if "cls_states" in reading.kinds and missing:
-        raise ValueError(
+        raise UserError(
             f"{key}, which has CLS states of layers {_listed(found.layers)}; method {method.name} reads layer "
             f"{missing[0]}; add it to layers of the capture"
         )
@@ -92,7 +93,7 @@ def _stored_labels(config: "Config", number: int, found: OutputsFacts) -> Sequen
 def _check_labels(key: str, number: int, wanted: Sequence[str], stored: Sequence[tuple[str, ...]]) -> None:
     """Refuse logits of other classes, or of a part of them where a method needs all."""
     if tuple(wanted) not in stored:
-        raise ValueError(
+        raise UserError(
             f"{key}, whose logits of teachers.{number} are of different label sets: they have the classes "
             f"{' or '.join(map(_listed, dict.fromkeys(stored)))}; the training has {_listed(wanted)}; capture outputs "
             "for the same task and corpus, of a teacher of these classes"
@@ -102,9 +103,9 @@ def _check_labels(key: str, number: int, wanted: Sequence[str], stored: Sequence
 def _check_kinds(key: str, kinds: Sequence[str], found: OutputsFacts, method: str) -> None:
     for kind in kinds:
         if kind not in JOINED:
-            raise ValueError(f"{key}, but {kind}, which method {method} reads, cannot be joined to batches yet")
+            raise UserError(f"{key}, but {kind}, which method {method} reads, cannot be joined to batches yet")
         if kind not in found.kinds:
-            raise ValueError(f"{key}, which has {_listed(found.kinds)}; {kind} is read too, add it to its outputs")
+            raise UserError(f"{key}, which has {_listed(found.kinds)}; {kind} is read too, add it to its outputs")
 
 
 def _check_names(config: "Config", key: str, found: OutputsFacts, names: Sequence[_Names]) -> None:
@@ -114,7 +115,7 @@ def _check_names(config: "Config", key: str, found: OutputsFacts, names: Sequenc
     for number, reference in enumerate(config.teachers if config.method.distils else ()):
         name = _models.describe(reference)
         if name not in found.teachers:
-            raise ValueError(
+            raise UserError(
                 f"{key}, which has outputs of {_listed(found.teachers)}; teachers.{number} is {name}; "
                 "name the same teacher in both"
             )
@@ -122,13 +123,13 @@ def _check_names(config: "Config", key: str, found: OutputsFacts, names: Sequenc
         _check_same_names(key, number, names[number], stored)
     for part in config.corpus:
         if part.corpus not in found.corpora:
-            raise ValueError(f"{key}, which ran on {_listed(found.corpora)}; corpus is {part.corpus}; capture it too")
+            raise UserError(f"{key}, which ran on {_listed(found.corpora)}; corpus is {part.corpus}; capture it too")
 
 
 def _check_same_names(key: str, number: int, wanted: _Names, stored: Sequence[_Names]) -> None:
     """Refuse outputs that were taken for other classes than they are now."""
     if wanted not in stored:
-        raise ValueError(
+        raise UserError(
             f"{key}, where the teacher's outputs are labelled {' or '.join(map(_listed, dict.fromkeys(stored)))}; "
             f"teachers.{number}.labels is {_listed(wanted)}; name them alike"
         )
@@ -141,14 +142,14 @@ def _listed(values: Sequence[Any]) -> str:
 def _planned_facts(reference: str, inputs: Inputs) -> OutputsFacts:
     facts = inputs[reference].facts
     if not isinstance(facts, OutputsFacts):
-        raise ValueError(f"teacher_outputs is {reference!r}, which stores no outputs; name a capture stage")
+        raise UserError(f"teacher_outputs is {reference!r}, which stores no outputs; name a capture stage")
     return facts
 
 
 def _facts_of(key: str, folder: Path) -> OutputsFacts:
     headers = [one.header for one in sets_below(folder)]
     if not headers:
-        raise ValueError(
+        raise UserError(
             f"{key}, none of {', '.join(_teacher_plan.KEYWORDS)}, no earlier stage and no folder of a capture stage"
         )
     first = headers[0]
@@ -230,7 +231,7 @@ def _check_folder(config: "Config", found: Sequence[OutputSet], teachers: Sequen
 def _check_teacher(reference: str, found: Sequence[OutputSet], number: int, wanted: str) -> None:
     stored = dict.fromkeys(one.header.teacher_hash for one in found)
     if wanted not in stored:
-        raise ValueError(
+        raise UserError(
             f"teacher_outputs {reference!r} are of a teacher with hash {_listed(list(stored))}, teachers.{number} "
             f"has {wanted}; capture outputs of it"
         )
@@ -241,7 +242,7 @@ def _find(reference: str, found: Sequence[OutputSet], uri: str) -> OutputSet:
     wanted = Corpus.open(uri).hash
     by_corpus = {one.header.corpus_hash: one for one in found}
     if wanted not in by_corpus:
-        raise ValueError(
+        raise UserError(
             f"teacher_outputs {reference!r} are of corpora with hash {_listed(list(by_corpus))}, {uri!r} has {wanted}; "
             "capture outputs of it"
         )

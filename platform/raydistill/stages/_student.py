@@ -16,6 +16,7 @@ from raydistill.models.kept_units import kept_of
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
 from raydistill.models.padding import write_padding
 from raydistill.stages import _models
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -37,7 +38,7 @@ def planned(section: StudentConfig, source: Any, labels: tuple[str, ...], *, hea
 
 def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
     if kept_of(source) is not None:
-        raise ValueError(
+        raise UserError(
             f"student.init is {section.init!r}, but the model that it starts from is pruned; name the one before "
             "pruning as student.checkpoint, or write init: checkpoint with a pruned one"
         )
@@ -75,9 +76,9 @@ def _write_plan(section: StudentConfig, model: Any, *, head: str) -> None:
             layer_plan.set_plan(model, plan)
         family_of(model.model_type).check_plan(model)
         if layer_plan.is_drawn(layer_plan.plan_of(model)) and head in _VOCABULARIES:
-            raise ValueError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
-    except ValueError as error:
-        raise ValueError(f"student.{error}") from None
+            raise UserError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
+    except UserError as error:
+        raise UserError(f"student.{error}") from None
 
 
 def lines(section: StudentConfig, student: Any, teachers: list[Any]) -> list[str]:

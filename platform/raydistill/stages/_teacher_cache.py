@@ -29,6 +29,7 @@ from raydistill.stages._stored_outputs import VERIFIED_BYTES, Reading
 from raydistill.stages.capture import Config as CaptureConfig
 from raydistill.stages.capture import Stage, size_text
 from raydistill.store_paths import remote_uri
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -144,7 +145,7 @@ def _captured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig
     in_store = remote_uri(run.sets[0]) is not None
     free = math.inf if in_store else shutil.disk_usage(Path(run.sets[0]).parents[1]).free
     if size + _SPARE_BYTES > free:
-        raise ValueError(
+        raise UserError(
             f"teacher_outputs of teachers.{number} take about {size_text(size)}, but the storage has "
             f"{size_text(free)} free; make room, or write teacher_outputs: live"
         )
@@ -176,7 +177,7 @@ def _serving(target: Path, wanted: Header) -> OutputSet | None:
             if one.num_bytes <= VERIFIED_BYTES:
                 one.verify()
             return one
-        except ValueError:
+        except UserError:
             # The capture tells why it is made anew.
             continue
     return None

@@ -19,6 +19,7 @@ from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models import checks
 from raydistill.training.deepspeed_config import Precision, resolve_precision
 from raydistill.training.placement import CAPTURED, SEQUENTIAL, Demand, Options, TeacherPlacement, held, place
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -96,20 +97,20 @@ def choose(config: "Config", rows: Rows) -> Choice:
     """
     asked, needed = config.teacher_outputs, config.task.task.NEEDS_STORED
     if needed and asked in KEYWORDS:
-        raise ValueError(
+        raise UserError(
             f"teacher_outputs is {asked!r}, but task {config.task.name} reads stored {', '.join(needed)}; "
             "name a capture stage"
         )
     captured = [number for number, teacher in enumerate(config.teachers) if teacher.placement == CAPTURED]
     where = f"teachers.{captured[0]}.placement is 'captured'" if captured else ""
     if asked == LIVE and captured:
-        raise ValueError(f"{where}, but teacher_outputs is 'live'; leave one of them out")
+        raise UserError(f"{where}, but teacher_outputs is 'live'; leave one of them out")
     if asked == LIVE or asked not in KEYWORDS:
         return Choice(asked)
     obstacle = _obstacle(config)
     if asked == STORED or captured:
         if obstacle is not None:
-            raise ValueError(f"{where or 'teacher_outputs is ' + repr(asked)}, but {obstacle[0]}; {obstacle[1]}")
+            raise UserError(f"{where or 'teacher_outputs is ' + repr(asked)}, but {obstacle[0]}; {obstacle[1]}")
         return Choice(STORED, where)
     if not kinds_of(config) and not config.method.distils:
         return Choice(LIVE)
@@ -231,7 +232,7 @@ def _options(config: "Config", scaling: ScalingConfig, *, num_teachers: int) -> 
     in_turn = method.requirements.execution.sequential_teachers
     for number, reference in enumerate(config.teachers):
         if reference.placement == SEQUENTIAL and not in_turn:
-            raise ValueError(
+            raise UserError(
                 f"teachers.{number}.placement is 'sequential', but method {method.name} has to have its teachers at "
                 "hand; write replicate or zero3"
             )

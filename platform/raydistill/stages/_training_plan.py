@@ -18,6 +18,7 @@ from raydistill.stages._stored_outputs import Reading
 from raydistill.stages._teacher_plan import Choice, Rows
 from raydistill.training.placement import TeacherPlacement
 from raydistill.training.selection import TASK, Criterion, criterion_of, selection_line
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -44,7 +45,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     """Decide what a training does; raises ValueError with one line for the first thing that does not fit."""
     corpus = _corpora.read_by(config.task, config.corpus, inputs)
     if not corpus.has_train:
-        raise ValueError("corpus has validation rows alone; name a binarize stage that has a source to train on")
+        raise UserError("corpus has validation rows alone; name a binarize stage that has a source to train on")
     teachers = _teachers(config, corpus, inputs)
     _check_requirements(config, len(teachers))
     student = _student_of(config, teachers, corpus, inputs)
@@ -119,13 +120,13 @@ def _encodings(config: "Config", corpus: CorpusFacts, digests: Sequence[str | No
         key = f"teachers.{number}"
         encoding = _models.encoding_of(key, digest, corpus.hashes, can_be_added=can_be_added)
         if encoding and not cross_tokenizer:
-            raise ValueError(
+            raise UserError(
                 f"{key} has another tokenizer than the student, and method {method.name} aligns token by token; "
                 "choose a teacher with the student's tokenizer, or another method"
             )
         found.append(encoding)
     if found and found[0] and start.checkpoint is None:
-        raise ValueError(
+        raise UserError(
             f"student.init is {start.init!r}, which starts from teacher 0, but that has another tokenizer than the "
             "corpus; name a model with the corpus's tokenizer under student.checkpoint"
         )
@@ -136,14 +137,14 @@ def _check_taught(config: "Config", teachers: Sequence[Fitted], labels: Sequence
     """Refuse teachers of parts that were never trained, and classes that none of them knows."""
     for position, reference in enumerate(config.teachers):
         if reference.head == "new":
-            raise ValueError(
+            raise UserError(
                 f"teachers.{position}.head is 'new', but method {config.method.name} learns from what it says alone; "
                 "train it first"
             )
     known = {name for teacher in teachers for name in teacher.labels}
     missing = [name for name in labels if name not in known]
     if teachers and missing:
-        raise ValueError(
+        raise UserError(
             f"nobody teaches {', '.join(map(repr, missing))}, which the corpus has; add a teacher that knows it, name "
             "its output in labels, or leave the class out with label_subset of the corpus"
         )
@@ -164,15 +165,15 @@ def _check_requirements(config: "Config", num_teachers: int) -> None:
         most = 1
     if num_teachers < needs.min_teachers or (most is not None and num_teachers > most):
         wanted = f"{needs.min_teachers}" if most == needs.min_teachers else f"{needs.min_teachers} to {most or 'any'}"
-        raise ValueError(f"teachers has {num_teachers}; method {method.name} takes {wanted}")
+        raise UserError(f"teachers has {num_teachers}; method {method.name} takes {wanted}")
     head = config.task.head
     if needs.heads and head not in needs.heads:
-        raise ValueError(
+        raise UserError(
             f"task is {config.task.name!r}, which needs a {head} head; method {method.name} works with "
             f"{', '.join(needs.heads)}"
         )
     if needs.tasks and config.task.name not in needs.tasks:
-        raise ValueError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
+        raise UserError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
 
 
 def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFacts, inputs: Inputs) -> Any:
@@ -185,7 +186,7 @@ def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFact
     elif teachers:
         source = teachers[0].config
     else:
-        raise ValueError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
+        raise UserError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
     return _student.planned(start, source, corpus.labels, head=head)
 
 
@@ -199,19 +200,19 @@ def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> 
     training = config.training
     parts = num_workers * training.num_micro_batches(num_workers)
     if training.batch_size < num_workers:
-        raise ValueError(
+        raise UserError(
             f"training.batch_size is {training.batch_size}, fewer rows than the {num_workers} workers; raise it"
         )
     # An epoch's batches differ by at most one row; none may leave a micro-batch empty.
     smallest = training.batch_size - 1
     if corpus.rows == 0:
-        raise ValueError("the corpora have no row at these weights; raise weight or few_shot")
+        raise UserError("the corpora have no row at these weights; raise weight or few_shot")
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
     min_rows = config.method.requirements.min_rows
     if smallest < parts * min_rows:
         needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {config.method.name}"
-        raise ValueError(
+        raise UserError(
             f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
             f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
             "scaling.num_workers"
@@ -245,7 +246,7 @@ def _check_optimizer(config: "Config") -> None:
     """An optimizer that clips each tensor by itself must see whole ones, which sharding cuts or lays end to end."""
     name, stage = config.optimizer.name, config.training.zero_stage
     if name in CLIP_PER_TENSOR and stage != 0:
-        raise ValueError(
+        raise UserError(
             f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
             f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
         )
@@ -273,15 +274,15 @@ def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion)
         return
     method, task, lacking = config.method, config.task, _corpora.without_labels(config.corpus, corpus)
     if task.task.NEEDS_STORED:
-        raise ValueError(f"task is {task.name!r}, which reads labels, but {lacking}")
+        raise UserError(f"task is {task.name!r}, which reads labels, but {lacking}")
     if method.requirements.labels:
-        raise ValueError(
+        raise UserError(
             f"method {method.name} with these options reads labels, but {lacking}, or choose "
             "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
         )
     if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
         choices = " or ".join(["loss", *method.method.higher_is_better])
-        raise ValueError(
+        raise UserError(
             f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
             f"{_corpora.without_labels(config.corpus, corpus, PARTS[1])}, or write {choices}"
         )

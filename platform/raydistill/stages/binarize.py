@@ -18,6 +18,7 @@ from raydistill.models.checks import max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, TokenizerFacts
+from raydistill.user_error import UserError, placed
 
 _TRIED = 100
 """Examples of each source that the preflight encodes, where rows have labels."""
@@ -27,7 +28,7 @@ def _share_or_source(value: Any) -> Any:
     """A share between 0 and 1, or the source that a section names; raises ValueError for what is neither."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 < value < 1:
-            raise ValueError("give a share between 0 and 1, or a source")
+            raise UserError("give a share between 0 and 1, or a source")
         return float(value)
     return SourceSpec.parse(value)
 
@@ -63,9 +64,9 @@ class Config(_base.StageConfig):
     def _one_origin(self) -> "Config":
         given = int(self.source is not None) + bool(self.sources)
         if given > 1 or (given == 0 and not isinstance(self.validation, SourceSpec)):
-            raise ValueError("give exactly one of source and sources")
+            raise UserError("give exactly one of source and sources")
         if any(one.source == self.validation for one in self.weighted_sources):
-            raise ValueError(
+            raise UserError(
                 "validation is the source itself; name another split or other files, or a share such as 0.1"
             )
         return self
@@ -142,19 +143,15 @@ class Stage(_base.Stage):
         encoding = self.config.encoding
         if not encoding.finds_labels:
             return encoding
-        try:
+        with placed("encoding.labels is auto"):
             return encoding.with_labels_of(self._examples())
-        except ValueError as error:
-            raise ValueError(f"encoding.labels is auto: {error}") from None
 
     def _examples(self) -> Iterator[Mapping[str, Any]]:
         """The examples of all sources that are not left out."""
         for key, source in self.config.named_sources():
-            try:
+            with placed(key):
                 for item in source.items():
                     yield from (example for example in source.read(item) if DROPPED not in example)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from None
 
     def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
@@ -168,24 +165,22 @@ class Stage(_base.Stage):
             vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
-            raise ValueError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
+            raise UserError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
         return TokenizerFacts(vocab_size, longest, digest), tokenizer
 
     def _further(self, own: TokenizerFacts, inputs: Inputs) -> tuple[TokenizerFacts, ...]:
         """The teacher tokenizers; raises ValueError, naming the key, where they cannot encode or are there already."""
         encoding = self.config.encoding
         if self.config.teacher_tokenizers and not encoding.task.TEACHER_TOKENIZERS:
-            raise ValueError(
+            raise UserError(
                 f"teacher_tokenizers names {len(self.config.teacher_tokenizers)}, but rows of {encoding.name} have one "
                 "encoding; leave them out, or encode for classification or glue"
             )
         found: list[TokenizerFacts] = []
         for number, reference in enumerate(self.config.teacher_tokenizers):
             key = f"teacher_tokenizers.{number}"
-            try:
+            with placed(key):
                 one, _ = self._tokenizer(reference, inputs, whose=key)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from None
             if one.tokenizer_hash is not None:
                 check_new(number, one.tokenizer_hash, [own.tokenizer_hash, *(other.tokenizer_hash for other in found)])
             found.append(one)
@@ -209,15 +204,13 @@ class Stage(_base.Stage):
             encoding = of_part(self._encoding, PARTS.index("validation") if key == "validation" else 0)
             if not encoding.columns or not source.is_listed_early:
                 continue
-            try:
+            with placed(key):
                 items = source.items()
                 if not items:
-                    raise ValueError("has no rows")
+                    raise UserError("has no rows")
                 examples = itertools.islice(source.read(items[0]), _TRIED)
                 kept = [example for example in examples if DROPPED not in example]
                 encoding.cut(kept, tokenizer)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from None
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         return binarize(

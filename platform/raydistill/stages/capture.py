@@ -24,6 +24,7 @@ from raydistill.models.load import CLASSIFIERS
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, OutputsFacts
 from raydistill.stages._models import Fitted
+from raydistill.user_error import UserError
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
 _KINDS = {"sequence_classification": _CLASSIFYING, "masked_lm": ("top_k",)}
@@ -73,11 +74,11 @@ class Config(_base.StageConfig):
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
         if ("cls_states" in self.outputs) != bool(self.layers):
-            raise ValueError(
+            raise UserError(
                 f"outputs is {', '.join(self.outputs)} and layers {self.layers}; cls_states and layers go together"
             )
         if len(set(self.layers)) != len(self.layers) or len(set(self.outputs)) != len(self.outputs):
-            raise ValueError("layers or outputs names one thing twice; name each once")
+            raise UserError("layers or outputs names one thing twice; name each once")
         return self
 
     @property
@@ -118,9 +119,9 @@ class Stage(_base.Stage):
         # A row is asked about once, whatever a training makes of it.
         corpus = _corpora.read_by(config.task, _corpora.whole(config.corpus), inputs)
         if not corpus.has_train:
-            raise ValueError("corpus has only a validation part; capture what trainings read, a corpus with both")
+            raise UserError("corpus has only a validation part; capture what trainings read, a corpus with both")
         if config.task.task.NEEDS_STORED:
-            raise ValueError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
+            raise UserError(f"task is {config.task.name!r}, which reads what is stored; name the task of the corpus")
         teachers = []
         for number, reference in enumerate(config.teachers):
             key = f"teachers.{number}"
@@ -147,26 +148,26 @@ class Stage(_base.Stage):
         wrong = [kind for kind in self.config.outputs if kind not in able]
         if wrong:
             choices = f"choices: {', '.join(able)}" if able else "run its teachers live, teacher_outputs: live"
-            raise ValueError(f"outputs has {wrong[0]}, which is not stored for task {task.name}; {choices}")
+            raise UserError(f"outputs has {wrong[0]}, which is not stored for task {task.name}; {choices}")
         if task.batch_dependent:
-            raise ValueError(f"task {task.name} draws masks for whole micro-batches; write task.sampling: row")
+            raise UserError(f"task {task.name} draws masks for whole micro-batches; write task.sampling: row")
 
     def _check_teacher(self, number: int, teacher: Any) -> None:
         key, config = f"teachers.{number}", self.config
         if config.teachers[number].head == "new":
-            raise ValueError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
+            raise UserError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
         depth = layer_plan.num_steps(teacher)
         beyond = [layer for layer in config.layers if layer > depth]
         if beyond:
-            raise ValueError(f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it")
+            raise UserError(f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it")
         if "top_k" in config.outputs and config.top_k > teacher.vocab_size:
-            raise ValueError(f"top_k is {config.top_k}, {key} has {teacher.vocab_size} token ids; lower it")
+            raise UserError(f"top_k is {config.top_k}, {key} has {teacher.vocab_size} token ids; lower it")
         if "dropout_scores" not in config.outputs:
             return
         if teacher.num_labels < 2:
-            raise ValueError(f"outputs has dropout_scores, which need classes; {key} gives a score, leave it out")
+            raise UserError(f"outputs has dropout_scores, which need classes; {key} gives a score, leave it out")
         if config.dropout is None and not has_dropout(teacher):
-            raise ValueError(f"outputs has dropout_scores, but {key} has no dropout; give dropout, such as 0.1")
+            raise UserError(f"outputs has dropout_scores, but {key} has no dropout; give dropout, such as 0.1")
 
     def line(self, number: int, teacher: Fitted, corpus: CorpusFacts) -> str:
         """What is stored of a teacher and how large it is, of a corpus with each row once."""
@@ -298,11 +299,11 @@ def check_score_file(config: Config, inputs: Inputs) -> list[str]:
         return []
     key = f"dropout_scores_file is {path!r}"
     if score_files.KIND not in config.outputs:
-        raise ValueError(
+        raise UserError(
             f"{key}, but outputs has {', '.join(config.outputs)}; add {score_files.KIND}, or leave the file out"
         )
     if len(config.corpus) > 1:
-        raise ValueError(
+        raise UserError(
             f"{key}, which is of one train set, but corpus names {len(config.corpus)}; capture each by itself"
         )
     [name] = [reference.corpus for reference in config.corpus]
@@ -323,7 +324,7 @@ def _check_rows(key: str, rows: int, corpus: CorpusFacts | None) -> None:
     if corpus is None or corpus.rows is None or corpus.validation_rows is None:
         return
     if rows not in (corpus.rows, corpus.rows + corpus.validation_rows):
-        raise ValueError(
+        raise UserError(
             f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or "
             f"{corpus.rows + corpus.validation_rows:,} with what was held out of it; "
             "give scores of all its rows and of no others, in their order"

@@ -12,6 +12,7 @@ from raydistill.report.grouping import grouped
 from raydistill.report.tables import Statistic, markdown_table
 from raydistill.stages import _base, _lineage, _models
 from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.user_error import UserError
 
 _TABLE = "choice.md"
 
@@ -47,16 +48,16 @@ class Stage(_base.Stage):
         config = self.config
         made = planned(ModelFacts, config.model, inputs)
         if made is None or "" not in made.configs:
-            raise ValueError(f"model is {config.model!r}; name an earlier training stage")
+            raise UserError(f"model is {config.model!r}; name an earlier training stage")
         evaluation = planned(Evaluated, config.evaluation, inputs)
         if evaluation is None:
-            raise ValueError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
+            raise UserError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
         num_evaluations = inputs[config.evaluation].num_runs
         if num_evaluations > 1:
-            raise ValueError(f"evaluation is {config.evaluation!r}, which has {num_evaluations} runs; name one of them")
+            raise UserError(f"evaluation is {config.evaluation!r}, which has {num_evaluations} runs; name one of them")
         metric, _ = self._comparison(evaluation.metrics)
         if metric not in evaluation.metrics:
-            raise ValueError(f"metric is {metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
+            raise UserError(f"metric is {metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
         num_runs = inputs[config.model].num_runs
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
@@ -104,7 +105,7 @@ class Stage(_base.Stage):
             entry = _lineage.student_entry(entries, run, self.config.model)
             value = None if entry is None else entry["figures"].get(metric)
             if value is None:
-                raise ValueError(
+                raise UserError(
                     f"evaluation is {self.config.evaluation!r}, which has no {metric} of {run.name}; "
                     f"add {self.config.model} to its models"
                 )

@@ -24,6 +24,7 @@ from raydistill.report.tables import Entry, Group, group, markdown
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, Inputs
 from raydistill.stages._models import Fitted
+from raydistill.user_error import UserError
 
 _PREDICTIONS = "predictions"
 _OF_CLASSES = "sequence_classification"
@@ -68,7 +69,7 @@ class Config(_base.StageConfig):
     def _named_once(self) -> "Config":
         for name in self.ensembles:
             if name in self.models:
-                raise ValueError(f"ensembles has {name!r}, which models has too; name it otherwise")
+                raise UserError(f"ensembles has {name!r}, which models has too; name it otherwise")
         return self
 
 
@@ -110,13 +111,13 @@ class Stage(_base.Stage):
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         corpus = _corpora.read_by(self.config.task, self.config.corpus, inputs)
         if PARTS[1] in corpus.unlabelled:
-            raise ValueError(
+            raise UserError(
                 "models are compared by their labels, but "
                 f"{_corpora.without_labels(self.config.corpus, corpus, PARTS[1])}, or name a corpus of the same "
                 "classes that has them"
             )
         if self.config.task.task.NEEDS_STORED:
-            raise ValueError(
+            raise UserError(
                 f"task is {self.config.task.name!r}, which reads stored teacher outputs; its metrics are those of the "
                 "training stage, name the task of the corpus here"
             )
@@ -124,7 +125,7 @@ class Stage(_base.Stage):
             made = inputs.get(_base.stage_of(name))
             num_runs = 1 if made is None else made.num_runs
             if num_runs > 1 and not key.startswith("models."):
-                raise ValueError(f"{key} is {name!r}, which has {num_runs} runs; name one of them")
+                raise UserError(f"{key} is {name!r}, which has {num_runs} runs; name one of them")
         known = {key: self._fitted(key, one, corpus, inputs).labels for key, one in self._checkpoints()}
         for name in self.config.ensembles:
             key = f"ensembles.{name}"
@@ -141,7 +142,7 @@ class Stage(_base.Stage):
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the corpus and the task; raises ValueError for another."""
         if reference.head == "new":
-            raise ValueError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
+            raise UserError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
         task = self.config.task
         has_parts = task.head == _OF_CLASSES
         return _models.fitted(key, reference, inputs, task=task, corpus=corpus, may_know_a_part=has_parts)
@@ -150,12 +151,12 @@ class Stage(_base.Stage):
         """Raise ValueError for members that have no classes, or that do not know all of them together."""
         task = self.config.task
         if task.head != _OF_CLASSES:
-            raise ValueError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
+            raise UserError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
         if not corpus.labels:
-            raise ValueError(f"{key} is of classifiers, but the corpus has scores; leave it out")
+            raise UserError(f"{key} is of classifiers, but the corpus has scores; leave it out")
         missing = [name for name in corpus.labels if not any(name in one for one in known)]
         if missing:
-            raise ValueError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")
+            raise UserError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         corpus = _corpora.read_by(self.config.task, self.config.corpus, context.inputs)

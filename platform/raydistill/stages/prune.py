@@ -19,6 +19,7 @@ from raydistill.models.unit_masks import check_units
 from raydistill.registry.student import BYTES_TAG, PARAMETERS_TAG
 from raydistill.stages import _base, _lineage, _models
 from raydistill.stages._base import Decisions, Inputs, ModelFacts, ScoresFacts, folder_of
+from raydistill.user_error import UserError
 
 _STUDENT = "student"
 
@@ -40,7 +41,7 @@ class Config(_base.StageConfig):
     @classmethod
     def _is_level(cls, value: float) -> float:
         if not 0 <= value < 100:
-            raise ValueError(f"sparsity is {value:g}; give a percentage from 0 to less than 100")
+            raise UserError(f"sparsity is {value:g}; give a percentage from 0 to less than 100")
         return value
 
 
@@ -64,7 +65,7 @@ class Stage(_base.Stage):
             self._check_same(scored, inputs)
         size = head_size(config)
         if self.config.sparsity and size % self.config.multiple_of:
-            raise ValueError(
+            raise UserError(
                 f"multiple_of is {self.config.multiple_of}, but heads of {scored.model!r} are {size} wide, and one "
                 "would be cut; set multiple_of to 1"
             )
@@ -80,15 +81,15 @@ class Stage(_base.Stage):
         if folder is None:
             scores = inputs[name].facts
             if not isinstance(scores, ScoresFacts):
-                raise ValueError(f"scores is {name!r}, which scores no model; name a score stage")
+                raise UserError(f"scores is {name!r}, which scores no model; name a score stage")
             return scores
         try:
             facts = read_facts(mirror.fetch(folder))
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
             model = _models.model_of("", reference, inputs)
             head = stored_head(model.config) if model.folder is None else head_in(model.folder)
-        except ValueError as error:
-            raise ValueError(f"scores: {error}") from None
+        except UserError as error:
+            raise error.at("scores") from None
         return ScoresFacts(facts.model, model.config, head)
 
     def _check_same(self, scored: ScoresFacts, inputs: Inputs) -> None:
@@ -98,7 +99,7 @@ class Stage(_base.Stage):
         check_units(model)
         sizes = [(one.num_hidden_layers, one.num_attention_heads, num_neurons(one)) for one in (scored.config, model)]
         if sizes[0] != sizes[1]:
-            raise ValueError(
+            raise UserError(
                 f"model is {_models.describe(self.config.model)!r}, but {self.config.scores!r} has scores of "
                 f"{scored.model!r}, which has other heads or neurons; name that one"
             )
@@ -141,12 +142,12 @@ class Stage(_base.Stage):
             folder = mirror.fetch(facts.model_folder)
             remedy = "name where it lies as model, or score it again"
             if not folder.is_dir():
-                raise ValueError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
+                raise UserError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
         else:
             folder = _models.resolve(self.config.model, context.inputs)
             remedy = "name the model that was scored, or score this one"
         if _models.content_of(folder) != facts.model_hash:
-            raise ValueError(f"scores are of {facts.model!r}, but the model in {str(folder)!r} is another; {remedy}")
+            raise UserError(f"scores are of {facts.model!r}, but the model in {str(folder)!r} is another; {remedy}")
         return folder
 
     def _write(self, folder: Path, kept: KeptUnits, target: Path) -> None:

@@ -27,6 +27,7 @@ from raydistill.registry.student import (
 )
 from raydistill.stages import _base, _lineage, _models
 from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.user_error import UserError
 
 
 class Config(_base.StageConfig):
@@ -72,15 +73,15 @@ class Stage(_base.Stage):
         stage = _base.stage_of(self.config.model)
         made = None if is_registered(self.config.model) else inputs.get(stage)
         if made is not None and planned(ModelFacts, stage, inputs) is None:
-            raise ValueError(f"model is {self.config.model!r}, which makes no model; name a training stage")
+            raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
-            raise ValueError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
+            raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
         if self.config.evaluation is not None and self.config.evaluation not in inputs:
-            raise ValueError(f"evaluation is {self.config.evaluation!r}; name an earlier evaluation stage")
+            raise UserError(f"evaluation is {self.config.evaluation!r}; name an earlier evaluation stage")
         if self.config.metric is not None and self.config.evaluation is None:
-            raise ValueError(f"metric is {self.config.metric!r}, but evaluation is missing; name an evaluation stage")
+            raise UserError(f"metric is {self.config.metric!r}, but evaluation is missing; name an evaluation stage")
         if made is not None and made.num_runs > 1 and self.config.evaluation is None:
-            raise ValueError(
+            raise UserError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
                 "name one, such as stage[seed=1], or give evaluation"
             )
@@ -94,15 +95,15 @@ class Stage(_base.Stage):
         baseline, gate = self.config.baseline, self.config.gate
         for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
             if value is not None and evaluation is None:
-                raise ValueError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
+                raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
         if evaluation is None:
             if gate is not None:
-                raise ValueError("gate needs figures, but evaluation is missing; name an evaluation stage")
+                raise UserError("gate needs figures, but evaluation is missing; name an evaluation stage")
             return
         if baseline is not None and baseline not in evaluation.models:
-            raise ValueError(discovery.unknown_choice("baseline", baseline, list(evaluation.models)))
+            raise UserError(discovery.unknown_choice("baseline", baseline, list(evaluation.models)))
         if gate is not None and gate.metric is not None and gate.metric not in evaluation.metrics:
-            raise ValueError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
+            raise UserError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         run = self._chosen_run(context)
@@ -131,11 +132,11 @@ class Stage(_base.Stage):
             return runs[0] if runs else None
         comparison = self._comparison(context)
         if comparison is None:
-            raise ValueError(f"evaluation is {self.config.evaluation!r}, which has several runs; name one of them")
+            raise UserError(f"evaluation is {self.config.evaluation!r}, which has several runs; name one of them")
         found = [(self._figures(run, context).get(comparison.metric), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
-            raise ValueError(
+            raise UserError(
                 f"metric is {comparison.metric!r}, which {self.config.evaluation!r} has for no run of the model"
             )
         sign = 1 if comparison.greater_is_better else -1
@@ -158,7 +159,7 @@ class Stage(_base.Stage):
             found[COMPARED_TAG] = comparison.tag()
         if gate is not None:
             if comparison is None:
-                raise ValueError(f"gate.metric is missing, and {self.config.evaluation!r} has several runs; give it")
+                raise UserError(f"gate.metric is missing, and {self.config.evaluation!r} has several runs; give it")
             found[GATE_TAG] = gate_tag(Gate(**{**gate.model_dump(), **comparison._asdict()}))
         return found
 

@@ -17,6 +17,7 @@ from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hund
 from raydistill.stages import _base
 from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
+from raydistill.user_error import UserError
 
 _PAGE, _TERMS, _METRIC = "report.md", "loss_terms.png", "metric.png"
 _TASK_TABLE = "task_table"
@@ -49,10 +50,10 @@ class TaskTableConfig(Section):
     @model_validator(mode="after")
     def _averages_columns(self) -> "TaskTableConfig":
         if AVERAGE in self.columns:
-            raise ValueError(f"columns has {AVERAGE!r}, which the table adds by itself; name it otherwise")
+            raise UserError(f"columns has {AVERAGE!r}, which the table adds by itself; name it otherwise")
         for name in self.average or []:
             if name not in self.columns:
-                raise ValueError(f"average has {name!r}; columns: {', '.join(self.columns)}")
+                raise UserError(f"average has {name!r}; columns: {', '.join(self.columns)}")
         return self
 
 
@@ -91,9 +92,9 @@ class Config(_base.StageConfig):
     @model_validator(mode="after")
     def _has_inputs(self) -> "Config":
         if not self.evaluations and not self.trainings and self.task_table is None:
-            raise ValueError("give evaluations, trainings or task_table")
+            raise UserError("give evaluations, trainings or task_table")
         if self.task_table is not None and _TASK_TABLE in self.evaluations:
-            raise ValueError(f"evaluations has {_TASK_TABLE!r}, whose files task_table would take; rename that stage")
+            raise UserError(f"evaluations has {_TASK_TABLE!r}, whose files task_table would take; rename that stage")
         return self
 
 
@@ -136,23 +137,23 @@ class Stage(_base.Stage):
             kind = "training" if key.startswith("trainings") else "evaluate"
             made = inputs.get(name)
             if made is None or not isinstance(made.facts, Evaluated if kind == "evaluate" else ModelFacts):
-                raise ValueError(f"{key} is {name!r}; name an earlier {kind} stage")
+                raise UserError(f"{key} is {name!r}; name an earlier {kind} stage")
         found = {name: planned(Evaluated, name, inputs) for name in self.references().values()}
         evaluations = {name: one for name, one in found.items() if one is not None}
         compared = [model for name in self.config.evaluations for model in evaluations[name].models]
         for position, line in enumerate(self.config.lines or []):
             if not any(line == model or line.startswith(f"{model} (") for model in compared):
-                raise ValueError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
+                raise UserError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
         metrics = [metric for name in self.config.evaluations for metric in evaluations[name].metrics]
         if metrics and self.config.metric not in (None, *metrics):
-            raise ValueError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
+            raise UserError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
         self._check_against(evaluations)
         for name, one in self._columns():
             choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
             for metric in one.metrics(choices) or [""]:
                 if metric not in choices:
                     key = f"task_table.columns.{name}.metric"
-                    raise ValueError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
+                    raise UserError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
         return Decisions([f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
 
     def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
@@ -163,13 +164,13 @@ class Stage(_base.Stage):
             name = one.evaluation
             if name not in self.config.evaluations:
                 known = ", ".join(self.config.evaluations) or "none"
-                raise ValueError(f"plot_against.{position}.evaluation is {given.evaluation!r}; evaluations: {known}")
+                raise UserError(f"plot_against.{position}.evaluation is {given.evaluation!r}; evaluations: {known}")
             if one.stem in stems[:position]:
-                raise ValueError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
+                raise UserError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
             for model in one.models or []:
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
-                    raise ValueError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
+                    raise UserError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
 
     def _against(self, metrics: Mapping[str, Iterable[str]]) -> list[_Figure]:
         """The figures against keys, given the metrics of evaluations by their names."""
@@ -215,7 +216,7 @@ class Stage(_base.Stage):
             return ""
         metric = self.config.metric or next(iter(logged), "loss")
         if trainings and metric not in logged:
-            raise ValueError(f"metric is {metric!r}, which no training logged; logged: {', '.join(logged) or 'none'}")
+            raise UserError(f"metric is {metric!r}, which no training logged; logged: {', '.join(logged) or 'none'}")
         return metric
 
     def _levels(
@@ -235,7 +236,7 @@ class Stage(_base.Stage):
                     levels.append(pictures.Level(label, row.figures[metric]))
         for position, line in enumerate(self.config.lines or []):
             if line not in rows:
-                raise ValueError(f"lines.{position} is {line!r}; choices: {', '.join(dict.fromkeys(rows))}")
+                raise UserError(f"lines.{position} is {line!r}; choices: {', '.join(dict.fromkeys(rows))}")
         return levels
 
 

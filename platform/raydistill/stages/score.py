@@ -19,6 +19,7 @@ from raydistill.models.unit_masks import check_units
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, ScoresFacts
 from raydistill.stages._models import Fitted
+from raydistill.user_error import UserError, placed
 
 _HEADS = (*CLASSIFIERS, "question_answering")
 """Heads whose loss with labels, and whose logits, scores are made of."""
@@ -62,7 +63,7 @@ class Config(_base.StageConfig):
     @model_validator(mode="after")
     def _weighs_two(self) -> "Config":
         if self.student is None and self.lam not in (None, 1.0):
-            raise ValueError(f"lam is {self.lam}, but there is no student to weigh; name one, or leave lam out")
+            raise UserError(f"lam is {self.lam}, but there is no student to weigh; name one, or leave lam out")
         return self
 
     @property
@@ -102,19 +103,17 @@ class Stage(_base.Stage):
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> ScoreDecisions:
         config, task = self.config, self.config.task
         if task.head not in _HEADS or task.task.NEEDS_STORED:
-            raise ValueError(
+            raise UserError(
                 f"task is {task.name!r}; heads and neurons are scored by labels of classification, glue, ner or qa"
             )
         corpus = _corpora.read_by(task, _corpora.whole(config.corpus), inputs)
         if config.part == TRAIN and not corpus.has_train:
-            raise ValueError("part is 'train', but corpus has only a validation part; write part: validation")
+            raise UserError("part is 'train', but corpus has only a validation part; write part: validation")
         if config.part in corpus.unlabelled:
-            raise ValueError(f"part is {config.part!r}, whose rows have no labels; binarize with labelled: all")
+            raise UserError(f"part is {config.part!r}, whose rows have no labels; binarize with labelled: all")
         model = self._fitted("model", config.model, corpus, inputs)
-        try:
+        with placed(f"model is {_models.describe(config.model)!r}"):
             check_units(model.config)
-        except ValueError as error:
-            raise ValueError(f"model is {_models.describe(config.model)!r}: {error}") from None
         lines, student = [self._line(model.config, corpus)], None
         if config.student is not None:
             student = self._fitted("student", config.student, corpus, inputs)
@@ -137,7 +136,7 @@ class Stage(_base.Stage):
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the task and the corpus; raises ValueError for another."""
         if reference.head == "new":
-            raise ValueError(f"{key}.head is 'new', which would score by what untrained weights say; train it first")
+            raise UserError(f"{key}.head is 'new', which would score by what untrained weights say; train it first")
         return _models.fitted(key, reference, inputs, task=self.config.task, corpus=corpus)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:

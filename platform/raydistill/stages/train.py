@@ -19,6 +19,7 @@ from raydistill.stages._base import Inputs
 from raydistill.stages._training_plan import TrainDecisions, plan_training
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
+from raydistill.user_error import UserError
 
 _HOW_ONLY = {"zero_stage", "logging_steps", "save_steps", "save_total_limit", "max_failures"}
 """Keys of ``training`` on which the trained student does not depend."""
@@ -87,7 +88,7 @@ class Stage(_base.Stage):
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
         if self._batch_dependent() and scaling.fewest_workers < scaling.num_workers:
-            raise ValueError(
+            raise UserError(
                 f"scaling.min_workers is {scaling.min_workers}, but the loss of a row depends on the rows beside it "
                 "here, so the number of workers is a part of what is learned; leave min_workers out"
             )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raydistill.batch import Batch
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Encoding:
     def special_id(self, role: str) -> int:
         """Id of a role; raises ValueError when the tokenizer has no such token."""
         if role not in self.special_ids:
-            raise ValueError(f"the tokenizer has no {role} token; it has: {', '.join(sorted(self.special_ids))}")
+            raise UserError(f"the tokenizer has no {role} token; it has: {', '.join(sorted(self.special_ids))}")
         return self.special_ids[role]
 
 

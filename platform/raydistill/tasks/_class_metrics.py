@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydistill.discovery import unknown_choice
+from raydistill.user_error import UserError
 
 Values = NDArray[Any]
 
@@ -71,11 +72,11 @@ def check_metrics(names: Sequence[str]) -> None:
     known = [*OF_CLASSES, *OF_SCORES]
     for name in names:
         if name not in known:
-            raise ValueError(unknown_choice("metrics", name, known))
+            raise UserError(unknown_choice("metrics", name, known))
     if not names:
-        raise ValueError(f"metrics is empty; choices: {', '.join(known)}")
+        raise UserError(f"metrics is empty; choices: {', '.join(known)}")
     if set(names) & set(OF_CLASSES) and set(names) & set(OF_SCORES):
-        raise ValueError(f"metrics is {', '.join(names)}; those of classes and of scores do not go together")
+        raise UserError(f"metrics is {', '.join(names)}; those of classes and of scores do not go together")
 
 
 def check_suited(names: Sequence[str], *, num_classes: int) -> None:
@@ -84,9 +85,9 @@ def check_suited(names: Sequence[str], *, num_classes: int) -> None:
     unfit = [name for name in names if name not in table]
     if unfit:
         what = f"{num_classes} classes have" if num_classes else "scores have"
-        raise ValueError(f"metrics has {unfit[0]}, {what} {', '.join(table)}; change task.metrics")
+        raise UserError(f"metrics has {unfit[0]}, {what} {', '.join(table)}; change task.metrics")
     if "f1" in names and num_classes != 2:
-        raise ValueError(f"metrics has f1, which is that of class 1 of two, but there are {num_classes}; use macro_f1")
+        raise UserError(f"metrics has f1, which is that of class 1 of two, but there are {num_classes}; use macro_f1")
 
 
 def metrics_of(logits: Values, labels: Values, names: Sequence[str]) -> dict[str, float]:
@@ -99,7 +100,7 @@ def metrics_of(logits: Values, labels: Values, names: Sequence[str]) -> dict[str
     table = OF_SCORES if of_scores else OF_CLASSES
     unfit = [name for name in names if name not in table]
     if unfit:
-        raise ValueError(f"metrics has {unfit[0]}, which is none of {', '.join(table)}; change task.metrics")
+        raise UserError(f"metrics has {unfit[0]}, which is none of {', '.join(table)}; change task.metrics")
     predictions = logits[:, 0] if of_scores else logits.argmax(axis=1)
     found = {name: table[name](predictions, labels) for name in names}
     return {**found, "loss": _loss(logits, labels), "rows": float(len(labels))}

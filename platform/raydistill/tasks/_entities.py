@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydistill.user_error import UserError
+
 _PREFIXES = "BIES"
 _TAG = re.compile(r"O|[BIES](-.+)?")
 
@@ -14,10 +16,10 @@ _TAG = re.compile(r"O|[BIES](-.+)?")
 def check_tags(labels: Sequence[str]) -> None:
     """Raise ValueError for tags that are too few, the same, or of no known scheme."""
     if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise ValueError(f"labels is {', '.join(labels) or 'empty'}; give two or more different tags, such as O, B-PER")
+        raise UserError(f"labels is {', '.join(labels) or 'empty'}; give two or more different tags, such as O, B-PER")
     for label in labels:
         if not _TAG.fullmatch(label):
-            raise ValueError(f"labels has {label!r}; a tag is O, or starts with B-, I-, E- or S-, such as B-PER")
+            raise UserError(f"labels has {label!r}; a tag is O, or starts with B-, I-, E- or S-, such as B-PER")
 
 
 def in_order(tags: Iterable[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.tasks._base import Encoding
+from raydistill.user_error import UserError
 
 Row = NDArray[np.integer]
 Times = NDArray[np.float64]
@@ -42,9 +43,9 @@ class Masking:
         self._mask_id = encoding.special_id("mask")
         counts = encoding.token_counts
         if counts is None:
-            raise ValueError("masked language modelling needs the corpus's token counts")
+            raise UserError("masked language modelling needs the corpus's token counts")
         if len(counts) != encoding.vocab_size:
-            raise ValueError(f"token counts are of {len(counts)} ids, the vocabulary has {encoding.vocab_size}")
+            raise UserError(f"token counts are of {len(counts)} ids, the vocabulary has {encoding.vocab_size}")
         # Inverse weights, infinite where a token is never chosen.
         self._scales = np.maximum(counts, 1).astype(np.float64) ** config.smoothing
         self._scales[list(encoding.all_special_ids)] = np.inf

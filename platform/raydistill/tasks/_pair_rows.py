@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydistill.tasks._tokenizing import length_limit, plain_backend
+from raydistill.user_error import UserError
 
 
 class PairRow(NamedTuple):
@@ -63,9 +64,7 @@ def _text(example: Mapping[str, Any]) -> str:
         return str(example["text"])
     if "words" in example:
         return " ".join(example["words"])
-    raise ValueError(
-        f"an example has {', '.join(example) or 'no key'}; this task reads text, with text_pair or without"
-    )
+    raise UserError(f"an example has {', '.join(example) or 'no key'}; this task reads text, with text_pair or without")
 
 
 def _row(first: Any, second: Any, backend: Any, limit: int, ends: int) -> PairRow:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydistill.batch import Batch
+from raydistill.user_error import UserError
 
 SEEN = "seen"
 """Name of the vector that is 1 at the rows that were scored."""
@@ -29,5 +30,5 @@ def seen_rows(sums: Mapping[str, Any], *, nothing: str) -> dict[str, NDArray[np.
     """The added vectors at the rows that were scored, with ``row_id``; raises ValueError with ``nothing`` for none."""
     rows = np.flatnonzero(np.asarray(sums[SEEN]))
     if not len(rows):
-        raise ValueError(nothing)
+        raise UserError(nothing)
     return {"row_id": rows.astype(np.float64), **{name: np.asarray(value)[rows] for name, value in sums.items()}}

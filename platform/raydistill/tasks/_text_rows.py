@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from raydistill.tasks._base import Column
 from raydistill.tasks._tokenizing import length_limit, plain_backend
+from raydistill.user_error import UserError
 
 Row = NDArray[np.integer]
 _LARGEST_ID = int(np.iinfo(np.int32).max)
@@ -38,11 +39,11 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 3:
-            raise ValueError(f"max_length is {self.max_length}; it must be at least 3")
+            raise UserError(f"max_length is {self.max_length}; it must be at least 3")
         if self.min_length < 2:
-            raise ValueError(f"min_length is {self.min_length}; it must be at least 2, the two special tokens")
+            raise UserError(f"min_length is {self.min_length}; it must be at least 2, the two special tokens")
         if not 0 < self.max_unknown <= 1:
-            raise ValueError(f"max_unknown is {self.max_unknown}; it must be in (0, 1]")
+            raise UserError(f"max_unknown is {self.max_unknown}; it must be in (0, 1]")
 
 
 def encode(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
@@ -93,12 +94,12 @@ def whole_rows(examples: Sequence[Mapping[str, Any]], tokenizer: Any, ends: Ends
 
 def _text(example: Mapping[str, Any]) -> str:
     if "text_pair" in example:
-        raise ValueError("an example has a text_pair, which this task does not read; leave text_pair out of the source")
+        raise UserError("an example has a text_pair, which this task does not read; leave text_pair out of the source")
     if "text" in example:
         return str(example["text"]).strip()
     if "words" in example:
         return " ".join(example["words"]).strip()
-    raise ValueError(f"an example has {', '.join(example) or 'no key'}; this task reads text, words or input_ids")
+    raise UserError(f"an example has {', '.join(example) or 'no key'}; this task reads text, words or input_ids")
 
 
 def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> list[Row]:
@@ -115,15 +116,15 @@ def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> list[Row]:
 def _checked_row(ids: Any, ends: Ends) -> Row:
     row = np.asarray(ids)
     if row.ndim != 1 or row.dtype.kind not in "iu" or not len(row):
-        raise ValueError(f"input_ids are of shape {row.shape} and type {row.dtype}; a row is a list of token ids")
+        raise UserError(f"input_ids are of shape {row.shape} and type {row.dtype}; a row is a list of token ids")
     if row[0] != ends.first or row[-1] != ends.last:
         first, last = ends.names
-        raise ValueError(
+        raise UserError(
             f"input_ids start with {row[0]} and end with {row[-1]}; rows of this tokenizer start with {ends.first} "
             f"({first}) and end with {ends.last} ({last}); give the tokenizer that made them"
         )
     if row.min() < 0 or row.max() > _LARGEST_ID:
-        raise ValueError(f"input_ids range from {row.min()} to {row.max()}; token ids are between 0 and {_LARGEST_ID}")
+        raise UserError(f"input_ids range from {row.min()} to {row.max()}; token ids are between 0 and {_LARGEST_ID}")
     return row.astype(np.int64)
 
 

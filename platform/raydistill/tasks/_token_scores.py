@@ -12,6 +12,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
 from raydistill.models.blocks import blocks_of
+from raydistill.user_error import UserError
 
 GREATER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
 """The metrics that models can be compared by."""
@@ -47,7 +48,7 @@ def token_metrics(sums: Mapping[str, Any], *, nothing: str) -> dict[str, float]:
     """
     tokens = float(sums["tokens"])
     if tokens == 0:
-        raise ValueError(nothing)
+        raise UserError(nothing)
     loss = float(sums["loss"]) / tokens
     perplexity = math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
     return {"loss": loss, "perplexity": perplexity, "accuracy": float(sums["correct"]) / tokens, "tokens": tokens}

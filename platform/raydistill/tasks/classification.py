@@ -20,6 +20,7 @@ from raydistill.tasks._base import Column, LabelledRow, TaskBase
 from raydistill.tasks._pair_rows import encode_pairs, token_types
 from raydistill.tasks._row_scores import by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
@@ -45,9 +46,9 @@ class EncodeConfig:
     def __post_init__(self) -> None:
         check_labels(self.labels)
         if self.labelled not in _LABELLED:
-            raise ValueError(unknown_choice("labelled", self.labelled, list(_LABELLED)))
+            raise UserError(unknown_choice("labelled", self.labelled, list(_LABELLED)))
         if self.max_length is not None and self.max_length < 5:
-            raise ValueError(f"max_length is {self.max_length}; it must be at least 5")
+            raise UserError(f"max_length is {self.max_length}; it must be at least 5")
 
     def of_part(self, part: str) -> "EncodeConfig":
         """How the rows of ``train`` or of ``validation`` are encoded: all of them have labels, or none."""
@@ -70,7 +71,7 @@ class Config:
 def check_labels(labels: Sequence[str]) -> None:
     """Raise ValueError for names of classes that are too few or the same."""
     if len(labels) == 1 or len(set(labels)) != len(labels):
-        raise ValueError(f"labels is {', '.join(labels)}; give two or more different names, or none for scores")
+        raise UserError(f"labels is {', '.join(labels)}; give two or more different names, or none for scores")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -101,20 +102,20 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
     """The id of an example's class, or its score where there are no classes; raises ValueError for any other label."""
     if "label" not in example:
-        raise ValueError(
+        raise UserError(
             "an example has no label; name its column as label in the source, or write labelled: none in the encoding"
         )
     raw = example["label"]
     if labels:
         if str(raw) not in labels:
-            raise ValueError(f"an example has the label {raw!r}; encoding.labels names {', '.join(labels)}")
+            raise UserError(f"an example has the label {raw!r}; encoding.labels names {', '.join(labels)}")
         return list(labels).index(str(raw))
     try:
         score = float(raw)
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
-        raise ValueError(f"an example has the label {raw!r}, which is no number; name classes in encoding.labels")
+        raise UserError(f"an example has the label {raw!r}, which is no number; name classes in encoding.labels")
     return score
 
 

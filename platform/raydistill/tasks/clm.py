@@ -17,6 +17,7 @@ from raydistill.tasks._base import TaskBase
 from raydistill.tasks._text_rows import Ends, Row, columns, cut_between, drop_reasons, whole_rows
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
 from raydistill.tasks._tokenizing import length_limit
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
@@ -38,7 +39,7 @@ class EncodeConfig(_text_rows.EncodeConfig):
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise ValueError when a tokenizer lacks the special token that the task needs."""
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos token; task clm needs a causal model's tokenizer")
+        raise UserError("the tokenizer has no eos token; task clm needs a causal model's tokenizer")
 
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:

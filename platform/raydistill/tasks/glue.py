@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from raydistill.discovery import unknown_choice
 from raydistill.tasks import classification
 from raydistill.tasks.classification import check_tokenizer, columns, cut, drop_reasons
+from raydistill.user_error import UserError
 
 __all__ = ["TASKS", "Config", "EncodeConfig", "GlueTask", "Task", "check_task", "check_tokenizer"]
 __all__ += ["columns", "cut", "drop_reasons"]
@@ -53,7 +54,7 @@ STARK_LABELS = {
 def check_task(name: str) -> None:
     """Raise ValueError for what is no task of GLUE."""
     if name not in TASKS:
-        raise ValueError(unknown_choice("task", name, list(TASKS)))
+        raise UserError(unknown_choice("task", name, list(TASKS)))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class EncodeConfig:
         check_task(self.task)
         expected = TASKS[self.task].labels
         if self.labels not in (None, expected):
-            raise ValueError(
+            raise UserError(
                 f"labels is {', '.join(self.labels or ()) or 'empty'}; those of {self.task} are "
                 f"{', '.join(expected) or 'scores'}; leave labels out"
             )
@@ -115,7 +116,7 @@ class Task(classification.Task):
         """The classes of the corpus; raises ValueError for those of another task."""
         expected = TASKS[config.task].labels
         if labels != expected:
-            raise ValueError(
+            raise UserError(
                 f"task.task is {config.task!r}, whose classes are {', '.join(expected) or 'none, but scores'}; the "
                 f"corpus has {', '.join(labels) or 'scores'}; encode both for one task, in this order of classes"
             )

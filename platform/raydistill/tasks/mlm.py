@@ -14,6 +14,7 @@ from raydistill.tasks._base import Encoding, TaskBase
 from raydistill.tasks._masking import Masking
 from raydistill.tasks._text_rows import EncodeConfig, columns, cut, drop_reasons, encode
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "encode"]
 
@@ -38,21 +39,21 @@ class Config:
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_probability < 1:
-            raise ValueError(f"mask_probability is {self.mask_probability}; it must be between 0 and 1")
+            raise UserError(f"mask_probability is {self.mask_probability}; it must be between 0 and 1")
         if self.sampling not in ("row", "batch"):
-            raise ValueError(f"sampling is {self.sampling!r}; choices: row, batch (published)")
+            raise UserError(f"sampling is {self.sampling!r}; choices: row, batch (published)")
         if self.smoothing < 0:
-            raise ValueError(f"smoothing is {self.smoothing}; it must not be negative")
+            raise UserError(f"smoothing is {self.smoothing}; it must not be negative")
         shares = (self.mask, self.keep, self.random)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
-            raise ValueError(f"mask, keep and random are {', '.join(map(str, shares))}; they must add up to 1")
+            raise UserError(f"mask, keep and random are {', '.join(map(str, shares))}; they must add up to 1")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise ValueError when a tokenizer lacks a special token that the task needs."""
     missing = [role for role in ("cls", "sep", "mask", "pad") if getattr(tokenizer, f"{role}_token_id") is None]
     if missing:
-        raise ValueError(f"the tokenizer has no {', '.join(missing)} token; task mlm needs a masked model's tokenizer")
+        raise UserError(f"the tokenizer has no {', '.join(missing)} token; task mlm needs a masked model's tokenizer")
 
 
 class Task(TaskBase):

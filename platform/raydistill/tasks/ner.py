@@ -20,6 +20,7 @@ from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics
 from raydistill.tasks._packed import pack, unpack
 from raydistill.tasks._row_scores import SEEN, by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "labels_of"]
 
@@ -49,7 +50,7 @@ class EncodeConfig:
         if not self.finds_labels:
             check_tags(self.labels)
         if self.max_length is not None and self.max_length < 3:
-            raise ValueError(f"max_length is {self.max_length}; it must be at least 3")
+            raise UserError(f"max_length is {self.max_length}; it must be at least 3")
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ def _marks_spaces(backend: Any) -> bool:
 
 def _tag_ids(example: Mapping[str, Any], labels: Sequence[str]) -> NDArray[np.int16]:
     if "words" not in example or "labels" not in example:
-        raise ValueError(f"an example has {', '.join(example) or 'no key'}; this task reads words and labels")
+        raise UserError(f"an example has {', '.join(example) or 'no key'}; this task reads words and labels")
     if len(example["words"]) != len(example["labels"]):
-        raise ValueError(f"an example has {len(example['words'])} words and {len(example['labels'])} labels")
+        raise UserError(f"an example has {len(example['words'])} words and {len(example['labels'])} labels")
     unknown = [label for label in example["labels"] if label not in labels]
     if unknown:
-        raise ValueError(f"a word has the label {unknown[0]!r}; encoding.labels names {', '.join(labels)}")
+        raise UserError(f"a word has the label {unknown[0]!r}; encoding.labels names {', '.join(labels)}")
     number = {label: place for place, label in enumerate(labels)}
     return np.array([number[label] for label in example["labels"]], dtype=np.int16)
 
@@ -183,7 +184,7 @@ class Task(TaskBase):
         """
         words = float(sums["words"])
         if words == 0:
-            raise ValueError(_NOTHING)
+            raise UserError(_NOTHING)
         return {
             **entity_metrics(sums, entity_types(self.encoding.labels)),
             "accuracy": float(sums["correct"]) / words,

@@ -17,6 +17,7 @@ from raydistill.discovery import unknown_choice
 from raydistill.tasks import classification
 from raydistill.tasks._base import TaskBase
 from raydistill.tasks.classification import EncodeConfig, check_tokenizer, columns, cut, drop_reasons
+from raydistill.user_error import UserError
 
 __all__ = ["LABELS", "PUBLISHED", "Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut"]
 __all__ += ["drop_reasons", "ptp_labels"]
@@ -57,13 +58,13 @@ class Config:
         if sum(ways) != 1 or (self.t1 is None) != (self.t2 is None):
             given = {key: getattr(self, key) for key in ("published", "t", "t1", "t2")}
             shown = ", ".join(f"{key} {value}" for key, value in given.items() if value is not None)
-            raise ValueError(f"thresholds are {shown or 'missing'}; give published, or t, or both t1 and t2")
+            raise UserError(f"thresholds are {shown or 'missing'}; give published, or t, or both t1 and t2")
         if self.published is not None and self.published not in PUBLISHED:
-            raise ValueError(unknown_choice("published", self.published, list(PUBLISHED)) + "; or give t1 and t2")
+            raise UserError(unknown_choice("published", self.published, list(PUBLISHED)) + "; or give t1 and t2")
         for key in ("t", "t1", "t2"):
             value = getattr(self, key)
             if value is not None and not 0 < value < 1:
-                raise ValueError(f"{key} is {value}; a threshold of a probability must be between 0 and 1")
+                raise UserError(f"{key} is {value}; a threshold of a probability must be between 0 and 1")
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -103,14 +104,14 @@ class Task(TaskBase):
     def outputs(cls, config: Config, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The four names; raises ValueError for a corpus of scores."""
         if not labels:
-            raise ValueError("task is 'ptp', but the labels of the corpus are scores; it needs classes")
+            raise UserError("task is 'ptp', but the labels of the corpus are scores; it needs classes")
         return LABELS
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn; raises ValueError for a batch without the teacher's logits."""
         logits = batch.get(_LOGITS)
         if logits is None:
-            raise ValueError(
+            raise UserError(
                 f"task is 'ptp', but the batch has no {_LOGITS}; capture a teacher's logits and name that stage as "
                 "teacher_outputs"
             )

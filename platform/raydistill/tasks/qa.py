@@ -23,6 +23,7 @@ from raydistill.tasks._packed import pack_texts, unpack_texts
 from raydistill.tasks._row_scores import by_row, seen_rows
 from raydistill.tasks._spans import Window, answer_place, best_span, windows
 from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
+from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
@@ -46,9 +47,9 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         if self.stride < 0:
-            raise ValueError(f"stride is {self.stride}; it must be at least 0")
+            raise UserError(f"stride is {self.stride}; it must be at least 0")
         if self.max_length is not None and self.max_length < self.stride + 6:
-            raise ValueError(
+            raise UserError(
                 f"max_length is {self.max_length} and stride {self.stride}; max_length must be at least "
                 f"{self.stride + 6}, the stride and 6"
             )
@@ -70,7 +71,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in ("n_best", "max_answer_length"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -123,12 +124,12 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 def _check(example: Mapping[str, Any]) -> None:
     missing = {"question", "context", "answers"} - example.keys()
     if missing:
-        raise ValueError(
+        raise UserError(
             f"an example has {', '.join(example) or 'no key'}; this task reads question, context and answers"
         )
     answers = example["answers"]
     if not isinstance(answers, Mapping) or len(answers.get("text", [])) != len(answers.get("answer_start", [])):
-        raise ValueError(f"an example has the answers {answers!r}; give equally many in text and answer_start")
+        raise UserError(f"an example has the answers {answers!r}; give equally many in text and answer_start")
 
 
 def _key(example: Mapping[str, Any]) -> int:
@@ -245,7 +246,7 @@ class Task(TaskBase):
         questions = self._questions(rows)
         whole = questions["is_whole"]
         if not whole.any():
-            raise ValueError("of no validation question all windows were scored; raise the number of rows to score")
+            raise UserError("of no validation question all windows were scored; raise the number of rows to score")
         exact, f1 = questions["exact"], questions["f1"]
         return {
             "f1": float(f1[whole].mean()),

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from raydistill.locks import HeldError, Lock, hold
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.store import database_file
+from raydistill.user_error import UserError
 
 _WAIT_S = 300
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -52,7 +53,7 @@ def _file_alone(file: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if _HALF_MADE.search(str(error)):
-            raise ValueError(
+            raise UserError(
                 f"{file} was left half made by commands that created it at once, or by one that was ended: move it "
                 "away and run the same command again, which makes a new one; runs that it has stay in the old file"
             ) from error

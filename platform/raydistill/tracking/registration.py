@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.tracking.quiet import load_mlflow
+from raydistill.user_error import UserError
 
 CARD = "README.md"
 """Name of a model's card beside it."""
@@ -75,7 +76,7 @@ def content_hash(folder: Path) -> str:
 def _check_checkpoint(folder: Path) -> None:
     for file in ("config.json", "tokenizer_config.json"):
         if not (folder / file).is_file():
-            raise ValueError(f"model {str(folder)!r} has no {file}; register a folder with a model and its tokenizer")
+            raise UserError(f"model {str(folder)!r} has no {file}; register a folder with a model and its tokenizer")
 
 
 def _registered(client: Any, name: str, run_id: str, content: str) -> int | None:
@@ -145,7 +146,7 @@ def _components(folder: Path) -> dict[str, Any]:
     architecture = (config.architectures or ["none"])[0]
     model_type = getattr(transformers, architecture, None)
     if model_type is None:
-        raise ValueError(f"model {str(folder)!r} is a {architecture}, which transformers does not have")
+        raise UserError(f"model {str(folder)!r} is a {architecture}, which transformers does not have")
     model = model_type.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return {"model": model, "tokenizer": transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)}
 

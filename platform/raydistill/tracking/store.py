@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 from raydistill.config.sections import TrackingConfig
 from raydistill.json_file import write_json
 from raydistill.store_paths import remote_uri
+from raydistill.user_error import UserError
 
 STORE_FILE = "store.json"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -102,7 +103,7 @@ def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str,
     path = folder / STORE_FILE
     if not path.is_file():
         if to is None:
-            raise ValueError(f"{folder} does not tell its MLflow store; add --to URI")
+            raise UserError(f"{folder} does not tell its MLflow store; add --to URI")
         return Store(to, None, unquote(folder.name.partition(_OF_JOB)[0]))
     store = Store(**json.loads(path.read_text(encoding="utf-8")))
     if to is not None:
@@ -111,7 +112,7 @@ def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str,
         return store
     given = environment.get("MLFLOW_TRACKING_URI", "")
     if without_secrets(given) != store.uri:
-        raise ValueError(f"{folder} goes to {store.uri}, whose password is not kept; set MLFLOW_TRACKING_URI to it")
+        raise UserError(f"{folder} goes to {store.uri}, whose password is not kept; set MLFLOW_TRACKING_URI to it")
     return replace(store, uri=given)
 
 

@@ -1,5 +1,6 @@
 """Deliver what waits in spools, without the jobs that wrote it and without Ray."""
 
+import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from raydistill.tracking.delivery import Delivery, reason
 from raydistill.tracking.earlier import EarlierRecords
 from raydistill.tracking.spool import REJECTED, SpoolInUseError, is_spool, waiting_in
 from raydistill.tracking.store import read_store, shared_spool, spool_folder, without_secrets
+from raydistill.user_error import UserError
 
 _PAUSE_S = 1.0
 _RESOLVED = "resolved.yaml"
@@ -53,7 +55,7 @@ def find_spools(folder: Path) -> list[Path]:
     found = _of_job(folder)
     found += sorted(path for path in folder.glob("tracking/*") if is_spool(path))
     if not found:
-        raise ValueError(f"{folder} has no records of runs; give the storage folder of a job, such as runs")
+        raise UserError(f"{folder} has no records of runs; give the storage folder of a job, such as runs")
     return found
 
 
@@ -63,8 +65,10 @@ def sync_all(folders: Sequence[Path], *, to: str | None = None) -> tuple[list[Sy
     for folder in folders:
         try:
             results.append(sync(folder, to=to))
-        except ValueError as error:
+        except UserError as error:
             refusals.append(str(error))
+        except json.JSONDecodeError as error:
+            refusals.append(f"{folder} holds a record that is damaged ({error}); restore it, or remove the folder")
     return results, refusals
 
 
@@ -78,7 +82,7 @@ def sync(folder: Path, *, to: str | None = None) -> SyncResult:
     try:
         delivery = Delivery(store, folder, lock_timeout_s=0.0)
     except SpoolInUseError:
-        raise ValueError(f"{folder} is in use by a running job, which delivers its records itself") from None
+        raise UserError(f"{folder} is in use by a running job, which delivers its records itself") from None
     try:
         error = _deliver(delivery, must_have_runs=to is not None)
     finally:
@@ -103,7 +107,7 @@ def _deliver(delivery: Delivery, *, must_have_runs: bool) -> str | None:
             return reason(error, uri=delivery.store.uri)
         if missing:
             where = without_secrets(delivery.store.uri)
-            raise ValueError(f"{where} has no run of {missing[0]!r}, which these records continue; give its own store")
+            raise UserError(f"{where} has no run of {missing[0]!r}, which these records continue; give its own store")
     earlier = EarlierRecords(delivery)
     while delivery.pending:
         try:

@@ -19,6 +19,7 @@ from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Outcome
 from raydistill.tracking.quiet import mlflow_environment
 from raydistill.tracking.store import spool_folder, store_of, without_secrets
+from raydistill.user_error import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +129,9 @@ class Tracker(ABC):
         where = f"model {name!r} is not registered at {self.uri}"
         if not answer.done:
             why = answer.error or "no answer"
-            raise ValueError(f"{where}: {why}; run the same command again when it answers, finished stages are skipped")
+            raise UserError(f"{where}: {why}; run the same command again when it answers, finished stages are skipped")
         if answer.error is not None:
-            raise ValueError(f"{where}: {' '.join(answer.error.split())}; change the stage or the registry")
+            raise UserError(f"{where}: {' '.join(answer.error.split())}; change the stage or the registry")
         return answer.value
 
     def ready(self, timeout_s: float = 120.0) -> None:
@@ -228,7 +229,7 @@ class RayTracker(Tracker):
         refusal = self._refusal(time.monotonic() + timeout_s)
         if refusal is not None:
             self._is_refused = True
-            raise ValueError(refusal)
+            raise UserError(refusal)
 
     def _refusal(self, deadline: float) -> str | None:
         status: dict[str, Any] = {"error": None}

@@ -12,6 +12,7 @@ from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import register_student
 from raydistill.tracking.store import Store
+from raydistill.user_error import UserError
 
 _KEY_TAG = "raydistill.key"
 _TOKEN_TAG = "raydistill.token"
@@ -86,7 +87,7 @@ class MlflowWriter:
                 if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
         if found.lifecycle_stage == "deleted":
-            raise ValueError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
+            raise UserError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
         return str(found.experiment_id)
 
     def _run_id(self, key: str) -> str:
@@ -169,7 +170,7 @@ class MlflowWriter:
 
     def _log_artifact(self, record: Mapping[str, Any]) -> None:
         if not Path(record["path"]).exists():
-            raise ValueError(f"artifact {record['path']} does not exist")
+            raise UserError(f"artifact {record['path']} does not exist")
         log = self._client.log_artifacts if Path(record["path"]).is_dir() else self._client.log_artifact
         log(self._run_id(record["key"]), record["path"], record["folder"])
 

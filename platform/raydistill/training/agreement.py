@@ -6,10 +6,12 @@ from typing import TypeVar
 import torch.distributed as dist
 from safetensors import SafetensorError
 
+from raydistill.user_error import UserError
+
 T = TypeVar("T")
 
 
-class StorageError(Exception):
+class StorageError(UserError):
     """A folder cannot be written or read; the same single line on every rank.
 
     It ends a training: a restarted group of workers would meet the same.

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from raydistill.user_error import UserError
+
 MANIFEST = "manifest.json"
 
 _PREFIX = "checkpoint_"
@@ -135,4 +137,4 @@ def check_latest(folder: Path) -> None:
     else:
         newer = [str(path) for path in (*found, latest) if path.name > earlier.name]
         offer = f"remove {' and '.join(newer)} to continue from {earlier.name} (step {step_of(earlier)})"
-    raise ValueError(f"checkpoint {latest}: {wrong}; {offer}")
+    raise UserError(f"checkpoint {latest}: {wrong}; {offer}")

@@ -24,7 +24,7 @@ from raydistill.training.result import TrainResult
 from raydistill.training.session import EvaluationCallback, SaveState, Session
 from raydistill.training.spec import TrainSpec
 from raydistill.training.trainer import checkpoints_of, prepare
-from raydistill.training.worker import FAILURES, Loop
+from raydistill.training.worker import Loop
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,7 @@ def train_here(
     prepare(checkpoints_of(output))
     config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
     session = LocalSession(checkpoints_of(output), spec.training.save_total_limit, callback, start, is_copy)
-    try:
-        loop_here(spec, config, parallel=parallel, session=session)
-    except FAILURES as error:
-        raise ValueError(str(error)) from None
+    loop_here(spec, config, parallel=parallel, session=session)
     return TrainResult.read(Path(output))
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raydistill.user_error import UserError
+
 AUTO, REPLICATE, ZERO3, SEQUENTIAL, CAPTURED = "auto", "replicate", "zero3", "sequential", "captured"
 
 _GIB = 2**30
@@ -91,7 +93,7 @@ def place(demand: Demand, options: Options) -> TeacherPlacement:
             return TeacherPlacement(placements, f"{too_much}, so {_gib(demand, placements, options)}")
     least = min(tried, key=lambda one: held(demand, one, num_workers=options.num_workers))
     if options.is_strict:
-        raise ValueError(
+        raise UserError(
             f"scaling.memory_per_worker is {options.limit / _GIB:g}, but student and teachers take "
             f"{_gib(demand, least, options)} even placed as {', '.join(dict.fromkeys(least))}; raise it, or "
             "scaling.num_workers where teachers can be sharded"

@@ -13,6 +13,7 @@ from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.training import TrainingConfig
 from raydistill.data import mirror
 from raydistill.training import checkpoint_folder
+from raydistill.user_error import UserError
 
 METHOD, TASK = "validation/", "eval/"
 """What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
@@ -35,7 +36,7 @@ class Criterion:
     def value(self, metrics: Mapping[str, float]) -> float:
         """The metric among those of an evaluation; raises ValueError with the choices if it is not there."""
         if self.key not in metrics:
-            raise ValueError(
+            raise UserError(
                 f"training.metric_for_best_model is {self.key!r}, which evaluations do not have; "
                 f"choices: {', '.join(sorted(metrics))}"
             )
@@ -75,7 +76,7 @@ def criterion_of(
     if key not in directions and not key.startswith(METHOD):
         choices = [*of_method, *(metric for metric in of_task if metric not in of_method), *directions]
         choices.append(f"{METHOD}<term>")
-        raise ValueError(f"training.metric_for_best_model is {name!r}; choices: {', '.join(choices)}")
+        raise UserError(f"training.metric_for_best_model is {name!r}; choices: {', '.join(choices)}")
     greater = training.greater_is_better
     return Criterion(
         key=key,

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from raydistill.training.master_state import MasterState
+from raydistill.user_error import UserError
 
 STATE = "state.json"
 
@@ -68,7 +69,7 @@ def read_state(masters: MasterState, buffers: Mapping[str, Tensor], folder: Path
     """
     description = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if description["format"] != _FORMAT:
-        raise ValueError(f"its format is {description['format']}, this version reads {_FORMAT}")
+        raise UserError(f"its format is {description['format']}, this version reads {_FORMAT}")
     _check_names(description["parameters"], masters.shapes)
     _check_names(description["buffers"], {name: buffer.shape for name, buffer in buffers.items()})
     reader = _Reader(folder, description["tensors"])
@@ -88,12 +89,12 @@ def read_state(masters: MasterState, buffers: Mapping[str, Tensor], folder: Path
 def _check_names(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:
-        raise ValueError(f"it lacks {missing[0]}, which this training has")
+        raise UserError(f"it lacks {missing[0]}, which this training has")
     if unexpected:
-        raise ValueError(f"it has {unexpected[0]}, which this training lacks")
+        raise UserError(f"it has {unexpected[0]}, which this training lacks")
     for name, shape in found.items():
         if tuple(shape) != tuple(expected[name]):
-            raise ValueError(f"its {name} has shape {tuple(shape)}, this training's has {tuple(expected[name])}")
+            raise UserError(f"its {name} has shape {tuple(shape)}, this training's has {tuple(expected[name])}")
 
 
 class _Writer:

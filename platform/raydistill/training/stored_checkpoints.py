@@ -15,6 +15,7 @@ from raydistill.data.storage import Folder
 from raydistill.store_paths import here, shown
 from raydistill.training import checkpoint_folder
 from raydistill.training.checkpoint_folder import MANIFEST, REGISTER, step_of
+from raydistill.user_error import UserError
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -38,7 +39,7 @@ def prepare(folder: Path) -> None:
     if wrong is not None:
         earlier = next((each for each in reversed(found[:-1]) if fault(each) is None), None)
         remedy = "to start again" if earlier is None else f"to continue from step {step_of(earlier)}"
-        raise ValueError(f"checkpoint {shown(found[-1])}: {wrong}; remove it {remedy}")
+        raise UserError(f"checkpoint {shown(found[-1])}: {wrong}; remove it {remedy}")
 
 
 def fault(checkpoint: Path) -> str | None:

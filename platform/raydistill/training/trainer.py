@@ -21,6 +21,7 @@ from raydistill.training.result import TrainResult
 from raydistill.training.scaling import LossNotes, ray_scaling
 from raydistill.training.spec import TrainSpec
 from raydistill.training.worker import train_worker
+from raydistill.user_error import UserError, brought
 
 CHECKPOINTS = "checkpoints"
 """Name of the folder of checkpoints below a training's output."""
@@ -55,7 +56,8 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
         try:
             return str(_fit(trainer).return_value or "")
         except TrainingFailedError as error:
-            cause = _system_error(error)
+            # For an OSError it has a file's name, which tells whether the storage is at fault.
+            cause = next((each for each in brought(error) if isinstance(each, OSError | UserError)), None)
             if cause is None:
                 raise
             raise cause from error
@@ -75,7 +77,7 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
         with Display(board, title=spec.name, parallel=parallel > 1):
             failure = fit(board)
         if failure:
-            raise ValueError(failure)
+            raise UserError(failure)
         return TrainResult.read(Path(output))
     finally:
         # A storage that vanished is what the training ended of; the next start tidies again.
@@ -101,14 +103,6 @@ def prepare(storage: Path) -> None:
 def _tidy(storage: Path) -> None:
     for folder in (storage, storage.parent):
         checkpoint_folder.tidy(folder)
-
-
-def _system_error(error: TrainingFailedError) -> OSError | None:
-    """The OSError that ended a training in a worker or in Ray Train's controller, for which it has a file's name."""
-    failures = [getattr(error, "controller_failure", None), *getattr(error, "worker_failures", {}).values()]
-    # What a worker raises comes wrapped with the text of its traceback.
-    bare = [getattr(failure, "_base_exc", failure) for failure in failures]
-    return next((cause for cause in bare if isinstance(cause, OSError)), None)
 
 
 def _fit(trainer: TorchTrainer) -> Result:

@@ -45,16 +45,17 @@ from raydistill.training.selection import (
 )
 from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
+from raydistill.user_error import UserError
 
 VALIDATION_SEED = 0
 """Key of the rows, masks and partners of evaluations: the same for runs of any seed, so that they compare."""
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(UserError):
     """A term of the loss is no finite number; its text names the term and the step."""
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """Evaluations have nothing to score, or not the metric that was asked for."""
 
 
@@ -287,7 +288,7 @@ class Loop:
             # Without labels there is nothing to compare with.
             metrics |= {f"{TASK}{name}": found[name] for name in of_task if name in found}
             self.criterion.value(metrics)
-        except ValueError as error:
+        except UserError as error:
             raise EvaluationError(str(error)) from None
         self._publish(metrics | self._teacher_metric())
         self._pace.exclude(time.perf_counter() - start)

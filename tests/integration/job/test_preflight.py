@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from raydistill.config.errors import UserError
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import stage_records
 from raydistill.models.load import save_model
+from raydistill.user_error import UserError
 from toys.checkpoint import toy_tokenizer
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_bert, toy_distilbert

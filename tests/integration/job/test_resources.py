@@ -9,10 +9,10 @@ import ray
 from ray._private.state import state
 
 from raydistill import cluster
-from raydistill.config.errors import UserError
 from raydistill.config.sections import ScalingConfig
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
+from raydistill.user_error import UserError
 
 
 def test_cpus_for_workers_and_for_a_data_task_of_each_are_required() -> None:

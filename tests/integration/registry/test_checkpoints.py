@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raydistill.config.errors import UserError
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import Corpus
 from raydistill.job import record
@@ -21,6 +20,7 @@ from raydistill.stages import _models
 from raydistill.stages._base import Input
 from raydistill.store_paths import cache_folder
 from raydistill.tracking.writer import MlflowWriter, Store
+from raydistill.user_error import UserError
 from toys.checkpoint import save_student
 from toys.corpus import random_rows, write_corpus
 

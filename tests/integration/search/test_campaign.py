@@ -86,7 +86,7 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_others_go_on(campaig
     assert failed
     for trial in failed:
         assert trial.state == "failed"
-        assert trial.reason.startswith("the term ")
+        assert trial.reason.startswith("stages.distill: the term ")
         assert "lower optimizer.learning_rate" in trial.reason
     assert any(trial.state == "finished" for trial in trials[failed[0].number + 1 :])
 

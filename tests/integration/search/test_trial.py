@@ -45,7 +45,7 @@ def test_a_trial_loads_its_job_once(trials: dict[str, Any]) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_the_reason_of_the_failure(trials: dict[str, Any]) -> None:
-    assert trials["failed"]["ended"].startswith("TrialError: the term 'ce' is nan at step 2; lower")
+    assert trials["failed"]["ended"].startswith("TrialError: stages.distill: the term 'ce' is nan at step 2; lower")
 
 
 def test_a_trial_that_the_scheduler_ends_leaves_no_student(trials: dict[str, Any]) -> None:

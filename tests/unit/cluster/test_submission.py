@@ -10,7 +10,7 @@ import yaml
 
 from raydistill.cluster import submission, uploads
 from raydistill.cluster.submission import JOB_KEY, again, prepare, submit
-from raydistill.config.errors import UserError
+from raydistill.user_error import UserError
 
 
 @pytest.fixture

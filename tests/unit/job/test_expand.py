@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 import raydistill
-from raydistill.config.errors import UserError
 from raydistill.job.load import Job, load_job
 from raydistill.job.record import stage_records
 from raydistill.stages import train
+from raydistill.user_error import UserError
 
 TRAIN = {"kind": "train", "corpus": "data", "method": "finetune", "student": {"init": "checkpoint", "checkpoint": "x"}}
 

@@ -1,7 +1,6 @@
 import pytest
 
 from raydistill.cluster.submission import prepare
-from raydistill.config.errors import UserError
 from raydistill.data import mirror
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
@@ -11,6 +10,7 @@ from raydistill.search.preflight import check_search
 from raydistill.search.spaces import load_search
 from raydistill.store_paths import remote_uri
 from raydistill.tracking.store import store_of
+from raydistill.user_error import UserError
 from toys.store import BUCKET, empty, job_data, keys, s3_server, write_inputs, write_job
 
 TRACKING = {"uri": "http://127.0.0.1:9"}

@@ -3,10 +3,10 @@ import itertools
 
 import pytest
 
-from raydistill.config.errors import UserError
 from raydistill.job import preflight as of_jobs
 from raydistill.search import preflight
 from raydistill.search.spaces import load_search
+from raydistill.user_error import UserError
 from toys.space import write_space
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from raydistill.config.errors import UserError
 from raydistill.search.domains import Choice, Uniform
 from raydistill.search.spaces import job_data, job_of, load_search, locate
+from raydistill.user_error import UserError
 from toys.space import write_space
 
 

@@ -19,6 +19,7 @@ from raydistill.config.sections import PackageRef
 from raydistill.data.published.package_index import download
 from raydistill.data.storage import glob_regex
 from raydistill.store_paths import cache_folder
+from raydistill.user_error import UserError
 
 NESTED = "!/"
 _SHOWN_MEMBERS = 5
@@ -56,11 +57,11 @@ def list_members(archive: Path, pattern: str, *, exclude: Iterable[str] = ()) ->
     """
     names = list(_matching(archive, (), pattern))
     if not names:
-        raise ValueError(_no_match(archive, (), pattern))
+        raise UserError(_no_match(archive, (), pattern))
     excluded = list(exclude)
     kept = [name for name in names if not any(_matches(name, glob) for glob in excluded)]
     if not kept:
-        raise ValueError(f"members is {pattern!r}, but exclude {excluded} leaves no file of it; exclude less")
+        raise UserError(f"members is {pattern!r}, but exclude {excluded} leaves no file of it; exclude less")
     return sorted(kept)
 
 
@@ -102,7 +103,7 @@ def extract_folder(package: PackageRef, destination: Path, cache_dir: Path | Non
     inner = path.rpartition(NESTED)[2]
     try:
         members = list_members(archive, f"{path}/**")
-    except ValueError:
+    except UserError:
         members = list_members(archive, path)
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}-"))
@@ -150,11 +151,11 @@ class _Container:
             self.names = [entry.name for entry in self._archive.getmembers() if entry.isfile()]
         for member in every:
             if member.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", member) or re.match(r"[A-Za-z]:", member):
-                raise ValueError(f"archive {name!r} holds the unsafe member {member!r}; it is not read")
+                raise UserError(f"archive {name!r} holds the unsafe member {member!r}; it is not read")
 
     def open(self, name: str) -> IO[bytes]:
         if name not in self.names:
-            raise ValueError(f"the archive has no member {name!r}; it has {_some(self.names)}")
+            raise UserError(f"the archive has no member {name!r}; it has {_some(self.names)}")
         if isinstance(self._archive, zipfile.ZipFile):
             return self._archive.open(name)
         return cast(IO[bytes], self._archive.extractfile(name))
@@ -185,7 +186,7 @@ def _open_tar(file: IO[bytes], name: str) -> tarfile.TarFile:
                 file = _copy(stream)
         return tarfile.open(fileobj=file, mode="r:")
     except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error):
-        raise ValueError(f"{name!r} is no zip, wheel or tar archive, or is damaged") from None
+        raise UserError(f"{name!r} is no zip, wheel or tar archive, or is damaged") from None
 
 
 def _copy(stream: IO[bytes]) -> IO[bytes]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from raydistill.user_error import UserError
+
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS = 3
 _CHUNK = 1 << 20
@@ -42,9 +44,9 @@ def download(package: str, sha256: str, folder: Path) -> Path:
     finally:
         session.close()
     if not found:
-        raise ValueError(f"package is {package!r}, which the configured package index does not have; correct it")
+        raise UserError(f"package is {package!r}, which the configured package index does not have; correct it")
     files = ", ".join(f"{name} has {digest}" for name, digest in sorted(found.items()))
-    raise ValueError(f"sha256 of {package!r} is {sha256}, but on the package index {files}; correct it")
+    raise UserError(f"sha256 of {package!r} is {sha256}, but on the package index {files}; correct it")
 
 
 def pip_settings(environment: dict[str, str]) -> dict[str, str]:
@@ -81,9 +83,9 @@ def _pinned(package: str) -> Requirement:
     try:
         requirement = Requirement(package)
     except InvalidRequirement:
-        raise ValueError(f"package is {package!r}; write it as name==version") from None
+        raise UserError(f"package is {package!r}; write it as name==version") from None
     if [clause.operator for clause in requirement.specifier] not in (["=="], ["==="]):
-        raise ValueError(f"package is {package!r}; pin it as {requirement.name}==version")
+        raise UserError(f"package is {package!r}; pin it as {requirement.name}==version")
     return requirement
 
 
@@ -142,7 +144,7 @@ def _save(session: Any, url: str, target: Path, sha256: str) -> str:
         except Exception as error:
             if attempt == _ATTEMPTS:
                 reason = type(error).__name__
-                raise ValueError(
+                raise UserError(
                     f"{target.name} cannot be fetched from the package index ({reason}); try again"
                 ) from None
         finally:

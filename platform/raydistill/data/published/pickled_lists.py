@@ -13,6 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from raydistill.user_error import UserError
+
 _PUSH = {
     *("NONE", "NEWTRUE", "NEWFALSE", "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
@@ -59,8 +61,10 @@ def read_list(stream: IO[bytes]) -> Iterator[Any]:
             machine.run(opcode.name, argument)
             yield from machine.finished()
         machine.check_end()
-    except (IndexError, TypeError, OverflowError, MemoryError):
-        raise ValueError("is no pickled list, or is damaged") from None
+    except UserError:
+        raise
+    except (IndexError, TypeError, OverflowError, MemoryError, ValueError):
+        raise UserError("is no pickled list, or is damaged") from None
 
 
 class _Machine:
@@ -98,7 +102,7 @@ class _Machine:
         elif opcode in self._handlers:
             self._handlers[opcode](argument)
         else:
-            raise ValueError(f"holds what the instruction {opcode} makes; only integers and arrays of them are read")
+            raise UserError(f"holds what the instruction {opcode} makes; only integers and arrays of them are read")
 
     def finished(self) -> list[Any]:
         """What the pickled list has gained, which is taken out of it."""
@@ -110,7 +114,7 @@ class _Machine:
     def check_end(self) -> None:
         """Raise ValueError when the pickle held something else than a list."""
         if len(self._stack) != 1 or not isinstance(self._stack[0], list):
-            raise ValueError("holds something else than a list")
+            raise UserError("holds something else than a list")
 
     def _pop(self, number: int) -> list[Any]:
         if len(self._stack) < number:
@@ -143,13 +147,13 @@ class _Machine:
 
     def _recall(self, index: int) -> None:
         if index not in self._memo:
-            raise ValueError("holds the same object twice, which is not read; write it with a copy")
+            raise UserError("holds the same object twice, which is not read; write it with a copy")
         self._stack.append(self._memo[index])
 
 
 def _named(name: str) -> _Name:
     if name not in _NAMES:
-        raise ValueError(f"names {name.replace(' ', '.')!r}, which is no part of an array of integers; it is not read")
+        raise UserError(f"names {name.replace(' ', '.')!r}, which is no part of an array of integers; it is not read")
     return _Name(_NAMES[name])
 
 
@@ -175,7 +179,7 @@ def _build(value: Any, state: Any) -> Any:
         case _Unfilled(), (_, tuple() as shape, _Dtype() as dtype, _, bytes() as data):
             return _array(data, dtype, shape)
         case _Unfilled(), (_, tuple(), _Dtype(kind=kind), _, list()):
-            raise ValueError(f"holds an array of type {kind!r}; only integers and arrays of them are read")
+            raise UserError(f"holds an array of type {kind!r}; only integers and arrays of them are read")
         case _Dtype(), (_, "<" | ">" | "=" | "|" as order, *_):
             value.order = order
             return value
@@ -184,8 +188,8 @@ def _build(value: Any, state: Any) -> Any:
 
 def _array(data: bytes | bytearray, dtype: _Dtype, shape: tuple[Any, ...]) -> np.ndarray[Any, np.dtype[np.integer]]:
     if not re.fullmatch("[iu][1248]", dtype.kind):
-        raise ValueError(f"holds an array of type {dtype.kind!r}; only integers and arrays of them are read")
+        raise UserError(f"holds an array of type {dtype.kind!r}; only integers and arrays of them are read")
     numbers = np.frombuffer(data, np.dtype(dtype.order + dtype.kind))
     if shape != numbers.shape:
-        raise ValueError(f"holds an array of shape {shape} with {len(numbers)} numbers; a row has one dimension")
+        raise UserError(f"holds an array of shape {shape} with {len(numbers)} numbers; a row has one dimension")
     return numbers

@@ -20,6 +20,7 @@ from raydistill.data.corpus import Corpus
 from raydistill.data.input_splits import interleave, is_validation
 from raydistill.data.sources._base import Item
 from raydistill.data.teacher_outputs import Values
+from raydistill.user_error import UserError
 
 KIND = "dropout_scores"
 """Column of teacher outputs that a file replaces."""
@@ -69,24 +70,24 @@ def read_scores(path: str, *, num_teachers: int) -> Scores:
     """
     key = f"dropout_scores_file is {path!r}"
     if not Path(path).is_file():
-        raise ValueError(f"{key}, which is no file; give the path of a .npy file")
+        raise UserError(f"{key}, which is no file; give the path of a .npy file")
     try:
         found: Any = np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile):
         # What NumPy says names the option that would run what such a file holds.
-        raise ValueError(f"{key}, which holds no array of numbers; write one with numpy.save") from None
+        raise UserError(f"{key}, which holds no array of numbers; write one with numpy.save") from None
     if not isinstance(found, np.ndarray) or found.ndim != 2 or not np.issubdtype(found.dtype, np.floating):
         held = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "an archive of arrays"
-        raise ValueError(f"{key}, which holds {held}; it must be one array (rows, teachers) of floats")
+        raise UserError(f"{key}, which holds {held}; it must be one array (rows, teachers) of floats")
     if found.shape[1] != num_teachers:
-        raise ValueError(
+        raise UserError(
             f"{key}, which has scores of {found.shape[1]} teachers, teachers has {num_teachers}; give one column for "
             "each, in their order"
         )
     wrong = np.argwhere(~((found >= -_ROUNDING) & (found <= 1 + _ROUNDING)))
     if len(wrong):
         row, teacher = wrong[0].tolist()
-        raise ValueError(
+        raise UserError(
             f"{key}, whose row {row} has {found[row, teacher]} for teacher {teacher}; scores lie between 0 and 1"
         )
     return found.clip(0, 1).astype(np.float32)
@@ -102,7 +103,7 @@ def scores_of_parts(path: str, parts: Sequence[Corpus], *, num_teachers: int) ->
     rows = [rows_of_source(part, parts) for part in parts]
     expected = sum(len(own) for own in rows if own is not None)
     if len(scores) != expected:
-        raise ValueError(
+        raise UserError(
             f"dropout_scores_file is {path!r}, which has {len(scores):,} rows, the train set {expected:,}; give scores "
             "of all its rows and of no others, in their order"
         )
@@ -157,8 +158,8 @@ def _check_whole(corpus: Corpus) -> None:
         )
 
 
-def _unknown(corpus: Corpus, reason: str) -> ValueError:
-    return ValueError(
+def _unknown(corpus: Corpus, reason: str) -> UserError:
+    return UserError(
         f"dropout_scores_file goes by the rows of the train set, which are not known of {corpus.uri!r}: {reason}"
     )
 
@@ -198,7 +199,7 @@ def _compare(pairs: NDArray[np.float32], teacher: int) -> None:
     """Raise ValueError where scores (2, rows), a file's and those of one pass, are not ranked alike."""
     correlation, rows = rank_correlation(*pairs), pairs.shape[1]
     if not correlation * np.sqrt(rows - 1) > _STANDARD_ERRORS:
-        raise ValueError(
+        raise UserError(
             f"dropout_scores_file does not fit teachers.{teacher}: over {rows:,} rows its scores have a rank "
             f"correlation of {correlation:.2f} with those of one pass, as chance may have; check that its rows are in "
             "the order of the train set, its columns in that of teachers, and the checkpoints those it was made with"

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from raydistill.data.published import archives
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import Folder, glob_files
+from raydistill.user_error import UserError
 
 RANGE_BYTES = 4_000_000
 _BUFFER_BYTES = 1 << 20
@@ -41,11 +42,11 @@ class FileSet:
         of_package = {"package": self.package, "sha256": self.sha256, "members": self.members}
         missing = [key for key, value in of_package.items() if not value]
         if bool(self.path) == (len(missing) < len(of_package)):
-            raise ValueError("give either path, or package with sha256 and members")
+            raise UserError("give either path, or package with sha256 and members")
         if missing and not self.path:
-            raise ValueError(f"{' and '.join(missing)} of package {self.package!r} must be given too")
+            raise UserError(f"{' and '.join(missing)} of package {self.package!r} must be given too")
         if self.exclude and self.path:
-            raise ValueError("exclude leaves out members of a package; narrow path instead")
+            raise UserError("exclude leaves out members of a package; narrow path instead")
 
 
 def list_items(files: FileSet) -> list[Item]:
@@ -106,5 +107,5 @@ def open_item(files: FileSet, item: Item) -> Iterator[IO[bytes]]:
             raise _damaged(item, error) from None
 
 
-def _damaged(item: Item, error: Exception) -> ValueError:
-    return ValueError(f"{item.name} is damaged or cut off ({error}); fetch it again")
+def _damaged(item: Item, error: Exception) -> UserError:
+    return UserError(f"{item.name} is damaged or cut off ({error}); fetch it again")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Discriminator, Tag
 
 from raydistill.config.named import names_from
+from raydistill.user_error import UserError
 
 Column = str | int
 """A column's name, or its number from 0; negative numbers count from the end, -1 is the last."""
@@ -33,9 +34,9 @@ class Scores:
     def __post_init__(self) -> None:
         thresholds = self.thresholds
         if list(thresholds) != sorted(set(thresholds)) or not all(map(math.isfinite, thresholds)):
-            raise ValueError(f"threshold is {self.threshold}; give different numbers in ascending order")
+            raise UserError(f"threshold is {self.threshold}; give different numbers in ascending order")
         if len(self.names) != len(thresholds) + 1:
-            raise ValueError(
+            raise UserError(
                 f"names has {len(self.names)} entries; give {len(thresholds) + 1}, one more than thresholds"
             )
 
@@ -60,7 +61,7 @@ def class_of_score(scores: Scores, raw: Any) -> str | None:
     except (TypeError, ValueError):
         score = math.nan
     if math.isnan(score):
-        raise ValueError(f"has the score {raw!r} in column {scores.column!r}, which is no number")
+        raise UserError(f"has the score {raw!r} in column {scores.column!r}, which is no number")
     return scores.names[bisect_right(scores.thresholds, score)]
 
 
@@ -71,14 +72,14 @@ def class_of_name(names: Mapping[Column, str | None], raw: Any) -> str | None:
     """
     by_text = {_text(key): name for key, name in names.items()}
     if _text(raw) not in by_text:
-        raise ValueError(f"has the label {raw!r}, which labels does not name; it names {', '.join(by_text)}")
+        raise UserError(f"has the label {raw!r}, which labels does not name; it names {', '.join(by_text)}")
     return by_text[_text(raw)]
 
 
 def plain_label(raw: Any) -> str | int | float:
     """A raw label as it stands; raises ValueError for a blank one and for what is no text, number or truth value."""
     if not isinstance(raw, str | int | float) or raw == "" or (isinstance(raw, float) and not math.isfinite(raw)):
-        raise ValueError(f"has the label {raw!r}; give a text or a number, or leave label out")
+        raise UserError(f"has the label {raw!r}; give a text or a number, or leave label out")
     return raw
 
 

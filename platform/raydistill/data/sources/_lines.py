@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, cast
 
 from raydistill.data.sources._base import Item
+from raydistill.user_error import UserError
 
 Unit = Literal["line", "paragraph", "file"]
 
@@ -18,7 +19,7 @@ def check_charset(charset: str) -> None:
     try:
         "a".encode(charset)
     except LookupError:
-        raise ValueError(f"charset is {charset!r}, which Python does not know; try utf-8 or latin-1") from None
+        raise UserError(f"charset is {charset!r}, which Python does not know; try utf-8 or latin-1") from None
 
 
 def is_cuttable(charset: str) -> bool:
@@ -128,8 +129,8 @@ class _Recoded(io.RawIOBase):
         return number
 
 
-def _wrong_charset(name: str, charset: str, byte: int) -> ValueError:
-    return ValueError(f"{name} is not {charset} at byte {byte}; give its charset")
+def _wrong_charset(name: str, charset: str, byte: int) -> UserError:
+    return UserError(f"{name} is not {charset} at byte {byte}; give its charset")
 
 
 def split_texts(lines: Iterable[str], unit: Unit) -> Iterator[str]:

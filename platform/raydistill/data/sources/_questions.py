@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raydistill.data.sources._base import DROPPED, Example
+from raydistill.user_error import UserError
 
 
 def question_example(values: Mapping[str, Any]) -> Example:
@@ -13,7 +14,7 @@ def question_example(values: Mapping[str, Any]) -> Example:
     """
     for role in ("question", "context"):
         if not isinstance(values[role], str):
-            raise ValueError(f"has {values[role]!r} as {role}, which is no text")
+            raise UserError(f"has {values[role]!r} as {role}, which is no text")
     if "answers" not in values:
         return dict(values)
     texts, starts = _answers(values["answers"])
@@ -32,5 +33,5 @@ def _answers(raw: Any) -> tuple[list[str], list[int]]:
             pairs = [(answer["text"], answer["answer_start"]) for answer in answers]
         found = [(str(text), int(start)) for text, start in pairs if text]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"has the answers {raw!r}; each has a text and an answer_start") from None
+        raise UserError(f"has the answers {raw!r}; each has a text and an answer_start") from None
     return [text for text, _ in found], [start for _, start in found]

@@ -15,6 +15,7 @@ from raydistill.data.sources import _labels
 from raydistill.data.sources._base import DROPPED, Example
 from raydistill.data.sources._labels import ClassName, Column, Label, Scores
 from raydistill.data.sources._questions import question_example
+from raydistill.user_error import UserError
 
 _KINDS = (("text", "text_pair", "label"), ("words", "tags"), ("question", "context", "answers", "id"))
 _OF_STRINGS = ("text", "text_pair", "question", "context", "id")
@@ -50,17 +51,17 @@ class Columns:
         kinds = [[role for role in kind if getattr(self, role) is not None] for kind in _KINDS]
         used = [kind[0] for kind in kinds if kind]
         if len(used) > 1:
-            raise ValueError(f"{' and '.join(used)} are of different kinds of examples; name columns of one")
+            raise UserError(f"{' and '.join(used)} are of different kinds of examples; name columns of one")
         for first, others in (("words", ("tags",)), ("question", ("context", "answers", "id"))):
             given = [role for role in others if getattr(self, role) is not None]
             if given and getattr(self, first) is None:
-                raise ValueError(f"{given[0]} is {getattr(self, given[0])!r}, but {first} is missing; name its column")
+                raise UserError(f"{given[0]} is {getattr(self, given[0])!r}, but {first} is missing; name its column")
         if self.question is not None and self.context is None:
-            raise ValueError(f"question is {self.question!r}, but context is missing; name its column")
+            raise UserError(f"question is {self.question!r}, but context is missing; name its column")
         if self.labels is not None and self.tags is None and (self.label is None or isinstance(self.label, Scores)):
-            raise ValueError("labels names the raw values of a column; give that column as label, or as tags")
+            raise UserError("labels names the raw values of a column; give that column as label, or as tags")
         if self.label is not None and not isinstance(self.columns()["label"], str):
-            raise ValueError(f"label is {self.columns()['label']!r}; columns of tables are given by name")
+            raise UserError(f"label is {self.columns()['label']!r}; columns of tables are given by name")
 
     def columns(self) -> dict[str, str]:
         """The columns that are read, by what they mean."""
@@ -77,11 +78,11 @@ def check_schema(columns: Columns, schema: pa.Schema, place: str) -> None:
     for role, column in columns.columns().items():
         if column not in schema.names:
             choices = ", ".join(schema.names)
-            raise ValueError(f"{role} is {column!r}, which {place} does not have; choices: {choices}")
+            raise UserError(f"{role} is {column!r}, which {place} does not have; choices: {choices}")
         kind = schema.field(column).type
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
         if role in _OF_STRINGS and not (pa.types.is_string(values) or pa.types.is_large_string(values)):
-            raise ValueError(f"{role} is {column!r}, which holds {kind} in {place}; give one of strings")
+            raise UserError(f"{role} is {column!r}, which holds {kind} in {place}; give one of strings")
 
 
 def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
@@ -115,8 +116,8 @@ def examples(
     for number, row in enumerate(rows, start):
         try:
             yield _example(columns, {role: row[column] for role, column in roles.items()}, names)
-        except ValueError as error:
-            raise ValueError(f"{place} row {number} {error}") from None
+        except UserError as error:
+            raise UserError(f"{place} row {number} {error}") from None
 
 
 def _example(columns: Columns, values: dict[str, Any], names: Mapping[str, Sequence[str]]) -> Example:
@@ -139,7 +140,7 @@ def text_example(values: Mapping[str, Any], label: Label | None, labels: Mapping
     texts = {role: value for role, value in values.items() if role != "label"}
     for role, value in texts.items():
         if not isinstance(value, str | None):
-            raise ValueError(f"has {value!r} as {role}, which is no text")
+            raise UserError(f"has {value!r} as {role}, which is no text")
     if not any(value and value.strip() for value in texts.values()):
         return {DROPPED: "no text"}
     example = {role: value or "" for role, value in texts.items()}
@@ -160,14 +161,14 @@ def _named(raw: Any, names: Sequence[str]) -> Any:
     if not names or not isinstance(raw, int):
         return raw
     if raw >= len(names):
-        raise ValueError(f"has the class id {raw}, but the data set names only {', '.join(names)}")
+        raise UserError(f"has the class id {raw}, but the data set names only {', '.join(names)}")
     return names[raw] if raw >= 0 else None
 
 
 def _tagged(columns: Columns, values: Mapping[str, Any], names: Sequence[str]) -> Example:
     words = values["words"]
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise ValueError(f"has {words!r} as words, which is no list of texts")
+        raise UserError(f"has {words!r} as words, which is no list of texts")
     if not words:
         return {DROPPED: "no text"}
     if "tags" not in values:
@@ -175,6 +176,6 @@ def _tagged(columns: Columns, values: Mapping[str, Any], names: Sequence[str]) -
     tags = values["tags"]
     if not isinstance(tags, list) or len(tags) != len(words):
         problem = f"{len(tags)} tags" if isinstance(tags, list) else f"the tags {tags!r}"
-        raise ValueError(f"has {len(words)} words and {problem}; give a tag for each word")
+        raise UserError(f"has {len(words)} words and {problem}; give a tag for each word")
     labels = [_class(_named(tag, names), None, columns.labels) for tag in tags]
     return {DROPPED: "no label"} if None in labels else {"words": words, "labels": list(map(str, labels))}

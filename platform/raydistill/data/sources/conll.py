@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from raydistill.data.sources import _files, _lines
 from raydistill.data.sources._base import Example, Item
+from raydistill.user_error import UserError
 
 _DOCUMENT = "-DOCSTART-"
 
@@ -29,9 +30,9 @@ class Config(_files.FileSet):
         super().__post_init__()
         _lines.check_charset(self.charset)
         if self.delimiter == "":
-            raise ValueError("delimiter is empty; give a character, or null for white space")
+            raise UserError("delimiter is empty; give a character, or null for white space")
         if self.words == self.tags:
-            raise ValueError(f"words and tags are both column {self.words}; they are two columns")
+            raise UserError(f"words and tags are both column {self.words}; they are two columns")
 
 
 def is_listed_early(config: Config) -> bool:
@@ -86,13 +87,13 @@ def _width(config: Config, item: Item) -> int | None:
 
 def _check(config: Config, fields: Sequence[str], width: int, lines: _lines.Lines) -> None:
     if len(fields) != width:
-        raise ValueError(f"{lines.place()} has {len(fields)} columns, but the file's first has {width}; mend it")
+        raise UserError(f"{lines.place()} has {len(fields)} columns, but the file's first has {width}; mend it")
     places = {column if column >= 0 else width + column for column in (config.words, config.tags)}
     if len(places) < 2 or not 0 <= min(places) <= max(places) < width:
         columns = f"words {config.words} and tags {config.tags}"
-        raise ValueError(f"{lines.place()} has {width} columns, too few for {columns}; correct these or delimiter")
+        raise UserError(f"{lines.place()} has {width} columns, too few for {columns}; correct these or delimiter")
     if not (fields[config.words].strip() and fields[config.tags].strip()):
-        raise ValueError(f"{lines.place()} has a blank word or tag; mend it")
+        raise UserError(f"{lines.place()} has a blank word or tag; mend it")
 
 
 def _example(config: Config, sentence: Sequence[Sequence[str]]) -> Example:

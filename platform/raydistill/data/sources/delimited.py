@@ -10,6 +10,7 @@ from typing import Any, Literal
 from raydistill.data.sources import _files, _lines, _tables
 from raydistill.data.sources._base import DROPPED, Example, Item
 from raydistill.data.sources._labels import ClassName, Column, Label, Scores
+from raydistill.user_error import UserError
 
 _LONGEST_FIELD = 2**31 - 1
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -50,11 +51,11 @@ class Config(_files.FileSet):
         super().__post_init__()
         _lines.check_charset(self.charset)
         if self.delimiter == "":
-            raise ValueError("delimiter is empty; give a character, or null for the format's own")
+            raise UserError("delimiter is empty; give a character, or null for the format's own")
         if self.skip_rows < 0:
-            raise ValueError(f"skip_rows is {self.skip_rows}; it must not be negative")
+            raise UserError(f"skip_rows is {self.skip_rows}; it must not be negative")
         if self.labels is not None and (self.label is None or isinstance(self.label, Scores)):
-            raise ValueError("labels names the raw values of a label's column; give that column as label")
+            raise UserError("labels names the raw values of a label's column; give that column as label")
 
     def columns(self) -> dict[str, Column]:
         """The columns that are read, by what they mean."""
@@ -87,8 +88,8 @@ def read(config: Config, item: Item) -> Iterator[Example]:
         for values in _json_rows(config, lines) if is_json else _delimited_rows(config, item, lines):
             try:
                 example = values if DROPPED in values else _tables.text_example(values, config.label, config.labels)
-            except ValueError as error:
-                raise ValueError(f"{lines.place()} {error}") from None
+            except UserError as error:
+                raise UserError(f"{lines.place()} {error}") from None
             yield example
 
 
@@ -96,7 +97,7 @@ def _format(config: Config, name: str) -> str:
     path = PurePosixPath(name)
     ending = PurePosixPath(path.stem).suffix if _files.is_packed(name) else path.suffix
     if config.format is None and ending not in _FORMATS:
-        raise ValueError(f"format is missing and {name} ends with none of {', '.join(_FORMATS)}; give it")
+        raise UserError(f"format is missing and {name} ends with none of {', '.join(_FORMATS)}; give it")
     return config.format or _FORMATS[ending]
 
 
@@ -117,13 +118,13 @@ def _check(config: Config, file: Item) -> None:
     """Raise ValueError for options that do not fit a file's format, and for columns that it does not have."""
     if _format(config, file.name) == "jsonl":
         if config.delimiter or config.quoting or config.skip_rows:
-            raise ValueError(f"{file.name} is read as JSON lines, which have no delimiter, quoting or skip_rows")
+            raise UserError(f"{file.name} is read as JSON lines, which have no delimiter, quoting or skip_rows")
         numbered = {role: column for role, column in config.columns().items() if not isinstance(column, str)}
         if numbered:
-            raise ValueError(f"{file.name} is read as JSON lines, whose keys are names, but columns are {numbered}")
+            raise UserError(f"{file.name} is read as JSON lines, whose keys are names, but columns are {numbered}")
         return
     if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
-        raise ValueError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
+        raise UserError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
     _indices(config, file.name, _header(config, file))
 
 
@@ -143,10 +144,10 @@ def _indices(config: Config, name: str, header: Sequence[str] | None) -> dict[st
         if isinstance(column, int):
             indices[role] = column
         elif header is None:
-            raise ValueError(f"{role} is {column!r}, but without a header columns are given by number; give it")
+            raise UserError(f"{role} is {column!r}, but without a header columns are given by number; give it")
         elif header.count(column) != 1:
             problem = "names more than once" if column in header else "does not have"
-            raise ValueError(f"{role} is {column!r}, which {name} {problem}; choices: {', '.join(header)}")
+            raise UserError(f"{role} is {column!r}, which {name} {problem}; choices: {', '.join(header)}")
         else:
             indices[role] = header.index(column)
     return indices
@@ -166,7 +167,7 @@ def _records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[s
         try:
             record = next(reader, None)
         except csv.Error as error:
-            raise ValueError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
+            raise UserError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
         if record is None:
@@ -204,9 +205,9 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{lines.place()} is no JSON: {error}") from None
+            raise UserError(f"{lines.place()} is no JSON: {error}") from None
         if not isinstance(values, dict):
-            raise ValueError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
+            raise UserError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
         missing = [column for column in columns.values() if column not in values]
         if missing:
             yield _short(config, f"{lines.place()} has no {', '.join(map(str, missing))}")
@@ -216,5 +217,5 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
 
 def _short(config: Config, problem: str) -> Example:
     if config.short_lines == "refuse":
-        raise ValueError(f"{problem}; mend it, or set short_lines: skip")
+        raise UserError(f"{problem}; mend it, or set short_lines: skip")
     return {DROPPED: "short line"}

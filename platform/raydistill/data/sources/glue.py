@@ -10,6 +10,7 @@ from raydistill.data.sources._base import Example, Item
 from raydistill.data.storage import Folder, join
 from raydistill.discovery import unknown_choice
 from raydistill.tasks.glue import TASKS, check_task
+from raydistill.user_error import UserError
 
 _HUB = "nyu-mll/glue"
 _SPLITS = {"train": "train", "validation": "dev"}
@@ -73,7 +74,7 @@ class Config:
     def __post_init__(self) -> None:
         check_task(self.task)
         if self.split not in self.splits:
-            raise ValueError(unknown_choice("split", self.split, list(self.splits)))
+            raise UserError(unknown_choice("split", self.split, list(self.splits)))
 
     @property
     def splits(self) -> dict[str, str]:
@@ -119,7 +120,7 @@ def _resolved(config: Config) -> tuple[Any, Any]:
             return parquet, _parquet_options(config, join(folder, f"{hub_split}-*.parquet"))
         if {"dataset_dict.json", "state.json"} & set(files):
             return huggingface, _hub_options(config, hub_split, path=folder)
-    raise ValueError(
+    raise UserError(
         f"path is {config.path!r}, which has no split {config.split} of {config.task}; looked for {tsv} and "
         f"{hub_split}-*.parquet in it and in its folders {names[0]} and {names[1]}"
     )

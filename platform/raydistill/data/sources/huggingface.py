@@ -8,6 +8,7 @@ from typing import Any
 
 from raydistill.data.sources import _tables
 from raydistill.data.sources._base import Example, Item
+from raydistill.user_error import UserError
 
 _ROWS_PER_ITEM = 20_000
 _ROWS_PER_READ = 1_000
@@ -74,9 +75,9 @@ def _load(path: str, subset: str | None, split: str, revision: str | None) -> An
         loaded = datasets.load_from_disk(path)
     except (FileNotFoundError, ValueError, ConnectionError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"path is {path!r}, which cannot be loaded as a data set: {reason}") from None
+        raise UserError(f"path is {path!r}, which cannot be loaded as a data set: {reason}") from None
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if split not in loaded:
-        raise ValueError(f"split is {split!r}; choices: {', '.join(loaded)}")
+        raise UserError(f"split is {split!r}; choices: {', '.join(loaded)}")
     return loaded[split]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from raydistill.data.published.pickled_lists import read_list
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Example, Item
+from raydistill.user_error import UserError, placed
 
 _ROWS_PER_COUNT = 1_000
 
@@ -35,7 +36,7 @@ def items(config: Config) -> list[Item]:
     """The files in the order of their names; raises ValueError when there are none, or several with one count."""
     found = _files.list_items(config)
     if config.token_counts is not None and len(found) > 1:
-        raise ValueError(f"token_counts belongs to one pickle, but {len(found)} files match; read them one by one")
+        raise UserError(f"token_counts belongs to one pickle, but {len(found)} files match; read them one by one")
     if config.token_counts is not None:
         _counts_item(config)
     return found
@@ -47,12 +48,12 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     with _files.open_item(config, item) as stream:
         for number, row in enumerate(_named(read_list(stream), item.name)):
             if not isinstance(row, np.ndarray):
-                raise ValueError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is no array")
+                raise UserError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is no array")
             if counts is not None:
                 counts.add(row)
             yield {"input_ids": row}
     if counts is not None and (problem := counts.problem()):
-        raise ValueError(f"token_counts is {config.token_counts!r}, but {item.name} {problem}; give those that belong")
+        raise UserError(f"token_counts is {config.token_counts!r}, but {item.name} {problem}; give those that belong")
 
 
 class _Counts:
@@ -96,7 +97,7 @@ def _counts_item(config: Config) -> tuple[_files.FileSet, Item]:
         files = _files.FileSet(package=config.package, sha256=config.sha256, members=config.token_counts)
     found = _files.list_items(files)
     if len(found) > 1:
-        raise ValueError(f"token_counts is {config.token_counts!r}, which matches {len(found)} files; give one")
+        raise UserError(f"token_counts is {config.token_counts!r}, which matches {len(found)} files; give one")
     return files, found[0]
 
 
@@ -105,13 +106,11 @@ def _read_counts(config: Config) -> NDArray[np.int64]:
     with _files.open_item(files, item) as stream:
         counts = list(_named(read_list(stream), item.name))
     if not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
-        raise ValueError(f"token_counts is {config.token_counts!r}, whose list holds something else than counts")
+        raise UserError(f"token_counts is {config.token_counts!r}, whose list holds something else than counts")
     return np.array(counts, dtype=np.int64)
 
 
 def _named(values: Iterator[Any], name: str) -> Iterator[Any]:
     """The same values; a mistake in them gets the file's name."""
-    try:
+    with placed(name):
         yield from values
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None

@@ -8,6 +8,7 @@ from typing import Any
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Example, Item
 from raydistill.data.sources._questions import question_example
+from raydistill.user_error import UserError
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _parsed(content: bytes, name: str) -> Any:
             except ValueError as error:
                 # With one value a line the first line is one; else the file was meant to be a single one.
                 problem = f"{name} line {number} is no JSON: {error}" if values else f"{name} is no JSON: {whole}"
-                raise ValueError(problem) from None
+                raise UserError(problem) from None
         return values
 
 
@@ -63,7 +64,7 @@ def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(articles, dict) and "question" in articles:
         articles = [articles]
     if not isinstance(articles, list):
-        raise ValueError(f"{name} has no list 'data'; give a file of SQuAD's form")
+        raise UserError(f"{name} has no list 'data'; give a file of SQuAD's form")
     for number, article in enumerate(articles):
         if not isinstance(article, dict) or "paragraphs" not in article:
             yield f"question {number + 1}", article
@@ -71,7 +72,7 @@ def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
         for place, paragraph in enumerate(article["paragraphs"]):
             where = f"article {number + 1} paragraph {place + 1}"
             if not isinstance(paragraph, dict) or not {"context", "qas"} <= paragraph.keys():
-                raise ValueError(f"{name} {where} has no context or no qas; give a file of SQuAD's form")
+                raise UserError(f"{name} {where} has no context or no qas; give a file of SQuAD's form")
             for own, entry in enumerate(paragraph["qas"]):
                 asked = {**entry, "context": paragraph["context"]} if isinstance(entry, dict) else entry
                 yield f"{where} question {own + 1}", asked
@@ -80,7 +81,7 @@ def _entries(document: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _example(entry: Any, place: str) -> Example:
     missing = {"question", "context"} - (entry.keys() if isinstance(entry, dict) else set())
     if missing:
-        raise ValueError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
+        raise UserError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
     impossible = bool(entry.get("is_impossible"))
     try:
         return question_example(
@@ -91,5 +92,5 @@ def _example(entry: Any, place: str) -> Example:
                 "answers": None if impossible else entry.get("answers"),
             }
         )
-    except ValueError as error:
-        raise ValueError(f"{place} {error}") from None
+    except UserError as error:
+        raise UserError(f"{place} {error}") from None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from raydistill.layout import Layout
 from raydistill.models import layer_plan
 from raydistill.models.blocks._attention import packed, padding_mask
+from raydistill.user_error import UserError
 
 
 class UnitNames(NamedTuple):
@@ -94,7 +95,7 @@ class Blocks(ABC):
     def check_plan(cls, config: Any) -> None:
         """Raise ValueError for a layer plan that is wrong, or that the family does not have."""
         if layer_plan.plan_of(config) is not None and cls.QUERY_AND_KEY is None:
-            raise ValueError(
+            raise UserError(
                 f"layer_plan is set, but the model is a {config.model_type}; it needs a bert, distilbert or roberta"
             )
 

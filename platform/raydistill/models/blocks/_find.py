@@ -8,6 +8,7 @@ from torch import nn
 from raydistill import discovery
 from raydistill.models.blocks._attention import SUPPORTED
 from raydistill.models.blocks._base import Blocks
+from raydistill.user_error import UserError
 
 _PACKAGE = "raydistill.models.blocks"
 
@@ -33,15 +34,15 @@ def blocks_of(model: nn.Module) -> Blocks:
     config: Any = model.config
     family = family_of(config.model_type)
     if config._attn_implementation != SUPPORTED:
-        raise ValueError(
+        raise UserError(
             f"attention is {config._attn_implementation!r}; load the model with attn_implementation={SUPPORTED!r}"
         )
     refusal = family.refusal(config)
     if refusal is not None:
-        raise ValueError(refusal)
+        raise UserError(refusal)
     family.check_plan(config)
     blocks = family(model)
     if any(getattr(layer, "gradient_checkpointing", False) for layer in blocks.layers):
         # The second forward, in the backward pass, would take all packed states for one row.
-        raise ValueError("gradient_checkpointing is true in the model; set it to false in the model's configuration")
+        raise UserError("gradient_checkpointing is true in the model; set it to false in the model's configuration")
     return blocks

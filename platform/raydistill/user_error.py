@@ -1,0 +1,56 @@
+"""The one error that stands for what a user can fix; anything else that is raised is a fault of ours."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Self
+
+
+class UserError(ValueError):
+    """One or more mistakes that the user can fix, each a line that names key, value and remedy.
+
+    ``place`` starts every line: a stage, a file, a line of it, a key. The error can be pickled, and Ray hands it over;
+    ``user_error_of`` finds it in what Ray makes of it.
+    """
+
+    def __init__(self, lines: str | Iterable[str], *, place: str = "") -> None:
+        # What others say, which stands in some, may go over several lines.
+        each = [" ".join(line.splitlines()) for line in ([lines] if isinstance(lines, str) else lines)]
+        self.lines = [f"{place}: {line}" if place else line for line in each]
+        super().__init__("\n".join(self.lines))
+
+    def at(self, place: str) -> Self:
+        """The same error at a place that is known further out."""
+        return type(self)(self.lines, place=place)
+
+
+@contextmanager
+def placed(place: str) -> Iterator[None]:
+    """Mistakes that are found in the block are told at this place."""
+    try:
+        yield
+    except UserError as error:
+        raise error.at(place) from None
+
+
+def user_error_of(error: BaseException) -> UserError | None:
+    """The UserError that an error is, or that Ray brings in it from a task, an actor or a training worker."""
+    return next((each for each in brought(error) if isinstance(each, UserError)), None)
+
+
+def brought(error: BaseException) -> Iterator[BaseException]:
+    """What Ray brought with an error, the innermost first, and the error itself last.
+
+    That is the cause of a task's error, and the failures of training workers by rank and of their controller.
+    """
+    failures = getattr(error, "worker_failures", None)
+    inner = [
+        getattr(error, "cause", None),
+        # Wrapped there with the text of its traceback.
+        getattr(error, "_base_exc", None),
+        getattr(error, "controller_failure", None),
+        *(failures.values() if isinstance(failures, dict) else []),
+    ]
+    for each in inner:
+        if isinstance(each, BaseException) and each is not error:
+            yield from brought(each)
+    yield error
