@@ -45,7 +45,7 @@ def _parse_stage(value: Any) -> StageConfig:
 
 
 StageField = Annotated[
-    Any, BeforeValidator(_parse_stage), PlainSerializer(lambda config: config.model_dump(mode="json"))
+    StageConfig, BeforeValidator(_parse_stage), PlainSerializer(lambda config: config.model_dump(mode="json"))
 ]
 
 

@@ -19,7 +19,7 @@ from raydistill.job.load import Job, load_job
 from raydistill.job.record import job_folder, stage_records
 from raydistill.job.run import JobResult, Runner, folder_alone
 from raydistill.search.config import SearchConfig
-from raydistill.search.preflight import examples, metric_of
+from raydistill.search.preflight import examples, metric_of, training_of
 from raydistill.search.records import CampaignRecord, Echo
 from raydistill.search.results import TRIALS, CampaignResult
 from raydistill.search.spaces import job_data, trial_job
@@ -92,7 +92,7 @@ def trial_context(search: SearchConfig) -> TrialContext:
     raw = job_data(search)
     job = load_job(raw)
     folder = job_folder(job).parent / search.name
-    metric = metric_of(search, job.config.stages[search.stage]).key
+    metric = metric_of(search, training_of(job, search.stage)).key
     return TrialContext(raw, search.stage, metric, search.name, folder, NullTracker())
 
 
@@ -174,7 +174,7 @@ def _make_shared(context: TrialContext, jobs: Sequence[Job], echo: Echo) -> None
 
 def _eval_steps(context: TrialContext, job: Job) -> int:
     """Optimizer steps between two evaluations of a trial."""
-    config = job.config.stages[context.stage]
+    config = training_of(job, context.stage)
     if config.training.evaluates_at_whole_steps:
         return config.training.steps_between_evaluations(1)
     run = next(run for run in job.runs.values() if run.base == context.stage)

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
 from raydistill.job.graph import needed, only, with_readers
@@ -19,6 +20,7 @@ from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Choice, Domain, QUniform, Values, is_number
 from raydistill.search.results import listed
 from raydistill.search.spaces import job_data, locate, with_values
+from raydistill.stages import train
 from raydistill.store_paths import is_in_store
 from raydistill.training.selection import Criterion, criterion_of
 from raydistill.user_error import UserError
@@ -46,7 +48,7 @@ def check_search(search: SearchConfig) -> dict[str, list[str]]:
     first, *others = examples(search)
     job = _checked_job(search, raw, first, whole=True)
     _refuse(_misplaced(search, paths, job))
-    stage = job.config.stages[search.stage]
+    stage = training_of(job, search.stage)
     criterion = metric_of(search, stage)
     _refuse(_unused_budget(search, stage.training))
     _refuse(_unknown_rungs(search, job, {path[1] for path in paths.values()}))
@@ -66,8 +68,15 @@ def _refuse(problems: Iterable[str]) -> None:
         raise UserError(lines)
 
 
-def metric_of(search: SearchConfig, stage: Any) -> Criterion:
-    """The search's metric as the trainings of ``stage`` (its configuration) log it.
+def training_of(job: Job, stage: str) -> train.Config:
+    """The configuration of the searched stage."""
+    found = job.config.stages[stage]
+    assert isinstance(found, train.Config), "a search of another stage is refused before"
+    return found
+
+
+def metric_of(search: SearchConfig, stage: train.Config) -> Criterion:
+    """The search's metric as the trainings of ``stage`` log it.
 
     Raises ValueError for a metric that they will not have, or one that is better in the other direction.
     """
@@ -207,7 +216,7 @@ def _several_runs(search: SearchConfig, job: Job) -> Iterator[str]:
         yield f"stage is {search.stage!r}, which has {num_runs} runs, but a trial is one; {remedy}"
 
 
-def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
+def _unused_budget(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:
     """Why a scheduler has nothing to decide by, or a searcher nothing to learn from."""
     name = search.scheduler.name
     last = min((steps for steps in (training.max_steps, training.stop_after_steps) if steps is not None), default=None)
@@ -232,7 +241,7 @@ def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
 
 def _unknown_rungs(search: SearchConfig, job: Job, searched: set[str]) -> Iterator[str]:
     """Why trials evaluate at different steps, so that a scheduler cannot compare them."""
-    stage = job.config.stages[search.stage]
+    stage = training_of(job, search.stage)
     varied = [one.corpus for one in stage.corpus if one.corpus in job.runs and needed(job, one.corpus) & searched]
     if varied and search.scheduler.name != "fifo" and not stage.training.evaluates_at_whole_steps:
         yield (
@@ -242,9 +251,9 @@ def _unknown_rungs(search: SearchConfig, job: Job, searched: set[str]) -> Iterat
 
 
 def _not_exchangeable(
-    search: SearchConfig, paths: Mapping[str, list[str]], stage: Any, scaling: ScalingConfig
+    search: SearchConfig, paths: Mapping[str, list[str]], stage: train.Config, scaling: ScalingConfig
 ) -> Iterator[str]:
-    """Why trials of ``stage``, a configuration, cannot go on from each other's states with other values.
+    """Why trials of ``stage`` cannot go on from each other's states with other values.
 
     Numbers that weigh, cut or scale a loss can change, and those of the optimizer's step; what shapes models, batches
     or the length of the training cannot.
@@ -259,7 +268,7 @@ def _not_exchangeable(
         )
 
 
-def _may_change(path: list[str], domain: Domain, stage: Any, name: str) -> bool:
+def _may_change(path: list[str], domain: Domain, stage: train.Config, name: str) -> bool:
     if isinstance(domain, Choice) and not all(map(is_number, domain.values)):
         return False
     if path[:2] != ["stages", name] or len(path) != 4:
