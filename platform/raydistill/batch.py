@@ -93,6 +93,14 @@ def encoded_as(batch: Batch, encoding: int) -> Batch:
     return replace(batch, columns={**kept, **own})
 
 
+def labels_first(batch: Batch) -> Tensor:
+    """Flat positions (R,) of the real tokens: first the M labelled ones, then the others, each ascending."""
+    tokens = batch["token_index"]
+    labelled = torch.zeros_like(batch["attention_mask"], dtype=torch.int8).flatten()
+    labelled = labelled.index_fill(0, batch["label_index"], 1).index_select(0, tokens)
+    return tokens.index_select(0, torch.argsort(labelled, descending=True, stable=True))
+
+
 def pad_rows(
     rows: Sequence[NDArray[np.integer]], *, pad_id: int, prefix: str = "", min_width: int = 0
 ) -> dict[str, Tensor]:

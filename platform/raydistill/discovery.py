@@ -8,6 +8,8 @@ from types import ModuleType
 
 from raydistill.user_error import UserError
 
+_ACRONYMS = ("kd", "vkd", "uhc", "dfa", "cfl")
+
 
 def names(package: str) -> list[str]:
     """The public module names of a package such as ``raydistill.methods``, sorted; imports nothing below it."""
@@ -22,6 +24,11 @@ def summary(package: str, name: str) -> str:
     path = files("raydistill").joinpath(*package.split(".")[1:], f"{name}.py")
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.splitlines()[0] if docstring else ""
+
+
+def class_name(name: str) -> str:
+    """The public class of a module's name: ``PatientKD`` for ``patient_kd``."""
+    return "".join(word.upper() if word in _ACRONYMS else word.capitalize() for word in name.split("_"))
 
 
 def load(package: str, name: str, *, key: str = "name") -> ModuleType:

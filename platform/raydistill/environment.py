@@ -21,3 +21,11 @@ def quiet_variables() -> dict[str, str]:
 def keep_quiet() -> None:
     """Set the same for this process; libraries read most of them on import."""
     os.environ.update(_QUIET)
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """One line for a package of the runtime half that is not installed; raises the error again if it is our own."""
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "raydistill"):
+        raise error
+    return f"this command needs the package {name}, which is not installed; pip install 'raydistill[runtime]'"

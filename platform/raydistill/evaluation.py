@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoded_as
+from raydistill.config.named import TaskSpec
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.losses.integrated_targets import concatenated_target, hard_choice, mixed_target, soft_choice
@@ -25,6 +26,11 @@ from raydistill.tasks._base import TaskBase
 Figures = dict[str, float]
 
 LATENCY, BATCH_LATENCY = "latency_ms", "batch_latency_ms"
+LATENCY_SPREAD, BATCH_LATENCY_SPREAD = "latency_spread_ms", "batch_latency_spread_ms"
+ROUNDS = 4
+"""Times that each of several models is measured, in turn with the others."""
+COSTS = ("parameters", "size_mb", LATENCY, BATCH_LATENCY)
+"""Figures of a model beside the task's, of which less is better."""
 _TIMED_BATCHES = 5
 _LONGEST_S = 5.0
 """Time after which a measurement ends."""
@@ -95,7 +101,8 @@ class Evaluation:
 
     figures: Figures
     """The task's metrics, ``parameters``, ``size_mb`` (10^6 bytes of weights on disk) and, where it was measured, the
-    milliseconds a row of one row at a time (``latency_ms``) and of full batches (``batch_latency_ms``)."""
+    milliseconds a row of one row at a time (``latency_ms``) and of full batches (``batch_latency_ms``): medians, each
+    with half the distance between the quartiles as its spread."""
     predictions: Mapping[str, Any] | None = None
     """Columns of the scored rows, as ``TaskBase.predictions`` has them."""
     classes: tuple[str, ...] = ()
@@ -106,7 +113,7 @@ def evaluate_models(
     models: Mapping[str, str | Checkpoints],
     corpus: str | Sequence[CorpusPart],
     *,
-    task: Mapping[str, Any],
+    task: TaskSpec | Mapping[str, Any],
     seed: int,
     max_rows: int | None = None,
     batch_size: int = 32,
@@ -116,9 +123,11 @@ def evaluate_models(
 
     A classifier may know a part of the corpus's classes; it predicts no other, and so is wrong about their rows. An
     infinite ``loss`` of such a classifier, or of an ensemble, is left out.
-    ``corpus``: one corpus's URI, or several with weights. ``task``: its section, name and options.
-    ``latency_repeats`` is the number of forward passes whose median is the latency; 0 measures none. Raises ValueError
-    when there is nothing to score.
+    ``corpus``: one corpus's URI, or several with weights. ``task``: a spec or its section, name and
+    options.
+    ``latency_repeats`` is the number of forward passes whose median is the latency; 0 measures none. Several models
+    take turns in it, so that what slows the machine for a while slows all of them. Raises ValueError when there is
+    nothing to score.
     """
     found_at = {name: Checkpoints((made,)) if isinstance(made, str) else made for name, made in models.items()}
     encodings = [encoding for one in found_at.values() for encoding in one.encodings]
@@ -130,20 +139,62 @@ def evaluate_models(
     found = {}
     for name, one in found_at.items():
         model, classes = _load(one, scorer)
-        # The members of an ensemble find theirs by themselves.
-        own = 0 if isinstance(model, ClassifierEnsemble) else next(iter(one.encodings), 0)
-        full, single = ([encoded_as(batch, own) for batch in these] for these in (batches, rows_alone))
-        sums = scored(model, scorer, full)
+        sums = scored(model, scorer, _as_read(model, one, batches))
         values = _figures(model, scorer, sums)
         if isinstance(model, ClassifierEnsemble) and values.get("loss") == math.inf:
             # It gave a true class no chance, which says no more than that.
             del values["loss"]
         values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in weight_files(folder)) / 1e6
-        if latency_repeats:
-            values[LATENCY] = latency_ms(model, scorer, single, repeats=latency_repeats)
-            values[BATCH_LATENCY] = latency_ms(model, scorer, full, repeats=latency_repeats)
         found[name] = Evaluation(values, scorer.predictions(sums), classes)
+    del model
+    if latency_repeats:
+        for name, times in _latencies(found_at, scorer, rows_alone, batches, repeats=latency_repeats).items():
+            found[name].figures.update(times)
     return found
+
+
+def _as_read(model: nn.Module, one: Checkpoints, batches: Sequence[Batch]) -> list[Batch]:
+    """Batches in the encoding of a model; the members of an ensemble find theirs by themselves."""
+    own = 0 if isinstance(model, ClassifierEnsemble) else next(iter(one.encodings), 0)
+    return [encoded_as(batch, own) for batch in batches]
+
+
+def _latencies(
+    found_at: Mapping[str, Checkpoints],
+    scorer: TaskBase,
+    rows_alone: Sequence[Batch],
+    batches: Sequence[Batch],
+    *,
+    repeats: int,
+) -> dict[str, Figures]:
+    """Medians and spreads of each model's passes over rounds in which all are measured, every other one backwards."""
+    rounds = min(ROUNDS if len(found_at) > 1 else 1, repeats)
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in found_at}
+    for number in range(rounds):
+        share = repeats // rounds + (number < repeats % rounds)
+        for name in list(found_at)[:: -1 if number % 2 else 1]:
+            # Read again, since all at once may be more than there is memory for.
+            model, _ = _load(found_at[name], scorer)
+            for taken, these in zip(times[name], (rows_alone, batches), strict=True):
+                read = _as_read(model, found_at[name], these)
+                taken += passes_ms(model, scorer, read, repeats=share, start=len(taken), longest_s=_LONGEST_S / rounds)
+    return {
+        name: {
+            LATENCY: statistics.median(single),
+            LATENCY_SPREAD: _spread(single),
+            BATCH_LATENCY: statistics.median(full),
+            BATCH_LATENCY_SPREAD: _spread(full),
+        }
+        for name, (single, full) in times.items()
+    }
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Half the distance between the quartiles, 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / 2
 
 
 def _load(one: Checkpoints, scorer: TaskBase) -> tuple[nn.Module, tuple[str, ...]]:
@@ -197,27 +248,35 @@ def _figures(model: nn.Module, task: TaskBase, sums: Mapping[str, Any]) -> Figur
 
 
 @torch.no_grad()
-def latency_ms(model: nn.Module, task: TaskBase, batches: Sequence[Batch], *, repeats: int) -> float:
-    """Median milliseconds a row of ``repeats`` forward passes over batches, after one pass that is not counted.
+def passes_ms(
+    model: nn.Module,
+    task: TaskBase,
+    batches: Sequence[Batch],
+    *,
+    repeats: int,
+    start: int = 0,
+    longest_s: float = _LONGEST_S,
+) -> list[float]:
+    """Milliseconds a row of each of ``repeats`` forward passes over batches, after one pass that is not counted.
 
-    At most five batches are taken in turn, spread evenly over those given; after some seconds fewer repeats, at least
-    one of each, are enough. Real tokens alone are computed, as in an evaluation.
+    At most five batches are taken in turn, spread evenly over those given, from number ``start`` on; after
+    ``longest_s`` fewer repeats, at least one of each, are enough. Real tokens alone are computed, as in an evaluation.
     """
     run = _forward(model, task)
     count = min(_TIMED_BATCHES, len(batches))
     # Validation batches are sorted by length.
     chosen = [batches[(2 * number + 1) * len(batches) // (2 * count)] for number in range(count)]
-    run(chosen[0])
+    run(chosen[start % count])
     taken: list[float] = []
     begin = time.perf_counter()
     for number in range(repeats):
-        if number % count == 0 and number and time.perf_counter() - begin > _LONGEST_S:
+        if number % count == 0 and number and time.perf_counter() - begin > longest_s:
             break
-        batch = chosen[number % count]
-        start = time.perf_counter()
+        batch = chosen[(start + number) % count]
+        before = time.perf_counter()
         run(batch)
-        taken.append(1000 * (time.perf_counter() - start) / batch.num_rows)
-    return statistics.median(taken)
+        taken.append(1000 * (time.perf_counter() - before) / batch.num_rows)
+    return taken
 
 
 def _forward(model: nn.Module, task: TaskBase) -> Callable[[Batch], Any]:

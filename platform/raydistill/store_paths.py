@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from raydistill.user_error import UserError
+
 SCHEME = "s3://"
 _ROOT = "raydistill-s3"
 """Name of the folder whose subfolders are buckets; a path with it is told on machines with another cache folder too."""
@@ -18,14 +20,23 @@ def mirror_root() -> Path:
     return (cache_folder() / _ROOT).resolve()
 
 
-def is_in_store(text: str) -> bool:
-    """Whether a text is the URI of a place in an object store."""
-    return text.startswith(SCHEME)
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path with its ``~`` written out; raises UserError where it names a user that this machine does not have."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        first = Path(path).parts[0]
+        raise UserError(f"{os.fspath(path)!r} starts at {first}, which is nobody here; write that folder out") from None
+
+
+def is_in_store(place: str | os.PathLike[str]) -> bool:
+    """Whether a text is the URI of a place in an object store, or a local path that stands for one."""
+    return os.fspath(place).startswith(SCHEME) or remote_uri(place) is not None
 
 
 def local_path(text: str) -> Path:
     """The local path of a URI in an object store; of any other text the path that it is."""
-    if is_in_store(text):
+    if text.startswith(SCHEME):
         return mirror_root() / text.removeprefix(SCHEME).strip("/")
     return Path(text)
 

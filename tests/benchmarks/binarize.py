@@ -25,7 +25,7 @@ import ray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus_building import binarize
 from raydistill.data.input_splits import WeightedSource
 from raydistill.models.load import load_tokenizer
@@ -40,11 +40,11 @@ BOUND, GOAL = 1.0, 1.2
 
 def ours(text: Path, tokenizer: Path, output: Path) -> int:
     """Binarize a file of lines; returns the number of tokens."""
-    source = parser("raydistill.data.sources")({"name": "text", "path": str(text), "unit": "line"})
+    source = SourceSpec.parse({"name": "text", "path": str(text), "unit": "line"})
     encoding = {"name": "mlm", "max_length": MAX_LENGTH, "min_length": 2}
     summary = binarize(
         sources=[WeightedSource(source)],
-        encoding=parser("raydistill.tasks", attribute="EncodeConfig")(encoding),
+        encoding=EncodingSpec.parse(encoding),
         tokenizer_folder=str(tokenizer),
         output=str(output),
         rows_per_shard=10_000,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus_building import binarize
 from raydistill.data.input_splits import WeightedSource
 from toys.text import save_tokenizer, write_text
@@ -37,8 +37,8 @@ def job(text: str, tokenizer: str, output: str) -> None:
         object_store_memory=OBJECT_STORE,
         runtime_env={"env_vars": {"TOKENIZERS_PARALLELISM": "false"}},
     )
-    source = parser("raydistill.data.sources")({"name": "text", "path": text, "unit": "line"})
-    encoding = parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm", "max_length": 128})
+    source = SourceSpec.parse({"name": "text", "path": text, "unit": "line"})
+    encoding = EncodingSpec.parse({"name": "mlm", "max_length": 128})
     binarize(
         sources=[WeightedSource(source)],
         encoding=encoding,

@@ -146,7 +146,7 @@ def bare_seconds(folder: Path, size: Size, *, num_threads: int) -> tuple[list[fl
     student = load_model(spec.student, head="masked_lm").train()
     freeze_position_embeddings(student)
     teacher = load_model(spec.teachers[0].folder, head="masked_lm")
-    method = spec.method.module.Method(spec.method.config, student, [teacher])
+    method = spec.method.build(student, [teacher])
     groups = parameter_groups(method, weight_decay=settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=1e-5, betas=settings.betas, eps=settings.epsilon)
     feed_spec = FeedSpec.make(

@@ -12,9 +12,10 @@ import torch
 
 from integration.training.recovery_job import NUM_STEPS, Recorder, recorded_worker
 from raydistill.training import trainer, worker
-from raydistill.training.engine import Engine, held_numel
+from raydistill.training.engine import Engine
 from raydistill.training.in_process import train_here
 from raydistill.training.spec import TrainSpec
+from toys.shardable import held_numel
 from toys.training import make_spec
 
 CPUS_PER_HOST = 3

@@ -14,10 +14,10 @@ from raydistill.models.load import load_tokenizer, save_model
 from raydistill.stages import capture, train
 from raydistill.stages._base import Run, Stage, StageContext
 from raydistill.tasks import classification
-from raydistill.tracking.tracker import MemoryTracker
 from toys.classifiers import CLASSES, toy_classifier
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_bert
+from toys.tracker import MemoryTracker
 from toys.training import OPTIMIZER
 from toys.words import make_tokenizer
 

@@ -11,8 +11,8 @@ from raydistill import cluster
 from raydistill.search.campaign import trial_context
 from raydistill.search.results import TrialEvent
 from raydistill.search.trial import ExchangedState, run_trial
-from raydistill.tracking.tracker import MemoryTracker
 from toys.search import make_search
+from toys.tracker import MemoryTracker
 
 PARALLEL = 2
 """Trials at one time, which share the cores."""

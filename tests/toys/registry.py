@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.registry.card import model_card
-from raydistill.registry.gate import Gate, gate_tag
+from raydistill.registry.gate import GateConfig, gate_tag
 from raydistill.registry.student import FiguresRow, figures_tag
 from raydistill.tracking.writer import MlflowWriter
 from toys.checkpoint import save_student
 
 KEY = "job/register"
-GATE = Gate(metric="accuracy", greater_is_better=True, within_of_teacher=0.1)
+GATE = GateConfig(metric="accuracy", greater_is_better=True, within_of_teacher=0.1)
 
 
 def tags_of(accuracy: float) -> dict[str, str]:

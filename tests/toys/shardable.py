@@ -199,3 +199,11 @@ TEACHERS: dict[str, Case] = {
 }
 """Teachers whose weights are changed after they were read, or were never there."""
 CASES = {**STUDENTS, **TEACHERS}
+
+
+def held_numel(model: nn.Module) -> int:
+    """Elements of a model's parameters that this rank holds while nothing runs."""
+    return sum(
+        parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else parameter.numel()
+        for parameter in model.parameters()
+    )

@@ -1,15 +1,18 @@
-"""The published small classifier of StarK: its weights, its batch and how the specification draws them."""
+"""The published small classifier of StarK: its weights, its batch, how they are drawn, and masks over its units."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from raydistill.batch import Batch, collate
 from raydistill.models.load import load_model
+from raydistill.models.unit_masks import check_units, units_seen
 
 IDS = [[2, 7, 9, 11, 3, 0, 0, 0], [2, 21, 5, 30, 8, 14, 3, 0], [2, 4, 6, 3, 0, 0, 0, 0]]
 SEGMENTS = [[0, 0, 0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0, 0, 0]]
@@ -68,3 +71,35 @@ def published_batch(rows=(0, 1, 2)) -> Batch:
     width = batch["input_ids"].shape[1]
     types = torch.tensor(SEGMENTS)[list(rows), :width].flatten()[batch["token_index"]]
     return batch.with_columns(token_types=types, labels=torch.tensor(LABELS)[list(rows)])
+
+
+@contextmanager
+def head_and_neuron_masks(
+    model: nn.Module, *, heads: Tensor | None = None, neurons: Tensor | None = None, row: Tensor | None = None
+) -> Iterator[None]:
+    """Inside, masks multiply the units of a model that is not pruned; their gradients are those of the masks.
+
+    Shapes: ``heads`` (L, H) and ``neurons`` (L, F) for all rows; or (B, L, H) and (B, L, F), one a row: of padded
+    states (B, T, D), and with ``row`` (R,), the row of each state, of packed ones (1, R, D).
+    """
+    check_units(model.config)
+
+    def of_heads(number: int, states: Tensor) -> Tensor:
+        if heads is None:
+            return states
+        split = states.unflatten(-1, (heads.shape[-1], -1))
+        return (split * _mask_of(heads, number, row)[..., None]).flatten(-2)
+
+    def of_neurons(number: int, states: Tensor) -> Tensor:
+        return states if neurons is None else states * _mask_of(neurons, number, row)
+
+    with units_seen(model, of_heads, of_neurons):
+        yield
+
+
+def _mask_of(masks: Tensor, number: int, row: Tensor | None) -> Tensor:
+    """A block's mask with the dimensions of states before the units: (U,), (B, 1, U) or (R, U)."""
+    mask = masks[..., number, :]
+    if masks.dim() == 2:
+        return mask
+    return mask[:, None] if row is None else mask.index_select(0, row)

@@ -16,8 +16,8 @@ from raydistill.search.campaign import trial_context
 from raydistill.search.results import TrialEvent
 from raydistill.search.trial import TrialContext, TrialError, run_trial
 from raydistill.search.tuning import trainable as trainable_module
-from raydistill.tracking.tracker import MemoryTracker
 from toys.search import make_search
+from toys.tracker import MemoryTracker
 
 
 class Kept:

@@ -90,3 +90,14 @@ def mkstemp_on_full_disks(folders):
         return descriptor, name
 
     return make
+
+
+def test_a_job_that_lost_a_figure_says_so_at_its_end_and_exits_1(job, monkeypatch, tmp_path):
+    lost = "MLflow refused a record, kept in runs/tracking/toy/rejected.jsonl: 'bad' is bad"
+    done = run.JobResult(tmp_path / "runs" / "toy", lost=lost)
+    monkeypatch.setattr(run, "run_job", lambda loaded, *, echo: done)
+    result = CliRunner().invoke(app, ["run", str(job)])
+    assert (result.exit_code, result.stderr) == (1, f"everything ran, but {lost}\n")
+    assert f"job     {tmp_path}/runs/toy" in result.stdout
+    done.lost = ""
+    assert CliRunner().invoke(app, ["run", str(job)]).exit_code == 0

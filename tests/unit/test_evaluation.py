@@ -1,5 +1,6 @@
 import json
 import math
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from raydistill import evaluation
 from raydistill.batch import Batch
 from raydistill.data.corpus import Corpus
 from raydistill.data.stream import FeedSpec, validation_batches
-from raydistill.evaluation import Checkpoints, evaluate_models, figures, latency_ms
+from raydistill.evaluation import Checkpoints, evaluate_models, figures, passes_ms
 from raydistill.models.load import load_model
 from raydistill.tasks import classification
 from raydistill.tasks._base import Encoding
@@ -158,7 +159,7 @@ def test_the_latency_is_the_median_a_row_of_passes_after_an_uncounted_one(monkey
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(evaluation, "_forward", lambda model, task: run)
     batches = [toy_batch([row]) for row in range(3)] + [toy_batch([0, 1])]
-    assert latency_ms(toy_bert(1), toy_task(), batches, repeats=9) == pytest.approx(200)
+    assert statistics.median(passes_ms(toy_bert(1), toy_task(), batches, repeats=9)) == pytest.approx(200)
     assert passes == [1, 1, 1, 1, 2, 1, 1, 1, 2, 1]
 
 
@@ -171,7 +172,7 @@ def test_a_slow_model_is_measured_on_each_batch_once_and_no_longer(monkeypatch):
 
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(evaluation, "_forward", lambda model, task: run)
-    latency_ms(toy_bert(1), toy_task(), [toy_batch([row]) for row in range(6)], repeats=20)
+    passes_ms(toy_bert(1), toy_task(), [toy_batch([row]) for row in range(6)], repeats=20)
     assert len(passes) == 1 + 5
 
 
@@ -187,3 +188,33 @@ def test_a_latency_is_measured_for_single_rows_and_for_batches(tmp_path, task):
         {"model": str(tmp_path / "model")}, str(tmp_path / "corpus"), task={"name": task}, seed=5, latency_repeats=3
     )["model"].figures
     assert 0 < found["batch_latency_ms"] < found["latency_ms"]
+
+
+@pytest.mark.parametrize("quarter", [1, 2, 3])
+def test_models_of_one_architecture_are_told_one_latency_when_the_machine_grows_slower(tmp_path, monkeypatch, quarter):
+    write_corpus(tmp_path / "corpus", random_rows(30))
+    folders = {name: str(tmp_path / name) for name in ("first", "second")}
+    for seed, folder in enumerate(folders.values()):
+        toy_bert(1, seed=seed, dtype=torch.float32).save_pretrained(folder)
+    clock, passes = [0.0], []
+    number = 2 * 2 * (20 + evaluation.ROUNDS)
+
+    def run(batch: Batch) -> None:
+        passes.append(batch.num_rows)
+        # From then on something else takes more than half of the machine.
+        clock[0] += 1e-3 * batch.num_rows * (0.515 if len(passes) <= number * quarter / 4 else 1.23)
+
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(evaluation, "_forward", lambda model, task: run)
+    found = evaluate_models(folders, str(tmp_path / "corpus"), task=TASK, seed=5, latency_repeats=20)
+    first, second = (found[name].figures for name in folders)
+    assert len(passes) == number
+    assert first["latency_ms"] == pytest.approx(second["latency_ms"])
+    assert first["batch_latency_ms"] == pytest.approx(second["batch_latency_ms"])
+    spreads = {1: (1.23 - 0.515) / 8, 2: (1.23 - 0.515) / 2, 3: (1.23 - 0.515) / 8}
+    assert second["latency_spread_ms"] == pytest.approx(spreads[quarter])
+
+
+def test_the_spread_of_equal_passes_is_nothing(tmp_path):
+    assert evaluation._spread([3.0]) == evaluation._spread([2.0, 2.0, 2.0]) == 0.0
+    assert evaluation._spread([1.0, 2.0, 3.0, 4.0, 5.0]) == 1.0

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import raydistill
-from raydistill.cluster.resources import check_resources, physical_cores, required_cpus
+from raydistill.cluster.places import machine_problems
+from raydistill.cluster.resources import check_resources, required_cpus
 from raydistill.config.sections import ScalingConfig
+from raydistill.credentials import VARIABLES, load_variables
 from raydistill.environment import keep_quiet, quiet_variables
+from raydistill.machine import physical_cores
+from raydistill.user_error import UserError
 
 _OBJECT_STORE_BYTES = 512 * 2**20
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -24,7 +28,8 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
 
     A started one has as many logical CPUs as the largest of ``scalings`` asks for, and with ``whole_machine`` no
     fewer than the machine has cores, so that several runs fit.
-    Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings.
+    Raises ValueError when the cluster has too few CPUs or GPUs for any of the scalings, and when this machine has no
+    place for the files of one that is started.
     """
     import ray
 
@@ -33,6 +38,9 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
     _quieten_libraries()
     joined = ray.is_initialized()
     if not joined:
+        problems = machine_problems()
+        if problems:
+            raise UserError(problems)
         ray.init(**_init_arguments(scalings, whole_machine))
     try:
         for scaling in scalings:
@@ -62,17 +70,20 @@ def _runtime_environment() -> dict[str, Any]:
     submitted = json.loads(os.environ.get(_SUBMITTED_JOB, "{}")).get("runtime_env") or {}
     given = submitted.get("env_vars") or {}
     own: dict[str, Any] = {"env_vars": {key: value for key, value in quiet_variables().items() if key not in given}}
+    if Path(VARIABLES).is_file():
+        own["worker_process_setup_hook"] = f"{load_variables.__module__}.{load_variables.__name__}"
     if "py_modules" not in submitted:
         own["py_modules"] = [str(Path(raydistill.__file__).parent)]
     return own
 
 
 def _quieten_libraries() -> None:
-    """Leave out what libraries tell the driver of their own settings; their errors stay."""
+    """Leave out what libraries tell the driver of their own settings; their errors stay. No more threads than cores."""
     import torch
 
+    torch.set_num_threads(min(torch.get_num_threads(), physical_cores()))
     for name in ("ray.data._internal.progress", "ray.data._internal.execution.streaming_executor"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if not torch.cuda.is_available():
-        # Otherwise DeepSpeed, which accelerate imports, warns that it found no accelerator.
+        # Otherwise DeepSpeed, which other libraries import too, warns that it found no accelerator.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -1,6 +1,5 @@
 """A job as Kubernetes runs it: a RayJob of KubeRay (ray.io/v1) and the ConfigMap that holds the job's file."""
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -8,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from raydistill import names
 from raydistill.cluster.resources import required_cpus
 from raydistill.cluster.submission import JOB_KEY, Submission
 from raydistill.config.sections import ScalingConfig
@@ -19,15 +19,12 @@ _CPUS_OF_DATA_NODE = 8
 _HEAD = {"cpu": "4", "memory": "16Gi"}
 _MEMORY_PER_CPU_GIB = 4
 _GPU = "nvidia.com/gpu"
-_NAME = re.compile(r"[^a-z0-9-]+")
-_LONGEST_NAME = 47
-"""KubeRay takes no longer names."""
 
 
 def manifests(
     submission: Submission, *, image: str, claim: str | None = None, code: str | None = None
 ) -> list[dict[str, Any]]:
-    """A ConfigMap with the job's file and the RayJob that runs it.
+    """A ConfigMap with the job's file, the RayJob that runs it and, where it has variables, a Secret with them.
 
     ``image`` has raydistill, or all that it needs beside ``code``, the URI of its wheel or zip file; ``claim`` names a
     PersistentVolumeClaim that is the job's storage. Raises ValueError for a storage that no volume keeps.
@@ -38,14 +35,20 @@ def manifests(
             raise UserError(f"--claim is for a storage that is a folder, but storage is {storage}; leave --claim out")
     elif claim is None:
         raise UserError(f"storage is {storage!r}, a folder of the pods, which they lose; add --claim with a volume")
-    name = _NAME.sub("-", str(submission.job["name"]).lower()).strip("-")[:_LONGEST_NAME].rstrip("-")
+    name = names.short(str(submission.job["name"]).lower(), names.RESOURCE).strip("-")
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": f"{name}-job"},
         "data": {"job.yaml": submission.metadata[JOB_KEY]},
     }
-    return [config_map, _ray_job(submission, name, image, claim, code)]
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": f"{name}-env"},
+        "stringData": dict(submission.variables),
+    }
+    return [config_map, _ray_job(submission, name, image, claim, code), *([secret] if submission.variables else [])]
 
 
 def manifest_text(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -67,8 +70,8 @@ _Plain.add_representer(str, _Plain.represent_text)
 
 
 def _ray_job(submission: Submission, name: str, image: str, claim: str | None, code: str | None) -> dict[str, Any]:
-    command = "raydistill" if code is None else "python -m raydistill.cli"
-    environment: dict[str, Any] = {"env_vars": {**quiet_variables(), **submission.variables}}
+    command = "raydistill" if code is None else "python -m raydistill"
+    environment: dict[str, Any] = {"env_vars": quiet_variables()}
     if code is not None:
         environment["py_modules"] = [code]
     return {
@@ -80,13 +83,13 @@ def _ray_job(submission: Submission, name: str, image: str, claim: str | None, c
             "runtimeEnvYAML": yaml.safe_dump(environment, sort_keys=False),
             "shutdownAfterJobFinishes": True,
             "ttlSecondsAfterFinished": 300,
-            "rayClusterSpec": _cluster(submission, f"{name}-job", image, claim),
+            "rayClusterSpec": _cluster(submission, name, image, claim),
         },
     }
 
 
-def _cluster(submission: Submission, config_map: str, image: str, claim: str | None) -> dict[str, Any]:
-    volumes = [{"name": "job", "configMap": {"name": config_map}}]
+def _cluster(submission: Submission, name: str, image: str, claim: str | None) -> dict[str, Any]:
+    volumes = [{"name": "job", "configMap": {"name": f"{name}-job"}}]
     mounts = [{"name": "job", "mountPath": _JOB_FOLDER}]
     if claim is not None:
         volumes.append({"name": "storage", "persistentVolumeClaim": {"claimName": claim}})
@@ -95,6 +98,8 @@ def _cluster(submission: Submission, config_map: str, image: str, claim: str | N
     def template(container: str, resources: Mapping[str, str]) -> dict[str, Any]:
         limits = {"requests": dict(resources), "limits": dict(resources)}
         pod = {"name": container, "image": image, "resources": limits, "volumeMounts": mounts}
+        if submission.variables:
+            pod["envFrom"] = [{"secretRef": {"name": f"{name}-env"}}]
         return {"spec": {"containers": [pod], "volumes": volumes}}
 
     scalings = _scalings(submission.job)

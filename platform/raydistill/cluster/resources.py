@@ -1,9 +1,9 @@
 """What a job needs of the machines it runs on, and what they have."""
 
 import os
-from pathlib import Path
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.machine import memory_bytes, physical_cores
 from raydistill.user_error import UserError
 
 
@@ -67,20 +67,7 @@ def memory_per_worker(scaling: ScalingConfig) -> float | None:
         return None
     if scaling.use_gpu:
         return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_container_limits()]
-    return min(limits) / scaling.num_workers
-
-
-def _container_limits() -> list[int]:
-    """The limit of memory of a container, where this process is in one that has it."""
-    path = Path("/sys/fs/cgroup/memory.max")
-    text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-    return [int(text)] if text.isdecimal() else []
-
-
-def physical_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return memory_bytes() / scaling.num_workers
 
 
 def check_resources(scaling: ScalingConfig) -> None:

@@ -1,6 +1,7 @@
 """A job on its way to a cluster: what may go, what goes along, and how it is started and started again."""
 
 import json
+import os
 import secrets
 import shlex
 import shutil
@@ -19,14 +20,16 @@ import raydistill
 from raydistill.cluster.job_api import ENDED, JobApi
 from raydistill.cluster.local_paths import local_paths, replaced
 from raydistill.cluster.uploads import FOLDER, Upload, uploads, write_package
+from raydistill.credentials import has_reference
 from raydistill.environment import quiet_variables
-from raydistill.store_paths import is_in_store
+from raydistill.store_paths import at_home, is_in_store
 from raydistill.user_error import UserError
 
 JOB_KEY = "raydistill_job"
 """Key of a job's metadata that holds the whole job, as YAML."""
 _STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
 """A job is stopped as Ctrl-C does it, so that its runs end in MLflow too."""
+_WITH_VARIABLES = "python -m raydistill.credentials "
 _NEEDED = ("name", "storage")
 
 
@@ -42,12 +45,13 @@ class Submission:
     installed: bool = False
     """Whether raydistill is installed on the cluster, and so does not go along."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """Environment variables for all processes of the job."""
+    """Environment variables for all processes of the job. They go in a file of the package that its owner alone may
+    read: Ray writes those of a runtime environment into logs that all users of a machine may read."""
 
     @property
     def entrypoint(self) -> str:
         """The shell command that runs the job."""
-        run = "exec python -m raydistill.cli run job.yaml"
+        run = f"exec {_WITH_VARIABLES if self.variables else ''}python -m raydistill run job.yaml"
         if not self.digests:
             return run
         target = str(Path(self.job["storage"]) / FOLDER)
@@ -70,10 +74,10 @@ class Submission:
         """The runtime environment, its packages in a folder that is there for the time of the block."""
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "job.zip"
-            write_package(package, self.metadata[JOB_KEY], self.uploads)
+            write_package(package, self.metadata[JOB_KEY], self.uploads, variables=self.variables)
             found: dict[str, Any] = {
                 "working_dir": str(package),
-                "env_vars": {**quiet_variables(), **_STOPPING, **self.variables},
+                "env_vars": {**quiet_variables(), **_STOPPING},
             }
             if not self.installed:
                 found["py_modules"] = [str(_package_copy(Path(folder)))]
@@ -102,7 +106,7 @@ def prepare(
     """
     problems = place_problems(job)
     storage = str(job["storage"])
-    known = [Path(folder).expanduser().absolute() for folder in shared]
+    known = [at_home(folder).absolute() for folder in shared]
     known += [] if "://" in storage or problems else [Path(storage)]
     found = local_paths(job, shared=known)
     if not upload:
@@ -132,7 +136,7 @@ def place_problems(job: Mapping[str, Any]) -> list[str]:
         )
     if is_in_store(storage) and uri is None:
         problems.append(f"tracking.uri is missing, and storage is {storage!r}, which keeps no database; name a server")
-    if uri is not None and _is_local_store(str(uri)):
+    if uri is not None and not has_reference(uri) and _is_local_store(str(uri)):
         problems.append(
             f"tracking.uri is {uri!r}, a place on this machine; name a server, or leave it out to keep runs in storage"
         )
@@ -174,18 +178,29 @@ def _is_same(info: Any, submission: Submission) -> bool:
     return all((info.metadata or {}).get(key) == submission.metadata[key] for key in keys)
 
 
-def again(info: Any) -> Submission:
-    """The submission of a job that ended, to continue it; raises ValueError for one that runs, or is not ours."""
+def again(
+    info: Any, variables: Mapping[str, str] | None = None, environment: Mapping[str, str] = os.environ
+) -> Submission:
+    """The submission of a job that ended, to continue it, with the values of its variables given again.
+
+    Raises ValueError for one that runs, or is not ours, or whose variable is neither given nor in the ``environment``.
+    """
     metadata, job_id = info.metadata or {}, info.submission_id
     if JOB_KEY not in metadata:
         raise UserError(f"{job_id} was not submitted by raydistill; submit its file again")
     if str(info.status) not in ENDED:
         raise UserError(f"{job_id} has not ended (it is {info.status}); stop it first, or follow it")
-    given = (info.runtime_env or {}).get("env_vars") or {}
-    names = json.loads(metadata["raydistill_variables"])
+    # Older releases had them in the runtime environment.
+    known = {**environment, **((info.runtime_env or {}).get("env_vars") or {}), **(variables or {})}
+    names = {*json.loads(metadata["raydistill_variables"]), *(variables or {})}
+    missing = sorted(names - known.keys())
+    if missing:
+        raise UserError(
+            f"{job_id} was submitted with --env {missing[0]}, whose value is kept nowhere; add --env {missing[0]}=VALUE"
+        )
     return Submission(
         job=yaml.safe_load(metadata[JOB_KEY]),
         digests=json.loads(metadata["raydistill_uploads"]),
         installed=json.loads(metadata["raydistill_installed"]),
-        variables={name: given[name] for name in names if name in given},
+        variables={name: known[name] for name in sorted(names)},
     )

@@ -10,11 +10,13 @@ import os
 import shutil
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raydistill.atomic import first_folder
 from raydistill.cluster.local_paths import LocalPath
+from raydistill.credentials import VARIABLES
 from raydistill.user_error import UserError
 
 FOLDER = "uploads"
@@ -40,7 +42,7 @@ class Upload:
 
     def value(self, storage: str) -> str:
         """What stands in the job instead, given its storage."""
-        path = Path(self.path.value).expanduser().absolute()
+        path = Path(os.path.expanduser(self.path.value)).absolute()
         return str(Path(storage) / FOLDER / self.folder / path.relative_to(self.path.root))
 
 
@@ -66,24 +68,28 @@ def _digest(path: LocalPath) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_package(package: Path, job_text: str, found: Sequence[Upload]) -> None:
-    """A zip file with ``job.yaml`` and the uploads; the same content gives the same bytes."""
+def write_package(
+    package: Path, job_text: str, found: Sequence[Upload], *, variables: Mapping[str, str] | None = None
+) -> None:
+    """A zip file with ``job.yaml``, the uploads and a job's variables; the same content gives the same bytes."""
     files = {
         f"{upload.folder}/{file.relative_to(upload.path.root)}": file for upload in found for file in upload.path.files
     }
     times = {name: file.stat().st_mtime_ns for name, file in sorted(files.items())}
     with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, "job.yaml", job_text.encode())
+        if variables:
+            _add(archive, VARIABLES, json.dumps(dict(sorted(variables.items()))).encode(), mode=0o600)
         if files:
             _add(archive, f"{FOLDER}/{_TIMES}", json.dumps(times).encode())
         for name, file in sorted(files.items()):
             _add(archive, f"{FOLDER}/{name}", file.read_bytes())
 
 
-def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+def _add(archive: zipfile.ZipFile, name: str, content: bytes, *, mode: int = 0o644) -> None:
     # A ZipInfo without a date has a fixed one.
     info = zipfile.ZipInfo(name)
-    info.external_attr = 0o644 << 16
+    info.external_attr = mode << 16
     archive.writestr(info, content, compress_type=zipfile.ZIP_DEFLATED)
 
 
@@ -97,21 +103,13 @@ def place(target: Path, digests: Iterable[str], *, source: Path) -> None:
             continue
         if not (source / digest).is_dir():
             raise UserError(f"{target / digest} is missing; submit the job's file again with --upload")
-        target.mkdir(parents=True, exist_ok=True)
-        temporary = target / f".{digest}.{os.getpid()}"
-        shutil.copytree(source / digest, temporary)
-        times = json.loads((source / _TIMES).read_text(encoding="utf-8"))
-        for name, time_ns in times.items():
-            first, _, rest = name.partition("/")
-            if first == digest:
-                os.utime(temporary / rest, ns=(time_ns, time_ns))
-        try:
-            temporary.rename(target / digest)
-        except OSError:
-            # Another job has just placed the same files.
-            shutil.rmtree(temporary)
-            if not (target / digest).is_dir():
-                raise
+        with first_folder(target / digest) as made:
+            shutil.copytree(source / digest, made, dirs_exist_ok=True)
+            times = json.loads((source / _TIMES).read_text(encoding="utf-8"))
+            for name, time_ns in times.items():
+                first, _, rest = name.partition("/")
+                if first == digest:
+                    os.utime(made / rest, ns=(time_ns, time_ns))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,15 +1,18 @@
 """What commands share: options, exit statuses, and errors as lines on standard error."""
 
 import json
+import math
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeGuard
 
 import typer
 
+from raydistill.credentials import starred
+from raydistill.environment import missing_package
 from raydistill.job.storage_faults import storage_problem
 from raydistill.user_error import user_error_of
 
@@ -39,6 +42,9 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
     except BrokenPipeError:
         raise
     except Exception as error:
+        if _is_missing_package(error):
+            typer.echo(missing_package(error), err=True)
+            raise typer.Exit(USER_CAN_FIX) from None
         refusal = user_error_of(error)
         if refusal is not None:
             print_lines(refusal.lines, err=True)
@@ -51,9 +57,18 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
         raise typer.Exit(FAILED) from None
 
 
+def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:
+    """Whether one of our own modules imported a package that is not installed; a library's trouble is another one."""
+    if not isinstance(error, ModuleNotFoundError) or (error.name or "raydistill").startswith("raydistill"):
+        return False
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    importer = [file for file in files if not file.startswith("<frozen ")][-1]
+    return Path(importer).is_relative_to(Path(__file__).parents[1])
+
+
 def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
-    text = "".join(traceback.format_exception(error))
-    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = starred("".join(traceback.format_exception(error)))
+    first_line = starred(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
     summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     if debug:
         return f"{text}{summary}"
@@ -79,12 +94,28 @@ def _written(text: str, folder: Path) -> str:
     return name
 
 
+def told_if_lost(lost: str) -> None:
+    """End with a failure where the tracking store will never have all that a command found."""
+    if lost:
+        typer.echo(f"everything ran, but {lost}", err=True)
+        raise typer.Exit(FAILED)
+
+
 def emit(data: Any, *, json_text: bool, lines: list[str]) -> None:
     """Print the data as one JSON document, or the lines."""
     if json_text:
-        typer.echo(json.dumps(data, indent=2))
+        typer.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
     else:
         print_lines(lines)
+
+
+def _finite(data: Any) -> Any:
+    """The same data with null for numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def print_lines(lines: list[str], *, err: bool = False) -> None:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Return at once; the job goes on.")]
 
+EnvOption = Annotated[
+    list[str] | None,
+    typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job, else this shell's; repeatable."),
+]
+
 app = typer.Typer()
 
 
@@ -41,10 +46,7 @@ def submit(
     installed: Annotated[
         bool, typer.Option("--installed", help="Ship no code: the cluster has raydistill installed.")
     ] = False,
-    env: Annotated[
-        list[str] | None,
-        typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job, else this shell's; repeatable."),
-    ] = None,
+    env: EnvOption = None,
     kuberay: Annotated[bool, typer.Option("--kuberay", help="Print a RayJob for Kubernetes; submit nothing.")] = False,
     image: Annotated[
         str | None, typer.Option("--image", metavar="IMAGE", help="With --kuberay: an image that has raydistill.")
@@ -92,11 +94,14 @@ def submit(
 def resume(
     job_id: IdArgument,
     address: AddressOption = ADDRESS,
+    env: EnvOption = None,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Submit a job that ended again: finished stages are skipped, a training continues at its last checkpoint.
+
+    Values of variables are kept nowhere; those that it was submitted with are this shell's, or given again.
 
     \b
     Example:
@@ -106,7 +111,7 @@ def resume(
         api = connected(address)
         from raydistill.cluster.submission import again
 
-        _start(api, again(api.job(job_id)), wait=not no_wait, as_json=as_json)
+        _start(api, again(api.job(job_id), _variables(env or [])), wait=not no_wait, as_json=as_json)
 
 
 def _start(api: "JobApi", submission: "Submission", *, wait: bool, as_json: bool) -> None:

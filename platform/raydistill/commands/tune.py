@@ -15,6 +15,7 @@ from raydistill.commands.reporting import (
     emit,
     print_lines,
     reported,
+    told_if_lost,
 )
 from raydistill.user_error import placed
 
@@ -64,6 +65,7 @@ def tune(
         if result.best is None:
             typer.echo("no trial finished, so there is no best configuration; see the reasons above", err=True)
             raise typer.Exit(FAILED)
+        told_if_lost(result.lost)
 
 
 def checked(space: str, assignments: list[str]) -> "tuple[SearchConfig, dict[str, list[str]]]":

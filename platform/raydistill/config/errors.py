@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 from pydantic_core.core_schema import ErrorType
 
+from raydistill.credentials import starred
 from raydistill.discovery import unknown_choice
 from raydistill.user_error import UserError
 
@@ -95,5 +96,5 @@ def _refusal(key: str, value: Any, text: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = starred(" ".join(repr(value).split()))
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."

@@ -4,23 +4,32 @@ Such a spec is the annotation of its field. It is validated where it enters; one
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
-from pydantic_core import CoreSchema, core_schema
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
+from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
+from raydistill.config.section import FINITE, with_plain_numbers
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from raydistill.batch import Batch
     from raydistill.methods._base import Distiller, Requirements
-    from raydistill.tasks._base import Column, TaskBase
+    from raydistill.tasks._base import Column, Encoding, TaskBase
+
+
+@cache
+def _validator(config_type: type) -> SchemaValidator:
+    """What makes the options of a module of plain data; refuses unknown keys and numbers that are none."""
+    return SchemaValidator(with_plain_numbers(TypeAdapter(with_config(FINITE)(config_type)).core_schema))
 
 
 @dataclass(frozen=True)
@@ -61,16 +70,14 @@ class Named:
         if name not in choices:
             raise choice_error(kind, "name", name, choices)
         config_type = cls.config_type(name)
-        strict = with_config(ConfigDict(extra="forbid"))(config_type)
         try:
-            return cls(name, TypeAdapter(strict).validate_python(section))
+            return cls(name, _validator(config_type).validate_python(section))
         except ValidationError as error:
             fields = [field.name for field in dataclasses.fields(config_type)]
             raise with_choices(error, fields, owner=f"{kind} {name}") from None
 
     @property
-    def module(self) -> ModuleType:
-        """The module itself, imported."""
+    def _module(self) -> ModuleType:
         return discovery.load(self.PACKAGE, self.name)
 
     def dump(self) -> dict[str, Any]:
@@ -92,7 +99,7 @@ class MethodSpec(Named):
     @property
     def method(self) -> "type[Distiller]":
         """Its class."""
-        found: type[Distiller] = self.module.Method
+        found: type[Distiller] = self._module.Method
         return found
 
     @property
@@ -117,6 +124,10 @@ class MethodSpec(Named):
         """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
         return tuple(self.method.stored_layers(self.config, student, teacher))
 
+    def prepare_batch(self, batch: "Batch") -> "Batch":
+        """The batch with the columns that it draws for itself."""
+        return self.method.prepare_batch(self.config, batch)
+
     def build(self, student: "nn.Module", teachers: "Sequence[nn.Module]" = (), **options: Any) -> "Distiller":
         """Student and teachers with the loss between them; ``options`` as ``requirements`` says."""
         return self.method(self.config, student, teachers, **options)
@@ -130,7 +141,7 @@ class TaskSpec(Named):
     @property
     def task(self) -> "type[TaskBase]":
         """Its class."""
-        found: type[TaskBase] = self.module.Task
+        found: type[TaskBase] = self._module.Task
         return found
 
     @property
@@ -150,9 +161,17 @@ class TaskSpec(Named):
         """
         return self.task.higher_is_better(self.config, labels)
 
+    def figures(self, labels: Sequence[str]) -> dict[str, bool | None]:
+        """All figures that it may have of a corpus with these classes, and of each whether greater is better."""
+        return self.task.figures(self.config, labels)
+
     def outputs(self, labels: Sequence[str]) -> tuple[str, ...]:
         """Names of what a classifier's outputs stand for, given the names of the corpus's classes."""
         return self.task.outputs(self.config, tuple(labels))
+
+    def build(self, encoding: "Encoding") -> "TaskBase":
+        """The task on the rows of an encoding."""
+        return self.task(self.config, encoding)
 
 
 def names_from(value: Any) -> Any:
@@ -180,7 +199,7 @@ class EncodingSpec(Named):
     @property
     def task(self) -> "type[TaskBase]":
         """The task that reads such rows."""
-        found: type[TaskBase] = self.module.Task
+        found: type[TaskBase] = self._module.Task
         return found
 
     @property
@@ -196,22 +215,31 @@ class EncodingSpec(Named):
 
     def with_labels_of(self, examples: Iterable[Mapping[str, Any]]) -> Self:
         """The encoding with the classes of these examples; raises ValueError for what are none."""
-        labels = self.module.labels_of(examples)
+        labels = self._module.labels_of(examples)
         return dataclasses.replace(self, config=dataclasses.replace(self.config, labels=labels))
 
     @property
     def columns(self) -> "Mapping[str, Column]":
         """What each row has beside its ids."""
-        found: Mapping[str, Column] = self.module.columns(self.config)
+        found: Mapping[str, Column] = self._module.columns(self.config)
         return found
+
+    def with_max_length(self, max_length: int) -> Self:
+        """The same with another longest row."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, max_length=max_length))
 
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Raise ValueError for a tokenizer without a special token that the task needs."""
-        self.module.check_tokenizer(tokenizer)
+        self._module.check_tokenizer(tokenizer)
 
     def cut(self, examples: Sequence[Mapping[str, Any]], tokenizer: Any) -> list[Any]:
         """The rows of some examples; raises ValueError for one that has not what the task reads."""
-        found: list[Any] = self.module.cut(examples, tokenizer, self.config)
+        found: list[Any] = self._module.cut(examples, tokenizer, self.config)
+        return found
+
+    def drop_reasons(self, rows: Sequence[Any], tokenizer: Any) -> list[str | None]:
+        """Why each row, given by its ids, is left out, None for one that is kept."""
+        found: list[str | None] = self._module.drop_reasons(rows, tokenizer, self.config)
         return found
 
 
@@ -223,23 +251,13 @@ class SourceSpec(Named):
     @property
     def is_listed_early(self) -> bool:
         """Whether ``items`` is cheap enough to be asked before a job runs."""
-        return bool(self.module.is_listed_early(self.config))
+        return bool(self._module.is_listed_early(self.config))
 
     def items(self) -> list[Any]:
         """What one data task reads at a time, each an ``Item``."""
-        return list(self.module.items(self.config))
+        return list(self._module.items(self.config))
 
     def read(self, item: Any) -> Iterable[Mapping[str, Any]]:
         """The examples of an item."""
-        found: Iterable[Mapping[str, Any]] = self.module.read(self.config, item)
+        found: Iterable[Mapping[str, Any]] = self._module.read(self.config, item)
         return found
-
-
-_KINDS: dict[tuple[str, str], type[Named]] = {
-    (one.PACKAGE, one.ATTRIBUTE): one for one in (MethodSpec, TaskSpec, EncodingSpec, SourceSpec)
-}
-
-
-def parser(package: str, attribute: str = "Config") -> Callable[[Any], Any]:
-    """``parse`` of the spec whose modules are in ``package`` and have their options in ``attribute``."""
-    return _KINDS[package, attribute].parse

@@ -1,43 +1,25 @@
 """Sections that several stages share; a default lives on its field, once."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    ModelWrapValidatorHandler,
-    Tag,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from raydistill.config.errors import with_choices
 from raydistill.config.named import names_from
+from raydistill.config.section import Section as Section
+from raydistill.credentials import free_of_secrets
 from raydistill.models import layer_plan
 from raydistill.user_error import UserError
 
-
-class Section(BaseModel):
-    """A part of a job file: unknown keys are refused, values do not change after validation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _tell_choices(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise with_choices(error, cls.model_fields) from None
+_MOST_CPUS = 100_000
+"""More than any cluster has; Ray would be started with as many as a job asks for."""
+_MOST_COPIES = 10_000
+"""Of each row in an epoch."""
 
 
 class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 
-    num_workers: Annotated[int, Field(ge=1)] = 1
+    num_workers: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Training processes, over all nodes; the most of them where ``min_workers`` is set."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
     """A training does with this many workers too, by default only with ``num_workers``: it starts with as many as the
@@ -48,11 +30,11 @@ class ScalingConfig(Section):
     Either counts as one of ``training.max_failures``."""
     use_gpu: bool = False
     """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
-    cpus_per_worker: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs that Ray reserves for a worker; also its number of threads on a cluster."""
-    data_cpus: Annotated[int, Field(ge=1)] = 1
+    data_cpus: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs left for the data tasks that feed the workers."""
-    memory_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    memory_per_worker: Annotated[float, Field(gt=0)] | None = None
     """GiB that weights, gradients and moments of a worker may take, its GPU's or else main memory; it decides where
     teachers lie. By default a part of what the machine has, and no limit on a cluster, whose machines may differ."""
 
@@ -76,8 +58,9 @@ class ScalingConfig(Section):
 class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
-    uri: str | None = None
-    """MLflow tracking URI; by default a SQLite file under the job's storage."""
+    uri: Annotated[str, AfterValidator(free_of_secrets)] | None = None
+    """MLflow tracking URI; by default a SQLite file under the job's storage. In place of a password it has
+    ``${env:NAME}``, a variable of the process that runs the job, or ``${file:PATH}``."""
     experiment: str | None = None
     """MLflow experiment, by default the job's name."""
 
@@ -87,7 +70,7 @@ class CorpusRef(Section):
 
     corpus: str
     """Name of an earlier binarize stage, or its folder."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=_MOST_COPIES)] = 1.0
     """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
     few_shot: Annotated[int, Field(ge=1)] | None = None
     """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Validation rows
@@ -199,6 +182,14 @@ class TeacherConfig(ModelRef):
     and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
 
 
+_UNREAD: dict[str, tuple[str, ...]] = {
+    "layers": (),
+    "random": ("vocab_transform",),
+    "checkpoint": ("architecture", "num_layers", "layers", "vocab_transform", "freeze_position_embeddings"),
+}
+"""Keys of a student that each of its starts does nothing with."""
+
+
 class StudentConfig(Section):
     """How the student starts."""
 
@@ -206,7 +197,7 @@ class StudentConfig(Section):
     """``layers``: embeddings and chosen blocks of teacher 0; ``checkpoint``: a model as it is; ``random``: fresh."""
     checkpoint: ModelRef | None = None
     """The model that ``init: checkpoint`` continues, or that the other two start from instead of teacher 0."""
-    architecture: Literal["bert", "distilbert", "roberta", "gpt2", "llama", "mistral", "qwen2"] | None = None
+    architecture: str | None = None
     """Family of a student made from layers or from nothing; by default ``distilbert`` for a BERT teacher, as
     published, and the teacher's own for every other."""
     num_layers: Annotated[int, Field(ge=1)] | None = None
@@ -232,6 +223,13 @@ class StudentConfig(Section):
     def _complete(self) -> "StudentConfig":
         if self.init == "checkpoint" and self.checkpoint is None:
             raise UserError("init is 'checkpoint'; name the model as checkpoint")
+        for key in _UNREAD[self.init]:
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                reader = next(init for init, keys in _UNREAD.items() if key not in keys)
+                raise UserError(
+                    f"{key} is {value}, which init: {self.init} does not read; leave it out, or write init: {reader}"
+                )
         if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
             raise UserError("give num_layers or layers")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from raydistill.config.sections import Section
+from raydistill.config.section import Section
 from raydistill.user_error import UserError
 
 
@@ -18,7 +18,7 @@ class OptimizerConfig(Section):
     of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """Suits a classifier; language models of a few layers learn from ten times as much."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled; biases and layer norms are never decayed."""
@@ -45,6 +45,16 @@ class OptimizerConfig(Section):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
     tensor."""
+
+    @model_validator(mode="after")
+    def _leaves_weights(self) -> "OptimizerConfig":
+        share = self.learning_rate * self.weight_decay
+        if share >= 1:
+            raise UserError(
+                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} takes all of "
+                "each weight in a step; lower it, published recipes have 0.01 to 0.1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_of_the_schedule(self) -> "OptimizerConfig":
@@ -108,14 +118,15 @@ class TrainingConfig(Section):
     is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
     first step is no candidate."""
     greater_is_better: bool | None = None
-    """Whether the best value of that metric is the greatest, None for what the metric says of itself."""
-    saving_criterion: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """Whether the best value of that metric is the greatest; the metric says so itself, another word is refused, and a
+    term such as ``validation/margin``, of which neither is better, needs one."""
+    saving_criterion: float | None = None
     """Value that the metric has to beat before a best student is kept."""
     load_best_model_at_end: bool = False
     """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """Evaluations in a row without an improvement after which training ends."""
-    early_stopping_threshold: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
     """An improvement is one over the best value before it by more than this."""
 
     @model_validator(mode="after")

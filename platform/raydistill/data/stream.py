@@ -6,7 +6,7 @@ which rows these are, reads their row groups, collates, and lets task and method
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydistill.batch import Batch, add_partners, collate
-from raydistill.config.named import Named, parser
+from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.data.mixture import CorpusPart, open_cached, open_mixture, parts_of
 from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
@@ -41,14 +41,13 @@ _EVALUATION_EPOCH = 0
 
 @dataclass(frozen=True)
 class FeedSpec:
-    """All that a data task needs to build batches; plain data, so that it travels to any worker."""
+    """All that a data task needs to build batches; it travels to any worker."""
 
     corpus: tuple[CorpusPart, ...]
     """The corpora that are read as one."""
-    task: Mapping[str, Any]
-    """The task's section, name and options."""
-    method: Mapping[str, Any] | None
-    """The method's section; None for batches without a method's own columns and partners."""
+    task: TaskSpec
+    method: MethodSpec | None
+    """None for batches without a method's own columns and partners."""
     seed: int
     batch_size: int
     """Rows of an optimizer step, over all workers."""
@@ -66,8 +65,8 @@ class FeedSpec:
     def make(
         cls,
         corpus: str | Sequence[CorpusPart],
-        task: Named | Mapping[str, Any],
-        method: Named | Mapping[str, Any] | None,
+        task: TaskSpec | Mapping[str, Any],
+        method: MethodSpec | Mapping[str, Any] | None,
         *,
         seed: int,
         batch_size: int = 1,
@@ -76,7 +75,7 @@ class FeedSpec:
         stored: StoredOutputs | None = None,
         encodings: Sequence[int] = (),
     ) -> "FeedSpec":
-        """A spec of sections or their plain data; reads the manifest of each corpus for the hash.
+        """A spec of task and method, or of their sections; reads the manifest of each corpus for the hash.
 
         ``corpus``: the URI of one corpus, or parts with weights. ``encodings``: those that are read, in any order.
         Raises ValueError for parts that do not fit.
@@ -84,8 +83,8 @@ class FeedSpec:
         parts = parts_of(corpus)
         return cls(
             corpus=parts,
-            task=_section(task),
-            method=None if method is None else _section(method),
+            task=TaskSpec.parse(task),
+            method=None if method is None else MethodSpec.parse(method),
             seed=seed,
             batch_size=batch_size,
             num_micro_batches=num_micro_batches,
@@ -108,16 +107,12 @@ class FeedSpec:
 
     def make_task(self) -> TaskBase:
         """The task of this feed, for the encoding of its corpus."""
-        section = parser("raydistill.tasks")(dict(self.task))
-        task: TaskBase = section.module.Task(section.config, open_cached(self.corpus, self.corpus_hash).encoding)
-        return task
+        return self.task.build(open_cached(self.corpus, self.corpus_hash).encoding)
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> str:
         """Equal for specs that build equal batches of equal rows."""
-        sections = repr(dict(self.task)), repr(None if self.method is None else dict(self.method))
-        shape = self.seed, self.batch_size, self.group_by_length
-        return (self.corpus, self.corpus_hash, self.stored, self.encodings, *shape, *sections)
+        return repr(replace(self, num_micro_batches=1))
 
 
 def feed(
@@ -207,21 +202,18 @@ class BatchBuilder:
     def __init__(self, spec: FeedSpec) -> None:
         self.corpus = open_cached(spec.corpus, spec.corpus_hash)
         self.plan = spec.plan()
-        task = parser("raydistill.tasks")(dict(spec.task))
         self._seed = spec.seed
         self._stored = None if spec.stored is None else StoredColumns(spec.stored)
         tokenizers = self.corpus.tokenizers
         self._pad_ids = {encoding: tokenizers[encoding].pad_id for encoding in spec.encodings}
         self._columns = own_columns(self.corpus.columns, num_further=len(tokenizers) - 1)
-        self.task = task.module.Task(task.config, self.corpus.encoding)
+        self.task = spec.task.build(self.corpus.encoding)
         self._partners: Partners | None = None
         self._partner_width = "bucket"
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
         if spec.method is not None:
-            method = parser("raydistill.methods")(dict(spec.method))
-            distiller = method.module.Method
-            self._prepare = partial(distiller.prepare_batch, method.config)
-            requirements = distiller.requirements(method.config)
+            self._prepare = spec.method.prepare_batch
+            requirements = spec.method.requirements
             self._partner_width = requirements.execution.partner_width
             if requirements.partners:
                 self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
@@ -283,7 +275,7 @@ _BUILDERS: dict[str, BatchBuilder] = {}
 
 def builder_of(spec: FeedSpec) -> BatchBuilder:
     """The builder of a spec, kept for the next work item: it holds row groups and a window of the plan."""
-    key = repr(spec.key)
+    key = spec.key
     if key not in _BUILDERS:
         while len(_BUILDERS) >= 2:
             _BUILDERS.pop(next(iter(_BUILDERS)))
@@ -321,7 +313,7 @@ def work_items(plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, 
     return [{"start": start, "stop": stop} for start, stop in pieces]
 
 
-def _binary(content: bytearray) -> pa.Array:
+def _binary(content: bytes) -> pa.Array:
     """A column of one binary value, without a copy."""
     offsets = np.array([0, len(content)], dtype=np.int64)
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, pa.py_buffer(offsets), pa.py_buffer(content)])
@@ -331,7 +323,3 @@ def _buffers(column: pa.ChunkedArray) -> Iterator[Any]:
     for chunk in column.chunks:
         for scalar in chunk:
             yield scalar.as_buffer()
-
-
-def _section(value: Named | Mapping[str, Any]) -> dict[str, Any]:
-    return value.dump() if isinstance(value, Named) else dict(value)

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load, save
 
-from raydistill.json_file import write_json
+from raydistill.atomic import atomic_file, write_json
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores
 from raydistill.user_error import UserError
 
@@ -49,9 +49,8 @@ def write_scores(folder: Path, facts: ScoreFacts, scores: Mapping[str, Scores]) 
     """Write scores by their kind, ``COMBINED`` and the sums; the facts last, so that a folder with them is whole."""
     tensors = {f"{kind}.{what}": getattr(scores[kind], what) for kind in scores for what in ("heads", "neurons")}
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    temporary = folder / f".{TENSORS}"
-    temporary.write_bytes(content)
-    temporary.replace(folder / TENSORS)
+    with atomic_file(folder / TENSORS) as temporary:
+        temporary.write_bytes(content)
     whole = facts.model_copy(update={"tensors_sha256": hashlib.sha256(content).hexdigest()})
     write_json(folder / FACTS, whole.model_dump(mode="json"), indent=2)
 

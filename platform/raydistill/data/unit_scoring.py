@@ -22,10 +22,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from raydistill.atomic import atomic_file
 from raydistill.batch import Batch, encoded_as
-from raydistill.data import mirror
+from raydistill.config.named import TaskSpec
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.ray_tasks import run_actors
+from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.draws import permutation
 from raydistill.methods._unit_scores import row_gradients
@@ -54,13 +56,12 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """One scoring, as plain data."""
+    """One scoring."""
 
     model: ScoredModel
     student: ScoredModel | None
     corpus: tuple[CorpusPart, ...]
-    task: Mapping[str, Any]
-    """The task's section, name and options."""
+    task: TaskSpec
     seed: int
     """Key of the rows where ``max_rows`` leaves some out."""
     max_rows: int | None = None
@@ -77,7 +78,7 @@ class ScoringRun:
         found = asdict(self)
         for of_speed in ("batch_size", "num_threads", "use_gpu"):
             del found[of_speed]
-        return {**found, "task": dict(self.task), "block_rows": BLOCK_ROWS}
+        return {**found, "task": self.task.dump(), "block_rows": BLOCK_ROWS}
 
     def feed(self) -> FeedSpec:
         """What builds its batches."""
@@ -110,9 +111,8 @@ class ScoringProgress:
     def write(self, num_blocks: int, sums: Mapping[str, ScoreSums]) -> None:
         """Keep the sums of the first blocks in place of what is there."""
         tensors = _tensors_of(sums)
-        temporary = self._path.with_name(f".{_FILE}")
-        temporary.write_bytes(save(tensors, metadata={"identity": self._identity, "blocks": str(num_blocks)}))
-        temporary.replace(self._path)
+        with atomic_file(self._path) as temporary:
+            temporary.write_bytes(save(tensors, metadata={"identity": self._identity, "blocks": str(num_blocks)}))
 
     def remove(self) -> None:
         """Take the file away once the scores are written."""
@@ -212,7 +212,7 @@ class UnitScorer:
 
     def _loaded(self, one: ScoredModel) -> nn.Module:
         task = self._builder.task
-        model = load_model(mirror.fetch(one.folder), head=task.HEAD, labels=task.labels, names=one.names)
+        model = load_model(storage_at(one.folder).fetch(), head=task.HEAD, labels=task.labels, names=one.names)
         return model.to(self._device).requires_grad_(False)
 
     def sums(self, start: int, rows: NDArray[np.int64]) -> dict[str, ScoreSums]:

@@ -19,6 +19,8 @@ from raydistill.user_error import UserError
 
 STAGES = "raydistill.stages"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LONGEST_NAME = 200
+"""Letters of a job's or a stage's name: names of folders have 255 bytes, and hashes and endings follow."""
 
 
 def stage_type(kind: str) -> type[Stage]:
@@ -52,7 +54,7 @@ StageField = Annotated[
 class JobConfig(Section):
     """A job file."""
 
-    name: Annotated[str, Field(pattern=rf"^{_NAME.pattern}$")]
+    name: Annotated[str, Field(pattern=rf"^{_NAME.pattern}$", max_length=_LONGEST_NAME)]
     """Names the run folder and the MLflow experiment: letters, digits, ``_`` and ``-``."""
     description: str = ""
     """One sentence for ``raydistill ls jobs``."""
@@ -118,6 +120,11 @@ def load_job(raw: Mapping[str, Any]) -> Job:
         f"stages.{name} is no stage name; use letters, digits, _ and -"
         for name in config.stages
         if not _NAME.fullmatch(name)
+    ]
+    problems += [
+        f"stages.{name[:20]}... has a name of {len(name)} letters; shorten it to {_LONGEST_NAME}"
+        for name in config.stages
+        if len(name) > _LONGEST_NAME
     ]
     config = config.model_copy(update={"stages": with_labels(config.stages, config.labels)})
     stages = {name: stage_type(stage.kind)(name, stage) for name, stage in config.stages.items()}

@@ -1,21 +1,22 @@
 """What can go wrong is found before any cluster time is spent."""
 
+import difflib
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from raydistill import cluster
-from raydistill.config.errors import error_lines
 from raydistill.data import object_store
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
-from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_record
-from raydistill.stages._base import CorpusFacts, Decisions, Input, Inputs
+from raydistill.job.plans import Plans, of_stage
+from raydistill.job.record import StageRecord, job_folder, stage_record
+from raydistill.stages._base import Facts
 from raydistill.store_paths import is_in_store
+from raydistill.tracking.store import store_of
 from raydistill.user_error import UserError
 
 _LEAST_FREE_BYTES = 2 * 2**30
@@ -29,6 +30,8 @@ class Preview:
     stage: str
     finished: bool
     lines: list[str]
+    makes: Facts | None = None
+    """What is known of what it makes."""
 
 
 def check_job(job: Job) -> list[Preview]:
@@ -38,40 +41,38 @@ def check_job(job: Job) -> list[Preview]:
     """
     problems: list[str] = []
     previews: list[Preview] = []
-    made: dict[str, Input] = {}
-    problems += _check_storage(job)
+    problems += [*_check_storage(job), *_check_tracking(job), *cluster.machine_problems()]
     if problems and is_in_store(job.config.storage):
         # What is finished cannot be told there.
         raise UserError(problems)
     records: dict[str, StageRecord] = {}
+    plans = Plans(job, records)
     for name, run in job.runs.items():
-        scaling = job.scaling(run.stage)
         try:
-            records[name] = stage_record(job, run, records)
-            cluster.check_resources(scaling)
-            decisions = run.stage.plan(scaling, _inputs(job, run, made))
-        except (UserError, ValidationError) as error:
-            problems += error_lines(error, source=f"stages.{name}")
+            with of_stage(name):
+                records[name] = stage_record(job, run, records)
+                cluster.check_resources(job.scaling(run.stage))
+                decisions = plans.plan(name)
+        except UserError as error:
+            problems += _with_close_names(error.lines, run, [*records])
             # What builds on a stage that cannot run would only repeat its problem.
             break
-        made[name] = _made(decisions, records[name])
-        previews.append(Preview(name, records[name].finished, decisions.lines))
+        previews.append(Preview(name, records[name].finished, decisions.lines, decisions.makes))
     if problems:
         raise UserError(problems)
     return previews
 
 
-def _inputs(job: Job, run: StageRun, made: Mapping[str, Input]) -> Inputs:
-    """What each reference of a run leads to: what the first run makes stands for all of a stage."""
-    earlier = {key: replace(made[names[0]], num_runs=len(names)) for key, names in run.inputs.items()}
-    registered = registered_checkpoints(job, run)
-    return {**earlier, **{reference: Input(folder=folder) for reference, folder in registered.items()}}
-
-
-def _made(decisions: Decisions, record: StageRecord) -> Input:
-    """What a stage will make; of a finished corpus its folder tells more."""
-    is_there = record.finished and isinstance(decisions.makes, CorpusFacts)
-    return Input(folder=record.output) if is_there else Input(decisions.makes)
+def _with_close_names(lines: list[str], run: StageRun, earlier: Sequence[str]) -> list[str]:
+    """The same lines; one about a reference that leads nowhere offers the earlier stage of the closest name."""
+    found = []
+    for line in lines:
+        for reference in run.stage.references().values():
+            close = difflib.get_close_matches(reference, earlier, n=1)
+            if close and reference not in earlier and repr(reference) in line and not os.path.exists(reference):
+                line += f"; did you mean the stage {close[0]!r}?"
+        found.append(line)
+    return found
 
 
 def _check_storage(job: Job) -> list[str]:
@@ -93,6 +94,14 @@ def _check_storage(job: Job) -> list[str]:
     except OSError as error:
         why = error.strerror or error
         return [f"storage is {job.config.storage!r}, but {folder} cannot be written ({why}); name another folder"]
+    return []
+
+
+def _check_tracking(job: Job) -> list[str]:
+    try:
+        store_of(job.config.tracking, job_folder(job).parent, job.name)
+    except UserError as error:
+        return error.lines
     return []
 
 

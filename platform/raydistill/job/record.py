@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydistill.data import mirror
 from raydistill.data.corpus import MANIFEST
 from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.registry.checkpoints import checkpoint_folder
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import stage_hash, stage_of
-from raydistill.store_paths import cache_folder, is_in_store, local_path
+from raydistill.store_paths import at_home, cache_folder, is_in_store, local_path
 from raydistill.tracking.store import store_of
 from raydistill.training.trainer import CHECKPOINTS
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, placed
 
 _RECORD = "stage.json"
 
@@ -50,7 +50,7 @@ class StageRecord:
 
     def write(self, summary: Mapping[str, Any], *, seconds: float) -> None:
         """Mark the stage finished, in one step; its files are sent to the object store before, where it has one."""
-        mirror.publish(self.output, leave_out=[CHECKPOINTS])
+        storage_at(self.output).publish(leave_out=[CHECKPOINTS])
         content = {
             "hash": self.hash,
             "finished_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -62,7 +62,8 @@ class StageRecord:
 
 def job_folder(job: Job) -> Path:
     """The folder of a job's outputs, under its storage, absolute; for an object store the path that stands for it."""
-    return (local_path(job.config.storage).expanduser() / job.name).resolve()
+    with placed("storage"):
+        return (at_home(local_path(job.config.storage)) / job.name).resolve()
 
 
 def registered_checkpoints(job: Job, run: StageRun) -> dict[str, Path]:
@@ -70,9 +71,11 @@ def registered_checkpoints(job: Job, run: StageRun) -> dict[str, Path]:
 
     Raises ValueError when the job's MLflow store does not have one, or does not answer.
     """
+    references = list(filter(is_registered, run.stage.references().values()))
+    if not references:
+        return {}
     uri = store_of(job.config.tracking, job_folder(job).parent, job.name).uri
     cache = cache_folder() / "registered"
-    references = filter(is_registered, run.stage.references().values())
     return {reference: checkpoint_folder(reference, cache, registry=uri) for reference in references}
 
 
@@ -126,9 +129,6 @@ def fingerprint(reference: str) -> str | None:
     manifests = [f"{part}/{MANIFEST}" for part in (TRAIN, VALIDATION)]
     if corpus.exists(manifests[0]):
         content = [corpus.read_bytes(name).decode() for name in manifests if corpus.exists(name)]
-    elif is_in_store(reference):
-        content = mirror.contents(local_path(reference))
     else:
-        files = sorted(path for path in Path(reference).rglob("*") if path.is_file())
-        content = [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+        content = storage_at(local_path(reference)).contents()
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

@@ -6,20 +6,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raydistill import cluster
-from raydistill.data import mirror
+from raydistill.atomic import write_text
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
+from raydistill.job.plans import Plans
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
-from raydistill.json_file import write_text
 from raydistill.locks import HeldError, hold, locked
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
@@ -42,6 +43,8 @@ class JobResult:
     outputs: dict[str, Path] = field(default_factory=dict)
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    lost: str = ""
+    """What the tracking store will never have, and why, in one line."""
 
 
 def run_job(job: Job, *, echo: Echo) -> JobResult:
@@ -91,6 +94,7 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
                 Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
         finally:
             tracker.close()
+        result.lost = tracker.lost
     return result
 
 
@@ -100,7 +104,7 @@ def _write_resolved(job: Job, folder: Path) -> Path:
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
         write_text(target, text)
-        mirror.publish(target)
+        storage_at(target).publish()
     return path
 
 
@@ -127,6 +131,13 @@ class Runner:
     launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
 
+    @cached_property
+    def plans(self) -> Plans:
+        """What its runs will do as far as that is known; each finished stage tells more."""
+        found = Plans(self.job, self.records)
+        found.plan_all()
+        return found
+
     def run(self, resolved: Path) -> None:
         """Run all stages under a tracked run of the job."""
         key = self._key(_JOB_KEY)
@@ -144,8 +155,12 @@ class Runner:
         return {"job": self.job.name, "command": command(), "repeat": repeat, **environment()}
 
     def run_stage(self, runs: list[StageRun]) -> None:
-        """The runs of one stage that have not finished yet, side by side where the cluster has room."""
-        config = runs[0].stage.config
+        """The runs of one stage that have not finished yet, side by side where the cluster has room.
+
+        Then those that read it are planned with what it left: raises UserError, before the next stage starts, for
+        what cannot be done with that.
+        """
+        config, plans = runs[0].stage.config, self.plans
         room = min(cluster.capacity(self.job.scaling(run.stage)) for run in runs)
         parallel = max(1, min(len(runs), room, config.max_parallel or room))
         waiting = []
@@ -155,6 +170,7 @@ class Runner:
             else:
                 waiting.append(partial(self._run_one, run, parallel))
         run_together(waiting, limit=parallel)
+        plans.take(run.name for run in runs)
 
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
@@ -223,11 +239,13 @@ class Runner:
             scaling=self.job.scaling(run.stage),
             output=self.records[run.name].output,
             runs={reference: [self._finished(name) for name in names] for reference, names in run.inputs.items()},
+            facts={reference: self.plans.made[names[0]].facts for reference, names in run.inputs.items()},
             registered=registered_checkpoints(self.job, run),
             tracker=self.tracker,
             run_key=key,
             parallel=parallel,
             storage=self.result.folder.parent,
+            echo=lambda line: self.echo(f"{run.name}: {line}"),
             launch=self.launch,
         )
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
+from raydistill.credentials import without_secrets
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, terminal_table
 from raydistill.store_paths import shown
-from raydistill.tracking.store import store_of, without_secrets
+from raydistill.tracking.store import store_of
 
 _TABLE_WIDTH = 140
 
@@ -21,6 +22,7 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
         "job": job.name,
         "folder": shown(result.folder),
         "tracking_uri": _tracking_uri(job, result),
+        "lost": result.lost,
         "stages": {
             name: {
                 "output": shown(result.outputs[name]),

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from raydistill.losses.divergences import Divergence, forward_kl, logits_gradient
 from raydistill.losses.reduction import accumulation_dtype
+from raydistill.losses.top_k import TopK, top_k_divergence
 
-Projection = tuple[Tensor, Tensor | None]
-"""Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map."""
+Projection = tuple[Tensor | None, Tensor | None]
+"""Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map; no weight where states are logits."""
 
 _ALIGNMENT = 16
 """Rows of the buffers are padded to a multiple of as many columns: cache lines on a CPU, tensor cores on a GPU."""
@@ -35,7 +37,8 @@ _TILE_COLUMNS = 8192
 class Problem:
     """What the losses of all chunks need besides the student, and takes no gradient; ``sums`` holds the results.
 
-    ``labels`` (M,) belong to the first M rows. Teacher is None if neither ``kl`` nor ``mse`` is among ``weights``.
+    ``labels`` (M,) belong to the first M rows. Teacher is None if neither ``kl`` nor ``mse`` is among ``weights``, or
+    where its distributions are given as ``teacher_top_k``, at ``temperature``.
     """
 
     teacher_states: Tensor | None
@@ -43,6 +46,10 @@ class Problem:
     labels: Tensor | None
     weights: dict[str, Tensor | float]
     temperature: float
+    divergence: Divergence | None = None
+    """What ``kl`` measures; None is the forward KL divergence."""
+    teacher_top_k: TopK | None = None
+    """The teacher's distributions of all rows, (R, k)."""
     sums: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -51,7 +58,7 @@ class Workspace:
 
     def __init__(self, problem: Problem, states: Tensor, projection: Projection, chunk_rows: int) -> None:
         self.problem, self.states, self.projection = problem, states, projection
-        self.columns = projection[0].shape[0]
+        self.columns = states.shape[1] if projection[0] is None else projection[0].shape[0]
         wide = accumulation_dtype(states.dtype)
         padded = -(-self.columns // _ALIGNMENT) * _ALIGNMENT
         on_cpu = states.device.type == "cpu"
@@ -78,29 +85,31 @@ class Workspace:
         for start in range(0, rows, self.slab_rows):
             slab = slice(start, start + self.slab_rows)
             labels = None if problem.labels is None else problem.labels[chunk][slab]
-            self._losses(logits[slab], slope[slab], labels)
+            self._losses(logits[slab], slope[slab], labels, _rows_of(problem.teacher_top_k, chunk, slab))
         if self.scale is not None:
             slope.mul_(self.scale)
         if self._narrow is not None:
             slope = self._narrow[:rows].copy_(slope)
         return slope[:, : self.columns]
 
-    def _losses(self, logits: Tensor, slope: Tensor, labels: Tensor | None) -> None:
+    def _losses(self, logits: Tensor, slope: Tensor, labels: Tensor | None, top_k: TopK | None) -> None:
         """Losses of a slab; ``slope`` comes with the teacher's products and leaves with the gradient of the logits."""
         problem = self.problem
-        temperature = 1.0
+        compares = problem.teacher_projection is not None or top_k is not None
+        temperature = problem.temperature if compares else 1.0
         scratch = self._scratch[: slope.shape[0]]
         if problem.teacher_projection is not None:
-            temperature = problem.temperature
             _temper(slope[:, : self.columns], problem.teacher_projection[1], temperature)
         _temper(logits[:, : self.columns], self.projection[1], temperature)
-        if problem.teacher_projection is not None:
+        if top_k is not None:
+            self._diverge_from_top_k(logits[:, : self.columns], top_k, out=slope[:, : self.columns])
+        elif compares:
             self._distances(logits, slope, scratch)
         if labels is not None and labels.shape[0] > 0:
             labelled = logits[: labels.shape[0]]
             if temperature != 1.0:
                 labelled.mul_(temperature)
-            if problem.teacher_projection is None:
+            if not compares:
                 self._cross_entropy(labelled, labels, slope)
             else:
                 slope[: labels.shape[0]].add_(self._cross_entropy(labelled, labels, scratch[: labels.shape[0]]))
@@ -117,6 +126,9 @@ class Workspace:
             sums["mse"] += tau**2 * torch.dot(difference.flatten(), difference.flatten())
             difference.mul_(-2 * tau * weights["mse"])
             return
+        if self.problem.divergence is not None:
+            self._diverge(student[:, : self.columns], slope[:, : self.columns], self.problem.divergence)
+            return
         teacher = torch.softmax(slope, dim=-1, out=scratch)
         teacher_normalizers = _log_normalizers(slope, teacher)
         difference = slope.sub_(student)
@@ -130,6 +142,26 @@ class Workspace:
         slope.sub_(teacher).mul_(tau * weights["kl"])
         if pull is not None:
             slope += pull
+
+    def _diverge(self, student: Tensor, slope: Tensor, divergence: Divergence) -> None:
+        """``kl`` by another divergence, and ``mse``, of logits over temperature; ``slope`` as above."""
+        weights, sums, tau = self.problem.weights, self.problem.sums, self.problem.temperature
+        log_q = torch.log_softmax(student, dim=-1)
+        values, slope_in_q = divergence(log_q, torch.log_softmax(slope, dim=-1))
+        sums["kl"] += tau**2 * values.sum()
+        gradient = logits_gradient(log_q, slope_in_q).mul_(tau * weights["kl"])
+        if "mse" in weights:
+            difference = slope - student
+            sums["mse"] += tau**2 * difference.square().sum()
+            gradient -= difference.mul_(2 * tau * weights["mse"])
+        slope.copy_(gradient)
+
+    def _diverge_from_top_k(self, student: Tensor, teacher: TopK, *, out: Tensor) -> None:
+        """``kl`` of logits over temperature to what is kept of the teacher; the gradient goes to ``out``."""
+        tau = self.problem.temperature
+        values, gradient = top_k_divergence(student, teacher, self.problem.divergence or forward_kl)
+        self.problem.sums["kl"] += tau**2 * values.sum()
+        torch.mul(gradient, tau * self.problem.weights["kl"], out=out)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, out: Tensor) -> Tensor:
         """Sum of -log q[label]; its gradient, of weight times q - onehot(label), goes to ``out``."""
@@ -152,6 +184,10 @@ def _scale(problem: Problem, states: Tensor) -> Tensor | None:
     return 1 / torch.stack(weights).max().clamp(min=torch.finfo(torch.float32).tiny)
 
 
+def _rows_of(top_k: TopK | None, chunk: slice, slab: slice) -> TopK | None:
+    return None if top_k is None else TopK(*(part[chunk][slab] for part in top_k))
+
+
 def add_product(into: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
     """Write ``left @ right`` to ``into`` if it is the first of a sum, else add it; ``into`` may be of a wider dtype."""
     if into.dtype == left.dtype:
@@ -171,8 +207,11 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     return out.copy_(left @ right)
 
 
-def _project(states: Tensor, weight: Tensor, out: Tensor) -> None:
-    """``states @ weight.T`` to ``out``."""
+def _project(states: Tensor, weight: Tensor | None, out: Tensor) -> None:
+    """``states @ weight.T`` to ``out``, or states that are logits."""
+    if weight is None:
+        out.copy_(states)
+        return
     tile = _TILE_COLUMNS if out.device.type == "cpu" else weight.shape[0]
     for start in range(0, weight.shape[0], tile):
         _product(states, weight[start : start + tile].T, out[:, start : start + tile])

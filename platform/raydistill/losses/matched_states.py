@@ -16,7 +16,11 @@ _SMALLEST_NORM = 1e-12
 def error_over_hidden(student: Tensor, teacher: Tensor, layout: Layout) -> Tensor:
     """Mean squared difference of states of length 1.
 
-    Shapes: (R, D) each, packed; returns (R,).
+    Shapes: (R, D) each, packed; returns (R,). ``layout`` has no say. It has no unit. Raises RuntimeError, torch's own,
+    for shapes that do not fit. Source: Sun et al. 2019.
+
+    >>> rd.losses.error_over_hidden(torch.eye(2), torch.eye(2), None)
+    tensor([0., 0.])
     """
     first, second = (normalize(widen(states), dim=-1, eps=_SMALLEST_NORM) for states in (student, teacher))
     return (first - second).square().mean(dim=-1)
@@ -25,7 +29,13 @@ def error_over_hidden(student: Tensor, teacher: Tensor, layout: Layout) -> Tenso
 def error_over_tokens(student: Tensor, teacher: Tensor, layout: Layout) -> Tensor:
     """Mean squared difference of states each of whose dimensions has length 1 over the states of a row.
 
-    Shapes: (R, D) each, packed; returns (R,).
+    Shapes: (R, D) each, packed; returns (R,). ``layout`` says which states are of one row. It has no unit. Raises
+    RuntimeError, torch's own, for shapes that do not fit. Source: Li et al. 2021.
+
+    >>> from raydistill.layout import Layout
+    >>> layout = Layout.of(torch.ones(1, 2, dtype=torch.bool), torch.arange(2))
+    >>> rd.losses.error_over_tokens(torch.eye(2), torch.eye(2), layout)
+    tensor([0., 0.])
     """
     first, second = (_unit_over_tokens(widen(states), layout) for states in (student, teacher))
     return (first - second).square().mean(dim=-1)

@@ -17,7 +17,11 @@ def widen(values: Tensor) -> Tensor:
 def mean_over(row_losses: Tensor, denominator: Tensor) -> Tensor:
     """Sum of a per-row loss divided by a 0-d count, which may cover more rows than these.
 
-    Shapes: (...,) and (); returns (). The sum is taken in float32 or wider.
+    Shapes: (...,) and (); returns (). The sum is taken in float32 or wider. In the unit of the losses. Raises
+    RuntimeError, torch's own, for shapes that do not fit. Source: none, it is a mean.
+
+    >>> rd.losses.mean_over(torch.ones(3), torch.tensor(6))
+    tensor(0.5000)
     """
     total = widen(row_losses).sum()
     return total / denominator.to(total.dtype)

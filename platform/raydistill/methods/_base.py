@@ -16,11 +16,19 @@ from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
 from raydistill.user_error import UserError
 
+VOCABULARY_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
+"""Heads over a vocabulary, and the name of the term of each one's labels."""
 CLASSIFYING = ("sequence_classification", "token_classification", "question_answering")
 """Heads whose logits ``predict`` gives."""
 
+_MOST_WEIGHT = 1e6
+_TEMPERATURES = (1e-3, 1e4)
+"""Beyond these logits divided by one are infinite or equal in float32, or its square outweighs all else."""
+
 Denominators = Mapping[str, Tensor]
 """By a term's name the 0-d count that its sum is divided by."""
+STATES = ("logits", "last_states", "all_states")
+"""What methods need that compare the hidden states of tokens."""
 LossAndTerms = tuple[Tensor, dict[str, Tensor]]
 """The 0-d loss, and the 0-d detached terms by their names."""
 
@@ -61,6 +69,8 @@ class Requirements:
     """Task heads that the method can train; empty means all."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks that the method can train; empty means all with these heads."""
+    needs: tuple[str, ...] = ("logits",)
+    """What it reads of its models, or does to them, while they run: names of ``models.blocks.NEEDS``."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and also takes from a store; empty where teachers must run."""
     labels: bool = True
@@ -123,8 +133,9 @@ class Distiller(nn.Module, ABC):
 
     vanishes_for_identical_models: ClassVar[tuple[str, ...]] = ()
     """Names of the terms that are 0 when the student equals its teacher."""
-    higher_is_better: ClassVar[tuple[str, ...]] = ()
-    """Names of the terms that are not losses but better when higher, such as a fraction of equal predictions."""
+    directions: ClassVar[Mapping[str, bool | None]] = {}
+    """Of all terms that it may have whether a greater value is better, None where neither is: a loss is not, a fraction
+    of equal predictions is, a weight is neither. ``#`` stands for the number of a teacher."""
 
     def __init__(self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
@@ -214,6 +225,10 @@ class Distiller(nn.Module, ABC):
         return self.encodings[number] if self.encodings else 0
 
 
+LABELS: Mapping[str, bool] = {"ce": False, "mse": False}
+"""Directions of the terms that ``label_term`` names."""
+
+
 def stored_name(number: int, kind: str) -> str:
     """The batch's column with stored outputs of teacher ``number``, of a kind such as ``logits``."""
     return f"teacher_{number}_{kind}"
@@ -225,15 +240,25 @@ def label_term(batch: Batch) -> str:
 
 
 def check_weight(key: str, value: float) -> None:
-    """Raise ValueError for a weight that is negative or not a number."""
+    """Raise ValueError for a weight that is negative, not a number, or so great that no loss is left beside it."""
     if not 0 <= value < float("inf"):
         raise UserError(f"{key} is {value}; a weight must be a number that is not negative")
+    if value > _MOST_WEIGHT:
+        raise UserError(f"{key} is {value:g}; a weight is at most {_MOST_WEIGHT:g}")
 
 
 def check_positive(key: str, value: float) -> None:
-    """Raise ValueError for a temperature, or a rate, that is not positive."""
+    """Raise ValueError for a rate that is not positive."""
     if not 0 < value < float("inf"):
         raise UserError(f"{key} is {value}; it must be positive and finite")
+
+
+def check_temperature(key: str, value: float) -> None:
+    """Raise ValueError for a temperature that is not positive, or by which logits are no longer told apart."""
+    check_positive(key, value)
+    if not _TEMPERATURES[0] <= value <= _TEMPERATURES[1]:
+        low, high = _TEMPERATURES
+        raise UserError(f"{key} is {value:g}; a temperature is from {low:g} to {high:g}, published ones from 0.2 to 20")
 
 
 def check_choice(key: str, value: Any, choices: Collection[Any]) -> None:

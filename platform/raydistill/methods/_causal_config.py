@@ -5,7 +5,7 @@ from typing import Any
 
 from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
-from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
+from raydistill.methods._base import check_choice, check_interchange, check_temperature, check_weight
 from raydistill.user_error import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
@@ -80,7 +80,7 @@ class Config:
             raise UserError("all alphas are 0, so there is no loss; give at least one a positive weight")
         if self.alpha_mlm and self.alpha_clm:
             raise UserError("alpha_mlm and alpha_clm are positive; set alpha_clm to 0, or alpha_mlm for decoders")
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
         check_interchange(self.interchange_proportion, self.max_tokens)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raydistill.interventions.sites import load_mapping, resolve_mapping
-from raydistill.methods._base import check_choice, check_interchange, check_positive, check_weight
+from raydistill.methods._base import check_choice, check_interchange, check_temperature, check_weight
 from raydistill.user_error import UserError
 
 FULL = "full"
@@ -63,7 +63,7 @@ class Config:
             raise UserError(f"alpha is {self.alpha}; it must be between 0 and 1")
         for name in ("gamma", "beta"):
             check_weight(name, getattr(self, name))
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
         check_interchange(self.interchange_proportion, self.max_tokens)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)

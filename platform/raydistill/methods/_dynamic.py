@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydistill.batch import Batch, padded_rows
 from raydistill.losses.soft_targets import kl_divergence, squared_error
-from raydistill.methods._base import Distiller, check_choice, check_positive, check_weight, stored_name
+from raydistill.methods._base import Distiller, check_choice, check_temperature, check_weight, stored_name
 from raydistill.user_error import UserError
 
 HEADS = ("sequence_classification",)
@@ -36,7 +36,7 @@ class DynamicConfig:
         for key in ("kd_alpha", "ce_alpha"):
             check_weight(key, getattr(self, key))
         check_choice("objective", self.objective, ("mse", "kl"))
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
 
 
 def check_distils(config: DynamicConfig) -> None:

@@ -15,8 +15,18 @@ from raydistill.batch import Batch, padded_rows
 from raydistill.losses.integrated_targets import agreement, concatenated_target
 from raydistill.losses.reduction import widen
 from raydistill.losses.uncertainty import divergence_from_labels
-from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_positive, check_weight
-from raydistill.models.blocks import blocks_of, family_of
+from raydistill.methods._base import (
+    STATES,
+    Distiller,
+    Execution,
+    Requirements,
+    Term,
+    Terms,
+    check_positive,
+    check_temperature,
+    check_weight,
+)
+from raydistill.models.blocks import family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
@@ -41,7 +51,7 @@ def check_soft_labels(kd_alpha: float, temperature: float) -> None:
     check_weight("kd_alpha", kd_alpha)
     if kd_alpha == 0:
         raise UserError("kd_alpha is 0, so no classes are learnt; raise it")
-    check_positive("temperature", temperature)
+    check_temperature("temperature", temperature)
 
 
 def reads_outputs(*kinds: str, batch_dependent_when_live: bool = False) -> Requirements:
@@ -121,6 +131,42 @@ def _label_names(teacher: Any) -> list[str]:
     return [names[number] for number in sorted(names)]
 
 
+@dataclass(frozen=True)
+class SoftLabelsConfig:
+    """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
+
+    kd_alpha: float = 1.0
+    """Weight of the soft labels."""
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax."""
+
+    def __post_init__(self) -> None:
+        check_soft_labels(self.kd_alpha, self.temperature)
+
+
+class IntegrationDistiller(Distiller):
+    """A student that learns the classes of several teachers, of which each knows some; by default from their logits."""
+
+    vanishes_for_identical_models = ("kd",)
+
+    def __init__(
+        self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
+    ) -> None:
+        """``teacher_labels``: see ``ClassUnion``."""
+        super().__init__(config, student, teachers)
+        self.classes = ClassUnion(student, self.teachers, teacher_labels)
+
+    @classmethod
+    def requirements(cls, config: Any) -> Requirements:
+        """Any number of teachers, whose logits may be stored."""
+        return reads_outputs("logits")
+
+    @classmethod
+    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+        """Refuse a regression."""
+        refuse_regression(student_config)
+
+
 def divergence(logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """KL(target || student) (B,) of the student's tempered logits (B, C), in nats."""
     return divergence_from_labels(widen(logits) / temperature, target)
@@ -192,6 +238,7 @@ def aligns_states(*, batch_dependent: bool) -> Requirements:
         min_teachers=1,
         max_teachers=None,
         heads=HEADS,
+        needs=STATES,
         labels=False,
         execution=Execution(batch_dependent=batch_dependent, sequential_teachers=True, partial_label_space=True),
     )
@@ -204,7 +251,7 @@ def check_alignment(
     refuse_regression(student_config)
     aligned_layers(config, student_config, teacher_configs, match)
     for model in (student_config, *teacher_configs):
-        if not config.mask_padding and family_of(model.model_type).HEAD != "masked_lm":
+        if not config.mask_padding and family_of(model).vocabulary_head(model) == "causal_lm":
             raise UserError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")
 
 
@@ -318,7 +365,7 @@ def add_alignment(terms: Terms, distiller: Distiller, classes: ClassUnion, adapt
     if not config.mask_padding:
         batch = padded_rows(batch)
     student = predict(distiller.student, batch, head=distiller.head, with_states=True)
-    student_states = states_at(distiller.student, student, student_layers)
+    student_states = states_at(student, student_layers)
     found = [_teacher_states(distiller, batch, number, layers) for number, layers in enumerate(teacher_layers)]
     teachers, teacher_states = zip(*found, strict=True)
     losses = [
@@ -337,14 +384,11 @@ def _teacher_states(distiller: Distiller, batch: Batch, number: int, layers: Lay
     """A teacher's outputs, and its states at ``layers``."""
     with weights_present(distiller.teachers[number]):
         teacher = distiller.run_teacher(batch, number=number, with_states=True)
-        return teacher, states_at(distiller.teachers[number], teacher, layers)
+        return teacher, states_at(teacher, layers)
 
 
-def states_at(model: nn.Module, prediction: Prediction, layers: Layers) -> list[Tensor]:
+def states_at(prediction: Prediction, layers: Layers) -> list[Tensor]:
     """Hidden states (R, H) of these numbers as transformers returns them: a decoder's last ones are normalized."""
-    blocks = blocks_of(model)
-    last = len(prediction.states) - 1
-    return [
-        blocks.last_states(prediction.states[number]) if number == last else prediction.states[number]
-        for number in layers
-    ]
+    assert prediction.last_states is not None
+    found = [*prediction.states[:-1], prediction.last_states]
+    return [found[number] for number in layers]

@@ -11,14 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batch import PARTNER, Batch
+from raydistill.batch import PARTNER, Batch, labels_first
 from raydistill.interventions import passes
 from raydistill.interventions.positions import in_batch_partners, interchange_positions
 from raydistill.interventions.sites import check_variables, columns_by_layer, draw, load_mapping
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.losses.hidden_states import cosine_distance
-from raydistill.methods._base import Denominators, Distiller, Execution, LossAndTerms, Requirements, Term, Terms
+from raydistill.methods._base import (
+    VOCABULARY_TERMS,
+    Denominators,
+    Distiller,
+    Execution,
+    LossAndTerms,
+    Requirements,
+    Term,
+    Terms,
+)
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
@@ -35,30 +44,41 @@ BASE_TERMS = {"ce": "kl", "mse": "mse", "mlm": "ce", "clm": "ce", "cos": "cos"}
 COUNTERFACTUAL_TERMS = {"causal_ce": "kl", "causal_cos": "cos"}
 """Kind of loss of each term of the counterfactual pass."""
 
-_LABEL_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
-
 Inputs = tuple[passes.Rows, passes.Rows]
 """Rows of the base and of the source pass."""
 
 
 @dataclass(frozen=True)
 class _Outputs:
-    """A model and the last hidden states (R, D) of one of its passes, None when nothing reads them."""
+    """A model and the end of one of its passes, None when nothing reads it."""
 
     blocks: Blocks
     layout: Layout
+    end: Any
     states: Tensor | None
+    """Last hidden states (R, D)."""
 
     def rows(self, index: Tensor) -> Tensor:
         """Last hidden states (P, D) at flat positions (P,)."""
         assert self.states is not None
         return self.states.index_select(0, self.layout.places(index))
 
+    def head_rows(self, index: Tensor) -> Tensor:
+        """Inputs (P, D') of the vocabulary projection at flat positions (P,)."""
+        return self.blocks.head_rows(self.end, self.layout.places(index), self.states)
+
 
 class Method(Distiller):
-    """Terms over one base pass and one counterfactual pass of teacher and student."""
+    """Terms over one base pass and one counterfactual pass of teacher and student.
+
+    >>> causal = rd.Causal(mapping=sites, pairing="in_batch").build(masked_student, [masked_teacher])
+    >>> loss, terms = causal(masked_batch, generator=torch.Generator().manual_seed(0))
+    >>> sorted(terms)
+    ['causal_ce', 'ce', 'cos', 'mlm']
+    """
 
     vanishes_for_identical_models = ("ce", "mse", "cos", "causal_ce", "causal_cos")
+    directions = dict.fromkeys(("mlm", "clm", "ce", "mse", "cos", "causal_ce", "causal_cos"), False)
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
@@ -74,6 +94,7 @@ class Method(Distiller):
             partners=config.intervenes and config.pairing == "corpus",
             min_rows=2 if config.intervenes and config.pairing == "in_batch" else 1,
             tasks=("mlm", "clm"),
+            needs=("logits", "last_states", *(["sites"] if config.intervenes and not config.data_augment else [])),
             execution=Execution(batch_dependent=config.batch_dependent, partner_width=config.partner_width),
         )
 
@@ -205,9 +226,11 @@ class Method(Distiller):
                 ),
                 needs_base=needs_base,
             )
-        last = (None if states is None else blocks.last_states(states) for states in passes.run(blocks, planned))
-        base_outputs, counterfactual_outputs = (_Outputs(blocks, base.layout, states) for states in last)
-        return base_outputs, counterfactual_outputs
+        first, second = (
+            _Outputs(blocks, base.layout, end, None if end is None else blocks.states_of(end))
+            for end in passes.run(blocks, planned)
+        )
+        return first, second
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Rows of the base and of the source pass; the same where partners are in the batch or no state is read."""
@@ -251,7 +274,7 @@ class Method(Distiller):
         if weights:
             index = self._compared(batch, weights.keys())
             loss, sums = vocabulary_losses(
-                student.blocks.head_transform(student.rows(index)),
+                student.head_rows(index),
                 student.blocks.head_projection(),
                 *(_teacher_head(teacher, index) if set(weights) != {"ce"} else (None, None)),
                 weights=weights,
@@ -272,7 +295,7 @@ class Method(Distiller):
 
 @torch.no_grad()
 def _teacher_head(teacher: _Outputs, index: Tensor) -> tuple[Tensor, Projection]:
-    return teacher.blocks.head_transform(teacher.rows(index)), teacher.blocks.head_projection()
+    return teacher.head_rows(index), teacher.blocks.head_projection()
 
 
 def _exchanged(batch: Batch) -> Batch:
@@ -284,21 +307,13 @@ def _exchanged(batch: Batch) -> Batch:
     return batch.with_columns(**swapped)
 
 
-def labels_first(batch: Batch) -> Tensor:
-    """Flat positions (R,) of the real tokens: first the M labelled ones, then the others, each ascending."""
-    tokens = batch["token_index"]
-    labelled = torch.zeros_like(batch["attention_mask"], dtype=torch.int8).flatten()
-    labelled = labelled.index_fill(0, batch["label_index"], 1).index_select(0, tokens)
-    return tokens.index_select(0, torch.argsort(labelled, descending=True, stable=True))
-
-
 def _check_head(config: Config, student_config: Any, teacher_config: Any) -> None:
     """Refuse a label term that belongs to another kind of model, and options that only masked models have."""
-    heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
+    heads = [family_of(model).vocabulary_head(model) for model in (student_config, teacher_config)]
     if heads[0] != heads[1]:
         raise UserError(f"the student is a {heads[0]} model and the teacher a {heads[1]} model; choose two of one kind")
-    term = _LABEL_TERMS[heads[0]]
-    for other in sorted(config.active & set(_LABEL_TERMS.values()) - {term}):
+    term = VOCABULARY_TERMS[str(heads[0])]
+    for other in sorted(config.active & set(VOCABULARY_TERMS.values()) - {term}):
         raise UserError(
             f"method.alpha_{other} is {config.alphas[other]}, but {student_config.model_type} is a {heads[0]} model; "
             f"set it to 0 and method.alpha_{term} instead"

@@ -30,7 +30,6 @@ from raydistill.methods._causal_task_config import COUNTERFACTUAL, FULL, PAIR, C
 from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
 from raydistill.models.layer_plan import num_steps
-from raydistill.models.predictions import sequence_logits
 from raydistill.user_error import UserError
 
 __all__ = ["Config", "Method"]
@@ -56,9 +55,17 @@ class Method(Distiller):
     """``alpha * kd + (1 - alpha) * ce + gamma * causal_kd + beta * (pkd + causal_pkd)``.
 
     For regression ``mse`` replaces ``ce``, and a squared error the divergences.
+
+    >>> loss, terms = rd.CausalTask().build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['causal_agreement', 'causal_kd', 'ce', 'kd']
     """
 
     vanishes_for_identical_models = ("kd", "pkd", "causal_kd", "causal_pkd", "pair_kd", "pair_pkd")
+    directions = {
+        **{prefix + name: False for prefix in ("", COUNTERFACTUAL, PAIR) for name in ("ce", "mse", "kd", "pkd")},
+        AGREEMENT: True,
+    }
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
@@ -75,6 +82,11 @@ class Method(Distiller):
             max_teachers=needed,
             min_rows=2 if config.intervenes else 1,
             heads=(HEAD,),
+            needs=(
+                "logits",
+                *(["sites"] if config.swaps_states else []),
+                *(["pooled", "all_states"] if config.beta > 0 else []),
+            ),
             execution=Execution(batch_dependent=config.intervenes),
         )
 
@@ -223,7 +235,7 @@ def _label_losses(student: _ForwardOutputs, teacher: _ForwardOutputs, batch: Bat
 def _outputs_of(blocks: Blocks, outputs: passes.Outputs, rows: passes.Rows) -> _ForwardOutputs:
     """The logits and the kept states of a pass, given its input."""
     assert rows.kept_places is not None
-    logits = None if outputs.last is None else sequence_logits(blocks, outputs.last, rows.kept_places)
+    logits = None if outputs.last is None else blocks.sequence_logits(outputs.last, rows.kept_places, rows.layout)
     return _ForwardOutputs(logits, outputs.kept)
 
 

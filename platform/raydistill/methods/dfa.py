@@ -15,7 +15,7 @@ from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.losses.hidden_states import mean_squared_difference
 from raydistill.methods import _integration
-from raydistill.methods._base import Distiller, Requirements, Term, Terms
+from raydistill.methods._base import Requirements, Term, Terms
 from raydistill.methods._integration import Labels
 
 _PUBLISHED_DECAY = 1e-4
@@ -46,18 +46,21 @@ class Block(nn.Module):
         return align, torch.stack([mean_squared_difference(*pair).sum() for pair in pairs]).sum()
 
 
-class Method(Distiller):
-    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``."""
+class Method(_integration.IntegrationDistiller):
+    """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``.
 
-    vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
+    >>> loss, terms = rd.DFA().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'align', 'kd', 'rec']
+    """
+
+    directions = {"kd": False, "agreement": True, "align": False, "rec": False}
 
     def __init__(
         self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
     ) -> None:
         """``teacher_labels``: see ``ClassUnion``."""
-        super().__init__(config, student, teachers)
-        self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
+        super().__init__(config, student, teachers, teacher_labels=teacher_labels)
         models = (student, *self.teachers)
         self.adapters = _integration.make_adapters(config, Block, models, matching_layer, bias_decay=_PUBLISHED_DECAY)
 

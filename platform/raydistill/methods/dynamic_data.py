@@ -18,7 +18,7 @@ from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
 from raydistill.losses.uncertainty import confidence, divergence_from_labels, margin, normalized_entropy
 from raydistill.methods import _dynamic
-from raydistill.methods._base import Distiller, Execution, Requirements, Term, Terms, check_choice, label_term
+from raydistill.methods._base import LABELS, Distiller, Execution, Requirements, Term, Terms, check_choice, label_term
 from raydistill.models.predictions import predict
 from raydistill.user_error import UserError
 
@@ -88,9 +88,19 @@ class Config(_dynamic.DynamicConfig):
 
 
 class Method(Distiller):
-    """``ce_alpha * ce`` over all rows and ``kd_alpha * kd`` over the chosen ones."""
+    """``ce_alpha * ce`` over all rows and ``kd_alpha * kd`` over the chosen ones.
+
+    >>> loss, terms = rd.DynamicData(ratio=0.5).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'chosen_share', 'chosen_uncertainty', 'kd', 'uncertainty']
+    """
 
     vanishes_for_identical_models = ("kd",)
+    directions = {
+        **LABELS,
+        "kd": False,
+        **dict.fromkeys(("chosen_share", "uncertainty", "chosen_uncertainty")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

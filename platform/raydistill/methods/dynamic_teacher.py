@@ -18,6 +18,7 @@ from raydistill.losses.reduction import mean_over
 from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -66,9 +67,19 @@ class Config(_dynamic.DynamicConfig):
 
 
 class Method(Distiller):
-    """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``."""
+    """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``.
+
+    >>> loss, terms = rd.DynamicTeacher().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'teacher_0_kd', 'teacher_0_share', 'teacher_1_kd', 'teacher_1_share', 'uncertainty']
+    """
 
     vanishes_for_identical_models = ("teacher_0_kd",)
+    directions = {
+        **LABELS,
+        "teacher_#_kd": False,
+        **dict.fromkeys(("teacher_#_share", "uncertainty")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 
 from raydistill.batch import Batch
-from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
-from raydistill.methods._base import Distiller, Requirements, Term, Terms, label_term
-from raydistill.models.blocks import blocks_of
-from raydistill.models.predictions import predict
-
-_TERMS = {"masked_lm": "mlm", "causal_lm": "clm"}
+from raydistill.methods._base import LABELS, VOCABULARY_TERMS, Distiller, Requirements, Term, Terms, label_term
+from raydistill.models.predictions import at_labels, predict
 
 
 @dataclass(frozen=True)
@@ -23,7 +19,13 @@ class Method(Distiller):
 
     Its only term is ``mlm`` for a masked language model, ``clm`` for a causal one, ``ce`` for classes and ``mse`` for
     regression.
+
+    >>> loss, terms = rd.Finetune().build(student)(batch)
+    >>> sorted(terms)
+    ['ce']
     """
+
+    directions = {"mlm": False, "clm": False, **LABELS}
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
@@ -31,7 +33,7 @@ class Method(Distiller):
         return Requirements()
 
     def _term(self, batch: Batch) -> str:
-        return _TERMS.get(self.head) or label_term(batch)
+        return VOCABULARY_TERMS.get(self.head) or label_term(batch)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """A mean over labels."""
@@ -39,21 +41,17 @@ class Method(Distiller):
 
     def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
-        if self.head in _TERMS:
+        if self.head in VOCABULARY_TERMS:
             self._add_vocabulary_loss(terms, batch)
         else:
             logits = predict(self.student, batch, head=self.head).logits
             terms.add(self._term(batch), label_loss(logits, batch["labels"]))
 
     def _add_vocabulary_loss(self, terms: Terms, batch: Batch) -> None:
-        name, blocks = self._term(batch), blocks_of(self.student)
-        layout = Layout.of(batch["attention_mask"], batch["token_index"])
-        embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
-        hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
-        rows = hidden.index_select(0, layout.places(batch["label_index"]))
+        name = self._term(batch)
         count = terms.denominators[name]
         loss, sums = vocabulary_losses(
-            blocks.head_states(rows), blocks.head_projection(), weights={"ce": 1 / count}, labels=batch["labels"]
+            *at_labels(self.student, batch), weights={"ce": 1 / count}, labels=batch["labels"]
         )
         terms.add_loss(loss)
         terms.record(name, sums["ce"] / count)

@@ -1,32 +1,45 @@
-"""Knowledge distillation of a classifier: the teacher's soft labels beside the true labels.
+"""Knowledge distillation: the teacher's soft labels beside the true labels, of classifiers and of language models.
 
-Hinton et al. 2015, sec. 2.
+Hinton et al. 2015, sec. 2. Other divergences: see ``losses.divergences``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
-from raydistill.losses.soft_targets import soft_label_loss
+from raydistill.losses.divergences import NAMES, Divergence, divergence_of
+from raydistill.losses.soft_targets import soft_label_loss, squared_error, tempered_divergence
 from raydistill.methods._base import (
     CLASSIFYING,
+    LABELS,
+    VOCABULARY_TERMS,
     Distiller,
     Execution,
     Requirements,
     Term,
     Terms,
     check_choice,
-    check_positive,
+    check_temperature,
     label_term,
 )
+from raydistill.methods._vocabulary_kd import add_vocabulary_terms, vocabulary_terms
 from raydistill.models.predictions import predict
 from raydistill.user_error import UserError
 
+_POSITIONS = {
+    "all": (*CLASSIFYING, *VOCABULARY_TERMS),
+    "masked": ("masked_lm",),
+    "completion": ("causal_lm",),
+}
+"""Heads that each value of ``positions`` suits."""
+
 
 @dataclass(frozen=True)
-class Config:
+class SoftLabels:
     """Weights and temperature."""
 
     alpha: float = 0.5
@@ -39,43 +52,97 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must be between 0 and 1")
-        check_positive("temperature", self.temperature)
+        check_temperature("temperature", self.temperature)
         check_choice("reduction", self.reduction, ("batchmean", "mean"))
 
 
+@dataclass(frozen=True)
+class Config(SoftLabels):
+    """How student and teacher are compared, and where."""
+
+    divergence: str = "forward_kl"
+    """How both distributions are compared: ``forward_kl``, ``reverse_kl``, ``jsd``, ``skew_kl``, ``skew_reverse_kl`` or
+    ``tvd``, times the temperature squared, or the squared error of the logits, ``mse``."""
+    beta: float = 0.5
+    """With ``jsd`` the teacher's share of the mixture: 0 is the forward, 1 the reverse KL divergence."""
+    skew: float = 0.1
+    """With ``skew_kl`` the teacher's share of the second distribution, with ``skew_reverse_kl`` the student's."""
+    positions: str = "all"
+    """Where a language model is compared with its teacher: at ``all`` tokens, or where there is a label: at the tokens
+    that are ``masked``, or that a decoder predicts (``completion``). Classifiers have no such choice."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("divergence", self.divergence, (*NAMES, "mse"))
+        check_choice("positions", self.positions, tuple(_POSITIONS))
+        if self.divergence in NAMES:
+            try:
+                divergence_of(self.divergence, beta=self.beta, skew=self.skew)
+            except ValueError as error:
+                raise UserError(str(error)) from None
+
+    @property
+    def measure(self) -> Divergence | None:
+        """The divergence; None for the forward KL divergence, which has code of its own, and for squared errors."""
+        if self.divergence in ("forward_kl", "mse"):
+            return None
+        return divergence_of(self.divergence, beta=self.beta, skew=self.skew)
+
+    @property
+    def compare(self) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The loss (N,) of rows of classes, given both models' logits (N, C); None for the forward KL divergence."""
+        if self.divergence == "mse":
+            return squared_error
+        return self.measure and partial(tempered_divergence, divergence=self.measure, temperature=self.temperature)
+
+
 class Method(Distiller):
-    """``alpha * kd + (1 - alpha) * ce``; for regression ``mse`` replaces ``ce``, and ``kd`` is a squared error."""
+    """``alpha * kd + (1 - alpha) * ce``; for regression ``mse`` replaces ``ce``, and ``kd`` is a squared error.
+
+    Of language models ``mlm`` or ``clm`` replaces ``ce``.
+
+    >>> loss, terms = rd.KD(alpha=0.5, temperature=2).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'kd']
+    """
 
     vanishes_for_identical_models = ("kd",)
+    directions = {"mlm": False, "clm": False, **LABELS, "kd": False}
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """One teacher, unless its weight is 0; its logits may be stored, and its tokenizer may differ for sequences.
 
-        Answers have as many classes as the micro-batch has positions, so a mean over classes would depend on it.
+        Answers have as many classes as the micro-batch has positions, so a mean over classes would depend on it. The
+        teacher of a language model has its vocabulary and runs.
         """
         needed = 1 if config.alpha > 0 else 0
         return Requirements(
             min_teachers=needed,
             max_teachers=needed,
-            heads=CLASSIFYING if config.reduction == "batchmean" else CLASSIFYING[:2],
+            heads=CLASSIFYING[:2] if config.reduction == "mean" else _POSITIONS[config.positions],
             stored=("logits",),
             labels=config.alpha < 1,
             execution=Execution(sequential_teachers=True, cross_tokenizer=True),
         )
 
     def terms(self, batch: Batch) -> dict[str, Term]:
-        """Means over labels."""
+        """Means over labels; ``kd`` of a language model is one over the compared tokens."""
+        if self.head in VOCABULARY_TERMS:
+            return vocabulary_terms(self.config, batch, self.head)
         return soft_label_terms(self.config, batch)
 
     def add_terms(self, terms: Terms, batch: Batch) -> None:
         """See the base class."""
+        if self.head in VOCABULARY_TERMS:
+            add_vocabulary_terms(self, terms, batch)
+            return
         logits = predict(self.student, batch, head=self.head).logits
         teacher_logits = self.teacher_logits(batch) if self.config.alpha > 0 else None
-        add_soft_labels(terms, self.config, batch, logits, teacher_logits)
+        add_soft_labels(terms, self.config, batch, logits, teacher_logits, compare=self.config.compare)
 
 
-def soft_label_terms(config: Config, batch: Batch) -> dict[str, Term]:
+def soft_label_terms(config: SoftLabels, batch: Batch) -> dict[str, Term]:
     """The terms of the true and of the soft labels as far as they have a weight, means over labels.
 
     They are means over rows where there are no labels.
@@ -86,8 +153,19 @@ def soft_label_terms(config: Config, batch: Batch) -> dict[str, Term]:
     return {**found, "kd": Term(count, config.alpha)} if config.alpha > 0 else found
 
 
-def add_soft_labels(terms: Terms, config: Config, batch: Batch, logits: Tensor, teacher_logits: Tensor | None) -> None:
-    """Add the terms of ``soft_label_terms``, given logits (N, C); the teacher's are needed where alpha is positive."""
+def add_soft_labels(
+    terms: Terms,
+    config: SoftLabels,
+    batch: Batch,
+    logits: Tensor,
+    teacher_logits: Tensor | None,
+    *,
+    compare: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> None:
+    """Add the terms of ``soft_label_terms``, given logits (N, C); the teacher's are needed where alpha is positive.
+
+    ``compare`` takes the place of the forward KL divergence of classes.
+    """
     if config.alpha < 1:
         terms.add(label_term(batch), label_loss(logits, batch["labels"]))
     if config.alpha > 0:
@@ -97,5 +175,6 @@ def add_soft_labels(terms: Terms, config: Config, batch: Batch, logits: Tensor, 
             teacher_logits,
             temperature=config.temperature,
             mean_over_classes=config.reduction == "mean",
+            compare=compare,
         )
         terms.add("kd", rows)

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.losses.integrated_targets import agreement, hard_choice, mixed_target, score_margin, soft_choice
 from raydistill.methods import _integration
-from raydistill.methods._base import Distiller, Requirements, Term, Terms, check_choice, check_positive, stored_name
-from raydistill.methods._integration import Labels
+from raydistill.methods._base import Distiller, Requirements, Term, Terms, check_choice, check_temperature, stored_name
 from raydistill.models.dropout_scores import dropout_scores, has_dropout, pass_seeds, single_pass_scores
 from raydistill.models.load import head_of
 from raydistill.models.offloading import weights_present
@@ -69,21 +68,22 @@ class Config:
                     "write scores: dropout"
                 )
         check_choice("teacher_choice", self.teacher_choice, ("soft", "hard"))
-        check_positive("teacher_score_temperature", self.teacher_score_temperature)
+        check_temperature("teacher_score_temperature", self.teacher_score_temperature)
 
 
-class Method(Distiller):
-    """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient."""
+class Method(_integration.IntegrationDistiller):
+    """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient.
 
-    vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
+    >>> loss, terms = rd.Muki().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd', 'margin', 'teacher_0_score', 'teacher_0_share', 'teacher_1_score', 'teacher_1_share']
+    """
 
-    def __init__(
-        self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
-    ) -> None:
-        """``teacher_labels``: see ``ClassUnion``."""
-        super().__init__(config, student, teachers)
-        self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
+    directions = {
+        "kd": False,
+        "agreement": True,
+        **dict.fromkeys(("margin", "teacher_#_score", "teacher_#_share")),
+    }
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:

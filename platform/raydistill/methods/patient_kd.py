@@ -15,6 +15,7 @@ from raydistill.batch import Batch
 from raydistill.losses.hidden_states import pkd_loss
 from raydistill.methods import kd
 from raydistill.methods._base import (
+    LABELS,
     Distiller,
     Execution,
     Requirements,
@@ -56,7 +57,7 @@ TABLES: dict[str, dict[tuple[int, int], tuple[Layers, Layers]]] = {
 
 
 @dataclass(frozen=True)
-class Config(kd.Config):
+class Config(kd.SoftLabels):
     """Weights, temperature and compared layers."""
 
     beta: float = 100.0
@@ -101,9 +102,15 @@ class Config(kd.Config):
 
 
 class Method(Distiller):
-    """The loss of ``kd`` and ``beta * pkd``."""
+    """The loss of ``kd`` and ``beta * pkd``.
+
+    >>> loss, terms = rd.PatientKD(student_layers=[0], teacher_layers=[1]).build(student, [teacher])(batch)
+    >>> sorted(terms)
+    ['ce', 'kd', 'pkd']
+    """
 
     vanishes_for_identical_models = ("kd",)
+    directions = {**LABELS, "kd": False, "pkd": False}
 
     def __init__(self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__(config, student, teachers)
@@ -128,6 +135,7 @@ class Method(Distiller):
             min_teachers=needed,
             max_teachers=needed,
             heads=("sequence_classification",),
+            needs=("logits", "pooled", "all_states") if config.beta > 0 else ("logits",),
             stored=tuple(stored) if knows_widths else (),
             labels=config.alpha < 1,
             execution=Execution(sequential_teachers=True),

@@ -4,57 +4,32 @@ Vongkulbhisal et al. 2019, "Unifying Heterogeneous Classifiers with Distillation
 text; code lancopku/MUKI @ 703fd17. Formulas and deviations: see README.md in this folder.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import nn
 
 from raydistill.batch import Batch
 from raydistill.losses.integrated_targets import agreement
 from raydistill.losses.soft_targets import kl_divergence
 from raydistill.methods import _integration
-from raydistill.methods._base import Distiller, Requirements, Term, Terms
-from raydistill.methods._integration import Labels
+from raydistill.methods._base import Term, Terms
 from raydistill.models.predictions import predict
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_integration.SoftLabelsConfig):
     """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
 
-    kd_alpha: float = 1.0
-    """Weight of the soft labels."""
-    temperature: float = 1.0
-    """Logits are divided by it before the softmax."""
 
-    def __post_init__(self) -> None:
-        _integration.check_soft_labels(self.kd_alpha, self.temperature)
+class Method(_integration.IntegrationDistiller):
+    """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows.
 
+    >>> loss, terms = rd.UHC().build(student, [teacher, other_teacher])(batch)
+    >>> sorted(terms)
+    ['agreement', 'kd', 'teacher_0_kd', 'teacher_1_kd']
+    """
 
-class Method(Distiller):
-    """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows."""
-
-    vanishes_for_identical_models = ("kd",)
-    higher_is_better = ("agreement",)
-
-    def __init__(
-        self, config: Config, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
-    ) -> None:
-        """``teacher_labels``: see ``ClassUnion``."""
-        super().__init__(config, student, teachers)
-        self.classes = _integration.ClassUnion(student, self.teachers, teacher_labels)
-
-    @classmethod
-    def requirements(cls, config: Config) -> Requirements:
-        """Any number of teachers, whose logits may be stored."""
-        return _integration.reads_outputs("logits")
-
-    @classmethod
-    def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse a regression."""
-        _integration.refuse_regression(student_config)
+    directions = {"kd": False, "teacher_#_kd": False, "agreement": True}
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over rows; ``agreement`` is with the target of ``vkd``."""

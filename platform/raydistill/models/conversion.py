@@ -1,8 +1,6 @@
 """Checkpoints with a pickled file of weights, as they were published for years, to safetensors."""
 
-import pickle
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from raydistill.atomic import first_folder
 from raydistill.models.classes import with_classes
 from raydistill.models.load import load_config
 from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
@@ -42,16 +41,12 @@ def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[s
         config.architectures = [PUBLISHED_CLASS]
     # Tied tensors are one in memory, which safetensors does not write.
     renamed = {new: tensors[old].clone().contiguous() for old, new in own_names(tensors).items()}
-    made.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=made.parent, prefix=f".{made.name}-") as temporary:
-        whole = Path(temporary) / made.name
-        whole.mkdir()
+    with first_folder(made) as whole:
         save_file(renamed, whole / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(whole)
         for pattern in TOKENIZER_FILES:
             for found in Path(folder).glob(pattern):
                 shutil.copyfile(found, whole / found.name)
-        whole.rename(made)
     return len(renamed)
 
 
@@ -69,8 +64,11 @@ def _named(config: Any, labels: Sequence[str]) -> Any:
 def _tensors(file: Path) -> Mapping[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:
+        # A file that is none can make torch and pickle raise anything; torch's own advice, which comes first, is to run
+        # what the file holds.
+        text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        reason = text.partition("\n")[0] or type(error).__name__
         raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")

@@ -16,9 +16,6 @@ from raydistill.models.small_shapes import shrink
 from raydistill.models.unit_masks import check_units
 from raydistill.user_error import UserError
 
-LEVELS = tuple(range(0, 100, 10))
-"""Published levels of sparsity, in percent of the units."""
-
 
 def check_levels(levels: Sequence[float]) -> None:
     """Raise ValueError for levels that are none, below 0, 100 or more, or given twice."""
@@ -76,23 +73,6 @@ def _rounded(units: int, removed: int, *, size: int, multiple_of: int) -> int:
             f"heads are {size} wide, and multiples of {multiple_of} would cut one in two; set multiple_of to 1"
         )
     return width // size
-
-
-def order_of(scores: Scores) -> KeptUnits:
-    """All units of each block from the highest score to the lowest, not ascending; for ``reordered``."""
-    heads, neurons = (
-        tuple(map(tuple, part.sort(dim=-1, descending=True, stable=True).indices.tolist()))
-        for part in (scores.heads, scores.neurons)
-    )
-    return KeptUnits(heads, neurons)
-
-
-def reordered(model: nn.Module, scores: Scores) -> nn.Module:
-    """A copy of a model, in evaluation mode, whose units stand by descending score in each block; logits are equal."""
-    check_units(model.config)
-    made = copy.deepcopy(model).eval()
-    shrink(made, order_of(scores))
-    return made
 
 
 def pruned(model: nn.Module, kept: KeptUnits) -> nn.Module:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raydistill.models import layer_plan
-from raydistill.models.blocks import families, family_of
+from raydistill.models.blocks import family_of, packed_families
 from raydistill.models.blocks._base import UnitNames
 from raydistill.models.kept_units import kept_of
 from raydistill.user_error import UserError
@@ -32,12 +32,12 @@ def check_units(config: Any) -> None:
 
 
 def _prunable() -> str:
-    return ", ".join(name for name in families("masked_lm") if family_of(name).UNITS is not None)
+    return ", ".join(name for name, family in sorted(packed_families().items()) if family.UNITS is not None)
 
 
 def unit_names(config: Any) -> UnitNames:
     """Names of the modules that make a block's units; raises ValueError for a family without them."""
-    names = family_of(config.model_type).UNITS
+    names = family_of(config).UNITS
     if names is None:
         raise UserError(f"the model is a {config.model_type}; heads and neurons can be pruned of {_prunable()}")
     return names
@@ -51,7 +51,7 @@ def units_seen(model: nn.Module, heads: Seen, neurons: Seen) -> Iterator[None]:
     """
     config: Any = model.config
     names = unit_names(config)
-    blocks: Any = model.get_submodule(family_of(config.model_type).LAYERS)
+    blocks: Any = model.get_submodule(family_of(config).LAYERS)
     with ExitStack() as hooks:
         for number, block in enumerate(blocks):
             for name, seen in ((names.attention_output, heads), (names.output, neurons)):
@@ -63,35 +63,3 @@ def units_seen(model: nn.Module, heads: Seen, neurons: Seen) -> Iterator[None]:
 
 def _hook(number: int, seen: Seen) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
     return lambda _, inputs: (seen(number, inputs[0]),)
-
-
-@contextmanager
-def head_and_neuron_masks(
-    model: nn.Module, *, heads: Tensor | None = None, neurons: Tensor | None = None, row: Tensor | None = None
-) -> Iterator[None]:
-    """Inside, masks multiply the units of a model that is not pruned; their gradients are those of the masks.
-
-    Shapes: ``heads`` (L, H) and ``neurons`` (L, F) for all rows; or (B, L, H) and (B, L, F), one a row: of padded
-    states (B, T, D), and with ``row`` (R,), the row of each state, of packed ones (1, R, D).
-    """
-    check_units(model.config)
-
-    def of_heads(number: int, states: Tensor) -> Tensor:
-        if heads is None:
-            return states
-        split = states.unflatten(-1, (heads.shape[-1], -1))
-        return (split * _mask_of(heads, number, row)[..., None]).flatten(-2)
-
-    def of_neurons(number: int, states: Tensor) -> Tensor:
-        return states if neurons is None else states * _mask_of(neurons, number, row)
-
-    with units_seen(model, of_heads, of_neurons):
-        yield
-
-
-def _mask_of(masks: Tensor, number: int, row: Tensor | None) -> Tensor:
-    """A block's mask with the dimensions of states before the units: (U,), (B, 1, U) or (R, U)."""
-    mask = masks[..., number, :]
-    if masks.dim() == 2:
-        return mask
-    return mask[:, None] if row is None else mask.index_select(0, row)

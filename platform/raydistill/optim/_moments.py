@@ -1,6 +1,6 @@
 """The two running moments that Adam and its relatives keep, for all tensors of a group at once."""
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,25 @@ class Stepped:
     exp_avg_sq: list[Tensor]
 
 
-def parameters_with_gradients(group: dict[str, Any]) -> list[Tensor]:
-    """What a step changes of a group: a tensor without a gradient is left alone, its decay included."""
-    return [parameter for parameter in group["params"] if parameter.grad is not None]
+class GroupedOptimizer(torch.optim.Optimizer):
+    """Steps each group's tensors that have gradients at once; one without is left alone, its decay included."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Change every parameter that has a gradient; returns what ``closure``, if there is one, gave."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._step(parameters, group)
+        return loss
+
+    def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Change the ``parameters`` of a group, which all have gradients."""
+        raise NotImplementedError
 
 
 def add_gradients(

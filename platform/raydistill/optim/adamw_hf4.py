@@ -1,16 +1,16 @@
 """AdamW as transformers 4 had it, which the published recipes of that time mean by the name."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raydistill.optim._moments import add_gradients, parameters_with_gradients
+from raydistill.optim._moments import GroupedOptimizer, add_gradients
 
 
-class AdamWHF4(torch.optim.Optimizer):
+class AdamWHF4(GroupedOptimizer):
     """``p -= lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps)``, then ``p -= lr * weight_decay * p``.
 
     PyTorch's AdamW adds ``eps`` after the correction of v, so that it weighs less in the first steps, and decays
@@ -28,19 +28,6 @@ class AdamWHF4(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change every parameter that has a gradient; returns what ``closure``, if there is one, gave."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = parameters_with_gradients(group)
-            if parameters:
-                self._step(parameters, group)
-        return loss
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         stepped = add_gradients(parameters, self.state, betas=group["betas"])

@@ -1,18 +1,18 @@
 """Adam without bias correction that clips each tensor by itself: the optimizer of the first BERT code."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from raydistill.optim._moments import add_gradients, parameters_with_gradients
+from raydistill.optim._moments import GroupedOptimizer, add_gradients
 
 _TINY = 1e-6
 """What PyTorch's clipping adds to a norm before it divides by it."""
 
 
-class BertAdam(torch.optim.Optimizer):
+class BertAdam(GroupedOptimizer):
     """``p -= lr * (m / (sqrt(v) + eps) + weight_decay * p)`` with moments m and v that start at 0, uncorrected.
 
     Before that each tensor's gradient, the one in ``grad``, is scaled down to a norm of ``max_grad_norm``. A schedule
@@ -38,19 +38,6 @@ class BertAdam(torch.optim.Optimizer):
             "weight_decay": weight_decay,
         }
         super().__init__(params, defaults)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Change every parameter that has a gradient; returns what ``closure``, if there is one, gave."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = parameters_with_gradients(group)
-            if parameters:
-                self._step(parameters, group)
-        return loss
 
     def _step(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         _clip_each([p.grad for p in parameters if p.grad is not None], group["max_grad_norm"])

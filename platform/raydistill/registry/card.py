@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from raydistill import names
 from raydistill.registry import student
 from raydistill.registry.student import STUDENT, FiguresRow
 
@@ -27,7 +29,9 @@ _MOST_CLASSES = 50
 _COSTS = {
     "size_mb": "size on disk (MB)",
     "latency_ms": "latency of one row (ms)",
+    "latency_spread_ms": "spread of that latency (ms)",
     "batch_latency_ms": "latency per row in full batches (ms)",
+    "batch_latency_spread_ms": "spread of that latency in batches (ms)",
 }
 """Figures that are no metrics of quality, with their units."""
 
@@ -43,14 +47,15 @@ def model_card(name: str, tags: Mapping[str, str], folder: Path, *, rows: Sequen
     auto, task, kind = next(
         (head for end, head in _HEADS.items() if architecture.endswith(end)), (None, None, "a model")
     )
+    note = names.markdown(tags.get(student.NOTE_TAG, ""))
     sections = [
         f"---\n{_metadata(name, tags, task, rows).to_yaml()}\n---",
-        f"# {name}",
+        f"# {names.markdown(name)}",
         _description(config, architecture, kind),
         _section("How it was made", _origin(tags)),
-        _section("Validation figures", [figures_table(rows), tags.get(student.NOTE_TAG, "")] if rows else []),
+        _section("Validation figures", [figures_table(rows), note] if rows else []),
         _section("Size", _size_lines(tags)),
-        _section("License", [tags.get(student.LICENSE_TAG, "")]),
+        _section("License", [names.markdown(tags.get(student.LICENSE_TAG, ""))]),
         _section("Use", _usage(auto, name)),
     ]
     return "\n\n".join(part for part in sections if part) + "\n"
@@ -61,7 +66,7 @@ def figures_table(rows: Sequence[FiguresRow]) -> str:
     heads = [f"{row.title}, mean of {row.runs} runs" if row.runs > 1 else row.title for row in rows]
     cells = [[_COSTS.get(name, name), *values] for name, *values in student.figure_cells(rows)]
     lines = [["", *heads], ["---", *["---:"] * len(rows)], *cells]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(names.markdown, line))} |" for line in lines)
 
 
 def _metadata(name: str, tags: Mapping[str, str], task: str | None, rows: Sequence[FiguresRow]) -> ModelCardData:
@@ -88,10 +93,10 @@ def _metadata(name: str, tags: Mapping[str, str], task: str | None, rows: Sequen
 def _description(config: Mapping[str, Any], architecture: str, kind: str) -> str:
     sizes = [(_value(config, name), unit) for name, unit in _SIZES]
     known = [f"{value:,} {unit}" for value, unit in sizes if isinstance(value, int)]
-    text = f"{kind.capitalize()} (`{architecture}`)" + (f": {', '.join(known)}." if known else ".")
+    text = f"{kind.capitalize()} ({names.code(architecture)})" + (f": {', '.join(known)}." if known else ".")
     labels = [str(label) for label in (config.get("id2label") or {}).values()]
     if "Classification" in architecture and 0 < len(labels) <= _MOST_CLASSES:
-        text += f" Its classes: {', '.join(labels)}."
+        text += f" Its classes: {', '.join(map(names.markdown, labels))}."
     return text
 
 
@@ -109,9 +114,9 @@ def _origin(tags: Mapping[str, str]) -> list[str]:
         ("Job", "job", ""),
         ("Campaign", "campaign", ""),
     ]
-    lines = [f"* {title}: {tags[key]}{more}" for title, key, more in known if tags.get(key)]
+    lines = [names.markdown(f"* {title}: {tags[key]}{more}") for title, key, more in known if tags.get(key)]
     if "corpus" not in tags and tags.get("corpus_hash"):
-        lines.append(f"* Corpus: content {tags['corpus_hash']}")
+        lines.append(names.markdown(f"* Corpus: content {tags['corpus_hash']}"))
     if tags.get("layer_plan"):
         lines.append(
             f"* Blocks: it was trained to run the blocks {tags['layer_plan']} of shared weights (* means that query "
@@ -142,7 +147,8 @@ def _size_lines(tags: Mapping[str, str]) -> list[str]:
 
 
 def _usage(auto: str | None, name: str) -> list[str]:
-    fetch = f"`raydistill models pull {name} FOLDER` makes a folder that transformers can read by itself"
+    command = names.code(f"raydistill models pull {shlex.quote(name)} FOLDER")
+    fetch = f"{command} makes a folder that transformers can read by itself"
     if auto is None:
         return [f"{fetch}."]
     code = [

@@ -10,10 +10,10 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+from raydistill.credentials import without_secrets
 from raydistill.registry.client import Registry
 from raydistill.registry.reference import ModelReference
 from raydistill.tracking.quiet import mlflow_environment
-from raydistill.tracking.store import without_secrets
 from raydistill.user_error import UserError
 
 _SQLITE = "sqlite:///"

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raydistill import names
+from raydistill.credentials import resolved, without_secrets
 from raydistill.discovery import unknown_choice
 from raydistill.registry.card import model_card
 from raydistill.registry.reference import SCHEME, ModelReference
 from raydistill.registry.student import FIGURES_TAG, RegisteredStudent, StudentVersion
+from raydistill.store_paths import at_home
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import CARD
-from raydistill.tracking.store import is_database, without_secrets
+from raydistill.tracking.store import is_database
 from raydistill.user_error import UserError
 
 _SQLITE = "sqlite:///"
@@ -108,14 +111,15 @@ class Registry:
         except self._mlflow.MlflowException as error:
             if error.error_code not in _MISSING:
                 raise
-        names = sorted(str(model.name) for model in _pages(self._client.search_registered_models))
-        if not names:
+        known = sorted(str(model.name) for model in _pages(self._client.search_registered_models))
+        if not known:
             raise UserError(f"model is {name!r}, but the registry at {self._where} has none; register one first")
-        raise UserError(unknown_choice("model", name, names))
+        raise UserError(unknown_choice("model", name, known))
 
     def _student(self, model: Any) -> RegisteredStudent:
-        quoted = str(model.name).replace("'", "''")
-        found = list(_pages(self._client.search_model_versions, f"name = '{quoted}'"))
+        quoted = names.quoted(str(model.name))
+        pages = _pages(self._client.search_model_versions, None if quoted is None else f"name = {quoted}")
+        found = [one for one in pages if one.name == model.name]
         aliases = {alias: int(number) for alias, number in dict(model.aliases).items()}
         versions = sorted((_read(one, aliases) for one in found), key=lambda one: -one.number)
         return RegisteredStudent(str(model.name), tuple(versions), aliases)
@@ -199,7 +203,9 @@ def _checkpoint_in(root: Path, reference: str) -> Path:
 def registry_uri(storage: Path | None, tracking_uri: str | None, environment: Mapping[str, str] = os.environ) -> str:
     """The store that a command means: a URI, a job's storage folder, ``MLFLOW_TRACKING_URI``, or ``runs``."""
     given = tracking_uri or (None if storage else environment.get("MLFLOW_TRACKING_URI"))
-    return given or f"{_SQLITE}{(storage or Path('runs')).expanduser().absolute() / 'mlflow.db'}"
+    if given:
+        return resolved(given, key="--tracking-uri", environment=environment)
+    return f"{_SQLITE}{at_home(storage or 'runs').absolute() / 'mlflow.db'}"
 
 
 def _check_there(uri: str, where: str) -> None:

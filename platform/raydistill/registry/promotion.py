@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -13,12 +12,12 @@ from pathlib import Path
 from raydistill.environment import quiet_variables
 from raydistill.registry.client import Registry
 from raydistill.registry.gate import unmet
+from raydistill.registry.reference import check_alias
 from raydistill.registry.student import LICENSE_TAG, StudentVersion
 from raydistill.user_error import UserError
 
 PROMOTED, FORCED = "promoted", "forced"
 """Tags, each followed by ``.<alias>``: when a version got the alias, and which checks a forced one failed."""
-_ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]+", re.ASCII)
 _CODE = (".py", ".so", ".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json")
 _TIMEOUT_S = 600
@@ -67,8 +66,7 @@ def promote(registry: Registry, version: StudentVersion, alias: str, *, force: b
     If a check fails, the alias stays where it is, unless ``force`` is set; then a tag of the version has the failures.
     Raises ValueError for an alias that no registry takes.
     """
-    if not _ALIAS.fullmatch(alias):
-        raise UserError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
+    check_alias(alias)
     holder = registry.holder(version.name, alias)
     failed = [*unmet(version, holder), *_license(version)]
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,5 +1,6 @@
 """How a version of a registered model is written: ``NAME``, ``NAME@ALIAS``, ``NAME/VERSION``, or as MLflow's URI."""
 
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -7,6 +8,11 @@ from raydistill.user_error import UserError
 
 SCHEME = "models:/"
 _PATTERN = re.compile(r"(?P<scheme>models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
+_ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]+", re.ASCII | re.IGNORECASE)
+_TAG = re.compile(r"[/\w.\- :]+")
+_NOT_IN_NAMES = "/:@'"
+"""The first three part a reference, the last ends a string in the registry's filters."""
+_LONGEST_NAME, _LONGEST_TAG = 250, 100_000
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,35 @@ class ModelReference:
         """MLflow's URI of the version; MLflow itself has none for the newest, ``models:/NAME``."""
         alias = f"@{self.alias}" if self.alias else ""
         return f"{SCHEME}{self.name}{alias}" + (f"/{self.version}" if self.version is not None else "")
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that the registry does not take, or that no reference could write."""
+    found = next((sign for sign in name if sign in _NOT_IN_NAMES or not sign.isprintable()), None)
+    if found is not None:
+        raise UserError(f"name is {name!r}, which has {found!r}; a registered model's name has none of {_NOT_IN_NAMES}")
+    if name.strip() != name or name in ("", ".", ".."):
+        raise UserError(f"name is {name!r}; give a registered model's name without spaces at its ends")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(f"name has {len(name)} letters; a registered model's name has at most {_LONGEST_NAME}")
+
+
+def check_alias(alias: str) -> None:
+    """Raise ValueError for an alias that the registry reserves or does not take."""
+    if len(alias) > _LONGEST_NAME:
+        raise UserError(f"alias has {len(alias)} letters; it has at most {_LONGEST_NAME}")
+    if not _ALIAS.fullmatch(alias):
+        raise UserError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
+
+
+def check_tag(name: str, text: str) -> None:
+    """Raise ValueError for a version's tag that the registry does not take."""
+    if not _TAG.fullmatch(name) or posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
+        raise UserError(f"tags has {name!r}; a tag's name has letters, digits, spaces, _, -, ., : and / between others")
+    if len(name) > _LONGEST_NAME:
+        raise UserError(f"tags has a name of {len(name)} letters; it has at most {_LONGEST_NAME}")
+    if len(text) > _LONGEST_TAG:
+        raise UserError(f"tags.{name} has {len(text):,} letters; it has at most {_LONGEST_TAG:,}")
 
 
 def is_registered(checkpoint: str) -> bool:

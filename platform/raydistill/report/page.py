@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raydistill import names
+from raydistill.names import Markup, code
 from raydistill.report.columns import column
 from raydistill.report.tables import Group, Style, markdown, markdown_table
 
@@ -63,7 +65,7 @@ def page(
 def _comparison(comparison: Comparison) -> str:
     notes = [
         *_same(comparison.groups),
-        *comparison.notes,
+        *map(names.markdown, comparison.notes),
         *(
             ["`n` runs differ in their seed alone; figures are their mean ± sample standard deviation."]
             if any(row.n > 1 for row in comparison.groups)
@@ -88,12 +90,12 @@ def _runs(trained: Sequence[Trained], metric: str) -> str:
     header = ["run", "method", "teacher", "steps", *([f"last {style.heading}"] if metric else []), "folder"]
     rows = [
         [
-            f"`{run.name}`",
+            code(run.name),
             run.method,
             run.teacher,
             f"{run.num_steps:,}",
             *(["" if run.figure is None else style.text(run.figure)] if metric else []),
-            f"[{run.folder.rpartition('/')[2]}]({run.folder})",
+            Markup(f"[{run.folder.rpartition('/')[2]}]({run.folder})"),
         ]
         for run in trained
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydistill.names import drawn
 from raydistill.report.against import Against
 from raydistill.report.columns import Column, column
 from raydistill.report.curves import TASK, TRAIN, VALIDATION, Curve, Training, curves, terms
@@ -43,25 +44,25 @@ class Level:
 
 def loss_terms(trainings: Sequence[Training]) -> "Figure":
     """A panel for each term of the loss, at least one: training rows drawn through, validation rows dashed."""
-    names = terms(trainings)
-    num_columns = min(len(names), 2 if len(names) in (2, 4) else 3)
-    num_rows = math.ceil(len(names) / num_columns)
+    shown = terms(trainings)
+    num_columns = min(len(shown), 2 if len(shown) in (2, 4) else 3)
+    num_rows = math.ceil(len(shown) / num_columns)
     figure = _figure(height=_PANEL_HEIGHT * num_rows + 0.8)
     panels = figure.subplots(num_rows, num_columns, sharex=True, squeeze=False).flatten()
-    for panel, name in zip(panels, names, strict=False):
+    for panel, name in zip(panels, shown, strict=False):
         trained, validation = curves(trainings, TRAIN + name), curves(trainings, VALIDATION + name)
         for curve in trained:
             _draw(panel, curve)
         for curve in validation:
             _draw(panel, curve, is_validation=True)
         _finish(panel, _values([*trained, *validation]))
-        panel.set_title(name, fontsize=11)
+        panel.set_title(drawn(name), fontsize=11)
         panel.tick_params(labelbottom=True)
-    for panel in panels[len(names) :]:
+    for panel in panels[len(shown) :]:
         panel.remove()
-    for panel in panels[(num_rows - 1) * num_columns : len(names)]:
+    for panel in panels[(num_rows - 1) * num_columns : len(shown)]:
         panel.set_xlabel("optimizer step", fontsize=10)
-    _legend(figure, panels[: len(names)], [_key("training rows", "solid"), _key("validation rows", _VALIDATION_DASHES)])
+    _legend(figure, panels[: len(shown)], [_key("training rows", "solid"), _key("validation rows", _VALIDATION_DASHES)])
     return figure
 
 
@@ -79,7 +80,7 @@ def metric(trainings: Sequence[Training], name: str, levels: Sequence[Level]) ->
     if style.is_share:
         panel.yaxis.set_major_formatter(lambda value, _: style.text(value))
     panel.set_xlabel("optimizer step", fontsize=10)
-    panel.set_ylabel(f"{style.heading} ({style.unit})" if style.unit else style.heading, fontsize=10)
+    panel.set_ylabel(drawn(f"{style.heading} ({style.unit})" if style.unit else style.heading), fontsize=10)
     _legend(figure, [panel])
     return figure
 
@@ -103,7 +104,7 @@ def against(found: Against, levels: Sequence[Level]) -> "Figure":
             marker="o",
             markersize=4,
             capsize=3,
-            label=line.label,
+            label=drawn(line.label),
         )
     for position, level in enumerate(levels):
         _draw_level(panel, level, position, style)
@@ -111,8 +112,8 @@ def against(found: Against, levels: Sequence[Level]) -> "Figure":
     _finish(panel, [*values, *(level.value.mean for level in levels)], whole_steps=False)
     if style.is_share:
         panel.yaxis.set_major_formatter(lambda value, _: style.text(value))
-    panel.set_xlabel(found.short_key, fontsize=10)
-    panel.set_ylabel(f"{style.heading} ({style.unit})" if style.unit else style.heading, fontsize=10)
+    panel.set_xlabel(drawn(found.short_key), fontsize=10)
+    panel.set_ylabel(drawn(f"{style.heading} ({style.unit})" if style.unit else style.heading), fontsize=10)
     _legend(figure, [panel])
     return figure
 
@@ -147,7 +148,7 @@ def _draw(panel: "Axes", curve: Curve, *, is_validation: bool = False) -> None:
         color=color,
         linestyle=dashes,
         linewidth=1.6,
-        label="" if is_validation else label,
+        label="" if is_validation else drawn(label),
         **markers,  # type: ignore[arg-type]
     )
     if len(curve.runs) > 1:
@@ -165,7 +166,7 @@ def _draw_level(panel: "Axes", level: Level, position: int, style: Column) -> No
     if spread:
         label += f" ± {style.text(spread)}"
         panel.axhspan(mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
-    panel.axhline(mean, color=color, linestyle=dashes, linewidth=1.4, label=label)
+    panel.axhline(mean, color=color, linestyle=dashes, linewidth=1.4, label=drawn(label))
 
 
 def _values(drawn: Iterable[Curve]) -> list[float]:

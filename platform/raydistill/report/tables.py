@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
+from raydistill import names
 from raydistill.report.columns import Column, column, in_order
 from raydistill.report.grouping import grouped, value_text, without_seed
 
 Style = Callable[[str], Column]
 
-_IN_FILES_ONLY = {"tokens", "rows"}
-"""Figures that are the same for all models of a comparison, left out where room is short."""
+_IN_FILES_ONLY = {"tokens", "rows", "latency_spread_ms", "batch_latency_spread_ms"}
+"""Figures that are the same for all models of a comparison, or stand beside others, left out where room is short."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def rows_of(groups: Sequence[Group], style: Style = column) -> tuple[list[str], 
         [
             row.name,
             *([str(row.n)] if several else []),
-            *(_cell(style(figure), row.figures.get(figure)) for figure in figures),
+            *(_cell(style(figure), figure, row.figures) for figure in figures),
         ]
         for row in groups
     ]
@@ -107,13 +109,15 @@ def _figures(groups: Iterable[Group]) -> list[str]:
     return in_order(figure for row in groups for figure in row.figures)
 
 
-def _cell(style: Column, statistic: Statistic | None) -> str:
-    if statistic is None:
+def _cell(style: Column, figure: str, figures: Mapping[str, Statistic]) -> str:
+    if figure not in figures:
         return ""
-    mean = style.text(statistic.mean)
-    if statistic.spread is None or not style.shows_spread or (style.is_count and statistic.spread == 0):
+    mean, spread = style.text(figures[figure].mean), figures[figure].spread
+    if style.own_spread:
+        spread = figures[style.own_spread].mean if style.own_spread in figures else None
+    if spread is None or (style.is_count and spread == 0):
         return mean
-    return f"{mean} ± {style.text(statistic.spread)}"
+    return f"{mean} ± {style.text(spread)}"
 
 
 def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:
@@ -121,16 +125,17 @@ def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:
     header, rows = rows_of(groups)
     table = Table(title=title or None)
     for position, name in enumerate(header):
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0)
+        table.add_column(Text(name), justify="left" if position == 0 else "right", no_wrap=position > 0)
     for row in rows:
-        table.add_row(*row)
+        # Not as strings, in which brackets are markup.
+        table.add_row(*map(Text, row))
     return table
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: the first column to the left, the others to the right."""
+    """A Markdown table of texts: the first column to the left, the others to the right."""
     rule = ["---", *["---:"] * (len(header) - 1)]
-    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, *rows))
+    escaped = (map(names.markdown, cells) for cells in (header, *rows))
     lines = [f"| {' | '.join(cells)} |\n" for cells in escaped]
     return "".join([lines[0], f"| {' | '.join(rule)} |\n", *lines[1:]])
 

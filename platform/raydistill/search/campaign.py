@@ -84,7 +84,7 @@ def _run_in_folder(
                     finish(result, tracker, context.key)
         finally:
             tracker.close()
-    return result
+    return replace(result, lost=tracker.lost)
 
 
 def trial_context(search: SearchConfig) -> TrialContext:

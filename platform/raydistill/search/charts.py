@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raydistill.names import drawn
 from raydistill.report.columns import Column, column, significant
 from raydistill.report.grouping import short_keys
 from raydistill.search.domains import Choice, Domain, LogUniform, is_number
@@ -129,7 +130,7 @@ def against_values(trials: Iterable[Trial], scales: Sequence[Scale], metric: str
     names = short_keys(scale.key for scale in scales)
     for panel, scale in zip(panels.flatten(), scales, strict=False):
         _draw_against(panel, shown, scale, style, best)
-        panel.set_xlabel(names[scale.key], fontsize=10)
+        panel.set_xlabel(drawn(names[scale.key]), fontsize=10)
     for panel in panels[:, 0]:
         panel.set_ylabel(f"{style.heading} ({style.unit})" if style.unit else style.heading, fontsize=10)
     for panel in panels.flatten()[len(scales) :]:
@@ -194,4 +195,4 @@ def _legend(
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return drawn(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")

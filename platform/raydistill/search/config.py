@@ -111,7 +111,7 @@ class BudgetConfig(Section):
 class SearchConfig(Section):
     """A space file."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
     """Names the campaign's folder and its MLflow run: letters, digits, ``_`` and ``-``."""
     description: str = ""
     """One sentence for ``raydistill ls spaces``."""

@@ -15,14 +15,16 @@ from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
 from raydistill.job.graph import needed, only, with_readers
 from raydistill.job.load import Job, load_job
+from raydistill.job.preflight import Preview
 from raydistill.search.best_job import best_name
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Choice, Domain, QUniform, Values, is_number
 from raydistill.search.results import listed
 from raydistill.search.spaces import job_data, locate, with_values
 from raydistill.stages import train
+from raydistill.stages._base import ModelFacts
 from raydistill.store_paths import is_in_store
-from raydistill.training.selection import Criterion, criterion_of
+from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method
 from raydistill.user_error import UserError
 
 _TRAIN = "train"
@@ -80,26 +82,21 @@ def metric_of(search: SearchConfig, stage: train.Config) -> Criterion:
 
     Raises ValueError for a metric that they will not have, or one that is better in the other direction.
     """
-    training = stage.training.model_copy(update={"metric_for_best_model": search.metric, "greater_is_better": None})
-    try:
-        criterion = criterion_of(training, stage.task, stage.method)
-    except UserError as error:
-        raise UserError([str(error).replace("training.metric_for_best_model", "metric")]) from None
     greater = search.mode == "max"
-    if criterion.greater_is_better != greater and _direction_is_known(criterion, search):
-        better = "max" if criterion.greater_is_better else "min"
-        raise UserError(
-            [f"mode is {search.mode!r}, but the best {search.metric} is the {_WORDS[better]}; write mode: {better}"]
-        )
-    return criterion
+    training = stage.training.model_copy(update={"metric_for_best_model": search.metric, "greater_is_better": greater})
+    try:
+        return criterion_of(training, stage.task, stage.method)
+    except UserError as error:
+        text = str(error).replace("training.metric_for_best_model", "metric")
+        contradiction = f"training.greater_is_better is {greater}, "
+        if text.startswith(contradiction):
+            other = "min" if greater else "max"
+            what = text.removeprefix(contradiction).partition(";")[0]
+            text = f"mode is {search.mode!r}, {what}; write mode: {other}"
+        raise UserError([text]) from None
 
 
 _WORDS = {"min": "least", "max": "greatest"}
-
-
-def _direction_is_known(criterion: Criterion, search: SearchConfig) -> bool:
-    """Terms of a method may be better in either direction; of its loss and of the task's metrics it is known."""
-    return search.metric == "loss" or not criterion.key.startswith("validation/")
 
 
 def examples(search: SearchConfig) -> list[dict[str, Any]]:
@@ -196,8 +193,24 @@ def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whol
     job = only(job, with_readers(job, search.stage) if whole else needed(job, search.stage))
     if whole:
         job = replace(job, config=job.config.model_copy(update={"name": best_name(search)}))
-    preflight.check_job(job)
+    _refuse(_unmeasured(search, job, preflight.check_job(job)))
     return job
+
+
+def _unmeasured(search: SearchConfig, job: Job, previews: Iterable[Preview]) -> Iterator[str]:
+    """Why evaluations of the searched stage will not have the metric that trials are compared by."""
+    stage = training_of(job, search.stage)
+    for preview in previews:
+        made = preview.makes
+        if preview.stage.partition("[")[0] != search.stage or not isinstance(made, ModelFacts):
+            continue
+        key = metric_of(search, stage).key
+        if key.startswith(TASK) and key.removeprefix(TASK) not in (made.metrics or ()):
+            choices = " or ".join(metrics_of_method(stage.method))
+            yield (
+                f"metric is {search.metric!r}, which reads labels, but validation rows of {search.stage} have none; "
+                f"binarize with labelled: all or validation, or write {choices}"
+            )
 
 
 def _problems_without_values(search: SearchConfig, raw: Mapping[str, Any], *, whole: bool) -> list[str]:

@@ -8,8 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from raydistill.json_file import write_text
+from raydistill import names
+from raydistill.atomic import write_text
+from raydistill.credentials import without_secrets
+from raydistill.names import code
 from raydistill.report import pictures
 from raydistill.report.columns import column
 from raydistill.report.tables import markdown_table
@@ -18,7 +22,7 @@ from raydistill.search.charts import Scale, against_values, parallel_coordinates
 from raydistill.search.config import SearchConfig
 from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
-from raydistill.tracking.store import store_of, without_secrets
+from raydistill.tracking.store import store_of
 from raydistill.tracking.tracker import Tracker
 
 PAGE, TABLE, CSV = "campaign.md", "trials.md", "trials.csv"
@@ -128,18 +132,18 @@ def _figure(search: SearchConfig) -> str:
 def _page(search: SearchConfig, result: CampaignResult, table: str, files: Sequence[Path]) -> str:
     counts = {state: sum(one.state == state for one in result.trials) for state in ("finished", "stopped", "failed")}
     told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    names = {file.name for file in files}
+    written = {file.name for file in files}
     parts = [
         f"# Campaign {search.name}\n",
         f"{search.description}\n" if search.description else "",
-        f"{len(result.trials)} trials of stage `{search.stage}` of job `{search.job}` ({told}), searcher "
+        f"{len(result.trials)} trials of stage {code(search.stage)} of job {code(search.job)} ({told}), searcher "
         f"{search.searcher.name}, scheduler {search.scheduler.name}; the "
         f"{'greatest' if search.mode == 'max' else 'least'} `{search.metric}` on validation rows is the best.\n",
         _best(search, result),
         f"## Trials\n\n{table}\nThe metric of a trial that did not finish is the last that it had. With all digits: "
         f"[{CSV}]({CSV}).\n",
     ]
-    if COORDINATES in names:
+    if COORDINATES in written:
         parts += [
             f"## Parallel coordinates\n\n![Parallel coordinates]({COORDINATES})\n\nA line is a trial, its colour the "
             "metric.\n",
@@ -154,8 +158,8 @@ def _best(search: SearchConfig, result: CampaignResult) -> str:
         return "## Best\n\nNo trial finished.\n"
     assert best.metric is not None
     style = column(_figure(search))
-    values = "\n".join(f"* `{key}`: {value_text(value)}" for key, value in best.overrides.items())
-    course = "\n".join(f"* {line}" for line in best.course_lines())
+    values = "\n".join(f"* {code(key)}: {names.markdown(value_text(value))}" for key, value in best.overrides.items())
+    course = "\n".join(f"* {names.markdown(line)}" for line in best.course_lines())
     others = f"It went on from other trials; the values are its last ones:\n\n{course}\n\n" if course else ""
     return (
         f"## Best\n\nTrial {best.number}: {style.heading} {style.text(best.metric)} after {best.steps:,} "
@@ -168,9 +172,9 @@ def _drawn(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """A table as a terminal shows it."""
     table = Table()
     for name in header:
-        table.add_column(name)
+        table.add_column(Text(name))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=_TABLE_WIDTH)
     with console.capture() as capture:
         console.print(table)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from raydistill.json_file import write_json
+from raydistill.atomic import write_json
 from raydistill.search.domains import Values
 
 RECORDS = "trials.json"
@@ -127,6 +127,8 @@ class CampaignResult:
     """By number."""
     best: Trial | None
     """The finished trial with the best metric, None where none finished."""
+    lost: str = ""
+    """What the tracking store will never have, and why, in one line."""
 
 
 def listed(values: Mapping[str, Any]) -> str:

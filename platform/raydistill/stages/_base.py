@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import Field, field_validator
 
+from raydistill.config.directions import Directions
 from raydistill.config.matrix import Assignment, axes
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.store_paths import local_path
@@ -17,6 +19,7 @@ from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.result import TrainResult
 
+_logger = logging.getLogger(__name__)
 INITIAL = "@initial"
 """Suffix that names a training stage's student as it was before training."""
 
@@ -127,16 +130,25 @@ class ModelFacts:
     """The transformers configuration by the suffix of a reference, "" or "@initial"."""
     tokenizer_hash: str | None = None
     """Hash of their tokenizer; None where that is not known."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics of the task that its training logs, none where validation rows have no labels; None where none trains."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """What an evaluation tells."""
 
-    models: tuple[str, ...]
-    """Names of the models that it compares."""
-    metrics: Mapping[str, bool]
-    """Metrics that it compares them by, the task's own first, and of each whether a greater value is better."""
+    entries: tuple[Mapping[str, Any], ...]
+    """As its summary has them: model, reference, assignment and figures, whose values are not known and stand as 0."""
+    metrics: tuple[str, ...]
+    """The task's metrics that it compares models by, its own first."""
+    directions: Directions
+    """All figures that it may have, and of each which value is better."""
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the models that it compares."""
+        return list(dict.fromkeys(entry["model"] for entry in self.entries))
 
 
 Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated
@@ -151,10 +163,15 @@ class Input:
     """
 
     facts: Facts | None = None
-    """What is planned; of what is there the folder tells."""
+    """What is planned; of what is there the folder tells more."""
     folder: Path | None = None
-    num_runs: int = 1
-    """Runs of the stage that the reference means."""
+    runs: Mapping[str, Assignment] = field(default_factory=dict)
+    """Runs of the stage that the reference means, by their names with the keys of a matrix that made each."""
+
+    @property
+    def num_runs(self) -> int:
+        """How many runs there are; what is no stage counts as one."""
+        return max(1, len(self.runs))
 
 
 Inputs = Mapping[str, Input]
@@ -210,15 +227,22 @@ class StageContext:
     """Runs that share the machine or cluster at this time."""
     storage: Path | None = None
     """The job's storage, for what other jobs may use too."""
+    facts: Mapping[str, Facts | None] = field(default_factory=dict)
+    """What was planned of each stage that is referred to."""
     registered: Mapping[str, Path] = field(default_factory=dict)
     """Checkpoint folder of each registered model that is referred to, by the reference."""
+    echo: Callable[[str], None] = _logger.info
+    """Tells the user a line."""
     launch: Callable[..., TrainResult] | None = None
     """What trains, called as ``raydistill.training.trainer.train``, which it is by default."""
 
     @property
     def inputs(self) -> Inputs:
-        """The folder of each stage, of one with several runs that of the first, and of each registered model."""
-        made = {name: Input(folder=found[0].output, num_runs=len(found)) for name, found in self.runs.items()}
+        """Each stage, of one with several runs the first one's facts and folder, and each registered model's folder."""
+        made = {
+            name: Input(self.facts.get(name), found[0].output, {run.name: run.assignment for run in found})
+            for name, found in self.runs.items()
+        }
         return {**made, **{reference: Input(folder=folder) for reference, folder in self.registered.items()}}
 
     @property

@@ -98,7 +98,10 @@ def facts_of(corpora: Sequence[CorpusRef], inputs: Inputs) -> CorpusFacts:
                     f"corpus {reference.corpus!r} has {what} {its}, {corpora[0].corpus!r} has {mine}; "
                     "binarize both alike"
                 )
-    few = [_few_rows(reference, one) for reference, one in zip(corpora, found, strict=True)]
+    few = [
+        _few_rows(reference, one, folder_of(reference.corpus, inputs))
+        for reference, one in zip(corpora, found, strict=True)
+    ]
     weights = [reference.weight for reference in corpora]
     return CorpusFacts(
         first.task,
@@ -165,14 +168,23 @@ def _counted(place: Path, subset: tuple[str, ...]) -> tuple[int | None, int | No
     return len(rows), int(corpus.lengths[rows].sum())
 
 
-def _few_rows(reference: CorpusRef, corpus: CorpusFacts) -> tuple[int | None, int | None]:
-    """Rows and about how many tokens there are to train on; raises ValueError for few of a corpus without classes."""
+def _few_rows(reference: CorpusRef, corpus: CorpusFacts, root: Path | None) -> tuple[int | None, int | None]:
+    """Rows and about how many tokens there are to train on, of a corpus at ``root``, None before it is made.
+
+    Raises ValueError for few of a corpus without classes, and for more of one class than there are.
+    """
     if reference.few_shot is None:
         return corpus.rows, corpus.tokens
     if not has_classes(corpus.labels, corpus.columns):
         raise UserError(
             f"few_shot is {reference.few_shot}, but corpus {reference.corpus!r} has no class for each row; leave it out"
         )
+    if root is not None and corpus.has_train:
+        # Which of them are drawn does not matter here.
+        part = CorpusPart(
+            str(root / TRAIN), few_shot=reference.few_shot, label_subset=tuple(reference.label_subset or ())
+        )
+        chosen_rows(part, Corpus.open(part.uri))
     rows = reference.few_shot * len(corpus.labels)
     tokens = None if not corpus.rows or corpus.tokens is None else round(corpus.tokens * rows / corpus.rows)
     return rows, tokens

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from safetensors import safe_open
 
@@ -19,7 +19,8 @@ from raydistill.registry.student import (
     TEACHER,
     FiguresRow,
 )
-from raydistill.stages._base import Run, stage_of
+from raydistill.stages._base import Inputs, Run, stage_of
+from raydistill.user_error import UserError
 
 Entry = Mapping[str, Any]
 
@@ -32,6 +33,13 @@ def student_entry(entries: Sequence[Entry], run: Run, model: str) -> Entry | Non
         entry for entry in entries if entry["reference"] in references and entry["assignment"] == dict(run.assignment)
     )
     return next(found, None)
+
+
+def check_one_evaluation(name: str, inputs: Inputs) -> None:
+    """Raise ValueError for an evaluation that has several runs, none of which has all figures."""
+    num_runs = inputs[name].num_runs
+    if num_runs > 1:
+        raise UserError(f"evaluation is {name!r}, which has {num_runs} runs; name one of them")
 
 
 def rows(evaluation: Mapping[str, Any], run: Run, model: str, *, baseline: str | None) -> list[FiguresRow]:
@@ -75,26 +83,9 @@ def weights_of(folder: Path) -> dict[str, str]:
     return {PARAMETERS_TAG: str(parameters), BYTES_TAG: str(size)}
 
 
-class Comparison(NamedTuple):
-    """By what models compare."""
-
-    metric: str
-    greater_is_better: bool
-
-    @classmethod
-    def of(cls, metrics: Mapping[str, bool], metric: str | None, *, greater_is_better: bool | None) -> Self | None:
-        """What a stage says of it, by default as the evaluation does whose metrics these are; None where neither does.
-
-        ``metrics`` are those of ``Evaluated``. What it does not know, such as a latency, is better when it is smaller.
-        """
-        name = metric or next(iter(metrics), None)
-        if name is None:
-            return None
-        return cls(name, metrics.get(name, False) if greater_is_better is None else greater_is_better)
-
-    def tag(self) -> str:
-        """As text for a tag."""
-        return json.dumps(self._asdict())
+def compared_by(metric: str, *, greater_is_better: bool) -> str:
+    """By which metric versions compare, as text for a tag."""
+    return json.dumps({"metric": metric, "greater_is_better": greater_is_better})
 
 
 def _is_one_of(entry: Entry, references: Sequence[str]) -> bool:

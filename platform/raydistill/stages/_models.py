@@ -3,10 +3,7 @@
 A reference names an earlier stage, a folder, a package's archive, a registered model or one of a hub.
 """
 
-import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,16 +11,16 @@ from typing import Any, NamedTuple
 
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
-from raydistill.data import mirror
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
+from raydistill.data.storages import storage_at
 from raydistill.models import checks
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
-from raydistill.store_paths import cache_folder, is_in_store, local_path, remote_uri
+from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.tracking.registration import content_hash
 from raydistill.user_error import UserError, placed
 
@@ -80,14 +77,17 @@ class Fitted:
         return str(for_workers(self.folder, storage))
 
 
-def model_of(key: str, reference: ModelRef, inputs: Inputs) -> Model:
-    """The model that ``reference`` under ``key`` leads to; raises ValueError for one that leads nowhere."""
+def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bool = False) -> Model:
+    """The model that ``reference`` under ``key`` leads to; raises ValueError for one that leads nowhere.
+
+    ``for_tokenizer`` asks nothing of a model that is there: a tokenizer may lie beside any, or alone.
+    """
     try:
         name = reference.checkpoint
         made = None if name is None or is_registered(name) else inputs.get(stage_of(name))
         if name is None or made is None or made.folder is not None:
             folder = resolve(reference, inputs)
-            return Model(load_config(folder), folder)
+            return Model(None if for_tokenizer else load_config(folder), folder)
         facts = planned(ModelFacts, stage_of(name), inputs)
         suffix = INITIAL if name.endswith(INITIAL) else ""
         if facts is None or suffix not in facts.configs:
@@ -129,6 +129,8 @@ def check_model(
             f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
             f"choose one that has it, or write {key}.head: new to start one"
         )
+    if model.folder is not None:
+        _check_weights(key, model.folder, head, reference.head == "new", _times(model.folder))
     if head in CLASSIFIERS and reference.head != "new":
         part = known_by(key, reference, model.config, corpus.labels) if may_know_a_part else corpus.labels
         with placed(key):
@@ -140,6 +142,19 @@ def check_model(
     side = None if reference.head == "new" else padding_side_of_folder(model.folder)
     if side is not None:
         check_padding_side(key, model.config, side, head=head)
+
+
+def _times(folder: Path) -> tuple[tuple[int, int], ...]:
+    """Times and sizes of a folder's files, so that a changed one is read again."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return tuple(sorted((file.st_mtime_ns, file.st_size) for file in files))
+
+
+@lru_cache(maxsize=64)
+def _check_weights(key: str, folder: Path, head: str, new: bool, changed: tuple[tuple[int, int], ...]) -> None:
+    """``checks.check_weights``, once for many stages that name the folder."""
+    with placed(key):
+        checks.check_weights(folder, head=head, allow_new_head=new)
 
 
 def check_size(key: str, model: Any, corpus: CorpusFacts) -> None:
@@ -224,7 +239,7 @@ def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
 
 def model_folder(reference: str, output: Path) -> Path:
     """The checkpoint that a reference to a stage means, given the folder that it left; fetched where it is not here."""
-    return mirror.fetch(output / ("initial" if reference.endswith(INITIAL) else "student"))
+    return storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch()
 
 
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:
@@ -239,7 +254,7 @@ def resolve(reference: ModelRef, inputs: Inputs) -> Path:
         extract_folder(package, folder)
         return folder
     assert reference.checkpoint is not None
-    if is_in_store(reference.checkpoint) or remote_uri(reference.checkpoint) is not None:
+    if is_in_store(reference.checkpoint):
         return _from_store(reference.checkpoint)
     if is_registered(reference.checkpoint):
         return _registered(reference.checkpoint, inputs)
@@ -252,32 +267,19 @@ def resolve(reference: ModelRef, inputs: Inputs) -> Path:
 
 
 def for_workers(folder: Path, storage: Path | None) -> Path:
-    """Where workers on other machines find a checkpoint: its own folder or, where the job's storage is in an object
-    store and the checkpoint is not, a copy there, made once.
-    """
-    if storage is None or remote_uri(storage) is None or remote_uri(folder) is not None:
+    """Where workers on other machines find a checkpoint: its own folder, or a copy in a storage that it is not in."""
+    if storage is None:
         return folder
-    target = storage / "models" / content_of(folder)[:16]
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
-            shutil.copytree(folder, Path(temporary) / target.name)
-            # Another run of this machine may have been faster.
-            with suppress(OSError):
-                (Path(temporary) / target.name).rename(target)
-    mirror.publish(target)
-    return target
+    return storage_at(storage / "models").share(folder, lambda: content_of(folder)[:16])
 
 
 def content_of(folder: Path) -> str:
     """SHA-256 over a checkpoint's files, found out once for many stages that name it."""
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-    return _content_of(folder, tuple(sorted((file.st_mtime_ns, file.st_size) for file in files)))
+    return _content_of(folder, _times(folder))
 
 
 @lru_cache(maxsize=64)
 def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
-    """``files``: times and sizes, so that a changed folder is read again."""
     return content_hash(folder)
 
 
@@ -289,7 +291,7 @@ def _registered(reference: str, inputs: Inputs) -> Path:
 
 
 def _from_store(uri: str) -> Path:
-    folder = mirror.fetch(local_path(uri))
+    folder = storage_at(local_path(uri)).fetch()
     if not (folder / "config.json").is_file():
         raise UserError(f"checkpoint is {uri!r}, where no config.json lies; name a folder with one")
     return folder

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydistill.data import mirror
 from raydistill.data.corpus import MANIFEST as CORPUS_MANIFEST
 from raydistill.data.corpus import Corpus
 from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import JOINED, StoredOutputs, StoredSet
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.stages import _models, _teacher_plan
@@ -158,10 +158,10 @@ def _facts_of(key: str, folder: Path) -> OutputsFacts:
 
 def sets_below(folder: Path) -> Iterator[OutputSet]:
     """The sets in a capture stage's folder, teacher after teacher."""
-    teachers = [one for one in mirror.subfolders(folder) if one.name.startswith(_TEACHER)]
+    teachers = [one for one in storage_at(folder).subfolders() if one.name.startswith(_TEACHER)]
     for teacher in sorted(teachers, key=lambda one: int(one.name.removeprefix(_TEACHER))):
-        for corpus in mirror.subfolders(teacher):
-            parts = [part for part in mirror.subfolders(corpus) if Folder(part).exists(MANIFEST)]
+        for corpus in storage_at(teacher).subfolders():
+            parts = [part for part in storage_at(corpus).subfolders() if Folder(part).exists(MANIFEST)]
             yield from (OutputSet.open(str(part)) for part in parts)
 
 

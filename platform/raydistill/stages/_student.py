@@ -1,14 +1,14 @@
 """How a student starts: planned from the configuration of the model that it is made of, and made of its weights."""
 
 import copy
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import StudentConfig
-from raydistill.data import mirror
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture
+from raydistill.data.storages import storage_at
 from raydistill.models import checks, layer_plan, layer_selection
 from raydistill.models.blocks import family_of
 from raydistill.models.classes import with_classes
@@ -46,7 +46,9 @@ def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
     if layers is not None:
         checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
     num_layers = len(layers) if layers is not None else section.num_layers or len(section.layers or [])
-    return layer_selection.student_config(source, architecture=section.architecture, num_layers=num_layers, head=head)
+    return layer_selection.student_config(
+        source, architecture=section.architecture, num_layers=num_layers, layers=layers, head=head
+    )
 
 
 def layers_of(section: StudentConfig) -> list[int]:
@@ -74,7 +76,7 @@ def _write_plan(section: StudentConfig, model: Any, *, head: str) -> None:
                 section.layer_plan, model.num_hidden_layers, half_of_six=section.layer_plan_half_of_six
             )
             layer_plan.set_plan(model, plan)
-        family_of(model.model_type).check_plan(model)
+        family_of(model).check_plan(model)
         if layer_plan.is_drawn(layer_plan.plan_of(model)) and head in _VOCABULARIES:
             raise UserError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
     except UserError as error:
@@ -146,12 +148,10 @@ def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus |
             seed=seed,
         )
     _write_plan(section, student.config, head=head)
-    tokenizer = load_tokenizer(mirror.fetch(corpus.tokenizer_uri))
+    tokenizer = load_tokenizer(storage_at(corpus.tokenizer_uri).fetch())
     write_padding(student.config, tokenizer, head=head)
-    temporary = folder.with_name(".initial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_model(student, tokenizer, temporary)
-    temporary.rename(folder)
+    with atomic_folder(folder) as made:
+        save_model(student, tokenizer, made)
 
 
 def freezes_positions(section: StudentConfig, student: Any) -> bool:

@@ -6,19 +6,17 @@ stage, job, seed or run of a matrix with the same teacher and corpus reads them 
 
 import json
 import logging
-import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydistill.atomic import write_json
 from raydistill.config.sections import ScalingConfig
-from raydistill.data import mirror
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
-from raydistill.json_file import write_json
 from raydistill.locks import locked
 from raydistill.methods import muki
 from raydistill.methods.muki import DROPOUT_SCORES
@@ -28,7 +26,6 @@ from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import VERIFIED_BYTES, Reading
 from raydistill.stages.capture import Config as CaptureConfig
 from raydistill.stages.capture import Stage, size_text
-from raydistill.store_paths import remote_uri
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -100,11 +97,11 @@ def sets_of(
 
 def _counted(path: Path, ran: int) -> int:
     """Rows over all starts of one run, for an interrupted one keeps what it captured."""
-    mirror.fetch(path)
+    storage_at(path).fetch()
     before = json.loads(path.read_text(encoding="utf-8"))["teacher_rows"] if path.is_file() else 0
     if ran:
         write_json(path, {"teacher_rows": before + ran})
-        mirror.publish(path)
+        storage_at(path).publish()
     return int(before + ran)
 
 
@@ -142,8 +139,7 @@ def _ensured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig)
 
 def _captured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig) -> int:
     size = stage.tell_size(number, run)
-    in_store = remote_uri(run.sets[0]) is not None
-    free = math.inf if in_store else shutil.disk_usage(Path(run.sets[0]).parents[1]).free
+    free = storage_at(Path(run.sets[0]).parents[1]).free_bytes()
     if size + _SPARE_BYTES > free:
         raise UserError(
             f"teacher_outputs of teachers.{number} take about {size_text(size)}, but the storage has "
@@ -168,7 +164,7 @@ def _found(run: TeacherRun) -> list[OutputSet | None]:
 
 def _serving(target: Path, wanted: Header) -> OutputSet | None:
     """The set itself, or one of the same teacher and corpus with further kinds or layers; none that is damaged."""
-    others = (one for one in mirror.subfolders(target.parent) if one != target and Folder(one).exists(MANIFEST))
+    others = (one for one in storage_at(target.parent).subfolders() if one != target and Folder(one).exists(MANIFEST))
     for folder in (target, *others):
         try:
             one = OutputSet.open(str(folder))

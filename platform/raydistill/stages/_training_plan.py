@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from raydistill.config.sections import ScalingConfig
 from raydistill.config.training import TrainingConfig
 from raydistill.data.input_splits import PARTS
+from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.models import checks
+from raydistill.models.blocks import NEEDS, family_of, how_run
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
@@ -17,7 +19,7 @@ from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import Reading
 from raydistill.stages._teacher_plan import Choice, Rows
 from raydistill.training.placement import TeacherPlacement
-from raydistill.training.selection import TASK, Criterion, criterion_of, selection_line
+from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method, selection_line
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     _models.check_size("student", student, corpus)
     for position, teacher in enumerate(teachers):
         _models.check_size(f"teachers.{position}", teacher.config, corpus.as_encoded(teacher.encoding))
+    _check_needs(config, student, teachers)
+    _check_vocabularies(config, student, teachers)
     config.method.check(student, _as_taught(config, teachers))
     choice = choice_of(config, inputs)
     reading = Reading.of(config, _corpora.facts_of(config.corpus, inputs).labels, student, teachers)
@@ -65,6 +69,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     criterion = criterion_of(config.training, config.task, config.method, corpus.labels)
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
+    _check_precision(config, scaling)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
     selection = selection_line(config.training, config.method, criterion)
@@ -73,13 +78,18 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         lines += _teacher_cache.lines(config, reading, teachers, inputs)
     return TrainDecisions(
         lines=lines,
-        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash),
+        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash, _logged(config, corpus)),
         student=student,
         teachers=tuple(teachers),
         choice=choice,
         placement=placement,
         reading=reading,
     )
+
+
+def _logged(config: "Config", corpus: CorpusFacts) -> tuple[str, ...]:
+    """The task's metrics that evaluations will have: none where validation rows have no labels."""
+    return () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better(corpus.labels))
 
 
 def choice_of(config: "Config", inputs: Inputs) -> Choice:
@@ -176,6 +186,31 @@ def _check_requirements(config: "Config", num_teachers: int) -> None:
         raise UserError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
 
 
+def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
+    """Refuse models of which a method cannot have what it needs."""
+    models = {"student": student, **{f"teachers.{number}": one.config for number, one in enumerate(teachers)}}
+    for key, model in models.items():
+        has = family_of(model, config.task.head).has(model)
+        for need in config.method.requirements.needs if config.method.distils or key == "student" else ():
+            if need not in has:
+                raise UserError(
+                    f"{key} is a {model.model_type}, of which method {config.method.name} with these options cannot "
+                    f"have {need}, {NEEDS[need]}; raydistill ls models shows what each model has"
+                )
+
+
+def _check_vocabularies(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
+    """Raise UserError where a language model is compared with one that predicts other ids."""
+    if not config.method.distils or config.task.head not in VOCABULARY_TERMS:
+        return
+    for position, teacher in enumerate(teachers):
+        if teacher.config.vocab_size != student.vocab_size:
+            raise UserError(
+                f"vocab_size is {student.vocab_size} in the student and {teacher.config.vocab_size} in "
+                f"teachers.{position}; teacher and student must share one tokenizer"
+            )
+
+
 def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFacts, inputs: Inputs) -> Any:
     """The student's configuration; raises ValueError for a start that does not fit, or that there is none."""
     start, head = config.student, config.task.head
@@ -210,12 +245,17 @@ def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> 
     if corpus.rows is not None:
         smallest = corpus.rows // -(-corpus.rows // training.batch_size)
     min_rows = config.method.requirements.min_rows
+    if corpus.rows is not None and corpus.rows < min(training.batch_size, parts * min_rows):
+        raise UserError(
+            f"training.batch_size is {training.batch_size}, but an epoch has {corpus.rows} rows, fewer than the "
+            f"{parts * min_rows} that the micro-batches of a step need; lower training.batch_size to {corpus.rows}"
+        )
     if smallest < parts * min_rows:
         needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {config.method.name}"
         raise UserError(
             f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
             f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
-            "scaling.num_workers"
+            "training.batch_size or scaling.num_workers"
         )
 
 
@@ -225,7 +265,8 @@ def _lines(
     """What is told of the models, student first, of where teachers lie and why, and of memory."""
     student, *teachers = models
     head = config.task.head
-    lines = [f"student {student.model_type}, {checks.num_parameters(student, head=head):,} parameters"]
+    size = checks.num_parameters(student, head=head)
+    lines = [f"student {student.model_type}, {size:,} parameters{how_run(student, head)}"]
     lines += _student.lines(config.student, student, teachers)
     for position, teacher in enumerate(teachers):
         what = f"teacher {position} {teacher.model_type}"
@@ -236,7 +277,8 @@ def _lines(
             lines.append(f"{what} is not run: {whose}")
         else:
             size = checks.num_parameters(teacher, head=head)
-            lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}")
+            how = how_run(teacher, head)
+            lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}{how}")
     lines += [*choice.lines, *([f"placement: {plan.summary}"] if plan is not None else [])]
     memory = _teacher_plan.held_by(config, scaling, models, plan) / _GIB
     return [*lines, f"about {memory:.2f} GiB of weights, gradients and moments a worker, activations besides"]
@@ -249,6 +291,14 @@ def _check_optimizer(config: "Config") -> None:
         raise UserError(
             f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
             f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
+        )
+
+
+def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
+    """DeepSpeed trains in half precision on GPUs alone."""
+    if config.training.precision == "fp16" and not scaling.use_gpu:
+        raise UserError(
+            "training.precision is 'fp16', which CPUs do not train in; write auto, fp32 or bf16, or set scaling.use_gpu"
         )
 
 
@@ -281,7 +331,7 @@ def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion)
             "a method that reads none: vkd, uhc, dfa, cfl, muki, or kd with alpha: 1"
         )
     if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
-        choices = " or ".join(["loss", *method.method.higher_is_better])
+        choices = " or ".join(metrics_of_method(method))
         raise UserError(
             f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
             f"{_corpora.without_labels(config.corpus, corpus, PARTS[1])}, or write {choices}"

@@ -2,16 +2,18 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from raydistill.atomic import atomic_folder
+from raydistill.config.directions import greater_is_better
 from raydistill.config.sections import ScalingConfig
 from raydistill.report.columns import column
 from raydistill.report.grouping import grouped
 from raydistill.report.tables import Statistic, markdown_table
 from raydistill.stages import _base, _lineage, _models
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, Run, planned
 from raydistill.user_error import UserError
 
 _TABLE = "choice.md"
@@ -28,7 +30,7 @@ class Config(_base.StageConfig):
     """Figure of that evaluation, by default the task's own metric. Runs that differ in their seed alone are compared by
     their mean; of the best of them the best run is taken. Of equal ones it is the first."""
     greater_is_better: bool | None = None
-    """Whether the highest of these figures is the best, not the lowest; by default as the task says of it."""
+    """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
 
 
 class Stage(_base.Stage):
@@ -52,13 +54,11 @@ class Stage(_base.Stage):
         evaluation = planned(Evaluated, config.evaluation, inputs)
         if evaluation is None:
             raise UserError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
-        num_evaluations = inputs[config.evaluation].num_runs
-        if num_evaluations > 1:
-            raise UserError(f"evaluation is {config.evaluation!r}, which has {num_evaluations} runs; name one of them")
-        metric, _ = self._comparison(evaluation.metrics)
-        if metric not in evaluation.metrics:
-            raise UserError(f"metric is {metric!r}; {config.evaluation} has: {', '.join(evaluation.metrics)}")
+        _lineage.check_one_evaluation(config.evaluation, inputs)
+        metric, _ = self._comparison(evaluation)
         num_runs = inputs[config.model].num_runs
+        runs = [Run(name, keys, Path(), {}) for name, keys in inputs[config.model].runs.items()]
+        self._figures(evaluation.entries, runs, metric)
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
             [f"chooses {of} of {config.model} by {metric}"],
@@ -66,13 +66,16 @@ class Stage(_base.Stage):
         )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        metric, greater_is_better = self._comparison(context.runs[self.config.evaluation][0].summary["metrics"])
-        found = self._figures(context, metric)
+        evaluation = planned(Evaluated, self.config.evaluation, context.inputs)
+        assert evaluation is not None, "plan has refused what is no evaluation"
+        metric, greater = self._comparison(evaluation)
+        entries = context.runs[self.config.evaluation][0].summary["entries"]
+        found = self._figures(entries, context.runs[self.config.model], metric)
         groups = [
             (label, [found[position] for position in members])
             for label, members in grouped([(self.config.model, run.assignment) for run, _ in found])
         ]
-        sign = 1 if greater_is_better else -1
+        sign = 1 if greater else -1
         label, members = max(groups, key=lambda one: sign * _statistic(one[1]).mean)
         run, value = max(members, key=lambda one: sign * one[1])
         context.tracker.log_metrics(context.run_key, {metric: value}, 0)
@@ -90,18 +93,15 @@ class Stage(_base.Stage):
             "lineage": {**run.summary.get("lineage", {}), **tags},
         }
 
-    def _comparison(self, metrics: Mapping[str, bool]) -> _lineage.Comparison:
-        """By what runs compare, given the evaluation's metrics."""
-        config = self.config
-        found = _lineage.Comparison.of(metrics, config.metric, greater_is_better=config.greater_is_better)
-        assert found is not None
-        return found
+    def _comparison(self, evaluation: Evaluated) -> tuple[str, bool]:
+        """The metric that runs are compared by, and whether a greater value is better; raises ValueError for none."""
+        metric = self.config.metric or evaluation.metrics[0]
+        return metric, greater_is_better(metric, evaluation.directions, stated=self.config.greater_is_better)
 
-    def _figures(self, context: _base.StageContext, metric: str) -> list[tuple[_base.Run, float]]:
-        """Every run and its figure; raises ValueError for a run that the evaluation does not have."""
-        entries = context.runs[self.config.evaluation][0].summary["entries"]
+    def _figures(self, entries: Sequence[_lineage.Entry], runs: Sequence[Run], metric: str) -> list[tuple[Run, float]]:
+        """Every run and its figure; raises ValueError for a run that an evaluation with these entries does not have."""
         found = []
-        for run in context.runs[self.config.model]:
+        for run in runs:
             entry = _lineage.student_entry(entries, run, self.config.model)
             value = None if entry is None else entry["figures"].get(metric)
             if value is None:
@@ -113,7 +113,7 @@ class Stage(_base.Stage):
         return found
 
 
-def _table(metric: str, groups: list[tuple[str, list[tuple[_base.Run, float]]]], chosen: str) -> str:
+def _table(metric: str, groups: list[tuple[str, list[tuple[Run, float]]]], chosen: str) -> str:
     style = column(metric)
     rows = []
     for label, members in groups:
@@ -123,17 +123,14 @@ def _table(metric: str, groups: list[tuple[str, list[tuple[_base.Run, float]]]],
     return markdown_table(["model", style.heading, ""], rows)
 
 
-def _statistic(members: list[tuple[_base.Run, float]]) -> Statistic:
+def _statistic(members: list[tuple[Run, float]]) -> Statistic:
     return Statistic.of([value for _, value in members])
 
 
 def _copy(source: Path, target: Path) -> None:
     """A folder again under another name, in one rename; its files are links where the file system has them."""
-    temporary = target.with_name(f".{target.name}")
-    for left_over in (target, temporary):
-        shutil.rmtree(left_over, ignore_errors=True)
-    shutil.copytree(source, temporary, copy_function=_link)
-    temporary.rename(target)
+    with atomic_folder(target) as made:
+        shutil.copytree(source, made, copy_function=_link, dirs_exist_ok=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -1,7 +1,6 @@
 """Compare models on the validation part of a corpus, on the same rows and targets."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,19 +13,21 @@ import ray
 import torch
 from pydantic import Field, model_validator
 
+from raydistill import names
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
-from raydistill.data import mirror
 from raydistill.data.input_splits import PARTS
-from raydistill.evaluation import Checkpoints, Evaluation, evaluate_models
+from raydistill.data.storages import storage_at
+from raydistill.evaluation import COSTS, ROUNDS, Checkpoints, Evaluation, evaluate_models
 from raydistill.report.tables import Entry, Group, group, markdown
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Evaluated, Input, Inputs
 from raydistill.stages._models import Fitted
 from raydistill.user_error import UserError
 
-_PREDICTIONS = "predictions"
+_PREDICTIONS, _PARQUET = "predictions", ".parquet"
+_SPREAD = "_spread"
 _OF_CLASSES = "sequence_classification"
 _COMBINED = {
     "concatenated": "one softmax over the logits of all members",
@@ -63,7 +64,8 @@ class Config(_base.StageConfig):
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of one forward pass."""
     latency_repeats: Annotated[int, Field(ge=0)] = 20
-    """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none."""
+    """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none.
+    Several models take turns, so that what slows the machine for a while slows all of them."""
 
     @model_validator(mode="after")
     def _named_once(self) -> "Config":
@@ -94,7 +96,6 @@ class Stage(_base.Stage):
     config_type = Config
     config: Config
     aggregates = True
-    FORMAT = 2
 
     def references(self) -> dict[str, str]:
         models = {key: reference.checkpoint or "" for key, reference in self._checkpoints()}
@@ -137,7 +138,31 @@ class Stage(_base.Stage):
             for key, one in known.items()
             if key.startswith("models.") and len(one) < len(corpus.labels)
         ]
-        return Decisions(lines, Evaluated(tuple(names), self.config.task.higher_is_better(corpus.labels)))
+        return Decisions(lines, self._makes(corpus, inputs))
+
+    def _makes(self, corpus: CorpusFacts, inputs: Inputs) -> Evaluated:
+        """What the evaluation will tell of each model as often as its stage runs, and of each ensemble."""
+        task, costs = self.config.task, COSTS if self.config.latency_repeats else COSTS[:2]
+        directions = {**task.figures(corpus.labels), **dict.fromkeys(costs, False)}
+        found: list[tuple[str, str, Mapping[str, Any]]] = []
+        for name, model in self.config.models.items():
+            reference = _models.describe(model)
+            made = inputs.get(_base.stage_of(reference))
+            runs = made.runs if made is not None else {}
+            found += [(name, reference, assignment) for assignment in runs.values() or [{}]]
+        for name, ensemble in self.config.ensembles.items():
+            found.append((name, self._members(ensemble), {}))
+        entries = (asdict(Entry(name, assignment, dict.fromkeys(directions, 0.0))) for name, _, assignment in found)
+        references = (reference for _, reference, _ in found)
+        return Evaluated(
+            tuple({**entry, "reference": reference} for entry, reference in zip(entries, references, strict=True)),
+            tuple(task.higher_is_better(corpus.labels)),
+            directions,
+        )
+
+    def _members(self, ensemble: EnsembleConfig) -> str:
+        """Stands for the members of an ensemble where a model has its reference."""
+        return " + ".join(map(_models.describe, ensemble.members))
 
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the corpus and the task; raises ValueError for another."""
@@ -159,8 +184,7 @@ class Stage(_base.Stage):
             raise UserError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        corpus = _corpora.read_by(self.config.task, self.config.corpus, context.inputs)
-        candidates = list(self._candidates(corpus, context))
+        candidates = list(self._candidates(context))
         threads = context.scaling.num_workers * context.scaling.cpus_per_worker
         found = self._evaluate({one.key: one for one in candidates}, context, threads)
         entries = [Entry(one.model, one.assignment, found[one.key].figures) for one in candidates]
@@ -168,7 +192,9 @@ class Stage(_base.Stage):
         context.tracker.log_metrics(context.run_key, _tracked(groups), 0)
         notes = [*_notes_on_parts(candidates, found), *self._notes(threads)]
         table = context.output / "comparison.md"
-        table.write_text("\n".join([markdown(groups), *(f"{note}\n" for note in notes)]), encoding="utf-8")
+        table.write_text(
+            "\n".join([markdown(groups), *(f"{names.markdown(note)}\n" for note in notes)]), encoding="utf-8"
+        )
         context.tracker.log_artifact(context.run_key, str(table))
         files = _write_predictions(context.output, [(one, found[one.key]) for one in candidates])
         for file in files:
@@ -177,7 +203,6 @@ class Stage(_base.Stage):
             "entries": [
                 {**asdict(entry), "reference": one.reference} for entry, one in zip(entries, candidates, strict=True)
             ],
-            "metrics": self.config.task.higher_is_better(corpus.labels),
             "notes": notes,
             "predictions": files,
         }
@@ -191,12 +216,13 @@ class Stage(_base.Stage):
         return [
             *notes,
             f"Latencies are medians of at most {self.config.latency_repeats} forward passes in float32 on {on} of one "
-            f"machine: of single rows, and a row of batches of {self.config.batch_size}.",
+            f"machine: of single rows, and a row of batches of {self.config.batch_size}, ± half the distance between "
+            f"their quartiles. Several models took turns in {ROUNDS} rounds.",
         ]
 
-    def _candidates(self, corpus: CorpusFacts, context: _base.StageContext) -> Iterator[_Candidate]:
+    def _candidates(self, context: _base.StageContext) -> Iterator[_Candidate]:
         """Each model as often as its stage ran, then each ensemble."""
-        read = partial(self._read, corpus, context)
+        read = partial(self._read, _corpora.read_by(self.config.task, self.config.corpus, context.inputs), context)
         for name, model in self.config.models.items():
             reference = _models.describe(model)
             stage, one = _base.stage_of(reference), {f"models.{name}": model}
@@ -207,9 +233,8 @@ class Stage(_base.Stage):
                 yield _Candidate(name, run.assignment, reference, read(one, of_run))
         for name, ensemble in self.config.ensembles.items():
             members = {f"ensembles.{name}.members.{number}": one for number, one in enumerate(ensemble.members)}
-            reference = " + ".join(map(_models.describe, ensemble.members))
             found = replace(read(members, context.inputs), combine=ensemble.combine)
-            yield _Candidate(name, {}, reference, found)
+            yield _Candidate(name, {}, self._members(ensemble), found)
 
     def _read(
         self, corpus: CorpusFacts, context: _base.StageContext, models: Mapping[str, ModelRef], inputs: Inputs
@@ -232,7 +257,7 @@ class Stage(_base.Stage):
                 threads,
                 {key: one.checkpoints for key, one in candidates.items()},
                 _corpora.validation_parts(self.config.corpus, context.outputs),
-                task=self.config.task.dump(),
+                task=self.config.task,
                 seed=context.seed,
                 max_rows=self.config.max_rows,
                 batch_size=self.config.batch_size,
@@ -248,7 +273,7 @@ def _evaluate_on(
     """``evaluate_models`` with so many threads, in a process of its own, maybe on another machine."""
     torch.set_num_threads(num_threads)
     fetched = {
-        key: replace(one, folders=tuple(str(mirror.fetch(folder)) for folder in one.folders))
+        key: replace(one, folders=tuple(str(storage_at(folder).fetch()) for folder in one.folders))
         for key, one in models.items()
     }
     return evaluate_models(fetched, *arguments, **options)
@@ -263,27 +288,26 @@ def _notes_on_parts(candidates: Sequence[_Candidate], found: Mapping[str, Evalua
 def _tracked(groups: Sequence[Group]) -> dict[str, float]:
     """Means, and spreads of several runs, under names that MLflow takes."""
     metrics: dict[str, float] = {}
+    longest = max((len(f"/{figure}{_SPREAD}") for row in groups for figure in row.figures), default=0)
+    titles = names.distinct([row.name for row in groups], names.METRIC, room=longest)
     for row in groups:
-        name = re.sub(r"[^\w.: -]", "", row.name.replace("=", ":"), flags=re.ASCII)
         for figure, statistic in row.figures.items():
-            metrics[f"{name}/{figure}"] = statistic.mean
+            metrics[f"{titles[row.name]}/{figure}"] = statistic.mean
             if statistic.spread is not None:
-                metrics[f"{name}/{figure}_spread"] = statistic.spread
+                metrics[f"{titles[row.name]}/{figure}{_SPREAD}"] = statistic.spread
     return metrics
 
 
 def _write_predictions(folder: Path, found: Sequence[tuple[_Candidate, Evaluation]]) -> list[str]:
     """A Parquet file of each candidate whose task tells predictions; returns their names below ``folder``."""
-    files: dict[str, None] = {}
+    told: dict[str, Mapping[str, Any]] = {}
     for candidate, evaluation in found:
-        if evaluation.predictions is None:
-            continue
-        # Names of models may have any sign.
-        stem = re.sub(r"[^\w.,=\[\] -]", "_", run_name(candidate.model, candidate.assignment))
-        file = f"{_PREDICTIONS}/{stem}.parquet"
-        if file in files:
-            file = f"{_PREDICTIONS}/{stem}-{len(files)}.parquet"
+        name = run_name(candidate.model, candidate.assignment)
+        if evaluation.predictions is not None:
+            told[name if name not in told else f"{name} {len(told)}"] = evaluation.predictions
+    stems = names.distinct(told, names.FILE, room=len(_PARQUET))
+    files = {f"{_PREDICTIONS}/{stems[name]}{_PARQUET}": columns for name, columns in told.items()}
+    for file, columns in files.items():
         (folder / _PREDICTIONS).mkdir(exist_ok=True)
-        pq.write_table(pa.table(dict(evaluation.predictions)), folder / file)
-        files[file] = None
+        pq.write_table(pa.table(dict(columns)), folder / file)
     return list(files)

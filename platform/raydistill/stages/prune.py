@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from raydistill.atomic import atomic_folder
 from raydistill.config.sections import ModelRef, ScalingConfig
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
 from raydistill.models import checks
 from raydistill.models.kept_units import KeptUnits, head_size, num_neurons, set_kept
@@ -63,6 +64,10 @@ class Stage(_base.Stage):
         check_units(config)
         if self.config.model is not None:
             self._check_same(scored, inputs)
+        scores = folder_of(self.config.scores, inputs)
+        reference = self.config.model
+        if scores is not None and (reference is None or _models.model_of("", reference, inputs).folder is not None):
+            self._model_folder(read_facts(storage_at(scores).fetch()), inputs)
         size = head_size(config)
         if self.config.sparsity and size % self.config.multiple_of:
             raise UserError(
@@ -84,7 +89,7 @@ class Stage(_base.Stage):
                 raise UserError(f"scores is {name!r}, which scores no model; name a score stage")
             return scores
         try:
-            facts = read_facts(mirror.fetch(folder))
+            facts = read_facts(storage_at(folder).fetch())
             reference = self.config.model or ModelRef(checkpoint=facts.model_folder)
             model = _models.model_of("", reference, inputs)
             head = stored_head(model.config) if model.folder is None else head_in(model.folder)
@@ -107,9 +112,9 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         left = folder_of(self.config.scores, context.inputs)
         assert left is not None, "scores are there when a model is pruned by them"
-        scores_folder = mirror.fetch(left)
+        scores_folder = storage_at(left).fetch()
         facts, scores = read_facts(scores_folder), read_scores(scores_folder)[COMBINED]
-        folder = self._model_folder(facts, context)
+        folder = self._model_folder(facts, context.inputs)
         config = load_config(folder)
         kept = kept_units(
             scores, self.config.sparsity, head_size=head_size(config), multiple_of=self.config.multiple_of
@@ -136,15 +141,15 @@ class Stage(_base.Stage):
         context.tracker.set_tags(context.run_key, {**lineage, "kept": kept.shown()})
         return {"student": str(target), **found, "kept": kept.shown(), "lineage": lineage}
 
-    def _model_folder(self, facts: ScoreFacts, context: _base.StageContext) -> Path:
+    def _model_folder(self, facts: ScoreFacts, inputs: Inputs) -> Path:
         """Where the scored model lies; raises ValueError for another, or one that was changed since."""
         if self.config.model is None:
-            folder = mirror.fetch(facts.model_folder)
+            folder = storage_at(facts.model_folder).fetch()
             remedy = "name where it lies as model, or score it again"
             if not folder.is_dir():
                 raise UserError(f"scores are of {facts.model!r} in {str(folder)!r}, which is gone; {remedy}")
         else:
-            folder = _models.resolve(self.config.model, context.inputs)
+            folder = _models.resolve(self.config.model, inputs)
             remedy = "name the model that was scored, or score this one"
         if _models.content_of(folder) != facts.model_hash:
             raise UserError(f"scores are of {facts.model!r}, but the model in {str(folder)!r} is another; {remedy}")
@@ -153,20 +158,17 @@ class Stage(_base.Stage):
     def _write(self, folder: Path, kept: KeptUnits, target: Path) -> None:
         """The pruned model in one rename; the model's own files where nothing goes."""
         config = load_config(folder)
-        temporary = target.with_name(f".{_STUDENT}")
-        for left_over in (target, temporary):
-            shutil.rmtree(left_over, ignore_errors=True)
         everything = (
             config.num_hidden_layers * config.num_attention_heads,
             config.num_hidden_layers * num_neurons(config),
         )
-        if (kept.num_heads, kept.num_neurons) == everything:
-            # Bit for bit, so that outputs that are stored of the one serve for the other.
-            shutil.copytree(folder, temporary)
-        else:
-            model = load_model(folder, head=head_in(folder))
-            save_model(pruned(model, kept), load_tokenizer(folder), temporary)
-        temporary.rename(target)
+        with atomic_folder(target) as made:
+            if (kept.num_heads, kept.num_neurons) == everything:
+                # Bit for bit, so that outputs that are stored of the one serve for the other.
+                shutil.copytree(folder, made, dirs_exist_ok=True)
+            else:
+                model = load_model(folder, head=head_in(folder))
+                save_model(pruned(model, kept), load_tokenizer(folder), made)
 
 
 def _about(config: Any, sparsity: float) -> Any:

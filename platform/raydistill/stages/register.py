@@ -1,13 +1,14 @@
 """Put a trained student into MLflow's model registry."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from raydistill import discovery
+from raydistill.atomic import atomic_folder
+from raydistill.config.directions import greater_is_better
 from raydistill.config.sections import ScalingConfig
 from raydistill.models import layer_plan
 from raydistill.models.kept_units import kept_of
@@ -15,8 +16,8 @@ from raydistill.models.load import load_config
 from raydistill.models.restored import save_restored
 from raydistill.models.unrolled import save_unrolled
 from raydistill.registry.card import model_card
-from raydistill.registry.gate import Gate, GateConfig, gate_tag
-from raydistill.registry.reference import ModelReference, is_registered
+from raydistill.registry.gate import GateConfig, gate_tag
+from raydistill.registry.reference import ModelReference, check_alias, check_name, check_tag, is_registered
 from raydistill.registry.student import (
     BYTES_TAG,
     COMPARED_TAG,
@@ -26,7 +27,7 @@ from raydistill.registry.student import (
     figures_tag,
 )
 from raydistill.stages import _base, _lineage, _models
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.user_error import UserError
 
 
@@ -35,7 +36,7 @@ class Config(_base.StageConfig):
 
     model: str
     """Name of an earlier training stage, or a checkpoint folder."""
-    name: str = Field(min_length=1)
+    name: str
     """Name of the registered model."""
     alias: str = "candidate"
     """Alias that the new version gets."""
@@ -45,7 +46,7 @@ class Config(_base.StageConfig):
     """Figure of that evaluation by which versions compare, by default the task's own metric. By it one run is chosen
     where ``model`` is a stage with several."""
     greater_is_better: bool | None = None
-    """Whether the highest of these figures is the best, not the lowest; by default as the task says of it."""
+    """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
     baseline: str | None = None
     """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
     license: str | None = Field(default=None, min_length=1)
@@ -54,6 +55,16 @@ class Config(_base.StageConfig):
     """What a version has to reach to be promoted; by default figures do not count."""
     tags: dict[str, str] = {}
     """Further version tags; what made the student is tagged anyway."""
+
+    @model_validator(mode="after")
+    def _is_taken(self) -> "Config":
+        check_name(self.name)
+        check_alias(self.alias)
+        for name, text in self.tags.items():
+            check_tag(name, text)
+        if self.greater_is_better is not None and self.metric is None:
+            raise UserError(f"greater_is_better is {self.greater_is_better}, but metric is missing; give both or none")
+        return self
 
 
 class Stage(_base.Stage):
@@ -76,41 +87,75 @@ class Stage(_base.Stage):
             raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
-        if self.config.evaluation is not None and self.config.evaluation not in inputs:
-            raise UserError(f"evaluation is {self.config.evaluation!r}; name an earlier evaluation stage")
-        if self.config.metric is not None and self.config.evaluation is None:
-            raise UserError(f"metric is {self.config.metric!r}, but evaluation is missing; name an evaluation stage")
         if made is not None and made.num_runs > 1 and self.config.evaluation is None:
             raise UserError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
                 "name one, such as stage[seed=1], or give evaluation"
             )
-        self._check_figures(inputs)
+        evaluation = self._evaluated(inputs)
+        if evaluation is not None:
+            self._check_figures(evaluation, made)
         return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
 
-    def _check_figures(self, inputs: Inputs) -> None:
-        """Raise ValueError for a baseline or a gate that the evaluation has no figures for."""
-        name = self.config.evaluation
-        evaluation = None if name is None else planned(Evaluated, name, inputs) or Evaluated((), {})
-        baseline, gate = self.config.baseline, self.config.gate
-        for key, value in (("baseline", baseline), ("gate.metric", None if gate is None else gate.metric)):
-            if value is not None and evaluation is None:
-                raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
-        if evaluation is None:
-            if gate is not None:
+    def _evaluated(self, inputs: Inputs) -> Evaluated | None:
+        """What the evaluation tells, None without one; raises ValueError where it has to be named, or is none."""
+        config, name = self.config, self.config.evaluation
+        if name is None:
+            gate = None if config.gate is None else config.gate.metric
+            for key, value in (("metric", config.metric), ("baseline", config.baseline), ("gate.metric", gate)):
+                if value is not None:
+                    raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
+            if config.gate is not None:
                 raise UserError("gate needs figures, but evaluation is missing; name an evaluation stage")
-            return
-        if baseline is not None and baseline not in evaluation.models:
-            raise UserError(discovery.unknown_choice("baseline", baseline, list(evaluation.models)))
-        if gate is not None and gate.metric is not None and gate.metric not in evaluation.metrics:
-            raise UserError(discovery.unknown_choice("gate.metric", gate.metric, list(evaluation.metrics)))
+            return None
+        found = planned(Evaluated, name, inputs)
+        if found is None:
+            raise UserError(f"evaluation is {name!r}; name an earlier evaluation stage")
+        _lineage.check_one_evaluation(name, inputs)
+        return found
+
+    def _check_figures(self, evaluation: Evaluated, made: Input | None) -> None:
+        """Raise ValueError for a student, a metric, a baseline or a gate that the evaluation has no figures for."""
+        config = self.config
+        runs = [] if made is None else [_base.Run(name, keys, Path(), {}) for name, keys in made.runs.items()]
+        entries = evaluation.entries
+        if runs and not any(_lineage.student_entry(entries, run, config.model) is not None for run in runs):
+            raise UserError(
+                f"evaluation is {config.evaluation!r}, which has no figures of {config.model!r}; add that to its "
+                f"models, which are {', '.join(dict.fromkeys(entry['reference'] for entry in entries))}"
+            )
+        self._comparison(evaluation)
+        if config.baseline is not None and config.baseline not in evaluation.models:
+            raise UserError(discovery.unknown_choice("baseline", config.baseline, evaluation.models))
+        self._gate(evaluation)
+
+    def _comparison(self, evaluation: Evaluated) -> tuple[str, bool]:
+        """The metric that versions compare by, and whether a greater value is better; raises ValueError for none."""
+        metric = self.config.metric or evaluation.metrics[0]
+        return metric, greater_is_better(metric, evaluation.directions, stated=self.config.greater_is_better)
+
+    def _gate(self, evaluation: Evaluated) -> GateConfig | None:
+        """The gate with its metric and direction; raises ValueError for a figure that the evaluation does not have."""
+        gate = self.config.gate
+        if gate is None:
+            return None
+        metric = gate.metric or self._comparison(evaluation)[0]
+        greater = greater_is_better(
+            metric,
+            evaluation.directions,
+            stated=gate.greater_is_better,
+            key="gate.metric",
+            stated_key="gate.greater_is_better",
+        )
+        return gate.model_copy(update={"metric": metric, "greater_is_better": greater})
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        run = self._chosen_run(context)
+        evaluated = self._evaluated(context.inputs)
+        run = self._chosen_run(context, evaluated)
         made = Path(self.config.model) if run is None else _models.model_folder(self.config.model, run.output)
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
         folder, shape = _plain_folder(made, context.output)
-        tags = {**lineage, **shape, "job": context.job_name, **self._stated(context), **_lineage.weights_of(folder)}
+        tags = {**lineage, **shape, "job": context.job_name, **self._stated(evaluated), **_lineage.weights_of(folder)}
         tags |= {} if run is None else self._measured(run, context)
         tags |= self.config.tags
         version = context.tracker.register_model(
@@ -125,42 +170,30 @@ class Stage(_base.Stage):
         uri = str(ModelReference(self.config.name, alias=self.config.alias))
         return {"name": self.config.name, "version": version, "uri": uri}
 
-    def _chosen_run(self, context: _base.StageContext) -> _base.Run | None:
+    def _chosen_run(self, context: _base.StageContext, evaluated: Evaluated | None) -> _base.Run | None:
         """The run whose student is registered, None for a folder outside the job."""
         runs = context.runs.get(_base.stage_of(self.config.model), ())
         if len(runs) < 2:
             return runs[0] if runs else None
-        comparison = self._comparison(context)
-        if comparison is None:
-            raise UserError(f"evaluation is {self.config.evaluation!r}, which has several runs; name one of them")
-        found = [(self._figures(run, context).get(comparison.metric), run) for run in runs]
+        assert evaluated is not None, "plan has refused several runs without an evaluation"
+        key, greater = self._comparison(evaluated)
+        found = [(self._figures(run, context).get(key), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
-            raise UserError(
-                f"metric is {comparison.metric!r}, which {self.config.evaluation!r} has for no run of the model"
-            )
-        sign = 1 if comparison.greater_is_better else -1
+            raise UserError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
+        sign = 1 if greater else -1
         return max(known, key=lambda one: sign * one[0])[1]
 
-    def _comparison(self, context: _base.StageContext, gate: GateConfig | None = None) -> _lineage.Comparison | None:
-        """By what versions compare, or what a gate reads; None where no evaluation tells."""
-        metrics, config = self._evaluation(context).get("metrics", {}), self.config
-        found = _lineage.Comparison.of(metrics, config.metric, greater_is_better=config.greater_is_better)
-        if gate is None or (gate.metric is None and gate.greater_is_better is None):
-            return found
-        metric = gate.metric or (found and found.metric)
-        return _lineage.Comparison.of(metrics, metric, greater_is_better=gate.greater_is_better)
-
-    def _stated(self, context: _base.StageContext) -> dict[str, str]:
+    def _stated(self, evaluated: Evaluated | None) -> dict[str, str]:
         """What the configuration says of the student, as tags."""
         found = {} if self.config.license is None else {LICENSE_TAG: self.config.license}
-        gate, comparison = self.config.gate, self._comparison(context, self.config.gate)
-        if comparison is not None:
-            found[COMPARED_TAG] = comparison.tag()
+        if evaluated is None:
+            return found
+        gate, (metric, greater) = self._gate(evaluated), self._comparison(evaluated)
         if gate is not None:
-            if comparison is None:
-                raise UserError(f"gate.metric is missing, and {self.config.evaluation!r} has several runs; give it")
-            found[GATE_TAG] = gate_tag(Gate(**{**gate.model_dump(), **comparison._asdict()}))
+            found[GATE_TAG] = gate_tag(gate)
+            metric, greater = gate.figure, bool(gate.greater_is_better)
+        found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
         return found
 
     def _measured(self, run: _base.Run, context: _base.StageContext) -> dict[str, str]:
@@ -195,18 +228,15 @@ def _plain_folder(folder: Path, output: Path) -> tuple[Path, dict[str, str]]:
     if plan is None and kept is None:
         return folder, {}
     name = "full_shape" if plan is None else "unrolled"
-    target, temporary = output / name, output / f".{name}"
-    for left_over in (target, temporary):
-        shutil.rmtree(left_over, ignore_errors=True)
-    if plan is not None:
-        save_unrolled(folder, temporary)
-        tags = {"layer_plan": layer_plan.shown(plan)}
-    else:
-        assert kept is not None
-        save_restored(folder, temporary)
-        tags = {"kept_units": kept.shown(), **_sizes(folder)}
-    temporary.rename(target)
-    return target, tags
+    with atomic_folder(output / name) as made:
+        if plan is not None:
+            save_unrolled(folder, made)
+            tags = {"layer_plan": layer_plan.shown(plan)}
+        else:
+            assert kept is not None
+            save_restored(folder, made)
+            tags = {"kept_units": kept.shown(), **_sizes(folder)}
+    return output / name, tags
 
 
 def _sizes(folder: Path) -> dict[str, str]:

@@ -1,21 +1,21 @@
 """Tables and pictures of what evaluations and trainings found, in files and in the tracking store."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from raydistill import discovery, names
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.report import against, curves, pictures, tables
 from raydistill.report.columns import column
 from raydistill.report.page import Comparison, Shown, Trained, page
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
 from raydistill.stages import _base
-from raydistill.stages._base import Decisions, Evaluated, Inputs, ModelFacts, planned
+from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
@@ -98,22 +98,6 @@ class Config(_base.StageConfig):
         return self
 
 
-@dataclass(frozen=True)
-class _Figure:
-    """A figure of an evaluation against a key of a matrix."""
-
-    evaluation: str
-    """Empty where there are several and none is named."""
-    metric: str
-    key: str
-    models: Sequence[str] | None
-
-    @property
-    def stem(self) -> str:
-        """Name of its files."""
-        return re.sub(r"[^\w.-]", "_", f"{self.evaluation}-{self.metric}-against-{self.key.rpartition('.')[2]}")
-
-
 class Stage(_base.Stage):
     """Writes ``report.md``, a table of each evaluation as Markdown and CSV, and pictures of the trainings."""
 
@@ -140,14 +124,17 @@ class Stage(_base.Stage):
                 raise UserError(f"{key} is {name!r}; name an earlier {kind} stage")
         found = {name: planned(Evaluated, name, inputs) for name in self.references().values()}
         evaluations = {name: one for name, one in found.items() if one is not None}
-        compared = [model for name in self.config.evaluations for model in evaluations[name].models]
+        rows = [
+            one
+            for name in self.config.evaluations
+            for row in _planned_rows(evaluations[name], inputs[name])
+            for one in (row.model, row.name)
+        ]
         for position, line in enumerate(self.config.lines or []):
-            if not any(line == model or line.startswith(f"{model} (") for model in compared):
-                raise UserError(f"lines.{position} is {line!r}; models of the evaluations: {', '.join(compared)}")
-        metrics = [metric for name in self.config.evaluations for metric in evaluations[name].metrics]
-        if metrics and self.config.metric not in (None, *metrics):
-            raise UserError(f"metric is {self.config.metric!r}; choices: {', '.join(dict.fromkeys(metrics))}")
-        self._check_against(evaluations)
+            if line not in rows:
+                raise UserError(discovery.unknown_choice(f"lines.{position}", line, list(dict.fromkeys(rows))))
+        self._check_metric(evaluations, inputs)
+        self._check_against(evaluations, inputs)
         for name, one in self._columns():
             choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
             for metric in one.metrics(choices) or [""]:
@@ -156,30 +143,65 @@ class Stage(_base.Stage):
                     raise UserError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
         return Decisions([f"reports on {', '.join(dict.fromkeys(self.references().values()))}"])
 
-    def _check_against(self, evaluations: Mapping[str, Evaluated]) -> None:
-        """Raise ValueError for a picture of no known evaluation or model, or twice the same."""
-        found = self._against({name: one.metrics for name, one in evaluations.items()})
-        stems = [one.stem for one in found]
-        for position, (given, one) in enumerate(zip(self.config.plot_against, found, strict=True)):
-            name = one.evaluation
+    def _check_metric(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
+        """Raise ValueError for a metric that no evaluation has, or that no training logs where some are drawn."""
+        metric = self.config.metric
+        metrics = [one for name in self.config.evaluations for one in evaluations[name].metrics]
+        if metric is not None and metrics and metric not in metrics:
+            raise UserError(discovery.unknown_choice("metric", metric, list(dict.fromkeys(metrics))))
+        logged: list[str] = []
+        for position, name in enumerate(self.config.trainings):
+            made = planned(ModelFacts, name, inputs)
+            if made is None or made.metrics is None:
+                raise UserError(f"trainings.{position} is {name!r}, which trains nothing; name a training stage")
+            logged += made.metrics
+        if metric is not None and logged and metric not in logged:
+            choices = list(dict.fromkeys(logged))
+            raise UserError(f"{discovery.unknown_choice('metric', metric, choices)}, which the trainings log")
+
+    def _check_against(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
+        """Raise ValueError for a picture of what no evaluation has, or twice the same."""
+        same = [(self._compared_in(one), self._figure(one, inputs), one.key) for one in self.config.plot_against]
+        for position, one in enumerate(self.config.plot_against):
+            name, metric, _ = same[position]
             if name not in self.config.evaluations:
                 known = ", ".join(self.config.evaluations) or "none"
-                raise UserError(f"plot_against.{position}.evaluation is {given.evaluation!r}; evaluations: {known}")
-            if one.stem in stems[:position]:
-                raise UserError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
+                raise UserError(f"plot_against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
+            if same[position] in same[:position]:
+                raise UserError(f"plot_against.{position} is {metric} against {one.key} again; leave it out")
             for model in one.models or []:
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
                     raise UserError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
+            if metric not in evaluations[name].directions:
+                figures = list(evaluations[name].directions)
+                raise UserError(discovery.unknown_choice(f"plot_against.{position}.metric", metric, figures))
+            try:
+                rows = _planned_rows(evaluations[name], inputs[name])
+                against.Against.of(rows, key=one.key, figure=metric, models=one.models)
+            except UserError as error:
+                raise UserError(str(error).replace("plot_against.", f"plot_against.{position}.")) from None
 
-    def _against(self, metrics: Mapping[str, Iterable[str]]) -> list[_Figure]:
-        """The figures against keys, given the metrics of evaluations by their names."""
+    def _compared_in(self, one: AgainstConfig) -> str:
+        """The evaluation that has a figure, empty where there are several and none is named."""
         alone = self.config.evaluations[0] if len(self.config.evaluations) == 1 else ""
-        found = []
-        for one in self.config.plot_against:
-            name = one.evaluation or alone
-            found.append(_Figure(name, one.metric or next(iter(metrics.get(name, ())), ""), one.key, one.models))
-        return found
+        return one.evaluation or alone
+
+    def _figure(self, one: AgainstConfig, inputs: Inputs) -> str:
+        """The figure against a key, empty where it is that of an evaluation which is not known."""
+        return one.metric or next(iter(_metrics(self._compared_in(one), inputs)), "")
+
+    def _against_stems(self, inputs: Inputs) -> list[str]:
+        """Names of the files of each figure against a key; the whole key where others end like it."""
+        starts = [f"{self._compared_in(one)}-{self._figure(one, inputs)}-against-" for one in self.config.plot_against]
+        wholes = [one.key for one in self.config.plot_against]
+        texts = [start + key.rpartition(".")[2] for start, key in zip(starts, wholes, strict=True)]
+        texts = [
+            start + key if texts.count(text) > 1 else text
+            for start, key, text in zip(starts, wholes, texts, strict=True)
+        ]
+        stems = names.distinct(texts, names.FILE, room=len(".png"))
+        return [stems[text] for text in texts]
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
@@ -194,50 +216,59 @@ class Stage(_base.Stage):
         ]
         if self.config.task_table is not None:
             comparisons.insert(0, _write_task_table(context, self.config.task_table))
-        levels = self._levels(entries, context, metric)
-        figures = self._against({name: _metrics(context.runs[name]) for name in self.config.evaluations})
+        levels, stems = self._levels(entries, context, metric), self._against_stems(context.inputs)
         shown = [
-            *(_draw_against(context.output, one, entries[one.evaluation]) for one in figures),
+            *(
+                _draw_against(
+                    context.output, stem, one, self._figure(one, context.inputs), entries[self._compared_in(one)]
+                )
+                for stem, one in zip(stems, self.config.plot_against, strict=True)
+            ),
             *_draw(context.output, [training for _, training in trainings], metric, levels),
         ]
         trained = [_trained(run, training, metric, context.output) for run, training in trainings]
         text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
         (context.output / _PAGE).write_text(text, encoding="utf-8")
         files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
-        files += [f"{one.stem}.md" for one in figures]
+        files += [f"{stem}.md" for stem in stems]
         for file in files:
             context.tracker.log_artifact(context.run_key, str(context.output / file))
         return {"report": str(context.output / _PAGE), "files": files}
 
     def _metric(self, trainings: Sequence[curves.Training]) -> str:
-        """The metric to draw, none where trainings held out no labels; raises ValueError when no training logged it."""
+        """The metric to draw, none where trainings held out no labels."""
         logged = curves.metrics(trainings)
         if trainings and not logged:
             return ""
-        metric = self.config.metric or next(iter(logged), "loss")
-        if trainings and metric not in logged:
-            raise UserError(f"metric is {metric!r}, which no training logged; logged: {', '.join(logged) or 'none'}")
-        return metric
+        return self.config.metric or next(iter(logged), "loss")
 
     def _levels(
         self, entries: Mapping[str, Sequence[tuple[str, tables.Entry]]], context: _base.StageContext, metric: str
     ) -> list[pictures.Level]:
         drawn = {run.name for name in self.config.trainings for run in context.runs[name]} | {*self.config.trainings}
         levels: list[pictures.Level] = []
-        rows: list[str] = []
         for name, found in entries.items():
             chosen = self.config.lines
             if chosen is None:
                 chosen = [entry.model for reference, entry in found if _base.stage_of(reference) not in drawn]
             for row in tables.group([entry for _, entry in found]):
-                rows += [row.model, row.name]
                 if metric in row.figures and (row.model in chosen or row.name in chosen):
                     label = row.name if len(entries) == 1 else f"{row.name}, {name}"
                     levels.append(pictures.Level(label, row.figures[metric]))
-        for position, line in enumerate(self.config.lines or []):
-            if line not in rows:
-                raise UserError(f"lines.{position} is {line!r}; choices: {', '.join(dict.fromkeys(rows))}")
         return levels
+
+
+def _metrics(evaluation: str, inputs: Inputs) -> Sequence[str]:
+    """The task's metrics of an evaluation, its own first; none of what is no evaluation."""
+    found = planned(Evaluated, evaluation, inputs)
+    return () if found is None else found.metrics
+
+
+def _planned_rows(evaluation: Evaluated, made: Input) -> list[tables.Group]:
+    """The rows that the table of an evaluation will have."""
+    entries = [tables.Entry.of(entry) for entry in evaluation.entries]
+    keys = list(made.runs.values()) or [{}]
+    return tables.group([replace(one, assignment={**own, **one.assignment}) for own in keys for one in entries])
 
 
 def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:
@@ -246,12 +277,6 @@ def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:
         for data in run.summary["entries"]:
             entry = tables.Entry.of(data)
             yield data["reference"], tables.Entry(entry.model, {**run.assignment, **entry.assignment}, entry.figures)
-
-
-def _metrics(runs: Sequence[_base.Run]) -> Mapping[str, bool]:
-    """The metrics of an evaluation's runs, as in ``Evaluated``."""
-    found: Mapping[str, bool] = runs[0].summary.get("metrics", {})
-    return found
 
 
 def _notes(runs: Sequence[_base.Run]) -> list[str]:
@@ -266,9 +291,11 @@ def _write_tables(
 
 def _write_task_table(context: _base.StageContext, config: TaskTableConfig) -> Comparison:
     columns = {
-        name: TaskColumn([entry for _, entry in _entries(runs)], one.metrics(_metrics(runs)))
+        name: TaskColumn(
+            [entry for _, entry in _entries(context.runs[one.evaluation])],
+            one.metrics(_metrics(one.evaluation, context.inputs)),
+        )
         for name, one in config.columns.items()
-        for runs in (context.runs[one.evaluation],)
     }
     averaged = list(columns) if config.average is None else config.average
     entries = task_entries(columns, averaged)
@@ -316,21 +343,22 @@ def _draw(
     ]
 
 
-def _draw_against(folder: Path, one: _Figure, entries: Sequence[tuple[str, tables.Entry]]) -> Shown:
+def _draw_against(
+    folder: Path, stem: str, one: AgainstConfig, metric: str, entries: Sequence[tuple[str, tables.Entry]]
+) -> Shown:
     """Write the table and the picture of a figure against a key of a matrix."""
-    stem = one.stem
     groups = tables.group([entry for _, entry in entries])
-    found = against.Against.of(groups, key=one.key, figure=one.metric, models=one.models)
+    found = against.Against.of(groups, key=one.key, figure=metric, models=one.models)
     drawn = {row.model for row in groups if one.key in row.assignment}
     levels = [
-        pictures.Level(row.name, row.figures[one.metric])
+        pictures.Level(row.name, row.figures[metric])
         for row in groups
-        if row.model not in drawn and one.metric in row.figures
+        if row.model not in drawn and metric in row.figures
     ]
     table = against.markdown(found)
     (folder / f"{stem}.md").write_text(table, encoding="utf-8")
     pictures.save(pictures.against(found, levels), folder / f"{stem}.png")
-    title = f"{column(one.metric).heading} against {found.short_key}"
+    title = f"{column(metric).heading} against {found.short_key}"
     caption = f"{table}\nOver all rows that the evaluation reads. Level lines are models without {one.key}."
     return Shown(f"{stem}.png", title[:1].upper() + title[1:], caption)
 

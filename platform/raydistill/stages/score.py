@@ -41,7 +41,7 @@ class Config(_base.StageConfig):
     neuron. Without one they are the first alone."""
     lam: float | None = None
     """Share of expressiveness, from 0 to 1; by default 0.5 with a student."""
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    temperature: Annotated[float, Field(ge=1e-3, le=1e4)] = 2.0
     """Temperature of the student's distillation loss."""
     part: Literal["validation", "train"] = "validation"
     """Rows that score: the validation ones, as published, or those to train on."""
@@ -148,7 +148,7 @@ class Stage(_base.Stage):
             model=_scored(model, context.storage),
             student=None if student is None else _scored(student, context.storage),
             corpus=tuple(corpus),
-            task=config.task.dump(),
+            task=config.task,
             seed=context.seed,
             max_rows=config.max_rows,
             batch_size=config.batch_size,

@@ -9,8 +9,8 @@ from typing import Any
 from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import CorpusField, ScalingConfig, StudentConfig, TeacherConfig
 from raydistill.config.training import OptimizerConfig, TrainingConfig
-from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart, open_mixture
+from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models.load import load_config
@@ -114,7 +114,7 @@ class Stage(_base.Stage):
                 reference = config.student.checkpoint or config.teachers[0]
                 origin = _models.resolve(reference, context.inputs)
                 _student.write_initial(config, student, origin, open_mixture(corpora["train"]), seed=context.seed)
-        mirror.publish(student)
+        storage_at(student).publish()
         if config.method.distils:
             context.tracker.set_tags(context.run_key, _told(decisions))
         stored, ran = self._joined(decisions, corpora, context)

@@ -23,11 +23,23 @@ class Column:
     """``row``: one value; ``token``: one for each token of the row; ``list``: any number."""
 
 
+ROW_REASONS = SHORT, UNKNOWN, NO_WORD = "short", "unknown", "no word"
+"""Why ``drop_reasons`` leaves a row out."""
+
+
 class LabelledRow(NamedTuple):
     """A row of token ids and the values of its columns, by the names that the task's ``columns`` gives."""
 
     ids: NDArray[np.integer]
     values: Mapping[str, Any]
+
+
+class Rows(list[NDArray[np.integer]]):
+    """Rows of token ids of which each is of a single example."""
+
+    def __init__(self) -> None:
+        self.example_of: list[int] = []
+        """The number of each row's example."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class TaskBase(ABC):
 
     Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how examples become rows: ``cut``
     makes rows of them, ``drop_reasons`` tells which are left out, and ``columns`` what each has beside its ids; with
-    columns ``cut`` gives ``LabelledRow``, without it arrays of ids. An ``EncodeConfig`` of classes has their names in
-    ``labels``.
+    columns ``cut`` gives ``LabelledRow``, without it arrays of ids, in ``Rows`` where it can. An ``EncodeConfig`` of
+    classes has their names in ``labels``.
     """
 
     HEAD: ClassVar[str]
@@ -108,6 +120,14 @@ class TaskBase(ABC):
 
         ``labels`` name the corpus's classes, none for scores. While they are not known, all that there may be.
         """
+
+    @classmethod
+    def figures(cls, config: Any, labels: Sequence[str]) -> dict[str, bool | None]:
+        """All figures that it may have of a corpus with these classes, and of each whether a greater value is better.
+
+        None for a count, of which neither is.
+        """
+        return {**cls.higher_is_better(config, labels), "rows": None, "tokens": None}
 
     @abstractmethod
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydistill import names
 from raydistill.user_error import UserError
 
 _PREFIXES = "BIES"
@@ -58,10 +59,9 @@ def entity_metrics(sums: Mapping[str, Any], types: Sequence[str]) -> dict[str, f
     """
     true, predicted, found = (np.atleast_1d(sums[name]) for name in ("true", "predicted", "found"))
     precision, recall, f1 = _shares(true.sum(), predicted.sum(), found.sum())
+    words = names.distinct(types, names.FIGURE)
     of_types = {
-        # Metric names take no other characters.
-        f"f1_{re.sub(r'[^-.0-9A-Za-z_]', '_', name)}": _shares(*counts)[2]
-        for name, *counts in zip(types, true, predicted, found, strict=True)
+        f"f1_{words[name]}": _shares(*counts)[2] for name, *counts in zip(types, true, predicted, found, strict=True)
     }
     return {"f1": f1, "precision": precision, "recall": recall, **of_types, "entities": float(true.sum())}
 

@@ -126,7 +126,7 @@ class Task(classification.Task):
     def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """The task's metrics, two of them led by their mean."""
         mean = {COMBINED: True} if len(config.metrics) > 1 else {}
-        return {**mean, **super().higher_is_better(config)}
+        return {**mean, **super().higher_is_better(config, labels)}
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The task's metrics, their mean ``combined`` where there are two, the mean ``loss`` and ``rows``.

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raydistill.credentials import without_secrets
 from raydistill.tracking.delivery import Delivery, Outcome, reason
 from raydistill.tracking.earlier import EarlierRecords
-from raydistill.tracking.store import Store, without_secrets
+from raydistill.tracking.store import Store
+from raydistill.user_error import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class TrackerActor:
             "ready": opened is not None and opened.writer is not None,
             "waiting": len(opened.pending) if opened else 0,
             "rejected": opened.num_rejected if opened else 0,
+            "rejection": opened.rejection if opened else "",
             "error": self._error,
             "failure": self._failure or self._refusal,
         }
@@ -102,7 +105,7 @@ class TrackerActor:
             except Exception as error:  # Tracking must never end training: report, wait and try again.
                 uri = self._delivery.store.uri
                 self._error = reason(error, uri=uri)
-                if type(error) is ValueError and self._delivery.writer is None:
+                if isinstance(error, UserError) and self._delivery.writer is None:
                     self._refusal = str(error).replace(uri, without_secrets(uri))
                 logger.warning("MLflow at %s takes no records; trying again. %s", without_secrets(uri), self._error)
                 time.sleep(retry_s)

@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from raydistill.credentials import without_secrets
 from raydistill.tracking.spool import Entry, Spool
-from raydistill.tracking.store import Store, without_secrets, write_store
+from raydistill.tracking.store import Store, write_store
 from raydistill.tracking.writer import MlflowWriter
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ class Delivery:
         self.num_delivered = 0
         """Records that MLflow took since this began."""
         self.num_rejected = 0
+        self.rejection = ""
+        """Why the first of them was."""
         self.writer: MlflowWriter | None = None
         self._marked = True
 
@@ -128,6 +131,7 @@ class Delivery:
             for _ in entries:
                 self.pending.popleft()
             self.num_rejected += error is not None
+            self.rejection = self.rejection or error or ""
             self.num_delivered += len(entries) if error is None else 0
 
     def _mark(self, last: Entry, answer: dict[str, Any] | None) -> None:

@@ -1,7 +1,6 @@
 """What code, versions, machine and command made a run."""
 
 import hashlib
-import os
 import platform
 import shlex
 import subprocess
@@ -12,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 
 import raydistill
-from raydistill.tracking.store import is_secret, without_secrets
+from raydistill.credentials import is_secret, without_secrets
+from raydistill.machine import memory_bytes, physical_cores
 
 _PACKAGES = (
-    *("torch", "transformers", "tokenizers", "safetensors", "deepspeed", "accelerate"),
+    *("torch", "transformers", "tokenizers", "safetensors", "deepspeed"),
     *("ray", "mlflow", "datasets", "pyarrow", "numpy", "pydantic"),
 )
 
@@ -61,17 +61,11 @@ def _redacted(argument: str) -> str:
 
 
 def _machine() -> dict[str, str]:
-    tags = {"cpu": _cpu(), "cpu_cores": str(_num_cores())}
-    if "SC_PHYS_PAGES" in os.sysconf_names:
-        tags["memory_gib"] = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f}"
+    tags = {"cpu": _cpu(), "cpu_cores": str(physical_cores()), "memory_gib": f"{memory_bytes() / 2**30:.1f}"}
     gpus = _gpus()
     if gpus:
         tags["gpu"] = ", ".join(gpus)
     return tags
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

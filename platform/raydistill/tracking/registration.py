@@ -80,9 +80,9 @@ def _check_checkpoint(folder: Path) -> None:
 
 
 def _registered(client: Any, name: str, run_id: str, content: str) -> int | None:
-    query = f"name = '{name}' AND run_id = '{run_id}'"
-    versions = [found for found in client.search_model_versions(query) if found.tags.get(_CONTENT_TAG) == content]
-    return max((int(found.version) for found in versions), default=None)
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    same = [one for one in found if one.name == name and one.tags.get(_CONTENT_TAG) == content]
+    return max((int(one.version) for one in same), default=None)
 
 
 def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, card: str | None, content: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydistill.json_file import write_json
+from raydistill.atomic import write_json
 from raydistill.locks import HeldError, Lock, hold
 
 logger = logging.getLogger(__name__)

@@ -2,21 +2,20 @@
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from raydistill import names
+from raydistill.atomic import write_json
 from raydistill.config.sections import TrackingConfig
-from raydistill.json_file import write_json
+from raydistill.credentials import HIDDEN, has_reference, resolved, without_secrets
 from raydistill.store_paths import remote_uri
 from raydistill.user_error import UserError
 
 STORE_FILE = "store.json"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
-_SECRETS = frozenset({"password", "passwd", "passphrase", "pwd", "secret", "token", "key"})
-_HIDDEN = "***"
 _OF_JOB = "@"
 """Between an experiment and a job; quoted names have none."""
 
@@ -30,6 +29,8 @@ class Store:
     experiment: str
     place: str | None = None
     """URI of the storage where that is in an object store, which several machines continue the runs of."""
+    reference: str | None = None
+    """The URI as the job has it, where references stand for its secrets."""
 
 
 def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
@@ -37,10 +38,13 @@ def store_of(config: TrackingConfig, root: Path, experiment: str) -> Store:
 
     With a database there is no server to choose a place for artifacts, so it is a folder below ``root``, absolute:
     MLflow's own default depends on the working directory of the process that creates the experiment. Of a root that
-    stands for a place of an object store it is the URI.
+    stands for a place of an object store it is the URI. Raises ValueError where a secret that ``config.uri`` refers to
+    is not there.
     """
-    uri = config.uri or f"sqlite:///{root / 'mlflow.db'}"
-    return Store(uri, _artifacts(root) if is_database(uri) else None, experiment, remote_uri(root))
+    uri = resolved(config.uri or f"sqlite:///{root / 'mlflow.db'}", key="tracking.uri")
+    place = _artifacts(root) if is_database(uri) else None
+    reference = config.uri if config.uri and has_reference(config.uri) else None
+    return Store(uri, place, experiment, remote_uri(root), reference)
 
 
 def _artifacts(root: Path) -> str:
@@ -55,7 +59,8 @@ def is_database(uri: str) -> bool:
 def spool_folder(root: Path, experiment: str, job: str) -> Path:
     """Where records of a job wait, below the storage folder: each job that shares an experiment has its own place."""
     name = quote(experiment, safe="")
-    return root / "tracking" / (name if job == experiment else f"{name}{_OF_JOB}{quote(job, safe='')}")
+    name = name if job == experiment else f"{name}{_OF_JOB}{quote(job, safe='')}"
+    return root / "tracking" / names.short(name, names.SHORT)
 
 
 def shared_spool(folder: Path) -> Path | None:
@@ -73,22 +78,6 @@ def database_file(uri: str) -> Path | None:
     return Path(path).absolute()
 
 
-def without_secrets(uri: str) -> str:
-    """The URI with passwords and keys replaced by stars, for messages and files."""
-    parts = urlsplit(uri)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    netloc = f"{name}:{_HIDDEN}@{host}" if at and colon else parts.netloc
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    if not any(is_secret(key) for key, _ in pairs):
-        query = parts.query
-    else:
-        query = urlencode([(key, _HIDDEN if is_secret(key) else value) for key, value in pairs], safe="*")
-    if (netloc, query) == (parts.netloc, parts.query):
-        return uri
-    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
-
-
 def write_store(folder: Path, store: Store) -> None:
     """Note in a spool's folder which store its records are meant for."""
     write_json(folder / STORE_FILE, asdict(replace(store, uri=without_secrets(store.uri))))
@@ -97,8 +86,8 @@ def write_store(folder: Path, store: Store) -> None:
 def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str, str] = os.environ) -> Store:
     """The store that a spool's records are meant for, at ``to`` when its address has changed since.
 
-    A password is never noted; it is taken from ``MLFLOW_TRACKING_URI`` when that is the same address.
-    Raises ValueError, with the remedy, when the address is not known.
+    A password is never noted; it is what the job's URI refers to, or else taken from ``MLFLOW_TRACKING_URI`` when that
+    is the same address. Raises ValueError, with the remedy, when the address is not known.
     """
     path = folder / STORE_FILE
     if not path.is_file():
@@ -107,16 +96,13 @@ def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str,
         return Store(to, None, unquote(folder.name.partition(_OF_JOB)[0]))
     store = Store(**json.loads(path.read_text(encoding="utf-8")))
     if to is not None:
+        to = resolved(to, key="--to", environment=environment)
         return replace(store, uri=to, artifact_location=store.artifact_location if is_database(to) else None)
-    if _HIDDEN not in store.uri:
+    if HIDDEN not in store.uri:
         return store
+    if store.reference is not None:
+        return replace(store, uri=resolved(store.reference, key="tracking.uri", environment=environment))
     given = environment.get("MLFLOW_TRACKING_URI", "")
     if without_secrets(given) != store.uri:
         raise UserError(f"{folder} goes to {store.uri}, whose password is not kept; set MLFLOW_TRACKING_URI to it")
     return replace(store, uri=given)
-
-
-def is_secret(key: str) -> bool:
-    """Whether what a key of this name holds is not for files and messages."""
-    words = re.split(r"[^a-z]+", key.lower())
-    return any(word in _SECRETS for word in words) or words[-1].endswith(("password", "token", "secret"))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from raydistill.credentials import without_secrets
 from raydistill.tracking.delivery import Delivery, reason
 from raydistill.tracking.earlier import EarlierRecords
 from raydistill.tracking.spool import REJECTED, SpoolInUseError, is_spool, waiting_in
-from raydistill.tracking.store import read_store, shared_spool, spool_folder, without_secrets
+from raydistill.tracking.store import read_store, shared_spool, spool_folder
 from raydistill.user_error import UserError
 
 _PAUSE_S = 1.0

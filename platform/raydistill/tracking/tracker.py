@@ -5,9 +5,9 @@ import shlex
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydistill.config.sections import TrackingConfig
+from raydistill.credentials import without_secrets
 from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Outcome
 from raydistill.tracking.quiet import mlflow_environment
-from raydistill.tracking.store import spool_folder, store_of, without_secrets
+from raydistill.tracking.spool import REJECTED
+from raydistill.tracking.store import spool_folder, store_of
 from raydistill.user_error import UserError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class Tracker(ABC):
 
     uri: str = ""
     """Where the records end, for messages."""
+    lost: str = ""
+    """What MLflow will never have of what was sent, and why, in one line; known once all is delivered."""
 
     def start_run(
         self,
@@ -161,53 +165,6 @@ class NullTracker(Tracker):
         return None
 
 
-@dataclass
-class MemoryRun:
-    """What a ``MemoryTracker`` knows of one run; ``metrics`` maps a name to its (step, value) pairs."""
-
-    name: str
-    parent: str | None
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    artifacts: list[str] = field(default_factory=list)
-    status: str = "RUNNING"
-
-
-class MemoryTracker(Tracker):
-    """Keeps runs in this process, for tests; a copy that is sent elsewhere keeps its own."""
-
-    uri = "memory"
-
-    def __init__(self) -> None:
-        self.runs: dict[str, MemoryRun] = {}
-        self.models: list[dict[str, Any]] = []
-
-    def _send(self, record: dict[str, Any]) -> Outcome:
-        key, op = record["key"], record["op"]
-        if op == "start_run":
-            if not record["resume"] or key not in self.runs:
-                self.runs[key] = MemoryRun(record["name"], record["parent"])
-            self.runs[key].tags.update(record["tags"])
-            self.runs[key].status = "RUNNING"
-            return Outcome(done=True, value=key)
-        run = self.runs[key]
-        run.params.update(record.get("params", {}))
-        if op == "register_model":
-            self.models.append(record)
-            return Outcome(done=True, value=len(self.models))
-        run.tags.update(record.get("tags", {}))
-        for name, value in record.get("metrics", {}).items():
-            run.metrics.setdefault(name, []).append((record["step"], value))
-        run.artifacts += [record[name] for name in ("path", "file") if name in record]
-        run.status = record.get("status", run.status)
-        return Outcome(done=True)
-
-    def _answer(self, sent: Any, *, timeout_s: float) -> Outcome:
-        assert isinstance(sent, Outcome)
-        return sent
-
-
 class RayTracker(Tracker):
     """Sends records to the tracker actor; can be pickled into any task or actor of the same cluster."""
 
@@ -265,7 +222,9 @@ class RayTracker(Tracker):
             why = status["error"] or "no answer"
             logger.warning("%d records wait for %s (%s); %s", status["waiting"], self.uri, why, self._remedy())
         if status["rejected"]:
-            logger.warning("MLflow refused %d records; they are in %s", status["rejected"], self.folder)
+            why = " ".join(str(status["rejection"]).split())
+            many = "a record" if status["rejected"] == 1 else f"{status['rejected']} records"
+            self.lost = f"MLflow refused {many}, kept in {self.folder}/{REJECTED}: {why}"
         return bool(delivered and not status["rejected"])
 
     def close(self, timeout_s: float = 60.0) -> None:
@@ -287,7 +246,8 @@ class RayTracker(Tracker):
             sent = self._actor.append.remote(record)
         except ray.exceptions.RayError as error:
             # Not asked again: training goes on without its tracker.
-            logger.warning("a record (%s) is lost: %s", record["op"], _last_line(error))
+            self.lost = f"a record ({record['op']}) is lost: {_last_line(error)}"
+            logger.warning(self.lost)
             return None
         self._unspooled[sent] = None
         if len(self._unspooled) >= _MOST_UNSPOOLED:
@@ -349,12 +309,19 @@ def start_tracker(config: TrackingConfig, *, folder: str, job: str) -> RayTracke
     return RayTracker(actor_type.remote(store, str(spool)), uri=without_secrets(store.uri), folder=str(spool))
 
 
-def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
-    result: dict[str, Any] = {}
+def flat(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; of those that would meet, as keys may have dots, with slashes."""
+    leaves = dict(_leaves(section, ()))
+    times = Counter(map(".".join, leaves))
+    return {(".".join(path) if times[".".join(path)] == 1 else "/".join(path)): leaves[path] for path in leaves}
+
+
+def _leaves(section: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in section.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return result
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
 
 
 def _record(op: str, key: str) -> dict[str, Any]:

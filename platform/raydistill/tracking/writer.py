@@ -1,13 +1,14 @@
 """Records to MLflow: the only code that calls its client."""
 
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.json_file import write_json
+from raydistill import names
+from raydistill.atomic import write_json
+from raydistill.tracking.moved import follow_storage
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.tracking.registration import register_student
@@ -19,8 +20,6 @@ _TOKEN_TAG = "raydistill.token"
 _PLACE_TAG = "raydistill.storage"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
-_NOT_IN_NAMES = re.compile(r"[^\w.: /-]")
-"""What MLflow takes in no name of a parameter; a user may name a model ``teachers, concatenated``."""
 _RETRIED_STATUS = frozenset({401, 403, 408, 429})
 
 
@@ -44,14 +43,14 @@ class MlflowWriter:
 
     def deliver_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Send ``log_metrics`` records of one key in as few requests as possible."""
-        metrics = [
-            self._mlflow.entities.Metric(name, value, record["time"], record["step"])
-            for record in records
-            for name, value in record["metrics"].items()
-        ]
-        run_id = self._run_id(records[0]["key"])
-        for start in range(0, len(metrics), _MAX_METRICS):
-            self._client.log_batch(run_id, metrics=metrics[start : start + _MAX_METRICS])
+        metrics = []
+        for record in records:
+            legal = names.distinct(record["metrics"], names.METRIC)
+            metrics += [
+                self._mlflow.entities.Metric(legal[name], value, record["time"], record["step"])
+                for name, value in record["metrics"].items()
+            ]
+        self._log_all(self._run_id(records[0]["key"]), "metrics", metrics, _MAX_METRICS)
 
     def is_permanent(self, error: Exception) -> bool:
         """Whether this failure will repeat however often the record is sent."""
@@ -88,6 +87,7 @@ class MlflowWriter:
                     raise
         if found.lifecycle_stage == "deleted":
             raise UserError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
+        follow_storage(store, found.artifact_location)
         return str(found.experiment_id)
 
     def _run_id(self, key: str) -> str:
@@ -115,7 +115,10 @@ class MlflowWriter:
         """The latest run that another machine started for this key of the same storage, in an object store."""
         if self._place is None:
             return None
-        return self._latest(f"tags.`{_KEY_TAG}` = '{key}' and tags.`{_PLACE_TAG}` = '{self._place}'")
+        place = names.legal(self._place, names.SEARCHED)
+        return self._latest(
+            f"tags.`{_KEY_TAG}` = '{names.legal(key, names.SEARCHED)}' and tags.`{_PLACE_TAG}` = '{place}'"
+        )
 
     def _sent_before(self, record: Mapping[str, Any]) -> str | None:
         """The run that this very record made when its answer was lost."""
@@ -128,12 +131,13 @@ class MlflowWriter:
         return str(found[0].info.run_id) if found else None
 
     def _created(self, record: Mapping[str, Any]) -> str:
-        tags = {**record["tags"], _KEY_TAG: record["key"], _TOKEN_TAG: record["token"]}
-        tags |= {} if self._place is None else {_PLACE_TAG: self._place}
+        tags = {**_legal_keys(record["tags"]), _TOKEN_TAG: record["token"]}
+        tags[_KEY_TAG] = names.legal(record["key"], names.SEARCHED)
+        tags |= {} if self._place is None else {_PLACE_TAG: names.legal(self._place, names.SEARCHED)}
         if record["parent"] is not None:
             tags["mlflow.parentRunId"] = self._run_id(record["parent"])
         run = self._client.create_run(
-            self._experiment_id, start_time=record["time"], tags=tags, run_name=record["name"]
+            self._experiment_id, start_time=record["time"], tags=tags, run_name=names.short(record["name"], names.RUN)
         )
         return str(run.info.run_id)
 
@@ -148,10 +152,9 @@ class MlflowWriter:
     def _log_params(self, record: Mapping[str, Any]) -> None:
         run_id = self._run_id(record["key"])
         known = self._client.get_run(run_id).data.params
-        given = {_NOT_IN_NAMES.sub("_", name): value for name, value in record["params"].items()}
+        given = _legal_keys(record["params"])
         params = [self._mlflow.entities.Param(name, value) for name, value in given.items() if name not in known]
-        for start in range(0, len(params), _MAX_PARAMS):
-            self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
+        self._log_all(run_id, "params", params, _MAX_PARAMS)
         changed = [name for name, value in given.items() if known.get(name, value) != value]
         if changed:
             # MLflow never changes a parameter: a resumed run keeps the first value and tells the new one as a tag.
@@ -164,9 +167,30 @@ class MlflowWriter:
         self._log_tags(self._run_id(record["key"]), record["tags"])
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        entities = [self._mlflow.entities.RunTag(name, value) for name, value in tags.items()]
-        for start in range(0, len(entities), _MAX_PARAMS):
-            self._client.log_batch(run_id, tags=entities[start : start + _MAX_PARAMS])
+        entities = [self._mlflow.entities.RunTag(name, value) for name, value in _legal_keys(tags).items()]
+        self._log_all(run_id, "tags", entities, _MAX_PARAMS)
+
+    def _log_all(self, run_id: str, kind: str, entities: Sequence[Any], at_once: int) -> None:
+        """Send metrics, parameters or tags of a run; one that MLflow refuses keeps none of the others away.
+
+        Raises ValueError that names the refused once all others have arrived, and what the client raises otherwise.
+        """
+        refused: dict[str, str] = {}
+        waiting = [entities[start : start + at_once] for start in range(0, len(entities), at_once)]
+        while waiting:
+            some, *waiting = waiting
+            try:
+                self._client.log_batch(run_id, **{kind: some})
+            except self._mlflow.MlflowException as error:
+                # A run that is gone or deleted refuses each of them.
+                if not self.is_permanent(error) or not (refused or self._exists(run_id)):
+                    raise
+                half = len(some) // 2
+                waiting = [some[:half], some[half:], *waiting] if half else waiting
+                refused |= {} if half else {some[0].key: str(error)}
+        if refused:
+            why = next(iter(refused.values()))
+            raise UserError(f"MLflow refused {', '.join(map(repr, refused))}: {why}")
 
     def _log_artifact(self, record: Mapping[str, Any]) -> None:
         if not Path(record["path"]).exists():
@@ -193,3 +217,9 @@ class MlflowWriter:
         run_id = self._run_id(record["key"])
         folder = Path(record["folder"])
         return register_student(self._client, folder, run_id=run_id, timestamp=record["time"], **options)
+
+
+def _legal_keys(values: Mapping[str, str]) -> dict[str, str]:
+    """Parameters or tags under names that MLflow takes."""
+    legal = names.distinct(values, names.KEY)
+    return {legal[name]: value for name, value in values.items()}

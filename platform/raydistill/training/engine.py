@@ -66,14 +66,6 @@ def shard_teacher(
     return teacher
 
 
-def held_numel(model: nn.Module) -> int:
-    """Elements of a model's parameters that this rank holds while nothing runs."""
-    return sum(
-        parameter.ds_tensor.numel() if hasattr(parameter, "ds_tensor") else parameter.numel()
-        for parameter in model.parameters()
-    )
-
-
 Score = Callable[[nn.Module, Batch], dict[str, Tensor]]
 """Sums that tell how well a student does on a batch, see ``TaskBase.score``."""
 

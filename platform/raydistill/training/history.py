@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydistill.data import mirror
+from raydistill.atomic import write_text
+from raydistill.data.storages import storage_at
 
 HISTORY = "history.jsonl"
 
@@ -16,7 +17,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     Fetched first where the training ran on another machine. A line that a crash left half-written at the end is none,
     and without a file there are none.
     """
-    path = mirror.fetch(folder / HISTORY)
+    path = storage_at(folder / HISTORY).fetch()
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -32,6 +33,4 @@ def append_history(folder: Path, step: int, metrics: Mapping[str, float]) -> Non
 def cut_history(folder: Path, step: int) -> None:
     """Leave out what lies beyond ``step``, and a half-written line, in one rename; -1 leaves nothing."""
     kept = [line for line in read_history(folder) if line["step"] <= step]
-    temporary = folder / f".{HISTORY}"
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    temporary.replace(folder / HISTORY)
+    write_text(folder / HISTORY, "".join(json.dumps(line) + "\n" for line in kept))

@@ -13,25 +13,26 @@ import torch.distributed as dist
 
 from raydistill import cluster
 from raydistill.batch import Batch
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.data.stream import FeedSpec
 from raydistill.data.stream_here import feed_here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.assembly import build_engine
-from raydistill.training.checkpoint import load, saved, write_checkpoint
+from raydistill.training.checkpoint import load, write_checkpoint
+from raydistill.training.checkpoint_store import Checkpoints
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.result import TrainResult
 from raydistill.training.session import EvaluationCallback, SaveState, Session
 from raydistill.training.spec import TrainSpec
-from raydistill.training.trainer import checkpoints_of, prepare
+from raydistill.training.trainer import checkpoints_of
 from raydistill.training.worker import Loop
 
 
 @dataclass(frozen=True)
 class LocalSession(Session):
-    """Checkpoints in a folder, batches from a thread."""
+    """Checkpoints that this process removes, batches from a thread."""
 
-    storage: Path
+    checkpoints: Checkpoints
     keep: int
     """Checkpoints that are kept."""
     callback: EvaluationCallback | None = None
@@ -48,14 +49,14 @@ class LocalSession(Session):
                 # Its best students lie with the other training.
                 state["position"] |= {"standing": {}, "best_metrics": {}, "saved_bests": []}
             return state
-        found = saved(self.storage)
+        found = self.checkpoints.finished()
         return load(engine, found[-1]) if found else None
 
     def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
         """A checkpoint, after which the oldest of too many go."""
-        write_checkpoint(engine, self.storage, state)
-        for old in saved(self.storage)[: -self.keep]:
-            mirror.remove(old)
+        write_checkpoint(engine, self.checkpoints.folder, state)
+        for old in self.checkpoints.finished()[: -self.keep]:
+            storage_at(old).remove()
 
     def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
         """Batches that a thread builds."""
@@ -90,9 +91,10 @@ def train_here(
     whether another training left it. Raises ValueError as ``train`` does, and whatever ``callback`` raises, after which
     the same call continues.
     """
-    prepare(checkpoints_of(output))
+    checkpoints = checkpoints_of(output)
+    checkpoints.prepare()
     config = {"output": output, "tracker": tracker, "run_key": run_key, "board": _NoBoard()}
-    session = LocalSession(checkpoints_of(output), spec.training.save_total_limit, callback, start, is_copy)
+    session = LocalSession(checkpoints, spec.training.save_total_limit, callback, start, is_copy)
     loop_here(spec, config, parallel=parallel, session=session)
     return TrainResult.read(Path(output))
 
@@ -104,7 +106,7 @@ def loop_here(
     assert spec.scaling.num_workers == 1
     spec = spec.fetched()
     session = session or LocalSession(checkpoints_of(config["output"]), spec.training.save_total_limit)
-    session.storage.mkdir(parents=True, exist_ok=True)
+    session.checkpoints.folder.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))
     engine = build_engine(spec, num_workers=1, device=device)

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from raydistill.data import mirror
-from raydistill.json_file import write_json
+from raydistill.atomic import write_json
+from raydistill.data.storages import storage_at
 from raydistill.store_paths import here
 
 _FILE = "training.json"
@@ -38,10 +38,10 @@ class TrainResult:
     def write(self, folder: Path) -> None:
         """Store the result in a training's output folder, in one rename."""
         write_json(folder / _FILE, asdict(self))
-        mirror.publish(folder / _FILE)
+        storage_at(folder / _FILE).publish()
 
     @classmethod
     def read(cls, folder: Path) -> "TrainResult":
         """The stored result, its folders as they are called on this machine."""
-        found = cls(**json.loads(mirror.fetch(folder / _FILE).read_text(encoding="utf-8")))
+        found = cls(**json.loads(storage_at(folder / _FILE).fetch().read_text(encoding="utf-8")))
         return replace(found, student=str(here(found.student)), best=str(here(found.best)) if found.best else "")

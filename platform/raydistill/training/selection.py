@@ -4,21 +4,24 @@ Every rank decides for itself, from the same numbers.
 """
 
 import math
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from raydistill.atomic import atomic_folder
+from raydistill.config.directions import greater_is_better
 from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.training import TrainingConfig
-from raydistill.data import mirror
-from raydistill.training import checkpoint_folder
+from raydistill.data.storages import storage_at
 from raydistill.user_error import UserError
 
 METHOD, TASK = "validation/", "eval/"
 """What the names of an evaluation's metrics start with: the method's loss and terms, the task's metrics."""
 
 _LOSS = "loss"
+_NUMBERED = re.compile(r"teacher_\d+_")
 _FOLDER = "best-"
 
 
@@ -64,27 +67,49 @@ def criterion_of(
 ) -> Criterion:
     """How a training compares its evaluations; ``labels`` name the corpus's classes, as far as they are known.
 
-    Raises ValueError with the choices for a metric that it will not have; most terms of a method are known only when
-    it runs, so names of these are checked by ``Criterion.value``.
+    Raises ValueError with the choices for a metric that it cannot have, and for a direction that is not the metric's
+    own. Which of its terms a method has is known only when it runs, so that ``Criterion.value`` looks again.
     """
-    name = training.metric_for_best_model
-    of_task = task.higher_is_better(labels)
-    of_method = {_LOSS: False, **dict.fromkeys(method.method.higher_is_better, True)}
-    directions = {METHOD + term: greater for term, greater in of_method.items()}
-    directions |= {TASK + metric: greater for metric, greater in of_task.items()}
-    key = name if "/" in name else (METHOD if name in of_method else TASK) + name
-    if key not in directions and not key.startswith(METHOD):
-        choices = [*of_method, *(metric for metric in of_task if metric not in of_method), *directions]
-        choices.append(f"{METHOD}<term>")
-        raise UserError(f"training.metric_for_best_model is {name!r}; choices: {', '.join(choices)}")
-    greater = training.greater_is_better
+    name, directions = training.metric_for_best_model, directions_of(task, method, labels)
+    key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
+    own = _NUMBERED.sub("teacher_#_", key)
+    # Under the name that the user wrote, which messages tell.
+    known = {name: directions[own]} if own in directions else {**_unprefixed(task, method, labels), **directions}
+    greater = greater_is_better(
+        name,
+        known,
+        stated=training.greater_is_better,
+        key="training.metric_for_best_model",
+        stated_key="training.greater_is_better",
+    )
     return Criterion(
         key=key,
-        greater_is_better=directions.get(key, False) if greater is None else greater,
+        greater_is_better=greater,
         saving_criterion=training.saving_criterion,
         patience=training.early_stopping_patience,
         threshold=training.early_stopping_threshold,
     )
+
+
+def metrics_of_method(method: MethodSpec) -> list[str]:
+    """What compares students without labels: the loss and, of some methods, how often they agree with teachers."""
+    return [_LOSS, *(term for term, greater in method.method.directions.items() if greater)]
+
+
+def directions_of(task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None) -> dict[str, bool | None]:
+    """All that evaluations of a training may log by its name there, and of each whether a greater value is better."""
+    of_method = {_LOSS: False, **method.method.directions}
+    return {
+        **{METHOD + term: greater for term, greater in of_method.items()},
+        **{TASK + metric: greater for metric, greater in task.higher_is_better(labels).items()},
+    }
+
+
+def _unprefixed(task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> dict[str, bool | None]:
+    """The same of those that can be named without the word before the slash."""
+    of_method = {_LOSS: False, **dict.fromkeys(metrics_of_method(method)[1:], True)}
+    of_task = task.higher_is_better(labels)
+    return {**of_method, **{name: greater for name, greater in of_task.items() if name not in of_method}}
 
 
 def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Criterion) -> str:
@@ -147,12 +172,12 @@ def best_folder(output: Path, step: int) -> Path:
 def prune_best(output: Path, keep: Iterable[int | None]) -> None:
     """Delete the kept students of all other steps."""
     wanted = {best_folder(output, step) for step in keep if step is not None}
-    for folder in mirror.subfolders(output):
+    for folder in storage_at(output).subfolders():
         if folder.name.startswith(_FOLDER) and folder not in wanted:
-            mirror.remove(folder)
+            storage_at(folder).remove()
 
 
 def replace_by_copy(target: Path, source: Path) -> None:
     """Make ``target`` a copy of a folder; it is never half-written."""
-    shutil.copytree(source, checkpoint_folder.start_partial(target), dirs_exist_ok=True)
-    checkpoint_folder.finish(target)
+    with atomic_folder(target) as made:
+        shutil.copytree(source, made, dirs_exist_ok=True)

@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import ScalingConfig, Section
 from raydistill.config.training import OptimizerConfig, TrainingConfig
-from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs
 
 
@@ -57,8 +57,8 @@ class TrainSpec(Section):
 
     def fetched(self) -> "TrainSpec":
         """The same with the models' folders on this machine, fetched where they are not here."""
-        teachers = [one.model_copy(update={"folder": str(mirror.fetch(one.folder))}) for one in self.teachers]
-        return self.model_copy(update={"student": str(mirror.fetch(self.student)), "teachers": teachers})
+        teachers = [one.model_copy(update={"folder": str(storage_at(one.folder).fetch())}) for one in self.teachers]
+        return self.model_copy(update={"student": str(storage_at(self.student).fetch()), "teachers": teachers})
 
     @field_validator("corpus", "validation", mode="before")
     @classmethod

@@ -1,20 +1,19 @@
 """Start a group of training workers with Ray Train and wait for what they leave."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, TrainingFailedError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from raydistill import cluster
-from raydistill.data import object_store
-from raydistill.store_paths import here, remote_uri
+from raydistill.data.storages import storage_at
+from raydistill.store_paths import here
+from raydistill.threads import in_thread
 from raydistill.tracking.tracker import Tracker
-from raydistill.training import checkpoint_folder, stored_checkpoints
+from raydistill.training.checkpoint_store import Checkpoints, checkpoints_at
 from raydistill.training.network import GroupConfig
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
@@ -54,7 +53,8 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
             run_config=_run_config(spec, output, board),
         )
         try:
-            return str(_fit(trainer).return_value or "")
+            # In a thread Ray Train leaves Ctrl-C alone: its own handler ends the process with status 1.
+            return str(in_thread(trainer.fit).result().return_value or "")
         except TrainingFailedError as error:
             # For an OSError it has a file's name, which tells whether the storage is at fault.
             cause = next((each for each in brought(error) if isinstance(each, OSError | UserError)), None)
@@ -70,10 +70,10 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
 
     ``fit`` trains and returns why that failed, where the same again would fail too, else nothing.
     """
-    storage = checkpoints_of(output)
+    checkpoints = checkpoints_of(output)
     board = start_board()
     try:
-        prepare(storage)
+        checkpoints.prepare()
         with Display(board, title=spec.name, parallel=parallel > 1):
             failure = fit(board)
         if failure:
@@ -82,51 +82,21 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
     finally:
         # A storage that vanished is what the training ended of; the next start tidies again.
         with suppress(OSError):
-            _tidy(storage)
+            checkpoints.tidy()
 
 
-def checkpoints_of(output: str) -> Path:
-    """Where the checkpoints of a training lie, on this machine."""
-    return here(Path(output).resolve()) / CHECKPOINTS
-
-
-def prepare(storage: Path) -> None:
-    """Make a run's folder ready for a start: raises ValueError when its latest checkpoint is damaged."""
-    _tidy(storage)
-    if remote_uri(storage) is not None:
-        stored_checkpoints.prepare(storage)
-        return
-    checkpoint_folder.check_latest(storage)
-    checkpoint_folder.forget_register(storage)
-
-
-def _tidy(storage: Path) -> None:
-    for folder in (storage, storage.parent):
-        checkpoint_folder.tidy(folder)
-
-
-def _fit(trainer: TorchTrainer) -> Result:
-    """Fit in a thread, where Ray Train leaves Ctrl-C alone: its own handler ends the process with status 1."""
-    outcome: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return outcome.result()
+def checkpoints_of(output: str) -> Checkpoints:
+    """The checkpoints of a training."""
+    return checkpoints_at(here(Path(output).resolve()) / CHECKPOINTS)
 
 
 def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:
-    folder = str(Path(output).resolve())
-    uri = remote_uri(folder)
+    storage = storage_at(Path(output).resolve())
     return RunConfig(
         # Ray Train continues a run that it finds under the same name and path.
         name=CHECKPOINTS,
-        storage_path=folder if uri is None else object_store.place(uri),
-        storage_filesystem=None if uri is None else object_store.filesystem(uri),
+        storage_path=storage.address,
+        storage_filesystem=storage.filesystem,
         failure_config=FailureConfig(max_failures=spec.training.max_failures),
         callbacks=[LossNotes(board, spec.scaling)],
         checkpoint_config=CheckpointConfig(num_to_keep=spec.training.save_total_limit),

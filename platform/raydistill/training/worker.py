@@ -1,6 +1,5 @@
 """The training loop, run by every worker of a group: feed, count, step, log, evaluate, save."""
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,8 +15,8 @@ from torch import Tensor
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.cluster.resources import data_task_cpus
-from raydistill.data import mirror
 from raydistill.data.mixture import CorpusPart
+from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
 from raydistill.data.stream import FeedSpec, feed, validation_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
@@ -27,6 +26,7 @@ from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import report_checkpoint, restore, write_student
 from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
@@ -49,10 +49,6 @@ from raydistill.user_error import UserError
 
 VALIDATION_SEED = 0
 """Key of the rows, masks and partners of evaluations: the same for runs of any seed, so that they compare."""
-
-
-class NonFiniteLossError(UserError):
-    """A term of the loss is no finite number; its text names the term and the step."""
 
 
 class EvaluationError(UserError):
@@ -209,7 +205,7 @@ class Loop:
         # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
         if log or evaluate or save or self.engine.device.type == "cpu":
             totals = self._all_reduced(totals)
-            _check_finite(totals, step + 1)
+            check_finite(totals, step + 1, batches=batches, teachers=self.engine.distiller.teachers)
         if log:
             self._log(totals, learning_rate)
         found = self._evaluate() if evaluate else None
@@ -280,7 +276,7 @@ class Loop:
         batches, denominators = self._validation_batches()
         totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
-        _check_finite(totals, self.position.step)
+        check_finite(totals, self.position.step, batches=batches, teachers=self.engine.distiller.teachers)
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
@@ -347,7 +343,7 @@ class Loop:
         position.saved_bests = known[-self.spec.training.save_total_limit - 1 :]
         self._teacher_metric()
         if self.rank == 0:
-            mirror.publish(self.output / HISTORY)
+            storage_at(self.output / HISTORY).publish()
         self.session.save(self.engine, position.metrics, {"position": asdict(position)})
         self._prune_best()
         self._pace.exclude(time.perf_counter() - start)
@@ -363,11 +359,11 @@ class Loop:
         if self.rank == 0:
             result = self._result(delivers_best=delivers_best)
             if delivers_best:
-                replace_by_copy(Path(result.student), mirror.fetch(result.best))
-                mirror.publish(Path(result.student))
+                replace_by_copy(Path(result.student), storage_at(result.best).fetch())
+                storage_at(Path(result.student)).publish()
             for sentence in filter(None, (result.stopped, result.note)):
                 self.board.post.remote(Record(position.step, self.last_step, {}, 0.0, note=sentence))
-            mirror.publish(self.output / HISTORY)
+            storage_at(self.output / HISTORY).publish()
             result.write(self.output)
 
     def _result(self, *, delivers_best: bool) -> TrainResult:
@@ -388,13 +384,3 @@ class Loop:
 
     def _write_student(self, folder: Path) -> None:
         write_student(self.engine, self.spec.student, folder, head=self.task.HEAD)
-
-
-def _check_finite(totals: Mapping[str, Tensor], step: int) -> None:
-    """Raise NonFiniteLossError naming the first term that is not finite, terms before their sum."""
-    for name, value in sorted(totals.items(), key=lambda item: item[0] == "loss"):
-        if not math.isfinite(value.item()):
-            raise NonFiniteLossError(
-                f"the term {name!r} is {value.item()} at step {step}; lower optimizer.learning_rate, "
-                "or train with training.precision=fp32"
-            )

@@ -51,6 +51,8 @@ class Head:
     address: str
     token: str
     folder: Path
+    logs: Path
+    """What Ray writes of its own."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -116,7 +118,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             start_new_session=True,
         )
         try:
-            head = Head(f"http://127.0.0.1:{dashboard}", token, folder)
+            logs = Path(temporary) / "session_latest" / "logs"
+            head = Head(f"http://127.0.0.1:{dashboard}", token, folder, logs)
             wait_for(lambda: process.poll() is not None or command(head, "status").exit_code == 0, "job API", log=log)
             assert process.poll() is None, log.read_text(encoding="utf-8")
             yield head
@@ -147,7 +150,7 @@ def command(head: Head, *arguments: object, **variables: str) -> Result:
 def start(head: Head, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a command of raydistill as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "raydistill.cli", *arguments, "--address", head.address],
+        [sys.executable, "-m", "raydistill", *arguments, "--address", head.address],
         cwd=folder,
         env={**environment(), "RAY_AUTH_TOKEN": head.token, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -226,13 +229,20 @@ def test_a_resumed_job_skips_what_is_finished_and_is_followed_to_its_end(head: H
     assert "adapt: finished before, skipped" in done.output
 
 
-def test_the_command_ends_as_the_job_does(head: Head, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_ends_as_the_job_does_and_no_log_has_its_variables(
+    head: Head, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(project)
     gone = f"corpus.source.path={project}/gone/*.txt"
-    failed = command(head, "submit", "tiny.yaml", gone, "name=broken", "--shared", project)
+    secret = f"TOY_PASSWORD={secrets.token_hex(16)}"
+    failed = command(head, "submit", "tiny.yaml", gone, "name=broken", "--shared", project, "--env", secret)
     assert failed.exit_code == 2, failed.output
     assert "which matches no file" in failed.output
     assert re.search(r"broken-\S+ failed, exit status 2", failed.output)
+    value = secret.partition("=")[2].encode()
+    written = [path for path in head.logs.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if value in path.read_bytes()]
 
 
 def test_a_job_that_is_followed_no_more_runs_until_it_is_stopped(

@@ -9,7 +9,7 @@ import pytest
 
 import raydistill.data.corpus_building
 import raydistill.data.corpus_writer
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.corpus_building import binarize
 from raydistill.data.input_splits import WeightedSource
@@ -32,7 +32,7 @@ def sentence(number: int, length: int = 14) -> str:
 
 
 def source(**section):
-    return parser("raydistill.data.sources")(section)
+    return SourceSpec.parse(section)
 
 
 def sources(**section):
@@ -40,7 +40,7 @@ def sources(**section):
 
 
 def encoding(**section):
-    return parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm", "max_length": 32, **section})
+    return EncodingSpec.parse({"name": "mlm", "max_length": 32, **section})
 
 
 def write_files(folder, *, num_files: int = 12, num_texts: int = 30) -> None:
@@ -245,10 +245,10 @@ def test_a_saved_data_set_is_binarized(ray_cluster, tmp_path, tokenizer_folder):
     assert summary["train"]["rows"] == 20
     wrong = source(**{**section, "split": "test"})
     with pytest.raises(ValueError, match="split is 'test'; choices: train"):
-        wrong.module.items(wrong.config)
+        wrong.items()
     wrong = source(**{**section, "text": "text"})
     with pytest.raises(ValueError, match=r"text is 'text', .* choices: body"):
-        wrong.module.items(wrong.config)
+        wrong.items()
 
 
 def test_a_validation_source_gives_all_its_rows_with_their_labels_also_after_an_interruption(
@@ -326,7 +326,7 @@ def test_mistakes_inside_data_tasks_arrive_as_one_line(ray_cluster, tmp_path, to
         )
     assert "Traceback" not in capfd.readouterr().err
     (tmp_path / "a.txt").write_text("w5 w6")
-    with pytest.raises(ValueError, match=r"the sources' 1 texts give no row; lower encoding\.min_length"):
+    with pytest.raises(ValueError, match=r"the sources' 1 texts give no row \(1 short\); lower encoding\.min_length"):
         binarize(
             sources=sources(name="text", path=str(tmp_path / "a.txt")),
             encoding=encoding(),

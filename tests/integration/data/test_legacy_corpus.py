@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import Corpus
 from raydistill.data.corpus_building import binarize
 from raydistill.data.input_splits import WeightedSource
@@ -41,7 +41,7 @@ def test_a_published_pickle_is_binarized_by_the_published_rules_and_lines_left_o
         pickle.dump([counts[token] for token in range(61)], file, pickle.HIGHEST_PROTOCOL)
     sentence = " ".join(f"w{number}" for number in range(5, 20))
     (tmp_path / "rows.tsv").write_text(f"id\ttext\n0\t{sentence}\n1\n2\t{sentence}\n")
-    source = parser("raydistill.data.sources")
+    source = SourceSpec.parse
     sections = [
         {
             "name": "legacy_pickle",
@@ -52,7 +52,7 @@ def test_a_published_pickle_is_binarized_by_the_published_rules_and_lines_left_o
     ]
     summary = binarize(
         sources=[WeightedSource(source(section)) for section in sections],
-        encoding=parser("raydistill.tasks", attribute="EncodeConfig")({"name": "mlm", "max_length": MAX_LENGTH}),
+        encoding=EncodingSpec.parse({"name": "mlm", "max_length": MAX_LENGTH}),
         tokenizer_folder=str(tmp_path / "tokenizer"),
         output=str(tmp_path / "out"),
         validation=0,

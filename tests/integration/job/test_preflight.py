@@ -87,7 +87,7 @@ def test_a_job_that_fits_is_forecast(folder: Path) -> None:
         ({"corpus": "elsewhere"}, ["corpus is 'elsewhere'", "neither an earlier stage nor a folder"]),
         ({"method": {"name": "causal", "mapping": "middle_6"}}, ["mapping", "6"]),
         ({"training": {"batch_size": 8, "micro_batch_size": 1}}, ["micro_batch_size is 1", "raise it"]),
-        ({"training": {"metric_for_best_model": "acuracy"}}, ["'acuracy'", "choices: loss, perplexity, accuracy"]),
+        ({"training": {"metric_for_best_model": "acuracy"}}, ["'acuracy'", "Choices: loss, perplexity, accuracy"]),
         ({"scaling": {"use_gpu": True}}, ["scaling.num_workers is 1", "0 GPUs", "use_gpu=false"]),
     ],
 )
@@ -160,3 +160,13 @@ def test_a_changed_source_file_changes_the_hash(folder: Path, tmp_path: Path) ->
     assert stage_records(load_job(raw))["corpus"].hash == before
     text.write_text("w5 w6 w7 w8")
     assert stage_records(load_job(raw))["corpus"].hash != before
+
+
+def test_a_reference_that_is_misspelled_offers_the_earlier_stage(folder: Path) -> None:
+    raw = job(folder, corpus="corpsu")
+    source = {"name": "text", "path": str(folder / "teacher" / "config.json")}
+    corpus = {"kind": "binarize", "source": source, "tokenizer": str(folder / "teacher")}
+    raw["stages"] = {"corpus": corpus, **raw["stages"]}
+    [line] = problems(raw)
+    assert line.startswith("stages.distill: ")
+    assert line.endswith("; did you mean the stage 'corpus'?")

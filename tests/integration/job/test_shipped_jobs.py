@@ -17,6 +17,7 @@ from raydistill.job import files, record
 from raydistill.job.load import JobConfig, accepts, load_job
 from raydistill.job.preflight import check_job
 from raydistill.models.blocks import family_of
+from raydistill.models.load import model_class
 from raydistill.stages import _models
 
 HUB = {"google-bert/bert-base-uncased": BertConfig, "openai-community/gpt2": GPT2Config}
@@ -42,8 +43,11 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 def _save(config, folder: Path) -> None:
     config.save_pretrained(folder)
-    heads = family_of(config.model_type).head_tensors(config, family_of(config.model_type).HEAD)
-    save_file({head: torch.zeros(1) for head in heads}, folder / "model.safetensors")
+    family = family_of(config)
+    with torch.device("meta"):
+        shapes = model_class(family.HEAD).from_config(config).state_dict()
+    names = family.head_tensors(config, family.HEAD)
+    save_file({name: torch.zeros(shapes[name].shape) for name in names}, folder / "model.safetensors")
     _tokenizer(config.vocab_size).save_pretrained(folder)
 
 

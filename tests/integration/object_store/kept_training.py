@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.store_paths import local_path
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training.history import read_history
@@ -34,10 +34,10 @@ def main(folder: str, uri: str) -> None:
     train_here(spec, str(whole), NullTracker(), "toy")
     with suppress(SystemExit):
         train_here(spec, str(local_path(uri)), NullTracker(), "toy", callback=interrupt)
-    left = [path.name for path in mirror.subfolders(local_path(uri) / "checkpoints")]
+    left = [path.name for path in storage_at(local_path(uri) / "checkpoints").subfolders()]
     os.environ["RAYDISTILL_CACHE"] = f"{folder}/other-cache"
     result = train_here(spec, str(local_path(uri)), NullTracker(), "toy")
-    kept = [path.name for path in mirror.subfolders(local_path(uri) / "checkpoints")]
+    kept = [path.name for path in storage_at(local_path(uri) / "checkpoints").subfolders()]
     histories = [
         {line["step"]: line["train/loss"] for line in read_history(output) if "train/loss" in line}
         for output in (whole, local_path(uri))

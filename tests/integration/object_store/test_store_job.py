@@ -11,7 +11,7 @@ from typing import Any
 import mlflow
 import pytest
 
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.run import run_job
@@ -151,7 +151,7 @@ def test_a_machine_with_an_empty_disk_skips_all_that_is_finished(
 def test_the_student_is_fetched_and_loads_with_plain_transformers(
     finished: dict[str, Any], client: Any, folder: Path
 ) -> None:
-    student = mirror.fetch(output("runs", "student", client) / "student")
+    student = storage_at(output("runs", "student", client) / "student").fetch()
     code = f"""
 import sys
 sys.modules["raydistill"] = None

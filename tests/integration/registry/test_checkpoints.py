@@ -1,6 +1,6 @@
 """Models of a registry as checkpoints of a job; no cluster is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,19 +27,23 @@ from toys.corpus import random_rows, write_corpus
 KEY = "job/register"
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job's storage whose registry has two versions of ``student``; ``candidate`` is the second."""
-    root = tmp_path_factory.mktemp("storage")
+def make_storage(root: Path, runs_file: Path, seeds: Sequence[int]) -> Path:
+    """A job's storage whose registry has a version of ``student`` for each seed; ``candidate`` is the last."""
     store = Store(f"sqlite:///{root / 'mlflow.db'}", (root / "artifacts").as_uri(), "experiment")
-    writer = MlflowWriter(store, tmp_path_factory.mktemp("spool") / "runs.json")
+    writer = MlflowWriter(store, runs_file)
     start = {"op": "start_run", "key": KEY, "time": 1, "name": KEY, "parent": None, "tags": {}}
     writer.deliver({**start, "resume": False, "token": KEY})
-    for seed in (1, 2):
+    for seed in seeds:
         folder = save_student(root / f"seed{seed}", seed=seed)
         register = {"op": "register_model", "key": KEY, "time": 5, "folder": str(folder), "name": "student"}
         writer.deliver({**register, "alias": "candidate", "tags": {}, "metrics": {}, "task": None})
     return root
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job's storage with two versions of ``student``."""
+    return make_storage(tmp_path_factory.mktemp("storage"), tmp_path_factory.mktemp("spool") / "runs.json", (1, 2))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,3 +121,16 @@ def test_an_alias_that_moved_makes_another_stage(
         monkeypatch.setattr(record, "checkpoint_folder", lambda *_, at=version, **__: Path(f"version{at}"))
         found.append(stage_records(evaluation(storage, corpus, "models:/student@candidate"))["evaluate"].hash)
     assert found[0] != found[1]
+
+
+@pytest.mark.slow
+def test_the_shells_own_registry_and_store_are_not_those_of_a_job(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_storage(tmp_path, tmp_path / "runs.json", (3,))
+    for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, f"sqlite:///{other / 'mlflow.db'}")
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
+    found = load_file(fetched(storage, "models:/student@candidate") / "model.safetensors")
+    expected = load_file(storage / "seed2" / "model.safetensors")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import AutoModelForSequenceClassification
 
 from raydistill import draws
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.corpus_building import binarize
@@ -46,9 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
     for name, validation in {"shared": 0.2, "apart": source(found, "dev")}.items():
         binarize(
             sources=[WeightedSource(source(found, "train"))],
-            encoding=parser("raydistill.tasks", attribute="EncodeConfig")(
-                {"name": "classification", "labels": list(CLASSES), "max_length": 20}
-            ),
+            encoding=EncodingSpec.parse({"name": "classification", "labels": list(CLASSES), "max_length": 20}),
             tokenizer_folder=str(found / "tokenizer"),
             output=str(found / name),
             validation=validation,
@@ -60,9 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:
 
 
 def source(folder: Path, name: str) -> Any:
-    return parser("raydistill.data.sources")(
-        {"name": "delimited", "path": str(folder / f"{name}.csv"), "label": "label"}
-    )
+    return SourceSpec.parse({"name": "delimited", "path": str(folder / f"{name}.csv"), "label": "label"})
 
 
 def published(folder: Path) -> NDArray[np.float64]:

@@ -9,18 +9,24 @@ import pytest
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.stages import choose
-from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
-from raydistill.tracking.tracker import MemoryTracker
+from raydistill.stages._base import Input, ModelFacts, Run, StageContext
+from toys.evaluated import evaluated, seeds
+from toys.tracker import MemoryTracker
 
 KEY = "toy/best"
 FIGURES = {(0, 1): 0.70, (0, 2): 0.72, (50, 1): 0.80, (50, 2): 0.66, (90, 1): 0.71, (90, 2): 0.77}
 """Accuracy by sparsity and seed: the best run is of 50, the best mean that of 90."""
 MODEL = object()
-METRICS = {"accuracy": True, "loss": False}
+RUNS = {f"rewound[sparsity={sparsity},seed={seed}]": {"sparsity": sparsity, "seed": seed} for sparsity, seed in FIGURES}
+EVALUATED = evaluated(
+    [*(("rewound", "rewound", keys) for keys in RUNS.values()), ("teacher", "teacher", {})],
+    {"accuracy": True, "loss": False},
+)
 EARLIER = {
-    "rewound": Input(ModelFacts({"": MODEL, "@initial": MODEL}, "t"), num_runs=6),
-    "teacher": Input(ModelFacts({"": MODEL})),
-    "evaluate": Input(Evaluated(("rewound",), METRICS)),
+    "rewound": Input(ModelFacts({"": MODEL, "@initial": MODEL}, "t"), runs=RUNS),
+    "teacher": Input(ModelFacts({"": MODEL}), runs={"teacher": {}}),
+    "other": Input(ModelFacts({"": MODEL}), runs={"other": {}}),
+    "evaluate": Input(EVALUATED),
 }
 
 
@@ -50,9 +56,9 @@ def context(tmp_path: Path) -> StageContext:
     tracker.start_run(KEY)
     output = tmp_path / "best"
     output.mkdir()
-    summary = {"entries": entries, "metrics": METRICS}
+    summary = {"entries": entries}
     found = {"rewound": runs, "evaluate": [Run("evaluate", {}, tmp_path / "evaluate", summary)]}
-    return StageContext("toy", 0, ScalingConfig(), output, found, tracker, KEY)
+    return StageContext("toy", 0, ScalingConfig(), output, found, tracker, KEY, facts={"evaluate": EVALUATED})
 
 
 def test_the_best_mean_over_seeds_wins_and_of_its_runs_the_best(context: StageContext) -> None:
@@ -79,9 +85,8 @@ def test_the_student_is_that_runs_own(context: StageContext) -> None:
     assert [path.name for path in context.output.iterdir() if path.is_dir()] == ["student"]
 
 
-def test_the_lowest_is_the_best_where_greater_is_not(context: StageContext) -> None:
-    assert stage(greater_is_better=False).run(context)["chosen"] == "rewound[sparsity=0,seed=1]"
-    by_loss = stage(metric="loss", greater_is_better=False).run(context)
+def test_of_losses_the_lowest_is_the_best(context: StageContext) -> None:
+    by_loss = stage(metric="loss").run(context)
     assert by_loss["chosen"] == "rewound[sparsity=90,seed=2]"
 
 
@@ -134,7 +139,11 @@ def test_the_forecast_is_the_students_model() -> None:
         ({"model": "evaluate"}, "model is 'evaluate'; name an earlier training stage"),
         ({"model": "rewound@initial"}, "model is 'rewound@initial'; name an earlier training stage"),
         ({"evaluation": "teacher"}, "evaluation is 'teacher'; name an earlier evaluation stage"),
-        ({"metric": "f1"}, "metric is 'f1'; evaluate has: accuracy, loss"),
+        ({"metric": "f1"}, "metric is 'f1'; Choices: accuracy, loss, parameters, size_mb, latency_ms"),
+        ({"metric": "acuracy"}, "metric is 'acuracy'; did you mean 'accuracy'?"),
+        ({"metric": "rows"}, "metric is 'rows', of which neither more nor less is better; set greater_is_better"),
+        ({"greater_is_better": False}, "greater_is_better is False, but the best accuracy is the greatest; leave"),
+        ({"model": "other"}, "evaluation is 'evaluate', which has no accuracy of other; add other to its models"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_job(changes: dict[str, Any], message: str) -> None:
@@ -143,6 +152,6 @@ def test_what_does_not_fit_is_refused_before_the_job(changes: dict[str, Any], me
 
 
 def test_an_evaluation_of_several_runs_is_refused() -> None:
-    several = {**EARLIER, "evaluate": replace(EARLIER["evaluate"], num_runs=3)}
+    several = {**EARLIER, "evaluate": replace(EARLIER["evaluate"], runs=seeds("evaluate", 1, 2, 3))}
     with pytest.raises(ValueError, match="evaluation is 'evaluate', which has 3 runs; name one of them"):
         stage().plan(ScalingConfig(), several)

@@ -12,10 +12,11 @@ from raydistill.evaluation import evaluate_models
 from raydistill.stages import evaluate
 from raydistill.stages._base import CorpusFacts, Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.tasks import classification
-from raydistill.tracking.tracker import MemoryTracker
 from toys.classifiers import CLASSES, CLASSIFIERS
 from toys.corpus import VOCABULARY, random_rows, write_corpus
+from toys.evaluated import seeds
 from toys.models import toy_bert, toy_distilbert
+from toys.tracker import MemoryTracker
 
 KEY = "toy/evaluate"
 MODELS = {"student": "distill", "student before": "distill@initial", "again": "distill@initial"}
@@ -95,14 +96,22 @@ def corpus_forecast(num_runs: int) -> dict[str, Input]:
     corpus = CorpusFacts("mlm", VOCABULARY, 40)
     config = toy_distilbert(1).config
     return {
-        "corpus": Input(corpus, num_runs=num_runs),
-        "distill": Input(ModelFacts({"": config, "@initial": config})),
+        "corpus": Input(corpus, runs=seeds("corpus", *range(num_runs))),
+        "distill": Input(ModelFacts({"": config, "@initial": config}), runs=seeds("distill", 1)),
     }
 
 
 def test_the_forecast_names_models_and_metrics() -> None:
     forecast = stage().plan(ScalingConfig(), corpus_forecast(1))
-    assert forecast.makes == Evaluated(tuple(MODELS), {"loss": False, "perplexity": False, "accuracy": True})
+    made = forecast.makes
+    assert isinstance(made, Evaluated)
+    assert (made.models, made.metrics) == (list(MODELS), ("loss", "perplexity", "accuracy"))
+    assert {name: made.directions[name] for name in ("loss", "accuracy", "size_mb", "tokens")} == {
+        "loss": False,
+        "accuracy": True,
+        "size_mb": False,
+        "tokens": None,
+    }
 
 
 def test_a_corpus_with_several_runs_is_refused() -> None:
@@ -193,12 +202,15 @@ def parts_stage(tmp_path: Path, **changes: object) -> evaluate.Stage:
 def parts_forecast(num_runs: int = 1, labels: tuple[str, ...] = CLASSES) -> dict[str, Input]:
     config = CLASSIFIERS["bert_classes"](1).config
     corpus = CorpusFacts("classification", VOCABULARY, 40, labels=labels)
-    return {"corpus": Input(corpus), "teacher": Input(ModelFacts({"": config}), num_runs=num_runs)}
+    return {
+        "corpus": Input(corpus),
+        "teacher": Input(ModelFacts({"": config}), runs=seeds("teacher", *range(num_runs))),
+    }
 
 
 def test_the_forecast_tells_who_knows_a_part_of_the_classes_and_lists_ensembles(tmp_path: Path) -> None:
     forecast = parts_stage(tmp_path).plan(ScalingConfig(), parts_forecast())
-    assert forecast.makes.models == ("first", "second", "both")
+    assert forecast.makes.models == ["first", "second", "both"]
     assert forecast.lines == [
         "evaluates first, second, both on validation rows",
         "models.first knows 2 of the 3 classes, and is wrong about rows of the others",

@@ -18,15 +18,14 @@ from raydistill.models.importance import Scores
 from raydistill.models.kept_units import kept_of
 from raydistill.models.load import load_config, load_model, save_model, stored_head
 from raydistill.models.predictions import predict
-from raydistill.models.unit_masks import head_and_neuron_masks
 from raydistill.registry.card import model_card
 from raydistill.stages import _models, prune
 from raydistill.stages._base import Input, ModelFacts, Run, ScoresFacts, StageContext
 from raydistill.stages.register import Config, Stage
-from raydistill.tracking.tracker import MemoryTracker
 from toys.capture import KEY, context_of, save_teacher, train_stage, write_labelled
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
-from toys.stark import published_folder
+from toys.stark import head_and_neuron_masks, published_folder
+from toys.tracker import MemoryTracker
 from toys.words import make_tokenizer
 
 HEAD = "sequence_classification"

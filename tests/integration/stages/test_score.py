@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 from transformers import AutoModelForSequenceClassification, GPT2Config
 
 from raydistill.config.errors import error_lines
+from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data import unit_scoring
 from raydistill.data.corpus import Corpus
@@ -24,9 +25,9 @@ from raydistill.models.kept_units import KeptUnits, set_kept
 from raydistill.models.load import load_config
 from raydistill.stages import _models, score
 from raydistill.stages._base import CorpusFacts, Input, ModelFacts, ScoresFacts
-from raydistill.tracking.tracker import MemoryTracker
 from toys.capture import KEY, context_of, save_teacher, write_labelled
 from toys.classifiers import CLASSES
+from toys.tracker import MemoryTracker
 
 ROWS = 20
 TEMPERATURE = 3.0
@@ -185,7 +186,7 @@ def test_what_is_wrong_with_a_corpus_ends_the_actors_scoring_with_one_line(
     one = stage(folder)
     corpus = one._parts(context_of(one, tmp_path))
     model = unit_scoring.ScoredModel(str(folder / "trial" / "gone"))
-    run = unit_scoring.ScoringRun(model, None, tuple(corpus), {"name": "classification"}, seed=0)
+    run = unit_scoring.ScoringRun(model, None, tuple(corpus), TaskSpec.parse("classification"), seed=0)
     with pytest.raises(ValueError, match=r"gone' is no checkpoint: it has no config\.json") as error:
         unit_scoring.score_units(run, ScoringProgress(tmp_path, []))
     assert "\n" not in str(error.value)
@@ -217,7 +218,7 @@ def test_rows_to_train_on_score_where_they_are_asked_and_a_sample_of_them(folder
         unit_scoring.ScoredModel(""),
         None,
         (unit_scoring.CorpusPart(str(folder / "corpus" / "train")),),
-        {},
+        TaskSpec.parse("classification"),
         seed=5,
         max_rows=30,
     )

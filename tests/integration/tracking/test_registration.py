@@ -12,6 +12,8 @@ from raydistill.batch import collate
 from raydistill.models.load import save_model
 from raydistill.models.padding import write_padding
 from raydistill.models.predictions import predict
+from raydistill.registry.client import Registry
+from raydistill.registry.reference import ModelReference
 from raydistill.tasks._pair_rows import encode_pairs
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.checkpoint import save_student, toy_tokenizer
@@ -186,10 +188,12 @@ def test_a_version_carries_its_tags_run_and_metrics(writer, store, student):
     assert {metric.key: metric.value for metric in logged.metrics} == {"loss": 2.5}
 
 
-def test_the_same_student_of_a_run_is_registered_once(writer, student):
-    assert register(writer, student, name="once") == 1
-    assert register(writer, student, name="once", alias="champion") == 1
-    assert int(writer._client.get_model_version_by_alias("once", "champion").version) == 1
+@pytest.mark.parametrize("name", ["once", 'it\'s "once"'])
+def test_the_same_student_of_a_run_is_registered_once(writer, store, student, name):
+    assert register(writer, student, name=name) == 1
+    assert register(writer, student, name=name, alias="champion") == 1
+    assert int(writer._client.get_model_version_by_alias(name, "champion").version) == 1
+    assert Registry(store.uri).find(ModelReference(name)).number == 1
 
 
 @pytest.mark.parametrize("step", ["log_model_artifacts", "create_model_version"])

@@ -23,10 +23,11 @@ from raydistill.tracking.tracker import NullTracker
 from raydistill.training import worker
 from raydistill.training.agreement import StorageError, agree
 from raydistill.training.assembly import build_engine
-from raydistill.training.engine import Engine, held_numel, prepare_environment
+from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
+from toys.shardable import held_numel
 from toys.training import make_spec
 
 

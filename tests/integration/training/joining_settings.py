@@ -13,11 +13,12 @@ from integration.training.engine_settings import direct_feed
 from raydistill.data.stream import FeedSpec
 from raydistill.models.load import save_model
 from raydistill.training.assembly import build_engine
-from raydistill.training.engine import held_numel, prepare_environment
+from raydistill.training.engine import prepare_environment
 from raydistill.training.spec import TrainSpec
 from toys.capture import save_teacher, write_labelled
 from toys.classifiers import CLASSES, toy_classifier
 from toys.models import toy_bert
+from toys.shardable import held_numel
 from toys.training import OPTIMIZER
 from toys.words import make_tokenizer
 

@@ -18,8 +18,8 @@ from raydistill.models.load import load_model
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import write_student
 from raydistill.training.deepspeed_config import deepspeed_config
-from raydistill.training.engine import Engine, held_numel, prepare_environment, shard
-from toys.shardable import CASES, MICRO_BATCH_SIZE, NUM_ROWS, NUM_STEPS, Case
+from raydistill.training.engine import Engine, prepare_environment, shard
+from toys.shardable import CASES, MICRO_BATCH_SIZE, NUM_ROWS, NUM_STEPS, Case, held_numel
 
 
 def digest(model: nn.Module) -> str:

@@ -140,7 +140,7 @@ def plain(inputs: Path) -> list[float]:
     student = load_model(spec.student, head="masked_lm", dropout=0.0).train()
     freeze_position_embeddings(student)
     teacher = load_model(spec.teachers[0].folder, head="masked_lm")
-    method = spec.method.module.Method(spec.method.config, student, [teacher])
+    method = spec.method.build(student, [teacher])
     settings = spec.optimizer
     optimizer = torch.optim.AdamW(
         parameter_groups(method, weight_decay=settings.weight_decay), betas=settings.betas, eps=settings.epsilon

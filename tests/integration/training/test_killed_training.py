@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raydistill.training.checkpoint_folder import checkpoints, step_of
+from raydistill.training.checkpoint_store import checkpoints_at, step_of
 from raydistill.training.kept_process import KeptProcesses
 from raydistill.training.trainer import train
 from toys.training import FileTracker, make_spec, write_inputs
@@ -32,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[st
     output.mkdir()
     with pytest.raises(Exception):  # noqa: B017, PT011
         train(spec, str(output), tracker, "run")
-    found["saved"] = [step_of(path) for path in checkpoints(output / "checkpoints")]
+    found["saved"] = [step_of(path) for path in checkpoints_at(output / "checkpoints").finished()]
     found["before"] = losses(tracker)
     found["result"] = train(spec, str(output), tracker, "run")
     found["killed"] = losses(tracker)

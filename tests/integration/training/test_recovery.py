@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from integration.training.recovery_job import NUM_STEPS, Recorder, train
-from raydistill.training.checkpoint_folder import checkpoints, fault, step_of
+from raydistill.training.checkpoint_store import checkpoints_at, step_of
 from toys.training import write_inputs
 
 TESTS = Path(__file__).parents[2]
@@ -74,10 +74,10 @@ def full(inputs: Path, undisturbed: Recorder) -> dict[str, Any]:
         train(inputs, recorder, num_workers=1, zero_stage=0)
     found["text"] = str(caught.value)
     found["groups"] = recorder.num_groups()
-    storage = recorder.folder / "checkpoints"
-    found["left"] = sorted(path.name for path in storage.iterdir() if path.name.startswith(".checkpoint"))
-    found["kept"] = {step_of(path): fault(path) for path in checkpoints(storage)}
-    damaged = checkpoints(storage)[-1]
+    checkpoints = checkpoints_at(recorder.folder / "checkpoints")
+    found["left"] = sorted(path.name for path in checkpoints.folder.iterdir() if path.name.startswith(".checkpoint"))
+    found["kept"] = {step_of(path): checkpoints.fault(path) for path in checkpoints.finished()}
+    damaged = checkpoints.finished()[-1]
     (damaged / "tensors-00000-000.safetensors").unlink()
     with pytest.raises(ValueError, match="is missing") as caught:
         train(inputs, recorder, num_workers=2, zero_stage=2)
@@ -118,7 +118,8 @@ def test_nothing_half_written_is_left_after_kills(killed: dict[str, Any]) -> Non
     folder = killed["recorder"].folder
     storage = folder / "checkpoints"
     assert [path.name for path in (*folder.iterdir(), *storage.iterdir()) if ".partial" in path.name] == []
-    assert {step_of(path): fault(path) for path in checkpoints(storage)} == {8: None, 9: None}
+    checkpoints = checkpoints_at(storage)
+    assert {step_of(path): checkpoints.fault(path) for path in checkpoints.finished()} == {8: None, 9: None}
     assert (Path(killed["result"].student) / "model.safetensors").is_file()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from raydistill.training.checkpoint_folder import checkpoints, step_of
+from raydistill.training.checkpoint_store import checkpoints_at, step_of
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.trainer import train
@@ -91,7 +91,7 @@ def test_another_group_of_workers_gives_the_same_losses_to_the_last_bit(runs: di
 
 def test_only_the_last_checkpoints_are_kept(runs: dict[str, Any]) -> None:
     for name in ("undisturbed", "disturbed"):
-        kept = checkpoints(runs["folder"] / name / "checkpoints")
+        kept = checkpoints_at(runs["folder"] / name / "checkpoints").finished()
         assert [step_of(path) for path in kept] == [6, 8]
 
 

@@ -1,6 +1,8 @@
 """What a driver asks Ray for when it joins a cluster."""
 
+import importlib
 import json
+import os
 
 from raydistill.cluster.joining import _runtime_environment
 from raydistill.environment import quiet_variables
@@ -36,3 +38,16 @@ def test_ray_merges_what_the_submission_and_the_driver_ask_for(monkeypatch):
 def test_a_submission_without_the_package_gets_it_from_the_driver(monkeypatch):
     submitted_with(monkeypatch, {"working_dir": "gcs://job.zip"})
     assert _runtime_environment().keys() == {"py_modules", "env_vars"}
+
+
+def test_workers_of_a_job_with_variables_load_them_when_they_start(monkeypatch, tmp_path):
+    submitted_with(monkeypatch, {"working_dir": "gcs://job.zip", "py_modules": ["gcs://package.zip"]})
+    monkeypatch.chdir(tmp_path)
+    assert "worker_process_setup_hook" not in _runtime_environment()
+    (tmp_path / "variables.json").write_text('{"RAYDISTILL_TEST_SECRET": "x"}')
+    asked = _runtime_environment()
+    assert "RAYDISTILL_TEST_SECRET" not in str(asked)
+    module, _, name = asked["worker_process_setup_hook"].rpartition(".")
+    monkeypatch.setenv("RAYDISTILL_TEST_SECRET", "")
+    getattr(importlib.import_module(module), name)()
+    assert os.environ["RAYDISTILL_TEST_SECRET"] == "x"

@@ -28,7 +28,8 @@ def groups(found):
 
 
 def test_the_file_has_the_job_and_what_runs_it():
-    config_map, ray_job = documents()
+    config_map, ray_job, secret = documents()
+    assert (secret["apiVersion"], secret["kind"], secret["stringData"]) == ("v1", "Secret", {"HF_TOKEN": "x"})
     assert (config_map["apiVersion"], config_map["kind"]) == ("v1", "ConfigMap")
     assert (ray_job["apiVersion"], ray_job["kind"]) == ("ray.io/v1", "RayJob")
     assert yaml.safe_load(config_map["data"]["job.yaml"]) == JOB
@@ -39,7 +40,7 @@ def test_the_file_has_the_job_and_what_runs_it():
 
 
 def test_every_pod_has_image_job_and_storage():
-    config_map, ray_job = documents()
+    config_map, ray_job, _ = documents()
     cluster = ray_job["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
@@ -81,8 +82,8 @@ def test_code_from_elsewhere_goes_into_the_runtime_environment():
     spec = documents(code="https://files.example/raydistill.zip")[1]["spec"]
     environment = yaml.safe_load(spec["runtimeEnvYAML"])
     assert environment["py_modules"] == ["https://files.example/raydistill.zip"]
-    assert environment["env_vars"]["HF_TOKEN"] == "x"
-    assert spec["entrypoint"].startswith("python -m raydistill.cli run")
+    assert "HF_TOKEN" not in environment["env_vars"]
+    assert spec["entrypoint"].startswith("python -m raydistill run")
     assert "py_modules" not in yaml.safe_load(documents()[1]["spec"]["runtimeEnvYAML"])
 
 

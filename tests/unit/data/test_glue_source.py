@@ -7,7 +7,7 @@ from datasets import ClassLabel, Features, Value
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 from raydistill.data.sources import glue
 from raydistill.tasks.glue import TASKS
 
@@ -52,13 +52,9 @@ def folder(tmp_path):
 
 
 def read_all(task: str, path, **options) -> list[dict]:
-    source = parser("raydistill.data.sources")({"name": "glue", "task": task, "path": str(path), **options})
-    assert source.module.is_listed_early(source.config)
-    return [
-        dict(example)
-        for item in source.module.items(source.config)
-        for example in source.module.read(source.config, item)
-    ]
+    source = SourceSpec.parse({"name": "glue", "task": task, "path": str(path), **options})
+    assert source.is_listed_early
+    return [dict(example) for item in source.items() for example in source.read(item)]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -120,8 +116,8 @@ def test_saved_data_sets_are_read(tmp_path, task):
 
 
 def test_a_name_on_the_hub_is_a_data_set_with_the_task_as_its_subset():
-    source = parser("raydistill.data.sources")({"name": "glue", "task": "mnli", "split": "validation"})
-    assert not source.module.is_listed_early(source.config)
+    source = SourceSpec.parse({"name": "glue", "task": "mnli", "split": "validation"})
+    assert not source.is_listed_early
     module, options = glue._resolved(source.config)
     assert module.__name__.endswith("huggingface")
     assert (options.path, options.subset, options.split) == ("nyu-mll/glue", "mnli", "validation_matched")
@@ -159,6 +155,6 @@ def test_a_folder_without_the_split_is_refused_with_what_was_looked_for(folder):
 )
 def test_an_unknown_task_or_split_is_refused_with_the_choices(options, line):
     with pytest.raises(ValidationError) as caught:
-        parser("raydistill.data.sources")({"name": "glue", **options})
+        SourceSpec.parse({"name": "glue", **options})
     [found] = error_lines(caught.value)
     assert line in found

@@ -2,7 +2,7 @@
 
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.encoding import Recipe, _encode_split
 from raydistill.data.input_splits import InputSplit, Place, is_unlabelled, of_part, unlabelled_parts
 from toys.words import make_tokenizer
@@ -11,7 +11,7 @@ LABELS = ["red", "green"]
 
 
 def encoding(**section):
-    return parser("raydistill.tasks", attribute="EncodeConfig")(section)
+    return EncodingSpec.parse(section)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_an_encoding_says_which_parts_have_labels(labelled, without):
     for number, part in enumerate(("train", "validation")):
         own = of_part(section, number)
         assert is_unlabelled(own.dump()) is (part in without)
-        assert ("label" in own.module.columns(own.config)) is (part not in without)
+        assert ("label" in own.columns) is (part not in without)
         assert own.dump() | {"labelled": labelled} == section.dump()
 
 
@@ -38,17 +38,17 @@ def test_texts_of_one_source_have_labels_where_they_are_validation(tmp_path):
     lines = [f"w{5 + number} w7\t{LABELS[number % 2]}" for number in range(40)]
     (tmp_path / "texts.tsv").write_text("\n".join(lines))
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    source = parser("raydistill.data.sources")(
+    source = SourceSpec.parse(
         {"name": "delimited", "path": str(tmp_path / "texts.tsv"), "header": False, "text": 0, "label": 1}
     )
     recipe = Recipe(
-        sources=[source.dump()],
-        encoding=encoding(name="classification", labels=LABELS, labelled="validation").dump(),
+        sources=[source],
+        encoding=encoding(name="classification", labels=LABELS, labelled="validation"),
         files={path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()},
         seed=0,
         texts_per_block=100,
     )
-    [item] = source.module.items(source.config)
+    [item] = source.items()
     start = Place(0, 0)
     blocks = list(_encode_split(InputSplit(0, 0, 1.0, item, validation=0.5), recipe, {0: start, 1: start}))
     assert [block.part for block in blocks] == [0, 1]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 from raydistill.data.sources import legacy_pickle
 from raydistill.data.sources._base import Item
 
@@ -22,9 +22,9 @@ def write(path, value, protocol: int = 4) -> str:
 
 
 def read_all(path, **options) -> list[np.ndarray]:
-    source = parser("raydistill.data.sources")({"name": "legacy_pickle", "path": str(path), **options})
-    items = source.module.items(source.config)
-    return [example["input_ids"] for item in items for example in source.module.read(source.config, item)]
+    source = SourceSpec.parse({"name": "legacy_pickle", "path": str(path), **options})
+    items = source.items()
+    return [example["input_ids"] for item in items for example in source.read(item)]
 
 
 def rows_of(path) -> Iterator[np.ndarray]:

@@ -7,16 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 
 TEXT = b"\xef\xbb\xbfTo be, or not to be:\r\nthat is\r\n\r\n \r\nthe question\n"
 
 
 def read_all(section: dict) -> list[str]:
-    source = parser("raydistill.data.sources")(section)
-    examples = (
-        example for item in source.module.items(source.config) for example in source.module.read(source.config, item)
-    )
+    source = SourceSpec.parse(section)
+    examples = (example for item in source.items() for example in source.read(item))
     return [example["text"] for example in examples]
 
 
@@ -63,21 +61,21 @@ def test_a_glob_without_match_is_refused(tmp_path):
 
 
 def test_a_changed_file_has_another_fingerprint(tmp_path):
-    source = parser("raydistill.data.sources")({"name": "text", "path": str(tmp_path / "a.txt")})
+    source = SourceSpec.parse({"name": "text", "path": str(tmp_path / "a.txt")})
     (tmp_path / "a.txt").write_bytes(b"one")
-    before = source.module.items(source.config)
+    before = source.items()
     (tmp_path / "a.txt").write_bytes(b"other")
-    assert source.module.items(source.config) != before
+    assert source.items() != before
 
 
 def test_parquet_is_read_in_ranges_of_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr("raydistill.data.sources.parquet._ROWS_PER_ITEM", 20)
     table = pa.table({"body": [f"text {number}" for number in range(50)] + [None, ""]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=8)
-    source = parser("raydistill.data.sources")({"name": "parquet", "path": f"{tmp_path}/*.parquet", "text": "body"})
-    items = source.module.items(source.config)
+    source = SourceSpec.parse({"name": "parquet", "path": f"{tmp_path}/*.parquet", "text": "body"})
+    items = source.items()
     assert [(item.start, item.stop) for item in items] == [(0, 3), (3, 6), (6, 7)]
-    texts = [example.get("text") for item in items for example in source.module.read(source.config, item)]
+    texts = [example.get("text") for item in items for example in source.read(item)]
     assert texts == [f"text {number}" for number in range(50)] + [None, None]
 
 
@@ -85,8 +83,36 @@ def test_a_row_group_is_not_held_as_a_whole(tmp_path):
     generator = np.random.default_rng(0)
     texts = [generator.bytes(1000).hex() for _ in range(10_000)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", row_group_size=len(texts), use_dictionary=False)
-    source = parser("raydistill.data.sources")({"name": "parquet", "path": str(tmp_path / "a.parquet")})
+    source = SourceSpec.parse({"name": "parquet", "path": str(tmp_path / "a.parquet")})
     before = pa.total_allocated_bytes()
-    examples = source.module.read(source.config, *source.module.items(source.config))
+    examples = source.read(*source.items())
     assert [next(examples)["text"], next(examples)["text"]] == texts[:2]
     assert pa.total_allocated_bytes() - before < 8_000_000
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_read_and_not_its_neighbour(tmp_path):
+    (tmp_path / "a[1].txt").write_text("named")
+    (tmp_path / "a1.txt").write_text("neighbour")
+    assert read_all({"name": "text", "path": f"{tmp_path}/a[1].txt"}) == ["named"]
+    (tmp_path / "a[1].txt").unlink()
+    assert read_all({"name": "text", "path": f"{tmp_path}/a[1].txt"}) == ["neighbour"]
+
+
+@pytest.mark.parametrize("pattern", ["./*.txt", "*.txt", "./b/../*.txt", "././[a-c].txt", "b/..//?.txt", "**/./*.txt"])
+def test_globs_are_relative_to_the_working_folder_however_it_is_written(tmp_path, monkeypatch, pattern):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    assert read_all({"name": "text", "path": pattern}) == ["one"]
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+@pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16"])
+def test_texts_of_files_whose_lines_end_with_a_return_are_those_of_newlines(tmp_path, monkeypatch, unit, charset):
+    monkeypatch.setattr("raydistill.data.sources._files.RANGE_BYTES", 4)
+    found = []
+    for end in ("\n", "\r"):
+        (tmp_path / "a.txt").write_bytes(end.join(["a\u00e4 b", "c", "", " d", ""]).encode(charset))
+        found.append(read_all({"name": "text", "path": str(tmp_path / "a.txt"), "unit": unit, "charset": charset}))
+    assert found[0] == found[1]
+    assert len(found[0]) == {"line": 3, "paragraph": 2, "file": 1}[unit]

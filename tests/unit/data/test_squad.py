@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 
 CONTEXT = "Z\u00fcrich is a city. It is old."
 EXAMPLE = {
@@ -26,9 +26,9 @@ def question(name="a", answers=(("Z\u00fcrich", 0), ("city", 12)), **more):
 def read_all(folder, content) -> list[dict]:
     text = content if isinstance(content, str) else json.dumps(content)
     (folder / "dev.json").write_text(text, encoding="utf-8")
-    source = parser("raydistill.data.sources")({"name": "squad", "path": str(folder / "dev.json")})
-    items = source.module.items(source.config)
-    return [dict(example) for item in items for example in source.module.read(source.config, item)]
+    source = SourceSpec.parse({"name": "squad", "path": str(folder / "dev.json")})
+    items = source.items()
+    return [dict(example) for item in items for example in source.read(item)]
 
 
 def test_the_nested_form_gives_each_question_with_its_context_and_all_answers(tmp_path):
@@ -45,6 +45,14 @@ def test_flat_questions_and_questions_one_a_line_give_the_same(tmp_path):
     assert read_all(tmp_path, {"data": [EXAMPLE, NO_ANSWER]}) == [EXAMPLE, NO_ANSWER]
     assert read_all(tmp_path, f"{json.dumps(EXAMPLE)}\n\n{json.dumps(NO_ANSWER)}\n") == [EXAMPLE, NO_ANSWER]
     assert read_all(tmp_path, json.dumps(EXAMPLE)) == [EXAMPLE]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"), [("false", EXAMPLE), ("False", EXAMPLE), ("true", NO_ANSWER), (0, EXAMPLE)]
+)
+def test_is_impossible_may_be_written_as_a_text(tmp_path, written, expected):
+    found = read_all(tmp_path, nested(question(is_impossible=written)))
+    assert [one["answers"] for one in found] == [expected["answers"]]
 
 
 @pytest.mark.parametrize("start", [1, -6, 900])
@@ -67,6 +75,12 @@ def test_a_text_from_the_contexts_end_does_not_count_as_its_start(tmp_path):
         ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1 paragraph 1 has no context or no qas"),
         ({"data": [{"question": "q"}]}, "question 1 has no context"),
         (nested({"id": "a"}), "article 1 paragraph 1 question 1 has no question"),
+        (
+            nested({"id": "a", "question": "q"}),
+            "paragraph 1 question 1 has no answers; where there is none write an empty",
+        ),
+        (nested({**question(), "answers": None}), "question 1 has no answers"),
+        (nested(question(is_impossible="maybe")), "question 1 has 'maybe' as is_impossible; write true or false"),
         (nested("why"), "question 1 has no context and no question"),
         (nested({**question(), "answers": [{"text": "city"}]}), "each has a text and an answer_start"),
         (nested({**question(), "answers": {"text": ["a"], "answer_start": []}}), "each has a text and an answer_start"),

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Features, Sequence, Value
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.named import parser
+from raydistill.config.named import SourceSpec
 
 TEXTS = Features({"a": Value("string"), "b": Value("string"), "label": ClassLabel(names=["no", "yes"])})
 PAIRS = {"a": ["x", "y", " ", "z"], "b": ["1", "", "", "3"], "label": [1, 0, 1, -1]}
@@ -42,12 +42,8 @@ def table(request, tmp_path):
 
 
 def read_all(section: dict, **options) -> list[dict]:
-    source = parser("raydistill.data.sources")({**section, **options})
-    return [
-        dict(example)
-        for item in source.module.items(source.config)
-        for example in source.module.read(source.config, item)
-    ]
+    source = SourceSpec.parse({**section, **options})
+    return [dict(example) for item in source.items() for example in source.read(item)]
 
 
 def test_class_ids_become_names_and_hidden_labels_and_blank_texts_are_dropped(table):
@@ -136,6 +132,6 @@ def test_a_class_id_that_the_features_do_not_name_is_refused(tmp_path):
 )
 def test_columns_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(ValidationError) as caught:
-        parser("raydistill.data.sources")({"name": "parquet", "path": "a.parquet", **options})
+        SourceSpec.parse({"name": "parquet", "path": "a.parquet", **options})
     [line] = error_lines(caught.value)
     assert line.startswith(message)

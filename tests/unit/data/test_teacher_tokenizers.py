@@ -1,6 +1,7 @@
 """Rows in the ids of teacher tokenizers: as data tasks encode them, corpora keep them and batches have them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from raydistill.batch import Batch, collate, encoded_as
+from raydistill.config.named import EncodingSpec
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.corpus_building import _tokenizer_files
 from raydistill.data.encoding import Recipe, _encoded, _Encoder
@@ -154,7 +156,7 @@ def test_data_tasks_encode_each_example_with_every_tokenizer() -> None:
     further = FurtherTokenizer(_tokenizer_files(make_letters()), NUM_LETTERS, LONGEST)
     recipe = Recipe(
         sources=[],
-        encoding={"name": "classification", "labels": list(ENCODE.labels), "max_length": 40},
+        encoding=EncodingSpec("classification", replace(ENCODE, max_length=40)),
         files=_tokenizer_files(make_tokenizer()),
         seed=0,
         texts_per_block=7,

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.job import preflight, record
+from raydistill.job import record
 from raydistill.job.load import Job, load_job
+from raydistill.job.plans import Plans
 from raydistill.job.run import JobResult, Runner
 from raydistill.stages._base import Input
-from raydistill.tracking.tracker import MemoryTracker
+from toys.tracker import MemoryTracker
 
 REFERENCE = "models:/student@candidate"
 
@@ -43,6 +44,6 @@ def test_a_registered_model_comes_from_the_store_of_the_job(asked: list[str], tm
 def test_a_preflight_and_a_run_get_the_folder_under_the_name_that_the_stage_uses(tmp_path: Path) -> None:
     loaded = job(tmp_path)
     run = loaded.runs["evaluate"]
-    assert preflight._inputs(loaded, run, {}) == {REFERENCE: Input(folder=tmp_path / "student")}
+    assert Plans(loaded, record.stage_records(loaded)).inputs(run) == {REFERENCE: Input(folder=tmp_path / "student")}
     runner = Runner(loaded, record.stage_records(loaded), MemoryTracker(), JobResult(tmp_path / "toy"), echo=print)
     assert runner._context(run, "key", 1).inputs == {REFERENCE: Input(folder=tmp_path / "student")}

@@ -1,7 +1,7 @@
 import pytest
 
 from raydistill.cluster.submission import prepare
-from raydistill.data import mirror
+from raydistill.data.storages import storage_at
 from raydistill.job.load import load_job
 from raydistill.job.preflight import check_job
 from raydistill.job.record import job_folder, stage_records
@@ -58,7 +58,7 @@ def test_a_finished_stage_is_known_to_a_machine_with_an_empty_disk(client, input
     assert again.output != record.output
     assert again.finished
     assert again.read()["summary"] == {"entries": []}
-    assert mirror.fetch(again.output / "comparison.md").read_text() == "table"
+    assert storage_at(again.output / "comparison.md").fetch().read_text() == "table"
 
 
 def test_a_record_is_sent_after_all_other_files_and_checkpoints_stay_here(client, inputs):

@@ -4,14 +4,25 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
+from raydistill.losses.divergences import NAMES, divergence_of, forward_kl
 from raydistill.losses.soft_targets import kl_divergence
-from raydistill.losses.top_k import top_k_kl_divergence, top_k_of
+from raydistill.losses.top_k import TopK, top_k_divergence, top_k_of
 
 VOCABULARY = 200
 
 
 def logits(seed: int, scale: float = 3.0) -> torch.Tensor:
     return torch.randn(5, VOCABULARY, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def top_k_kl_divergence(student: torch.Tensor, teacher: TopK) -> torch.Tensor:
+    return top_k_divergence(student, teacher, forward_kl)[0]
+
+
+def buckets(log_probs: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The log-probabilities of these ids and of all others together."""
+    tail = log_probs.scatter(-1, ids, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([log_probs.gather(-1, ids), tail], dim=-1)
 
 
 def test_what_is_kept_and_the_tail_are_one_distribution():
@@ -62,15 +73,37 @@ def test_the_divergence_is_exact_when_all_ids_are_kept_and_zero_at_the_teacher()
     assert top_k_kl_divergence(logits(1), top_k_of(logits(1), 8)).abs().max() < 1e-12
 
 
-def test_its_gradient_is_finite_and_zero_at_the_teacher():
-    student = logits(1).requires_grad_()
-    top_k_kl_divergence(student, top_k_of(logits(1), 8)).sum().backward()
-    assert student.grad is not None
-    assert student.grad.abs().max() < 1e-12
-    student = logits(1).requires_grad_()
-    top_k_kl_divergence(student, top_k_of(logits(2), VOCABULARY)).sum().backward()
-    assert student.grad is not None
-    assert torch.isfinite(student.grad).all()
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("k", [1, 16])
+def test_value_and_gradient_are_those_of_the_distributions_over_buckets(name, k):
+    student, kept = logits(1).requires_grad_(), top_k_of(logits(2), k)
+    expected, _ = divergence_of(name)(
+        buckets(log_softmax(student, -1), kept.ids), buckets(log_softmax(logits(2), -1), kept.ids)
+    )
+    (wanted,) = torch.autograd.grad(expected.sum(), student)
+    values, gradient = top_k_divergence(student.detach(), kept, divergence_of(name))
+    torch.testing.assert_close(values, expected.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_joined_ids_never_diverge_more_and_all_ids_diverge_as_much(name):
+    divergence = divergence_of(name)
+    exact, _ = divergence(log_softmax(logits(1), -1), log_softmax(logits(2), -1))
+    for k in (1, 16, 64):
+        assert (top_k_divergence(logits(1), top_k_of(logits(2), k), divergence)[0] <= exact + 1e-12).all()
+    whole, _ = top_k_divergence(logits(1), top_k_of(logits(2), VOCABULARY), divergence)
+    torch.testing.assert_close(whole, exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_gradient_is_finite_and_zero_at_the_teacher(name):
+    _, gradient = top_k_divergence(logits(1), top_k_of(logits(1), 8), divergence_of(name))
+    # The total variation has a kink there.
+    assert name == "tvd" or gradient.abs().max() < 1e-12
+    for teacher in (top_k_of(logits(2), VOCABULARY), top_k_of(logits(2) * 100, 8)):
+        _, gradient = top_k_divergence(logits(1).float(), TopK(*teacher), divergence_of(name))
+        assert torch.isfinite(gradient).all()
 
 
 def test_more_ids_than_there_are_and_none_are_refused():

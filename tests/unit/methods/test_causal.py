@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from raydistill.methods.causal import Config, Method, labels_first
+from raydistill.batch import labels_first
+from raydistill.methods.causal import Config, Method
 from reference.comparison import ALPHAS, config, make_batch, mapping, models, of_package, weights
 from toys.families import toy_gpt2, toy_llama
 from toys.models import toy_batch, toy_bert, toy_distilbert

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from raydistill.losses.mmd import mmd
+from raydistill.losses.mean_discrepancy import mmd
 from raydistill.methods import cfl
 from toys.classifiers import toy_classifier, toy_labelled_batch
 from toys.dynamic import printed

@@ -4,6 +4,7 @@ A new method adds its configurations to ``CASES``; a new family adds itself to `
 """
 
 import copy
+import re
 from functools import cache, partial
 from itertools import pairwise
 
@@ -84,6 +85,9 @@ CASES = {
         ({}, [*SEQUENCES, "distilbert_classes", "bert_tokens", "bert_spans"]),
         ({"alpha": 0.3, "temperature": 2.0, "reduction": "mean"}, ["roberta_classes", "gpt2_classes"]),
         ({"alpha": 1.0}, ["bert_classes"]),
+        ({"divergence": "jsd"}, ["distilbert", "bert_classes"]),
+        ({"divergence": "reverse_kl", "temperature": 2.0}, ["gpt2", "llama"]),
+        ({"divergence": "skew_kl", "positions": "masked"}, ["roberta"]),
     ],
     "dynamic_teacher": [
         ({}, ["bert_classes"]),
@@ -218,6 +222,8 @@ def test_loss_is_a_finite_scalar_and_terms_are_detached_scalars(name, options, f
     assert loss.shape == ()
     assert torch.isfinite(loss)
     assert terms.keys() <= method.denominators(batch).keys()
+    # Their directions are known before the method runs.
+    assert {re.sub(r"teacher_\d+", "teacher_#", term) for term in terms} <= method.directions.keys()
     assert all(term.shape == () and torch.isfinite(term) and not term.requires_grad for term in terms.values())
 
 

@@ -121,4 +121,4 @@ def test_agreement_is_the_share_of_rows_with_the_class_of_the_teachers_target(mo
     said = torch.cat(TEACHERS, dim=1).argmax(-1) == STUDENT.argmax(-1)
     assert 0 < said.sum() < 4
     assert of_logits(module)[1]["agreement"].item() == said.double().mean().item()
-    assert module.Method.higher_is_better == ("agreement",)
+    assert module.Method.directions["agreement"]

@@ -1,5 +1,7 @@
 """Pruned models: the published values, and what holds of every family and width."""
 
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig
@@ -11,13 +13,15 @@ from raydistill.models.importance import EXPRESSIVENESS, Scores, ScoreSums, norm
 from raydistill.models.kept_units import KEY, KeptUnits, head_size, kept_of, num_neurons
 from raydistill.models.load import load_config, load_model, save_model
 from raydistill.models.predictions import predict
-from raydistill.models.pruning import LEVELS, check_levels, kept_units, pruned, removed_counts, reordered
+from raydistill.models.pruning import check_levels, kept_units, pruned, removed_counts
 from raydistill.models.restored import restored, save_restored
-from raydistill.models.unit_masks import head_and_neuron_masks
+from raydistill.models.small_shapes import shrink
 from toys.checkpoint import toy_tokenizer
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch
-from toys.stark import published_batch, published_model
+from toys.stark import head_and_neuron_masks, published_batch, published_model
 
+LEVELS = tuple(range(0, 100, 10))
+"""Published levels of sparsity, in percent of the units."""
 HEAD = "sequence_classification"
 FAMILIES = ["bert_classes", "roberta_classes", "distilbert_classes"]
 PRINTED = 0.5e-6 + 3e-7
@@ -31,6 +35,17 @@ def published(tmp_path_factory):
     sums = ScoreSums(score_batch_size=32)
     sums.add(row_gradients(model, published_batch(), head=HEAD)[EXPRESSIVENESS], torch.arange(3))
     return model, normalized(sums.scores())
+
+
+def reordered(model, scores):
+    """A copy of a model whose units stand by descending score in each block, as the published code has them."""
+    heads, neurons = (
+        tuple(map(tuple, part.sort(dim=-1, descending=True, stable=True).indices.tolist()))
+        for part in (scores.heads, scores.neurons)
+    )
+    made = copy.deepcopy(model).eval()
+    shrink(made, KeptUnits(heads, neurons))
+    return made
 
 
 def logits_of(model, batch=None):

@@ -87,3 +87,13 @@ def test_a_license_in_words_is_a_name_for_a_hub(folder: Path) -> None:
     card = model_card("sentiment", {"license": "for research only"}, folder)
     assert "license: other\nlicense_name: for research only\n" in card
     assert "## License\n\nfor research only\n" in card
+
+
+def test_the_card_says_how_far_latencies_spread_and_how_they_were_measured(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    rows = [FiguresRow("student", "student", {"latency_ms": 5.15, "latency_spread_ms": 0.25})]
+    note = "Latencies are medians, ± half the distance between their quartiles. Several models took turns in 4 rounds."
+    text = model_card("small", {"figures_note": note}, tmp_path, rows=rows)
+    assert "| latency of one row (ms) | 5.1500 |\n| spread of that latency (ms) | 0.2500 |" in text
+    assert note in text
+    assert "latency_spread_ms" not in text.partition("\n---\n")[0]

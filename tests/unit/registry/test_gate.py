@@ -5,18 +5,20 @@ import math
 
 import pytest
 
-from raydistill.registry.gate import Gate, gate_line, gate_tag, unmet
+from raydistill.registry.gate import GateConfig, gate_line, gate_tag, unmet
 from raydistill.registry.student import FiguresRow, StudentVersion, figures_tag
 
 
-def version(figure: float | None, *, teachers: tuple[float, ...] = (), gate: Gate | None = None) -> StudentVersion:
+def version(
+    figure: float | None, *, teachers: tuple[float, ...] = (), gate: GateConfig | None = None
+) -> StudentVersion:
     rows = [] if figure is None else [FiguresRow("student", "kd", {"accuracy": figure})]
     rows += [FiguresRow("teacher", f"t{one}", {"accuracy": one}) for one in teachers]
     return StudentVersion("s", 2, {**figures_tag(rows), **({} if gate is None else {"gate": gate_tag(gate)})})
 
 
-def gate(**options: object) -> Gate:
-    return Gate.model_validate({"metric": "accuracy", "greater_is_better": True, **options})
+def gate(**options: object) -> GateConfig:
+    return GateConfig.model_validate({"metric": "accuracy", "greater_is_better": True, **options})
 
 
 def test_without_a_gate_no_figure_is_asked_for():

@@ -5,7 +5,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from raydistill.report.tables import Entry, Statistic, csv_groups, csv_runs, group, markdown, terminal_table
+from raydistill.report.tables import Entry, Statistic, csv_groups, csv_runs, group, markdown, rows_of, terminal_table
 
 TEACHER = {"loss": 2.0, "perplexity": 7.389, "accuracy": 0.5, "tokens": 10, "parameters": 4_400_000}
 BEFORE = {"loss": 9.0, "perplexity": 8103.08, "accuracy": 0.0, "tokens": 10, "parameters": 2_200_000}
@@ -139,3 +139,11 @@ def test_groups_as_data_are_plain():
             "parameters": {"mean": 2_200_000, "spread": 0, "n": 2},
         },
     }
+
+
+def test_a_latency_has_the_spread_of_its_own_passes_and_no_column_for_it():
+    figures = {"latency_ms": 5.15, "latency_spread_ms": 0.5}
+    header, rows = rows_of(group([Entry("a", {"seed": seed}, {**figures, "size_mb": seed}) for seed in (1, 2)]))
+    assert header == ["model", "n", "MB", "ms of one row"]
+    assert rows[0][-1] == "5.15 ± 0.5"
+    assert rows_of(group([Entry("a", {}, {"latency_ms": 5.15})]))[1] == [["a", "5.15"]]

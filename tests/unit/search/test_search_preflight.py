@@ -4,8 +4,10 @@ import itertools
 import pytest
 
 from raydistill.job import preflight as of_jobs
+from raydistill.job.preflight import Preview
 from raydistill.search import preflight
 from raydistill.search.spaces import load_search
+from raydistill.stages._base import ModelFacts
 from raydistill.user_error import UserError
 from toys.space import write_space
 
@@ -76,7 +78,7 @@ def test_a_stage_that_a_searched_key_changes_is_not_shared(search, checked):
         (["space.method=[kd]"], "space.method.temperature lies in space.method, which replaces it"),
         (["space.distill.method.alpha=[0.1]"], "space.method.alpha lies in space.distill.method.alpha"),
         (["distill.matrix={seed: [1, 2]}"], "which has 2 runs, but a trial is one; write distill.matrix: {}"),
-        (["metric=acuracy"], "metric is 'acuracy'; choices: loss, accuracy"),
+        (["metric=acuracy"], "metric is 'acuracy'; did you mean 'accuracy'? Choices: loss, accuracy"),
         (["mode=min"], "mode is 'min', but the best accuracy is the greatest; write mode: max"),
         (["metric=loss"], "mode is 'max', but the best loss is the least; write mode: min"),
         (
@@ -114,9 +116,23 @@ def test_pbt_takes_weights_temperatures_and_the_learning_rate(search, checked):
     assert checked
 
 
-def test_a_term_of_the_method_may_be_better_in_either_direction(search, checked):
-    lines = preflight.check_search(search("metric=validation/soft"))
-    assert "the greatest validation/soft is the best" in lines["search"]
+def test_a_term_of_the_method_has_its_own_direction(search, checked):
+    lines = preflight.check_search(search("metric=validation/kd", "mode=min"))
+    assert "the least validation/kd is the best" in lines["search"]
+    assert "the best validation/kd is the least; write mode: min" in refused(search, "metric=validation/kd")
+
+
+@pytest.mark.parametrize("metric", ["held_out/anything", "validation/anything"])
+def test_a_metric_that_no_evaluation_has_is_refused(search, checked, metric):
+    assert refused(search, f"metric={metric}").startswith(f"metric is '{metric}'; ")
+
+
+def test_a_metric_that_reads_labels_is_refused_where_validation_rows_have_none(search, monkeypatch):
+    unlabelled = Preview("distill", False, [], ModelFacts({}, metrics=()))
+    monkeypatch.setattr(preflight.preflight, "check_job", lambda job: [unlabelled])
+    expected = "metric is 'accuracy', which reads labels, but validation rows of distill have none; binarize with"
+    assert expected in refused(search)
+    assert preflight.check_search(search("metric=loss", "mode=min"))
 
 
 def test_a_missing_library_is_told_with_what_installs_it(search, checked, monkeypatch):

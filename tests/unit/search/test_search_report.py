@@ -11,8 +11,8 @@ from raydistill.search import report
 from raydistill.search.best_job import best_job_data
 from raydistill.search.results import CampaignResult, Trial, best_of
 from raydistill.search.spaces import load_search
-from raydistill.tracking.tracker import MemoryTracker
 from toys.space import write_space
+from toys.tracker import MemoryTracker
 
 
 def trial(number, temperature, state="finished", metric=0.5, reason=""):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stream import BatchBuilder, FeedSpec
@@ -196,7 +196,7 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path: Path, name: str) -> None:
-    method = parser("raydistill.methods")(METHODS[name])
+    method = MethodSpec.parse(METHODS[name])
     stage = train_stage(folder, method=METHODS[name], teacher_outputs=str(tmp_path / "stored"))
     write_sets(folder, tmp_path / "stored", outputs=["logits", "cls_states"], layers=[0, 2, 1, 3])
     decisions = stage.plan(ScalingConfig(), {})
@@ -218,7 +218,7 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
             parameter += 0.01
     losses = []
     for batch, teachers in ((live, [teacher]), (stored, [])):
-        made = method.module.Method(method.config, student, teachers)
+        made = method.build(student, teachers)
         losses.append(made.eval()(batch, made.denominators(batch))[0])
     assert losses[0] > 0.01
     torch.testing.assert_close(losses[1], losses[0], atol=1e-6, rtol=1e-6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
@@ -132,11 +132,11 @@ def test_teachers_of_several_tokenizers_teach_one_student_as_their_stored_output
         ids, mask = batch[prefix + "input_ids"], batch[prefix + "attention_mask"].long()
         with torch.no_grad():
             said[stored_name(number, "logits")] = teacher(input_ids=ids, attention_mask=mask).logits
-    section = parser("raydistill.methods")({"name": method})
+    section = MethodSpec.parse({"name": method})
     student = load_model(folder / "words", head="sequence_classification")
-    live = section.module.Method(section.config, student, teachers)
+    live = section.build(student, teachers)
     live.encodings = (1, 0)
-    stored = section.module.Method(section.config, student, teacher_labels=[CLASSES, CLASSES])
+    stored = section.build(student, teacher_labels=[CLASSES, CLASSES])
     found, _ = live.eval()(batch, live.denominators(batch))
     expected, _ = stored.eval()(batch.with_columns(**said), stored.denominators(batch))
     assert found > 1e-3

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from transformers import BertConfig, GPT2Config, RobertaConfig
+from transformers import BertConfig, GPT2Config, RobertaConfig, T5Config
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.config.training import TrainingConfig
 from raydistill.stages import _models, _student, _training_plan
@@ -52,7 +52,7 @@ def test_a_gpt2s_positions_are_found_under_their_own_name():
 
 @pytest.mark.parametrize(("pairing", "is_refused"), [("in_batch", True), ("corpus", False)])
 def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, is_refused):
-    method = parser("raydistill.methods")({"name": "causal", "mapping": "middle_6", "pairing": pairing})
+    method = MethodSpec.parse({"name": "causal", "mapping": "middle_6", "pairing": pairing})
     training = TrainingConfig(batch_size=7, micro_batch_size=2)
     config = SimpleNamespace(method=method, training=training)
     corpus = SimpleNamespace(rows=700)
@@ -73,7 +73,7 @@ def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, i
     ],
 )
 def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refused):
-    method = parser("raydistill.methods")("finetune")
+    method = MethodSpec.parse("finetune")
     config = SimpleNamespace(method=method, training=TrainingConfig(batch_size=7, micro_batch_size=2))
     scaling = ScalingConfig(num_workers=5, min_workers=fewest)
     if refused is None:
@@ -81,3 +81,14 @@ def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refus
         return
     with pytest.raises(ValueError, match=refused):
         _training_plan._check_batches(config, scaling, SimpleNamespace(rows=10))
+
+
+def test_a_model_of_which_a_method_cannot_have_what_it_needs_is_refused_by_name():
+    t5 = T5Config(num_layers=2, d_model=8, d_kv=4, d_ff=8, num_heads=2, decoder_start_token_id=0)
+    specs = MethodSpec.parse
+    task = SimpleNamespace(head="sequence_classification")
+    teachers = [SimpleNamespace(config=t5)]
+    patient = specs({"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]})
+    with pytest.raises(ValueError, match=r"teachers\.0 is a t5, of which method patient_kd .* cannot have pooled, the"):
+        _training_plan._check_needs(SimpleNamespace(method=patient, task=task), BertConfig(), teachers)
+    _training_plan._check_needs(SimpleNamespace(method=specs({"name": "kd"}), task=task), BertConfig(), teachers)

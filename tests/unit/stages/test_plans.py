@@ -14,9 +14,9 @@ from raydistill.models.predictions import predict
 from raydistill.stages import _student
 from raydistill.stages._base import Run, StageContext
 from raydistill.stages.register import Config, Stage
-from raydistill.tracking.tracker import MemoryTracker
 from toys.checkpoint import toy_tokenizer
 from toys.classifiers import CLASSIFIERS, toy_labelled_batch, toy_shared_classifier
+from toys.tracker import MemoryTracker
 
 HEAD = "sequence_classification"
 
@@ -77,6 +77,7 @@ def test_what_is_no_plan_is_refused_when_the_file_is_read(value: Any) -> None:
 
 def registered(folder: Path) -> dict[str, Any]:
     tracker = MemoryTracker()
+    (folder / "register").mkdir(exist_ok=True)
     tracker.start_run("toy/register")
     context = StageContext(
         job_name="toy",

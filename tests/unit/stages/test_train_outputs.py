@@ -12,10 +12,10 @@ from raydistill.data import teacher_inference
 from raydistill.models.load import load_config
 from raydistill.stages import _corpora, _models, train
 from raydistill.stages._base import Input, ModelFacts
-from raydistill.tracking.tracker import MemoryTracker
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
 from toys.capture import KEY, context_of, outputs_here, save_teacher, train_stage, write_labelled
+from toys.tracker import MemoryTracker
 
 
 @pytest.fixture(scope="module")

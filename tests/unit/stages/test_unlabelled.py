@@ -54,6 +54,11 @@ def test_methods_whose_loss_has_no_labels_take_rows_without_any(folder: Path, me
     check(folder, method, unlabelled=unlabelled)
 
 
+def test_metrics_that_a_training_will_log_are_known_and_none_without_validation_labels(folder: Path) -> None:
+    made = [check(folder, "vkd", unlabelled=unlabelled).makes for unlabelled in (BOTH, ("train",), ())]
+    assert [one.metrics for one in made if isinstance(one, ModelFacts)] == [(), *[("accuracy", "loss")] * 2]
+
+
 @pytest.mark.parametrize("unlabelled", [BOTH, ("train",)])
 @pytest.mark.parametrize("method", ["kd", "dynamic_data", "dynamic_objective", "causal_task", "finetune"])
 def test_methods_that_read_labels_are_refused(folder: Path, method: str, unlabelled: Any) -> None:
@@ -144,7 +149,7 @@ def test_batches_without_labels_are_learned_from_and_scored_as_far_as_they_can(
     write_parts(tmp_path, folder)
     section = config_of(folder, method).method
     student, teacher = (load_model(folder / name, head=HEAD, labels=CLASSES) for name in ("large", "teacher"))
-    distiller = section.module.Method(section.config, student, [teacher])
+    distiller = section.build(student, [teacher])
     losses, found = [], []
     for part in BOTH:
         spec = FeedSpec.make(str(tmp_path / part), {"name": "classification"}, section, seed=0)

@@ -4,13 +4,13 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score
 
 from raydistill.config.errors import error_lines
-from raydistill.config.named import parser
+from raydistill.config.named import EncodingSpec
 from raydistill.tasks import classification, glue
 from raydistill.tasks._base import Encoding
 from raydistill.tasks.glue import TASKS, Config, EncodeConfig, Task
 from toys.words import make_tokenizer
 
-ENCODE = parser("raydistill.tasks", attribute="EncodeConfig")
+ENCODE = EncodingSpec.parse
 METRICS = {
     "cola": ["matthews"],
     "mrpc": ["combined", "accuracy", "f1"],

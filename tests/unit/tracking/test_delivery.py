@@ -1,13 +1,17 @@
 import time
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from raydistill.tracking import actor as actor_module
 from raydistill.tracking import delivery as delivery_module
+from raydistill.tracking import tracker as tracker_module
 from raydistill.tracking.actor import TrackerActor
 from raydistill.tracking.delivery import Delivery, reason
 from raydistill.tracking.spool import Spool
 from raydistill.tracking.store import Store
+from raydistill.tracking.tracker import RayTracker
 from toys.writer import ScriptedWriter
 
 STORE = Store("nowhere", None, "experiment")
@@ -159,3 +163,23 @@ def test_a_spool_that_cannot_be_opened_is_told_and_raises_nothing_at_the_start(t
     assert "Not a directory" in actor.status()["failure"]
     with pytest.raises(RuntimeError, match="Not a directory"):
         actor.append(record(1))
+
+
+def test_a_tracker_whose_store_refused_a_record_knows_after_its_last_flush_which_and_why(start, monkeypatch, tmp_path):
+    actor = start(ScriptedWriter(refused=(1,)))
+
+    def remote(method):
+        call = getattr(actor, method)
+        return SimpleNamespace(remote=lambda *arguments: call(*arguments))
+
+    local = SimpleNamespace(**{method: remote(method) for method in ("append", "last", "outcome", "status")})
+    fake = SimpleNamespace(get=lambda value, **_: value, wait=lambda sent, **_: (sent, []), exceptions=ray.exceptions)
+    monkeypatch.setattr(tracker_module, "ray", fake)
+    tracker = RayTracker(local, uri="memory", folder=str(tmp_path))
+    tracker._send(record(0))
+    assert tracker.flush()
+    assert tracker.lost == ""
+    tracker._send(record(1))
+    tracker._send(record(2))
+    assert not tracker.flush()
+    assert tracker.lost == f"MLflow refused a record, kept in {tmp_path}/rejected.jsonl: ValueError: never"

@@ -2,7 +2,8 @@ import pickle
 
 import numpy as np
 
-from raydistill.tracking.tracker import MemoryTracker, NullTracker, flat
+from raydistill.tracking.tracker import NullTracker, flat
+from toys.tracker import MemoryTracker
 
 
 def test_memory_keeps_what_was_recorded_of_each_run():

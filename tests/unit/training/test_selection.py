@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.config.named import parser
+from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.training import TrainingConfig
 from raydistill.methods import finetune
 from raydistill.methods._base import Execution
 from raydistill.training import selection
 from raydistill.training.selection import Criterion, Standing, criterion_of, selection_line, stop_reason, updated
 
-MLM = parser("raydistill.tasks")("mlm")
-FINETUNE = parser("raydistill.methods")("finetune")
+MLM = TaskSpec.parse("mlm")
+FINETUNE = MethodSpec.parse("finetune")
 LOSS = Criterion("validation/loss", greater_is_better=False)
 ACCURACY = Criterion("eval/accuracy", greater_is_better=True)
 
@@ -49,23 +49,39 @@ def test_a_metric_is_named_as_it_is_logged_or_by_its_last_part(name, key, greate
     assert (criterion.key, criterion.greater_is_better) == (key, greater)
 
 
-def test_the_direction_of_a_metric_can_be_overruled():
-    assert criterion_of(TrainingConfig(greater_is_better=True), MLM, FINETUNE).greater_is_better
-    training = TrainingConfig(metric_for_best_model="accuracy", greater_is_better=False)
-    assert not criterion_of(training, MLM, FINETUNE).greater_is_better
+@pytest.mark.parametrize(
+    ("name", "greater", "better"),
+    [("loss", True, "least"), ("accuracy", False, "greatest"), ("eval/loss", True, "least")],
+)
+def test_a_direction_that_is_not_the_metrics_own_is_refused(name, greater, better):
+    message = f"training.greater_is_better is {greater}, but the best {name} is the {better}; leave "
+    with pytest.raises(ValueError, match=message):
+        criterion_of(TrainingConfig(metric_for_best_model=name, greater_is_better=greater), MLM, FINETUNE)
+    assert criterion_of(TrainingConfig(metric_for_best_model=name, greater_is_better=not greater), MLM, FINETUNE)
 
 
-@pytest.mark.parametrize("name", ["acuracy", "eval/f1", "train/loss", "tokens"])
+def test_a_term_that_is_better_in_no_direction_needs_one():
+    muki, task, name = MethodSpec.parse("muki"), TaskSpec.parse("classification"), "validation/teacher_1_share"
+    with pytest.raises(ValueError, match=f"{name}', of which neither more nor less is better; set training.greater_is"):
+        criterion_of(TrainingConfig(metric_for_best_model=name), task, muki)
+    stated = TrainingConfig(metric_for_best_model=name, greater_is_better=True)
+    assert criterion_of(stated, task, muki) == Criterion(name, greater_is_better=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["acuracy", "eval/f1", "train/loss", "tokens", "held_out/anything", "validation/anything", "validation/muki"],
+)
 def test_a_metric_that_no_evaluation_has_is_refused_with_the_choices(name):
     with pytest.raises(
-        ValueError, match=r"metric_for_best_model is '.*'; choices: loss, .*accuracy, .*validation/<term>"
+        ValueError, match=r"metric_for_best_model is '.*'; .*hoices: loss, .*accuracy, .*validation/mlm"
     ):
         criterion_of(TrainingConfig(metric_for_best_model=name), MLM, FINETUNE)
 
 
 def test_a_term_that_the_method_lacks_is_refused_at_an_evaluation_with_its_choices():
-    criterion = criterion_of(TrainingConfig(metric_for_best_model="validation/muki"), MLM, FINETUNE)
-    with pytest.raises(ValueError, match=r"'validation/muki'.*choices: eval/loss, validation/ce"):
+    criterion = criterion_of(TrainingConfig(metric_for_best_model="validation/mse"), MLM, FINETUNE)
+    with pytest.raises(ValueError, match=r"'validation/mse'.*choices: eval/loss, validation/ce"):
         criterion.value({"validation/ce": 1.0, "eval/loss": 2.0})
 
 
@@ -156,7 +172,7 @@ def joining(monkeypatch):
     """A method that joins teachers of parts of the classes and tells how often the student agrees with them."""
     asked = replace(finetune.Method.requirements(finetune.Config()), execution=Execution(partial_label_space=True))
     monkeypatch.setattr(finetune.Method, "requirements", classmethod(lambda cls, config: asked))
-    monkeypatch.setattr(finetune.Method, "higher_is_better", ("agreement",))
+    monkeypatch.setattr(finetune.Method, "directions", {"agreement": True})
     return FINETUNE
 
 
@@ -164,12 +180,10 @@ def joining(monkeypatch):
 def test_agreement_with_the_teachers_is_higher_is_better(joining, name):
     criterion = criterion_of(TrainingConfig(metric_for_best_model=name), MLM, joining)
     assert (criterion.key, criterion.greater_is_better) == ("validation/agreement", True)
-    overruled = TrainingConfig(metric_for_best_model=name, greater_is_better=False)
-    assert not criterion_of(overruled, MLM, joining).greater_is_better
 
 
 def test_agreement_is_no_choice_of_a_method_without_it():
-    with pytest.raises(ValueError, match="metric_for_best_model is 'agreement'; choices: loss, "):
+    with pytest.raises(ValueError, match="metric_for_best_model is 'agreement'; Choices: loss, "):
         criterion_of(TrainingConfig(metric_for_best_model="agreement"), MLM, FINETUNE)
 
 

@@ -2,8 +2,7 @@ import pytest
 
 from raydistill.data.storage import Folder
 from raydistill.store_paths import local_path
-from raydistill.training import stored_checkpoints
-from raydistill.training.checkpoint_folder import REGISTER, checkpoint_path, describe, step_of
+from raydistill.training.checkpoint_store import REGISTER, checkpoint_path, checkpoints_at, step_of
 from toys.store import BUCKET, empty, keys, s3_server
 
 
@@ -31,20 +30,21 @@ def run(client):
 
 
 def write(folder, step, *, seal=True):
-    target = checkpoint_path(folder, step)
-    own = stored_checkpoints.start(target)
+    checkpoints, target = checkpoints_at(folder), checkpoint_path(folder, step)
+    checkpoints.begin(target)
+    own = checkpoints.folder_for(target)
     (own / "tensors").write_bytes(bytes(step))
-    files = describe(own, ["tensors"])
-    stored_checkpoints.send(own, files, target)
+    files = checkpoints.take(target, own, ["tensors"])
+    checkpoints.leave(own)
     if seal:
-        stored_checkpoints.seal(target, files)
+        checkpoints.finish(target, files)
 
 
 def test_what_was_sent_without_a_manifest_is_no_checkpoint_and_goes_before_a_start(run, client):
     write(run, 15, seal=False)
     Folder(run).write_bytes(REGISTER, b"{}")
-    assert [step_of(path) for path in stored_checkpoints.checkpoints(run)] == [5, 10]
-    stored_checkpoints.prepare(run)
+    assert [step_of(path) for path in checkpoints_at(run).finished()] == [5, 10]
+    checkpoints_at(run).prepare()
     names = [key.removeprefix("run/checkpoints/") for key in keys(client, "run/") if not key.endswith("/")]
     assert names == [f"checkpoint_{step:09d}/{name}" for step in (5, 10) for name in ("manifest.json", "tensors")]
 
@@ -57,12 +57,13 @@ def test_a_latest_checkpoint_that_lacks_a_file_is_refused_with_the_one_before(ru
     client.delete_object(Bucket=BUCKET, Key="run/checkpoints/checkpoint_000000010/tensors")
     place = f"s3://{BUCKET}/run/checkpoints/checkpoint_000000010"
     with pytest.raises(
-        ValueError, match=f"^checkpoint {place}: tensors is missing; remove it to continue from step 5$"
+        ValueError,
+        match=rf"^checkpoint {place}: tensors is missing; remove {place} to continue from \w+_000000005 \(step 5\)$",
     ):
-        stored_checkpoints.prepare(run)
+        checkpoints_at(run).prepare()
 
 
 def test_a_latest_checkpoint_of_another_size_is_refused(run, client):
     client.put_object(Bucket=BUCKET, Key="run/checkpoints/checkpoint_000000010/tensors", Body=b"123")
-    with pytest.raises(ValueError, match=r"tensors has size 3 where manifest\.json says 10; remove it"):
-        stored_checkpoints.prepare(run)
+    with pytest.raises(ValueError, match=r"tensors has size 3 where manifest\.json says 10; remove s3://"):
+        checkpoints_at(run).prepare()

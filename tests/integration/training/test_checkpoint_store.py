@@ -4,37 +4,41 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.training import checkpoint_folder
-from raydistill.training.checkpoint_folder import check_latest, checkpoint_path, checkpoints, fault, finish, tidy
+from raydistill.atomic import start, tidy
+from raydistill.training.checkpoint_store import checkpoint_path, checkpoints_at, step_of
 
 TENSORS = "tensors-00000-000.safetensors"
 
 
 def _write(folder: Path, step: int) -> Path:
     """A whole checkpoint of two files."""
-    target = checkpoint_path(folder, step)
-    partial = checkpoint_folder.start_partial(target)
+    checkpoints, target = checkpoints_at(folder), checkpoint_path(folder, step)
+    checkpoints.begin(target)
+    partial = checkpoints.folder_for(target)
     (partial / TENSORS).write_bytes(bytes(range(100)))
     (partial / "state.json").write_text("{}")
-    checkpoint_folder.seal(partial, checkpoint_folder.describe(partial, [TENSORS, "state.json"]))
-    finish(target)
+    checkpoints.finish(target, checkpoints.take(target, partial, [TENSORS, "state.json"]))
     return target
+
+
+def fault(checkpoint: Path) -> str | None:
+    return checkpoints_at(checkpoint.parent).fault(checkpoint)
 
 
 def test_checkpoints_are_found_in_the_order_of_their_steps(tmp_path: Path) -> None:
     written = [_write(tmp_path, step) for step in (40, 1000, 200)]
     (tmp_path / "checkpoint_manager_snapshot.json").write_text("{}")
-    assert checkpoints(tmp_path) == [written[0], written[2], written[1]]
-    assert [checkpoint_folder.step_of(path) for path in checkpoints(tmp_path)] == [40, 200, 1000]
+    assert checkpoints_at(tmp_path).finished() == [written[0], written[2], written[1]]
+    assert [step_of(path) for path in checkpoints_at(tmp_path).finished()] == [40, 200, 1000]
 
 
 def test_a_whole_checkpoint_passes(tmp_path: Path) -> None:
     assert fault(_write(tmp_path, 40)) is None
-    check_latest(tmp_path)
+    checkpoints_at(tmp_path).prepare()
 
 
 def test_a_folder_without_checkpoints_passes(tmp_path: Path) -> None:
-    check_latest(tmp_path / "not there")
+    checkpoints_at(tmp_path / "not there").prepare()
 
 
 @pytest.mark.parametrize("file", [TENSORS, "state.json", "manifest.json"])
@@ -72,7 +76,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(tmp_path: Pa
     latest = _write(tmp_path, 40)
     (latest / TENSORS).unlink()
     with pytest.raises(ValueError, match=r"is missing; remove .*checkpoint_000000040 to continue from .*\(step 20\)"):
-        check_latest(tmp_path)
+        checkpoints_at(tmp_path).prepare()
 
 
 def test_of_several_damaged_checkpoints_all_are_to_be_removed(tmp_path: Path) -> None:
@@ -80,25 +84,25 @@ def test_of_several_damaged_checkpoints_all_are_to_be_removed(tmp_path: Path) ->
     for step in (40, 60):
         (_write(tmp_path, step) / TENSORS).unlink()
     with pytest.raises(ValueError, match=r"remove .*_000000040 and .*_000000060 to continue from .*\(step 20\)"):
-        check_latest(tmp_path)
+        checkpoints_at(tmp_path).prepare()
 
 
 def test_a_damaged_checkpoint_without_an_earlier_one_is_to_be_removed_to_start_again(tmp_path: Path) -> None:
     (_write(tmp_path, 40) / TENSORS).unlink()
     with pytest.raises(ValueError, match=r"there is no earlier one: remove .*_000000040 to start again"):
-        check_latest(tmp_path)
+        checkpoints_at(tmp_path).prepare()
 
 
 def test_a_damaged_earlier_checkpoint_does_not_hinder_the_latest(tmp_path: Path) -> None:
     (_write(tmp_path, 20) / TENSORS).unlink()
     _write(tmp_path, 40)
-    check_latest(tmp_path)
+    checkpoints_at(tmp_path).prepare()
 
 
 def test_a_half_written_folder_is_no_checkpoint_and_is_tidied_away(tmp_path: Path) -> None:
     whole = _write(tmp_path, 20)
-    (checkpoint_folder.start_partial(checkpoint_path(tmp_path, 40)) / TENSORS).write_bytes(b"half")
-    assert checkpoints(tmp_path) == [whole]
+    (start(checkpoint_path(tmp_path, 40)) / TENSORS).write_bytes(b"half")
+    assert checkpoints_at(tmp_path).finished() == [whole]
     tidy(tmp_path)
     assert list(tmp_path.iterdir()) == [whole]
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from raydistill.losses.mmd import mmd
+from raydistill.losses.mean_discrepancy import mmd
 from toys.dynamic import g, printed
 
 FIRST = g((4, 3, 2), 0.31, 0.7, 1)

@@ -24,8 +24,11 @@ def mmd(first: Tensor, second: Tensor, *, normalized: bool = True, sigmas: Seque
     Shapes: (N, ...) each, flattened to (N, D); returns (). It is the biased estimate: pairs of a vector with itself
     count. With ``normalized`` each vector is divided by its length first. The kernels have the standard deviations
     ``sigmas``, by default five around the mean squared distance of all pairs, which carries no gradient. Computed in
-    float32 or wider, under autocast too: distances are differences of large products. Source: CFL (Luo et al. 2019),
-    as in MUKI's code. Raises ValueError if the shapes differ.
+    float32 or wider, under autocast too: distances are differences of large products. Source: CFL (Luo et al. 2019), as
+    in MUKI's code. Raises ValueError if the shapes differ. It has no unit.
+
+    >>> rd.losses.mmd(torch.eye(4), torch.eye(4))
+    tensor(0.)
     """
     if first.shape != second.shape:
         raise ValueError(f"first has shape {tuple(first.shape)}, second {tuple(second.shape)}; both must be the same")
