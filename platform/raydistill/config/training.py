@@ -71,7 +71,7 @@ def _steps_or_share(value: object) -> object:
     """A whole number of steps, or a share of them below 1; raises ValueError for any other number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError("write a number of steps, or a share of them below 1, such as 0.1")
-    if not (0 < value < 1 or (value >= 1 and value == int(value))):
+    if not (0 < value < 1 or (1 <= value < 2**63 and value == int(value))):
         raise UserError("a number of steps is whole and positive, a share of them lies between 0 and 1")
     return value if value < 1 else int(value)
 

@@ -30,5 +30,5 @@ def test_a_training_on_scores_can_be_chosen_by_correlation_and_not_by_accuracy()
     task, method = TaskSpec.parse("classification"), MethodSpec.parse("finetune")
     chosen = criterion_of(TrainingConfig(metric_for_best_model="pearson"), task, method, SCORES)
     assert (chosen.key, chosen.greater_is_better) == ("eval/pearson", True)
-    with pytest.raises(ValueError, match="'accuracy'; choices: loss, pearson, spearman"):
+    with pytest.raises(ValueError, match="'accuracy'; Choices: loss, pearson, spearman"):
         criterion_of(TrainingConfig(metric_for_best_model="accuracy"), task, method, SCORES)
