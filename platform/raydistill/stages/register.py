@@ -87,12 +87,12 @@ class Stage(_base.Stage):
             raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
-        if made is not None and made.num_runs > 1 and self.config.evaluation is None:
+        evaluation = self._evaluated(inputs)
+        if made is not None and made.num_runs > 1 and evaluation is None:
             raise UserError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
                 "name one, such as stage[seed=1], or give evaluation"
             )
-        evaluation = self._evaluated(inputs)
         if evaluation is not None:
             self._check_figures(evaluation, made)
         return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
