@@ -47,14 +47,14 @@ def write_labelled(folder: Path, *, rows_per_shard: int = 40) -> None:
     save_teacher(folder / "teacher", seed=0)
 
 
-def write_texts(folder: Path, make: Any, task: str) -> None:
-    """``corpus`` with 90 rows to train on and 20 held out, and ``teacher``, a language model of 3 blocks that reads them.
+def write_texts(folder: Path, make: Any, task: str, *, tokenizer: Any = None) -> None:
+    """``corpus`` with 90 rows to train on and 20 held out, and ``teacher``, a language model of 3 blocks of its ids.
 
     ``make`` makes toy models with the task's head.
     """
-    save_model(make(3, dtype=torch.float32).eval(), make_tokenizer(), folder / "teacher")
-    tokenizer = load_tokenizer(folder / "teacher")
-    make_tokenizer().save_pretrained(folder / "tokenizer")
+    made = tokenizer or make_tokenizer()
+    save_model(make(3, dtype=torch.float32).eval(), made, folder / "teacher")
+    made.save_pretrained(folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())}
     for part, (count, seed) in {"train": (90, 0), "validation": (20, 1)}.items():
         write_corpus(
@@ -62,7 +62,7 @@ def write_texts(folder: Path, make: Any, task: str) -> None:
             random_rows(count, seed=seed),
             rows_per_shard=40,
             tokenizer_files=files,
-            tokenizer_hash=tokenizer_hash(tokenizer),
+            tokenizer_hash=tokenizer_hash(load_tokenizer(folder / "teacher")),
             encoding={"name": task, "max_length": 40},
         )
 

@@ -11,10 +11,12 @@ from torch.nn.functional import log_softmax
 
 from raydistill.batch import Batch
 from raydistill.config.sections import ScalingConfig
+from raydistill.data.corpus import Corpus
 from raydistill.data.stream import BatchBuilder, FeedSpec
+from raydistill.data.teacher_outputs import OutputSet
 from raydistill.losses.divergences import NAMES, divergence_of
 from raydistill.losses.top_k import ROUNDING
-from raydistill.models.load import load_model, save_model
+from raydistill.models.load import load_model
 from raydistill.stages import _corpora
 from raydistill.stages._base import Input, OutputsFacts
 from toys.capture import capture_stage, context_of, train_stage, write_sets, write_texts
@@ -24,7 +26,7 @@ from toys.words import make_tokenizer
 
 ROWS = np.array([80, 3, 45, 17])
 TASKS = {"clm": (toy_gpt2, toy_gpt2, "completion"), "mlm": (toy_bert, toy_distilbert, "masked")}
-EPOCHS = {"clm": 1, "mlm": 1}
+HEADS = {"clm": "causal_lm", "mlm": "masked_lm"}
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -49,7 +51,7 @@ def folder(task: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage_of(folder: Path, task: str, stored: str, *, options: dict[str, Any] | None = None, **changes: Any) -> Any:
     positions = TASKS[task][2] if task == "mlm" else "all"
     method = {"name": "kd", "temperature": 1.0, "positions": positions, **(options or {})}
-    outputs = stored if stored == "live" else str(folder / stored)
+    outputs = str(folder / stored) if (folder / stored).is_dir() else stored
     student = {"architecture": "gpt2" if task == "clm" else "distilbert", "layers": [0, 2]}
     return train_stage(folder, task=task, method=method, teacher_outputs=outputs, **{"student": student, **changes})
 
@@ -77,7 +79,7 @@ def student_of(task: str) -> torch.nn.Module:
 def losses(folder: Path, task: str, stored: str, output: Path, **options: Any) -> list[Any]:
     """Loss and gradients with stored outputs, then with the teacher on the same batch, both in float64."""
     method, batch = batches_of(folder, task, stored, output, **options)
-    teacher = load_model(folder / "teacher", head={"clm": "causal_lm", "mlm": "masked_lm"}[task]).double().eval()
+    teacher = load_model(folder / "teacher", head=HEADS[task]).double().eval()
     found = []
     for of, teachers in ((batch, []), (without_stored(batch), [teacher])):
         student = student_of(task)
@@ -94,7 +96,7 @@ def log_probs_of(model: torch.nn.Module, batch: Batch, index: torch.Tensor, temp
 
 def rounding_bound(folder: Path, task: str, batch: Batch, index: torch.Tensor, temperature: float) -> float:
     """By how much the mean forward KL divergence may move when log-probabilities are rounded, see ``normalized``."""
-    teacher = load_model(folder / "teacher", head={"clm": "causal_lm", "mlm": "masked_lm"}[task]).double().eval()
+    teacher = load_model(folder / "teacher", head=HEADS[task]).double().eval()
     with torch.no_grad():
         log_p = log_probs_of(teacher, batch, index, temperature)
         log_q = log_probs_of(student_of(task), batch, index, temperature)
@@ -173,9 +175,7 @@ def test_masked_rows_have_the_masks_that_the_teacher_saw_in_every_epoch(
 def test_the_forecast_tells_the_size_and_trainings_say_whose_outputs_and_masks_they_read(
     folder: Path, task: str
 ) -> None:
-    [line] = capture_stage(folder, task=task, outputs=["top_k"]).plan(ScalingConfig(), {}).lines[:1] if False else (
-        capture_stage(folder, task=task, outputs=["top_k"], top_k=8).plan(ScalingConfig(), {}).lines
-    )
+    [line] = capture_stage(folder, task=task, outputs=["top_k"], top_k=8).plan(ScalingConfig(), {}).lines
     assert "stores top_k: about 0." in line
     lines = stage_of(folder, task, "few").plan(ScalingConfig(), {}).lines
     assert any("is not run: " in one and "has its outputs" in one for one in lines)
@@ -183,23 +183,23 @@ def test_the_forecast_tells_the_size_and_trainings_say_whose_outputs_and_masks_t
     assert (masks in lines) is (task == "mlm")
 
 
-def test_a_store_takes_what_the_forecast_counts(folder: Path, task: str, tmp_path: Path) -> None:
-    stage = capture_stage(folder, task=task, outputs=["top_k"], top_k=8)
-    columns = stage._columns(load_model(folder / "teacher", head={"clm": "causal_lm", "mlm": "masked_lm"}[task]).config, ())
+def test_a_token_takes_four_bytes_an_id_and_two_for_the_tail(folder: Path, task: str) -> None:
+    of = OutputSet.open(str(folder / "few" / "teacher_0" / "corpus_0" / "train"))
+    tokens = sum(int(row.size) for row in of.read(range(90))["top_k_log_tails"])
     token = 8 * (2 + 2) + 2 + (4 + 2 if task == "mlm" else 0)
-    assert sum(column.num_bytes for column in columns.values()) == token
+    assert sum(column.num_bytes for column in of.header.columns.values()) == token
     if task == "clm":
-        assert stage._kept_share == 1.0
+        assert tokens == Corpus.open(str(folder / "corpus" / "train")).manifest.tokens
+    # Each file has some 2 KiB beside its values.
+    assert tokens * token < of.num_bytes < tokens * token + len(of.shards) * 6 * 2**10
 
 
 def test_language_models_choose_live_teachers_by_themselves(folder: Path, task: str) -> None:
-    auto = stage_of(folder, task, "live").config.model_copy(update={"teacher_outputs": "auto"})
-    lines = type(stage_of(folder, task, "live"))("distill", auto).plan(ScalingConfig(), {}).lines
     why = f"of what teachers of task {task} say only the likeliest ids can be stored"
+    lines = stage_of(folder, task, "auto").plan(ScalingConfig(), {}).lines
     assert f"teacher outputs: live, because {why}" in lines
     with pytest.raises(ValueError, match=f"is 'stored', but {why}; name a capture stage that stores top_k"):
-        stage = stage_of(folder, task, "live").config.model_copy(update={"teacher_outputs": "stored"})
-        type(stage_of(folder, task, "live"))("distill", stage).plan(ScalingConfig(), {})
+        stage_of(folder, task, "stored").plan(ScalingConfig(), {})
 
 
 @pytest.mark.parametrize(
@@ -218,9 +218,7 @@ def test_what_stored_ids_cannot_give_is_refused_in_one_line(
     assert "\n" not in str(error.value)
     facts = OutputsFacts((), (), ("top_k",), (), ((),), temperature=2.0 if stored == "warm" else 1.0)
     with pytest.raises(ValueError, match=message):
-        stage = stage_of(folder, task, stored, options=options)
-        planned = stage.config.model_copy(update={"teacher_outputs": "captured"})
-        type(stage)("distill", planned).plan(ScalingConfig(), {"captured": Input(facts)})
+        stage_of(folder, task, "captured", options=options).plan(ScalingConfig(), {"captured": Input(facts)})
 
 
 def test_more_ids_than_the_vocabulary_has_or_a_file_can_count_are_refused(folder: Path, task: str) -> None:
@@ -237,24 +235,22 @@ def test_a_masked_model_is_compared_at_masked_tokens_alone(folder: Path, task: s
     if task == "clm":
         assert stage.plan(ScalingConfig(), {})
         return
-    with pytest.raises(ValueError, match="method.positions is 'all', but of a masked model only what it says at mask"):
+    with pytest.raises(ValueError, match=r"method\.positions is 'all', but of a masked model only what it says"):
         stage.plan(ScalingConfig(), {})
 
 
 def test_a_store_of_a_teacher_with_another_tokenizer_is_refused_with_both_hashes(
     folder: Path, task: str, tmp_path: Path
 ) -> None:
-    write_texts(tmp_path, TASKS[task][0], task)
-    shutil.rmtree(tmp_path / "teacher")
-    tokenizer = make_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["w60"]})
-    save_model(TASKS[task][0](3, dtype=torch.float32).eval(), tokenizer, tmp_path / "teacher")
-    with pytest.raises(ValueError, match="tokenizer") as error:
-        stage_of(tmp_path, task, "live", teachers=[str(tmp_path / "teacher")]).plan(ScalingConfig(), {})
-    assert "\n" not in str(error.value)
-    foreign = stage_of(folder, task, "few", teachers=[str(tmp_path / "teacher")], corpus=str(folder / "corpus"))
-    with pytest.raises(ValueError) as error:
-        foreign.plan(ScalingConfig(), {})
+    other = make_tokenizer()
+    other.add_special_tokens({"additional_special_tokens": ["w60"]})
+    write_texts(tmp_path, TASKS[task][0], task, tokenizer=other)
+    foreign = {"corpus": str(tmp_path / "corpus"), "teachers": [str(tmp_path / "teacher")]}
+    stage_of(folder, task, "live", **foreign).plan(ScalingConfig(), {})
+    with pytest.raises(
+        ValueError, match=r"are of a teacher with hash \w{64}, teachers\.0 has \w{64}; capture"
+    ) as error:
+        stage_of(folder, task, "few", **foreign).plan(ScalingConfig(), {})
     assert "\n" not in str(error.value)
 
 
