@@ -48,7 +48,7 @@ class StoredColumns:
 
     def read(self, parts: NDArray[np.int64], within: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Columns of rows, given the part of the corpus that each lies in and its number there; of the stored types."""
-        found = {}
+        found: dict[str, NDArray[Any]] = {}
         for number, sets in enumerate(self._sets):
             header = sets[0].header
             names = [name for kind in self._stored.kinds for name in header.columns_of(kind)]

@@ -25,6 +25,7 @@ from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
+from raydistill.losses.reduction import widen
 from raydistill.losses.top_k import TopK, top_k_of
 from raydistill.models.blocks import blocks_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
@@ -227,7 +228,7 @@ class TeacherOutputs:
         states = blocks.head_states(hidden.index_select(0, layout.places(index)))
         projection, k, temperature = blocks.head_projection(), self._options["top_k"], self._options["temperature"]
         chunks = states.split(DEFAULT_CHUNK_ROWS)
-        kept = [_named(top_k_of(linear(chunk, *projection) / temperature, k)) for chunk in chunks]
+        kept = [_named(top_k_of(widen(linear(chunk, *projection)) / temperature, k)) for chunk in chunks]
         width = batch["attention_mask"].shape[1]
         found = {
             "top_k_places": [(index % width).cpu().numpy()],

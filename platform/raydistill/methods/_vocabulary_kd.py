@@ -76,14 +76,15 @@ def check_top_k(config: "Config", head: str, temperature: float) -> None:
 
 def _stored(batch: Batch, index: Tensor) -> TopK | None:
     """The teacher's stored distributions at flat positions (R,), None where it runs."""
-    columns = [batch.get(stored_name(0, f"top_k_{name}")) for name in ("ids", "log_probs", "log_tails")]
-    if columns[0] is None:
+    names = [stored_name(0, f"top_k_{name}") for name in ("ids", "log_probs", "log_tails")]
+    if names[0] not in batch:
         return None
+    kept = TopK(*(batch[name] for name in names))
     # Those of masked models stand in the order of the labels, which alone are compared.
     if stored_name(0, "top_k_places") not in batch:
         places = Layout.of(batch["attention_mask"], batch["token_index"]).places(index)
-        columns = [column.index_select(0, places) for column in columns if column is not None]
-    return normalized(TopK(*columns))
+        kept = TopK(*(part.index_select(0, places) for part in kept))
+    return normalized(kept)
 
 
 @torch.no_grad()
