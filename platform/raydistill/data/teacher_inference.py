@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.data.corpus import Corpus
@@ -23,14 +22,12 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch, schema_of
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
-from raydistill.layout import Layout
-from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
+from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
 from raydistill.losses.reduction import widen
 from raydistill.losses.top_k import TopK, top_k_of
-from raydistill.models.blocks import blocks_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
-from raydistill.models.predictions import predict
+from raydistill.models.predictions import at_labels, predict
 from raydistill.user_error import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -221,14 +218,10 @@ class TeacherOutputs:
     def _top_k(self, batch: Batch, columns: Mapping[str, OutputColumn]) -> Values:
         """The likeliest ids at the places of each row that are kept; logits of all places never exist at once."""
         index = batch["label_index" if self._head == "masked_lm" else "token_index"]
-        blocks = blocks_of(self._model)
-        layout = Layout.of(batch["attention_mask"], batch["token_index"])
-        embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
-        hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
-        states = blocks.head_states(hidden.index_select(0, layout.places(index)))
-        projection, k, temperature = blocks.head_projection(), self._options["top_k"], self._options["temperature"]
+        states, projection = at_labels(self._model, batch, index)
+        k, temperature = self._options["top_k"], self._options["temperature"]
         chunks = states.split(DEFAULT_CHUNK_ROWS)
-        kept = [_named(top_k_of(widen(linear(chunk, *projection)) / temperature, k)) for chunk in chunks]
+        kept = [_named(top_k_of(widen(logits_of(chunk, projection)) / temperature, k)) for chunk in chunks]
         width = batch["attention_mask"].shape[1]
         found = {
             "top_k_places": [(index % width).cpu().numpy()],
