@@ -58,4 +58,6 @@ def test_trainings_on_stored_ids_run_no_teacher_and_lose_what_they_lose_with_it(
         assert len(values(live, metric)) == count
         # What is stored is rounded by 1 in 2,048 at most.
         assert values(stored, metric) == pytest.approx(values(live, metric), rel=2e-3)
-    assert values(live, "train/kd")[-1] < 0.95 * values(live, "train/kd")[0]
+    # The steps between both evaluations moved the student, so equal losses tell of equal gradients too.
+    before, after = values(live, "validation/kd")
+    assert abs(after - before) > 0.1 * before
