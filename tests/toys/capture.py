@@ -20,6 +20,7 @@ from toys.classifiers import CLASSES, toy_classifier
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_bert
 from toys.tracker import MemoryTracker
+from toys.training import OPTIMIZER
 from toys.words import make_tokenizer
 
 KEY = "toy/run"
@@ -101,10 +102,11 @@ def train_stage(folder: Path, *, training: dict[str, Any] | None = None, **chang
             "dropout": 0.0,
             "precision": "fp32",
             "logging_steps": 1,
+            "eval_steps": None,
             "save_steps": 1000,
             **(training or {}),
         },
-        "optimizer": {"learning_rate": 0.02},
+        "optimizer": OPTIMIZER,
         **changes,
     }
     return train.Stage("distill", train.Config.model_validate(config))

@@ -1,7 +1,6 @@
 """Knowledge distillation: the teacher's soft labels beside the true labels, of classifiers and of language models.
 
-Hinton et al. 2015, sec. 2; weights as published with patient KD (Sun et al. 2019) and Pea-KD. Other divergences: see
-``losses.divergences``.
+Hinton et al. 2015, sec. 2. Other divergences: see ``losses.divergences``.
 """
 
 from collections.abc import Callable
@@ -41,11 +40,11 @@ _POSITIONS = {
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Weights and temperature; the defaults are Pea-KD's."""
+    """Weights and temperature."""
 
-    alpha: float = 0.7
+    alpha: float = 0.5
     """Fraction of the loss that the soft labels have; the true labels have the rest."""
-    temperature: float = 10.0
+    temperature: float = 2.0
     """Logits are divided by it before the softmax."""
     reduction: str = "batchmean"
     """``batchmean`` sums the divergence over classes; ``mean`` also divides it by their number, as earlier code did."""

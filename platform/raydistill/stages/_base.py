@@ -143,7 +143,7 @@ class Evaluated:
     entries: tuple[Mapping[str, Any], ...]
     """As its summary has them: model, reference, assignment and figures, whose values are not known and stand as 0."""
     metrics: tuple[str, ...]
-    """The task's metrics that it compares models by, the most telling first."""
+    """The task's metrics that it compares models by, its own first."""
     directions: Directions
     """All figures that it may have, and of each which value is better."""
 

@@ -12,7 +12,8 @@ import torch
 
 from raydistill import cluster
 from raydistill.config.matrix import axes
-from raydistill.config.sections import ScalingConfig, TrainingConfig
+from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.methods import muki
 from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.methods.muki import DROPOUT_SCORES
@@ -180,9 +181,7 @@ def _why_unknown(config: "Config", alike: int, runs: str) -> str:
 def _rows_read(training: TrainingConfig, epoch: int) -> int:
     """Rows of all optimizer steps, evaluations left out."""
     per_epoch = max(1, -(-epoch // training.batch_size))
-    steps = min(per_epoch * training.num_epochs, training.max_steps or math.inf)
-    last = training.last_step(int(steps), steps_per_epoch=per_epoch)
-    return round(last * epoch / per_epoch)
+    return round(training.last_step(per_epoch) * epoch / per_epoch)
 
 
 def _runs_alike(config: "Config") -> int:
