@@ -120,6 +120,10 @@ class MethodSpec(Named):
         """Refuse teachers, given their configurations, that cannot be run as it runs them; raises ValueError."""
         self.method.check_running(self.config, teachers)
 
+    def check_top_k(self, *, head: str, temperature: float) -> None:
+        """Refuse stored likeliest ids of teachers with a head, kept at a temperature; raises ValueError."""
+        self.method.check_top_k(self.config, head=head, temperature=temperature)
+
     def stored_layers(self, student: Any, teacher: Any) -> tuple[int, ...]:
         """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
         return tuple(self.method.stored_layers(self.config, student, teacher))

@@ -26,7 +26,7 @@ from raydistill.methods._base import (
     check_temperature,
     label_term,
 )
-from raydistill.methods._vocabulary_kd import add_vocabulary_terms, vocabulary_terms
+from raydistill.methods._vocabulary_kd import add_vocabulary_terms, check_top_k, vocabulary_terms
 from raydistill.models.predictions import predict
 from raydistill.user_error import UserError
 
@@ -114,7 +114,7 @@ class Method(Distiller):
         """One teacher, unless its weight is 0; its logits may be stored, and its tokenizer may differ for sequences.
 
         Answers have as many classes as the micro-batch has positions, so a mean over classes would depend on it. The
-        teacher of a language model has its vocabulary and runs.
+        teacher of a language model has its vocabulary, and its likeliest ids may be stored.
         """
         needed = 1 if config.alpha > 0 else 0
         return Requirements(
@@ -122,9 +122,15 @@ class Method(Distiller):
             max_teachers=needed,
             heads=CLASSIFYING[:2] if config.reduction == "mean" else _POSITIONS[config.positions],
             stored=("logits",),
+            stored_of_vocabulary=("top_k",),
             labels=config.alpha < 1,
             execution=Execution(sequential_teachers=True, cross_tokenizer=True),
         )
+
+    @classmethod
+    def check_top_k(cls, config: Config, *, head: str, temperature: float) -> None:
+        """See the base class."""
+        check_top_k(config, head, temperature)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over labels; ``kd`` of a language model is one over the compared tokens."""

@@ -108,6 +108,8 @@ class OutputsFacts:
     """For each teacher the names of the classes of its logits; where no teacher is named, of each that there are."""
     names: tuple[tuple[str | None, ...], ...] = ()
     """For each teacher what its checkpoint's outputs were said to be."""
+    temperature: float = 1.0
+    """By which logits were divided before the likeliest ids were kept."""
 
 
 @dataclass(frozen=True)

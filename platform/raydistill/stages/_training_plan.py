@@ -74,6 +74,8 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
     selection = selection_line(config.training, config.method, criterion)
     lines += [selection] if selection else []
+    if choice.is_stored and "top_k" in reading.kinds and config.task.head == "masked_lm":
+        lines.append(f"the mask of each row is the one that {choice.source} has, the same in all epochs")
     if choice.is_own:
         lines += _teacher_cache.lines(config, reading, teachers, inputs)
     return TrainDecisions(
