@@ -42,6 +42,7 @@ LAYERS = (
         "credentials",
         "environment",
         "store_paths",
+        "threads",
     ),
     ("user_error",),
 )

@@ -7,10 +7,12 @@ fetched before, and nothing else is there.
 """
 
 import argparse
+import io
 import os
 import random
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -73,7 +75,8 @@ class Fuzzer:
         before = Path.cwd()
         os.chdir(self._own)
         try:
-            validate([*self._texts, f"storage={self._own}"], as_json=False, debug=True)
+            with redirect_stdout(io.StringIO()):
+                validate([*self._texts, f"storage={self._own}"], as_json=False, debug=True)
         finally:
             os.chdir(before)
 
