@@ -41,7 +41,6 @@ _PATHS_OF = {
     "os.link": 2,
     "os.symlink": 2,
     "os.truncate": 1,
-    "os.chmod": 1,
     "shutil.rmtree": 1,
     "sqlite3.connect": 1,
 }
@@ -113,13 +112,16 @@ class _Writes:
             return
         if event == "open" and isinstance(values[0], str | bytes) and self._is_write(*values):
             self.paths.append(os.path.abspath(os.fsdecode(values[0])))
-        for value in values[: _PATHS_OF.get(event, 0)]:
+        number = _PATHS_OF.get(event, 0)
+        # The last value is that of dir_fd, where a call has one.
+        folder = f"/proc/self/fd/{values[-1]}" if number and isinstance(values[-1], int) and values[-1] >= 0 else "."
+        for value in values[:number]:
             if isinstance(value, str | bytes | os.PathLike):
-                self.paths.append(os.path.abspath(os.fsdecode(value)))
+                self.paths.append(os.path.join(os.path.realpath(folder), os.fsdecode(value)))
 
     @staticmethod
     def _is_write(path: str | bytes, mode: str | None, flags: int) -> bool:
-        # A folder is opened so for a file without a name, which leaves nothing.
+        # In a folder a file without a name is opened so, which leaves nothing.
         return bool(flags & _WRITE_FLAGS) and not os.path.isdir(path)
 
 
@@ -220,7 +222,11 @@ def _outcome(number: int, attempt: Attempt, place: Place, writes: _Writes, allow
         status = -1
     changed, writes.paths = writes.paths, None
     seconds, said = time.monotonic() - began, _with_traceback(out.getvalue())
-    strangers = [path for path in changed if not any(path == each or path.startswith(f"{each}/") for each in allowed)]
+    strangers = [
+        path
+        for path in map(os.path.normpath, changed)
+        if not any(path == each or path.startswith(f"{each}/") for each in allowed)
+    ]
     # What a library wrote past Python's calls.
     strangers += [str(path) for path in place.own.rglob("*")]
     if strangers:
