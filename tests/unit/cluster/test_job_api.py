@@ -168,8 +168,13 @@ def test_ctrl_c_ends_the_following_even_where_the_stream_takes_a_cancellation_fo
     api = JobApi.__new__(JobApi)
     api.address, api._client = "http://head:8265", Client()
     api.job = lambda job_id: SimpleNamespace(status="SUCCEEDED")
-    with pytest.raises(KeyboardInterrupt):
-        api.follow("id", lambda text: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start())
+    # Test runners with several processes ignore Ctrl-C in them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            api.follow("id", lambda text: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(
