@@ -30,6 +30,7 @@ VALID, REFUSED = "valid", "refused"
 FORBIDDEN = TRACEBACK, HANG, OUTSIDE = "traceback", "hang", "outside the storage"
 CLASSES = (VALID, REFUSED, *FORBIDDEN)
 HANG_S = 30.0
+"""Of a case's own time: what it waits for a CPU that other programs have does not count."""
 _MOST_BYTES = 16 * 2**30
 """Of one process's address space: a case that fills the memory ends with a MemoryError, which is a traceback."""
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -165,13 +166,13 @@ class _Process:
         number = next(numbers, None)
         if number is None:
             return False
-        self._case, self._began = number, time.monotonic()
+        self._case, self._began = number, _own_time(self._process.pid)
         self.pipe.send(number)
         return True
 
     def outcome(self, *, is_ready: bool) -> Outcome | None:
         """How the case ended, None while it runs."""
-        seconds = time.monotonic() - self._began
+        seconds = _own_time(self._process.pid) - self._began
         if is_ready:
             try:
                 found: Outcome = self.pipe.recv()
@@ -193,6 +194,16 @@ class _Process:
         self.pipe.close()
 
 
+def _own_time(process: int | None) -> float:
+    """Seconds of the clock less those that a process, by default this one, was ready to run and had no CPU."""
+    try:
+        waited = Path(f"/proc/{process or 'self'}/schedstat").read_text(encoding="ascii").split()[1]
+    except OSError:
+        # The process has just died, or this is no Linux.
+        waited = "0"
+    return time.monotonic() - int(waited) / 1e9
+
+
 def _serve(pipe: Connection, place: Place, attempt: Attempt, caches: list[Path]) -> None:
     place.clear()
     os.environ |= {"HOME": str(place.own), "TMPDIR": str(place.temporary)}
@@ -209,7 +220,7 @@ def _serve(pipe: Connection, place: Place, attempt: Attempt, caches: list[Path])
 
 
 def _outcome(number: int, attempt: Attempt, place: Place, writes: _Writes, allowed: list[str]) -> Outcome:
-    began, out, what = time.monotonic(), io.StringIO(), attempt.what(number)
+    began, out, what = _own_time(None), io.StringIO(), attempt.what(number)
     status = DONE
     writes.paths = []
     try:
@@ -221,7 +232,7 @@ def _outcome(number: int, attempt: Attempt, place: Place, writes: _Writes, allow
         out.write(f"{type(error).__name__}: {error}")
         status = -1
     changed, writes.paths = writes.paths, None
-    seconds, said = time.monotonic() - began, _with_traceback(out.getvalue())
+    seconds, said = _own_time(None) - began, _with_traceback(out.getvalue())
     strangers = [
         path
         for path in map(os.path.normpath, changed)
