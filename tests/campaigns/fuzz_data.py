@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", type=int, help="Try one case alone, and leave its files.")
+    parser.add_argument("--every", action="store_true", help="Print how every case ended, not the forbidden alone.")
     options = parser.parse_args()
     # With an address no cluster is asked for its cores.
     os.environ["RAY_ADDRESS"] = "none is asked"
@@ -69,7 +70,7 @@ def main() -> int:
             kept = Path(tempfile.mkdtemp(prefix="case-"))
             sys.stdout.write(f"{fuzzer.source(options.only, kept)} in {kept}\n")
         outcomes = tried(numbers, fuzzer, workers=options.workers)
-        return told("data", outcomes, {"seed": options.seed, "cases": len(numbers)})
+        return told("data", outcomes, seed=options.seed, every=options.every)
 
 
 def _here(

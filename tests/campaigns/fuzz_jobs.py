@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", type=int, help="Try one case alone, and print it first.")
+    parser.add_argument("--every", action="store_true", help="Print how every case ended, not the forbidden alone.")
     options = parser.parse_args()
     os.environ["RAYDISTILL_CACHE"] = str(cache_folder().absolute())
     with tempfile.TemporaryDirectory() as folder, standing_in(save_hub(Path(folder) / "hub")):
@@ -51,7 +52,7 @@ def main() -> int:
                 sys.stdout.write(f"{name} {overrides}\n{content.decode(errors='backslashreplace')}\n")
                 numbers = range(options.only, options.only + 1)
             outcomes = tried(numbers, fuzzer, workers=options.workers, caches=[cache_folder()])
-            return told("jobs", outcomes, {"seed": options.seed, "cases": options.cases})
+            return told("jobs", outcomes, seed=options.seed, every=options.every)
 
 
 def _not_there(package: str, sha256: str, folder: Path) -> Path:

@@ -11,12 +11,13 @@ import os
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -205,6 +206,8 @@ def _own_time(process: int | None) -> float:
 
 
 def _serve(pipe: Connection, place: Place, attempt: Attempt, caches: list[Path]) -> None:
+    # Of whoever started it, not of a campaign that tells its counts.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     place.clear()
     os.environ |= {"HOME": str(place.own), "TMPDIR": str(place.temporary)}
     tempfile.tempdir = str(place.temporary)
@@ -260,17 +263,22 @@ def _with_traceback(said: str) -> str:
     return said if found is None else f"{said}\n{Path(found[1]).read_text(encoding='utf-8', errors='replace')}"
 
 
-def told(campaign: str, outcomes: Iterable[Outcome], facts: Mapping[str, Any]) -> int:
-    """Print one JSON line a class of outcome with its count, and each forbidden case; returns the exit status."""
+def told(campaign: str, outcomes: Iterable[Outcome], *, seed: int, every: bool) -> int:
+    """Print one JSON line a class of outcome with its count, and each forbidden case, or ``every`` one.
+
+    Interrupted, it tells what was tried so far. Returns the exit status.
+    """
     counts, longest = Counter[str](), dict.fromkeys(CLASSES, 0.0)
-    for one in outcomes:
-        counts[one.outcome] += 1
-        longest[one.outcome] = max(longest[one.outcome], one.seconds)
-        if one.outcome in FORBIDDEN:
-            _print(sys.stderr, {"campaign": campaign, **asdict(one)})
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        for one in outcomes:
+            counts[one.outcome] += 1
+            longest[one.outcome] = max(longest[one.outcome], one.seconds)
+            if every or one.outcome in FORBIDDEN:
+                _print(sys.stderr, {"campaign": campaign, **asdict(one)})
     for name in CLASSES:
         line = {"campaign": campaign, "outcome": name, "count": counts[name], "longest_s": round(longest[name], 1)}
-        _print(sys.stdout, {**line, "allowed": name not in FORBIDDEN, **facts})
+        _print(sys.stdout, {**line, "allowed": name not in FORBIDDEN, "seed": seed, "cases": counts.total()})
     return int(any(counts[name] for name in FORBIDDEN))
 
 
