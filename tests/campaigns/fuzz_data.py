@@ -6,6 +6,7 @@ the data tasks in this process, so that no cluster is needed.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import random
@@ -25,6 +26,7 @@ from data_forms import CLASSES, FORMS, TAGS, bytes_changed, packed
 from mutations import ODD_VALUES
 from outcomes import Place, told, tried
 
+from raydistill.config.named import SourceSpec
 from raydistill.data import encoding
 from raydistill.data.corpus_building import binarize
 from raydistill.job.load import load_job
@@ -34,20 +36,6 @@ from raydistill.user_error import UserError
 from toys.models import toy_bert
 from toys.words import make_tokenizer
 
-_OPTIONS = ("text", "text_pair", "label", "labels", "format", "delimiter", "quoting", "header", "skip_rows", "charset")
-_OPTIONS += (
-    "short_lines",
-    "unit",
-    "words",
-    "tags",
-    "question",
-    "context",
-    "answers",
-    "split",
-    "task",
-    "path",
-    "members",
-)
 _CHARSETS = ["utf-16", "utf-7", "latin-1", "rot13", "hex", "idna", "utf-8"]
 
 
@@ -99,7 +87,7 @@ class Fuzzer:
         """Write the files of a case and return the section of their source."""
         kind, rng = self._draw(number)
         contents, options = FORMS[kind](rng)
-        if rng.random() < 0.6:
+        if rng.random() < 0.5:
             name = rng.choice(list(contents))
             contents[name] = bytes_changed(contents[name], rng)
         if kind in ("csv", "tsv", "jsonl", "conll", "squad", "text", "pickle"):
@@ -116,8 +104,10 @@ class Fuzzer:
             options["path"] = str(folder if kind in ("glue", "huggingface") else paths[0])
         if rng.random() < 0.1:
             _replace_file(paths[0], rng)
-        if rng.random() < 0.25:
-            options[rng.choice(_OPTIONS)] = rng.choice([*ODD_VALUES, *_CHARSETS, 0, 1, -1, "text", "label", "\t", ";"])
+        if rng.random() < 0.2:
+            keys = [field.name for field in dataclasses.fields(SourceSpec.config_type(options["name"]))]
+            odd = [*ODD_VALUES, *_CHARSETS, 0, 1, -1, "text", "label", "\t", ";"]
+            options[rng.choice([*keys, "labels"])] = rng.choice(odd)
         return options
 
     def _encoding(self, number: int) -> dict[str, Any]:
@@ -140,7 +130,7 @@ class Fuzzer:
             "source": self.source(number, place.temporary),
             "encoding": self._encoding(number),
             "tokenizer": str(self._tokenizer),
-            "validation": 0.1,
+            "validation": 0.5,
         }
         job = load_job({"name": "data", "storage": str(place.storage), "stages": {"corpus": stage}})
         refusal: UserError | None = None
