@@ -16,6 +16,8 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
 ``encoding_<e>_*``       as above             ``input_ids``, ``attention_mask``, ``lengths``, ``token_index`` and
                                               ``token_types`` of the same rows as teacher tokenizer e, from 1, encodes
                                               them; own padded length; see ``encoded_as``
+``teacher_<n>_<kind>``   (B, ...)     float32 stored outputs of teacher n, see ``data/teacher_outputs.py``; those of
+                                              places (R, ...) or (M, ...), ids int64
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
 ``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T'), or into the base's own
                                               (B, T) where partners are rows of the batch

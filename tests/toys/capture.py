@@ -1,6 +1,7 @@
 """A labelled toy corpus, a teacher and a student that classify, and stages of them, for tests of stored outputs."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import torch
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.corpus import tokenizer_hash
+from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.teacher_inference import Share, TeacherOutputs, TeacherRun
+from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.models.load import load_tokenizer, save_model
 from raydistill.stages import capture, train
 from raydistill.stages._base import Run, Stage, StageContext
@@ -18,6 +20,7 @@ from toys.classifiers import CLASSES, toy_classifier
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_bert
 from toys.tracker import MemoryTracker
+from toys.training import OPTIMIZER
 from toys.words import make_tokenizer
 
 KEY = "toy/run"
@@ -43,6 +46,26 @@ def write_labelled(folder: Path, *, rows_per_shard: int = 40) -> None:
             values=[{"label": label, "second": len(row)} for label, row in zip(labels, rows, strict=True)],
         )
     save_teacher(folder / "teacher", seed=0)
+
+
+def write_texts(folder: Path, make: Any, task: str, *, tokenizer: Any = None) -> None:
+    """``corpus`` with 90 rows to train on and 20 held out, and ``teacher``, a language model of 3 blocks of its ids.
+
+    ``make`` makes toy models with the task's head.
+    """
+    made = tokenizer or make_tokenizer()
+    save_model(make(3, dtype=torch.float32).eval(), made, folder / "teacher")
+    made.save_pretrained(folder / "tokenizer")
+    files = {path.name: path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())}
+    for part, (count, seed) in {"train": (90, 0), "validation": (20, 1)}.items():
+        write_corpus(
+            folder / "corpus" / part,
+            random_rows(count, seed=seed),
+            rows_per_shard=40,
+            tokenizer_files=files,
+            tokenizer_hash=tokenizer_hash(load_tokenizer(folder / "teacher")),
+            encoding={"name": task, "max_length": 40},
+        )
 
 
 def save_teacher(folder: Path, *, seed: int, num_layers: int = 3, labels: Sequence[str] = CLASSES[::-1]) -> None:
@@ -79,10 +102,11 @@ def train_stage(folder: Path, *, training: dict[str, Any] | None = None, **chang
             "dropout": 0.0,
             "precision": "fp32",
             "logging_steps": 1,
+            "eval_steps": None,
             "save_steps": 1000,
             **(training or {}),
         },
-        "optimizer": {"learning_rate": 0.02},
+        "optimizer": OPTIMIZER,
         **changes,
     }
     return train.Stage("distill", train.Config.model_validate(config))
@@ -125,6 +149,19 @@ def outputs_here(items: list[dict[str, int]], run: TeacherRun, share: Share) -> 
     for item in items:
         assert outputs is not None
         yield outputs.of(item["corpus"], np.arange(item["start"], item["stop"]))
+
+
+def write_sets(folder: Path, output: Path, **changes: Any) -> None:
+    """What a capture would write, without Ray."""
+    stage = capture_stage(folder, **changes)
+    run = run_of(stage, 0, context_of(stage, output))
+    outputs = TeacherOutputs(run)
+    for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
+        offsets = Corpus.open(uri).shard_offsets
+        with OutputSetWriter(target, run.headers[number], shard_rows=np.diff(offsets).tolist()) as writer:
+            for start, stop in pairwise(offsets.tolist()):
+                writer.add(np.arange(start, stop), outputs.of(number, np.arange(start, stop)))
+            writer.finish()
 
 
 def metrics_of(context: StageContext) -> dict[str, list[tuple[int, float]]]:

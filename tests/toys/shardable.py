@@ -23,10 +23,12 @@ from toys.classifiers import CLASSES, toy_classifier, toy_labelled_batch
 from toys.corpus import random_rows, write_corpus
 from toys.families import MASKED, toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
 from toys.models import VOCABULARY, perturb, toy_batch, toy_bert, toy_distilbert
+from toys.training import OPTIMIZER
 
 NUM_ROWS = 6
 MICRO_BATCH_SIZE = 3
 NUM_STEPS = 4
+KD = {"name": "kd", "alpha": 0.7, "temperature": 10.0}
 SEQUENCES, TOKENS, SPANS = "sequence_classification", "token_classification", "question_answering"
 KINDS = {SEQUENCES: "classes", TOKENS: "tokens", SPANS: "spans"}
 TASKS = {SEQUENCES: "classification", TOKENS: "ner", SPANS: "qa", "masked_lm": "mlm", "causal_lm": "clm"}
@@ -71,7 +73,7 @@ class Case:
                 "freeze_position_embeddings": True,
                 "teachers": [] if self.save_teacher is None else [teacher],
                 "task": {"name": TASKS[self.head], **({"metrics": ["pearson"]} if self.kind == "scores" else {})},
-                "method": {"name": "finetune" if self.save_teacher is None else "kd"},
+                "method": {"name": "finetune"} if self.save_teacher is None else KD,
                 "training": {
                     "max_steps": NUM_STEPS,
                     "batch_size": NUM_ROWS,
@@ -80,7 +82,7 @@ class Case:
                     "zero_stage": zero_stage,
                     "precision": "fp32",
                 },
-                "optimizer": {"learning_rate": 0.02},
+                "optimizer": OPTIMIZER,
                 "scaling": {"num_workers": num_workers},
                 "seed": 7,
                 **self.spec,

@@ -18,6 +18,7 @@ import torch
 from raydistill.models.load import save_model
 from toys.classifiers import CLASSES, toy_classifier
 from toys.models import toy_bert
+from toys.training import OPTIMIZER
 from toys.words import make_tokenizer
 
 BUCKET = "distilled"
@@ -131,6 +132,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
                 "save_steps": 5,
                 "load_best_model_at_end": True,
             },
+            "optimizer": {**OPTIMIZER, "learning_rate": 5e-4},
         },
         "evaluate": {
             "kind": "evaluate",

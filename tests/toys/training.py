@@ -19,6 +19,14 @@ MAPPING = {
         {"teacher_variable_names": ["$L:[1:3]$H:[0:2]$[0:8]"], "student_variable_names": ["$L:0$H:[0:2]$[0:8]"]}
     ]
 }
+OPTIMIZER = {
+    "learning_rate": 0.02,
+    "betas": [0.9, 0.98],
+    "epsilon": 1e-6,
+    "warmup_proportion": 0.05,
+    "max_grad_norm": 5.0,
+}
+"""The published causal recipe's with a rate that moves a toy."""
 
 
 def write_inputs(folder: Path) -> None:
@@ -74,7 +82,7 @@ def make_spec(
             "task": {"name": "mlm", **sections.get("task", {})},
             "method": {"name": "causal", "mapping": MAPPING, "alpha_mse": 0.01, **sections.get("method", {})},
             "training": training,
-            "optimizer": {"learning_rate": 0.02, "warmup_proportion": 0.2, **sections.get("optimizer", {})},
+            "optimizer": {**OPTIMIZER, "warmup_proportion": 0.2, **sections.get("optimizer", {})},
             "scaling": {"num_workers": num_workers, **sections.get("scaling", {})},
             "seed": 7,
         }

@@ -120,6 +120,10 @@ class MethodSpec(Named):
         """Refuse teachers, given their configurations, that cannot be run as it runs them; raises ValueError."""
         self.method.check_running(self.config, teachers)
 
+    def check_top_k(self, *, head: str, temperature: float) -> None:
+        """Refuse stored likeliest ids of teachers with a head, kept at a temperature; raises ValueError."""
+        self.method.check_top_k(self.config, head=head, temperature=temperature)
+
     def stored_layers(self, student: Any, teacher: Any) -> tuple[int, ...]:
         """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
         return tuple(self.method.stored_layers(self.config, student, teacher))
@@ -154,10 +158,12 @@ class TaskSpec(Named):
         """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
         return self.task.batch_dependent(self.config)
 
-    @property
-    def higher_is_better(self) -> dict[str, bool]:
-        """The metrics that models can be compared by, and of each whether a higher value is better."""
-        return self.task.higher_is_better(self.config)
+    def higher_is_better(self, labels: Sequence[str] | None = None) -> dict[str, bool]:
+        """The metrics that models can be compared by, its own first, and of each whether a higher value is better.
+
+        ``labels`` name the corpus's classes, none for scores. While they are not known, all that there may be.
+        """
+        return self.task.higher_is_better(self.config, labels)
 
     def figures(self, labels: Sequence[str]) -> dict[str, bool | None]:
         """All figures that it may have of a corpus with these classes, and of each whether greater is better."""
@@ -172,10 +178,27 @@ class TaskSpec(Named):
         return self.task(self.config, encoding)
 
 
+def names_from(value: Any) -> Any:
+    """The name of a class, or a list or a map of names, with whole numbers as texts; anything else as it is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [names_from(one) for one in value]
+    return {names_from(key): names_from(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+
+
 class EncodingSpec(Named):
     """A task's way to make rows of examples, and its options."""
 
     PACKAGE, ATTRIBUTE = TaskSpec.PACKAGE, "EncodeConfig"
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """As for any; of ``labels`` numbers are names too, and a word alone, such as ``auto``, is a list of it."""
+        if isinstance(value, Mapping) and "labels" in value:
+            labels = value["labels"]
+            value = {**value, "labels": [labels] if isinstance(labels, str) else names_from(labels)}
+        return super().parse(value)
 
     @property
     def task(self) -> "type[TaskBase]":
@@ -187,6 +210,17 @@ class EncodingSpec(Named):
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in the order of their ids; none where there are none."""
         return tuple(getattr(self.config, "labels", ()))
+
+    @property
+    def finds_labels(self) -> bool:
+        """Whether the classes are those that the data have."""
+        found: bool = getattr(self.config, "finds_labels", False)
+        return found
+
+    def with_labels_of(self, examples: Iterable[Mapping[str, Any]]) -> Self:
+        """The encoding with the classes of these examples; raises ValueError for what are none."""
+        labels = self._module.labels_of(examples)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, labels=labels))
 
     @property
     def columns(self) -> "Mapping[str, Column]":

@@ -14,8 +14,6 @@ from raydistill.data.teacher_outputs import OutputSet
 from raydistill.methods._base import stored_name
 from raydistill.user_error import UserError
 
-JOINED = ("logits", "cls_states", "dropout_scores")
-"""Kinds that become columns of a batch."""
 TEACHER_ROWS = "teacher/rows"
 """Metric: rows that teachers were run on."""
 
@@ -50,28 +48,53 @@ class StoredColumns:
 
     def read(self, parts: NDArray[np.int64], within: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Columns of rows, given the part of the corpus that each lies in and its number there; of the stored types."""
-        found = {}
+        found: dict[str, NDArray[Any]] = {}
         for number, sets in enumerate(self._sets):
-            for kind in self._stored.kinds:
-                values = _read(sets, kind, parts, within)
-                if kind == "cls_states":
-                    values = values[:, [sets[0].header.layers.index(layer) for layer in self._stored.layers[number]]]
-                found[stored_name(number, kind)] = values
+            header = sets[0].header
+            names = [name for kind in self._stored.kinds for name in header.columns_of(kind)]
+            values = _read(sets, names, parts, within)
+            if "cls_states" in values:
+                layers = [header.layers.index(layer) for layer in self._stored.layers[number]]
+                values["cls_states"] = values["cls_states"][:, layers]
+            found |= {stored_name(number, name): array for name, array in values.items()}
         return found
 
 
-def _read(sets: Sequence[OutputSet], kind: str, parts: NDArray[np.int64], within: NDArray[np.int64]) -> NDArray[Any]:
-    column = sets[0].header.columns[kind]
-    values = np.empty((len(within), *column.shape), dtype=column.dtype)
+def _read(
+    sets: Sequence[OutputSet], names: Sequence[str], parts: NDArray[np.int64], within: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Columns of rows; of places an array of one array (m, ...) a row."""
+    columns = {name: sets[0].header.columns[name] for name in names}
+    found = {
+        name: np.empty((len(within), *column.shape), dtype=column.dtype)
+        if column.per == "row"
+        else np.empty(len(within), dtype=object)
+        for name, column in columns.items()
+    }
     for part in np.unique(parts):
         here = np.flatnonzero(parts == part)
-        values[here] = sets[part].read(within[here], [kind])[kind]
-    return values
+        for name, values in sets[part].read(within[here], names).items():
+            if columns[name].per == "row":
+                found[name][here] = values
+                continue
+            for place, value in zip(here.tolist(), values, strict=True):
+                found[name][place] = value
+    return found
 
 
 def tensors_of(values: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, Tensor]:
-    """The columns of some of the rows as a batch has them, in float32."""
-    return {name: torch.from_numpy(array[start:stop].astype(np.float32)) for name, array in values.items()}
+    """The columns of some of the rows as a batch has them, in float32, and ids and positions in int64.
+
+    Those of places stand end to end, with ``<name>_lengths`` (B,).
+    """
+    found: dict[str, Tensor] = {}
+    for name, array in values.items():
+        part = array[start:stop]
+        if part.dtype == object:
+            found[f"{name}_lengths"] = torch.tensor([len(row) for row in part])
+            part = np.concatenate(list(part))
+        found[name] = torch.from_numpy(part.astype(np.float32 if part.dtype.kind == "f" else np.int64))
+    return found
 
 
 @lru_cache(maxsize=64)

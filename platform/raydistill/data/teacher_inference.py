@@ -23,6 +23,7 @@ from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch, schema_of
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
+from raydistill.losses.reduction import widen
 from raydistill.losses.top_k import TopK, top_k_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
@@ -188,7 +189,7 @@ class TeacherOutputs:
         kinds = header.kinds
         found: Values = {}
         if "top_k" in kinds:
-            found |= self._top_k(batch)
+            found |= self._top_k(batch, header.columns)
         if "logits" in kinds or "cls_states" in kinds:
             found |= self._said(batch, header.layers)
         if "dropout_scores" in kinds:
@@ -214,17 +215,26 @@ class TeacherOutputs:
         return single_pass_scores(predict(self._model, batch, head=self._head).logits)
 
     @torch.no_grad()
-    def _top_k(self, batch: Batch) -> Values:
-        """The likeliest ids at the masked places of each row; logits of all places never exist at once."""
-        states, projection = at_labels(self._model, batch)
-        kept = [
-            top_k_of(logits_of(chunk, projection), self._options["top_k"]) for chunk in states.split(DEFAULT_CHUNK_ROWS)
-        ]
+    def _top_k(self, batch: Batch, columns: Mapping[str, OutputColumn]) -> Values:
+        """The likeliest ids at the places of each row that are kept; logits of all places never exist at once."""
+        index = batch["label_index" if self._head == "masked_lm" else "token_index"]
+        states, projection = at_labels(self._model, batch, index)
+        k, temperature = self._options["top_k"], self._options["temperature"]
+        chunks = states.split(DEFAULT_CHUNK_ROWS)
+        kept = [_named(top_k_of(widen(logits_of(chunk, projection)) / temperature, k)) for chunk in chunks]
         width = batch["attention_mask"].shape[1]
-        rows = (batch["label_index"] // width).cpu().numpy()
+        found = {
+            "top_k_places": [(index % width).cpu().numpy()],
+            "top_k_inputs": [batch["input_ids"].flatten()[index].cpu().numpy()],
+            **{name: [part[name] for part in kept] for name in kept[0]},
+        }
+        rows = (index // width).cpu().numpy()
         ends = np.cumsum(np.bincount(rows, minlength=batch.num_rows))[:-1]
-        values = {"places": (batch["label_index"] % width).cpu().numpy(), **_named(kept)}
-        return {f"top_k_{name}": np.split(array, ends) for name, array in values.items()}
+        return {
+            name: np.split(np.concatenate([part.astype(columns[name].dtype) for part in parts]), ends)
+            for name, parts in found.items()
+            if name in columns
+        }
 
 
 def _encoding_with(uri: str, tokenizer: str) -> int:
@@ -235,9 +245,14 @@ def _encoding_with(uri: str, tokenizer: str) -> int:
     return hashes.index(tokenizer)
 
 
-def _named(kept: Sequence[TopK]) -> dict[str, NDArray[Any]]:
-    ids, log_probs, tails = (torch.cat(parts) for parts in zip(*kept, strict=True))
-    return {"ids": ids.cpu().numpy(), "log_probs": _array(log_probs), "log_tails": _array(tails)}
+def _named(kept: TopK) -> dict[str, NDArray[Any]]:
+    """What is kept, by columns; infinite in float16 is the tail alone, where it has no mass."""
+    least = torch.finfo(torch.float16).min
+    return {
+        "top_k_ids": kept.ids.cpu().numpy(),
+        "top_k_log_probs": _array(kept.log_probs.clamp(min=least)),
+        "top_k_log_tails": _array(kept.log_tail.where(kept.log_tail.isinf(), kept.log_tail.clamp(min=least))),
+    }
 
 
 def _array(values: Tensor) -> NDArray[Any]:

@@ -5,16 +5,20 @@ The outputs of one teacher for one corpus are a set. Its folder holds::
     manifest.json             what follows, and the SHA-256 of each file; written last
     shards/part-00000.arrow   row_id int64 and the columns below, in record batches of 1,000 rows
 
-Columns by kind (C classes, L layers, H the width of the states, m masked places of a row, k likeliest ids):
+Columns by kind (C classes, L layers, H the width of the states, m places of a row, k likeliest ids):
 
 ================== =============================================================== ==================================
 ``logits``         ``logits`` (C,) float32                                         those that the teacher knows, in
                                                                                    the corpus's order
 ``cls_states``     ``cls_states`` (L, H) float16 or float32                        of the layers, as listed
 ``dropout_scores`` ``dropout_scores`` () float32                                   see ``models/dropout_scores.py``
-``top_k``          ``top_k_places`` (m,), ``top_k_ids`` (m, k), ``top_k_log_probs``  see ``losses/top_k.py``; places
-                   (m, k), ``top_k_log_tails`` (m,)                                 are positions in the row
+``top_k``          ``top_k_ids`` (m, k), ``top_k_log_probs`` (m, k) float16,       see ``losses/top_k.py``; of each
+                   ``top_k_log_tails`` (m,) float16                                token of a causal model's row
+of masked models   ``top_k_places`` (m,), ``top_k_inputs`` (m,)                    positions that are masked, and the
+                                                                                   ids that the teacher read there
 ================== =============================================================== ==================================
+
+A float16 differs from a log-probability by 2 ** -11 of it at most; the least one is -65,504.
 
 Local files without compression are mapped, not read: a row costs the pages it lies in. What is read of a record batch
 is compared with its digest when the batch is opened first.
@@ -47,7 +51,7 @@ Values = dict[str, Any]
 
 
 class OutputColumn(Record):
-    """What a set has of each row, or of each masked place of it."""
+    """What a set has of each row, or of each place of it that is kept: the masked ones, or all."""
 
     dtype: str
     shape: tuple[int, ...] = ()
@@ -74,7 +78,9 @@ class OutputSpec:
     dtype: str
     """Type of these states."""
     top_k: int
-    """Likeliest ids at a masked place."""
+    """Likeliest ids at a place."""
+    masked: bool = True
+    """Whether these places are the masked ones; otherwise they are all."""
 
     def columns(self, *, num_classes: int, hidden_size: int, vocab_size: int) -> dict[str, OutputColumn]:
         """The columns of a teacher's set."""
@@ -84,10 +90,11 @@ class OutputSpec:
             "cls_states": {"cls_states": OutputColumn(dtype=self.dtype, shape=(len(self.layers), hidden_size))},
             "dropout_scores": {"dropout_scores": OutputColumn(dtype="float32")},
             "top_k": {
-                "top_k_places": OutputColumn(dtype="int32", per="place"),
+                **({"top_k_places": OutputColumn(dtype="int32", per="place")} if self.masked else {}),
+                **({"top_k_inputs": OutputColumn(dtype=ids, per="place")} if self.masked else {}),
                 "top_k_ids": OutputColumn(dtype=ids, shape=(self.top_k,), per="place"),
-                "top_k_log_probs": OutputColumn(dtype="float32", shape=(self.top_k,), per="place"),
-                "top_k_log_tails": OutputColumn(dtype="float32", per="place"),
+                "top_k_log_probs": OutputColumn(dtype="float16", shape=(self.top_k,), per="place"),
+                "top_k_log_tails": OutputColumn(dtype="float16", per="place"),
             },
         }
         return {name: column for kind in KINDS if kind in self.kinds for name, column in by_kind[kind].items()}
@@ -121,6 +128,10 @@ class Header(Record):
     """What the teacher computed in."""
     options: dict[str, Any]
     """What else decides: seeds, passes, the size of batches."""
+
+    def columns_of(self, kind: str) -> list[str]:
+        """Names of the columns of a kind."""
+        return [name for name in self.columns if name == kind or name.startswith(f"{kind}_")]
 
     @property
     def hash(self) -> str:

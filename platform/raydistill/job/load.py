@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError
@@ -11,8 +11,9 @@ from raydistill import discovery
 from raydistill.config.errors import choice_error, error_lines
 from raydistill.config.matrix import SEED, assigned, axes, combinations
 from raydistill.config.schema import has_key
-from raydistill.config.sections import ScalingConfig, Section, TrackingConfig
+from raydistill.config.sections import Labels, ScalingConfig, Section, TrackingConfig
 from raydistill.job.expand import StageRun, expand
+from raydistill.job.model_labels import with_labels
 from raydistill.stages._base import Stage, StageConfig, stage_of
 from raydistill.user_error import UserError
 
@@ -46,7 +47,7 @@ def _parse_stage(value: Any) -> StageConfig:
 
 
 StageField = Annotated[
-    Any, BeforeValidator(_parse_stage), PlainSerializer(lambda config: config.model_dump(mode="json"))
+    StageConfig, BeforeValidator(_parse_stage), PlainSerializer(lambda config: config.model_dump(mode="json"))
 ]
 
 
@@ -64,6 +65,9 @@ class JobConfig(Section):
     """Key of every draw: row order, masks, partners, sites, dropout."""
     tracking: TrackingConfig = TrackingConfig()
     scaling: ScalingConfig = ScalingConfig()
+    labels: dict[str, Labels] = {}
+    """What the outputs of checkpoints are, by their names, where they are called ``LABEL_0`` or otherwise than in the
+    corpus: the ``labels`` of every reference to it that has none of its own."""
     stages: Annotated[dict[str, StageField], Field(min_length=1)]
     """Stages by name, run in this order."""
 
@@ -122,11 +126,19 @@ def load_job(raw: Mapping[str, Any]) -> Job:
         for name in config.stages
         if len(name) > _LONGEST_NAME
     ]
+    config = config.model_copy(update={"stages": with_labels(config.stages, config.labels)})
     stages = {name: stage_type(stage.kind)(name, stage) for name, stage in config.stages.items()}
     problems += _forward_references(stages)
     if problems:
         raise UserError(problems)
-    return Job(config, expand(config.stages, raw["stages"], stage_type))
+    runs = expand(config.stages, raw["stages"], stage_type)
+    return Job(config, {name: _labelled(run, config.labels) for name, run in runs.items()})
+
+
+def _labelled(run: StageRun, labels: Mapping[str, Labels]) -> StageRun:
+    """A run whose stage has what the job says of checkpoints; one of a matrix is made from the stage's plain data."""
+    stage = run.stage
+    return replace(run, stage=type(stage)(stage.name, with_labels(stage.config, labels)))
 
 
 def _forward_references(stages: Mapping[str, Stage]) -> list[str]:

@@ -9,6 +9,9 @@ from torch.nn.functional import log_softmax
 from raydistill.losses.divergences import Divergence
 from raydistill.losses.reduction import widen
 
+ROUNDING = 2.0**-11
+"""Largest error of a stored log-probability, relative to itself: that of float16, which has 11 digits."""
+
 _LEAST = -80.0
 """Stands for the log-probability of a tail without mass; its product with the mass is 0 in float32."""
 
@@ -45,6 +48,19 @@ def top_k_of(logits: Tensor, k: int) -> TopK:
     log_probs = log_softmax(widen(logits), dim=-1)
     kept, ids = log_probs.topk(k, dim=-1)
     return TopK(ids, kept, _log_tail(log_probs, ids))
+
+
+def normalized(kept: TopK) -> TopK:
+    """The same ids with log-probabilities whose probabilities, the tail's too, add up to 1.
+
+    Stored ones are rounded and need it: a divergence from what is no distribution may be negative. Each then differs
+    from the log-probability before rounding by ``ROUNDING * (-log p + H)`` at most, H the entropy over ids and tail, up
+    to terms of second order, so that the forward KL divergence moves by the mean of that times ``abs(log p - log q)``.
+    Shapes: (..., k) and (...), in float32; unit: nats. Raises nothing by itself. Source: none, it is arithmetic.
+    """
+    log_probs, log_tail = kept.log_probs.float(), kept.log_tail.float()
+    total = torch.logaddexp(log_probs.logsumexp(dim=-1), log_tail)
+    return TopK(kept.ids, log_probs - total.unsqueeze(-1), log_tail - total)
 
 
 def top_k_divergence(student_logits: Tensor, teacher: TopK, divergence: Divergence) -> tuple[Tensor, Tensor]:

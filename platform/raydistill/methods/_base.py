@@ -73,6 +73,8 @@ class Requirements:
     """What it reads of its models, or does to them, while they run: names of ``models.blocks.NEEDS``."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and also takes from a store; empty where teachers must run."""
+    stored_of_vocabulary: tuple[str, ...] = ()
+    """The same of teachers with a head over a vocabulary."""
     labels: bool = True
     """Whether the loss reads the labels of rows; if not, batches may come without any."""
     execution: Execution = field(default_factory=Execution)
@@ -169,6 +171,13 @@ class Distiller(nn.Module, ABC):
     @classmethod
     def check_running(cls, config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse teachers that cannot run as this configuration runs them; not called when stored outputs are read.
+
+        Raises ValueError naming the key, its value and the remedy.
+        """
+
+    @classmethod
+    def check_top_k(cls, config: Any, *, head: str, temperature: float) -> None:
+        """Refuse stored likeliest ids of teachers with this head, kept at a temperature; called where they are read.
 
         Raises ValueError naming the key, its value and the remedy.
         """

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from raydistill.batch import Batch, labels_first
+from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
-from raydistill.methods._base import VOCABULARY_TERMS, Distiller, Term, Terms
+from raydistill.losses.top_k import TopK, normalized
+from raydistill.methods._base import VOCABULARY_TERMS, Distiller, Term, Terms, stored_name
 from raydistill.models.predictions import at_labels
+from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.methods.kd import Config
@@ -35,17 +38,51 @@ def add_vocabulary_terms(method: Distiller, terms: Terms, batch: Batch) -> None:
     index = batch["label_index"]
     if config.alpha > 0 and config.positions == "all":
         index = labels_first(batch) if config.alpha < 1 else batch["token_index"]
+    top_k = _stored(batch, index) if config.alpha > 0 else None
     loss, sums = vocabulary_losses(
         *at_labels(method.student, batch, index),
-        *(_teacher_head(method, batch, index) if config.alpha > 0 else (None, None)),
+        *(_teacher_head(method, batch, index) if config.alpha > 0 and top_k is None else (None, None)),
         weights=weights,
         labels=batch["labels"] if "ce" in weights else None,
         temperature=config.temperature,
         divergence=config.measure,
+        teacher_top_k=top_k,
     )
     terms.add_loss(loss)
     for kind, value in sums.items():
         terms.log(names[kind], value)
+
+
+def check_top_k(config: "Config", head: str, temperature: float) -> None:
+    """Raise ValueError where a teacher's likeliest ids, stored at a temperature, are not what the options compare."""
+    if config.divergence == "mse":
+        raise UserError(
+            "method.divergence is 'mse', which compares all logits, but of the teacher's only the likeliest are "
+            "stored; choose another divergence, or write teacher_outputs: live"
+        )
+    if config.temperature != temperature:
+        raise UserError(
+            f"method.temperature is {config.temperature:g}, but the teacher's likeliest ids are stored at temperature "
+            f"{temperature:g}; write method.temperature: {temperature:g}, or capture them at {config.temperature:g}"
+        )
+    if head == "masked_lm" and config.positions != "masked":
+        raise UserError(
+            f"method.positions is {config.positions!r}, but of a masked model only what it says at masked tokens is "
+            "stored; write method.positions: masked, or teacher_outputs: live"
+        )
+
+
+def _stored(batch: Batch, index: Tensor) -> TopK | None:
+    """The teacher's stored distributions at flat positions (R,), None where it runs."""
+    names = [stored_name(0, f"top_k_{name}") for name in ("ids", "log_probs", "log_tails")]
+    if names[0] not in batch:
+        return None
+    kept = TopK(*(batch[name] for name in names))
+    # Those of masked models stand in the order of the labels, which alone are compared.
+    if stored_name(0, "top_k_places") not in batch:
+        places = Layout.of(batch["attention_mask"], batch["token_index"]).places(index)
+        kept = TopK(*(part.index_select(0, places) for part in kept))
+    return normalized(kept)
 
 
 @torch.no_grad()

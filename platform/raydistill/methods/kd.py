@@ -1,7 +1,6 @@
 """Knowledge distillation: the teacher's soft labels beside the true labels, of classifiers and of language models.
 
-Hinton et al. 2015, sec. 2; weights as published with patient KD (Sun et al. 2019) and Pea-KD. Other divergences: see
-``losses.divergences``.
+Hinton et al. 2015, sec. 2. Other divergences: see ``losses.divergences``.
 """
 
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from raydistill.methods._base import (
     check_temperature,
     label_term,
 )
-from raydistill.methods._vocabulary_kd import add_vocabulary_terms, vocabulary_terms
+from raydistill.methods._vocabulary_kd import add_vocabulary_terms, check_top_k, vocabulary_terms
 from raydistill.models.predictions import predict
 from raydistill.user_error import UserError
 
@@ -41,11 +40,11 @@ _POSITIONS = {
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Weights and temperature; the defaults are Pea-KD's."""
+    """Weights and temperature."""
 
-    alpha: float = 0.7
+    alpha: float = 0.5
     """Fraction of the loss that the soft labels have; the true labels have the rest."""
-    temperature: float = 10.0
+    temperature: float = 2.0
     """Logits are divided by it before the softmax."""
     reduction: str = "batchmean"
     """``batchmean`` sums the divergence over classes; ``mean`` also divides it by their number, as earlier code did."""
@@ -115,7 +114,7 @@ class Method(Distiller):
         """One teacher, unless its weight is 0; its logits may be stored, and its tokenizer may differ for sequences.
 
         Answers have as many classes as the micro-batch has positions, so a mean over classes would depend on it. The
-        teacher of a language model has its vocabulary and runs.
+        teacher of a language model has its vocabulary, and its likeliest ids may be stored.
         """
         needed = 1 if config.alpha > 0 else 0
         return Requirements(
@@ -123,9 +122,15 @@ class Method(Distiller):
             max_teachers=needed,
             heads=CLASSIFYING[:2] if config.reduction == "mean" else _POSITIONS[config.positions],
             stored=("logits",),
+            stored_of_vocabulary=("top_k",),
             labels=config.alpha < 1,
             execution=Execution(sequential_teachers=True, cross_tokenizer=True),
         )
+
+    @classmethod
+    def check_top_k(cls, config: Config, *, head: str, temperature: float) -> None:
+        """See the base class."""
+        check_top_k(config, head, temperature)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over labels; ``kd`` of a language model is one over the compared tokens."""

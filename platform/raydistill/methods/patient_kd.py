@@ -1,6 +1,6 @@
 """Patient knowledge distillation: soft labels, and the teacher's CLS states on the way to them.
 
-Sun et al. 2019, "Patient Knowledge Distillation for BERT Model Compression", EMNLP, sec. 3; defaults and layers as in
+Sun et al. 2019, "Patient Knowledge Distillation for BERT Model Compression", EMNLP, sec. 3; layers and ``beta`` as in
 Pea-KD, snudm-starlab/Pea-KD @ 0375288. Tables and formulas: see README.md in this folder.
 """
 
@@ -58,10 +58,10 @@ TABLES: dict[str, dict[tuple[int, int], tuple[Layers, Layers]]] = {
 
 @dataclass(frozen=True)
 class Config(kd.SoftLabels):
-    """Weights, temperature and compared layers; the defaults are Pea-KD's."""
+    """Weights, temperature and compared layers."""
 
     beta: float = 100.0
-    """Weight of the distance of CLS states, which is small because it is a mean over their elements too."""
+    """Weight of the distance of CLS states, which is small because it is a mean over their elements too; Pea-KD's."""
     normalize: bool = True
     """Divide states by their norm before they are compared."""
     table: str = "pea_kd"

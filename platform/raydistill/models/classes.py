@@ -104,7 +104,7 @@ def _found(config: Any, names: Names, labels: Sequence[str]) -> list[str | None]
     if all(_NO_NAME.fullmatch(str(name)) for name in found):
         raise UserError(
             f"the checkpoint calls its classes {_listed(found)}; say what they are in their order, such as "
-            f"labels: [{_listed(labels)}]"
+            f"labels: [{_listed(labels)}] beside it, or once under the job's labels"
         )
     kept = _kept(found)
     twice = [name for name in kept if kept.count(name) > 1]

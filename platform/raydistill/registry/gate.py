@@ -16,8 +16,8 @@ _ROUNDING = 1e-9
 class GateConfig(Section):
     """What a student has to reach to be promoted."""
 
-    metric: str = Field(min_length=1)
-    """Figure of the evaluation that counts."""
+    metric: str | None = Field(default=None, min_length=1)
+    """Figure of the evaluation that counts, by default the one that versions compare by."""
     greater_is_better: bool | None = None
     """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``; the metric says so itself, and
     another word is refused."""
@@ -25,6 +25,12 @@ class GateConfig(Section):
     """Refuse a student that is worse than the version that has the alias; without such a version it passes."""
     within_of_teacher: float | None = Field(default=None, ge=0)
     """Refuse a student that is worse than the best of its teachers by more than this; None does not compare them."""
+
+    @property
+    def figure(self) -> str:
+        """The figure that counts, once it is known, as in a version's tag."""
+        assert self.metric is not None
+        return self.metric
 
 
 def gate_tag(gate: GateConfig) -> str:
@@ -40,9 +46,9 @@ def unmet(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
     if version.gate is None:
         return []
     gate = GateConfig.model_validate(version.gate)
-    figure = version.figures.get(gate.metric)
+    figure = version.figures.get(gate.figure)
     if figure is None:
-        return [f"{gate.metric} of {version.title} is not known; register it with evaluation"]
+        return [f"{gate.figure} of {version.title} is not known; register it with evaluation"]
     found = [_against_holder(gate, figure, holder)] if gate.at_least_champion else []
     found += [_against_teacher(gate, figure, version)] if gate.within_of_teacher is not None else []
     return [line for line in found if line is not None]
@@ -54,31 +60,31 @@ def gate_line(gate: Mapping[str, Any]) -> str:
     parts = ["at least the champion's"] if one.at_least_champion else []
     parts += [f"within {one.within_of_teacher:g} of the teacher's"] if one.within_of_teacher is not None else []
     better = "greater" if one.greater_is_better else "less"
-    return f"{one.metric} ({better} is better) {' and '.join(parts) or 'known'}"
+    return f"{one.figure} ({better} is better) {' and '.join(parts) or 'known'}"
 
 
 def _against_holder(gate: GateConfig, figure: float, holder: StudentVersion | None) -> str | None:
     if holder is None:
         return None
-    other = holder.figures.get(gate.metric)
+    other = holder.figures.get(gate.figure)
     if other is None:
-        return f"{gate.metric} of {holder.title}, whose place it would take, is not known"
+        return f"{gate.figure} of {holder.title}, whose place it would take, is not known"
     if _gain(gate, figure, over=other) >= 0:
         return None
-    return f"{gate.metric} is {figure:.6g}, worse than {other:.6g} of {holder.title}, whose place it would take"
+    return f"{gate.figure} is {figure:.6g}, worse than {other:.6g} of {holder.title}, whose place it would take"
 
 
 def _against_teacher(gate: GateConfig, figure: float, version: StudentVersion) -> str | None:
     assert gate.within_of_teacher is not None
-    rows = [row for row in version.rows if row.role == TEACHER and gate.metric in row.figures]
+    rows = [row for row in version.rows if row.role == TEACHER and gate.figure in row.figures]
     if not rows:
-        return f"{gate.metric} of its teacher is not known; evaluate the teacher beside the student"
-    best = max(rows, key=lambda row: _gain(gate, row.figures[gate.metric], over=0.0))
-    other = best.figures[gate.metric]
+        return f"{gate.figure} of its teacher is not known; evaluate the teacher beside the student"
+    best = max(rows, key=lambda row: _gain(gate, row.figures[gate.figure], over=0.0))
+    other = best.figures[gate.figure]
     if _gain(gate, figure, over=other) >= -gate.within_of_teacher - _ROUNDING:
         return None
     return (
-        f"{gate.metric} is {figure:.6g}, worse than {other:.6g} of {best.name}, its teacher, "
+        f"{gate.figure} is {figure:.6g}, worse than {other:.6g} of {best.name}, its teacher, "
         f"by more than {gate.within_of_teacher:g}"
     )
 

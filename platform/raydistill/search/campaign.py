@@ -19,7 +19,7 @@ from raydistill.job.load import Job, load_job
 from raydistill.job.record import job_folder, stage_records
 from raydistill.job.run import JobResult, Runner, folder_alone
 from raydistill.search.config import SearchConfig
-from raydistill.search.preflight import examples, metric_of
+from raydistill.search.preflight import examples, metric_of, training_of
 from raydistill.search.records import CampaignRecord, Echo
 from raydistill.search.results import TRIALS, CampaignResult
 from raydistill.search.spaces import job_data, trial_job
@@ -92,7 +92,7 @@ def trial_context(search: SearchConfig) -> TrialContext:
     raw = job_data(search)
     job = load_job(raw)
     folder = job_folder(job).parent / search.name
-    metric = metric_of(search, job.config.stages[search.stage]).key
+    metric = metric_of(search, training_of(job, search.stage)).key
     return TrialContext(raw, search.stage, metric, search.name, folder, NullTracker())
 
 
@@ -101,7 +101,8 @@ def _run(search: SearchConfig, context: TrialContext, record: CampaignRecord, jo
         echo(f"{search.name}: {record.num_ended} of {search.num_trials} trials ended before")
     echo(f"{search.name}: {search.num_trials} trials, {context.parallel} at a time ({context.folder})")
     scaling = job.scaling(job.stages[search.stage])
-    eval_steps = _eval_steps(context, job)
+    # No scheduler but fifo does without.
+    eval_steps = 0 if search.scheduler.name == "fifo" else _eval_steps(context, job)
     record.begin(echo)
     try:
         run_trials(search, context, record, scaling=scaling, eval_steps=eval_steps)
@@ -173,14 +174,14 @@ def _make_shared(context: TrialContext, jobs: Sequence[Job], echo: Echo) -> None
 
 def _eval_steps(context: TrialContext, job: Job) -> int:
     """Optimizer steps between two evaluations of a trial."""
-    config = job.config.stages[context.stage]
-    if config.training.eval_steps is not None:
-        return int(config.training.eval_steps)
+    config = training_of(job, context.stage)
+    if config.training.evaluates_at_whole_steps:
+        return config.training.steps_between_evaluations(1)
     run = next(run for run in job.runs.values() if run.base == context.stage)
     records = trial_records(context, job, 0)
     found = {reference: records[names[0]].output for reference, names in run.inputs.items()}
     rows = len(open_mixture(_corpora.train_parts(config.corpus, found, seed=job.seed(run))))
-    return -(-rows // int(config.training.batch_size))
+    return config.training.steps_between_evaluations(-(-rows // config.training.batch_size))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from raydistill import cluster
 from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.discovery import unknown_choice
 from raydistill.job import preflight
 from raydistill.job.graph import needed, only, with_readers
@@ -20,6 +21,7 @@ from raydistill.search.config import SearchConfig
 from raydistill.search.domains import Choice, Domain, QUniform, Values, is_number
 from raydistill.search.results import listed
 from raydistill.search.spaces import job_data, locate, with_values
+from raydistill.stages import train
 from raydistill.stages._base import ModelFacts
 from raydistill.store_paths import is_in_store
 from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method
@@ -48,9 +50,10 @@ def check_search(search: SearchConfig) -> dict[str, list[str]]:
     first, *others = examples(search)
     job = _checked_job(search, raw, first, whole=True)
     _refuse(_misplaced(search, paths, job))
-    stage = job.config.stages[search.stage]
+    stage = training_of(job, search.stage)
     criterion = metric_of(search, stage)
     _refuse(_unused_budget(search, stage.training))
+    _refuse(_unknown_rungs(search, job, {path[1] for path in paths.values()}))
     scaling = job.scaling(job.stages[search.stage])
     if search.scheduler.name == "pbt":
         _refuse(_not_exchangeable(search, paths, stage, scaling))
@@ -67,8 +70,15 @@ def _refuse(problems: Iterable[str]) -> None:
         raise UserError(lines)
 
 
-def metric_of(search: SearchConfig, stage: Any) -> Criterion:
-    """The search's metric as the trainings of ``stage`` (its configuration) log it.
+def training_of(job: Job, stage: str) -> train.Config:
+    """The configuration of the searched stage."""
+    found = job.config.stages[stage]
+    assert isinstance(found, train.Config), "a search of another stage is refused before"
+    return found
+
+
+def metric_of(search: SearchConfig, stage: train.Config) -> Criterion:
+    """The search's metric as the trainings of ``stage`` log it.
 
     Raises ValueError for a metric that they will not have, or one that is better in the other direction.
     """
@@ -189,7 +199,7 @@ def _check(search: SearchConfig, raw: Mapping[str, Any], values: Values, *, whol
 
 def _unmeasured(search: SearchConfig, job: Job, previews: Iterable[Preview]) -> Iterator[str]:
     """Why evaluations of the searched stage will not have the metric that trials are compared by."""
-    stage = job.config.stages[search.stage]
+    stage = training_of(job, search.stage)
     for preview in previews:
         made = preview.makes
         if preview.stage.partition("[")[0] != search.stage or not isinstance(made, ModelFacts):
@@ -219,12 +229,11 @@ def _several_runs(search: SearchConfig, job: Job) -> Iterator[str]:
         yield f"stage is {search.stage!r}, which has {num_runs} runs, but a trial is one; {remedy}"
 
 
-def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
+def _unused_budget(search: SearchConfig, training: TrainingConfig) -> Iterator[str]:
     """Why a scheduler has nothing to decide by, or a searcher nothing to learn from."""
     name = search.scheduler.name
     last = min((steps for steps in (training.max_steps, training.stop_after_steps) if steps is not None), default=None)
-    once = training.eval_steps is None and 1 in (training.num_epochs, training.stop_after_epochs)
-    if name != "fifo" and (once or (last is not None and (training.eval_steps or 0) >= last)):
+    if name != "fifo" and training.evaluates_only_at_the_end:
         yield (
             f"scheduler.name is {name!r}, which compares trials while they run, but {search.stage} evaluates only "
             f"at its end; set {search.stage}.training.eval_steps in overrides lower, or scheduler: fifo"
@@ -243,10 +252,21 @@ def _unused_budget(search: SearchConfig, training: Any) -> Iterator[str]:
         )
 
 
+def _unknown_rungs(search: SearchConfig, job: Job, searched: set[str]) -> Iterator[str]:
+    """Why trials evaluate at different steps, so that a scheduler cannot compare them."""
+    stage = training_of(job, search.stage)
+    varied = [one.corpus for one in stage.corpus if one.corpus in job.runs and needed(job, one.corpus) & searched]
+    if varied and search.scheduler.name != "fifo" and not stage.training.evaluates_at_whole_steps:
+        yield (
+            f"{search.stage}.training.eval_steps is {stage.training.eval_steps}, which depends on the rows of "
+            f"{varied[0]}, but that is searched; write a number of steps in overrides, or scheduler: fifo"
+        )
+
+
 def _not_exchangeable(
-    search: SearchConfig, paths: Mapping[str, list[str]], stage: Any, scaling: ScalingConfig
+    search: SearchConfig, paths: Mapping[str, list[str]], stage: train.Config, scaling: ScalingConfig
 ) -> Iterator[str]:
-    """Why trials of ``stage``, a configuration, cannot go on from each other's states with other values.
+    """Why trials of ``stage`` cannot go on from each other's states with other values.
 
     Numbers that weigh, cut or scale a loss can change, and those of the optimizer's step; what shapes models, batches
     or the length of the training cannot.
@@ -261,7 +281,7 @@ def _not_exchangeable(
         )
 
 
-def _may_change(path: list[str], domain: Domain, stage: Any, name: str) -> bool:
+def _may_change(path: list[str], domain: Domain, stage: train.Config, name: str) -> bool:
     if isinstance(domain, Choice) and not all(map(is_number, domain.values)):
         return False
     if path[:2] != ["stages", name] or len(path) != 4:

@@ -108,6 +108,8 @@ class OutputsFacts:
     """For each teacher the names of the classes of its logits; where no teacher is named, of each that there are."""
     names: tuple[tuple[str | None, ...], ...] = ()
     """For each teacher what its checkpoint's outputs were said to be."""
+    temperature: float = 1.0
+    """By which logits were divided before the likeliest ids were kept."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Evaluated:
     entries: tuple[Mapping[str, Any], ...]
     """As its summary has them: model, reference, assignment and figures, whose values are not known and stand as 0."""
     metrics: tuple[str, ...]
-    """The task's metrics that it compares models by, the most telling first."""
+    """The task's metrics that it compares models by, its own first."""
     directions: Directions
     """All figures that it may have, and of each which value is better."""
 

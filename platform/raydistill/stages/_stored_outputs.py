@@ -11,7 +11,7 @@ from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
-from raydistill.data.stored_outputs import JOINED, StoredOutputs, StoredSet
+from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
 from raydistill.stages import _models, _teacher_plan
 from raydistill.stages._base import Inputs, OutputsFacts, folder_of
@@ -60,13 +60,15 @@ def check(config: "Config", reading: Reading, teachers: Sequence[Fitted], inputs
     """Refuse a named capture that has not what a training reads; raises ValueError with one line."""
     method, task = config.method, config.task
     key = f"teacher_outputs is {config.teacher_outputs!r}"
-    if method.distils and not method.requirements.stored:
+    if method.distils and not _teacher_plan.kinds_of_method(config):
         raise UserError(f"{key}, but method {method.name} has to run its teachers; write teacher_outputs: live")
     if not reading.kinds:
         raise UserError(f"{key}, but neither method {method.name} nor task {task.name} reads teachers; leave it out")
     folder = folder_of(config.teacher_outputs, inputs)
     found = _planned_facts(config.teacher_outputs, inputs) if folder is None else _facts_of(key, folder)
-    _check_kinds(key, reading.kinds, found, method.name)
+    _check_kinds(key, reading.kinds, found)
+    if "top_k" in reading.kinds:
+        method.check_top_k(head=task.head, temperature=found.temperature)
     missing = sorted({k for layers in reading.layers for k in layers} - set(found.layers))
     if "cls_states" in reading.kinds and missing:
         raise UserError(
@@ -100,10 +102,8 @@ def _check_labels(key: str, number: int, wanted: Sequence[str], stored: Sequence
         )
 
 
-def _check_kinds(key: str, kinds: Sequence[str], found: OutputsFacts, method: str) -> None:
+def _check_kinds(key: str, kinds: Sequence[str], found: OutputsFacts) -> None:
     for kind in kinds:
-        if kind not in JOINED:
-            raise UserError(f"{key}, but {kind}, which method {method} reads, cannot be joined to batches yet")
         if kind not in found.kinds:
             raise UserError(f"{key}, which has {_listed(found.kinds)}; {kind} is read too, add it to its outputs")
 
@@ -153,7 +153,8 @@ def _facts_of(key: str, folder: Path) -> OutputsFacts:
             f"{key}, none of {', '.join(_teacher_plan.KEYWORDS)}, no earlier stage and no folder of a capture stage"
         )
     first = headers[0]
-    return OutputsFacts((), (), first.kinds, first.layers, tuple(dict.fromkeys(one.labels for one in headers)))
+    labels = tuple(dict.fromkeys(one.labels for one in headers))
+    return OutputsFacts((), (), first.kinds, first.layers, labels, temperature=first.options.get("temperature", 1.0))
 
 
 def sets_below(folder: Path) -> Iterator[OutputSet]:

@@ -25,7 +25,7 @@ from raydistill.stages._base import Inputs, StageContext
 from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import VERIFIED_BYTES, Reading
 from raydistill.stages.capture import Config as CaptureConfig
-from raydistill.stages.capture import Stage, size_text
+from raydistill.stages.capture import Stage
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ FOLDER = "teacher_outputs"
 """Name of the shared folder below the storage."""
 _COUNT = "captured.json"
 _HASH_DIGITS = 16
-_SPARE_BYTES = 2**30
-"""Left free beside what is stored."""
 _logger = logging.getLogger(__name__)
 
 
@@ -138,13 +136,7 @@ def _ensured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig)
 
 
 def _captured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig) -> int:
-    size = stage.tell_size(number, run)
-    free = storage_at(Path(run.sets[0]).parents[1]).free_bytes()
-    if size + _SPARE_BYTES > free:
-        raise UserError(
-            f"teacher_outputs of teachers.{number} take about {size_text(size)}, but the storage has "
-            f"{size_text(free)} free; make room, or write teacher_outputs: live"
-        )
+    stage.check_room(number, run, Path(run.sets[0]).parents[1], remedy="make room, or write teacher_outputs: live")
     return capture(run, Share(scaling.num_workers, scaling.cpus_per_worker, scaling.use_gpu))
 
 

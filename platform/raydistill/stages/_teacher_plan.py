@@ -12,8 +12,10 @@ import torch
 
 from raydistill import cluster
 from raydistill.config.matrix import axes
-from raydistill.config.sections import ScalingConfig, TrainingConfig
+from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.methods import muki
+from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models import checks
 from raydistill.training.deepspeed_config import Precision, resolve_precision
@@ -85,8 +87,15 @@ class Choice:
 
 def kinds_of(config: "Config") -> tuple[str, ...]:
     """Kinds of stored outputs that method and task of a training read."""
-    read = config.method.requirements.stored if config.method.distils else ()
-    return tuple(dict.fromkeys([*read, *config.task.task.NEEDS_STORED]))
+    return tuple(dict.fromkeys([*kinds_of_method(config), *config.task.task.NEEDS_STORED]))
+
+
+def kinds_of_method(config: "Config") -> tuple[str, ...]:
+    """Kinds of stored outputs that a training's method reads; none where teachers must run, or are not read."""
+    if not config.method.distils:
+        return ()
+    needs = config.method.requirements
+    return needs.stored_of_vocabulary if config.task.head in VOCABULARY_TERMS else needs.stored
 
 
 def choose(config: "Config", rows: Rows) -> Choice:
@@ -130,6 +139,9 @@ def _obstacle(config: "Config") -> tuple[str, str] | None:
     kinds = kinds_of(config)
     if not kinds:
         return f"method {method.name} has to run its teachers", live
+    if task.head in VOCABULARY_TERMS:
+        some = f"of what teachers of task {task.name} say only the likeliest ids can be stored"
+        return some, "name a capture stage that stores top_k"
     if task.head != HEAD:
         return f"outputs of task {task.name}, which needs a {task.head} head, are not stored", live
     beyond = [kind for kind in kinds if kind not in KINDS]
@@ -169,9 +181,7 @@ def _why_unknown(config: "Config", alike: int, runs: str) -> str:
 def _rows_read(training: TrainingConfig, epoch: int) -> int:
     """Rows of all optimizer steps, evaluations left out."""
     per_epoch = max(1, -(-epoch // training.batch_size))
-    steps = min(per_epoch * training.num_epochs, training.max_steps or math.inf)
-    last = training.last_step(int(steps), steps_per_epoch=per_epoch)
-    return round(last * epoch / per_epoch)
+    return round(training.last_step(per_epoch) * epoch / per_epoch)
 
 
 def _runs_alike(config: "Config") -> int:

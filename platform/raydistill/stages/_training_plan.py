@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raydistill.config.sections import ScalingConfig, TrainingConfig
+from raydistill.config.sections import ScalingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.data.input_splits import PARTS
 from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.models import checks
@@ -65,7 +66,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     if not choice.is_stored or choice.is_own:
         config.method.check_running(models[1:])
     _check_batches(config, scaling, corpus)
-    criterion = criterion_of(config.training, config.task, config.method)
+    criterion = criterion_of(config.training, config.task, config.method, corpus.labels)
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
     _check_precision(config, scaling)
@@ -73,6 +74,8 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
     selection = selection_line(config.training, config.method, criterion)
     lines += [selection] if selection else []
+    if choice.is_stored and "top_k" in reading.kinds and config.task.head == "masked_lm":
+        lines.append(f"the mask of each row is the one that {choice.source} has, the same in all epochs")
     if choice.is_own:
         lines += _teacher_cache.lines(config, reading, teachers, inputs)
     return TrainDecisions(
@@ -88,7 +91,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
 
 def _logged(config: "Config", corpus: CorpusFacts) -> tuple[str, ...]:
     """The task's metrics that evaluations will have: none where validation rows have no labels."""
-    return () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better)
+    return () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better(corpus.labels))
 
 
 def choice_of(config: "Config", inputs: Inputs) -> Choice:
@@ -309,8 +312,7 @@ def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:
         limit = f", at most {training.max_steps} steps" if training.max_steps else ""
         epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"
         return f"{epochs}{limit}{stop}; rows known after binarize"
-    steps = -(-corpus.rows // training.batch_size) * training.num_epochs
-    steps = min(steps, training.max_steps or steps)
+    steps = training.num_steps(-(-corpus.rows // training.batch_size))
     size = f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch"
     return f"{size}, {steps:,} steps of {training.batch_size} rows{stop}"
 

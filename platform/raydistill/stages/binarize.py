@@ -1,8 +1,8 @@
 """Turn a source's texts into an encoded corpus with a validation part."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -119,7 +119,7 @@ class Stage(_base.Stage):
         own, tokenizer = self._tokenizer(self.config.tokenizer, inputs, whose="the tokenizer")
         if tokenizer is not None:
             self._try_labels(tokenizer)
-        encoding = self.config.encoding
+        encoding = self._encoding
         further = self._further(own, inputs)
         more = further_columns([one.vocab_size for one in further])
         first = of_part(encoding, 0 if self.config.weighted_sources else 1)
@@ -134,7 +134,26 @@ class Stage(_base.Stage):
             has_train=bool(self.config.weighted_sources),
             teacher_tokenizers=further,
         )
-        return Decisions([self._line(own.vocab_size, own.max_length, further)], corpus)
+        lines = [self._line(own.vocab_size, own.max_length, further)]
+        if self.config.encoding.finds_labels:
+            lines.append(f"labels found in the data: {', '.join(encoding.labels)}")
+        return Decisions(lines, corpus)
+
+    @cached_property
+    def _encoding(self) -> EncodingSpec:
+        """The encoding with its labels, found in all examples where the configuration does not name them."""
+        encoding = self.config.encoding
+        if not encoding.finds_labels:
+            return encoding
+        with placed("encoding.labels is auto"):
+            return encoding.with_labels_of(self._examples())
+
+    def _examples(self) -> Iterator[Mapping[str, Any]]:
+        """The examples of all sources that are not left out."""
+        for key, source in self.config.named_sources():
+            with placed(key):
+                for item in source.items():
+                    yield from (example for example in examples_of(source, item) if DROPPED not in example)
 
     def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
@@ -185,7 +204,7 @@ class Stage(_base.Stage):
         Raises ValueError for them, naming the source's key.
         """
         for key, source in self.config.named_sources():
-            encoding = of_part(self.config.encoding, PARTS.index("validation") if key == "validation" else 0)
+            encoding = of_part(self._encoding, PARTS.index("validation") if key == "validation" else 0)
             if not encoding.columns or not source.is_listed_early:
                 continue
             with placed(key):
@@ -201,7 +220,7 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         return binarize(
             sources=self.config.weighted_sources,
-            encoding=self.config.encoding,
+            encoding=self._encoding,
             tokenizer_folder=str(_models.resolve(self.config.tokenizer, context.inputs)),
             teacher_tokenizers=[str(_models.resolve(one, context.inputs)) for one in self.config.teacher_tokenizers],
             output=str(context.output),

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -14,7 +15,9 @@ from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.published import score_files
 from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
+from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.storage import Folder
+from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, OutputColumn, OutputSet, OutputSpec
@@ -28,10 +31,14 @@ from raydistill.stages._models import Fitted
 from raydistill.user_error import UserError
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
-_KINDS = {"sequence_classification": _CLASSIFYING, "masked_lm": ("top_k",)}
+_KINDS = {"sequence_classification": _CLASSIFYING, "masked_lm": ("top_k",), "causal_lm": ("top_k",)}
 """What can be stored of teachers with each head."""
 _MASKED_SHARE = 0.15
 """For the forecast of a size, where the task does not say what share of tokens it masks."""
+_SPARE_BYTES = 2**30
+"""Left free beside what is stored."""
+_MOST_IDS = 2**31 - 1
+"""Of one record batch: Arrow counts them in 32 bits."""
 _logger = logging.getLogger(__name__)
 
 
@@ -47,14 +54,18 @@ class Config(_base.StageConfig):
     outputs: Annotated[list[Literal["logits", "cls_states", "dropout_scores", "top_k"]], Field(min_length=1)] = [
         "logits"
     ]
-    """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of masked language models
-    ``top_k``. Shipped methods read the first three; the last is there for your own."""
+    """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of language models ``top_k``: of
+    causal ones at every token, of masked ones under one mask a row, which trainings that read them then keep in all
+    epochs."""
     layers: list[Annotated[int, Field(ge=0)]] = []
     """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
     dtype: Literal["float32", "float16"] = "float32"
     """Type of the stored states."""
     top_k: Annotated[int, Field(ge=1)] = 64
-    """For ``top_k``: likeliest ids at a masked place, whose logits are kept; of all others their mass."""
+    """For ``top_k``: likeliest ids at a place, whose log-probabilities are kept; of all others their mass. A token
+    takes 4 bytes an id, 6 with a vocabulary beyond 65,536 ids; log-probabilities are rounded by 1 in 2,048 at most."""
+    temperature: Annotated[float, Field(ge=1e-3, le=1e4)] = 1.0
+    """For ``top_k``: logits are divided by it first. Methods read them at the same temperature."""
     mask_seed: int | None = None
     """For ``top_k``: key of the masks, one a row for all epochs; by default the stage's seed."""
     dropout_passes: Annotated[int, Field(ge=2)] = 16
@@ -85,7 +96,8 @@ class Config(_base.StageConfig):
     @property
     def kept(self) -> OutputSpec:
         """What of a teacher's outputs is stored."""
-        return OutputSpec(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k)
+        masked = self.task.head == "masked_lm"
+        return OutputSpec(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k, masked)
 
     def score_column(self, number: int) -> ScoreColumn | None:
         """Where a teacher's scores stand in the file, None without one."""
@@ -129,6 +141,7 @@ class Stage(_base.Stage):
             teacher = _models.fitted(key, reference, inputs, task=config.task, corpus=corpus, may_know_a_part=True)
             self._check_teacher(number, teacher.config)
             teachers.append(teacher)
+        self._check_record_batches(corpus.max_length)
         lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
         return CaptureDecisions(
             lines=[*lines, *check_score_file(config, inputs)],
@@ -139,6 +152,7 @@ class Stage(_base.Stage):
                 layers=tuple(config.layers),
                 labels=tuple(teacher.labels for teacher in teachers),
                 names=tuple(teacher.names for teacher in teachers),
+                temperature=config.temperature,
             ),
             teachers=tuple(teachers),
         )
@@ -170,6 +184,14 @@ class Stage(_base.Stage):
         if config.dropout is None and not has_dropout(teacher):
             raise UserError(f"outputs has dropout_scores, but {key} has no dropout; give dropout, such as 0.1")
 
+    def _check_record_batches(self, max_length: int) -> None:
+        most = int(_MOST_IDS / (ROW_GROUP_ROWS * max_length * self._kept_share))
+        if "top_k" in self.config.outputs and self.config.top_k > most:
+            raise UserError(
+                f"top_k is {self.config.top_k}, but of rows of up to {max_length:,} tokens at most {most:,} ids a "
+                "token can be stored; lower it, or max_length of the corpus"
+            )
+
     def line(self, number: int, teacher: Fitted, corpus: CorpusFacts) -> str:
         """What is stored of a teacher and how large it is, of a corpus with each row once."""
         model = teacher.config
@@ -178,15 +200,17 @@ class Stage(_base.Stage):
         what += how_run(model, self.config.task.head)
         columns = self._columns(model, self._labels(number, model, corpus.labels))
         if corpus.rows is None or corpus.tokens is None or corpus.validation_rows is None:
-            one = _row_bytes(columns, places=self._masked_share * corpus.max_length)
+            one = _row_bytes(columns, places=self._kept_share * corpus.max_length)
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
         rows = corpus.rows + corpus.validation_rows
-        one = _row_bytes(columns, places=self._masked_share * corpus.tokens / corpus.rows)
+        one = _row_bytes(columns, places=self._kept_share * corpus.tokens / corpus.rows)
         return f"{what}: about {size_text(rows * one)} for {rows:,} rows"
 
     @property
-    def _masked_share(self) -> float:
-        return float(getattr(self.config.task.config, "mask_probability", _MASKED_SHARE))
+    def _kept_share(self) -> float:
+        """Of a row's tokens: those whose likeliest ids are stored."""
+        task = self.config.task
+        return 1.0 if task.head == "causal_lm" else float(getattr(task.config, "mask_probability", _MASKED_SHARE))
 
     def _labels(self, number: int, teacher: Any, labels: Sequence[str]) -> tuple[str, ...]:
         """The classes that a teacher knows, given its configuration and the classes that the task asks for."""
@@ -206,7 +230,7 @@ class Stage(_base.Stage):
         found: list[OutputSet] = []
         for number, teacher in enumerate(self.plan(scaling, context.inputs).teachers):
             run = self.teacher_run(number, teacher, context)
-            self.tell_size(number, run)
+            self.check_room(number, run, context.output, remedy="make room, or store less of them")
             ran += capture(run, share)
             context.tracker.log_metrics(context.run_key, {TEACHER_ROWS: ran}, number)
             found += [OutputSet.open(uri) for uri in run.sets]
@@ -219,14 +243,23 @@ class Stage(_base.Stage):
         size = sum(one.num_bytes for one in found)
         return {"teacher_rows": ran, "bytes": size, "sets": [one.uri for one in found], "lineage": lineage}
 
-    def tell_size(self, number: int, run: TeacherRun) -> float:
-        """Log about how many bytes a run stores, and return them; the preflight knows only corpora that are there."""
-        parts = [Corpus.open(uri).manifest for uri in run.corpora]
+    def check_room(self, number: int, run: TeacherRun, place: Path, *, remedy: str) -> None:
+        """Log about how many bytes a run stores; the preflight knows only corpora that are there.
+
+        Raises ValueError, with a remedy, where they do not fit at ``place``. Sets that are finished are not counted.
+        """
+        pairs = zip(run.corpora, run.sets, strict=True)
+        parts = [Corpus.open(uri).manifest for uri, target in pairs if not Folder(target).exists(MANIFEST)]
         rows, tokens = sum(part.rows for part in parts), sum(part.tokens for part in parts)
-        size = rows * _row_bytes(run.headers[0].columns, places=self._masked_share * tokens / rows)
+        size = rows * _row_bytes(run.headers[0].columns, places=self._kept_share * tokens / max(1, rows))
         _logger.setLevel(logging.INFO)
         _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
-        return size
+        free = storage_at(place).free_bytes()
+        if parts and size + _SPARE_BYTES > free:
+            raise UserError(
+                f"outputs of teachers.{number} take about {size_text(size)}, but the storage has {size_text(free)} "
+                f"free; {remedy}"
+            )
 
     def teacher_run(self, number: int, teacher: Fitted, context: _base.StageContext) -> TeacherRun:
         """What actors are told of a teacher; the sets are those of this stage."""
@@ -271,6 +304,7 @@ class Stage(_base.Stage):
             options={
                 "mask_seed": seed if config.mask_seed is None else config.mask_seed,
                 "top_k": config.top_k,
+                **({"temperature": config.temperature} if "top_k" in config.outputs else {}),
                 "dropout_seed": seed,
                 "dropout_passes": config.dropout_passes,
                 "dropout": config.dropout,
@@ -281,7 +315,7 @@ class Stage(_base.Stage):
 
 
 def _row_bytes(columns: Mapping[str, OutputColumn], *, places: float) -> float:
-    """Bytes of a row with so many masked places, its id too."""
+    """Bytes of a row of which so many places are kept, its id too."""
     return 8 + sum(column.num_bytes * (1 if column.per == "row" else places) for column in columns.values())
 
 

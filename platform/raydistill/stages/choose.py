@@ -26,9 +26,9 @@ class Config(_base.StageConfig):
     """Name of an earlier stage with several runs, such as trainings from teachers of several sparsities."""
     evaluation: str
     """Name of the evaluation stage that has their figures."""
-    metric: str
-    """Figure of that evaluation. Runs that differ in their seed alone are compared by their mean; of the best of them
-    the best run is taken. Of equal ones it is the first."""
+    metric: str | None = None
+    """Figure of that evaluation, by default the task's own metric. Runs that differ in their seed alone are compared by
+    their mean; of the best of them the best run is taken. Of equal ones it is the first."""
     greater_is_better: bool | None = None
     """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
 
@@ -55,34 +55,34 @@ class Stage(_base.Stage):
         if evaluation is None:
             raise UserError(f"evaluation is {config.evaluation!r}; name an earlier evaluation stage")
         _lineage.check_one_evaluation(config.evaluation, inputs)
-        greater_is_better(config.metric, evaluation.directions, stated=config.greater_is_better)
+        metric, _ = self._comparison(evaluation)
         num_runs = inputs[config.model].num_runs
-        self._figures(
-            evaluation.entries, [Run(name, keys, Path(), {}) for name, keys in inputs[config.model].runs.items()]
-        )
+        runs = [Run(name, keys, Path(), {}) for name, keys in inputs[config.model].runs.items()]
+        self._figures(evaluation.entries, runs, metric)
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
-            [f"chooses {of} of {config.model} by {config.metric}"],
+            [f"chooses {of} of {config.model} by {metric}"],
             ModelFacts({"": made.configs[""]}, made.tokenizer_hash),
         )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         evaluation = planned(Evaluated, self.config.evaluation, context.inputs)
         assert evaluation is not None, "plan has refused what is no evaluation"
+        metric, greater = self._comparison(evaluation)
         entries = context.runs[self.config.evaluation][0].summary["entries"]
-        found = self._figures(entries, context.runs[self.config.model])
+        found = self._figures(entries, context.runs[self.config.model], metric)
         groups = [
             (label, [found[position] for position in members])
             for label, members in grouped([(self.config.model, run.assignment) for run, _ in found])
         ]
-        sign = 1 if greater_is_better(self.config.metric, evaluation.directions) else -1
+        sign = 1 if greater else -1
         label, members = max(groups, key=lambda one: sign * _statistic(one[1]).mean)
         run, value = max(members, key=lambda one: sign * one[1])
-        context.tracker.log_metrics(context.run_key, {self.config.metric: value}, 0)
-        tags = {"chosen": run.name, "chosen_by": f"{self.config.metric} of {self.config.evaluation}"}
+        context.tracker.log_metrics(context.run_key, {metric: value}, 0)
+        tags = {"chosen": run.name, "chosen_by": f"{metric} of {self.config.evaluation}"}
         context.tracker.set_tags(context.run_key, tags)
         table = context.output / _TABLE
-        table.write_text(self._table(groups, label), encoding="utf-8")
+        table.write_text(_table(metric, groups, label), encoding="utf-8")
         context.tracker.log_artifact(context.run_key, str(table))
         _copy(_models.model_folder(self.config.model, run.output), context.output / "student")
         return {
@@ -93,28 +93,34 @@ class Stage(_base.Stage):
             "lineage": {**run.summary.get("lineage", {}), **tags},
         }
 
-    def _figures(self, entries: Sequence[_lineage.Entry], runs: Sequence[Run]) -> list[tuple[Run, float]]:
+    def _comparison(self, evaluation: Evaluated) -> tuple[str, bool]:
+        """The metric that runs are compared by, and whether a greater value is better; raises ValueError for none."""
+        metric = self.config.metric or evaluation.metrics[0]
+        return metric, greater_is_better(metric, evaluation.directions, stated=self.config.greater_is_better)
+
+    def _figures(self, entries: Sequence[_lineage.Entry], runs: Sequence[Run], metric: str) -> list[tuple[Run, float]]:
         """Every run and its figure; raises ValueError for a run that an evaluation with these entries does not have."""
         found = []
         for run in runs:
             entry = _lineage.student_entry(entries, run, self.config.model)
-            value = None if entry is None else entry["figures"].get(self.config.metric)
+            value = None if entry is None else entry["figures"].get(metric)
             if value is None:
                 raise UserError(
-                    f"evaluation is {self.config.evaluation!r}, which has no {self.config.metric} of {run.name}; "
+                    f"evaluation is {self.config.evaluation!r}, which has no {metric} of {run.name}; "
                     f"add {self.config.model} to its models"
                 )
             found.append((run, float(value)))
         return found
 
-    def _table(self, groups: list[tuple[str, list[tuple[Run, float]]]], chosen: str) -> str:
-        style = column(self.config.metric)
-        rows = []
-        for label, members in groups:
-            figure = _statistic(members)
-            spread = "" if figure.spread is None else f" ± {style.text(figure.spread)}"
-            rows.append([label, style.text(figure.mean) + spread, "chosen" if label == chosen else ""])
-        return markdown_table(["model", style.heading, ""], rows)
+
+def _table(metric: str, groups: list[tuple[str, list[tuple[Run, float]]]], chosen: str) -> str:
+    style = column(metric)
+    rows = []
+    for label, members in groups:
+        figure = _statistic(members)
+        spread = "" if figure.spread is None else f" ± {style.text(figure.spread)}"
+        rows.append([label, style.text(figure.mean) + spread, "chosen" if label == chosen else ""])
+    return markdown_table(["model", style.heading, ""], rows)
 
 
 def _statistic(members: list[tuple[Run, float]]) -> Statistic:

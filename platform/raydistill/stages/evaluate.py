@@ -156,7 +156,7 @@ class Stage(_base.Stage):
         references = (reference for _, reference, _ in found)
         return Evaluated(
             tuple({**entry, "reference": reference} for entry, reference in zip(entries, references, strict=True)),
-            tuple(task.higher_is_better),
+            tuple(task.higher_is_better(corpus.labels)),
             directions,
         )
 

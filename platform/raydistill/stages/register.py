@@ -43,7 +43,8 @@ class Config(_base.StageConfig):
     evaluation: str | None = None
     """Name of the evaluation stage whose figures go with the version."""
     metric: str | None = None
-    """Figure of that evaluation by which one run is chosen when ``model`` is a stage with several."""
+    """Figure of that evaluation by which versions compare, by default the task's own metric. By it one run is chosen
+    where ``model`` is a stage with several."""
     greater_is_better: bool | None = None
     """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
     baseline: str | None = None
@@ -86,12 +87,12 @@ class Stage(_base.Stage):
             raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
-        if made is not None and made.num_runs > 1 and self.config.metric is None:
+        evaluation = self._evaluated(inputs)
+        if made is not None and made.num_runs > 1 and evaluation is None:
             raise UserError(
                 f"model is {self.config.model!r}, which has {made.num_runs} runs; "
-                "name one, such as stage[seed=1], or give evaluation and metric"
+                "name one, such as stage[seed=1], or give evaluation"
             )
-        evaluation = self._evaluated(inputs)
         if evaluation is not None:
             self._check_figures(evaluation, made)
         return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
@@ -99,11 +100,13 @@ class Stage(_base.Stage):
     def _evaluated(self, inputs: Inputs) -> Evaluated | None:
         """What the evaluation tells, None without one; raises ValueError where it has to be named, or is none."""
         config, name = self.config, self.config.evaluation
-        gate = None if config.gate is None else config.gate.metric
         if name is None:
+            gate = None if config.gate is None else config.gate.metric
             for key, value in (("metric", config.metric), ("baseline", config.baseline), ("gate.metric", gate)):
                 if value is not None:
                     raise UserError(f"{key} is {value!r}, but evaluation is missing; name an evaluation stage")
+            if config.gate is not None:
+                raise UserError("gate needs figures, but evaluation is missing; name an evaluation stage")
             return None
         found = planned(Evaluated, name, inputs)
         if found is None:
@@ -121,25 +124,30 @@ class Stage(_base.Stage):
                 f"evaluation is {config.evaluation!r}, which has no figures of {config.model!r}; add that to its "
                 f"models, which are {', '.join(dict.fromkeys(entry['reference'] for entry in entries))}"
             )
-        if config.metric is not None:
-            greater_is_better(config.metric, evaluation.directions, stated=config.greater_is_better)
+        self._comparison(evaluation)
         if config.baseline is not None and config.baseline not in evaluation.models:
             raise UserError(discovery.unknown_choice("baseline", config.baseline, evaluation.models))
         self._gate(evaluation)
 
+    def _comparison(self, evaluation: Evaluated) -> tuple[str, bool]:
+        """The metric that versions compare by, and whether a greater value is better; raises ValueError for none."""
+        metric = self.config.metric or evaluation.metrics[0]
+        return metric, greater_is_better(metric, evaluation.directions, stated=self.config.greater_is_better)
+
     def _gate(self, evaluation: Evaluated) -> GateConfig | None:
-        """The gate with its metric's direction; raises ValueError for a figure that the evaluation does not have."""
+        """The gate with its metric and direction; raises ValueError for a figure that the evaluation does not have."""
         gate = self.config.gate
         if gate is None:
             return None
+        metric = gate.metric or self._comparison(evaluation)[0]
         greater = greater_is_better(
-            gate.metric,
+            metric,
             evaluation.directions,
             stated=gate.greater_is_better,
             key="gate.metric",
             stated_key="gate.greater_is_better",
         )
-        return gate.model_copy(update={"greater_is_better": greater})
+        return gate.model_copy(update={"metric": metric, "greater_is_better": greater})
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         evaluated = self._evaluated(context.inputs)
@@ -167,13 +175,13 @@ class Stage(_base.Stage):
         runs = context.runs.get(_base.stage_of(self.config.model), ())
         if len(runs) < 2:
             return runs[0] if runs else None
-        key = self.config.metric or ""
         assert evaluated is not None, "plan has refused several runs without an evaluation"
+        key, greater = self._comparison(evaluated)
         found = [(self._figures(run, context).get(key), run) for run in runs]
         known = [(figure, run) for figure, run in found if figure is not None]
         if not known:
             raise UserError(f"metric is {key!r}, which {self.config.evaluation!r} has for no run of the model")
-        sign = 1 if greater_is_better(key, evaluated.directions) else -1
+        sign = 1 if greater else -1
         return max(known, key=lambda one: sign * one[0])[1]
 
     def _stated(self, evaluated: Evaluated | None) -> dict[str, str]:
@@ -181,13 +189,11 @@ class Stage(_base.Stage):
         found = {} if self.config.license is None else {LICENSE_TAG: self.config.license}
         if evaluated is None:
             return found
-        gate = self._gate(evaluated)
-        metric = self.config.metric if gate is None else gate.metric
+        gate, (metric, greater) = self._gate(evaluated), self._comparison(evaluated)
         if gate is not None:
             found[GATE_TAG] = gate_tag(gate)
-        if metric is not None:
-            greater = greater_is_better(metric, evaluated.directions)
-            found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
+            metric, greater = gate.figure, bool(gate.greater_is_better)
+        found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
         return found
 
     def _measured(self, run: _base.Run, context: _base.StageContext) -> dict[str, str]:

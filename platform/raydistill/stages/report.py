@@ -30,8 +30,13 @@ class TaskColumnConfig(Section):
 
     evaluation: str
     """Name of the earlier evaluation stage that has the task's figures."""
-    metric: Annotated[Names, Field(min_length=1)]
-    """The metric that is shown, between -1 and 1, or several of which the mean is, as published for some tasks."""
+    metric: Annotated[Names, Field(min_length=1)] | None = None
+    """The metric that is shown, between -1 and 1, or several of which the mean is, as published for some tasks; by
+    default the task's own."""
+
+    def metrics(self, choices: Iterable[str]) -> list[str]:
+        """The metrics, given those of the evaluation; none where it has no score."""
+        return self.metric or [metric for metric in choices if metric not in NO_SCORES][:1]
 
 
 class TaskTableConfig(Section):
@@ -57,8 +62,8 @@ class AgainstConfig(Section):
 
     key: str
     """The key of the matrix, such as ``sparsity``, whose values are numbers."""
-    metric: str
-    """The figure, such as ``accuracy`` or ``parameters``."""
+    metric: str | None = None
+    """The figure, such as ``accuracy`` or ``parameters``; by default the task's own metric."""
     evaluation: str | None = None
     """The one of ``evaluations`` that has it; where there are several it has to be named."""
     models: list[str] | None = None
@@ -132,7 +137,7 @@ class Stage(_base.Stage):
         self._check_against(evaluations, inputs)
         for name, one in self._columns():
             choices = [metric for metric in evaluations[one.evaluation].metrics if metric not in NO_SCORES]
-            for metric in one.metric:
+            for metric in one.metrics(choices) or [""]:
                 if metric not in choices:
                     key = f"task_table.columns.{name}.metric"
                     raise UserError(f"{key} is {metric!r}; choices: {', '.join(choices) or 'none'}")
@@ -156,24 +161,24 @@ class Stage(_base.Stage):
 
     def _check_against(self, evaluations: Mapping[str, Evaluated], inputs: Inputs) -> None:
         """Raise ValueError for a picture of what no evaluation has, or twice the same."""
-        same = [(self._compared_in(one), one.metric, one.key) for one in self.config.plot_against]
+        same = [(self._compared_in(one), self._figure(one, inputs), one.key) for one in self.config.plot_against]
         for position, one in enumerate(self.config.plot_against):
-            name = self._compared_in(one)
+            name, metric, _ = same[position]
             if name not in self.config.evaluations:
                 known = ", ".join(self.config.evaluations) or "none"
                 raise UserError(f"plot_against.{position}.evaluation is {one.evaluation!r}; evaluations: {known}")
             if same[position] in same[:position]:
-                raise UserError(f"plot_against.{position} is {one.metric} against {one.key} again; leave it out")
+                raise UserError(f"plot_against.{position} is {metric} against {one.key} again; leave it out")
             for model in one.models or []:
                 if model not in evaluations[name].models:
                     choices = ", ".join(evaluations[name].models)
                     raise UserError(f"plot_against.{position}.models has {model!r}; models of {name}: {choices}")
-            if one.metric not in evaluations[name].directions:
+            if metric not in evaluations[name].directions:
                 figures = list(evaluations[name].directions)
-                raise UserError(discovery.unknown_choice(f"plot_against.{position}.metric", one.metric, figures))
+                raise UserError(discovery.unknown_choice(f"plot_against.{position}.metric", metric, figures))
             try:
                 rows = _planned_rows(evaluations[name], inputs[name])
-                against.Against.of(rows, key=one.key, figure=one.metric, models=one.models)
+                against.Against.of(rows, key=one.key, figure=metric, models=one.models)
             except UserError as error:
                 raise UserError(str(error).replace("plot_against.", f"plot_against.{position}.")) from None
 
@@ -182,9 +187,13 @@ class Stage(_base.Stage):
         alone = self.config.evaluations[0] if len(self.config.evaluations) == 1 else ""
         return one.evaluation or alone
 
-    def _against_stems(self) -> list[str]:
+    def _figure(self, one: AgainstConfig, inputs: Inputs) -> str:
+        """The figure against a key, empty where it is that of an evaluation which is not known."""
+        return one.metric or next(iter(_metrics(self._compared_in(one), inputs)), "")
+
+    def _against_stems(self, inputs: Inputs) -> list[str]:
         """Names of the files of each figure against a key; the whole key where others end like it."""
-        starts = [f"{self._compared_in(one)}-{one.metric}-against-" for one in self.config.plot_against]
+        starts = [f"{self._compared_in(one)}-{self._figure(one, inputs)}-against-" for one in self.config.plot_against]
         wholes = [one.key for one in self.config.plot_against]
         texts = [start + key.rpartition(".")[2] for start, key in zip(starts, wholes, strict=True)]
         texts = [
@@ -207,10 +216,12 @@ class Stage(_base.Stage):
         ]
         if self.config.task_table is not None:
             comparisons.insert(0, _write_task_table(context, self.config.task_table))
-        levels, stems = self._levels(entries, context, metric), self._against_stems()
+        levels, stems = self._levels(entries, context, metric), self._against_stems(context.inputs)
         shown = [
             *(
-                _draw_against(context.output, stem, one, entries[self._compared_in(one)])
+                _draw_against(
+                    context.output, stem, one, self._figure(one, context.inputs), entries[self._compared_in(one)]
+                )
                 for stem, one in zip(stems, self.config.plot_against, strict=True)
             ),
             *_draw(context.output, [training for _, training in trainings], metric, levels),
@@ -247,6 +258,12 @@ class Stage(_base.Stage):
         return levels
 
 
+def _metrics(evaluation: str, inputs: Inputs) -> Sequence[str]:
+    """The task's metrics of an evaluation, its own first; none of what is no evaluation."""
+    found = planned(Evaluated, evaluation, inputs)
+    return () if found is None else found.metrics
+
+
 def _planned_rows(evaluation: Evaluated, made: Input) -> list[tables.Group]:
     """The rows that the table of an evaluation will have."""
     entries = [tables.Entry.of(entry) for entry in evaluation.entries]
@@ -274,7 +291,10 @@ def _write_tables(
 
 def _write_task_table(context: _base.StageContext, config: TaskTableConfig) -> Comparison:
     columns = {
-        name: TaskColumn([entry for _, entry in _entries(context.runs[one.evaluation])], one.metric)
+        name: TaskColumn(
+            [entry for _, entry in _entries(context.runs[one.evaluation])],
+            one.metrics(_metrics(one.evaluation, context.inputs)),
+        )
         for name, one in config.columns.items()
     }
     averaged = list(columns) if config.average is None else config.average
@@ -323,20 +343,22 @@ def _draw(
     ]
 
 
-def _draw_against(folder: Path, stem: str, one: AgainstConfig, entries: Sequence[tuple[str, tables.Entry]]) -> Shown:
+def _draw_against(
+    folder: Path, stem: str, one: AgainstConfig, metric: str, entries: Sequence[tuple[str, tables.Entry]]
+) -> Shown:
     """Write the table and the picture of a figure against a key of a matrix."""
     groups = tables.group([entry for _, entry in entries])
-    found = against.Against.of(groups, key=one.key, figure=one.metric, models=one.models)
+    found = against.Against.of(groups, key=one.key, figure=metric, models=one.models)
     drawn = {row.model for row in groups if one.key in row.assignment}
     levels = [
-        pictures.Level(row.name, row.figures[one.metric])
+        pictures.Level(row.name, row.figures[metric])
         for row in groups
-        if row.model not in drawn and one.metric in row.figures
+        if row.model not in drawn and metric in row.figures
     ]
     table = against.markdown(found)
     (folder / f"{stem}.md").write_text(table, encoding="utf-8")
     pictures.save(pictures.against(found, levels), folder / f"{stem}.png")
-    title = f"{column(one.metric).heading} against {found.short_key}"
+    title = f"{column(metric).heading} against {found.short_key}"
     caption = f"{table}\nOver all rows that the evaluation reads. Level lines are models without {one.key}."
     return Shown(f"{stem}.png", title[:1].upper() + title[1:], caption)
 

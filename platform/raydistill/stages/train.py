@@ -7,14 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import (
-    CorpusField,
-    OptimizerConfig,
-    ScalingConfig,
-    StudentConfig,
-    TeacherConfig,
-    TrainingConfig,
-)
+from raydistill.config.sections import CorpusField, ScalingConfig, StudentConfig, TeacherConfig
+from raydistill.config.training import OptimizerConfig, TrainingConfig
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs

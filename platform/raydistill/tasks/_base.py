@@ -115,8 +115,11 @@ class TaskBase(ABC):
 
     @classmethod
     @abstractmethod
-    def higher_is_better(cls, config: Any) -> dict[str, bool]:
-        """The metrics that models can be compared by, and of each whether a greater value is better."""
+    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
+        """The metrics that models can be compared by, its own first, and of each whether a greater value is better.
+
+        ``labels`` name the corpus's classes, none for scores. While they are not known, all that there may be.
+        """
 
     @classmethod
     def figures(cls, config: Any, labels: Sequence[str]) -> dict[str, bool | None]:
@@ -124,7 +127,7 @@ class TaskBase(ABC):
 
         None for a count, of which neither is.
         """
-        return {**cls.higher_is_better(config), "rows": None, "tokens": None}
+        return {**cls.higher_is_better(config, labels), "rows": None, "tokens": None}
 
     @abstractmethod
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:

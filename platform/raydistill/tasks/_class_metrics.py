@@ -59,6 +59,14 @@ OF_CLASSES: dict[str, Callable[[Values, Values], float]] = {
 OF_SCORES: dict[str, Callable[[Values, Values], float]] = {"pearson": _pearson, "spearman": _spearman}
 
 
+def default_metrics(labels: Sequence[str] | None) -> tuple[str, ...]:
+    """The metrics of classes with these names, or of scores, which have none; of either while that is not known."""
+    of_classes, of_scores = ("accuracy",), ("pearson", "spearman")
+    if labels is None:
+        return of_classes + of_scores
+    return of_classes if labels else of_scores
+
+
 def check_metrics(names: Sequence[str]) -> None:
     """Raise ValueError for a metric that there is not, or for metrics of classes and of scores together."""
     known = [*OF_CLASSES, *OF_SCORES]

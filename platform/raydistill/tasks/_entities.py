@@ -1,7 +1,7 @@
 """Entities in sequences of tags such as B-PER, counted by their type as seqeval does by default, of any scheme."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from raydistill import names
 from raydistill.user_error import UserError
 
+_PREFIXES = "BIES"
 _TAG = re.compile(r"O|[BIES](-.+)?")
 
 
@@ -20,6 +21,11 @@ def check_tags(labels: Sequence[str]) -> None:
     for label in labels:
         if not _TAG.fullmatch(label):
             raise UserError(f"labels has {label!r}; a tag is O, or starts with B-, I-, E- or S-, such as B-PER")
+
+
+def in_order(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags with O first, then by their types, of a type B, I, E and S."""
+    return tuple(sorted(tags, key=lambda tag: (tag != "O", tag[2:], _PREFIXES.find(tag[:1]))))
 
 
 def entity_types(labels: Sequence[str]) -> tuple[str, ...]:

@@ -60,12 +60,13 @@ class EncodeConfig:
 class Config:
     """What models are compared by."""
 
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: tuple[str, ...] | None = None
     """Metrics, the most telling first: ``accuracy``, ``f1`` of class 1, ``macro_f1``, ``matthews``; of scores
-    ``pearson`` and ``spearman``."""
+    ``pearson`` and ``spearman``. By default ``accuracy``, of scores both."""
 
     def __post_init__(self) -> None:
-        _class_metrics.check_metrics(self.metrics)
+        if self.metrics is not None:
+            _class_metrics.check_metrics(self.metrics)
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -146,13 +147,20 @@ class Task(TaskBase):
     @classmethod
     def outputs(cls, config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The classes of the corpus; raises ValueError for a metric that does not suit them."""
-        _class_metrics.check_suited(config.metrics, num_classes=len(labels))
+        if config.metrics is not None:
+            _class_metrics.check_suited(config.metrics, num_classes=len(labels))
         return labels
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """All metrics but the loss are better when greater."""
-        return {**dict.fromkeys(config.metrics, True), "loss": False}
+        metrics = _class_metrics.default_metrics(labels) if config.metrics is None else config.metrics
+        return {**dict.fromkeys(metrics, True), "loss": False}
+
+    @property
+    def _metrics(self) -> Sequence[str]:
+        given: Sequence[str] | None = self.config.metrics
+        return _class_metrics.default_metrics(self.labels) if given is None else given
 
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -172,7 +180,7 @@ class Task(TaskBase):
         found = seen_rows(sums, nothing=_NOTHING)
         if "label" not in found:
             return {"rows": float(len(found["logits"]))}
-        return _class_metrics.metrics_of(found["logits"], found["label"], self.config.metrics)
+        return _class_metrics.metrics_of(found["logits"], found["label"], self._metrics)
 
     def predictions(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """``row_id``, ``label``, ``prediction`` and, of classes, the ``probability`` of each as its own column.

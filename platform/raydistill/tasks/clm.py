@@ -83,7 +83,7 @@ class Task(TaskBase):
         return batch.with_columns(**columns)
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """Loss and perplexity are better when smaller, accuracy when greater."""
         return dict(GREATER_IS_BETTER)
 

@@ -6,7 +6,7 @@ rule: classes of a checkpoint are found by their names, and one without names is
 ``labels`` beside ``checkpoint``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -123,10 +123,10 @@ class Task(classification.Task):
         return labels
 
     @classmethod
-    def higher_is_better(cls, config: Any) -> dict[str, bool]:
+    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """The task's metrics, two of them led by their mean."""
         mean = {COMBINED: True} if len(config.metrics) > 1 else {}
-        return {**mean, **super().higher_is_better(config)}
+        return {**mean, **super().higher_is_better(config, labels)}
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """The task's metrics, their mean ``combined`` where there are two, the mean ``loss`` and ``rows``.

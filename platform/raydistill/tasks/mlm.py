@@ -3,10 +3,11 @@
 Devlin et al. 2019, sec. 3.1; weighting as published with DistilBERT (Sanh et al. 2019) and Causal-Distill.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from raydistill.batch import PARTNER, Batch
@@ -17,6 +18,10 @@ from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, tok
 from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "encode"]
+
+
+_STORED = "teacher_0_top_k_"
+"""How the columns of a batch are called that hold the masks under which a teacher was asked."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,14 @@ class Task(TaskBase):
         self._masking = Masking(config, encoding)
 
     def prepare_batch(self, batch: Batch) -> Batch:
-        """Mask the rows and, when there are any, their partners, by independent draws."""
+        """Mask the rows and, when there are any, their partners, by independent draws.
+
+        Rows with stored answers of a teacher get the masks that it saw, the same in all epochs.
+        """
         columns: dict[str, Tensor] = {}
         for prefix in ("", PARTNER) if PARTNER + "input_ids" in batch else ("",):
-            input_ids, index = self._masking(batch, prefix)
+            is_stored = not prefix and _STORED + "places" in batch
+            input_ids, index = _stored_mask(batch) if is_stored else self._masking(batch, prefix)
             labels = batch[prefix + "input_ids"].flatten()[index]
             columns |= {prefix + "input_ids": input_ids, prefix + "label_index": index, prefix + "labels": labels}
         return batch.with_columns(**columns)
@@ -85,7 +94,7 @@ class Task(TaskBase):
         return config.sampling == "batch"
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """Loss and perplexity are better when smaller, accuracy when greater."""
         return dict(GREATER_IS_BETTER)
 
@@ -99,3 +108,11 @@ class Task(TaskBase):
         """
         nothing = "no validation token is masked; hold out more text, or raise task.mask_probability"
         return token_metrics(sums, nothing=nothing)
+
+
+def _stored_mask(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Masked ids (B, T) and flat indices (M,) of the targets, ascending, as they were when a teacher was asked."""
+    ids, places = batch["input_ids"], batch[_STORED + "places"]
+    rows = torch.arange(ids.shape[0]).repeat_interleave(batch[_STORED + "places_lengths"])
+    index = rows * ids.shape[1] + places
+    return ids.flatten().index_copy(0, index, batch[_STORED + "inputs"]).view_as(ids), index

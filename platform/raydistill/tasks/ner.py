@@ -3,7 +3,7 @@
 Devlin et al. 2019, sec. 5.3; entities are counted as seqeval does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,32 +16,40 @@ from torch.nn.functional import cross_entropy
 from raydistill.batch import Batch
 from raydistill.models.predictions import predict
 from raydistill.tasks._base import NO_WORD, Column, LabelledRow, TaskBase
-from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics, entity_types
+from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics, entity_types, in_order
 from raydistill.tasks._long_texts import batches, first_words, head
 from raydistill.tasks._packed import pack, unpack
 from raydistill.tasks._row_scores import SEEN, by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
 from raydistill.user_error import UserError
 
-__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "labels_of"]
 
 NO_TAG = -100
 """Stands at tokens that are not the first of a word."""
 _NOTHING = "no validation row has a tag; hold out more text"
 _TAGS = ("tags", "predicted_tags")
+_AUTO = ("auto",)
 
 
 @dataclass(frozen=True)
 class EncodeConfig:
     """What the tags are, and how long rows may be."""
 
-    labels: tuple[str, ...]
-    """Tags in the order of their ids, such as O, B-PER, I-PER: IOB1, IOB2 or IOBES."""
+    labels: tuple[str, ...] = _AUTO
+    """Tags in the order of their ids, such as O, B-PER, I-PER: IOB1, IOB2 or IOBES. ``auto``: those that the data have,
+    O first, the others by their types."""
     max_length: int | None = None
     """Longest row, special tokens included; words beyond it are lost. None: the tokenizer's limit."""
 
+    @property
+    def finds_labels(self) -> bool:
+        """Whether the tags are still to be found in the data."""
+        return self.labels == _AUTO
+
     def __post_init__(self) -> None:
-        check_tags(self.labels)
+        if not self.finds_labels:
+            check_tags(self.labels)
         if self.max_length is not None and self.max_length < 3:
             raise UserError(f"max_length is {self.max_length}; it must be at least 3")
 
@@ -49,6 +57,13 @@ class EncodeConfig:
 @dataclass(frozen=True)
 class Config:
     """Tagging has no options."""
+
+
+def labels_of(examples: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The tags of some examples in an order that depends on them alone; raises ValueError for what are no tags."""
+    found = in_order({label for example in examples for label in example.get("labels", ())})
+    check_tags(found)
+    return found
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -133,7 +148,7 @@ class Task(TaskBase):
         return batch.with_columns(labels=batch["tag"][has_tag], label_index=batch["token_index"][has_tag])
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """All metrics but the loss are better when greater."""
         return {**dict.fromkeys(("f1", "precision", "recall", "accuracy"), True), "loss": False}
 

@@ -5,7 +5,7 @@ labels are made of a teacher's stored logits and the row's class; the student st
 learned, with a head of that task's classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,9 +120,9 @@ class Task(TaskBase):
         return batch.with_columns(labels=ptp_labels(logits, batch["labels"], t1=t1, t2=t2))
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """Accuracy over the four classes, and their loss."""
-        return classification.Task.higher_is_better(classification.Config())
+        return classification.Task.higher_is_better(classification.Config(), LABELS)
 
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Logits and label of each row."""

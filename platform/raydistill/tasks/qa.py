@@ -204,7 +204,7 @@ class Task(TaskBase):
         return batch.with_columns(labels=torch.cat([batch["start"], batch["end"]]), token_types=token_types)
 
     @classmethod
-    def higher_is_better(cls, config: Config) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """All metrics but the loss are better when greater."""
         return {"f1": True, "exact_match": True, "loss": False}
 

@@ -6,14 +6,14 @@ Every rank decides for itself, from the same numbers.
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raydistill.atomic import atomic_folder
 from raydistill.config.directions import greater_is_better
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import TrainingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.data.storages import storage_at
 from raydistill.user_error import UserError
 
@@ -62,17 +62,19 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
-def criterion_of(training: TrainingConfig, task: TaskSpec, method: MethodSpec) -> Criterion:
-    """How a training compares its evaluations.
+def criterion_of(
+    training: TrainingConfig, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None
+) -> Criterion:
+    """How a training compares its evaluations; ``labels`` name the corpus's classes, as far as they are known.
 
     Raises ValueError with the choices for a metric that it cannot have, and for a direction that is not the metric's
     own. Which of its terms a method has is known only when it runs, so that ``Criterion.value`` looks again.
     """
-    name, directions = training.metric_for_best_model, directions_of(task, method)
+    name, directions = training.metric_for_best_model, directions_of(task, method, labels)
     key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
     own = _NUMBERED.sub("teacher_#_", key)
     # Under the name that the user wrote, which messages tell.
-    known = {name: directions[own]} if own in directions else {**_unprefixed(task, method), **directions}
+    known = {name: directions[own]} if own in directions else {**_unprefixed(task, method, labels), **directions}
     greater = greater_is_better(
         name,
         known,
@@ -94,19 +96,20 @@ def metrics_of_method(method: MethodSpec) -> list[str]:
     return [_LOSS, *(term for term, greater in method.method.directions.items() if greater)]
 
 
-def directions_of(task: TaskSpec, method: MethodSpec) -> dict[str, bool | None]:
+def directions_of(task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None) -> dict[str, bool | None]:
     """All that evaluations of a training may log by its name there, and of each whether a greater value is better."""
     of_method = {_LOSS: False, **method.method.directions}
     return {
         **{METHOD + term: greater for term, greater in of_method.items()},
-        **{TASK + metric: greater for metric, greater in task.higher_is_better.items()},
+        **{TASK + metric: greater for metric, greater in task.higher_is_better(labels).items()},
     }
 
 
-def _unprefixed(task: TaskSpec, method: MethodSpec) -> dict[str, bool | None]:
+def _unprefixed(task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> dict[str, bool | None]:
     """The same of those that can be named without the word before the slash."""
     of_method = {_LOSS: False, **dict.fromkeys(metrics_of_method(method)[1:], True)}
-    return {**of_method, **{name: greater for name, greater in task.higher_is_better.items() if name not in of_method}}
+    of_task = task.higher_is_better(labels)
+    return {**of_method, **{name: greater for name, greater in of_task.items() if name not in of_method}}
 
 
 def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Criterion) -> str:

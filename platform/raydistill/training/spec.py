@@ -5,7 +5,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import OptimizerConfig, ScalingConfig, Section, TrainingConfig
+from raydistill.config.sections import ScalingConfig, Section
+from raydistill.config.training import OptimizerConfig, TrainingConfig
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs

@@ -120,12 +120,13 @@ class Loop:
         self.feed_spec = self._feed_spec(spec.corpus, spec.stored, seed=spec.seed)
         self.validation_spec = self._feed_spec(spec.validation, spec.validation_stored, seed=VALIDATION_SEED)
         self.steps_per_epoch = self.feed_spec.plan().steps_per_epoch
-        self.num_steps = min(self.steps_per_epoch * training.num_epochs, training.max_steps or 2**62)
-        self.last_step = training.last_step(self.num_steps, steps_per_epoch=self.steps_per_epoch)
+        self.num_steps = training.num_steps(self.steps_per_epoch)
+        self.last_step = training.last_step(self.steps_per_epoch)
+        self.eval_every = training.steps_between_evaluations(self.steps_per_epoch)
         self.schedule = self._schedule()
         self.position = Position(teacher_rows=spec.teacher_rows)
         self.task = self.validation_spec.make_task()
-        self.criterion = criterion_of(training, spec.task, spec.method)
+        self.criterion = criterion_of(training, spec.task, spec.method, self.task.labels)
         self._validation: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace = Pace()
         self._counted_rows = 0
@@ -199,7 +200,7 @@ class Loop:
         self._pace.add(tokens)
         training = self.spec.training
         log = self._is_due(training.logging_steps)
-        evaluate = self._is_due(training.eval_steps or self.steps_per_epoch)
+        evaluate = self._is_due(self.eval_every)
         save = self._is_due(training.save_steps or self.steps_per_epoch)
         # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
         if log or evaluate or save or self.engine.device.type == "cpu":
@@ -279,7 +280,7 @@ class Loop:
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
-            of_task = self.task.higher_is_better(self.task.config)
+            of_task = self.task.higher_is_better(self.task.config, self.task.labels)
             # Without labels there is nothing to compare with.
             metrics |= {f"{TASK}{name}": found[name] for name in of_task if name in found}
             self.criterion.value(metrics)

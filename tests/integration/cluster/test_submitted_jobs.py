@@ -39,7 +39,7 @@ stages:
     corpus: corpus
     method: finetune
     student: {{init: checkpoint, checkpoint: model}}
-    training: {{max_steps: 4, batch_size: 4, micro_batch_size: 4, logging_steps: 1, zero_stage: 0}}
+    training: {{max_steps: 4, batch_size: 4, micro_batch_size: 4, logging_steps: 1, eval_steps: null, zero_stage: 0}}
     optimizer: {{learning_rate: 1.0e-3}}
 """
 

@@ -35,7 +35,6 @@ def stage(**changes: Any) -> choose.Stage:
         "kind": "choose",
         "model": "rewound",
         "evaluation": "evaluate",
-        "metric": "accuracy",
         **changes,
     }
     return choose.Stage("best", choose.Config.model_validate(config))
@@ -89,6 +88,13 @@ def test_the_student_is_that_runs_own(context: StageContext) -> None:
 def test_of_losses_the_lowest_is_the_best(context: StageContext) -> None:
     by_loss = stage(metric="loss").run(context)
     assert by_loss["chosen"] == "rewound[sparsity=90,seed=2]"
+
+
+def test_runs_are_compared_by_the_tasks_own_metric_which_the_loss_is_not(context: StageContext) -> None:
+    assert stage().config.metric is None
+    assert stage().run(context)["value"] == stage(metric="accuracy", greater_is_better=True).run(context)["value"]
+    by_loss = stage(metric="loss").run(context)
+    assert (by_loss["chosen"], by_loss["value"]) == ("rewound[sparsity=90,seed=2]", 1 - 0.77)
 
 
 def test_of_equal_groups_the_first_is_chosen(context: StageContext) -> None:

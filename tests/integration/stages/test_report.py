@@ -78,7 +78,8 @@ def context(tmp_path: Path) -> StageContext:
     output = tmp_path / "report"
     output.mkdir()
     runs = {"distill": [trained(tmp_path, seed) for seed in (1, 2)], "evaluate": [evaluated(tmp_path)]}
-    return StageContext("toy", 0, ScalingConfig(), output, runs, tracker, KEY)
+    facts = {"evaluate": EARLIER["evaluate"].facts}
+    return StageContext("toy", 0, ScalingConfig(), output, runs, tracker, KEY, facts=facts)
 
 
 def levels(monkeypatch: pytest.MonkeyPatch, context: StageContext, **config: Any) -> dict[str, float]:
@@ -250,7 +251,9 @@ def with_tasks(context: StageContext) -> StageContext:
         "cola": [of_task("cola", notes=slow, matthews={1: 0.4, 2: 0.5})],
         "qqp": [of_task("qqp", notes=slow, accuracy={1: 0.8, 2: 0.8}, f1={1: 0.6, 2: 0.7})],
     }
-    return replace(context, runs={**context.runs, **runs})
+    metrics = {"cola": ["matthews"], "qqp": ["accuracy", "f1"]}
+    facts = {name: forecast([], {"loss": False, **dict.fromkeys(one, True)}) for name, one in metrics.items()}
+    return replace(context, runs={**context.runs, **runs}, facts={**context.facts, **facts})
 
 
 def test_a_table_over_tasks_has_the_average_first_and_a_column_a_task(context: StageContext) -> None:
@@ -267,6 +270,14 @@ def test_a_table_over_tasks_has_the_average_first_and_a_column_a_task(context: S
     assert "In hundredths: CoLA (matthews), QQP (accuracy and f1), of several metrics their mean;" in text
     # Said of the evaluation's own table alone.
     assert text.count("Latencies are those of a slow machine.") == 1
+
+
+def test_a_column_shows_the_first_score_of_its_evaluation_by_default(context: StageContext) -> None:
+    columns = {"CoLA": {"evaluation": "cola"}, "QQP": {"evaluation": "qqp"}}
+    stage(evaluations=[], trainings=[], task_table={"columns": columns}).run(with_tasks(context))
+    text = (context.output / "task_table.md").read_text()
+    assert "| student | 2 | 62.50 ± 3.54 | 45.00 ± 7.07 | 80.00 ± 0.00 |" in text.splitlines()
+    assert "In hundredths: CoLA (matthews), QQP (accuracy);" in (context.output / "report.md").read_text()
 
 
 def test_a_table_over_tasks_may_be_all_of_a_report(context: StageContext) -> None:
@@ -317,6 +328,12 @@ def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_picture(context: St
     text = (context.output / "report.md").read_text()
     assert f"![Validation loss against learning_rate]({stem}.png)" in text
     assert "| 0.1 | 6.5000 |" in text
+
+
+def test_a_figure_against_a_key_is_the_tasks_own_metric_by_default(context: StageContext) -> None:
+    chosen = stage(plot_against={"key": "optimizer.learning_rate"})
+    assert chosen.plan(ScalingConfig(), EARLIER).lines
+    assert "evaluate-loss-against-learning_rate.png" in chosen.run(context)["files"]
 
 
 def test_models_without_the_key_are_level_lines_beside_it(

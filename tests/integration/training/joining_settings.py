@@ -19,6 +19,7 @@ from toys.capture import save_teacher, write_labelled
 from toys.classifiers import CLASSES, toy_classifier
 from toys.models import toy_bert
 from toys.shardable import held_numel
+from toys.training import OPTIMIZER
 from toys.words import make_tokenizer
 
 NUM_STEPS = 4
@@ -52,7 +53,7 @@ def joining_spec(folder: Path, method: Any, *, placement: str, micro_batch_size:
             "task": {"name": "classification"},
             "method": method,
             "training": {**training, "max_steps": NUM_STEPS},
-            "optimizer": {"learning_rate": 0.02},
+            "optimizer": OPTIMIZER,
             "scaling": {"num_workers": num_workers},
             "seed": 7,
         }

@@ -3,7 +3,8 @@ from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
 from raydistill.config.named import MethodSpec
-from raydistill.config.sections import ModelRef, Section, StudentConfig, TrainingConfig
+from raydistill.config.sections import ModelRef, Section, StudentConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.user_error import UserError
 
 

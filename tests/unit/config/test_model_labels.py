@@ -17,9 +17,9 @@ def test_outputs_are_named_in_their_order_or_by_a_map(labels):
 @pytest.mark.parametrize(
     ("labels", "line"),
     [
-        ({"World": 3}, "labels.World is 3; it should be a valid string"),
-        ({3: "world"}, "labels.3 is 3; it should be a valid string"),
-        ([3], "labels.0 is 3; it should be a valid string"),
+        ({"World": 3.5}, "labels.World is 3.5; it should be a valid string"),
+        ({3.5: "world"}, "labels.3.5 is 3.5; it should be a valid string"),
+        ([True], "labels.0 is True; it should be a valid string"),
         ("world", "labels is 'world'; it should be a valid list"),
     ],
 )

@@ -9,14 +9,8 @@ from pydantic import ValidationError
 from raydistill import discovery
 from raydistill.config.errors import error_lines
 from raydistill.config.named import EncodingSpec, MethodSpec, Named, SourceSpec, TaskSpec
-from raydistill.config.sections import (
-    CorpusRef,
-    OptimizerConfig,
-    ScalingConfig,
-    Section,
-    StudentConfig,
-    TrainingConfig,
-)
+from raydistill.config.sections import CorpusRef, ScalingConfig, Section, StudentConfig
+from raydistill.config.training import OptimizerConfig, TrainingConfig
 from raydistill.job.load import STAGES, JobConfig, load_job, stage_type
 from raydistill.search.config import SearchConfig
 from raydistill.user_error import UserError
@@ -43,7 +37,7 @@ def refusal(section: type[Section], **values: Any) -> str:
         (
             OptimizerConfig,
             {"weight_decay": 1e30},
-            "weight_decay is 1e+30, which with learning_rate 0.0005 takes all of",
+            "weight_decay is 1e+30, which with learning_rate 5e-05 takes all of",
         ),
         (
             OptimizerConfig,
@@ -55,6 +49,7 @@ def refusal(section: type[Section], **values: Any) -> str:
         (ScalingConfig, {"num_workers": True}, "num_workers is True; it should be a number, not true or false"),
         (TrainingConfig, {"max_steps": True}, "max_steps is True; it should be a number, not true or false"),
         (TrainingConfig, {"dropout": False}, "dropout is False; it should be a number, not true or false"),
+        (TrainingConfig, {"eval_steps": INF}, "eval_steps is inf; a number of steps is whole and positive"),
         (CorpusRef, {"corpus": "c", "weight": 1e30}, "weight is 1e+30; it should be less than or equal to 10000"),
         (CorpusRef, {"corpus": "c", "few_shot": True}, "few_shot is True; it should be a number"),
     ],

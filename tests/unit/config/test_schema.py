@@ -2,7 +2,8 @@ import pytest
 
 from raydistill.config.named import MethodSpec
 from raydistill.config.schema import has_key
-from raydistill.config.sections import ModelRef, Section, TrainingConfig
+from raydistill.config.sections import ModelRef, Section
+from raydistill.config.training import TrainingConfig
 
 
 class Stage(Section):

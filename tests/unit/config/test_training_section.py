@@ -1,10 +1,12 @@
 """Keys of the training loop that make no sense together."""
 
+import math
+
 import pytest
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.sections import TrainingConfig
+from raydistill.config.training import TrainingConfig
 
 
 @pytest.mark.parametrize(
@@ -35,11 +37,11 @@ from raydistill.config.sections import TrainingConfig
             "stop_after_epochs is 2 beside stop_after_steps, 6; give one of them",
         ),
         (
-            {"load_best_model_at_end": True, "stop_after_epochs": 1},
+            {"load_best_model_at_end": True, "stop_after_epochs": 1, "eval_steps": None},
             "load_best_model_at_end is True, but the only evaluation is the one at the end; set eval_steps lower",
         ),
         (
-            {"load_best_model_at_end": True, "num_epochs": 1},
+            {"load_best_model_at_end": True, "num_epochs": 1, "eval_steps": None},
             "load_best_model_at_end is True, but the only evaluation is the one at the end; set eval_steps lower",
         ),
     ],
@@ -54,6 +56,8 @@ def test_keys_that_contradict_each_other_are_refused_in_one_line(keys, line):
     "keys",
     [
         {"load_best_model_at_end": True},
+        {"load_best_model_at_end": True, "num_epochs": 1},
+        {"load_best_model_at_end": True, "eval_steps": None},
         {"load_best_model_at_end": True, "eval_steps": 49, "max_steps": 50},
         {"early_stopping_patience": 1, "early_stopping_threshold": 0.1},
         {"stop_after_steps": 5, "max_steps": 5},
@@ -76,7 +80,46 @@ def test_keys_that_go_together_are_taken(keys):
     ],
 )
 def test_training_ends_at_the_first_of_its_limits(keys, num_steps, last):
-    assert TrainingConfig.model_validate(keys).last_step(num_steps, steps_per_epoch=10) == last
+    training = TrainingConfig.model_validate(keys)
+    assert (training.num_steps(10), training.last_step(10)) == (num_steps, last)
+
+
+@pytest.mark.parametrize(
+    ("keys", "steps"),
+    [
+        ({"eval_steps": None}, 50),
+        ({"eval_steps": 7}, 7),
+        ({"eval_steps": 7.0}, 7),
+        ({"eval_steps": 0.25}, 38),
+        # A share of the steps that training takes, not of its schedule.
+        ({"eval_steps": 0.25, "stop_after_steps": 8}, 2),
+        ({"eval_steps": 0.25, "max_steps": 20}, 5),
+        ({"max_steps": 3}, 1),
+    ],
+)
+def test_evaluations_come_after_steps_a_share_of_all_steps_or_an_epoch(keys, steps):
+    assert TrainingConfig.model_validate(keys).steps_between_evaluations(50) == steps
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 4, 5, 8, 23, 100, 12_345])
+def test_a_training_makes_about_ten_evaluations(steps_per_epoch):
+    training = TrainingConfig(num_epochs=2)
+    num_evaluations = math.ceil(2 * steps_per_epoch / training.steps_between_evaluations(steps_per_epoch))
+    assert min(2 * steps_per_epoch, 8) <= num_evaluations <= 12
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (0, "eval_steps is 0; a number of steps is whole and positive, a share of them lies between 0 and 1"),
+        (2.5, "eval_steps is 2.5; a number of steps is whole and positive, a share of them lies between 0 and 1"),
+        ("epoch", "eval_steps is 'epoch'; write a number of steps, or a share of them below 1, such as 0.1"),
+    ],
+)
+def test_what_is_neither_steps_nor_a_share_is_refused(value, problem):
+    with pytest.raises(ValidationError) as caught:
+        TrainingConfig.model_validate({"eval_steps": value})
+    assert error_lines(caught.value) == [problem]
 
 
 @pytest.mark.parametrize("key", ["saving_criterion", "early_stopping_threshold"])

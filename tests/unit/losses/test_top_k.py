@@ -6,7 +6,7 @@ from torch.nn.functional import log_softmax
 
 from raydistill.losses.divergences import NAMES, divergence_of, forward_kl
 from raydistill.losses.soft_targets import kl_divergence
-from raydistill.losses.top_k import TopK, top_k_divergence, top_k_of
+from raydistill.losses.top_k import ROUNDING, TopK, normalized, top_k_divergence, top_k_of
 
 VOCABULARY = 200
 
@@ -110,3 +110,35 @@ def test_more_ids_than_there_are_and_none_are_refused():
     for k in (0, VOCABULARY + 1):
         with pytest.raises(ValueError, match=rf"top_k is {k}; it must be between 1 and {VOCABULARY}"):
             top_k_of(logits(0), k)
+
+
+def rounded(kept: TopK) -> TopK:
+    return TopK(kept.ids, kept.log_probs.half(), kept.log_tail.half())
+
+
+@pytest.mark.parametrize("k", [1, 16, VOCABULARY])
+@pytest.mark.parametrize("scale", [0.01, 3.0, 30.0])
+def test_rounded_log_probabilities_are_a_distribution_again_and_no_further_off_than_stated(k, scale):
+    exact = top_k_of(logits(2, scale), k)
+    found = normalized(rounded(exact))
+    total = torch.logaddexp(found.log_probs.logsumexp(-1), found.log_tail)
+    assert total.abs().max() < 1e-6
+    before = torch.cat([exact.log_probs, exact.log_tail[:, None]], -1)
+    after = torch.cat([found.log_probs, found.log_tail[:, None]], -1).double()
+    p = before.exp()
+    entropy = -torch.where(p > 0, p * before.clamp(min=-1e9), 0.0).sum(-1, keepdim=True)
+    bound = 1.01 * ROUNDING * (entropy - before) + 1e-6
+    off = torch.where(before.isinf(), 0.0, after - before).abs()
+    assert (off <= bound).all()
+    assert torch.equal(after.isinf(), before.isinf())
+    moved = top_k_kl_divergence(logits(1, scale), found) - top_k_kl_divergence(logits(1, scale), exact)
+    of_student = buckets(log_softmax(logits(1, scale), -1), exact.ids)
+    most = torch.where(p > 0, p * bound * (before - of_student).abs(), 0.0).sum(-1)
+    assert (moved.abs() <= 1.01 * most + 1e-6).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_divergence_from_rounded_log_probabilities_is_negative(name):
+    for seed in range(20):
+        values, _ = top_k_divergence(logits(seed), normalized(rounded(top_k_of(logits(seed), 64))), divergence_of(name))
+        assert (values >= -1e-6).all()

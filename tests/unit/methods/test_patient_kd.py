@@ -101,7 +101,7 @@ def test_cls_states_of_the_named_blocks_are_compared():
     unit = torch.nn.functional.normalize
     expected = torch.stack([(unit(mine) - unit(theirs)).square().mean() for mine, theirs in pairs]).mean()
     assert terms["pkd"].item() == pytest.approx(expected.item(), abs=1e-12)
-    assert loss.item() == pytest.approx((0.7 * terms["kd"] + 0.3 * terms["ce"] + 100 * terms["pkd"]).item())
+    assert loss.item() == pytest.approx((0.5 * terms["kd"] + 0.5 * terms["ce"] + 100 * terms["pkd"]).item())
 
 
 def test_states_of_a_student_with_a_plan_are_compared_in_running_order():

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from raydistill.config.errors import error_lines
-from raydistill.config.sections import OptimizerConfig
+from raydistill.config.training import OptimizerConfig
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, OPTIMIZERS, make_optimizer
 from raydistill.optim.schedules import SCHEDULES
 

@@ -85,6 +85,10 @@ def test_a_stage_that_a_searched_key_changes_is_not_shared(search, checked):
             ["scheduler=asha", "distill.training.eval_steps=40"],
             "scheduler.name is 'asha', which compares trials while they run, but distill evaluates only at its end",
         ),
+        (
+            ["scheduler=asha", "distill.training.eval_steps=0.25", "space.corpus.encoding.max_length=[16, 32]"],
+            "distill.training.eval_steps is 0.25, which depends on the rows of corpus, but that is searched; write",
+        ),
         (["scheduler={name: asha, grace_steps: 40}"], "scheduler.grace_steps is 40, but a trial has 40 steps"),
         (["scheduler=pbt", "budget.trials=3"], "budget.trials is 3, but pbt needs a population of 4"),
         (["searcher={name: optuna, num_startup_trials: 6}"], "num_startup_trials is 6 of 6 trials"),

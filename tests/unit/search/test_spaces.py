@@ -57,7 +57,7 @@ def test_values_are_written_over_the_overrides(space):
 def test_a_searched_section_replaces_the_whole_section(space):
     method = {"name": "kd", "alpha": 1.0}
     config = job_of(load(space), {"method": method}).config.stages["distill"].method.config
-    assert (config.alpha, config.temperature) == (1.0, 10.0)
+    assert (config.alpha, config.temperature) == (1.0, 2.0)
 
 
 def test_storage_and_resources_of_the_search_are_those_of_its_jobs(space):

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_inference import TeacherOutputs
-from raydistill.data.teacher_outputs_writer import OutputSetWriter
-from raydistill.losses.top_k import top_k_of
+from raydistill.losses.top_k import ROUNDING, top_k_of
 from raydistill.methods import finetune, kd
 from raydistill.models.classes import with_classes
 from raydistill.models.layer_selection import student_from_layers
@@ -27,7 +25,7 @@ from raydistill.stages._base import CorpusFacts, Decisions, Input, ModelFacts, O
 from raydistill.stages.train import Config
 from raydistill.tasks import classification
 from raydistill.tracking.registration import content_hash
-from toys.capture import capture_stage, context_of, run_of, save_teacher, train_stage, write_labelled
+from toys.capture import capture_stage, context_of, run_of, save_teacher, train_stage, write_labelled, write_sets
 from toys.classifiers import CLASSES, toy_classifier
 from toys.corpus import SPECIAL_IDS, random_rows, write_corpus
 from toys.families import toy_gpt2
@@ -168,23 +166,13 @@ def test_the_likeliest_ids_are_those_at_one_mask_a_row_keyed_by_the_masking_seed
         logits = model(input_ids=batch["input_ids"]).logits[0, batch["label_index"]].detach()
         kept = top_k_of(logits, 5)
         assert np.array_equal(found["top_k_ids"][row], kept.ids.numpy())
-        np.testing.assert_allclose(found["top_k_log_probs"][row], kept.log_probs.numpy(), atol=1e-4)
-        np.testing.assert_allclose(found["top_k_log_tails"][row], kept.log_tail.numpy(), atol=1e-4)
+        assert np.array_equal(found["top_k_inputs"][row], batch["input_ids"][0, batch["label_index"]])
+        # What is stored is rounded to float16.
+        stored = {name: found[f"top_k_{name}"][row].astype(np.float32) for name in ("log_probs", "log_tails")}
+        np.testing.assert_allclose(stored["log_probs"], kept.log_probs.numpy(), atol=1e-4, rtol=ROUNDING)
+        np.testing.assert_allclose(stored["log_tails"], kept.log_tail.numpy(), atol=1e-4, rtol=ROUNDING)
     other = outputs_of(folder, tmp_path, **masked, mask_seed=4).of(0, np.arange(20))
     assert any(map(lambda one, two: one.tolist() != two.tolist(), found["top_k_places"], other["top_k_places"]))
-
-
-def write_sets(folder: Path, output: Path, **changes: Any) -> None:
-    """What a capture would write, without Ray."""
-    stage = capture_stage(folder, **changes)
-    run = run_of(stage, 0, context_of(stage, output))
-    outputs = TeacherOutputs(run)
-    for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
-        offsets = Corpus.open(uri).shard_offsets
-        with OutputSetWriter(target, run.headers[number], shard_rows=np.diff(offsets).tolist()) as writer:
-            for start, stop in pairwise(offsets.tolist()):
-                writer.add(np.arange(start, stop), outputs.of(number, np.arange(start, stop)))
-            writer.finish()
 
 
 METHODS = {

@@ -6,7 +6,8 @@ import pytest
 from transformers import BertConfig, GPT2Config, RobertaConfig, T5Config
 
 from raydistill.config.named import MethodSpec
-from raydistill.config.sections import ScalingConfig, StudentConfig, TrainingConfig
+from raydistill.config.sections import ScalingConfig, StudentConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.stages import _models, _student, _training_plan
 from raydistill.stages._base import CorpusFacts
 

@@ -1,6 +1,7 @@
 """Which run of a stage is registered, and with what."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.registry.reference import check_alias, check_name, check_tag
 from raydistill.registry.student import FiguresRow, rows_of
 from raydistill.stages import _lineage
-from raydistill.stages._base import Input, ModelFacts, Run, StageContext
+from raydistill.stages._base import Evaluated, Input, ModelFacts, Run, StageContext
 from raydistill.stages.register import Config, Stage
 from toys.checkpoint import save_student
 from toys.evaluated import evaluated, seeds
 from toys.tracker import MemoryTracker
 
 LOSSES = {1: 3.0, 2: 2.0, 3: 4.0}
-EVALUATED = evaluated(
-    [*(("student", "distill", {"seed": seed}) for seed in LOSSES), ("teacher", "adapt", {}), ("alone", "alone", {})],
-    {"loss": False, "accuracy": True, "f1": True},
-)
+ROWS = [
+    *(("student", "distill", {"seed": seed}) for seed in LOSSES),
+    ("teacher", "adapt", {}),
+    ("alone", "alone", {}),
+]
+EVALUATED = evaluated(ROWS, {"loss": False, "accuracy": True, "f1": True})
 EARLIER = {
     "distill": Input(ModelFacts({"": object()}), runs=seeds("distill", 1, 2, 3)),
     "other": Input(ModelFacts({"": object()}), runs={"other": {}}),
@@ -42,7 +45,9 @@ def accuracies(seed: int) -> dict[str, float]:
     return {"accuracy": LOSSES[seed] / 10}
 
 
-def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2, 3)) -> dict[str, Any]:
+def registered(
+    register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2, 3), evaluation: Evaluated = EVALUATED
+) -> dict[str, Any]:
     """What the stage hands to the registry when ``distill`` has a run for each seed."""
     tracker = MemoryTracker()
     tracker.start_run("toy/register")
@@ -67,7 +72,7 @@ def registered(register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2,
         tracker=tracker,
         run_key="toy/register",
         runs={register.config.model: children, "evaluate": [Run("evaluate", {}, folder, {"entries": entries})]},
-        facts={"evaluate": EVALUATED},
+        facts={"evaluate": evaluation},
     )
     register.run(context)
     [model] = tracker.models
@@ -88,6 +93,32 @@ def test_of_accuracies_the_greatest_is_the_best_without_a_word(tmp_path: Path) -
     assert json.loads(model["tags"]["compared_by"]) == {"metric": "accuracy", "greater_is_better": True}
 
 
+def test_versions_compare_by_the_tasks_own_metric_in_its_direction(tmp_path: Path) -> None:
+    model = registered(stage(evaluation="evaluate"), tmp_path)
+    assert model["folder"] == str(tmp_path / "2" / "student")
+    assert json.loads(model["tags"]["compared_by"]) == {"metric": "loss", "greater_is_better": False}
+    classes = evaluated(ROWS, {"accuracy": True, "loss": False})
+    model = registered(stage(evaluation="evaluate"), tmp_path, evaluation=classes)
+    assert model["folder"] == str(tmp_path / "3" / "student")
+    assert json.loads(model["tags"]["compared_by"]) == {"metric": "accuracy", "greater_is_better": True}
+
+
+def test_a_direction_that_only_the_job_knows_chooses_the_run(tmp_path: Path) -> None:
+    rows = evaluated(ROWS, {"accuracy": True})
+    undirected = replace(rows, directions={**rows.directions, "loss": None})
+    options = {"evaluation": "evaluate", "metric": "loss", "greater_is_better": True}
+    assert registered(stage(**options), tmp_path, evaluation=undirected)["folder"] == str(tmp_path / "3" / "student")
+
+
+def test_a_gate_without_a_metric_reads_what_versions_compare_by(tmp_path: Path) -> None:
+    tags = registered(stage(evaluation="evaluate", gate={"within_of_teacher": 0.5}), tmp_path)["tags"]
+    expected = {"metric": "loss", "greater_is_better": False, "at_least_champion": True, "within_of_teacher": 0.5}
+    assert json.loads(tags["gate"]) == expected
+    tags = registered(stage(evaluation="evaluate", gate={"metric": "f1"}, metric="loss"), tmp_path)["tags"]
+    assert json.loads(tags["gate"])["greater_is_better"]
+    assert json.loads(tags["compared_by"]) == {"metric": "f1", "greater_is_better": True}
+
+
 def test_one_run_named_by_its_matrix_is_registered_with_its_figures(tmp_path: Path) -> None:
     register = stage(model="distill[seed=3]", evaluation="evaluate")
     model = registered(register, tmp_path, seeds=(3,))
@@ -105,7 +136,8 @@ def test_several_runs_without_a_choice_are_refused_before_the_run() -> None:
         stage().plan(ScalingConfig(), EARLIER)
     with pytest.raises(ValueError, match="metric is 'loss', but evaluation is missing"):
         stage(metric="loss").plan(ScalingConfig(), EARLIER)
-    stage(metric="loss", evaluation="evaluate").plan(ScalingConfig(), EARLIER)
+    for metric in (None, "loss"):
+        stage(metric=metric, evaluation="evaluate").plan(ScalingConfig(), EARLIER)
 
 
 def entry(model: str, reference: str, loss: float, **assignment: Any) -> dict[str, Any]:
@@ -176,6 +208,7 @@ def test_a_version_gets_license_gate_figures_size_and_a_card(tmp_path: Path) -> 
             {"gate": {"metric": "f1"}, "model": "other"},
             "gate.metric is 'f1', but evaluation is missing",
         ),
+        ({"gate": {}, "model": "other"}, "gate needs figures, but evaluation is missing"),
     ],
 )
 def test_a_baseline_or_gate_without_figures_is_refused_before_the_run(options: dict[str, Any], message: str) -> None:

@@ -148,6 +148,16 @@ def test_scores_have_correlations_and_a_constant_has_none():
     assert constant["pearson"] == constant["spearman"] == 0
 
 
+def test_scores_are_compared_by_correlations_and_classes_by_accuracy_where_no_metric_is_named():
+    seen, labels = np.ones(9), np.arange(9.0)
+    found = make_task(Config(), labels=()).metrics({"seen": seen, "label": labels, "logits": (labels**3)[:, None]})
+    assert [*found] == ["pearson", "spearman", "loss", "rows"]
+    logits = np.eye(3)[[0, 1, 2, 0, 1, 2, 0, 1, 1]]
+    found = make_task(Config()).metrics({"seen": seen, "label": np.array([0, 1, 2] * 3), "logits": logits})
+    assert [*found] == ["accuracy", "loss", "rows"]
+    assert Task.outputs(Config(), ()) == ()
+
+
 def test_nothing_to_score_is_an_error_of_one_line():
     with pytest.raises(ValueError, match="no validation row has a label"):
         make_task().metrics({"seen": np.zeros(9), "label": np.zeros(9), "logits": np.zeros((9, 3))})

@@ -34,6 +34,26 @@ def example(words, tags):
     return {"words": words.split(), "labels": tags.split()}
 
 
+def test_tags_that_the_data_have_are_in_an_order_that_no_order_of_examples_changes():
+    examples = [
+        example("a b c", "O I-PER B-PER"),
+        example("a b", "I-LOC B-LOC"),
+        example("a b c", "S-ORG E-ORG O"),
+        example("a b", "B-MISC B"),
+    ]
+    expected = ("O", "B", "B-LOC", "I-LOC", "B-MISC", "E-ORG", "S-ORG", "B-PER", "I-PER")
+    assert ner.labels_of(examples) == ner.labels_of(reversed(examples)) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [("O PER", "labels has 'PER'; a tag is O, or starts with B-"), ("O O", "labels is O; give two")],
+)
+def test_what_the_data_have_must_be_tags(tags, message):
+    with pytest.raises(ValueError, match=message):
+        ner.labels_of([example("a b", tags)])
+
+
 def test_the_first_token_of_a_word_has_its_tag_and_the_others_none():
     (row,) = ner.cut([example("w567 w8 w56", "B-PER O I-LOC")], wordpiece(), CONFIG)
     assert row.ids.tolist() == [CLS, 5, 6, 7, 8, 5, 6, SEP]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import TrainingConfig
+from raydistill.config.training import TrainingConfig
 from raydistill.methods import finetune
 from raydistill.methods._base import Execution
 from raydistill.training import selection

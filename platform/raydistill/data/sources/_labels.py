@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, Tag
 
+from raydistill.config.named import names_from
 from raydistill.tasks._label_forms import nearest, written_forms
 from raydistill.user_error import UserError
 
@@ -16,6 +17,10 @@ Column = str | int
 """A column's name, or its number from 0; negative numbers count from the end, -1 is the last."""
 RawLabel = bool | int | float | str
 """A label as the data has it."""
+
+
+ClassName = Annotated[str, BeforeValidator(names_from)]
+"""The name of a class, which may be written as a whole number."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Scores:
     """Column of numbers."""
     threshold: float | tuple[float, ...]
     """One number, or several in ascending order; a score on a threshold belongs to the class above it."""
-    names: tuple[str | None, ...]
+    names: tuple[ClassName | None, ...]
     """Names of the classes, one more than thresholds; examples of a class that is null are left out."""
 
     def __post_init__(self) -> None:

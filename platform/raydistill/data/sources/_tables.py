@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raydistill.data.sources import _labels
 from raydistill.data.sources._base import DROPPED, Example, Placed, Where
-from raydistill.data.sources._labels import Label, RawLabel, Scores
+from raydistill.data.sources._labels import ClassName, Label, RawLabel, Scores
 from raydistill.data.sources._questions import question_example
 from raydistill.user_error import UserError
 
@@ -31,7 +31,7 @@ class Columns:
     """Column of the second text of a pair."""
     label: Label | None = None
     """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
-    labels: dict[RawLabel, str | None] | None = None
+    labels: dict[RawLabel, ClassName | None] | None = None
     """Name of the class for each raw label or tag, where ids have names for each of these; examples with a label whose
     name is null are dropped and counted."""
     words: str | None = None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from raydistill.data.sources import _files, _lines, _tables
 from raydistill.data.sources._base import DROPPED, Example, Item, Placed
-from raydistill.data.sources._labels import Column, Label, RawLabel, Scores
+from raydistill.data.sources._labels import ClassName, Column, Label, RawLabel, Scores
 from raydistill.data.sources._reading import json_value
 from raydistill.user_error import UserError
 
@@ -31,7 +31,7 @@ class Config(_files.FileSet):
     """Column of the second text of a pair."""
     label: Label | None = None
     """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
-    labels: dict[RawLabel, str | None] | None = None
+    labels: dict[RawLabel, ClassName | None] | None = None
     """Name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """How the files are written. None: by their ending, ``.gz`` and the like left out."""

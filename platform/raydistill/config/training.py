@@ -1,0 +1,201 @@
+"""The loop of a training and its optimizer; defaults are as in ``transformers.TrainingArguments`` where it has them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from raydistill.config.section import Section
+from raydistill.user_error import UserError
+
+
+class OptimizerConfig(Section):
+    """The optimizer and its schedule; defaults are those of ``transformers.TrainingArguments``, with a warm-up."""
+
+    name: Literal["adamw", "adamw_hf4", "bert_adam"] = "adamw"
+    """``adamw``: PyTorch's; ``adamw_hf4``: that of transformers 4, which adds epsilon before it corrects the moments'
+    bias and decays after the update; ``bert_adam``: no correction of bias, each tensor's gradient clipped by itself,
+    with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
+    of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """Suits a classifier; language models of a few layers learn from ten times as much."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled; biases and layer norms are never decayed."""
+    warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the steps over which the rate rises from 0; the first step's rate is 0, as published. ``schedule:
+    constant`` has none."""
+    schedule: Literal[
+        "linear",
+        "linear_published",
+        "linear_squared",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+    ] = "linear"
+    """How the rate goes after the warm-up. ``linear``: to 0 at the last step, its warm-up rounded up to whole steps;
+    ``linear_published``: the same with a warm-up that is not rounded, as the first BERT code has it;
+    ``linear_squared``: the square of that, which Pea-KD's published fine-tuning comes to."""
+    schedule_power: Annotated[float, Field(gt=0)] = 1.0
+    """Power of ``schedule: polynomial``; 1 is linear."""
+    schedule_cycles: Annotated[int, Field(ge=1)] = 1
+    """Times that ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
+    tensor."""
+
+    @model_validator(mode="after")
+    def _leaves_weights(self) -> "OptimizerConfig":
+        share = self.learning_rate * self.weight_decay
+        if share >= 1:
+            raise UserError(
+                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} takes all of "
+                "each weight in a step; lower it, published recipes have 0.01 to 0.1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_the_schedule(self) -> "OptimizerConfig":
+        for key, schedule in (("schedule_power", "polynomial"), ("schedule_cycles", "cosine_with_restarts")):
+            if getattr(self, key) != 1 and self.schedule != schedule:
+                raise UserError(
+                    f"{key} is {getattr(self, key)}, which only schedule: {schedule} reads, but schedule is "
+                    f"{self.schedule!r}; choose that one or leave {key}"
+                )
+        return self
+
+
+def _steps_or_share(value: object) -> object:
+    """A whole number of steps, or a share of them below 1; raises ValueError for any other number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError("write a number of steps, or a share of them below 1, such as 0.1")
+    if not (0 < value < 1 or (1 <= value < 2**63 and value == int(value))):
+        raise UserError("a number of steps is whole and positive, a share of them lies between 0 and 1")
+    return value if value < 1 else int(value)
+
+
+class TrainingConfig(Section):
+    """The loop: how much, how often."""
+
+    num_epochs: Annotated[int, Field(ge=1)] = 3
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps after which training ends, whatever num_epochs says; the schedule ends there too."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows of an optimizer step, over all workers."""
+    micro_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Most rows of one forward pass of one worker."""
+    group_by_length: bool = True
+    """Rows of a batch have similar lengths."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    """DeepSpeed ZeRO stage."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the hardware is fast at it, else fp32."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of the student, None keeps what its checkpoint says."""
+    loss_normalization: Literal["global", "per_micro_batch"] = "global"
+    """What a term's mean is over: the whole optimizer step, or each micro-batch (published)."""
+    logging_steps: Annotated[int, Field(ge=1)] = 10
+    eval_steps: Annotated[int | float, BeforeValidator(_steps_or_share)] | None = 0.1
+    """Steps between evaluations; below 1 a share of the training, so 0.1 makes about ten of them. None for once an
+    epoch."""
+    eval_rows: Annotated[int, Field(ge=1)] = 512
+    """Most validation rows that such an evaluation reads."""
+    save_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints, None for once an epoch."""
+    save_total_limit: Annotated[int, Field(ge=1)] = 2
+    """Latest checkpoints that are kept; the best student is kept besides."""
+    max_failures: Annotated[int, Field(ge=0)] = 1
+    """Restarts of the worker group after a failure."""
+    stop_after_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps after which training ends while the schedule is that of the full run, unlike ``max_steps``."""
+    stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Epochs after which training ends while the schedule spans all ``num_epochs``."""
+    metric_for_best_model: str = "loss"
+    """What chooses the best student: ``loss``, the method's on validation rows; a metric of the task, such as
+    ``accuracy``; ``agreement`` with the teachers, of methods that join several, which needs no labels; or a name as it
+    is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
+    first step is no candidate."""
+    greater_is_better: bool | None = None
+    """Whether the best value of that metric is the greatest; the metric says so itself, another word is refused, and a
+    term such as ``validation/margin``, of which neither is better, needs one."""
+    saving_criterion: float | None = None
+    """Value that the metric has to beat before a best student is kept."""
+    load_best_model_at_end: bool = False
+    """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations in a row without an improvement after which training ends."""
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """An improvement is one over the best value before it by more than this."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainingConfig":
+        if self.early_stopping_threshold and self.early_stopping_patience is None:
+            raise UserError(
+                f"early_stopping_threshold is {self.early_stopping_threshold}, which does nothing without "
+                "early_stopping_patience; give both or neither"
+            )
+        if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
+            raise UserError(
+                f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
+            )
+        if self.stop_after_steps is not None and self.stop_after_epochs is not None:
+            raise UserError(
+                f"stop_after_epochs is {self.stop_after_epochs} beside stop_after_steps, {self.stop_after_steps}; "
+                "give one of them"
+            )
+        if (self.stop_after_epochs or 0) > self.num_epochs:
+            raise UserError(
+                f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
+                "leave it"
+            )
+        compares = self.load_best_model_at_end or self.early_stopping_patience is not None
+        if compares and self.evaluates_only_at_the_end:
+            key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
+            raise UserError(
+                f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
+            )
+        return self
+
+    @property
+    def evaluates_at_whole_steps(self) -> bool:
+        """Whether the steps between evaluations are told, and do not follow from the number of rows."""
+        return self.eval_steps is not None and self.eval_steps >= 1
+
+    @property
+    def evaluates_only_at_the_end(self) -> bool:
+        """Whether no evaluation comes before the last step, as far as that shows without the number of rows."""
+        limits = [steps for steps in (self.max_steps, self.stop_after_steps) if steps is not None]
+        if self.eval_steps is None:
+            return 1 in (self.num_epochs, self.stop_after_epochs)
+        return bool(limits) and self.eval_steps >= min(limits)
+
+    @property
+    def stop_key(self) -> str:
+        """The key that ends training before its schedule does, where one does."""
+        return "stop_after_epochs" if self.stop_after_steps is None else "stop_after_steps"
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps that the schedule spans."""
+        steps = self.num_epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def last_step(self, steps_per_epoch: int) -> int:
+        """Step after which training ends; that of the schedule without a stop before it."""
+        epochs = self.num_epochs if self.stop_after_epochs is None else self.stop_after_epochs
+        last = min(self.num_steps(steps_per_epoch), epochs * steps_per_epoch)
+        return last if self.stop_after_steps is None else min(last, self.stop_after_steps)
+
+    def steps_between_evaluations(self, steps_per_epoch: int) -> int:
+        """Optimizer steps from one evaluation to the next."""
+        if self.eval_steps is None:
+            return steps_per_epoch
+        if self.eval_steps < 1:
+            return max(1, round(self.eval_steps * self.last_step(steps_per_epoch)))
+        return int(self.eval_steps)
+
+    def num_micro_batches(self, num_workers: int) -> int:
+        """Forward passes of each worker in one optimizer step."""
+        rows_per_worker = -(-self.batch_size // num_workers)
+        return -(-rows_per_worker // self.micro_batch_size)
