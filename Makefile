@@ -1,9 +1,9 @@
-# make demo, test, test-all, test-long, coverage, lint, bench; all of them install into VENV first when something changed.
+# make demo, test, test-all, test-long, campaigns, coverage, lint, bench; all of them install into VENV first when something changed.
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all test-long coverage lint bench clean
+.PHONY: demo test test-all test-long campaigns coverage lint bench clean
 
 # Two processes; a module stays in one, and those that take longest start first.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
@@ -26,6 +26,10 @@ test-all: $(INSTALLED)
 test-long: $(INSTALLED)
 	$(PYTEST) -m exhaustive
 	$(VENV)/bin/python -m pytest -m long --timeout 3000
+
+# By hand, for hours: odd jobs, odd data files and kills, until a forbidden outcome; see tests/campaigns/README.md.
+campaigns: $(INSTALLED)
+	@set -e; for campaign in fuzz_jobs fuzz_data kill_jobs; do $(VENV)/bin/python tests/campaigns/$$campaign.py; done
 
 # Which lines of the package make test and make test-all run.
 coverage: $(INSTALLED)

@@ -10,6 +10,8 @@ from raydistill.user_error import UserError, placed
 
 _MOST_VALUES = 100_000
 """More than any job has; a few lines of aliases of aliases would fill the memory."""
+_MOST_BITS = 1023
+"""Of a whole number: a larger one is no float, and what compares it with one would fail."""
 _MERGE = "tag:yaml.org,2002:merge"
 _RESOLVERS: list[tuple[str, str, str]] = [
     ("null", r"~|null|Null|NULL|", "~nN"),
@@ -53,7 +55,11 @@ class _Loader(yaml.SafeLoader):
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
-    return int(text, 16) if text.startswith("0x") else int(text)
+    number = int(text, 16) if text.startswith("0x") else int(text)
+    if number.bit_length() > _MOST_BITS:
+        line = node.start_mark.line + 1
+        raise UserError(f"line {line} has a whole number of {len(text)} characters; write a smaller one")
+    return number
 
 
 def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:

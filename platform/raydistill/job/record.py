@@ -130,5 +130,8 @@ def fingerprint(reference: str) -> str | None:
     if corpus.exists(manifests[0]):
         content = [corpus.read_bytes(name).decode() for name in manifests if corpus.exists(name)]
     else:
-        content = storage_at(local_path(reference)).contents()
+        try:
+            content = storage_at(local_path(reference)).contents()
+        except PermissionError as error:
+            raise UserError(f"{reference} holds {error.filename}, which may not be read; name another folder") from None
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]

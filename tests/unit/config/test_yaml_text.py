@@ -1,6 +1,7 @@
 import pytest
 
 from raydistill.config import yaml_text
+from raydistill.user_error import UserError
 
 
 def parse(text):
@@ -70,3 +71,10 @@ def test_python_objects_are_refused():
 def test_a_file_that_is_no_mapping_is_refused(text, what):
     with pytest.raises(ValueError, match=f"job.yaml is {what}; write keys and values"):
         yaml_text.parse_mapping(text, source="job.yaml")
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, "0x" + "f" * 400])
+def test_a_whole_number_that_is_no_float_is_refused_with_its_line(number):
+    with pytest.raises(UserError, match=r"^job.yaml: line 2 has a whole number of 40[12] characters; write a smaller"):
+        parse(f"a: 1\nb: [{number}]")
+    assert parse("1" + "0" * 300) == 10**300

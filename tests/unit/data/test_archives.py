@@ -180,3 +180,18 @@ def test_pip_options_come_from_its_files_and_the_environment_wins(tmp_path):
     environment = {"PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_INDEX_URL": "file:///b", "HOME": str(tmp_path)}
     settings = pip_settings(environment)
     assert (settings["index-url"], settings["timeout"]) == ("file:///b", "9")
+
+
+def test_a_tar_that_is_cut_off_is_told_so(tmp_path):
+    path = tmp_path / "plays-1.0.tar"
+    path.write_bytes(tar_bytes({"a.txt": bytes(5000)}, mode="w:")[:2000])
+    with pytest.raises(ValueError, match=r"^'plays-1\.0\.tar' is no zip, wheel or tar archive, or is damaged$"):
+        list_members(path, "**")
+
+
+def test_a_zip_with_a_damaged_table_of_contents_is_told_so(tmp_path):
+    path = write_zip(tmp_path / "plays-1.0.zip", FILES)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"PK\x01\x02", b"PK\x01\x00"))
+    with pytest.raises(ValueError, match=r"^'plays-1\.0\.zip' is no zip, wheel or tar archive, or is damaged$"):
+        list_members(path, "**")

@@ -25,6 +25,16 @@ from raydistill.user_error import UserError, said
 NESTED = "!/"
 _SHOWN_MEMBERS = 5
 _IN_MEMORY = 64_000_000
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    UnicodeError,
+    NotImplementedError,
+)
 _PACKED: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
@@ -129,14 +139,17 @@ class _Container:
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._archive: zipfile.ZipFile | tarfile.TarFile
-        if zipfile.is_zipfile(file):
-            self._archive = zipfile.ZipFile(file)
-            every = self._archive.namelist()
-            self.names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
-        else:
-            self._archive = _open_tar(file, name)
-            every = self._archive.getnames()
-            self.names = [entry.name for entry in self._archive.getmembers() if entry.isfile()]
+        try:
+            if zipfile.is_zipfile(file):
+                self._archive = zipfile.ZipFile(file)
+                every = self._archive.namelist()
+                self.names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
+            else:
+                self._archive = _open_tar(file)
+                every = self._archive.getnames()
+                self.names = [entry.name for entry in self._archive.getmembers() if entry.isfile()]
+        except _DAMAGE:
+            raise UserError(f"{name!r} is no zip, wheel or tar archive, or is damaged") from None
         for member in every:
             if member.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", member) or re.match(r"[A-Za-z]:", member):
                 raise UserError(f"archive {name!r} holds the unsafe member {member!r}; it is not read")
@@ -166,19 +179,16 @@ def _kept_container(archive: Path, mtime_ns: int, inside: tuple[str, ...]) -> _C
         return _Container(_copy(stream), inside[-1])
 
 
-def _open_tar(file: IO[bytes], name: str) -> tarfile.TarFile:
+def _open_tar(file: IO[bytes]) -> tarfile.TarFile:
     """A tar in a seekable file, unpacked to a temporary one first if it is packed as a whole."""
     file.seek(0)
     magic = file.read(6)
     file.seek(0)
     unpack = next((opener for start, opener in _PACKED.items() if magic.startswith(start)), None)
-    try:
-        if unpack is not None:
-            with unpack(file) as stream:
-                file = _copy(stream)
-        return tarfile.open(fileobj=file, mode="r:")
-    except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, zlib.error):
-        raise UserError(f"{name!r} is no zip, wheel or tar archive, or is damaged") from None
+    if unpack is not None:
+        with unpack(file) as stream:
+            file = _copy(stream)
+    return tarfile.open(fileobj=file, mode="r:")
 
 
 def _copy(stream: IO[bytes]) -> IO[bytes]:
