@@ -52,6 +52,7 @@ _PACKAGES = {
     "methods": "raydistill.methods",
     "tasks": "raydistill.tasks",
     "sources": "raydistill.data.sources",
+    "metrics": "raydistill.metrics",
     "stages": "raydistill.stages",
 }
 _FOLDERS = {"jobs": files.JOBS, "spaces": files.SPACES}

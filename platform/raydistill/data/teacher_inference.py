@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from raydistill import discovery
 from raydistill.batch import Batch, encoded_as
 from raydistill.data.corpus import Corpus
 from raydistill.data.published.score_files import OPTION, Block, ScoreColumn, replaced
@@ -30,6 +31,7 @@ from raydistill.models.blocks import blocks_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
 from raydistill.models.predictions import predict
+from raydistill.plugins import Plugin
 from raydistill.user_error import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,6 +54,8 @@ class TeacherRun:
     use_gpu: bool = False
     scores: ScoreColumn | None = None
     """Scores of a file, in place of those of passes with dropout."""
+    plugins: tuple[Plugin, ...] = ()
+    """Those of the task."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def _cells(columns: Mapping[str, OutputColumn]) -> pa.Schema:
 def _teacher_task(run: TeacherRun) -> Callable[[Mapping[str, int]], list[pa.Table]]:
     """Load a teacher; the task runs it on a range of rows."""
     torch.set_num_threads(run.num_threads)
+    discovery.arrived(run.plugins)
     outputs = TeacherOutputs(run)
 
     def table_of(item: Mapping[str, int]) -> list[pa.Table]:

@@ -13,6 +13,7 @@ from raydistill.config.matrix import SEED, assigned, axes, combinations
 from raydistill.config.schema import has_key
 from raydistill.config.sections import ScalingConfig, Section, TrackingConfig
 from raydistill.job.expand import StageRun, expand
+from raydistill.job.plugin_files import use_plugins, with_texts
 from raydistill.stages._base import Stage, StageConfig, stage_of
 from raydistill.user_error import UserError
 
@@ -50,6 +51,15 @@ StageField = Annotated[
 ]
 
 
+class PluginFile(Section):
+    """A plug-in with its content, as a job holds it on its way."""
+
+    file: str
+    """Its name as the job's file has it; the last part without ``.py`` is the plug-in's."""
+    text: str
+    """Its content."""
+
+
 class JobConfig(Section):
     """A job file."""
 
@@ -64,6 +74,9 @@ class JobConfig(Section):
     """Key of every draw: row order, masks, partners, sites, dropout."""
     tracking: TrackingConfig = TrackingConfig()
     scaling: ScalingConfig = ScalingConfig()
+    plugins: list[str | PluginFile] = []
+    """Methods, tasks, sources and metrics of one's own: files that end in ``.py``, relative to the job's, and modules
+    that are installed, such as ``package.module``. The last part of the name is that of the method."""
     stages: Annotated[dict[str, StageField], Field(min_length=1)]
     """Stages by name, run in this order."""
 
@@ -104,10 +117,12 @@ class Job:
 
 
 def load_job(raw: Mapping[str, Any]) -> Job:
-    """Validate a job's plain data.
+    """Validate a job's plain data, whose plug-ins are then known.
 
     Raises UserError with one line for each mistake.
     """
+    raw = with_texts(raw)
+    use_plugins(raw)
     try:
         config = JobConfig.model_validate(dict(raw))
     except ValidationError as error:
@@ -141,6 +156,7 @@ def _forward_references(stages: Mapping[str, Stage]) -> list[str]:
 
 def accepts(raw: Mapping[str, Any]) -> Any:
     """A function that tells whether a stage of the raw job takes a dotted path, as overrides ask it."""
+    use_plugins(with_texts(raw))
 
     def stage_accepts(name: str, path: list[str]) -> bool:
         value = raw["stages"][name]

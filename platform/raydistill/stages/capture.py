@@ -239,6 +239,7 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
             scores=self.config.score_column(number),
+            plugins=self.config.task.plugins,
         )
 
     def _parts(self, context: _base.StageContext) -> Iterator[tuple[str, Corpus]]:
@@ -274,6 +275,7 @@ class Stage(_base.Stage):
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
                 **({} if column is None or not is_of_train_set(corpus) else {OPTION: column.identity}),
+                **{"plugin": plugin.digest for plugin in config.task.own_plugins},
             },
         )
 

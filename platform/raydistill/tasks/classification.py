@@ -148,8 +148,8 @@ class Task(TaskBase):
 
     @classmethod
     def higher_is_better(cls, config: Config) -> dict[str, bool]:
-        """All metrics but the loss are better when greater."""
-        return {**dict.fromkeys(config.metrics, True), "loss": False}
+        """As each metric says; of the loss a smaller value."""
+        return {**_class_metrics.higher_is_better(config.metrics), "loss": False}
 
     @torch.no_grad()
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
