@@ -26,7 +26,7 @@ LAYERS = (
     ("registry",),
     ("tracking", "cluster"),
     ("config",),
-    ("hf",),
+    ("hf", "testing"),
     ("api",),
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim", "metrics"),

@@ -91,6 +91,10 @@ class Named:
         # The options are of a class that another process has once it knows the plug-ins.
         return _arrived, (type(self), self.name, self.plugins, pickle.dumps(self.config))
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        # Nothing of it changes, and it came from no other process.
+        return self
+
     @property
     def own_plugins(self) -> tuple[Plugin, ...]:
         """The plug-in that is the module itself, if it is one."""

@@ -90,8 +90,8 @@ def stage_records(job: Job) -> dict[str, StageRecord]:
 def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) -> StageRecord:
     """The record of one run, given those before it.
 
-    Its hash covers configuration, seed, inputs' hashes, files outside the job, and the plug-ins that it uses. Raises ValueError when a source
-    it reads is not there, or when another run of the job would do the same.
+    Its hash covers configuration, seed, inputs' hashes, files outside the job, and the plug-ins that it uses. Raises
+    ValueError when a source it reads is not there, or when another run of the job would do the same.
     """
     registered = registered_checkpoints(job, run)
     hashes: dict[str, str] = {}

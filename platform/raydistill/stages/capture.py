@@ -275,7 +275,7 @@ class Stage(_base.Stage):
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
                 **({} if column is None or not is_of_train_set(corpus) else {OPTION: column.identity}),
-                **{"plugin": plugin.digest for plugin in config.task.own_plugins},
+                **({"plugin": config.task.own_plugins[0].digest} if config.task.own_plugins else {}),
             },
         )
 
