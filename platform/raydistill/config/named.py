@@ -11,10 +11,11 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError, with_config
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from raydistill import discovery
+from raydistill.api.documentation import options_of
 from raydistill.config.errors import choice_error, with_choices
 from raydistill.config.section import FINITE, with_plain_numbers
 from raydistill.plugins import METHODS, METRICS, SOURCES, TASKS, Plugin
@@ -113,6 +114,27 @@ class Named:
         return core_schema.no_info_plain_validator_function(
             cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls.dump)
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The name of a module, or its name with its options."""
+        choices = discovery.names(cls.PACKAGE)
+        options = [
+            {"if": {"properties": {"name": {"const": name}}}, "then": cls._options_schema(name)} for name in choices
+        ]
+        section = {"type": "object", "required": ["name"], "properties": {"name": {"enum": choices}}, "allOf": options}
+        return {"anyOf": [{"enum": choices}, section]}
+
+    @classmethod
+    def _options_schema(cls, name: str) -> dict[str, Any]:
+        found = TypeAdapter(with_config(FINITE)(cls.config_type(name))).json_schema()
+        meanings = {option: meaning for option, _, meaning in options_of(cls.config_type(name))}
+        properties = {
+            # What refers to definitions of its own is described and not checked.
+            option: {**({} if "$ref" in str(schema) else schema), "description": meanings.get(option, "")}
+            for option, schema in found.get("properties", {}).items()
+        }
+        return {"properties": {"name": {}, **properties}, "additionalProperties": False}
 
 
 NamedT = TypeVar("NamedT", bound=Named)
