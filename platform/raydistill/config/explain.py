@@ -18,6 +18,8 @@ from raydistill.user_error import UserError
 _PROBES: dict[Any, tuple[Any, ...]] = {str: ("?",), int: (-(10**9), 10**9), float: (-1e9, 1e9)}
 """Values that options refuse, where they refuse any, with what they take instead."""
 
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "length at least"}
+
 
 @dataclass(frozen=True)
 class Key:
@@ -111,7 +113,13 @@ def _with_keys(key: Key, annotation: Any, value: Any) -> Key:
 def _of_field(name: str, field: Any) -> Key:
     default = field.get_default(call_default_factory=True)
     shown = "" if default is PydanticUndefined else _text(default)
-    return Key(name, _type(field.annotation), field.description or "", shown, tuple(map(str, field.metadata)))
+    limits = (
+        f"{words} {getattr(bound, sign)}"
+        for bound in field.metadata
+        for sign, words in _BOUNDS.items()
+        if getattr(bound, sign, None) is not None
+    )
+    return Key(name, _type(field.annotation), field.description or "", shown, tuple(limits))
 
 
 def _text(value: Any) -> str:
@@ -122,6 +130,7 @@ def _text(value: Any) -> str:
 
 def _type(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    text = re.sub(r"Annotated\[([^,\[\]]*), FieldInfo\(.*?\]\)\]", r"\1", text)
     return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)
 
 
@@ -135,7 +144,7 @@ def _refusals(config_type: type, name: str) -> Iterator[str]:
             except (UserError, ValidationError) as error:
                 subject, _, remedy = str(error).partition("; ")
                 if subject.startswith(f"{name} is {probe!r}"):
-                    yield remedy.replace("Choices: ", "one of: ")
+                    yield re.sub("^[Cc]hoices: ", "one of: ", remedy)
             except TypeError:
                 # Other options have no default.
                 return
