@@ -42,6 +42,7 @@ LAYERS = (
         "credentials",
         "environment",
         "store_paths",
+        "threads",
     ),
     ("plugins",),
     ("user_error",),

@@ -74,7 +74,7 @@ def partial_path(target: Path) -> Path:
 def start(target: Path) -> Path:
     """An empty folder in which to write what becomes ``target``."""
     give_up(target)
-    partial_path(target).mkdir()
+    partial_path(target).mkdir(parents=True)
     return partial_path(target)
 
 

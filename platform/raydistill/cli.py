@@ -1,9 +1,8 @@
 """The ``raydistill`` command; each command imports what it needs when it runs, so that ``--help`` is quick."""
 
-import json
 import logging
+import os
 import re
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +15,6 @@ from raydistill.commands.loading import load
 from raydistill.commands.reporting import (
     DONE,
     FAILED,
-    INTERRUPTED,
     USER_CAN_FIX,
     DebugOption,
     JsonOption,
@@ -58,18 +56,10 @@ _PACKAGES = {
     "stages": "raydistill.stages",
 }
 _FOLDERS = {"jobs": files.JOBS, "spaces": files.SPACES}
-_KINDS = ["jobs", *_PACKAGES, "spaces"]
+_KINDS = ["jobs", *_PACKAGES, "models", "spaces"]
 _OVERRIDE = re.compile(r"[^\s=/\\]+=.*", re.DOTALL)
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, or the name of a shipped job.")]
-
-
-def main() -> None:
-    """Run the command line; the exit status is 0 done, 2 the user can fix it, 130 interrupted, 1 anything else."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -138,14 +128,14 @@ def validate(
       raydistill validate spaces/kd_temperature
       raydistill validate jobs/*.yaml scaling.num_workers=2
     """
-    overrides = [text for text in arguments if _OVERRIDE.fullmatch(text) and not Path(text).exists()]
+    overrides = [text for text in arguments if _OVERRIDE.fullmatch(text) and not os.path.exists(text)]
     jobs = [text for text in arguments if text not in overrides]
     with reported(debug=debug):
         if not jobs:
             raise UserError(["no job is given; write a file or the name of a shipped job before the keys"])
         findings = [_validate_one(job, overrides) for job in jobs]
         if as_json:
-            typer.echo(json.dumps(findings, indent=2))
+            emit(findings, json_text=True, lines=[])
         if any(finding["errors"] for finding in findings):
             problems = [line for finding in findings for line in finding["errors"]]
             raise UserError([] if as_json else problems)
@@ -179,6 +169,12 @@ def ls(
         if kind not in _KINDS:
             typer.echo(discovery.unknown_choice("what to list", kind, _KINDS), err=True)
             raise typer.Exit(USER_CAN_FIX)
+        if kind == "models":
+            from raydistill.commands.families import model_lines, table
+
+            families = model_lines()
+            emit([line._asdict() for line in families], json_text=as_json, lines=table(families))
+            return
         if kind in _FOLDERS:
             found = {name: files.description(_FOLDERS[kind], name) for name in files.names(_FOLDERS[kind])}
         else:
@@ -254,8 +250,3 @@ def _check(name: str, job: "Job") -> dict[str, list[str]]:
 
 def _report_lines(job: str, report: dict[str, list[str]]) -> list[str]:
     return [f"{job}: valid", *(f"  {stage}: {line}" for stage, lines in report.items() for line in lines)]
-
-
-if __name__ == "__main__":
-    # A submitted job starts so: the package travels with it, its console script does not.
-    main()

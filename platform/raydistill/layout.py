@@ -90,6 +90,15 @@ class Layout:
         """The packed entries (R, ...) of padded rows (B, T, ...)."""
         return dense.flatten(0, 1).index_select(0, self.index)
 
+    def dense(self, packed: Tensor, fill: int) -> Tensor:
+        """Packed entries (R, ...) in padded rows (B, T, ...), ``fill`` where there is none."""
+        flat = packed.new_full((self.num_rows * self.width, *packed.shape[1:]), fill)
+        return flat.index_copy(0, self.index, packed).unflatten(0, (self.num_rows, self.width))
+
+    def put(self, dense: Tensor, packed: Tensor) -> Tensor:
+        """A copy of padded rows (B, T, ...) with these packed entries (R, ...) in their places."""
+        return dense.flatten(0, 1).index_copy(0, self.index, packed).unflatten(0, (self.num_rows, self.width))
+
     def places(self, index: Tensor) -> Tensor:
         """Numbers (P,) of the packed states at flat places (P,).
 

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from raydistill.user_error import UserError
+
 SCHEME = "s3://"
 _ROOT = "raydistill-s3"
 """Name of the folder whose subfolders are buckets; a path with it is told on machines with another cache folder too."""
@@ -16,6 +18,15 @@ def cache_folder() -> Path:
 def mirror_root() -> Path:
     """The folder of this machine below which object stores have their local paths, absolute."""
     return (cache_folder() / _ROOT).resolve()
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path with its ``~`` written out; raises UserError where it names a user that this machine does not have."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        first = Path(path).parts[0]
+        raise UserError(f"{os.fspath(path)!r} starts at {first}, which is nobody here; write that folder out") from None
 
 
 def is_in_store(place: str | os.PathLike[str]) -> bool:

@@ -32,6 +32,14 @@ def placed(place: str) -> Iterator[None]:
         raise error.at(place) from None
 
 
+def said(error: BaseException) -> str:
+    """What an error says, on one line: its first line, with its type where that alone tells what is wrong."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, ValueError | OSError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def user_error_of(error: BaseException) -> UserError | None:
     """The UserError that an error is, or that Ray brings in it from a task, an actor or a training worker."""
     return next((each for each in brought(error) if isinstance(each, UserError)), None)

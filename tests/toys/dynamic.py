@@ -40,7 +40,7 @@ def says(logits: Tensor, states: tuple[Tensor, ...] = ()) -> Prediction:
     mask = torch.ones(shape, dtype=torch.bool)
     layout = Layout.of(mask, torch.arange(mask.numel()))
     packed = tuple(state.flatten(0, 1) for state in states)
-    return Prediction(logits, packed, layout, torch.arange(shape[0]) * shape[1])
+    return Prediction(logits, packed, layout, torch.arange(shape[0]) * shape[1], packed[-1] if packed else None)
 
 
 def fixture_batch(teachers: tuple[Tensor, ...] = (), rows: range = range(5)) -> Batch:

@@ -108,7 +108,7 @@ def test_every_command_shows_an_example_in_its_help(command):
 )
 def test_help_and_lists_import_nothing_heavy_and_take_less_than_a_second(arguments):
     code = (
-        "import sys\nfrom raydistill.cli import main\nsys.argv = ['raydistill', *sys.argv[1:]]\n"
+        "import sys\nfrom raydistill.__main__ import main\nsys.argv = ['raydistill', *sys.argv[1:]]\n"
         "try:\n    main()\nfinally:\n"
         f"    print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
@@ -292,6 +292,17 @@ def test_ls_jobs_lists_the_files_of_the_repository_with_their_descriptions():
     in_folder = sorted(str(path.relative_to(ROOT / "jobs").with_suffix("")) for path in ROOT.glob("jobs/**/*.yaml"))
     assert [entry["name"] for entry in listed] == in_folder
     assert all(entry["summary"] for entry in listed)
+
+
+def test_ls_models_tells_heads_and_methods_of_each_family_and_of_all_others():
+    listed = {entry["name"]: entry for entry in json.loads(invoke("ls", "models", "--json").stdout)}
+    assert {"bert", "deberta-v2", "gemma3_text", "xlm-roberta", "any other of transformers"} <= set(listed)
+    assert listed["bert"]["heads"] == "mlm, sequences, tokens, answers"
+    assert listed["bert"]["lacks"] == "-"
+    assert listed["albert"]["lacks"] == "units, attention"
+    assert listed["granite"]["methods"] == "causal, finetune, kd"
+    shown = invoke("ls", "models").stdout
+    assert all(f"\n{name} " in shown for name in listed)
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_variables_of_a_submitted_job_go_in_a_file_of_its_owner_and_into_no_
         assert json.loads(archive.read(credentials.VARIABLES)) == {"MLFLOW_PASSWORD": "hunter2"}
         assert archive.getinfo(credentials.VARIABLES).external_attr >> 16 == 0o600
         assert "hunter2" not in archive.read("job.yaml").decode()
-    assert made.entrypoint == "exec python -m raydistill.credentials python -m raydistill.cli run job.yaml"
+    assert made.entrypoint == "exec python -m raydistill.credentials python -m raydistill run job.yaml"
 
 
 def test_a_submitted_job_runs_with_its_variables(tmp_path):

@@ -4,7 +4,7 @@ import sys
 
 SHOW = """
 import sys
-from raydistill.cli import main
+from raydistill.__main__ import main
 sys.argv = ["raydistill", "ls", "jobs"]
 try:
     main()

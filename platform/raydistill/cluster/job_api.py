@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import queue
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raydistill.threads import in_thread
 from raydistill.user_error import UserError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -52,10 +54,14 @@ def find_token() -> str | None:
 def checked_address(address: str) -> str:
     """An HTTP address of a dashboard; raises ValueError for any other."""
     text = address if "://" in address else f"http://{address}"
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(text)
+        is_one, port = parts.scheme in ("http", "https") and bool(parts.hostname), parts.port
+    except ValueError:
+        is_one, port = False, None
+    if not is_one:
         raise UserError(f"--address is {address!r}; give the address of the dashboard, such as {DEFAULT_ADDRESS}")
-    if parts.port is None and parts.scheme == "http":
+    if port is None and parts.scheme == "http":
         text = f"{parts.scheme}://{parts.netloc}:8265"
     return text.rstrip("/")
 
@@ -139,27 +145,41 @@ class JobApi:
         self.job(job_id)
         done = 0
         while True:
-            done = asyncio.run(self._tail(job_id, echo, done))
+            done = self._tail(job_id, echo, done)
             info = self.job(job_id)
             if str(info.status) in ENDED:
                 return info
             time.sleep(_RETRY_S)
 
-    async def _tail(self, job_id: str, echo: Callable[[str], None], done: int) -> int:
-        """Hand over what comes after the first ``done`` characters; returns how many there are now."""
+    def _tail(self, job_id: str, echo: Callable[[str], None], done: int) -> int:
+        """Hand over what comes after the first ``done`` characters; returns how many there are now.
+
+        The stream is read in a thread. In the main one asyncio makes of Ctrl-C the cancellation of a task, which a
+        library may take for a time-out of its own.
+        """
+        texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        reading = in_thread(lambda: asyncio.run(self._read(job_id, texts)))
+        seen = 0
+        while (text := texts.get()) is not None:
+            seen += len(text)
+            if seen > done:
+                echo(text[-(seen - done) :])
+                done = seen
+        reading.result()
+        return done
+
+    async def _read(self, job_id: str, texts: "queue.SimpleQueue[str | None]") -> None:
+        """Put the pieces of a job's stream into a queue, and None after the last."""
         import aiohttp
 
-        seen = 0
         try:
             async for text in self._client.tail_job_logs(job_id):
-                seen += len(text)
-                if seen > done:
-                    echo(text[-(seen - done) :])
-                    done = seen
+                texts.put(text)
         except (aiohttp.ClientError, RuntimeError):
             # The stream alone was cut; whether the cluster is still there, the next question tells.
             pass
-        return done
+        finally:
+            texts.put(None)
 
 
 def exit_code(info: Any) -> int | None:

@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ class LocalPath:
     @property
     def root(self) -> Path:
         """The folder that the value is or searches, or the one in which the file lies, absolute."""
-        path = Path(self.value).expanduser()
+        path = Path(os.path.expanduser(self.value))
         fixed = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         return (path.parent if path.is_file() else fixed).absolute()
 
@@ -98,7 +99,7 @@ def _stage(reference: str) -> str:
 
 
 def _files(value: str, *, is_pattern: bool) -> tuple[Path, ...]:
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))
     if path.is_dir():
         found = [each for each in path.rglob("*") if each.is_file()]
     elif path.is_file():

@@ -70,7 +70,7 @@ _Plain.add_representer(str, _Plain.represent_text)
 
 
 def _ray_job(submission: Submission, name: str, image: str, claim: str | None, code: str | None) -> dict[str, Any]:
-    command = "raydistill" if code is None else "python -m raydistill.cli"
+    command = "raydistill" if code is None else "python -m raydistill"
     environment: dict[str, Any] = {"env_vars": quiet_variables()}
     if code is not None:
         environment["py_modules"] = [code]

@@ -22,7 +22,7 @@ from raydistill.cluster.local_paths import local_paths, replaced
 from raydistill.cluster.uploads import FOLDER, Upload, uploads, write_package
 from raydistill.credentials import has_reference
 from raydistill.environment import quiet_variables
-from raydistill.store_paths import is_in_store
+from raydistill.store_paths import at_home, is_in_store
 from raydistill.user_error import UserError
 
 JOB_KEY = "raydistill_job"
@@ -51,7 +51,7 @@ class Submission:
     @property
     def entrypoint(self) -> str:
         """The shell command that runs the job."""
-        run = f"exec {_WITH_VARIABLES if self.variables else ''}python -m raydistill.cli run job.yaml"
+        run = f"exec {_WITH_VARIABLES if self.variables else ''}python -m raydistill run job.yaml"
         if not self.digests:
             return run
         target = str(Path(self.job["storage"]) / FOLDER)
@@ -106,7 +106,7 @@ def prepare(
     """
     problems = place_problems(job)
     storage = str(job["storage"])
-    known = [Path(folder).expanduser().absolute() for folder in shared]
+    known = [at_home(folder).absolute() for folder in shared]
     known += [] if "://" in storage or problems else [Path(storage)]
     found = local_paths(job, shared=known)
     if not upload:

@@ -42,7 +42,7 @@ class Upload:
 
     def value(self, storage: str) -> str:
         """What stands in the job instead, given its storage."""
-        path = Path(self.path.value).expanduser().absolute()
+        path = Path(os.path.expanduser(self.path.value)).absolute()
         return str(Path(storage) / FOLDER / self.folder / path.relative_to(self.path.root))
 
 

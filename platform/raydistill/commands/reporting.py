@@ -1,6 +1,7 @@
 """What commands share: options, exit statuses, and errors as lines on standard error."""
 
 import json
+import math
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -103,9 +104,18 @@ def told_if_lost(lost: str) -> None:
 def emit(data: Any, *, json_text: bool, lines: list[str]) -> None:
     """Print the data as one JSON document, or the lines."""
     if json_text:
-        typer.echo(json.dumps(data, indent=2))
+        typer.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
     else:
         print_lines(lines)
+
+
+def _finite(data: Any) -> Any:
+    """The same data with null for numbers that JSON does not have."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def print_lines(lines: list[str], *, err: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Matrices: one stage, several runs of it that differ in chosen keys."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from raydistill.user_error import UserError
 
 SEED = "seed"
 """The axis over which tables average; runs that are made from a run with a seed share it."""
+
+MAX_RUNS = 1_000
+"""Runs of one stage: each is checked by itself, and each has a folder and a tracked run."""
 
 Label = str | int | float | bool
 """A matrix value as names and tables show it."""
@@ -34,9 +38,12 @@ def axes(matrix: Mapping[str, Any]) -> dict[str, list[Choice]]:
     """
     found: dict[str, list[Choice]] = {}
     for key, values in matrix.items():
+        if not isinstance(key, str):
+            raise UserError(f"matrix has the key {key!r}; write dotted keys, such as method.temperature: [1, 2]")
         if isinstance(values, Mapping):
             found |= {f"{key}.{inner}": choices for inner, choices in axes(values).items()}
         elif isinstance(values, Sequence) and not isinstance(values, str) and values:
+            _check_number(len(values))
             found[key] = [Choice(label, value) for label, value in zip(_labels(key, values), values, strict=True)]
         else:
             raise UserError(f"matrix.{key} is {values!r}; list the values, such as [1, 2, 3]")
@@ -67,8 +74,14 @@ def _label(value: Any) -> Label:
 
 
 def combinations(chosen: Mapping[str, Sequence[Choice]]) -> list[dict[str, Choice]]:
-    """Every combination of the axes' values; the last axis changes fastest."""
+    """Every combination of the axes' values; the last axis changes fastest. Raises UserError for too many."""
+    _check_number(math.prod(map(len, chosen.values())))
     return [dict(zip(chosen, values, strict=True)) for values in itertools.product(*chosen.values())]
+
+
+def _check_number(num_runs: int) -> None:
+    if num_runs > MAX_RUNS:
+        raise UserError(f"a matrix makes over {MAX_RUNS:,} runs of this stage; list fewer values")
 
 
 def run_name(stage: str, assignment: Assignment) -> str:
@@ -86,10 +99,16 @@ def assigned(raw: Mapping[str, Any], choices: Mapping[str, Choice]) -> dict[str,
 
 
 def joined(left: Sequence[Assignment], right: Sequence[Assignment]) -> list[Assignment]:
-    """Pairs of assignments that agree on the keys both have, merged; keys of ``left`` come first."""
-    return [
+    """Pairs of assignments that agree on the keys both have, merged; keys of ``left`` come first.
+
+    Raises UserError for too many.
+    """
+    pairs = (
         {**first, **second}
         for first in left
         for second in right
         if all(first[key] == second[key] for key in first.keys() & second.keys())
-    ]
+    )
+    found: list[Assignment] = list(itertools.islice(pairs, MAX_RUNS + 1))
+    _check_number(len(found))
+    return found

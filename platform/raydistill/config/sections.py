@@ -195,7 +195,7 @@ class StudentConfig(Section):
     """``layers``: embeddings and chosen blocks of teacher 0; ``checkpoint``: a model as it is; ``random``: fresh."""
     checkpoint: ModelRef | None = None
     """The model that ``init: checkpoint`` continues, or that the other two start from instead of teacher 0."""
-    architecture: Literal["bert", "distilbert", "roberta", "gpt2", "llama", "mistral", "qwen2"] | None = None
+    architecture: str | None = None
     """Family of a student made from layers or from nothing; by default ``distilbert`` for a BERT teacher, as
     published, and the teacher's own for every other."""
     num_layers: Annotated[int, Field(ge=1)] | None = None

@@ -1,12 +1,15 @@
 """Reading YAML as version 1.2 defines it: ``1e-4`` is a number, ``on`` is a word, no key is written twice."""
 
+import itertools
 import re
 from typing import Any
 
 import yaml
 
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, placed
 
+_MOST_VALUES = 100_000
+"""More than any job has; a few lines of aliases of aliases would fill the memory."""
 _MERGE = "tag:yaml.org,2002:merge"
 _RESOLVERS: list[tuple[str, str, str]] = [
     ("null", r"~|null|Null|NULL|", "~nN"),
@@ -33,6 +36,8 @@ class _Loader(yaml.SafeLoader):
             self._refuse_repeated_keys(node)
             self._unique.add(id(node))
         super().flatten_mapping(node)
+        # What is merged is repeated here already, before the value is made.
+        _check_number(len(node.value))
 
     @staticmethod
     def _refuse_repeated_keys(node: yaml.MappingNode) -> None:
@@ -64,12 +69,26 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
 def plain_copy(value: Any) -> Any:
-    """A copy of nested mappings and lists in which no two places share an object, unlike ``copy.deepcopy``."""
+    """A copy of nested mappings and lists in which no two places share an object, unlike ``copy.deepcopy``.
+
+    Raises UserError for a value that becomes too large so.
+    """
+    return _copy(value, itertools.count(1))
+
+
+def _copy(value: Any, numbers: "itertools.count[int]") -> Any:
+    if not isinstance(value, dict | list):
+        return value
+    for _ in value:
+        _check_number(next(numbers))
     if isinstance(value, dict):
-        return {key: plain_copy(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain_copy(item) for item in value]
-    return value
+        return {key: _copy(item, numbers) for key, item in value.items()}
+    return [_copy(item, numbers) for item in value]
+
+
+def _check_number(num_values: int) -> None:
+    if num_values > _MOST_VALUES:
+        raise UserError(f"it has over {_MOST_VALUES:,} values, aliases written out; write fewer, or fewer aliases")
 
 
 def parse(text: str, *, source: str) -> Any:
@@ -78,13 +97,19 @@ def parse(text: str, *, source: str) -> Any:
     Raises ValueError, one line with the line number, for a syntax error or a key that is written twice.
     """
     try:
-        return plain_copy(yaml.load(text, Loader=_Loader))
+        with placed(source):
+            return plain_copy(yaml.load(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         raise UserError(f"{place}: {error.problem or error.context}; correct the YAML there") from None
     except yaml.YAMLError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}; correct the YAML there") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        # A tag, or a number of very many digits.
+        raise UserError(f"{source}: {error}; correct the YAML there") from None
     except RecursionError:
         raise UserError(f"{source}: it is nested too deeply, or holds itself; remove the alias") from None
 

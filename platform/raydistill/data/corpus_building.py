@@ -5,7 +5,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +14,16 @@ from typing import Any
 
 from raydistill import __version__
 from raydistill.config.named import EncodingSpec, SourceSpec
-from raydistill.data.corpus import FORMAT_VERSION, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
+from raydistill.data.corpus import FORMAT_VERSION, Corpus, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
 from raydistill.data.encoding import Recipe, encoded_blocks
+from raydistill.data.findings import Finding, Findings
 from raydistill.data.input_splits import PARTS, InputSplit, WeightedSource, interleave, of_part, validation_splits
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns
-from raydistill.models.checks import max_length
-from raydistill.models.load import load_config, load_tokenizer
+from raydistill.models.checks import longest_row
+from raydistill.models.load import load_tokenizer
 from raydistill.user_error import UserError
 
 _TEXTS_PER_BLOCK = 1_000
@@ -41,6 +42,7 @@ def binarize(
     rows_per_shard: int = ROWS_PER_SHARD,
     seed: int = 0,
     parallel: int = 1,
+    tell: Callable[[list[Finding]], None] | None = None,
 ) -> dict[str, Any]:
     """Encode texts of sources into the corpora ``<output>/train`` and ``<output>/validation``; needs a running Ray.
 
@@ -49,7 +51,8 @@ def binarize(
     texts are the validation corpus, and ``sources``, which may be none, give only ``train``. The files depend on the
     arguments alone: an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
     Each text of a task of sequences is encoded with the tokenizers in the folders ``teacher_tokenizers`` too.
-    ``parallel`` is the number of calls that share the machine.
+    ``parallel`` is the number of calls that share the machine. ``tell`` is told what was left out, and what of the rest
+    looks wrong.
     Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
     reason, and of rows ``taken_over`` from an interrupted call.
     Raises ValueError if the sources give no row, one of the parts stays empty, or two tokenizers are the same.
@@ -83,10 +86,16 @@ def binarize(
         if taken_over:
             _logger.warning("%s: %d rows of an earlier run are taken over", output, taken_over)
         starts = {part: writer.start for part, writer in writers.items()}
+        findings = Findings()
+        # Copies that were asked for are equal.
+        counts_equal = all(weighted.weight <= 1 for weighted in sources)
         for block in encoded_blocks(origin.input_splits(), recipe, starts=starts, parallel=parallel):
             writers[block.part].add(
                 block.ids, block.lengths, place=block.place, counts=block.counts, values=block.values
             )
+            findings.meet(block.met)
+            if counts_equal:
+                findings.count(PARTS[block.part], block.ids, block.lengths)
         counts = sum((writer.counts for writer in writers.values()), Counter())
         rows = {part: writer.rows for part, writer in writers.items()}
         _check_not_empty(rows, counts, origin)
@@ -100,6 +109,9 @@ def binarize(
                 split={"part": PARTS[part], "validation": origin.split, "seed": seed},
                 further=[(info, one.files) for one, info in further],
             )
+    if tell is not None:
+        corpora = {PARTS[part]: Corpus.open(join(output, PARTS[part])) for part in writers}
+        tell(findings.told(counts, sum(rows.values()), corpora))
     summary = {PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
     return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
 
@@ -206,8 +218,7 @@ def _with_max_length(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> En
     if encoding.config.max_length is not None:
         return encoding
     limits = [int(tokenizer.model_max_length)]
-    if (folder / "config.json").is_file():
-        limits.append(max_length(load_config(folder)))
+    limits.append(longest_row(folder))
     if min(limits) > _NO_LIMIT:
         raise UserError("encoding.max_length is missing and the tokenizer states no limit; give it")
     return encoding.with_max_length(min(limits))
@@ -222,8 +233,8 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
 def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin: _Origin) -> None:
     if not any(rows.values()):
         raise UserError(
-            f"the sources' {counts['texts']} texts give no row; lower encoding.min_length, or choose another unit "
-            "or other files"
+            f"the sources' {counts['texts']} texts give no row{_left_out(counts)}; lower encoding.min_length, "
+            "or choose another unit or other files"
         )
     for part, number in rows.items():
         if number == 0 and isinstance(origin.split, dict):
@@ -235,3 +246,9 @@ def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin:
             raise UserError(
                 f"validation is {origin.split}, which leaves no row in {PARTS[part]}; change it or add text"
             )
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    """Why rows and examples were left out, in brackets."""
+    reasons = [f"{number} {reason}" for reason, number in counts.items() if reason != "texts"]
+    return f" ({', '.join(reasons)})" if reasons else ""

@@ -17,10 +17,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.config.named import EncodingSpec, SourceSpec
+from raydistill.data.examples import examples_of, placed_in
+from raydistill.data.findings import Met, met_in
 from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
 from raydistill.data.row_columns import one_array, schema_of, table_of
-from raydistill.data.sources._base import DROPPED, Example, Item
+from raydistill.data.sources._base import DROPPED, Example, Item, Where
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.machine import physical_cores
 from raydistill.models.load import load_tokenizer
@@ -31,8 +33,16 @@ _PIECE_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
 _IDS, _LENGTHS = "row.ids", "row.lengths"
 _COUNTS = pa.map_(pa.string(), pa.int64())
+_WHERE = pa.struct({"name": pa.string(), "unit": pa.string(), "number": pa.int64(), "before": pa.int64()})
+_MET = pa.list_(pa.struct({"what": pa.string(), "where": _WHERE}))
 _OF_BLOCK = pa.schema(
-    {"block.split": pa.int64(), "block.number": pa.int64(), "block.part": pa.int64(), "block.counts": _COUNTS}
+    {
+        "block.split": pa.int64(),
+        "block.number": pa.int64(),
+        "block.part": pa.int64(),
+        "block.counts": _COUNTS,
+        "block.met": _MET,
+    }
 )
 _ROWS = pa.schema({_IDS: pa.int32(), _LENGTHS: pa.int32()})
 
@@ -65,6 +75,8 @@ class Block:
     """What the rows have beside their ids, None for a task without columns."""
     counts: Mapping[str, int]
     """Number of ``texts``, and of rows that were dropped by reason."""
+    met: Sequence[Met] = ()
+    """Long texts, and the first that was dropped for each reason."""
 
 
 def encoded_blocks(
@@ -125,7 +137,9 @@ def _encode_item(item: Mapping[str, Any], *, recipe: Recipe, starts: Mapping[int
 
 def _as_table(block: Block, schema: pa.Schema) -> pa.Table:
     counts = pa.array([list(block.counts.items())], type=_COUNTS)
-    of_block = dict(zip(_OF_BLOCK.names, ([block.place.split], [block.place.block], [block.part], counts), strict=True))
+    met = pa.array([[{"what": what, "where": where._asdict()} for what, where in block.met]], type=_MET)
+    own = [block.place.split], [block.place.block], [block.part], counts, met
+    of_block = dict(zip(_OF_BLOCK.names, own, strict=True))
     arrays = {_IDS: pa.array(block.ids), _LENGTHS: pa.array(block.lengths)}
     if block.values is not None:
         arrays |= {name: one_array(block.values.column(name)) for name in block.values.column_names}
@@ -135,11 +149,19 @@ def _as_table(block: Block, schema: pa.Schema) -> pa.Table:
 
 
 def _as_block(table: pa.Table, row: int, columns: Mapping[int, pa.Schema]) -> Block:
-    split, block, part, counts = (table.column(name)[row].as_py() for name in _OF_BLOCK.names)
+    split, block, part, counts, met = (table.column(name)[row].as_py() for name in _OF_BLOCK.names)
     ids, lengths = (cell(table, name, row).to_numpy() for name in _ROWS.names)
     own = columns[part]
     values = pa.table([cell(table, name, row) for name in own.names], schema=own) if own.names else None
-    return Block(Place(split, block), part, ids, lengths, values, dict(counts))
+    return Block(
+        Place(split, block),
+        part,
+        ids,
+        lengths,
+        values,
+        dict(counts),
+        [(one["what"], Where(**one["where"])) for one in met],
+    )
 
 
 def _columns(recipe: Recipe, part: int) -> dict[str, Column]:
@@ -150,7 +172,7 @@ def _columns(recipe: Recipe, part: int) -> dict[str, Column]:
 
 def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
     encoders = {part: _Encoder(recipe, part) for part in split.parts}
-    examples = iter(recipe.sources[split.source].read(split.item))
+    examples = examples_of(recipe.sources[split.source], split.item)
     for number in itertools.count():
         block = list(itertools.islice(examples, recipe.texts_per_block))
         if not block:
@@ -161,7 +183,11 @@ def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]
         place = Place(split.number, number)
         for part, chosen in enumerate((enters & ~apart, enters & apart)):
             if part in starts and place >= starts[part] and chosen.any():
-                yield _encoded([block[index] for index in np.flatnonzero(chosen)], place, encoders[part])
+                entered = [block[index] for index in np.flatnonzero(chosen)]
+                texts = [example for example in entered if DROPPED not in example]
+                with placed_in(split.item, texts, encoders[part].cut):
+                    made = _encoded(entered, texts, place, encoders[part])
+                yield made
 
 
 class _Encoder:
@@ -182,25 +208,25 @@ class _Encoder:
         self.columns = _columns(recipe, part)
         """What a row has beside its ids."""
 
-    def cut(self, texts: Sequence[Example]) -> tuple[list[NDArray[Any]], list[dict[str, Any]]]:
-        """The ids of each row, and its values, none for a task without columns."""
+    def cut(self, texts: Sequence[Example]) -> tuple[list[NDArray[Any]], list[dict[str, Any]], Sequence[int]]:
+        """The ids of each row, its values, if the task has columns, and the number of its text, where it is known."""
         found = self._encoding.cut(texts, self._tokenizer)
         if not self.columns:
-            return found, []
+            return found, [], getattr(found, "example_of", ())
         values = [dict(row.values) for row in found]
         for number, (tokenizer, encoding, vocab_size) in enumerate(self._further, start=1):
             for into, row in zip(values, encoding.cut(texts, tokenizer), strict=True):
                 into.update(further_values(row, number, vocab_size=vocab_size))
-        return [row.ids for row in found], values
+        return [row.ids for row in found], values, range(len(texts)) if len(found) == len(texts) else ()
 
     def drop_reasons(self, rows: Sequence[NDArray[Any]]) -> list[str | None]:
         """Why each row is left out, None for one that is kept."""
         return self._encoding.drop_reasons(rows, self._tokenizer)
 
 
-def _encoded(examples: list[Example], place: Place, encoder: _Encoder) -> Block:
-    texts = [example for example in examples if DROPPED not in example]
-    rows, of_rows = encoder.cut(texts)
+def _encoded(examples: list[Example], texts: list[Example], place: Place, encoder: _Encoder) -> Block:
+    """A block of examples, of which ``texts`` are those that their source kept."""
+    rows, of_rows, example_of = encoder.cut(texts)
     reasons = encoder.drop_reasons(rows)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
@@ -210,9 +236,8 @@ def _encoded(examples: list[Example], place: Place, encoder: _Encoder) -> Block:
         pairs = zip(of_rows, reasons, strict=True)
         values = table_of([one for one, reason in pairs if reason is None], encoder.columns)
     left_out = (example[DROPPED] for example in examples if DROPPED in example)
-    return Block(
-        place, encoder.part, ids, lengths, values, {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
-    )
+    counts = {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
+    return Block(place, encoder.part, ids, lengths, values, counts, met_in(examples, reasons, example_of))
 
 
 @lru_cache(maxsize=8)

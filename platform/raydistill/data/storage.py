@@ -147,17 +147,22 @@ def join(uri: str, name: str) -> str:
 def glob_files(pattern: str) -> list[tuple[str, str]]:
     """Files that match a path, URI or glob, sorted, each with a fingerprint of its size and time of change.
 
-    ``*`` and ``?`` stop at ``/``, ``**`` does not. Raises ValueError, naming the folder searched, for no match.
+    ``*`` and ``?`` stop at ``/``, ``**`` does not. A file whose name is the pattern itself is the only match. Raises
+    ValueError, naming the folder searched, for no match.
     """
     scheme, separator, path = pattern.rpartition("://")
     fixed = re.split(r"[*?\[]", path)[0]
     root = path if fixed == path else fixed.rpartition("/")[0] or ("/" if fixed.startswith("/") else ".")
-    folder = Folder(f"{scheme}{separator}{root}")
-    if fixed == path:
-        found = [info for info in folder.fs.get_file_info([folder.path]) if info.type == arrow_fs.FileType.File]
-    else:
+    found = []
+    # In a URI of other storage the characters of a glob mean something else.
+    if fixed == path or not separator or is_in_store(pattern):
+        named = Folder(pattern)
+        found = [info for info in named.fs.get_file_info([named.path]) if info.type == arrow_fs.FileType.File]
+    if not found and fixed != path:
+        folder = Folder(f"{scheme}{separator}{root}")
         selector = arrow_fs.FileSelector(folder.path, allow_not_found=True, recursive=True)
-        full = _escape(folder.path.rstrip("/")) + "/" + path[len(root) if root != "." else 0 :].lstrip("/")
+        below = (path.removeprefix(root) if fixed.rpartition("/")[0] else path).split("/")
+        full = "/".join([escape_glob(folder.path.rstrip("/")), *(name for name in below if name not in ("", "."))])
         files = (info for info in folder.fs.get_file_info(selector) if info.type == arrow_fs.FileType.File)
         found = [info for info in files if glob_regex(full).fullmatch(info.path)]
     if not found:
@@ -182,7 +187,8 @@ def _literal_or_class(token: str) -> str:
     return f"[{'^' if negated else ''}{inner}]"
 
 
-def _escape(path: str) -> str:
+def escape_glob(path: str) -> str:
+    """A glob that matches a path alone."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 

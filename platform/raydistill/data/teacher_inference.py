@@ -12,7 +12,6 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from raydistill import discovery
 from raydistill.batch import Batch, encoded_as
@@ -24,13 +23,11 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch, schema_of
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
-from raydistill.layout import Layout
-from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
+from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
 from raydistill.losses.top_k import TopK, top_k_of
-from raydistill.models.blocks import blocks_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
-from raydistill.models.predictions import predict
+from raydistill.models.predictions import at_labels, predict
 from raydistill.plugins import Plugin
 from raydistill.user_error import UserError
 
@@ -224,14 +221,9 @@ class TeacherOutputs:
     @torch.no_grad()
     def _top_k(self, batch: Batch) -> Values:
         """The likeliest ids at the masked places of each row; logits of all places never exist at once."""
-        blocks = blocks_of(self._model)
-        layout = Layout.of(batch["attention_mask"], batch["token_index"])
-        embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
-        hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
-        states = blocks.head_states(hidden.index_select(0, layout.places(batch["label_index"])))
-        projection = blocks.head_projection()
+        states, projection = at_labels(self._model, batch)
         kept = [
-            top_k_of(linear(chunk, *projection), self._options["top_k"]) for chunk in states.split(DEFAULT_CHUNK_ROWS)
+            top_k_of(logits_of(chunk, projection), self._options["top_k"]) for chunk in states.split(DEFAULT_CHUNK_ROWS)
         ]
         width = batch["attention_mask"].shape[1]
         rows = (batch["label_index"] // width).cpu().numpy()

@@ -4,10 +4,10 @@ The rows of all passes that are under way stand under each other, so that a bloc
 sharded model gathers its weights once, a matrix product is larger. A pass ends where nothing reads it any more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ BASE, SOURCE, COUNTERFACTUAL = "base", "source", "counterfactual"
 class Model(Protocol):
     """What ``models.blocks`` provides and a pass needs."""
 
+    IN_PARTS: ClassVar[bool]
+    """Whether ``embed`` and ``run`` are there; if not, ``whole`` is."""
+
     @property
     def num_blocks(self) -> int:
         """Number of blocks."""
@@ -33,6 +36,17 @@ class Model(Protocol):
 
     def run(self, hidden: Tensor, layout: Layout, start: int, stop: int) -> Tensor:
         """Blocks ``start`` to ``stop - 1`` on states (R, D)."""
+
+    def whole(
+        self,
+        ids: Tensor,
+        layout: Layout,
+        token_types: Tensor | None = None,
+        *,
+        read: Collection[int] = (),
+        write: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+    ) -> tuple[Any, dict[int, Tensor]]:
+        """The end of a pass, and its states (R, D) after ``read`` numbers of blocks; ``write`` changes them first."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +134,8 @@ class Passes:
         return found
 
 
-def run(model: Model, passes: Passes) -> tuple[Tensor | None, Tensor | None]:
-    """Outputs (R, D) of the last block in the base and in the counterfactual pass, None for one that is not needed.
+def run(model: Model, passes: Passes) -> tuple[Any, Any]:
+    """The ends of the base and of the counterfactual pass, None for one that is not needed.
 
     See ``run_and_keep``.
     """
@@ -132,8 +146,9 @@ def run(model: Model, passes: Passes) -> tuple[Tensor | None, Tensor | None]:
 class Outputs(NamedTuple):
     """What is read of one pass."""
 
-    last: Tensor | None
-    """Output (R, D) of the last block, None where it is not needed."""
+    last: Any
+    """The end of the pass, which the model's heads read: in parts the last block's output (R, D). None where it is not
+    needed."""
     kept: tuple[Tensor, ...]
     """States (K, D) at the pass's ``kept_places`` after each of ``kept`` numbers of blocks, in that order."""
 
@@ -141,7 +156,8 @@ class Outputs(NamedTuple):
 def run_and_keep(model: Model, passes: Passes) -> tuple[Outputs, Outputs]:
     """What is read of the base and of the counterfactual pass.
 
-    Without a counterfactual pass the states kept of it are the base's.
+    Without a counterfactual pass the states kept of it are the base's. A model that runs whole runs each pass by
+    itself, with dropout of its own.
 
     Deviation: where the counterfactual pass resumes from the base pass, the two share their dropout up to the first
     written block; the published passes draw it independently, which giving ``counterfactual`` restores.
@@ -150,6 +166,8 @@ def run_and_keep(model: Model, passes: Passes) -> tuple[Outputs, Outputs]:
     spans = passes.spans(num_blocks)
     if not spans:
         return Outputs(None, ()), Outputs(None, ())
+    if not model.IN_PARTS:
+        return _run_whole(model, passes)
     states = _embed(model, passes, [name for name, (start, _) in spans.items() if start == 0])
     source = BASE if passes.source is None else SOURCE
     values: dict[int, Tensor] = {}
@@ -168,6 +186,39 @@ def run_and_keep(model: Model, passes: Passes) -> tuple[Outputs, Outputs]:
     of_base, of_counterfactual = (tuple(kept[depth][side] for depth in passes.kept) for side in (0, 1))
     base = states.get(BASE) if passes.needs_base else None
     return Outputs(base, of_base), Outputs(states.get(COUNTERFACTUAL), of_counterfactual)
+
+
+def _run_whole(model: Model, passes: Passes) -> tuple[Outputs, Outputs]:
+    """The same of a model that runs whole: a pass that is read, then one that is written."""
+    swap, kept = passes.interchange, set(passes.kept)
+    reads = {layer + swap.site_offset for layer in swap.columns} if swap is not None else set()
+    base = passes.base
+    of_base: tuple[Any, dict[int, Tensor]] = (None, {})
+    if BASE in passes.spans(model.num_blocks):
+        here = kept | (reads if passes.source is None else set())
+        of_base = model.whole(base.ids, base.layout, base.token_types, read=here)
+    first = Outputs(of_base[0] if passes.needs_base else None, _all_kept(of_base[1], passes, base))
+    if swap is None and passes.counterfactual is None:
+        return first, Outputs(None, first.kept)
+    states, writers = of_base[1], {}
+    if swap is not None:
+        if passes.source is not None:
+            source = passes.source
+            states = model.whole(source.ids, source.layout, source.token_types, read=reads)[1]
+        writers = {layer + 1: _writer(swap, layer, states[layer + swap.site_offset]) for layer in swap.columns}
+    rows = passes.rows(COUNTERFACTUAL)
+    end, found = model.whole(rows.ids, rows.layout, rows.token_types, read=kept, write=writers)
+    return first, Outputs(end, _all_kept(found, passes, rows))
+
+
+def _writer(swap: Interchange, layer: int, source: Tensor) -> Callable[[Tensor], Tensor]:
+    columns = swap.columns[layer]
+    values = read(source, swap.source_places, columns)
+    return lambda states: write(states, swap.base_places, columns, values)
+
+
+def _all_kept(states: Mapping[int, Tensor], passes: Passes, rows: Rows) -> tuple[Tensor, ...]:
+    return tuple(_at_kept_places(states[depth], rows) for depth in passes.kept)
 
 
 def _embed(model: Model, passes: Passes, names: Sequence[str]) -> dict[str, Tensor]:

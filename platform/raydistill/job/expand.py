@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from raydistill.config.errors import error_lines
 from raydistill.config.matrix import Assignment, Choice, assigned, axes, combinations, joined, run_name
 from raydistill.stages._base import Stage, StageConfig, stage_of
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, placed
 
 StageTypeOf = Callable[[str], type[Stage]]
 
@@ -89,7 +89,8 @@ def _assignments(name: str, labels: Assignment, references: Mapping[str, Sequenc
     found: list[Assignment] = [labels]
     for reference, runs in references.items():
         if _is_family(reference, runs):
-            found = joined(found, [run.assignment for run in runs])
+            with placed(f"stages.{name}"):
+                found = joined(found, [run.assignment for run in runs])
         if not found:
             choices = ", ".join(run.name for run in runs)
             raise UserError(

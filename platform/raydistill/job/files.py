@@ -1,5 +1,6 @@
 """Files that come with the package: jobs and search spaces, found by name or by path."""
 
+import os
 import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -63,7 +64,7 @@ def read_job(reference: str) -> dict[str, Any]:
     """
     raw = yaml_text.parse_mapping(job_text(reference), source=reference)
     with placed(reference):
-        return with_texts(raw, folder=Path(reference).expanduser().parent)
+        return with_texts(raw, folder=Path(os.path.expanduser(reference)).parent)
 
 
 def space_text(reference: str) -> str:
@@ -71,7 +72,7 @@ def space_text(reference: str) -> str:
 
     Raises ValueError as ``job_text`` does.
     """
-    if Path(reference).expanduser().is_file():
+    if os.path.isfile(os.path.expanduser(reference)):
         return _text(reference, SPACES, "space")
     return _text(reference.removeprefix(SPACE_PREFIX), SPACES, "space")
 
@@ -83,8 +84,8 @@ def read_space(reference: str) -> dict[str, Any]:
 
 def is_space(reference: str) -> bool:
     """Whether a file is a search space rather than a job, or a name is that of a shipped space and of no job."""
-    path = Path(reference).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(reference))
+    if os.path.isfile(path):
         return re.search(r"^space\s*:", _read(path), re.MULTILINE) is not None
     if reference.startswith(SPACE_PREFIX):
         return True
@@ -92,13 +93,14 @@ def is_space(reference: str) -> bool:
 
 
 def _text(reference: str, folder: str, kind: str) -> str:
-    path = Path(reference).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(reference))
+    # Unlike those of a path, these take a name that is too long for one that is not there.
+    if os.path.isfile(path):
         return _read(path)
     choices = names(folder)
     if reference in choices:
         return shipped_text(folder, reference)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{reference} is a folder; give the path of a {kind} file in it")
     if re.search(r"\.ya?ml$", reference):
         raise UserError(f"{reference} does not exist; give a {kind} file, or one of these names: {', '.join(choices)}")

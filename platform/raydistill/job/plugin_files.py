@@ -1,5 +1,6 @@
 """The plug-ins that a job names: files, which its data then holds as text, and modules that are installed."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def use_plugins(raw: Mapping[str, Any]) -> None:
 def _with_text(entry: Any, number: int, folder: Path) -> Any:
     if not isinstance(entry, str) or not entry.endswith(".py"):
         return entry
-    path = folder / Path(entry).expanduser()
+    path = folder / os.path.expanduser(entry)
     try:
         return {"file": entry, "text": path.read_text(encoding="utf-8")}
     except OSError as error:

@@ -1,13 +1,16 @@
 """What can go wrong is found before any cluster time is spent."""
 
+import difflib
+import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raydistill import cluster
 from raydistill.data import object_store
+from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.job.plans import Plans, of_stage
 from raydistill.job.record import StageRecord, job_folder, stage_record
@@ -51,13 +54,25 @@ def check_job(job: Job) -> list[Preview]:
                 cluster.check_resources(job.scaling(run.stage))
                 decisions = plans.plan(name)
         except UserError as error:
-            problems += error.lines
+            problems += _with_close_names(error.lines, run, [*records])
             # What builds on a stage that cannot run would only repeat its problem.
             break
         previews.append(Preview(name, records[name].finished, decisions.lines, decisions.makes))
     if problems:
         raise UserError(problems)
     return previews
+
+
+def _with_close_names(lines: list[str], run: StageRun, earlier: Sequence[str]) -> list[str]:
+    """The same lines; one about a reference that leads nowhere offers the earlier stage of the closest name."""
+    found = []
+    for line in lines:
+        for reference in run.stage.references().values():
+            close = difflib.get_close_matches(reference, earlier, n=1)
+            if close and reference not in earlier and repr(reference) in line and not os.path.exists(reference):
+                line += f"; did you mean the stage {close[0]!r}?"
+        found.append(line)
+    return found
 
 
 def _check_storage(job: Job) -> list[str]:

@@ -18,10 +18,10 @@ from raydistill.job.load import Job
 from raydistill.registry.checkpoints import checkpoint_folder
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import stage_hash, stage_of
-from raydistill.store_paths import cache_folder, is_in_store, local_path
+from raydistill.store_paths import at_home, cache_folder, is_in_store, local_path
 from raydistill.tracking.store import store_of
 from raydistill.training.trainer import CHECKPOINTS
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, placed
 
 _RECORD = "stage.json"
 
@@ -63,7 +63,8 @@ class StageRecord:
 
 def job_folder(job: Job) -> Path:
     """The folder of a job's outputs, under its storage, absolute; for an object store the path that stands for it."""
-    return (local_path(job.config.storage).expanduser() / job.name).resolve()
+    with placed("storage"):
+        return (at_home(local_path(job.config.storage)) / job.name).resolve()
 
 
 def registered_checkpoints(job: Job, run: StageRun) -> dict[str, Path]:

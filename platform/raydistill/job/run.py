@@ -245,6 +245,7 @@ class Runner:
             run_key=key,
             parallel=parallel,
             storage=self.result.folder.parent,
+            echo=lambda line: self.echo(f"{run.name}: {line}"),
             launch=self.launch,
         )
 

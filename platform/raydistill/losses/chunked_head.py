@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
 
 from raydistill.losses.divergences import Divergence
 from raydistill.losses.head_chunk import Problem, Projection, Workspace, add_product
 from raydistill.losses.reduction import accumulation_dtype
 from raydistill.losses.top_k import TopK
 
-__all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Projection", "vocabulary_losses"]
+__all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Projection", "logits_of", "vocabulary_losses"]
 
 TERMS = ("kl", "ce", "mse")
 """Names of the losses: KL to the teacher, cross-entropy with the labels, squared error of the logits."""
@@ -45,15 +46,15 @@ def vocabulary_losses(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted sum of vocabulary losses over rows, and each loss's own sum.
 
-    Shapes: student_states (R, D), teacher_states (R, D') or None, labels (M,) with M <= R; the FIRST M rows are the
-    labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each times a number or 0-d tensor; a term that it
-    lacks costs nothing. ``kl`` (at ``temperature``, times its square) and ``mse`` sum over all R rows, ``ce`` over the
-    first M. ``kl`` is the forward KL divergence, or another ``divergence`` in its place. The teacher may be given as
-    ``teacher_top_k`` (R, k), distributions at ``temperature``, in place of states; ``mse`` needs the states.
-    ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device. Returns the weighted
-    0-d total, differentiable once in the student's states, weight and bias, and the detached unweighted 0-d sums.
-    Raises ValueError for an unknown term or a term whose inputs are missing. In nats, ``mse`` in squared units of
-    logits. Source: Hinton et al. 2015 for ``kl``; the chunks are our own.
+    Shapes: student_states (R, D), teacher_states (R, D') or None, logits (R, V) where there is no projection, labels
+    (M,) with M <= R; the FIRST M rows are the labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each
+    times a number or 0-d tensor; a term that it lacks costs nothing. ``kl`` (at ``temperature``, times its square) and
+    ``mse`` sum over all R rows, ``ce`` over the first M. ``kl`` is the forward KL divergence, or another ``divergence``
+    in its place. The teacher may be given as ``teacher_top_k`` (R, k), distributions at ``temperature``, in place of
+    states; ``mse`` needs the states. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits
+    the device. Returns the weighted 0-d total, differentiable once in the student's states, weight and bias, and the
+    detached unweighted 0-d sums. Raises ValueError for an unknown term or a term whose inputs are missing. In nats,
+    ``mse`` in squared units of logits. Source: Hinton et al. 2015 for ``kl``; the chunks are our own.
 
     >>> states, weight = torch.zeros(5, 8), torch.zeros(4, 8)
     >>> loss, sums = rd.losses.vocabulary_losses(states, (weight, None), weights={"ce": 0.2}, labels=torch.arange(4))
@@ -74,22 +75,29 @@ def vocabulary_losses(
         divergence=divergence,
         teacher_top_k=teacher_top_k if compares else None,
     )
-    most = default_chunk_rows(student_projection[0]) if chunk_rows is None else chunk_rows
+    columns = student_states.shape[1] if student_projection[0] is None else student_projection[0].shape[0]
+    most = default_chunk_rows(columns, student_states.device) if chunk_rows is None else chunk_rows
     total = _ChunkedHead.apply(student_states, *student_projection, problem, most, torch.is_grad_enabled())
     return total, problem.sums
 
 
-def default_chunk_rows(weight: Tensor) -> int:
-    """The most rows of a chunk that suit the device of a head's weight (V, D)."""
-    if weight.device.type == "cpu":
+def default_chunk_rows(columns: int, device: torch.device) -> int:
+    """The most rows of a chunk of logits of so many ids that suit a device."""
+    if device.type == "cpu":
         return DEFAULT_CHUNK_ROWS
-    return max(1, DEVICE_CHUNK_BYTES // (weight.shape[0] * torch.float32.itemsize))
+    return max(1, DEVICE_CHUNK_BYTES // (columns * torch.float32.itemsize))
+
+
+def logits_of(states: Tensor, projection: Projection) -> Tensor:
+    """Logits (R, V) of states (R, D), which are the logits where there is no projection."""
+    weight, bias = projection
+    return states if weight is None else linear(states, weight, bias)
 
 
 def _as_states(projection: Projection, states: Tensor) -> Projection:
     """A projection in the dtype of its input, which under autocast is narrower than the weights."""
-    weight, bias = projection
-    return weight.to(states.dtype), None if bias is None else bias.to(states.dtype)
+    weight, bias = (None if part is None else part.to(states.dtype) for part in projection)
+    return weight, bias
 
 
 def _check(
@@ -116,7 +124,13 @@ class _ChunkedHead(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, problem: Problem, most: int, differentiate: bool
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        problem: Problem,
+        most: int,
+        differentiate: bool,
     ) -> Tensor:
         needs = [needed and differentiate for needed in ctx.needs_input_grad[:3]]
         # Without a teacher only the labelled rows have a loss.
@@ -171,7 +185,9 @@ class _Gradients:
     bias: Tensor | None
 
     @classmethod
-    def empty(cls, states: Tensor, weight: Tensor, bias: Tensor | None, needs: list[bool], rows: int) -> "_Gradients":
+    def empty(
+        cls, states: Tensor, weight: Tensor | None, bias: Tensor | None, needs: list[bool], rows: int
+    ) -> "_Gradients":
         """Of ``rows`` rows with a loss; those after them have a gradient of 0."""
         wide = accumulation_dtype(states.dtype)
         dtype = wide if states.dtype == torch.float16 else states.dtype
@@ -182,14 +198,17 @@ class _Gradients:
         allocate = torch.empty_like if rows else torch.zeros_like
         return cls(
             states_gradient,
-            allocate(weight, dtype=wide) if needs[1] else None,
+            allocate(weight, dtype=wide) if weight is not None and needs[1] else None,
             torch.zeros_like(bias, dtype=wide) if bias is not None and needs[2] else None,
         )
 
-    def add(self, chunk: slice, slope: Tensor, states: Tensor, weight: Tensor) -> None:
+    def add(self, chunk: slice, slope: Tensor, states: Tensor, weight: Tensor | None) -> None:
         """Add one chunk's part, ``slope`` being the gradient of its logits (rows, V)."""
         if self.states is not None:
-            add_product(self.states[chunk], slope, weight, first=True)
+            if weight is None:
+                self.states[chunk] = slope
+            else:
+                add_product(self.states[chunk], slope, weight, first=True)
         if self.weight is not None:
             add_product(self.weight, slope.T, states[chunk], first=chunk.start == 0)
         if self.bias is not None:
@@ -199,7 +218,7 @@ class _Gradients:
         """As they were summed."""
         return self.states, self.weight, self.bias
 
-    def cast(self, states: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, ...]:
+    def cast(self, states: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, ...]:
         """In the dtypes of the inputs."""
         pairs = ((self.states, states), (self.weight, weight), (self.bias, bias))
         return tuple(None if gradient is None or of is None else gradient.to(of.dtype) for gradient, of in pairs)

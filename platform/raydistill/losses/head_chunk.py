@@ -13,8 +13,8 @@ from raydistill.losses.divergences import Divergence, forward_kl, logits_gradien
 from raydistill.losses.reduction import accumulation_dtype
 from raydistill.losses.top_k import TopK, top_k_divergence
 
-Projection = tuple[Tensor, Tensor | None]
-"""Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map."""
+Projection = tuple[Tensor | None, Tensor | None]
+"""Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map; no weight where states are logits."""
 
 _ALIGNMENT = 16
 """Rows of the buffers are padded to a multiple of as many columns: cache lines on a CPU, tensor cores on a GPU."""
@@ -58,7 +58,7 @@ class Workspace:
 
     def __init__(self, problem: Problem, states: Tensor, projection: Projection, chunk_rows: int) -> None:
         self.problem, self.states, self.projection = problem, states, projection
-        self.columns = projection[0].shape[0]
+        self.columns = states.shape[1] if projection[0] is None else projection[0].shape[0]
         wide = accumulation_dtype(states.dtype)
         padded = -(-self.columns // _ALIGNMENT) * _ALIGNMENT
         on_cpu = states.device.type == "cpu"
@@ -207,8 +207,11 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> Tensor:
     return out.copy_(left @ right)
 
 
-def _project(states: Tensor, weight: Tensor, out: Tensor) -> None:
-    """``states @ weight.T`` to ``out``."""
+def _project(states: Tensor, weight: Tensor | None, out: Tensor) -> None:
+    """``states @ weight.T`` to ``out``, or states that are logits."""
+    if weight is None:
+        out.copy_(states)
+        return
     tile = _TILE_COLUMNS if out.device.type == "cpu" else weight.shape[0]
     for start in range(0, weight.shape[0], tile):
         _product(states, weight[start : start + tile].T, out[:, start : start + tile])

@@ -27,6 +27,8 @@ _TEMPERATURES = (1e-3, 1e4)
 
 Denominators = Mapping[str, Tensor]
 """By a term's name the 0-d count that its sum is divided by."""
+STATES = ("logits", "last_states", "all_states")
+"""What methods need that compare the hidden states of tokens."""
 LossAndTerms = tuple[Tensor, dict[str, Tensor]]
 """The 0-d loss, and the 0-d detached terms by their names."""
 
@@ -67,6 +69,8 @@ class Requirements:
     """Task heads that the method can train; empty means all."""
     tasks: tuple[str, ...] = ()
     """Names of the tasks that the method can train; empty means all with these heads."""
+    needs: tuple[str, ...] = ("logits",)
+    """What it reads of its models, or does to them, while they run: names of ``models.blocks.NEEDS``."""
     stored: tuple[str, ...] = ()
     """Kinds of teacher outputs that the method reads and also takes from a store; empty where teachers must run."""
     labels: bool = True

@@ -16,6 +16,7 @@ from raydistill.losses.integrated_targets import agreement, concatenated_target
 from raydistill.losses.reduction import widen
 from raydistill.losses.uncertainty import divergence_from_labels
 from raydistill.methods._base import (
+    STATES,
     Distiller,
     Execution,
     Requirements,
@@ -25,7 +26,7 @@ from raydistill.methods._base import (
     check_temperature,
     check_weight,
 )
-from raydistill.models.blocks import blocks_of, family_of
+from raydistill.models.blocks import family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
@@ -237,6 +238,7 @@ def aligns_states(*, batch_dependent: bool) -> Requirements:
         min_teachers=1,
         max_teachers=None,
         heads=HEADS,
+        needs=STATES,
         labels=False,
         execution=Execution(batch_dependent=batch_dependent, sequential_teachers=True, partial_label_space=True),
     )
@@ -249,7 +251,7 @@ def check_alignment(
     refuse_regression(student_config)
     aligned_layers(config, student_config, teacher_configs, match)
     for model in (student_config, *teacher_configs):
-        if not config.mask_padding and family_of(model.model_type).HEAD != "masked_lm":
+        if not config.mask_padding and family_of(model).vocabulary_head(model) == "causal_lm":
             raise UserError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")
 
 
@@ -363,7 +365,7 @@ def add_alignment(terms: Terms, distiller: Distiller, classes: ClassUnion, adapt
     if not config.mask_padding:
         batch = padded_rows(batch)
     student = predict(distiller.student, batch, head=distiller.head, with_states=True)
-    student_states = states_at(distiller.student, student, student_layers)
+    student_states = states_at(student, student_layers)
     found = [_teacher_states(distiller, batch, number, layers) for number, layers in enumerate(teacher_layers)]
     teachers, teacher_states = zip(*found, strict=True)
     losses = [
@@ -382,14 +384,11 @@ def _teacher_states(distiller: Distiller, batch: Batch, number: int, layers: Lay
     """A teacher's outputs, and its states at ``layers``."""
     with weights_present(distiller.teachers[number]):
         teacher = distiller.run_teacher(batch, number=number, with_states=True)
-        return teacher, states_at(distiller.teachers[number], teacher, layers)
+        return teacher, states_at(teacher, layers)
 
 
-def states_at(model: nn.Module, prediction: Prediction, layers: Layers) -> list[Tensor]:
+def states_at(prediction: Prediction, layers: Layers) -> list[Tensor]:
     """Hidden states (R, H) of these numbers as transformers returns them: a decoder's last ones are normalized."""
-    blocks = blocks_of(model)
-    last = len(prediction.states) - 1
-    return [
-        blocks.last_states(prediction.states[number]) if number == last else prediction.states[number]
-        for number in layers
-    ]
+    assert prediction.last_states is not None
+    found = [*prediction.states[:-1], prediction.last_states]
+    return [found[number] for number in layers]

@@ -6,13 +6,12 @@ No logits of all tokens ever exist: ``losses.chunked_head`` turns chunks of stat
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill.batch import Batch, labels_first
-from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
 from raydistill.methods._base import VOCABULARY_TERMS, Distiller, Term, Terms
-from raydistill.models.blocks import Blocks, blocks_of
+from raydistill.models.predictions import at_labels
 
 if TYPE_CHECKING:
     from raydistill.methods.kd import Config
@@ -36,10 +35,8 @@ def add_vocabulary_terms(method: Distiller, terms: Terms, batch: Batch) -> None:
     index = batch["label_index"]
     if config.alpha > 0 and config.positions == "all":
         index = labels_first(batch) if config.alpha < 1 else batch["token_index"]
-    blocks, rows = _states(method.student, batch, index)
     loss, sums = vocabulary_losses(
-        blocks.head_transform(rows),
-        blocks.head_projection(),
+        *at_labels(method.student, batch, index),
         *(_teacher_head(method, batch, index) if config.alpha > 0 else (None, None)),
         weights=weights,
         labels=batch["labels"] if "ce" in weights else None,
@@ -54,15 +51,4 @@ def add_vocabulary_terms(method: Distiller, terms: Terms, batch: Batch) -> None:
 @torch.no_grad()
 def _teacher_head(method: Distiller, batch: Batch, index: Tensor) -> tuple[Tensor, Projection]:
     method.teacher_rows += batch.num_rows
-    blocks, rows = _states(method.teachers[0], batch, index)
-    return blocks.head_transform(rows), blocks.head_projection()
-
-
-def _states(model: nn.Module, batch: Batch, index: Tensor) -> tuple[Blocks, Tensor]:
-    """A model and its last hidden states (R, D) at flat positions (R,)."""
-    blocks = blocks_of(model)
-    blocks.draw_plan(seed=batch.seed, step=batch.step)
-    layout = Layout.of(batch["attention_mask"], batch["token_index"])
-    embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
-    hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
-    return blocks, blocks.last_states(hidden.index_select(0, layout.places(index)))
+    return at_labels(method.teachers[0], batch, index)

@@ -50,16 +50,22 @@ Inputs = tuple[passes.Rows, passes.Rows]
 
 @dataclass(frozen=True)
 class _Outputs:
-    """A model and the last hidden states (R, D) of one of its passes, None when nothing reads them."""
+    """A model and the end of one of its passes, None when nothing reads it."""
 
     blocks: Blocks
     layout: Layout
+    end: Any
     states: Tensor | None
+    """Last hidden states (R, D)."""
 
     def rows(self, index: Tensor) -> Tensor:
         """Last hidden states (P, D) at flat positions (P,)."""
         assert self.states is not None
         return self.states.index_select(0, self.layout.places(index))
+
+    def head_rows(self, index: Tensor) -> Tensor:
+        """Inputs (P, D') of the vocabulary projection at flat positions (P,)."""
+        return self.blocks.head_rows(self.end, self.layout.places(index), self.states)
 
 
 class Method(Distiller):
@@ -88,6 +94,7 @@ class Method(Distiller):
             partners=config.intervenes and config.pairing == "corpus",
             min_rows=2 if config.intervenes and config.pairing == "in_batch" else 1,
             tasks=("mlm", "clm"),
+            needs=("logits", "last_states", *(["sites"] if config.intervenes and not config.data_augment else [])),
             execution=Execution(batch_dependent=config.batch_dependent, partner_width=config.partner_width),
         )
 
@@ -219,9 +226,11 @@ class Method(Distiller):
                 ),
                 needs_base=needs_base,
             )
-        last = (None if states is None else blocks.last_states(states) for states in passes.run(blocks, planned))
-        base_outputs, counterfactual_outputs = (_Outputs(blocks, base.layout, states) for states in last)
-        return base_outputs, counterfactual_outputs
+        first, second = (
+            _Outputs(blocks, base.layout, end, None if end is None else blocks.states_of(end))
+            for end in passes.run(blocks, planned)
+        )
+        return first, second
 
     def _inputs(self, batch: Batch) -> Inputs:
         """Rows of the base and of the source pass; the same where partners are in the batch or no state is read."""
@@ -265,7 +274,7 @@ class Method(Distiller):
         if weights:
             index = self._compared(batch, weights.keys())
             loss, sums = vocabulary_losses(
-                student.blocks.head_transform(student.rows(index)),
+                student.head_rows(index),
                 student.blocks.head_projection(),
                 *(_teacher_head(teacher, index) if set(weights) != {"ce"} else (None, None)),
                 weights=weights,
@@ -286,7 +295,7 @@ class Method(Distiller):
 
 @torch.no_grad()
 def _teacher_head(teacher: _Outputs, index: Tensor) -> tuple[Tensor, Projection]:
-    return teacher.blocks.head_transform(teacher.rows(index)), teacher.blocks.head_projection()
+    return teacher.head_rows(index), teacher.blocks.head_projection()
 
 
 def _exchanged(batch: Batch) -> Batch:
@@ -300,10 +309,10 @@ def _exchanged(batch: Batch) -> Batch:
 
 def _check_head(config: Config, student_config: Any, teacher_config: Any) -> None:
     """Refuse a label term that belongs to another kind of model, and options that only masked models have."""
-    heads = [family_of(model.model_type).HEAD for model in (student_config, teacher_config)]
+    heads = [family_of(model).vocabulary_head(model) for model in (student_config, teacher_config)]
     if heads[0] != heads[1]:
         raise UserError(f"the student is a {heads[0]} model and the teacher a {heads[1]} model; choose two of one kind")
-    term = VOCABULARY_TERMS[heads[0]]
+    term = VOCABULARY_TERMS[str(heads[0])]
     for other in sorted(config.active & set(VOCABULARY_TERMS.values()) - {term}):
         raise UserError(
             f"method.alpha_{other} is {config.alphas[other]}, but {student_config.model_type} is a {heads[0]} model; "

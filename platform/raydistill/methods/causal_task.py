@@ -30,7 +30,6 @@ from raydistill.methods._causal_task_config import COUNTERFACTUAL, FULL, PAIR, C
 from raydistill.models.blocks import Blocks, blocks_of
 from raydistill.models.checks import check_layers
 from raydistill.models.layer_plan import num_steps
-from raydistill.models.predictions import sequence_logits
 from raydistill.user_error import UserError
 
 __all__ = ["Config", "Method"]
@@ -83,6 +82,11 @@ class Method(Distiller):
             max_teachers=needed,
             min_rows=2 if config.intervenes else 1,
             heads=(HEAD,),
+            needs=(
+                "logits",
+                *(["sites"] if config.swaps_states else []),
+                *(["pooled", "all_states"] if config.beta > 0 else []),
+            ),
             execution=Execution(batch_dependent=config.intervenes),
         )
 
@@ -231,7 +235,7 @@ def _label_losses(student: _ForwardOutputs, teacher: _ForwardOutputs, batch: Bat
 def _outputs_of(blocks: Blocks, outputs: passes.Outputs, rows: passes.Rows) -> _ForwardOutputs:
     """The logits and the kept states of a pass, given its input."""
     assert rows.kept_places is not None
-    logits = None if outputs.last is None else sequence_logits(blocks, outputs.last, rows.kept_places)
+    logits = None if outputs.last is None else blocks.sequence_logits(outputs.last, rows.kept_places, rows.layout)
     return _ForwardOutputs(logits, outputs.kept)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydistill.batch import Batch, padded_rows
 from raydistill.losses.classification import label_loss
@@ -19,6 +19,7 @@ from raydistill.losses.uncertainty import normalized_entropy
 from raydistill.methods import _dynamic
 from raydistill.methods._base import (
     LABELS,
+    STATES,
     Distiller,
     Execution,
     Requirements,
@@ -28,7 +29,7 @@ from raydistill.methods._base import (
     check_weight,
     label_term,
 )
-from raydistill.models.blocks import blocks_of, family_of
+from raydistill.models.blocks import family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.predictions import Prediction, predict
 from raydistill.user_error import UserError
@@ -90,6 +91,7 @@ class Method(Distiller):
             min_teachers=1,
             max_teachers=1,
             heads=_dynamic.HEADS,
+            needs=STATES if config.rep_alpha > 0 else ("logits",),
             execution=Execution(batch_dependent=config.rep_alpha > 0 and config.positions == "padded"),
         )
 
@@ -114,7 +116,7 @@ class Method(Distiller):
                 f"the student has {depth} layers, the teacher {teacher_depth}; choose a student that is no deeper, or "
                 "set method.rep_alpha to 0"
             )
-        if config.positions == "padded" and family_of(student_config.model_type).HEAD != "masked_lm":
+        if config.positions == "padded" and family_of(student_config).vocabulary_head(student_config) == "causal_lm":
             raise UserError(
                 f"method.positions is 'padded', but {student_config.model_type} is a decoder; set it to valid"
             )
@@ -163,10 +165,7 @@ class Method(Distiller):
 
     def _state_losses(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         """Sum over matched layers of the mean squared error between a row's states (B,)."""
-        states = _with_last(self.student, student)
-        # Without its gradient, the last norm of a teacher that is a decoder would be a leaf of the graph.
-        with torch.no_grad():
-            teacher_states = _with_last(self.teachers[0], teacher)
+        states, teacher_states = _with_last(student), _with_last(teacher)
         depth, teacher_depth = len(states) - 1, len(teacher_states) - 1
         error, layout = _ERRORS[self.config.rep_norm_dim], student.layout
         errors = [
@@ -176,7 +175,7 @@ class Method(Distiller):
         return sums / (layout.width if self.config.positions == "padded" else batch["lengths"])
 
 
-def _with_last(model: nn.Module, prediction: Prediction) -> list[Tensor]:
+def _with_last(prediction: Prediction) -> list[Tensor]:
     """Hidden states as transformers returns them: the last ones of a decoder are normalized."""
-    *states, last = prediction.states
-    return [*states, blocks_of(model).last_states(last)]
+    assert prediction.last_states is not None
+    return [*prediction.states[:-1], prediction.last_states]

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 
 from raydistill.batch import Batch
-from raydistill.layout import Layout
 from raydistill.losses.chunked_head import vocabulary_losses
 from raydistill.losses.classification import label_loss
 from raydistill.methods._base import LABELS, VOCABULARY_TERMS, Distiller, Requirements, Term, Terms, label_term
-from raydistill.models.blocks import blocks_of
-from raydistill.models.predictions import predict
+from raydistill.models.predictions import at_labels, predict
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,10 @@ class Method(Distiller):
             terms.add(self._term(batch), label_loss(logits, batch["labels"]))
 
     def _add_vocabulary_loss(self, terms: Terms, batch: Batch) -> None:
-        name, blocks = self._term(batch), blocks_of(self.student)
-        layout = Layout.of(batch["attention_mask"], batch["token_index"])
-        embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
-        hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
-        rows = hidden.index_select(0, layout.places(batch["label_index"]))
+        name = self._term(batch)
         count = terms.denominators[name]
         loss, sums = vocabulary_losses(
-            blocks.head_states(rows), blocks.head_projection(), weights={"ce": 1 / count}, labels=batch["labels"]
+            *at_labels(self.student, batch), weights={"ce": 1 / count}, labels=batch["labels"]
         )
         terms.add_loss(loss)
         terms.record(name, sums["ce"] / count)

@@ -135,6 +135,7 @@ class Method(Distiller):
             min_teachers=needed,
             max_teachers=needed,
             heads=("sequence_classification",),
+            needs=("logits", "pooled", "all_states") if config.beta > 0 else ("logits",),
             stored=tuple(stored) if knows_widths else (),
             labels=config.alpha < 1,
             execution=Execution(sequential_teachers=True),

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from raydistill.models.blocks import family_of
+from raydistill.models.blocks.generic import NO_LIMIT
 from raydistill.models.kept_units import kept_of
 from raydistill.models.load import (
     check_family,
     check_shards,
     load_config,
     model_class,
+    reading,
     tensor_names,
     tensor_shapes,
     weight_files,
@@ -31,7 +33,7 @@ def missing_head(folder: str | Path, *, head: str) -> list[str]:
     config = load_config(folder)
     check_family(config, head=head, of=folder)
     present = set(own_names(tensor_names(folder)).values())
-    return [name for name in family_of(config.model_type).head_tensors(config, head) if name not in present]
+    return [name for name in family_of(config, head).head_tensors(config, head) if name not in present]
 
 
 def check_weights(folder: str | Path, *, head: str, allow_new_head: bool = False) -> None:
@@ -68,12 +70,23 @@ def check_layers(layers: Sequence[int], num_layers: int, *, key: str) -> None:
 
 def max_length(config: Any) -> int:
     """Most tokens of a row that a model with this configuration has positions for."""
-    return family_of(config.model_type).max_length(config)
+    return family_of(config).max_length(config)
+
+
+def longest_row(folder: str | Path) -> int:
+    """Most tokens of a row of the model in a folder; very many where there is none, or none that transformers knows.
+
+    So a tokenizer may lie in a folder of its own, or beside a model that cannot be loaded here.
+    """
+    try:
+        return max_length(load_config(folder))
+    except UserError:
+        return NO_LIMIT
 
 
 def num_parameters(config: Any, *, head: str) -> int:
     """Parameters of a model with this configuration and head, tied ones once; allocates none."""
-    with torch.device("meta"):
+    with torch.device("meta"), reading("the model's configuration describes no model"):
         model = model_class(head).from_config(config)
     kept = kept_of(config)
     if kept is not None:

@@ -52,8 +52,9 @@ def class_order(config: Any, labels: Sequence[str], *, names: Names = ()) -> lis
     """For each name in ``labels`` the output of a checkpoint that stands for it.
 
     ``names`` says what the checkpoint's outputs are, where its configuration does not. Raises ValueError when neither
-    does, or for other classes than ``labels``.
+    does, for other classes than ``labels``, and for outputs that do not exclude each other.
     """
+    _check_kind(config, labels)
     if not labels:
         if config.num_labels != 1:
             raise UserError(f"the checkpoint has {config.num_labels} classes, the corpus scores; choose another")
@@ -75,6 +76,7 @@ def known_labels(config: Any, labels: Sequence[str], *, names: Names = ()) -> tu
     if not labels:
         class_order(config, labels)
         return ()
+    _check_kind(config, labels)
     found = _kept(_found(config, names, labels))
     others = [name for name in found if name not in labels]
     if len(others) == len(found):
@@ -111,8 +113,32 @@ def _found(config: Any, names: Names, labels: Sequence[str]) -> list[str | None]
     return found
 
 
+def _check_kind(config: Any, labels: Sequence[str]) -> None:
+    kind = getattr(config, "problem_type", None)
+    if labels and kind not in (None, "single_label_classification"):
+        raise UserError(
+            f"the checkpoint's problem_type is {kind}, the corpus has one class for each row; choose a checkpoint "
+            "whose classes exclude each other, or write head: new"
+        )
+
+
 def _own_names(config: Any) -> list[str | None]:
-    return [config.id2label[number] for number in sorted(config.id2label)]
+    """Names of the outputs in their order; raises ValueError where the configuration contradicts itself."""
+    numbers = sorted(config.id2label)
+    if numbers != list(range(len(numbers))):
+        raise UserError(
+            f"the checkpoint's id2label has the ids {_listed(map(str, numbers))}, not 0 to {len(numbers) - 1}; correct "
+            "its config.json, or name its outputs in their order in labels"
+        )
+    told = getattr(config, "label2id", None) or {}
+    for number in numbers:
+        name = config.id2label[number]
+        if int(told.get(name, number)) != number:
+            raise UserError(
+                f"the checkpoint's id2label says that {name} is output {number}, its label2id says {told[name]}; "
+                "correct its config.json, or name its outputs in their order in labels"
+            )
+    return [config.id2label[number] for number in numbers]
 
 
 def _kept(names: Iterable[str | None]) -> list[str]:
@@ -159,4 +185,4 @@ def redraw_classes(model: nn.Module, head: str, *, seed: int) -> None:
 
 
 def _output_of(model: Any, head: str) -> Any:
-    return model.get_submodule(family_of(model.config.model_type).OUTPUTS[head])
+    return family_of(model.config, head).output_layer(model, head)

@@ -1,6 +1,5 @@
 """Checkpoints with a pickled file of weights, as they were published for years, to safetensors."""
 
-import pickle
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,8 +64,11 @@ def _named(config: Any, labels: Sequence[str]) -> Any:
 def _tensors(file: Path) -> Mapping[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except Exception as error:
+        # A file that is none can make torch and pickle raise anything; torch's own advice, which comes first, is to run
+        # what the file holds.
+        text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        reason = text.partition("\n")[0] or type(error).__name__
         raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")

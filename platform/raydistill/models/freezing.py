@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 
 from raydistill.models.blocks import family_of
+from raydistill.models.heads import head_of
 from raydistill.user_error import UserError
 
-_EMBEDDINGS = ("embeddings", "embed_tokens", "wte", "wpe")
+_EMBEDDINGS = ("embeddings", "embeddings_project", "embed_tokens", "embed_positions", "embed_in", "wte", "wpe")
 """Names of the embedding modules beside the blocks, over all families."""
 
 
@@ -27,7 +28,7 @@ def freeze_layers(model: nn.Module, layers: Sequence[int]) -> None:
     Source: Pea-KD's ``--freeze_layer``, which counts from 1.
     """
     config: Any = model.config
-    blocks: Any = model.get_submodule(family_of(config.model_type).LAYERS)
+    blocks: Any = model.get_submodule(family_of(config, head_of(model)).layers_name(model))
     check_frozen_layers(layers, len(blocks))
     for layer in layers:
         blocks[layer].requires_grad_(False)
@@ -36,6 +37,6 @@ def freeze_layers(model: nn.Module, layers: Sequence[int]) -> None:
 def freeze_embeddings(model: nn.Module) -> None:
     """Take token, position and type embeddings and their norm out of training, with what is tied to them."""
     base: Any = model.base_model
-    for name, module in base.named_children():
-        if name in _EMBEDDINGS:
+    for name, module in base.named_modules():
+        if name.rpartition(".")[2] in _EMBEDDINGS:
             module.requires_grad_(False)

@@ -29,6 +29,8 @@ _BLOCK_NAMES = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
+_OF_EACH_BLOCK = ("layer_types", "no_rope_layers")
+"""Values of configurations that have an entry for each block."""
 _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _SHARED_NAMES = {
     "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
@@ -53,15 +55,22 @@ def published_layers(num_layers: int) -> list[int]:
     return list((_UP_TO_6 if num_layers <= len(_UP_TO_6) else _UP_TO_9)[:num_layers])
 
 
-def student_config(teacher: Any, *, architecture: str | None, num_layers: int, head: str | None = None) -> Any:
-    """Configuration of a student with the teacher's sizes and ``num_layers`` blocks.
+def student_config(
+    teacher: Any,
+    *,
+    architecture: str | None,
+    num_layers: int,
+    layers: Sequence[int] | None = None,
+    head: str | None = None,
+) -> Any:
+    """Configuration of a student with the teacher's sizes and ``num_layers`` blocks, by default like its first ones.
 
-    ``head`` None is the family's vocabulary head. ``architecture`` None is DistilBERT for a BERT teacher with a
-    vocabulary head, as published, and the teacher's own for every other.
+    ``layers`` are the teacher's blocks that they are copied from. ``head`` None is the family's vocabulary head.
+    ``architecture`` None is DistilBERT for a BERT teacher with a vocabulary head, as published, and the teacher's own
+    for every other.
     A DistilBERT made from BERT has the published dropout of 0.1; a student of the teacher's family keeps its own.
     Raises ValueError for a teacher that is not supported or cannot become that architecture.
     """
-    family_of(teacher.model_type)
     becomes_distilbert = teacher.model_type == "bert" and head in (None, "masked_lm")
     choices = ("distilbert", "bert") if becomes_distilbert else (teacher.model_type,)
     if architecture is None:
@@ -71,8 +80,10 @@ def student_config(teacher: Any, *, architecture: str | None, num_layers: int, h
             f"student.architecture is {architecture!r}, but it is made from a {teacher.model_type}; "
             f"choices: {', '.join(choices)}"
         )
+    if layers is not None:
+        _check_copied(teacher, layers)
     if architecture == teacher.model_type:
-        return _shortened(teacher, num_layers)
+        return _shortened(teacher, range(num_layers) if layers is None else layers)
     return DistilBertConfig(
         vocab_size=teacher.vocab_size,
         max_position_embeddings=teacher.max_position_embeddings,
@@ -90,32 +101,56 @@ def student_config(teacher: Any, *, architecture: str | None, num_layers: int, h
     )
 
 
-def _shortened(teacher: Any, num_layers: int) -> Any:
-    """The teacher's configuration with another number of blocks."""
+def _check_copied(teacher: Any, layers: Sequence[int]) -> None:
+    """Raise ValueError for blocks of a teacher that cannot be copied to a student in this order."""
+    family = family_of(teacher)
+    if family.FIRST_DIFFERS and [layer == 0 for layer in layers] != [True] + [False] * (len(layers) - 1):
+        raise UserError(
+            f"layers is {list(layers)}, but block 0 of a {teacher.model_type} is unlike the others; begin with it, and "
+            "name it once"
+        )
+    if family.SHARED and teacher.num_hidden_groups > 1:
+        raise UserError(
+            f"layers is {list(layers)}, but the {teacher.num_hidden_layers} blocks of the {teacher.model_type} share "
+            f"{teacher.num_hidden_groups} groups of weights; only those of one group can be copied"
+        )
+
+
+def _shortened(teacher: Any, layers: Sequence[int]) -> Any:
+    """The teacher's configuration with as many blocks as there are numbers in ``layers``, of the same kinds."""
     key = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    values = {**teacher.to_dict(), key: num_layers}
+    values = {**teacher.to_dict(), key: len(layers)}
     # They are of the teacher's blocks.
     values.pop(layer_plan.KEY, None)
     values.pop(kept_units.KEY, None)
-    if values.get("layer_types"):
-        # Equal in all blocks, which is all that is supported.
-        values["layer_types"] = values["layer_types"][:1] * num_layers
+    for name in _OF_EACH_BLOCK:
+        if values.get(name):
+            values[name] = [values[name][layer % len(values[name])] for layer in layers]
     return type(teacher)(**values)
 
 
 def random_student(
-    teacher: Any, *, architecture: str | None, num_layers: int, seed: int, head: str | None = None
+    teacher: Any,
+    *,
+    architecture: str | None,
+    num_layers: int,
+    seed: int,
+    layers: Sequence[int] | None = None,
+    head: str | None = None,
 ) -> nn.Module:
-    """A fresh student in float32 with the sizes of a teacher's configuration, drawn from ``seed`` alone.
+    """A fresh student in float32 with the ``student_config`` of a teacher's configuration, drawn from ``seed`` alone.
 
     DistilBERT's positions are sinusoids. Deviation: the published code draws noise over them and freezes that.
     """
-    config = student_config(teacher, architecture=architecture, num_layers=num_layers, head=head)
+    config = student_config(teacher, architecture=architecture, num_layers=num_layers, layers=layers, head=head)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The configuration may name the half precision that the teacher was stored in.
-        made = model_class(head or family_of(config.model_type).HEAD)
-        model: nn.Module = made.from_config(config, dtype=torch.float32)
+        head = head or family_of(config).vocabulary_head(config)
+        assert head is not None, f"{config.model_type} has no vocabulary head"
+        model: nn.Module = model_class(head).from_config(
+            config, dtype=torch.float32, attn_implementation=family_of(config, head).ATTENTION
+        )
     return model.eval()
 
 
@@ -144,17 +179,23 @@ def student_from_layers(
     if kept_units.kept_of(config) is not None:
         raise UserError("the teacher is pruned; copy layers of the checkpoint that it was pruned from")
     student = random_student(
-        config, architecture=architecture, num_layers=len(layers), seed=seed, head=head_of(teacher)
+        config, architecture=architecture, num_layers=len(layers), seed=seed, layers=layers, head=head_of(teacher)
     )
     made: Any = student.config
     if made.model_type == config.model_type:
-        left_out = () if vocab_transform else family_of(config.model_type).HEAD_TRANSFORM
+        left_out = () if vocab_transform else family_of(config).HEAD_TRANSFORM
         state = _same_family_state(teacher, layers, left_out=left_out)
     else:
         left_out = () if vocab_transform else tuple(_TRANSFORM_NAMES.values())
         state = _distilbert_state(teacher, layers, vocab_transform=vocab_transform)
     loaded = student.load_state_dict(state, strict=False)
     fresh = {name for name in loaded.missing_keys if not name.startswith(left_out)}
+    if not family_of(made).IN_PARTS and (fresh or loaded.unexpected_keys):
+        name = [*sorted(fresh), *loaded.unexpected_keys][0]
+        raise UserError(
+            f"layers is {list(layers)}, but blocks of a {made.model_type} are unlike each other ({name}); keep them in "
+            "their order from block 0 on"
+        )
     assert not fresh, fresh
     assert not loaded.unexpected_keys, loaded.unexpected_keys
     return student
@@ -163,8 +204,11 @@ def student_from_layers(
 def _same_family_state(teacher: nn.Module, layers: Sequence[int], *, left_out: tuple[str, ...]) -> dict[str, Tensor]:
     """The teacher's tensors with its blocks renumbered, without those of the modules in ``left_out``."""
     config: Any = teacher.config
-    prefix = f"{family_of(config.model_type).LAYERS}."
+    family = family_of(config, head_of(teacher))
+    prefix = f"{family.layers_name(teacher)}."
     tensors = teacher.state_dict()
+    if family.SHARED:
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith(left_out)}
     state = {name: tensor for name, tensor in tensors.items() if not name.startswith((prefix, *left_out))}
     for position, layer in enumerate(layers):
         source = f"{prefix}{layer}."
@@ -179,7 +223,7 @@ def _distilbert_state(teacher: nn.Module, layers: Sequence[int], *, vocab_transf
     tensors = teacher.state_dict()
     state = {new: tensors[old] for old, new in _SHARED_NAMES.items()}
     modules = {
-        f"{family_of('bert').LAYERS}.{layer}.{old}": f"{family_of('distilbert').LAYERS}.{position}.{new}"
+        f"bert.encoder.layer.{layer}.{old}": f"distilbert.transformer.layer.{position}.{new}"
         for position, layer in enumerate(layers)
         for old, new in _BLOCK_NAMES.items()
     }

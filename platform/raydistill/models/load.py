@@ -10,32 +10,20 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from raydistill.discovery import unknown_choice
 from raydistill.models.blocks import families, family_of
 from raydistill.models.classes import Names, class_order, keep_classes, redraw_classes, reorder_classes, with_classes
+from raydistill.models.heads import CLASSIFIERS as CLASSIFIERS
+from raydistill.models.heads import head_of as head_of
+from raydistill.models.heads import model_class as model_class
+from raydistill.models.heads import stored_head as stored_head
 from raydistill.models.kept_units import kept_of
 from raydistill.models.stored_tensors import PRUNED_WEIGHTS, WEIGHTS, is_published, open_tensors
-from raydistill.user_error import UserError, placed
+from raydistill.user_error import UserError, placed, said
 
-_HEADS: dict[str, Any] = {
-    "causal_lm": AutoModelForCausalLM,
-    "masked_lm": AutoModelForMaskedLM,
-    "sequence_classification": AutoModelForSequenceClassification,
-    "token_classification": AutoModelForTokenClassification,
-    "question_answering": AutoModelForQuestionAnswering,
-}
-CLASSIFIERS = ("sequence_classification", "token_classification")
-"""Heads whose outputs are classes with names, or a score."""
 _DROPOUT_FIELDS = (
     "dropout",
     "attention_dropout",
@@ -48,27 +36,24 @@ _DROPOUT_FIELDS = (
     "embd_pdrop",
     "resid_pdrop",
     "summary_first_dropout",
+    "summary_last_dropout",
+    "classifier_dropout_prob",
+    "hidden_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "cls_dropout",
+    "pooler_dropout",
+    "activation_dropout",
+    "dropout_rate",
+    "layerdrop",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
 )
 _STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_ACTIVATIONS = ("hidden_act", "activation", "activation_function")
+"""Keys of a configuration that name a function, by family."""
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _FROM_FOLDER = {"local_files_only": True, "trust_remote_code": False}
-
-
-def head_of(model: nn.Module) -> str:
-    """The name of a transformers model's head; raises ValueError for a model without any that is supported."""
-    for head, auto in _HEADS.items():
-        if type(model) in auto._model_mapping.values():
-            return head
-    raise UserError(f"{type(model).__name__} has no supported head; choices: {', '.join(sorted(_HEADS))}")
-
-
-def stored_head(config: Any) -> str:
-    """The name of the head that a checkpoint was saved with; raises ValueError where its configuration names none."""
-    named = (config.architectures or ["none"])[0]
-    for head, auto in _HEADS.items():
-        if named in {made.__name__ for made in auto._model_mapping.values()}:
-            return head
-    raise UserError(f"the checkpoint is a {named}, which has no supported head; choices: {', '.join(sorted(_HEADS))}")
 
 
 def head_in(folder: str | Path) -> str:
@@ -79,13 +64,6 @@ def head_in(folder: str | Path) -> str:
     if is_published(tensor_names(folder)):
         return "sequence_classification"
     return stored_head(load_config(folder))
-
-
-def model_class(head: str) -> Any:
-    """The transformers class that builds any family with a named head; raises ValueError for an unknown head."""
-    if head not in _HEADS:
-        raise UserError(f"head is {head!r}; choices: {', '.join(sorted(_HEADS))}")
-    return _HEADS[head]
 
 
 def weight_files(folder: str | Path) -> list[Path]:
@@ -159,10 +137,27 @@ def load_config(folder: str | Path) -> Any:
     """The transformers configuration in a checkpoint folder; raises ValueError when there is none."""
     if not (Path(folder) / "config.json").is_file():
         raise UserError(f"{str(folder)!r} is no checkpoint: it has no config.json")
+    with reading(f"{str(folder)!r} is no checkpoint that transformers knows"):
+        config = AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
+    # Here, since it looks for libraries that the pure half does without.
+    from transformers.activations import ACT2FN
+
+    for key in _ACTIVATIONS:
+        name = getattr(config, key, None)
+        if isinstance(name, str) and name not in ACT2FN:
+            raise UserError(f"{str(folder)!r}: {unknown_choice(key, name, sorted(ACT2FN))}")
+    return config
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Whatever a library raises over a checkpoint's files, which are all that it reads, shows ``what``."""
     try:
-        return AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{str(folder)!r} is no checkpoint that transformers knows: {_first_line(error)}") from None
+        yield
+    except (UserError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} ({said(error)}); correct its files, or fetch it again") from None
 
 
 def with_dropout(config: Any, dropout: float) -> Any:
@@ -180,10 +175,12 @@ def check_family(config: Any, *, head: str, of: str | Path) -> None:
     ``of`` says in the message whose configuration it is.
     """
     model_class(head)
-    choices = families(head)
-    if config.model_type not in choices:
-        raise UserError(f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(choices)}")
-    family = family_of(config.model_type)
+    family = family_of(config, head)
+    if head not in family.heads(config):
+        raise UserError(
+            f"{str(of)!r} is a {config.model_type} model; a {head} head works with: {', '.join(families(head))}, "
+            "and slower with any other model that transformers has with that head"
+        )
     refusal = family.refusal(config)
     if refusal is not None:
         raise UserError(f"{str(of)!r}: {refusal}")
@@ -225,7 +222,8 @@ def load_model(
         config = with_dropout(config, dropout)
     with _quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model, info = _opened(folder, config, head=head, dtype=dtype)
+        with reading(f"{str(folder)!r} is no {head} that transformers can open"):
+            model, info = _opened(folder, config, head=head, dtype=dtype)
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
     if order is None:
         redraw_classes(model, head, seed=seed)
@@ -246,7 +244,7 @@ def _opened(folder: str | Path, config: Any, *, head: str, dtype: torch.dtype) -
         folder,
         config=config,
         dtype=dtype,
-        attn_implementation="sdpa",
+        attn_implementation=family_of(config, head).ATTENTION,
         use_safetensors=True,
         # Found and named by the caller; transformers would raise a page of text.
         ignore_mismatched_sizes=True,
@@ -267,7 +265,6 @@ def _order(config: Any, labels: Sequence[str], names: Names, *, allow_other: boo
 
 
 def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow_new_head: bool) -> None:
-    of_head = family_of(model.config.model_type).HEAD_MODULES
     encoder_prefix = f"{model.base_model_prefix}."
     # A classifier of other classes is a head that the checkpoint lacks.
     replaced = [
@@ -279,7 +276,9 @@ def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow
         found, expected = (tuple(shape) for shape in shapes)
         raise UserError(f"{str(folder)!r} has {name} of shape {found}, its config.json says {expected}; correct it")
     missing = sorted(info["missing_keys"])
-    of_encoder = [name for name in missing if name.startswith(encoder_prefix) and not name.startswith(of_head)]
+    # A pooler belongs to the heads that read it.
+    pooler = f"{encoder_prefix}pooler."
+    of_encoder = [name for name in missing if name.startswith(encoder_prefix) and not name.startswith(pooler)]
     if of_encoder:
         raise UserError(f"{str(folder)!r} lacks {of_encoder[0]}; choose a checkpoint with all weights of its encoder")
     if missing and not allow_new_head:
@@ -305,14 +304,21 @@ def load_tokenizer(folder: str | Path) -> Any:
     # Without any file transformers makes a tokenizer of the special tokens alone.
     if not any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES):
         raise UserError(f"{str(folder)!r} has no tokenizer; add its {' or '.join(_TOKENIZER_FILES)}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, **_FROM_FOLDER)
-    except (ValueError, OSError) as error:
-        reason = _first_line(error)
-        raise UserError(f"{str(folder)!r} has no tokenizer that transformers can load: {reason}") from None
+    with reading(f"{str(folder)!r} has no tokenizer that transformers can load"):
+        tokenizer = _tokenizer_in(Path(folder))
     if not tokenizer.is_fast:
         raise UserError(f"{str(folder)!r} has no fast tokenizer; add its tokenizer.json")
     return tokenizer
+
+
+def _tokenizer_in(folder: Path) -> Any:
+    """The tokenizer, by itself where transformers does not know the model beside it."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, **_FROM_FOLDER)
+    except (ValueError, OSError, KeyError):
+        if not (folder / _TOKENIZER_FILES[0]).is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(folder, **_FROM_FOLDER)
 
 
 def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
@@ -326,7 +332,3 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
         # A model this small is never cut into several files.
         (Path(folder) / WEIGHTS).rename(Path(folder) / PRUNED_WEIGHTS)
     tokenizer.save_pretrained(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

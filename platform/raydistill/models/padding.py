@@ -24,7 +24,7 @@ def write_padding(config: Any, tokenizer: Any, *, head: str) -> None:
     # Saved is what a tokenizer was made with, and some classes, such as Llama's, pad on the left by themselves.
     tokenizer.init_kwargs["padding_side"] = RIGHT
     # Encoders do not pool by it, and RoBERTa counts positions from it.
-    if family_of(config.model_type).HEAD == "causal_lm" and tokenizer.pad_token_id is not None:
+    if family_of(config).vocabulary_head(config) == "causal_lm" and tokenizer.pad_token_id is not None:
         config.pad_token_id = tokenizer.pad_token_id
 
 
@@ -34,7 +34,7 @@ def check_padding_side(key: str, config: Any, side: str, *, head: str) -> None:
     With padding on the left it counts positions from the first padding token, and takes that for an encoder's first
     token; only a decoder that sees distances alone classifies such a row as it does without padding.
     """
-    if head == _HEAD and side == LEFT and not family_of(config.model_type).RELATIVE:
+    if head == _HEAD and side == LEFT and not family_of(config).RELATIVE:
         raise UserError(
             f"{key} is a {config.model_type} whose tokenizer pads on the left, so that in transformers its answers "
             'depend on the padding; write "padding_side": "right" in its tokenizer_config.json'

@@ -1,6 +1,7 @@
 """What a model with any head but a vocabulary says of a batch: a row of logits for each thing it classifies."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class Prediction:
     layout: Layout
     pooled: Tensor
     """(B,) int64: numbers of the packed states that stand for their rows, see ``Blocks.pooled_places``."""
+    last_states: Tensor | None = None
+    """(R, D) the last hidden states of transformers, of a decoder normalized. None where no states were asked for."""
 
     def pooled_states(self, number: int) -> Tensor:
         """States (B, D) of hs[number] that stand for their rows."""
@@ -37,31 +40,38 @@ def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = Fa
     """
     blocks = blocks_of(model)
     blocks.draw_plan(seed=batch.seed, step=batch.step)
-    layout = Layout.of(batch["attention_mask"], batch["token_index"])
-    ids = layout.take(batch["input_ids"])
-    states = [blocks.embed(ids, layout, batch.get("token_types"))]
-    if with_states:
-        for number in range(blocks.num_blocks):
-            states.append(blocks.run(states[-1], layout, number, number + 1))
-    else:
-        states.append(blocks.run(states[-1], layout, 0, blocks.num_blocks))
+    layout, ids, end, states = _run(blocks, batch, with_states=with_states)
     pooled = blocks.pooled_places(layout, ids)
     if head == "sequence_classification":
-        logits = sequence_logits(blocks, states[-1], pooled)
+        logits = blocks.sequence_logits(end, pooled, layout)
     elif head == "token_classification":
-        labelled = states[-1].index_select(0, layout.places(batch["label_index"]))
-        logits = blocks.token_logits(blocks.last_states(labelled))
+        logits = blocks.token_logits_at(end, layout.places(batch["label_index"]))
     elif head == "question_answering":
-        logits = _spread_spans(blocks.span_logits(blocks.last_states(states[-1])), layout)
+        logits = _spread_spans(blocks.span_logits_of(end), layout)
     else:
         choices = "sequence_classification, token_classification, question_answering"
         raise UserError(f"head is {head!r}; choices: {choices}")
-    return Prediction(logits, tuple(states) if with_states else (), layout, pooled)
+    return Prediction(logits, states, layout, pooled, blocks.states_of(end) if with_states else None)
 
 
-def sequence_logits(blocks: Blocks, hidden: Tensor, pooled: Tensor) -> Tensor:
-    """Logits (B, C) of rows, from the last block's output (R, D) and the rows' ``pooled_places`` (B,) in it."""
-    return blocks.class_logits(blocks.last_states(hidden.index_select(0, pooled)))
+def at_labels(
+    model: nn.Module, batch: Batch, index: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+    """Inputs (M, D') of a model's vocabulary projection at the labels of a batch, and the projection.
+
+    ``index`` (M,) has other flat positions in place of the labels'.
+    """
+    blocks = blocks_of(model)
+    layout, _, end, _ = _run(blocks, batch, with_states=False)
+    places = layout.places(batch["label_index"] if index is None else index)
+    return blocks.head_rows(end, places), blocks.head_projection()
+
+
+def _run(blocks: Blocks, batch: Batch, *, with_states: bool) -> tuple[Layout, Tensor, Any, tuple[Tensor, ...]]:
+    """Where the real tokens of a batch stand, their ids, and a pass over them: its end, and states if asked for."""
+    layout = Layout.of(batch["attention_mask"], batch["token_index"])
+    ids = layout.take(batch["input_ids"])
+    return layout, ids, *blocks.forward(ids, layout, batch.get("token_types"), with_states=with_states)
 
 
 def _spread_spans(logits: Tensor, layout: Layout) -> Tensor:

@@ -43,7 +43,7 @@ def restored(model: nn.Module) -> nn.Module:
 
 def _fill(tensors: dict[str, Tensor], full: dict[str, Tensor], config: Any, kept: KeptUnits) -> None:
     """Put zeros where the tensors of kept units lack those of a full model."""
-    names, prefix, size = unit_names(config), family_of(config.model_type).LAYERS, head_size(config)
+    names, prefix, size = unit_names(config), family_of(config).LAYERS, head_size(config)
     for number, (heads, neurons) in enumerate(zip(kept.heads, kept.neurons, strict=True)):
         of_heads = [head * size + place for head in heads for place in range(size)]
         makers = ((names.query, of_heads), (names.key, of_heads), (names.value, of_heads))

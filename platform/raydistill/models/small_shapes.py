@@ -35,7 +35,7 @@ def shrink(model: nn.Module, units: KeptUnits) -> None:
     """
     config: Any = model.config
     names = unit_names(config)
-    blocks: Any = model.get_submodule(family_of(config.model_type).LAYERS)
+    blocks: Any = model.get_submodule(family_of(config).LAYERS)
     for block, heads, neurons in zip(blocks, units.heads, units.neurons, strict=True):
         _shrink_attention(block, names, torch.tensor(heads, dtype=torch.int64), head_size(config))
         _shrink_neurons(block, names, torch.tensor(neurons, dtype=torch.int64))

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raydistill.models import layer_plan
-from raydistill.models.blocks import families, family_of
+from raydistill.models.blocks import family_of, packed_families
 from raydistill.models.blocks._base import UnitNames
 from raydistill.models.kept_units import kept_of
 from raydistill.user_error import UserError
@@ -32,12 +32,12 @@ def check_units(config: Any) -> None:
 
 
 def _prunable() -> str:
-    return ", ".join(name for name in families("masked_lm") if family_of(name).UNITS is not None)
+    return ", ".join(name for name, family in sorted(packed_families().items()) if family.UNITS is not None)
 
 
 def unit_names(config: Any) -> UnitNames:
     """Names of the modules that make a block's units; raises ValueError for a family without them."""
-    names = family_of(config.model_type).UNITS
+    names = family_of(config).UNITS
     if names is None:
         raise UserError(f"the model is a {config.model_type}; heads and neurons can be pruned of {_prunable()}")
     return names
@@ -51,7 +51,7 @@ def units_seen(model: nn.Module, heads: Seen, neurons: Seen) -> Iterator[None]:
     """
     config: Any = model.config
     names = unit_names(config)
-    blocks: Any = model.get_submodule(family_of(config.model_type).LAYERS)
+    blocks: Any = model.get_submodule(family_of(config).LAYERS)
     with ExitStack() as hooks:
         for number, block in enumerate(blocks):
             for name, seen in ((names.attention_output, heads), (names.output, neurons)):

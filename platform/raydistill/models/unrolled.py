@@ -42,7 +42,7 @@ def unrolled(model: nn.Module) -> nn.Module:
 def _repeated(model: nn.Module, steps: tuple[tuple[int, bool], ...]) -> dict[str, torch.Tensor]:
     """The model's tensors with those of each step's block under the step's number."""
     config: Any = model.config
-    family = family_of(config.model_type)
+    family = family_of(config)
     assert family.QUERY_AND_KEY is not None
     query, key = family.QUERY_AND_KEY
     tensors, prefix = model.state_dict(), f"{family.LAYERS}."

@@ -17,6 +17,7 @@ from raydistill.discovery import unknown_choice
 from raydistill.registry.card import model_card
 from raydistill.registry.reference import SCHEME, ModelReference
 from raydistill.registry.student import FIGURES_TAG, RegisteredStudent, StudentVersion
+from raydistill.store_paths import at_home
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
@@ -204,7 +205,7 @@ def registry_uri(storage: Path | None, tracking_uri: str | None, environment: Ma
     given = tracking_uri or (None if storage else environment.get("MLFLOW_TRACKING_URI"))
     if given:
         return resolved(given, key="--tracking-uri", environment=environment)
-    return f"{_SQLITE}{(storage or Path('runs')).expanduser().absolute() / 'mlflow.db'}"
+    return f"{_SQLITE}{at_home(storage or 'runs').absolute() / 'mlflow.db'}"
 
 
 def _check_there(uri: str, where: str) -> None:

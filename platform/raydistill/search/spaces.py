@@ -1,5 +1,6 @@
 """From a space file to a validated search, and from values of its keys to a job."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def locate(raw: Mapping[str, Any], stage: str, key: str) -> list[str]:
 
 def _beside(reference: str, job: str) -> str:
     """The job that a space file names, beside the file where it is there."""
-    space = Path(reference).expanduser()
+    space = Path(os.path.expanduser(reference))
     if re.search(r"\.ya?ml$", job) and space.is_file() and not Path(job).is_file():
         beside = space.parent / job
         return str(beside) if beside.is_file() else job

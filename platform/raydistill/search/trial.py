@@ -1,9 +1,8 @@
 """One trial: the base job cut to the searched stage, trained where the trial runs, or told again from its record."""
 
 import shutil
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,12 +17,13 @@ from raydistill.search.domains import Values
 from raydistill.search.records import failure_path
 from raydistill.search.results import TRIALS, Trial, TrialEvent
 from raydistill.search.spaces import trial_job
+from raydistill.threads import in_thread
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.history import read_history
 from raydistill.training.in_process import train_here
 from raydistill.training.session import SaveState
 from raydistill.training.trainer import CHECKPOINTS, train
-from raydistill.user_error import UserError, user_error_of
+from raydistill.user_error import UserError, said, user_error_of
 
 _POLL_S = 0.5
 
@@ -75,20 +75,6 @@ class ExchangedState:
     step: int
     course: list[dict[str, Any]]
     """See ``Trial.course``."""
-
-
-def in_thread(call: Callable[[], Any]) -> "Future[Any]":
-    """The outcome of a call in a thread of its own, for which the end of the process does not wait."""
-    outcome: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return outcome
 
 
 def trial_records(context: TrialContext, job: Job, number: int) -> dict[str, StageRecord]:
@@ -271,7 +257,4 @@ class _TrialRun:
 
 def _one_line(error: BaseException) -> str:
     refusal = user_error_of(error)
-    if refusal is not None:
-        return "; ".join(refusal.lines)
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return said(error) if refusal is None else "; ".join(refusal.lines)

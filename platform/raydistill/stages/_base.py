@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.result import TrainResult
 
+_logger = logging.getLogger(__name__)
 INITIAL = "@initial"
 """Suffix that names a training stage's student as it was before training."""
 
@@ -229,6 +231,8 @@ class StageContext:
     """What was planned of each stage that is referred to."""
     registered: Mapping[str, Path] = field(default_factory=dict)
     """Checkpoint folder of each registered model that is referred to, by the reference."""
+    echo: Callable[[str], None] = _logger.info
+    """Tells the user a line."""
     launch: Callable[..., TrainResult] | None = None
     """What trains, called as ``raydistill.training.trainer.train``, which it is by default."""
 

@@ -77,14 +77,17 @@ class Fitted:
         return str(for_workers(self.folder, storage))
 
 
-def model_of(key: str, reference: ModelRef, inputs: Inputs) -> Model:
-    """The model that ``reference`` under ``key`` leads to; raises ValueError for one that leads nowhere."""
+def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bool = False) -> Model:
+    """The model that ``reference`` under ``key`` leads to; raises ValueError for one that leads nowhere.
+
+    ``for_tokenizer`` asks nothing of a model that is there: a tokenizer may lie beside any, or alone.
+    """
     try:
         name = reference.checkpoint
         made = None if name is None or is_registered(name) else inputs.get(stage_of(name))
         if name is None or made is None or made.folder is not None:
             folder = resolve(reference, inputs)
-            return Model(load_config(folder), folder)
+            return Model(None if for_tokenizer else load_config(folder), folder)
         facts = planned(ModelFacts, stage_of(name), inputs)
         suffix = INITIAL if name.endswith(INITIAL) else ""
         if facts is None or suffix not in facts.configs:

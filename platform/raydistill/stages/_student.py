@@ -46,7 +46,9 @@ def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
     if layers is not None:
         checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
     num_layers = len(layers) if layers is not None else section.num_layers or len(section.layers or [])
-    return layer_selection.student_config(source, architecture=section.architecture, num_layers=num_layers, head=head)
+    return layer_selection.student_config(
+        source, architecture=section.architecture, num_layers=num_layers, layers=layers, head=head
+    )
 
 
 def layers_of(section: StudentConfig) -> list[int]:
@@ -74,7 +76,7 @@ def _write_plan(section: StudentConfig, model: Any, *, head: str) -> None:
                 section.layer_plan, model.num_hidden_layers, half_of_six=section.layer_plan_half_of_six
             )
             layer_plan.set_plan(model, plan)
-        family_of(model.model_type).check_plan(model)
+        family_of(model).check_plan(model)
         if layer_plan.is_drawn(layer_plan.plan_of(model)) and head in _VOCABULARIES:
             raise UserError(f"layer_plan has drawn blocks, which a {head} head does not have; choose another plan")
     except UserError as error:

@@ -8,6 +8,7 @@ from raydistill.config.sections import ScalingConfig, TrainingConfig
 from raydistill.data.input_splits import PARTS
 from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.models import checks
+from raydistill.models.blocks import NEEDS, family_of, how_run
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
@@ -52,6 +53,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     _models.check_size("student", student, corpus)
     for position, teacher in enumerate(teachers):
         _models.check_size(f"teachers.{position}", teacher.config, corpus.as_encoded(teacher.encoding))
+    _check_needs(config, student, teachers)
     _check_vocabularies(config, student, teachers)
     config.method.check(student, _as_taught(config, teachers))
     choice = choice_of(config, inputs)
@@ -183,6 +185,19 @@ def _check_requirements(config: "Config", num_teachers: int) -> None:
         raise UserError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
 
 
+def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
+    """Refuse models of which a method cannot have what it needs."""
+    models = {"student": student, **{f"teachers.{number}": one.config for number, one in enumerate(teachers)}}
+    for key, model in models.items():
+        has = family_of(model, config.task.head).has(model)
+        for need in config.method.requirements.needs if config.method.distils or key == "student" else ():
+            if need not in has:
+                raise UserError(
+                    f"{key} is a {model.model_type}, of which method {config.method.name} with these options cannot "
+                    f"have {need}, {NEEDS[need]}; raydistill ls models shows what each model has"
+                )
+
+
 def _check_vocabularies(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
     """Raise UserError where a language model is compared with one that predicts other ids."""
     if not config.method.distils or config.task.head not in VOCABULARY_TERMS:
@@ -249,7 +264,8 @@ def _lines(
     """What is told of the models, student first, of where teachers lie and why, and of memory."""
     student, *teachers = models
     head = config.task.head
-    lines = [f"student {student.model_type}, {checks.num_parameters(student, head=head):,} parameters"]
+    size = checks.num_parameters(student, head=head)
+    lines = [f"student {student.model_type}, {size:,} parameters{how_run(student, head)}"]
     lines += _student.lines(config.student, student, teachers)
     for position, teacher in enumerate(teachers):
         what = f"teacher {position} {teacher.model_type}"
@@ -260,7 +276,8 @@ def _lines(
             lines.append(f"{what} is not run: {whose}")
         else:
             size = checks.num_parameters(teacher, head=head)
-            lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}")
+            how = how_run(teacher, head)
+            lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}{how}")
     lines += [*choice.lines, *([f"placement: {plan.summary}"] if plan is not None else [])]
     memory = _teacher_plan.held_by(config, scaling, models, plan) / _GIB
     return [*lines, f"about {memory:.2f} GiB of weights, gradients and moments a worker, activations besides"]

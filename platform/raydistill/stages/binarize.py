@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,10 +11,12 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.config.sections import ModelRef, ScalingConfig, Section
 from raydistill.data.corpus import FORMAT_VERSION, tokenizer_hash
 from raydistill.data.corpus_building import binarize, check_new
+from raydistill.data.examples import examples_of, placed_in
+from raydistill.data.findings import Finding
 from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
 from raydistill.data.teacher_tokenizers import further_columns
-from raydistill.models.checks import max_length
+from raydistill.models.checks import longest_row, max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, TokenizerFacts
@@ -135,14 +138,15 @@ class Stage(_base.Stage):
 
     def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
-        model = _models.model_of("", reference, inputs)
-        vocab_size, limit, tokenizer = model.config.vocab_size, max_length(model.config), None
-        digest = model.planned_tokenizer
-        if model.folder is not None:
+        model = _models.model_of("", reference, inputs, for_tokenizer=True)
+        digest, tokenizer = model.planned_tokenizer, None
+        if model.folder is None:
+            vocab_size, limit = model.config.vocab_size, max_length(model.config)
+        else:
             tokenizer = load_tokenizer(model.folder)
             self.config.encoding.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
-            vocab_size, limit = len(tokenizer), min(limit, tokenizer.model_max_length)
+            vocab_size, limit = len(tokenizer), min(longest_row(model.folder), tokenizer.model_max_length)
         longest = self.config.encoding.config.max_length or limit
         if longest > limit:
             raise UserError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
@@ -188,9 +192,11 @@ class Stage(_base.Stage):
                 items = source.items()
                 if not items:
                     raise UserError("has no rows")
-                examples = itertools.islice(source.read(items[0]), _TRIED)
+                examples = itertools.islice(examples_of(source, items[0]), _TRIED)
                 kept = [example for example in examples if DROPPED not in example]
-                encoding.cut(kept, tokenizer)
+                cut = partial(encoding.cut, tokenizer=tokenizer)
+                with placed_in(items[0], kept, cut):
+                    cut(kept)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         return binarize(
@@ -203,7 +209,17 @@ class Stage(_base.Stage):
             rows_per_shard=self.config.rows_per_shard,
             seed=context.seed,
             parallel=context.parallel,
+            tell=partial(_tell, context),
         )
+
+
+def _tell(context: _base.StageContext, findings: Sequence[Finding]) -> None:
+    """Print and track what was left out of a corpus, and what of the rest looks wrong."""
+    lines = [f"{'warning: ' if one.is_warning else ''}{one.text}" for one in findings]
+    for line in lines:
+        context.echo(line)
+    context.tracker.log_metrics(context.run_key, {one.metric: one.number for one in findings if one.metric}, 0)
+    context.tracker.log_text(context.run_key, "".join(f"{line}\n" for line in lines), "findings.txt")
 
 
 def _listed(source: SourceSpec) -> dict[str, str]:

@@ -19,6 +19,7 @@ from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, OutputColumn, OutputSet, OutputSpec
 from raydistill.models import checks, layer_plan
+from raydistill.models.blocks import how_run
 from raydistill.models.dropout_scores import has_dropout
 from raydistill.models.load import CLASSIFIERS
 from raydistill.stages import _base, _corpora, _models
@@ -174,6 +175,7 @@ class Stage(_base.Stage):
         model = teacher.config
         size = checks.num_parameters(model, head=self.config.task.head)
         what = f"teacher {number} {model.model_type}, {size:,} parameters, stores {', '.join(self.config.outputs)}"
+        what += how_run(model, self.config.task.head)
         columns = self._columns(model, self._labels(number, model, corpus.labels))
         if corpus.rows is None or corpus.tokens is None or corpus.validation_rows is None:
             one = _row_bytes(columns, places=self._masked_share * corpus.max_length)

@@ -23,11 +23,23 @@ class Column:
     """``row``: one value; ``token``: one for each token of the row; ``list``: any number."""
 
 
+ROW_REASONS = SHORT, UNKNOWN, NO_WORD = "short", "unknown", "no word"
+"""Why ``drop_reasons`` leaves a row out."""
+
+
 class LabelledRow(NamedTuple):
     """A row of token ids and the values of its columns, by the names that the task's ``columns`` gives."""
 
     ids: NDArray[np.integer]
     values: Mapping[str, Any]
+
+
+class Rows(list[NDArray[np.integer]]):
+    """Rows of token ids of which each is of a single example."""
+
+    def __init__(self) -> None:
+        self.example_of: list[int] = []
+        """The number of each row's example."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +72,8 @@ class TaskBase(ABC):
 
     Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how examples become rows: ``cut``
     makes rows of them, ``drop_reasons`` tells which are left out, and ``columns`` what each has beside its ids; with
-    columns ``cut`` gives ``LabelledRow``, without it arrays of ids. An ``EncodeConfig`` of classes has their names in
-    ``labels``.
+    columns ``cut`` gives ``LabelledRow``, without it arrays of ids, in ``Rows`` where it can. An ``EncodeConfig`` of
+    classes has their names in ``labels``.
     """
 
     HEAD: ClassVar[str]

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydistill.tasks._long_texts import encodings, head
 from raydistill.tasks._tokenizing import length_limit, plain_backend
 from raydistill.user_error import UserError
 
@@ -31,9 +32,12 @@ def encode_pairs(
     """
     limit = length_limit(tokenizer, max_length)
     backend = plain_backend(tokenizer)
-    firsts = backend.encode_batch_fast([_text(example) for example in examples], add_special_tokens=False)
     pairs = [example.get("text_pair") for example in examples]
-    seconds = iter(backend.encode_batch_fast([pair for pair in pairs if pair is not None], add_special_tokens=False))
+    # Of more tokens than a row has room for it does not matter how many they are.
+    firsts, seconds = (
+        encodings((head(text, backend, num_tokens=limit) for text in texts), backend)
+        for texts in ([_text(example) for example in examples], [pair for pair in pairs if pair is not None])
+    )
     # Special tokens after the second text, which may itself have no token.
     ends = backend.encode("a", "a").sequence_ids[::-1].index(1) if len(pairs) > pairs.count(None) else 0
     rows = [

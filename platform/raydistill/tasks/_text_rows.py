@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydistill.tasks._base import Column
+from raydistill.tasks._base import SHORT, UNKNOWN, Column, Rows
+from raydistill.tasks._long_texts import batches, encodings, is_long, pieces
 from raydistill.tasks._tokenizing import length_limit, plain_backend
 from raydistill.user_error import UserError
 
@@ -70,12 +71,13 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig, ends: Ends) -> list[Row]:
     """What ``cut`` does, with other special tokens at the ends of a row."""
     limit = length_limit(tokenizer, config.max_length)
-    parts: list[Row] = []
-    for row in whole_rows(examples, tokenizer, ends):
+    parts = Rows()
+    for number, row in enumerate(whole_rows(examples, tokenizer, ends)):
         if len(row) <= limit:
             parts.append(row)
         else:
             parts.extend(split_long(row, max_length=limit, cls_id=ends.first, sep_id=ends.last))
+        parts.example_of.extend([number] * (len(parts) - len(parts.example_of)))
     return parts
 
 
@@ -103,11 +105,29 @@ def _text(example: Mapping[str, Any]) -> str:
 
 
 def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> list[Row]:
-    """One row a text, views of a single array: a thousand small arrays would take longer than their tokens."""
+    """One row a text."""
     backend = plain_backend(tokenizer)
-    # The fast form leaves out offsets, which nobody reads.
-    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    rows = [[ends.first, *encoding.ids, ends.last] for encoding in encodings]
+    rows: list[Row] = []
+    for batch in batches(texts):
+        # A long one may be in a batch beside short ones.
+        for long, group in groupby(batch, key=is_long):
+            texts_of = list(group)
+            rows += [_long_row(text, backend, ends) for text in texts_of] if long else _short(texts_of, backend, ends)
+    return rows
+
+
+def _long_row(text: str, backend: Any, ends: Ends) -> Row:
+    found = encodings(pieces(text, backend), backend)
+    parts = [np.array(encoding.ids, dtype=np.int32) for encoding in found]
+    return np.concatenate([[ends.first], *parts, [ends.last]], dtype=np.int64)
+
+
+def _short(texts: list[str], backend: Any, ends: Ends) -> list[Row]:
+    """Views of a single array: a thousand small arrays would take longer than their tokens."""
+    rows = [
+        [ends.first, *encoding.ids, ends.last]
+        for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)
+    ]
     stops = np.cumsum([len(row) for row in rows], dtype=np.int64).tolist()
     flat = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=stops[-1] if stops else 0)
     return [flat[start:stop] for start, stop in zip([0, *stops], stops, strict=False)]
@@ -137,8 +157,8 @@ def drop_reasons(rows: Sequence[Row], tokenizer: Any, config: EncodeConfig) -> l
         before = np.concatenate([[0], np.cumsum(are_unknown)])
         ends = np.cumsum(lengths)
         num_unknown = before[ends] - before[ends - lengths]
-        reasons[num_unknown >= config.max_unknown * lengths] = "unknown"
-    reasons[lengths < config.min_length] = "short"
+        reasons[num_unknown >= config.max_unknown * lengths] = UNKNOWN
+    reasons[lengths < config.min_length] = SHORT
     return list(reasons)
 
 

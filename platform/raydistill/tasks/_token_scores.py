@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from raydistill.batch import Batch
-from raydistill.layout import Layout
-from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS
-from raydistill.models.blocks import blocks_of
+from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
+from raydistill.models.predictions import at_labels
 from raydistill.user_error import UserError
 
 GREATER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
@@ -27,16 +26,13 @@ def token_sums(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     Logits of all labels never exist at once.
     """
-    blocks = blocks_of(student)
-    layout, labels = Layout.of(batch["attention_mask"], batch["token_index"]), batch["labels"]
-    embedded = blocks.embed(layout.take(batch["input_ids"]), layout)
-    hidden = blocks.run(embedded, layout, 0, blocks.num_blocks)
-    states = blocks.head_states(hidden.index_select(0, layout.places(batch["label_index"])))
+    states, projection = at_labels(student, batch)
+    labels = batch["labels"]
     loss = states.new_zeros((), dtype=torch.float64)
     correct = torch.zeros_like(loss)
     chunks = zip(states.split(DEFAULT_CHUNK_ROWS), labels.split(DEFAULT_CHUNK_ROWS), strict=True)
     for of_states, of_labels in chunks:
-        logits = linear(of_states, *blocks.head_projection())
+        logits = logits_of(of_states, projection)
         loss += cross_entropy(logits.float(), of_labels, reduction="sum")
         correct += (logits.argmax(-1) == of_labels).sum()
     return {"loss": loss, "correct": correct, "tokens": torch.full_like(loss, labels.shape[0])}

@@ -17,6 +17,7 @@ from raydistill.discovery import unknown_choice
 from raydistill.models.predictions import predict
 from raydistill.tasks import _class_metrics
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._label_forms import nearest, written_forms
 from raydistill.tasks._pair_rows import encode_pairs, token_types
 from raydistill.tasks._row_scores import by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler
@@ -106,9 +107,11 @@ def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
         )
     raw = example["label"]
     if labels:
-        if str(raw) not in labels:
-            raise UserError(f"an example has the label {raw!r}; encoding.labels names {', '.join(labels)}")
-        return list(labels).index(str(raw))
+        written = next((form for form in written_forms(raw) if form in labels), None)
+        if written is None:
+            near = nearest(raw, labels)
+            raise UserError(f"an example has the label {raw!r}; encoding.labels names {', '.join(labels)}{near}")
+        return list(labels).index(written)
     try:
         score = float(raw)
     except (TypeError, ValueError):

@@ -15,8 +15,9 @@ from torch.nn.functional import cross_entropy
 
 from raydistill.batch import Batch
 from raydistill.models.predictions import predict
-from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._base import NO_WORD, Column, LabelledRow, TaskBase
 from raydistill.tasks._entities import check_tags, entity_counts, entity_metrics, entity_types
+from raydistill.tasks._long_texts import batches, first_words, head
 from raydistill.tasks._packed import pack, unpack
 from raydistill.tasks._row_scores import SEEN, by_row, seen_rows
 from raydistill.tasks._tokenizing import check_filler, length_limit, plain_backend
@@ -70,8 +71,17 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
     room = length_limit(tokenizer, config.max_length) - backend.num_special_tokens_to_add(False)
     space = " " if _marks_spaces(backend) else ""
     tags = [_tag_ids(example, config.labels) for example in examples]
-    words = [[space + word for word in example["words"]] for example in examples]
-    encodings = backend.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
+    words = (
+        first_words(
+            [space + head(word, backend, num_tokens=room) for word in example["words"]], backend, num_tokens=room
+        )
+        for example in examples
+    )
+    encodings = (
+        encoding
+        for batch in batches(words)
+        for encoding in backend.encode_batch(batch, is_pretokenized=True, add_special_tokens=False)
+    )
     return [_row(encoding, of_row, backend, room) for encoding, of_row in zip(encodings, tags, strict=True)]
 
 
@@ -109,7 +119,7 @@ def _row(encoding: Any, tags: NDArray[np.int16], backend: Any, room: int) -> Lab
 def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
     """Rows that have only special tokens are left out."""
     least = tokenizer.backend_tokenizer.num_special_tokens_to_add(False)
-    return [None if len(row) > least else "no word" for row in rows]
+    return [None if len(row) > least else NO_WORD for row in rows]
 
 
 class Task(TaskBase):

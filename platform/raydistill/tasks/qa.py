@@ -19,6 +19,7 @@ from raydistill.batch import Batch
 from raydistill.models.predictions import predict
 from raydistill.tasks._answers import match
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._long_texts import LONGEST_WHOLE, encodings, head
 from raydistill.tasks._packed import pack_texts, unpack_texts
 from raydistill.tasks._row_scores import by_row, seen_rows
 from raydistill.tasks._spans import Window, answer_place, best_span, windows
@@ -109,9 +110,8 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
     limit = length_limit(tokenizer, config.max_length)
     backend = plain_backend(tokenizer)
     questions = [example["question"].lstrip() for example in examples]
-    # The fast form leaves out offsets, which only contexts need.
-    first = backend.encode_batch_fast(questions, add_special_tokens=False)
-    second = backend.encode_batch([example["context"] for example in examples], add_special_tokens=False)
+    first = encodings((head(question, backend, num_tokens=limit) for question in questions), backend)
+    second = encodings([example["context"] for example in examples], backend, with_offsets=True)
     rows: list[LabelledRow] = []
     for example, question, context in zip(examples, first, second, strict=True):
         found = list(windows(question, context, backend, limit=limit, stride=config.stride))
@@ -126,6 +126,11 @@ def _check(example: Mapping[str, Any]) -> None:
     if missing:
         raise UserError(
             f"an example has {', '.join(example) or 'no key'}; this task reads question, context and answers"
+        )
+    if len(example["context"]) > LONGEST_WHOLE:
+        raise UserError(
+            f"a context has {len(example['context'])} characters, {example['context'][:40]!r}…; one of more than "
+            f"{LONGEST_WHOLE} is not read, so part it"
         )
     answers = example["answers"]
     if not isinstance(answers, Mapping) or len(answers.get("text", [])) != len(answers.get("answer_start", [])):

@@ -1,18 +1,17 @@
 """Start a group of training workers with Ray Train and wait for what they leave."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, TrainingFailedError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from raydistill import cluster
 from raydistill.data.storages import storage_at
 from raydistill.store_paths import here
+from raydistill.threads import in_thread
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.checkpoint_store import Checkpoints, checkpoints_at
 from raydistill.training.network import GroupConfig
@@ -54,7 +53,8 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
             run_config=_run_config(spec, output, board),
         )
         try:
-            return str(_fit(trainer).return_value or "")
+            # In a thread Ray Train leaves Ctrl-C alone: its own handler ends the process with status 1.
+            return str(in_thread(trainer.fit).result().return_value or "")
         except TrainingFailedError as error:
             # For an OSError it has a file's name, which tells whether the storage is at fault.
             cause = next((each for each in brought(error) if isinstance(each, OSError | UserError)), None)
@@ -88,20 +88,6 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
 def checkpoints_of(output: str) -> Checkpoints:
     """The checkpoints of a training."""
     return checkpoints_at(here(Path(output).resolve()) / CHECKPOINTS)
-
-
-def _fit(trainer: TorchTrainer) -> Result:
-    """Fit in a thread, where Ray Train leaves Ctrl-C alone: its own handler ends the process with status 1."""
-    outcome: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(trainer.fit())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return outcome.result()
 
 
 def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:

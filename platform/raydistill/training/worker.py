@@ -1,6 +1,5 @@
 """The training loop, run by every worker of a group: feed, count, step, log, evaluate, save."""
 
-import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -27,6 +26,7 @@ from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import report_checkpoint, restore, write_student
 from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
@@ -49,10 +49,6 @@ from raydistill.user_error import UserError
 
 VALIDATION_SEED = 0
 """Key of the rows, masks and partners of evaluations: the same for runs of any seed, so that they compare."""
-
-
-class NonFiniteLossError(UserError):
-    """A term of the loss is no finite number; its text names the term and the step."""
 
 
 class EvaluationError(UserError):
@@ -208,7 +204,7 @@ class Loop:
         # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
         if log or evaluate or save or self.engine.device.type == "cpu":
             totals = self._all_reduced(totals)
-            _check_finite(totals, step + 1)
+            check_finite(totals, step + 1, batches=batches, teachers=self.engine.distiller.teachers)
         if log:
             self._log(totals, learning_rate)
         found = self._evaluate() if evaluate else None
@@ -279,7 +275,7 @@ class Loop:
         batches, denominators = self._validation_batches()
         totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
-        _check_finite(totals, self.position.step)
+        check_finite(totals, self.position.step, batches=batches, teachers=self.engine.distiller.teachers)
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}
@@ -387,13 +383,3 @@ class Loop:
 
     def _write_student(self, folder: Path) -> None:
         write_student(self.engine, self.spec.student, folder, head=self.task.HEAD)
-
-
-def _check_finite(totals: Mapping[str, Tensor], step: int) -> None:
-    """Raise NonFiniteLossError naming the first term that is not finite, terms before their sum."""
-    for name, value in sorted(totals.items(), key=lambda item: item[0] == "loss"):
-        if not math.isfinite(value.item()):
-            raise NonFiniteLossError(
-                f"the term {name!r} is {value.item()} at step {step}; lower optimizer.learning_rate, "
-                "or train with training.precision=fp32"
-            )

@@ -150,7 +150,7 @@ def command(head: Head, *arguments: object, **variables: str) -> Result:
 def start(head: Head, folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a command of raydistill as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "raydistill.cli", *arguments, "--address", head.address],
+        [sys.executable, "-m", "raydistill", *arguments, "--address", head.address],
         cwd=folder,
         env={**environment(), "RAY_AUTH_TOKEN": head.token, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -326,7 +326,7 @@ def test_mistakes_inside_data_tasks_arrive_as_one_line(ray_cluster, tmp_path, to
         )
     assert "Traceback" not in capfd.readouterr().err
     (tmp_path / "a.txt").write_text("w5 w6")
-    with pytest.raises(ValueError, match=r"the sources' 1 texts give no row; lower encoding\.min_length"):
+    with pytest.raises(ValueError, match=r"the sources' 1 texts give no row \(1 short\); lower encoding\.min_length"):
         binarize(
             sources=sources(name="text", path=str(tmp_path / "a.txt")),
             encoding=encoding(),

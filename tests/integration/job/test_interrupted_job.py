@@ -28,7 +28,7 @@ def start(job: str, storage: Path, log: Path) -> subprocess.Popen[bytes]:
     command = [
         sys.executable,
         "-c",
-        "from raydistill.cli import main; main()",
+        "from raydistill.__main__ import main; main()",
         "run",
         job,
         f"storage={storage}",

@@ -160,3 +160,13 @@ def test_a_changed_source_file_changes_the_hash(folder: Path, tmp_path: Path) ->
     assert stage_records(load_job(raw))["corpus"].hash == before
     text.write_text("w5 w6 w7 w8")
     assert stage_records(load_job(raw))["corpus"].hash != before
+
+
+def test_a_reference_that_is_misspelled_offers_the_earlier_stage(folder: Path) -> None:
+    raw = job(folder, corpus="corpsu")
+    source = {"name": "text", "path": str(folder / "teacher" / "config.json")}
+    corpus = {"kind": "binarize", "source": source, "tokenizer": str(folder / "teacher")}
+    raw["stages"] = {"corpus": corpus, **raw["stages"]}
+    [line] = problems(raw)
+    assert line.startswith("stages.distill: ")
+    assert line.endswith("; did you mean the stage 'corpus'?")

@@ -43,10 +43,10 @@ def checkpoints(tmp_path_factory) -> dict[str, Path]:
 
 def _save(config, folder: Path) -> None:
     config.save_pretrained(folder)
-    head = family_of(config.model_type).HEAD
+    family = family_of(config)
     with torch.device("meta"):
-        shapes = model_class(head).from_config(config).state_dict()
-    names = family_of(config.model_type).head_tensors(config, head)
+        shapes = model_class(family.HEAD).from_config(config).state_dict()
+    names = family.head_tensors(config, family.HEAD)
     save_file({name: torch.zeros(shapes[name].shape) for name in names}, folder / "model.safetensors")
     _tokenizer(config.vocab_size).save_pretrained(folder)
 

@@ -55,7 +55,7 @@ def start(space: Path, output: Path, errors: Path) -> subprocess.Popen[bytes]:
     """``raydistill tune`` as a terminal starts it: a process group of its own, in which Ctrl-C is not ignored."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-c", "from raydistill.cli import main; main()", "tune", str(space)]
+    command = [sys.executable, "-c", "from raydistill.__main__ import main; main()", "tune", str(space)]
     with output.open("wb") as out, errors.open("wb") as err:
         return subprocess.Popen(
             command,

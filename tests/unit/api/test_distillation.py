@@ -259,7 +259,7 @@ def other_classes():
         (rd.KD(), CLASSIFIERS["bert_classes"], [CLASSIFIERS["bert_classes"]] * 2, "teachers has 2; method kd with"),
         (rd.Muki(), CLASSIFIERS["bert_classes"], [CLASSIFIERS["bert_classes"]], "compares two teachers"),
         (rd.DynamicObjective(), CLASSIFIERS["bert_classes"], [], "teachers has 0; method dynamic_objective"),
-        (rd.KD(), toy_bert, [toy_bert], "the student has a masked_lm head; method kd with these options works with"),
+        (rd.DynamicData(), toy_bert, [toy_bert], "the student has a masked_lm head; method dynamic_data with these"),
         (rd.Causal(mapping=SITES), CLASSIFIERS["bert_classes"], [toy_bert], "works with masked_lm, causal_lm"),
         (rd.KD(), CLASSIFIERS["bert_classes"], [CLASSIFIERS["bert_tokens"]], "teachers.0 has a token_classification"),
         (rd.KD(), CLASSIFIERS["bert_classes"], [lambda depth: other_classes()], "same id2label in the same order"),

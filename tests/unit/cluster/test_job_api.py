@@ -1,5 +1,8 @@
 """The address, the token and the connection to a cluster's job API."""
 
+import asyncio
+import os
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -151,6 +154,27 @@ def test_following_goes_on_after_a_cut_where_it_was(monkeypatch):
     assert api.follow("id", shown.append).status == "SUCCEEDED"
     assert "".join(shown) == "".join(written)
     assert Client.calls == 2
+
+
+def test_ctrl_c_ends_the_following_even_where_the_stream_takes_a_cancellation_for_its_end():
+    class Client:
+        async def tail_job_logs(self, job_id):
+            yield "step 1\n"
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return
+
+    api = JobApi.__new__(JobApi)
+    api.address, api._client = "http://head:8265", Client()
+    api.job = lambda job_id: SimpleNamespace(status="SUCCEEDED")
+    # Test runners with several processes ignore Ctrl-C in them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            api.follow("id", lambda text: threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(

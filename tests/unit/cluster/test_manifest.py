@@ -83,7 +83,7 @@ def test_code_from_elsewhere_goes_into_the_runtime_environment():
     environment = yaml.safe_load(spec["runtimeEnvYAML"])
     assert environment["py_modules"] == ["https://files.example/raydistill.zip"]
     assert "HF_TOKEN" not in environment["env_vars"]
-    assert spec["entrypoint"].startswith("python -m raydistill.cli run")
+    assert spec["entrypoint"].startswith("python -m raydistill run")
     assert "py_modules" not in yaml.safe_load(documents()[1]["spec"]["runtimeEnvYAML"])
 
 

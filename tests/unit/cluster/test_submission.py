@@ -124,7 +124,7 @@ def test_only_what_the_job_names_goes_along(job):
     names = {name.split("/", 2)[-1] for name in sent["names"]}
     assert names == {"job.yaml", "times.json", "texts/a.txt", "texts/b.txt", "model/config.json"}
     assert job_id.startswith("toy-")
-    assert sent["entrypoint"].endswith("exec python -m raydistill.cli run job.yaml")
+    assert sent["entrypoint"].endswith("exec python -m raydistill run job.yaml")
     assert sent["runtime_env"]["env_vars"]["RAY_JOB_STOP_SIGNAL"] == "SIGINT"
 
 

@@ -74,6 +74,12 @@ def test_excluded_members_are_left_out(sdist):
         list_members(sdist, "texts/*.txt", exclude=["texts/*"])
 
 
+def test_a_member_whose_name_looks_like_a_glob_is_read_and_not_its_neighbour(tmp_path):
+    path = write_zip(tmp_path / "p-1-py3-none-any.whl", {"p/a[1].txt": b"named", "p/a1.txt": b"neighbour"})
+    assert list_members(path, "p/a[1].txt") == list_members(path, "a[1].txt") == ["p/a[1].txt"]
+    assert list_members(path, "a[1-2].txt") == ["p/a1.txt"]
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_members_of_nested_archives_are_read(tmp_path, mode):
     inner = tar_bytes(FILES, mode=mode)

@@ -43,6 +43,15 @@ def test_ranges_of_any_size_give_the_sentences_of_the_whole_file(tmp_path, monke
         assert read_all(path) == SENTENCES, size
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_lines_may_end_with_a_return(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(_files, "RANGE_BYTES", size)
+    content = "EU B-ORG\rrejects O\rGerman B-MISC\r\rPeter B-PER\rBlackburn I-PER\r"
+    assert [len(one["words"]) for one in read_all(write(tmp_path, content))] == [3, 2]
+    with pytest.raises(ValueError, match=r"a\.txt line 5 has 1 columns, but the file's first has 2"):
+        read_all(write(tmp_path, content.replace(" B-PER", "")))
+
+
 def test_columns_are_chosen_by_number_and_parted_by_a_delimiter(tmp_path):
     path = write(tmp_path, "1\tNew York\tLOC\tx\n2\t\u00a0\u2028a\tO\tx\n")
     expected = [{"words": ["New York", "\u00a0\u2028a"], "labels": ["LOC", "O"]}]

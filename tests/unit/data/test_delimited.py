@@ -59,6 +59,51 @@ def test_a_short_line_is_refused_by_file_and_line_and_columns(tmp_path):
         read_all(section(write(tmp_path, QQP), text=4))
 
 
+MORE_FIELDS = "label,text\npos,film 1 was good\npos,film 2, which I saw, was good\nneg,film 3 was bad\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (MORE_FIELDS, {"label": "label"}, "line 3 has 4 fields, but the header has 2; put a field with ',' in it in"),
+        ('text,label\n"fine",1\nHe gave it, 5,0\n', {"label": "label"}, "line 3 has 3 fields, but the header has 2"),
+        ('"fine",1\nHe gave it, 5,0\n', {"header": False, "text": 0, "label": 1}, "2 has 3 fields, but the first line"),
+        (
+            "text;n\na;b;c\n",
+            {"delimiter": ";", "quoting": "none"},
+            "line 2 has 3 fields, but the header has 2; mend it",
+        ),
+    ],
+)
+def test_a_line_with_more_fields_than_the_first_is_refused_and_not_cut(tmp_path, content, options, message):
+    path = write(tmp_path, content, "a.csv")
+    with pytest.raises(ValueError, match=rf"{message}.*, or set short_lines: skip$"):
+        read_all(section(path, **options))
+
+
+def test_lines_with_more_fields_than_the_header_can_be_left_out_and_blank_fields_at_their_end_hold_nothing(tmp_path):
+    path = write(tmp_path, MORE_FIELDS + "neg,film 4 was bad,, \n", "a.csv")
+    assert read_all(section(path, label="label", short_lines="skip")) == [
+        {"text": "film 1 was good", "label": "pos"},
+        {"dropped": "long line"},
+        {"text": "film 3 was bad", "label": "neg"},
+        {"text": "film 4 was bad", "label": "neg"},
+    ]
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_ranges_with_lines_that_are_left_out_give_the_rows_of_the_whole_file(tmp_path, monkeypatch, header):
+    lines = ["\n"] * (not header) + ["text\tlabel\n", "a\tx\n", "b\n", "c\tx\n", "d\ty\tz\n", "e\tx\n", "f\n", "g\ty\n"]
+    options = {"text": 0, "label": 1, "header": header, "short_lines": "skip"}
+    options = section(write(tmp_path, "".join(lines)), **options)
+    whole = read_all(options)
+    assert [one.get("dropped") for one in whole].count("long line") == 1
+    assert "".join(one["text"] for one in whole if "text" in one).removeprefix("text") == "aceg"
+    for size in range(1, 30):
+        monkeypatch.setattr(_files, "RANGE_BYTES", size)
+        assert read_all(options) == whole, size
+
+
 def test_a_line_whose_last_field_is_another_columns_is_short(tmp_path):
     with pytest.raises(ValueError, match="line 2 has 11 fields"):
         read_all(section(write(tmp_path, MNLI.replace("\tx\t", "\t")), text=8, label=-1))
@@ -104,7 +149,7 @@ def test_files_with_quoting_are_not_cut(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", ['text\n"one"x\n', 'text\n"one\ntwo\n'])
 def test_a_stray_quote_is_refused_by_file_and_line(tmp_path, content):
-    with pytest.raises(ValueError, match=r"a\.csv line [23] is no CSV: .* quoting: none$"):
+    with pytest.raises(ValueError, match=r"a\.csv line 2 (is no CSV: .*|opens a quote .*) quoting: none$"):
         read_all(section(write(tmp_path, content, "a.csv")))
 
 
@@ -167,6 +212,41 @@ def test_scores_become_classes_and_one_on_a_threshold_belongs_to_the_upper(tmp_p
     assert read_all(section(path, label=label))[1] == {"dropped": "no label"}
     one = {"column": -1, "threshold": 0, "names": ["neg", "pos"]}
     assert [e["label"] for e in read_all(section(path, label=one))] == ["neg", "neg", "pos", "pos", "pos"]
+
+
+@pytest.mark.parametrize(("name", "part"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_lines_may_end_with_a_return(tmp_path, monkeypatch, name, part):
+    monkeypatch.setattr(_files, "RANGE_BYTES", 4)
+    path = write(tmp_path, f"text{part}label\ra{part}x\rb{part}y\r", name)
+    assert read_all(section(path, label="label")) == [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+
+
+@pytest.mark.parametrize(
+    ("labels", "raw", "expected"),
+    [
+        ({True: "a", False: "b"}, ["true", "false"], "ab"),
+        ({True: "a", False: "b"}, ['"True"', '"FALSE"'], "ab"),
+        ({"true": "a", "false": "b"}, ["true", "false"], "ab"),
+        ({1: "a", 0: "b"}, ["1.0", "0.0"], "ab"),
+        ({1: "a", 0: "b"}, ['"1.0"', '"0"'], "ab"),
+        ({1.0: "a", "0": "b"}, ["1", "0.0"], "ab"),
+        ({"1.0": "a", "1": "b"}, ['"1.0"', '"1"'], "ab"),
+    ],
+)
+def test_truth_values_and_whole_numbers_match_labels_however_they_are_written(tmp_path, labels, raw, expected):
+    path = write(tmp_path, "".join(f'{{"text": "t", "label": {one}}}\n' for one in raw), "a.jsonl")
+    options = section(path, label="label", labels=labels)
+    assert "".join(one["label"] for one in read_all(options)) == expected
+    resolved = SourceSpec.parse(options).dump()
+    assert "".join(one["label"] for one in read_all(resolved)) == expected
+
+
+def test_a_label_that_differs_from_a_name_only_in_writing_is_refused_with_that_name(tmp_path):
+    path = write(tmp_path, "text\tlabel\na\tPositive \n")
+    with pytest.raises(
+        ValueError, match=r"has the label 'Positive '.*; 'positive' is written in another way, so write"
+    ):
+        read_all(section(path, label="label", labels={"positive": "p"}))
 
 
 def test_a_score_that_is_no_number_and_a_label_without_name_are_refused_by_line(tmp_path):
@@ -259,5 +339,5 @@ def test_columns_that_the_first_json_line_lacks_are_refused_when_files_are_liste
     assert delimited.items(delimited.Config(path=str(path), text="sentence", label="label"))
     assert delimited.items(delimited.Config(path=str(path), text="text", short_lines="skip"))
     broken = write(tmp_path, "[1, 2]\n", "b.jsonl")
-    with pytest.raises(ValueError, match=r"b\.jsonl line 1 is no JSON object with keys, but '\[1, 2\]'"):
+    with pytest.raises(ValueError, match=r"b\.jsonl line 1 starts a JSON array; write its objects one a line"):
         delimited.items(delimited.Config(path=str(broken), text="text"))

@@ -4,7 +4,7 @@ import pytest
 
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Item
-from raydistill.data.sources._lines import Lines, check_charset, split_texts
+from raydistill.data.sources._lines import Lines, check_charset, numbered_texts
 
 TEXT = "\ufeffa\u00e4\u20ac\U0001f600 b\r\n \u00a0\n\n\ncd\nefg\n \n\u2028h\x85i\n\x0c\n\n\ufeffjk\u00e4"
 
@@ -14,7 +14,7 @@ def texts_of(content: bytes, ranges: list[tuple[int, int]], unit: str, charset: 
     for start, stop in ranges:
         item = Item("a.txt", "", start, stop)
         lines = Lines(io.BytesIO(content), item, charset=charset, paragraphs=unit == "paragraph")
-        found += split_texts(lines, unit)
+        found += [text for _, text in numbered_texts(lines, unit)]
     return found
 
 
@@ -22,7 +22,7 @@ def texts_of(content: bytes, ranges: list[tuple[int, int]], unit: str, charset: 
 @pytest.mark.parametrize("charset", ["utf-8", "utf-8-sig", "latin-1", "cp1252"])
 def test_ranges_of_any_size_give_the_texts_of_the_whole_file(unit, charset):
     content = TEXT.encode(charset, errors="replace")
-    whole = list(split_texts([content.decode(charset)], unit))
+    whole = [text for _, text in numbered_texts([content.decode(charset)], unit)]
     assert len(whole) >= 4
     assert texts_of(content, [(0, 0)], unit, charset) == whole
     for size in range(1, len(content) + 2):
@@ -84,6 +84,24 @@ def test_bytes_of_another_charset_are_refused_by_name_and_place(monkeypatch, pie
 def test_an_unknown_charset_is_refused(charset):
     with pytest.raises(ValueError, match=f"charset is '{charset}', which Python does not know"):
         check_charset(charset)
+
+
+@pytest.mark.parametrize("paragraphs", [True, False])
+def test_a_line_that_spans_many_ranges_is_read_once_and_not_searched_through_for_each(monkeypatch, paragraphs):
+    class Counting(io.BytesIO):
+        count = 0
+
+        def read(self, *size):
+            found = super().read(*size)
+            Counting.count += len(found)
+            return found
+
+    monkeypatch.setattr("raydistill.data.sources._lines._PIECE_BYTES", 50)
+    content = b"a" * 10_000 + b"\nb\n"
+    items = [Item("a.txt", "", start, min(start + 100, len(content))) for start in range(0, len(content), 100)]
+    found = [list(Lines(Counting(content), one, charset="utf-8", paragraphs=paragraphs)) for one in items]
+    assert [len(one) for one in found if one] == ([2] if paragraphs else [1, 1])
+    assert Counting.count < 2 * len(content)
 
 
 def test_places_in_a_range_count_the_lines_before_it(monkeypatch):

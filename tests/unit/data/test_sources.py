@@ -88,3 +88,31 @@ def test_a_row_group_is_not_held_as_a_whole(tmp_path):
     examples = source.read(*source.items())
     assert [next(examples)["text"], next(examples)["text"]] == texts[:2]
     assert pa.total_allocated_bytes() - before < 8_000_000
+
+
+def test_a_file_whose_name_looks_like_a_glob_is_read_and_not_its_neighbour(tmp_path):
+    (tmp_path / "a[1].txt").write_text("named")
+    (tmp_path / "a1.txt").write_text("neighbour")
+    assert read_all({"name": "text", "path": f"{tmp_path}/a[1].txt"}) == ["named"]
+    (tmp_path / "a[1].txt").unlink()
+    assert read_all({"name": "text", "path": f"{tmp_path}/a[1].txt"}) == ["neighbour"]
+
+
+@pytest.mark.parametrize("pattern", ["./*.txt", "*.txt", "./b/../*.txt", "././[a-c].txt", "b/..//?.txt", "**/./*.txt"])
+def test_globs_are_relative_to_the_working_folder_however_it_is_written(tmp_path, monkeypatch, pattern):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").write_text("one")
+    monkeypatch.chdir(tmp_path)
+    assert read_all({"name": "text", "path": pattern}) == ["one"]
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+@pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16"])
+def test_texts_of_files_whose_lines_end_with_a_return_are_those_of_newlines(tmp_path, monkeypatch, unit, charset):
+    monkeypatch.setattr("raydistill.data.sources._files.RANGE_BYTES", 4)
+    found = []
+    for end in ("\n", "\r"):
+        (tmp_path / "a.txt").write_bytes(end.join(["a\u00e4 b", "c", "", " d", ""]).encode(charset))
+        found.append(read_all({"name": "text", "path": str(tmp_path / "a.txt"), "unit": unit, "charset": charset}))
+    assert found[0] == found[1]
+    assert len(found[0]) == {"line": 3, "paragraph": 2, "file": 1}[unit]

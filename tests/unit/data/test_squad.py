@@ -47,6 +47,14 @@ def test_flat_questions_and_questions_one_a_line_give_the_same(tmp_path):
     assert read_all(tmp_path, json.dumps(EXAMPLE)) == [EXAMPLE]
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"), [("false", EXAMPLE), ("False", EXAMPLE), ("true", NO_ANSWER), (0, EXAMPLE)]
+)
+def test_is_impossible_may_be_written_as_a_text(tmp_path, written, expected):
+    found = read_all(tmp_path, nested(question(is_impossible=written)))
+    assert [one["answers"] for one in found] == [expected["answers"]]
+
+
 @pytest.mark.parametrize("start", [1, -6, 900])
 def test_a_question_whose_first_answer_is_elsewhere_is_left_out_with_a_reason(tmp_path, start):
     content = nested(question(answers=[("Z\u00fcrich", start)]), question())
@@ -67,6 +75,12 @@ def test_a_text_from_the_contexts_end_does_not_count_as_its_start(tmp_path):
         ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1 paragraph 1 has no context or no qas"),
         ({"data": [{"question": "q"}]}, "question 1 has no context"),
         (nested({"id": "a"}), "article 1 paragraph 1 question 1 has no question"),
+        (
+            nested({"id": "a", "question": "q"}),
+            "paragraph 1 question 1 has no answers; where there is none write an empty",
+        ),
+        (nested({**question(), "answers": None}), "question 1 has no answers"),
+        (nested(question(is_impossible="maybe")), "question 1 has 'maybe' as is_impossible; write true or false"),
         (nested("why"), "question 1 has no context and no question"),
         (nested({**question(), "answers": [{"text": "city"}]}), "each has a text and an answer_start"),
         (nested({**question(), "answers": {"text": ["a"], "answer_start": []}}), "each has a text and an answer_start"),

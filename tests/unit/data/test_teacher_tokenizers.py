@@ -162,7 +162,7 @@ def test_data_tasks_encode_each_example_with_every_tokenizer() -> None:
         texts_per_block=7,
         further=[further],
     )
-    block = _encoded(examples, Place(0, 0), _Encoder(recipe, part=0))
+    block = _encoded(examples, examples, Place(0, 0), _Encoder(recipe, part=0))
     words, letters = (
         classification.cut(examples, tokenizer, config)
         for tokenizer, config in ((make_tokenizer(), ENCODE), (make_letters(), SHORTER))

@@ -18,6 +18,7 @@ BASE_PLACES, SOURCE_PLACES = torch.tensor([1, 4, 6]), torch.tensor([0, 3, 8])
 class ToyModel:
     """Blocks that mix a state with the mean of its row; it keeps what it was called with."""
 
+    IN_PARTS = True
     num_blocks = NUM_BLOCKS
 
     def __init__(self):

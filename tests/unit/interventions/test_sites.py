@@ -170,6 +170,8 @@ def test_sites_that_a_model_lacks_are_refused(variable, message):
 class FirstBlocks:
     """A model that ends after some blocks, so that its last states are the hidden states at that depth."""
 
+    IN_PARTS = True
+
     def __init__(self, blocks, num_blocks):
         self.blocks = blocks
         self.num_blocks = num_blocks

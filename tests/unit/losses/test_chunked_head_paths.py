@@ -262,7 +262,7 @@ class Operators(TorchDispatchMode):
 
 
 def test_chunks_have_a_fixed_number_of_rows_on_a_cpu_and_of_bytes_elsewhere():
-    assert default_chunk_rows(torch.empty(30522, 4)) == default_chunk_rows(torch.empty(128_000, 4)) == 512
-    small, large = (torch.empty(vocabulary, 4, device="meta") for vocabulary in (32_768, 131_072))
-    assert default_chunk_rows(small) == 4 * default_chunk_rows(large) == 2048
-    assert default_chunk_rows(torch.empty(2**27, 1, device="meta")) == 1
+    cpu, other = torch.device("cpu"), torch.device("meta")
+    assert default_chunk_rows(30522, cpu) == default_chunk_rows(128_000, cpu) == 512
+    assert default_chunk_rows(32_768, other) == 4 * default_chunk_rows(131_072, other) == 2048
+    assert default_chunk_rows(2**27, other) == 1

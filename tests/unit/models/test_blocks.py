@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import linear
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from raydistill.batch import Batch, collate
 from raydistill.layout import Layout
-from raydistill.models.blocks import blocks_of, families
+from raydistill.models.blocks import blocks_of
 from toys.families import DECODERS, MASKED, toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
 from toys.models import PAD, pad_further, toy_batch, toy_bert
 
@@ -324,19 +323,6 @@ def test_the_longest_row_is_the_last_that_there_are_positions_for(family):
         states_of(model, rows_of(3, longest + 1))
 
 
-def test_each_family_is_found_under_its_head():
-    assert families("masked_lm") == ["bert", "distilbert", "roberta"]
-    assert families("causal_lm") == ["gpt2", "llama", "mistral", "qwen2"]
-    assert {family(1).config.model_type for family in ALL} == {*families("masked_lm"), *families("causal_lm")}
-
-
-def test_another_family_is_refused_with_the_choices():
-    sizes = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
-    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=9, **sizes))
-    with pytest.raises(ValueError, match=r"model type is 'gpt_neox'; .*: bert, distilbert, gpt2, llama, mistral,"):
-        blocks_of(model)
-
-
 @pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
 def test_an_attention_that_packed_rows_are_not_tested_with_is_refused_with_the_remedy(attention):
     model = make(toy_bert)
@@ -360,18 +346,4 @@ def test_a_masked_model_made_a_decoder_is_refused(family):
     model = make(family)
     model.config.is_decoder = True
     with pytest.raises(ValueError, match="is_decoder is true"):
-        blocks_of(model)
-
-
-def test_rotary_embeddings_that_depend_on_the_batch_are_refused():
-    model = make(toy_llama)
-    model.config.rope_parameters["rope_type"] = "dynamic"
-    with pytest.raises(ValueError, match="rope_type is 'dynamic'; choices: default, linear"):
-        blocks_of(model)
-
-
-def test_blocks_that_differ_in_their_window_are_refused():
-    model = make(toy_qwen2)
-    model.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
-    with pytest.raises(ValueError, match="layer_types differ"):
         blocks_of(model)

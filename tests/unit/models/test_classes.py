@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import BertConfig
 
 from raydistill.models.classes import (
     class_order,
@@ -142,3 +143,37 @@ def test_an_output_that_is_left_out_changes_no_other(tmp_path, kind):
     loaded.save_pretrained(tmp_path / "again")
     again = load_model(tmp_path / "again", head=HEAD, labels=("blue", "pink"))
     torch.testing.assert_close(predict(again, batch, head=HEAD).logits, expected)
+
+
+CONTRADICTIONS = [
+    (
+        {"id2label": {0: "red", 1: "green", 3: "blue"}},
+        "id2label has the ids 0, 1, 3, not 0 to 2; correct its config.json",
+    ),
+    (
+        {"id2label": {0: "red", 1: "green", 2: "blue"}, "label2id": {"red": 1, "green": 0, "blue": 2}},
+        "id2label says that red is output 0, its label2id says 1; correct its config.json",
+    ),
+    (
+        {"id2label": {0: "red", 1: "green", 2: "blue"}, "problem_type": "multi_label_classification"},
+        "problem_type is multi_label_classification, the corpus has one class for each row; choose",
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "message"), CONTRADICTIONS)
+def test_a_checkpoint_whose_configuration_contradicts_itself_or_has_many_labels_is_refused(said, message):
+    config = BertConfig(**said)
+    for ask in (class_order, known_labels):
+        with pytest.raises(ValueError, match=message):
+            ask(config, ["green", "red", "blue"])
+
+
+@pytest.mark.parametrize("said", [said for said, _ in CONTRADICTIONS[:2]])
+def test_names_in_the_order_of_the_outputs_settle_what_a_configuration_contradicts(said):
+    assert class_order(BertConfig(**said), ["green", "red", "blue"], names=["red", "green", "blue"]) == [1, 0, 2]
+
+
+def test_label2id_may_have_names_that_transformers_made_up():
+    config = BertConfig(id2label={0: "red", 1: "green"}, label2id={"LABEL_0": 0, "LABEL_1": 1})
+    assert class_order(config, ["green", "red"]) == [1, 0]

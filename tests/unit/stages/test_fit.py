@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from transformers import BertConfig, GPT2Config, RobertaConfig
+from transformers import BertConfig, GPT2Config, RobertaConfig, T5Config
 
 from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ScalingConfig, StudentConfig, TrainingConfig
@@ -80,3 +80,14 @@ def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refus
         return
     with pytest.raises(ValueError, match=refused):
         _training_plan._check_batches(config, scaling, SimpleNamespace(rows=10))
+
+
+def test_a_model_of_which_a_method_cannot_have_what_it_needs_is_refused_by_name():
+    t5 = T5Config(num_layers=2, d_model=8, d_kv=4, d_ff=8, num_heads=2, decoder_start_token_id=0)
+    specs = MethodSpec.parse
+    task = SimpleNamespace(head="sequence_classification")
+    teachers = [SimpleNamespace(config=t5)]
+    patient = specs({"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]})
+    with pytest.raises(ValueError, match=r"teachers\.0 is a t5, of which method patient_kd .* cannot have pooled, the"):
+        _training_plan._check_needs(SimpleNamespace(method=patient, task=task), BertConfig(), teachers)
+    _training_plan._check_needs(SimpleNamespace(method=specs({"name": "kd"}), task=task), BertConfig(), teachers)

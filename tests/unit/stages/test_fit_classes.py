@@ -95,8 +95,15 @@ def test_a_method_of_language_models_is_refused_for_a_classifier(folders):
 
 def test_a_method_of_classifiers_is_refused_for_a_language_model(folders):
     earlier = {"corpus": Input(CorpusFacts("mlm", 61, 40))}
-    with pytest.raises(ValueError, match="needs a masked_lm head; method kd works with sequence_classification"):
-        checked(earlier, task="mlm", teachers=[folders["language"]], student={"init": "layers", "layers": [0]})
+    message = "needs a masked_lm head; method dynamic_data works with sequence_classification"
+    with pytest.raises(ValueError, match=message):
+        checked(
+            earlier,
+            task="mlm",
+            method="dynamic_data",
+            teachers=[folders["language"]],
+            student={"init": "layers", "layers": [0]},
+        )
 
 
 def test_a_classifier_cannot_become_a_distilbert_which_has_no_such_head_to_copy(folders):

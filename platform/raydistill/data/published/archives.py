@@ -20,7 +20,7 @@ from raydistill.config.sections import PackageRef
 from raydistill.data.published.package_index import download
 from raydistill.data.storage import glob_regex
 from raydistill.store_paths import cache_folder
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, said
 
 NESTED = "!/"
 _SHOWN_MEMBERS = 5
@@ -69,10 +69,12 @@ def list_members(archive: Path, pattern: str, *, exclude: Iterable[str] = ()) ->
 def _matching(archive: Path, inside: tuple[str, ...], pattern: str) -> Iterator[str]:
     """Names below the container that the member names ``inside`` lead to, each in turn nested in the one before."""
     outer, _, inner = pattern.partition(NESTED)
-    for name in _container(archive, inside).names:
-        if _matches(name, outer) and inner:
+    names = _container(archive, inside).names
+    named = [name for name in names if outer in (name, name.partition("/")[2])]
+    for name in named or [name for name in names if _matches(name, outer)]:
+        if inner:
             yield from (f"{name}{NESTED}{below}" for below in _matching(archive, (*inside, name), inner))
-        elif _matches(name, outer):
+        else:
             yield name
 
 
@@ -143,7 +145,11 @@ class _Container:
         if name not in self.names:
             raise UserError(f"the archive has no member {name!r}; it has {_some(self.names)}")
         if isinstance(self._archive, zipfile.ZipFile):
-            return self._archive.open(name)
+            try:
+                return self._archive.open(name)
+            except (RuntimeError, NotImplementedError) as error:
+                # Encrypted, or packed in a way that zipfile does not know.
+                raise UserError(f"the member {name!r} cannot be read ({said(error)}); give an open archive") from None
         return cast(IO[bytes], self._archive.extractfile(name))
 
 

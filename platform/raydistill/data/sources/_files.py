@@ -4,8 +4,6 @@ import bz2
 import gzip
 import io
 import lzma
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,13 +12,25 @@ from typing import IO, Any, cast
 
 from raydistill.data.published import archives
 from raydistill.data.sources._base import Item
+from raydistill.data.sources._lines import HEAD_BYTES, ends_with_returns
+from raydistill.data.sources._reading import reading
 from raydistill.data.storage import Folder, glob_files
 from raydistill.user_error import UserError
 
 RANGE_BYTES = 4_000_000
 _BUFFER_BYTES = 1 << 20
 _UNPACK: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile)
+_NOT_UNPACKED = {".zip", ".zst", ".zstd", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".br"}
+_UNPACK_IT = "unpack it, or pack the file in it with gzip, bzip2 or xz"
+_OTHERS = {
+    b"PK\x03\x04": f"a zip archive; {_UNPACK_IT}",
+    b"\x28\xb5\x2f\xfd": f"packed with zstd; {_UNPACK_IT}",
+    b"\x1f\x8b": "packed with gzip; let its name end with .gz",
+    b"\xfd7zXZ\x00": "packed with xz; let its name end with .xz",
+    b"PAR1": "a Parquet file; read it with the source parquet",
+}
+"""What a file is that starts so."""
+_START_BYTES = max(map(len, _OTHERS))
 
 
 @dataclass(frozen=True)
@@ -55,16 +65,27 @@ def list_items(files: FileSet) -> list[Item]:
         archive = _archive(files)
         names = archives.list_members(archive, files.members or "", exclude=files.exclude)
         return [Item(name, fingerprint=files.sha256 or "", local_copy=str(archive)) for name in names]
-    return [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(files.path or "")]
+    found = [Item(path, fingerprint=fingerprint) for path, fingerprint in glob_files(files.path or "")]
+    for item in found:
+        ending = next((ending for ending in Path(item.name).suffixes[-2:] if ending in _NOT_UNPACKED), None)
+        if ending is not None:
+            raise UserError(f"{item.name} is packed as {ending}, which is not read; {_UNPACK_IT}")
+    return found
 
 
 def in_ranges(file: Item) -> list[Item]:
-    """Ranges of bytes of a large file, for ``Lines`` to read; a package's member or a packed file stays whole."""
+    """Ranges of bytes of a large file, for ``Lines`` to read.
+
+    A package's member stays whole, and a file that is packed or has no newlines.
+    """
     if file.local_copy or is_packed(file.name):
         return [file]
     size = _size(file.name)
     if size <= RANGE_BYTES:
         return [file]
+    with Folder(file.name).open_input("") as stream:
+        if ends_with_returns(stream.read(HEAD_BYTES)):
+            return [file]
     starts = range(0, size, RANGE_BYTES)
     return [Item(file.name, file.fingerprint, start, min(start + RANGE_BYTES, size)) for start in starts]
 
@@ -96,16 +117,13 @@ def open_item(files: FileSet, item: Item) -> Iterator[IO[bytes]]:
         unpack = _UNPACK.get(Path(item.name).suffix)
         if unpack is not None:
             stream = stack.enter_context(unpack(stream))
-        try:
-            yield cast(IO[bytes], io.BufferedReader(stream, _BUFFER_BYTES))
-        except OSError as error:
-            # bz2 has no exception of its own; those of the operating system have a number.
-            if isinstance(error, _DAMAGE) or error.errno is None:
-                raise _damaged(item, error) from None
-            raise
-        except _DAMAGE as error:
-            raise _damaged(item, error) from None
+        whole = io.BufferedReader(stream, _BUFFER_BYTES)
+        stack.enter_context(reading(item.name))
+        _check_start(item.name, whole.peek(_START_BYTES)[:_START_BYTES])
+        yield cast(IO[bytes], whole)
 
 
-def _damaged(item: Item, error: Exception) -> UserError:
-    return UserError(f"{item.name} is damaged or cut off ({error}); fetch it again")
+def _check_start(name: str, start: bytes) -> None:
+    for sign, what in _OTHERS.items():
+        if start.startswith(sign):
+            raise UserError(f"{name} is {what}")

@@ -9,10 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
+from raydistill.tasks._label_forms import nearest, written_forms
 from raydistill.user_error import UserError
 
 Column = str | int
 """A column's name, or its number from 0; negative numbers count from the end, -1 is the last."""
+RawLabel = bool | int | float | str
+"""A label as the data has it."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,27 @@ def class_of_score(scores: Scores, raw: Any) -> str | None:
     return scores.names[bisect_right(scores.thresholds, score)]
 
 
-def class_of_name(names: Mapping[Column, str | None], raw: Any) -> str | None:
+def class_of_name(names: Mapping[RawLabel, str | None], raw: Any) -> str | None:
     """The class that ``names`` gives a raw label, None where its examples are left out; raises ValueError for others.
 
-    Numbers and truth values, of a file or a configuration, are compared as JSON writes them.
+    Numbers and truth values, of a file or a configuration, are compared as JSON writes them, 1.0 as 1.
     """
     by_text = {_text(key): name for key, name in names.items()}
-    if _text(raw) not in by_text:
-        raise UserError(f"has the label {raw!r}, which labels does not name; it names {', '.join(by_text)}")
-    return by_text[_text(raw)]
+    by_form = {form: name for key, name in by_text.items() for form in written_forms(key)} | by_text
+    for form in written_forms(_text(raw)):
+        if form in by_form:
+            return by_form[form]
+    near = nearest(raw, by_text)
+    raise UserError(f"has the label {raw!r}, which labels does not name; it names {', '.join(by_text)}{near}")
 
 
 def plain_label(raw: Any) -> str | int | float:
     """A raw label as it stands; raises ValueError for a blank one and for what is no text, number or truth value."""
     if not isinstance(raw, str | int | float) or raw == "" or (isinstance(raw, float) and not math.isfinite(raw)):
-        raise UserError(f"has the label {raw!r}; give a text or a number, or leave label out")
+        raise UserError(f"has the label {raw!r}; store a text, an integer or a float, or leave label out")
     return raw
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A label as a configuration would write it; dates and decimals, which JSON does not have, as they print."""
+    return value if isinstance(value, str) else json.dumps(value, default=str).strip('"')

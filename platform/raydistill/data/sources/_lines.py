@@ -5,13 +5,15 @@ import io
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, cast
 
-from raydistill.data.sources._base import Item
+from raydistill.data.sources._base import Item, Placed, Where
 from raydistill.user_error import UserError
 
 Unit = Literal["line", "paragraph", "file"]
 
 _CUTTABLE = ("utf-8", "ascii", "iso8859-", "cp125", "koi8-")
 _PIECE_BYTES = 1 << 18
+HEAD_BYTES = 1 << 13
+"""So much of a file's start tells how its lines end."""
 
 
 def check_charset(charset: str) -> None:
@@ -30,6 +32,8 @@ def is_cuttable(charset: str) -> bool:
 class Lines:
     r"""The decoded lines of an item's stream, each with its end; a line ends at ``\n`` alone.
 
+    In a whole file whose lines end with ``\r`` it stands for ``\n``.
+
     Of a range come the lines that begin in it. With ``paragraphs`` what no blank line parts stays together: the lines
     after the first blank one that begins in the range, up to the first that begins after it. So the ranges of a file
     give each line once and in order. Raises ValueError, naming the file and the byte, for bytes not in ``charset``.
@@ -42,12 +46,17 @@ class Lines:
         if not is_cuttable(charset):
             recoded = io.BufferedReader(_Recoded(stream, charset, item.name))
             self._stream, self._codec = cast(IO[bytes], recoded), "utf-8"
-        self._begin = self._count = 0
+        # Ranges are of files whose lines end with a newline.
+        if not item.stop:
+            self._stream = _with_newlines(self._stream)
+        self._begin = 0
+        self.number = 0
+        """Of the line that came last, from 1, in the part that is read."""
 
     def __iter__(self) -> Iterator[str]:
         is_marked = codecs.lookup(self._codec).name == "utf-8-sig"
         for position, raw in self._raw_lines():
-            self._count += 1
+            self.number += 1
             # Only a file's first bytes are a mark; later ones are a character of the text.
             codec = "utf-8" if is_marked and position else self._codec
             try:
@@ -58,13 +67,28 @@ class Lines:
 
     def place(self) -> str:
         """The file and the number of the line that came last; for a range, the lines before it are counted now."""
-        before, left = 0, self._begin
-        if left:
+        before = 0
+        if self._begin:
+            position = self._stream.tell()
             self._stream.seek(0)
-        while left > 0 and (piece := self._stream.read(min(left, _PIECE_BYTES))):
-            before += piece.count(b"\n")
-            left -= len(piece)
-        return f"{self._item.name} line {before + self._count}"
+            before = newlines(self._stream, self._begin)
+            self._stream.seek(position)
+        return f"{self._item.name} line {before + self.number}"
+
+    def where(self, number: int = 0) -> Where:
+        """Where the line of this number stands, by default the one that came last."""
+        return Where(self._item.name, "line", number or self.number, self._begin)
+
+    def _after_newline(self, position: int) -> int:
+        """Go behind the next newline and return the place; not beyond the range, where a line may go on for long."""
+        self._stream.seek(position)
+        while position < self._item.stop and (piece := self._stream.read(_PIECE_BYTES)):
+            place = piece.find(b"\n") + 1
+            position += place or len(piece)
+            if place:
+                break
+        self._stream.seek(position)
+        return position
 
     def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
         """The item's lines, each with the place in the file at which it begins."""
@@ -87,8 +111,7 @@ class Lines:
         start, stop = self._item.start, self._item.stop
         if not start:
             return 0
-        self._stream.seek(start - 1)
-        position = start - 1 + len(self._stream.readline())
+        position = self._after_newline(start - 1)
         while self._paragraphs:
             raw = self._stream.readline()
             if not raw or position >= stop:
@@ -97,6 +120,15 @@ class Lines:
             if _is_blank(raw):
                 break
         return position
+
+
+def newlines(stream: IO[bytes], num_bytes: int) -> int:
+    """How many lines end in the next bytes of a stream."""
+    found = 0
+    while num_bytes > 0 and (piece := stream.read(min(num_bytes, _PIECE_BYTES))):
+        found += piece.count(b"\n")
+        num_bytes -= len(piece)
+    return found
 
 
 def _is_blank(raw: bytes) -> bool:
@@ -129,30 +161,66 @@ class _Recoded(io.RawIOBase):
         return number
 
 
+def ends_with_returns(head: bytes) -> bool:
+    r"""Whether a file that starts so has lines that end with ``\r`` alone, as those of early Macintosh systems."""
+    return b"\r" in head[:-1] and b"\n" not in head
+
+
+def _with_newlines(stream: IO[bytes]) -> IO[bytes]:
+    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
+    if ends_with_returns(buffered.peek(HEAD_BYTES)[:HEAD_BYTES]):
+        buffered = io.BufferedReader(_Newlines(cast(IO[bytes], buffered)))
+    return cast(IO[bytes], buffered)
+
+
+class _Newlines(io.RawIOBase):
+    r"""A stream with ``\n`` in place of each ``\r``, so that bytes keep their places."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._stream.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 def _wrong_charset(name: str, charset: str, byte: int) -> UserError:
     return UserError(f"{name} is not {charset} at byte {byte}; give its charset")
 
 
-def split_texts(lines: Iterable[str], unit: Unit) -> Iterator[str]:
+def text_examples(lines: Lines, unit: Unit) -> Iterator[Placed]:
+    """The texts of lines as examples, each at the line where it starts."""
+    for number, text in numbered_texts(lines, unit):
+        yield Placed({"text": text}, lines.where(number))
+
+
+def numbered_texts(lines: Iterable[str], unit: Unit) -> Iterator[tuple[int, str]]:
     """Texts of lines: each line, each run of lines between blank lines joined with spaces, or the whole.
 
-    Here a line ends at whatever ``str.splitlines`` takes for an end. Blank texts are left out.
+    Each comes with the number, from 1, of the line where it starts. Here a line ends at whatever ``str.splitlines``
+    takes for an end. Blank texts are left out.
     """
-    parts = (part for line in lines for part in line.splitlines())
+    parts = ((number, part) for number, line in enumerate(lines, 1) for part in line.splitlines())
+    texts: Iterable[tuple[int, str]]
     if unit == "file":
-        texts: Iterable[str] = ["\n".join(parts)]
+        texts = [(1, "\n".join(part for _, part in parts))]
     else:
         texts = parts if unit == "line" else _paragraphs(parts)
-    return (text for text in texts if text.strip())
+    return ((number, text) for number, text in texts if text.strip())
 
 
-def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    paragraph: list[str] = []
-    for line in lines:
+def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    start, paragraph = 0, list[str]()
+    for number, line in lines:
         if stripped := line.strip():
+            start = start if paragraph else number
             paragraph.append(stripped)
         elif paragraph:
-            yield " ".join(paragraph)
+            yield start, " ".join(paragraph)
             paragraph = []
     if paragraph:
-        yield " ".join(paragraph)
+        yield start, " ".join(paragraph)

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 
 from raydistill.data.sources import _labels
-from raydistill.data.sources._base import DROPPED, Example
-from raydistill.data.sources._labels import Column, Label, Scores
+from raydistill.data.sources._base import DROPPED, Example, Placed, Where
+from raydistill.data.sources._labels import Label, RawLabel, Scores
 from raydistill.data.sources._questions import question_example
 from raydistill.user_error import UserError
 
@@ -31,7 +31,7 @@ class Columns:
     """Column of the second text of a pair."""
     label: Label | None = None
     """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
-    labels: dict[Column, str | None] | None = None
+    labels: dict[RawLabel, str | None] | None = None
     """Name of the class for each raw label or tag, where ids have names for each of these; examples with a label whose
     name is null are dropped and counted."""
     words: str | None = None
@@ -79,6 +79,8 @@ def check_schema(columns: Columns, schema: pa.Schema, place: str) -> None:
         if column not in schema.names:
             choices = ", ".join(schema.names)
             raise UserError(f"{role} is {column!r}, which {place} does not have; choices: {choices}")
+        if schema.names.count(column) > 1:
+            raise UserError(f"{role} is {column!r}, a name that {schema.names.count(column)} columns of {place} have")
         kind = schema.field(column).type
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
         if role in _OF_STRINGS and not (pa.types.is_string(values) or pa.types.is_large_string(values)):
@@ -115,9 +117,10 @@ def examples(
     roles = columns.columns()
     for number, row in enumerate(rows, start):
         try:
-            yield _example(columns, {role: row[column] for role, column in roles.items()}, names)
+            example = _example(columns, {role: row[column] for role, column in roles.items()}, names)
         except UserError as error:
             raise UserError(f"{place} row {number} {error}") from None
+        yield Placed(example, Where(place, "row", number))
 
 
 def _example(columns: Columns, values: dict[str, Any], names: Mapping[str, Sequence[str]]) -> Example:
@@ -132,7 +135,9 @@ def _example(columns: Columns, values: dict[str, Any], names: Mapping[str, Seque
     return text_example(values, columns.label, columns.labels)
 
 
-def text_example(values: Mapping[str, Any], label: Label | None, labels: Mapping[Column, str | None] | None) -> Example:
+def text_example(
+    values: Mapping[str, Any], label: Label | None, labels: Mapping[RawLabel, str | None] | None
+) -> Example:
     """The example of a text or a pair, and of a raw label where there is one.
 
     Raises ValueError for a text that is none and a label that has no name.
@@ -150,7 +155,7 @@ def text_example(values: Mapping[str, Any], label: Label | None, labels: Mapping
     return {DROPPED: "no label"} if name is None else {**example, "label": name}
 
 
-def _class(raw: Any, label: Label | None, labels: Mapping[Column, str | None] | None) -> str | int | float | None:
+def _class(raw: Any, label: Label | None, labels: Mapping[RawLabel, str | None] | None) -> str | int | float | None:
     if isinstance(label, Scores):
         return _labels.class_of_score(label, raw)
     return _labels.plain_label(raw) if labels is None else _labels.class_of_name(labels, raw)

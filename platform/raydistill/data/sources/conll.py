@@ -4,10 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raydistill.data.sources import _files, _lines
-from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._base import Example, Item, Placed, Where
 from raydistill.user_error import UserError
 
 _DOCUMENT = "-DOCSTART-"
+_MOST_WORDS = 100_000
+"""A file without blank lines would be one sentence, of which a model reads the start alone."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     Raises ValueError, naming file and line, for a line with more or fewer columns than the file's first.
     """
     width = _width(config, item) if item.start else None
-    sentence: list[Sequence[str]] = []
+    sentence, where = list[Sequence[str]](), Where(item.name, "line")
     with _files.open_item(config, item) as stream:
         lines = _lines.Lines(stream, item, charset=config.charset, paragraphs=True)
         for line in lines:
@@ -62,12 +64,14 @@ def read(config: Config, item: Item) -> Iterator[Example]:
             if fields:
                 width = width or len(fields)
                 _check(config, fields, width, lines)
+                where = where if sentence else lines.where()
                 sentence.append(fields)
+                _check_length(sentence, lines)
             elif sentence:
-                yield _example(config, sentence)
+                yield Placed(_example(config, sentence), where)
                 sentence = []
     if sentence:
-        yield _example(config, sentence)
+        yield Placed(_example(config, sentence), where)
 
 
 def _fields(config: Config, line: str) -> list[str]:
@@ -94,6 +98,13 @@ def _check(config: Config, fields: Sequence[str], width: int, lines: _lines.Line
         raise UserError(f"{lines.place()} has {width} columns, too few for {columns}; correct these or delimiter")
     if not (fields[config.words].strip() and fields[config.tags].strip()):
         raise UserError(f"{lines.place()} has a blank word or tag; mend it")
+
+
+def _check_length(sentence: Sequence[Sequence[str]], lines: _lines.Lines) -> None:
+    if len(sentence) > _MOST_WORDS:
+        raise UserError(
+            f"{lines.place()} is the {len(sentence)}th line without a blank one between; put one after each sentence"
+        )
 
 
 def _example(config: Config, sentence: Sequence[Sequence[str]]) -> Example:

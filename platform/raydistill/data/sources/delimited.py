@@ -1,19 +1,20 @@
 """Rows of CSV, TSV and JSON-lines files: texts, pairs of texts and labels, from files or members of a package."""
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from raydistill.data.sources import _files, _lines, _tables
-from raydistill.data.sources._base import DROPPED, Example, Item
-from raydistill.data.sources._labels import Column, Label, Scores
+from raydistill.data.sources._base import DROPPED, Example, Item, Placed
+from raydistill.data.sources._labels import Column, Label, RawLabel, Scores
+from raydistill.data.sources._reading import json_value
 from raydistill.user_error import UserError
 
 _LONGEST_FIELD = 2**31 - 1
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_ARRAY = "starts a JSON array; write its objects one a line, as `jq -c '.[]' FILE` does"
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -30,7 +31,7 @@ class Config(_files.FileSet):
     """Column of the second text of a pair."""
     label: Label | None = None
     """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
-    labels: dict[Column, str | None] | None = None
+    labels: dict[RawLabel, str | None] | None = None
     """Name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """How the files are written. None: by their ending, ``.gz`` and the like left out."""
@@ -43,7 +44,7 @@ class Config(_files.FileSet):
     skip_rows: int = 0
     """Rows after the header, or at the start, that hold no data."""
     short_lines: Literal["refuse", "skip"] = "refuse"
-    """What happens to a row without all its columns; those that are skipped are counted."""
+    """What happens to a row with fewer or more fields than it should have; those that are skipped are counted."""
     charset: str = "utf-8-sig"
     """Character encoding of the files."""
 
@@ -90,7 +91,7 @@ def read(config: Config, item: Item) -> Iterator[Example]:
                 example = values if DROPPED in values else _tables.text_example(values, config.label, config.labels)
             except UserError as error:
                 raise UserError(f"{lines.place()} {error}") from None
-            yield example
+            yield Placed(example, lines.where())
 
 
 def _format(config: Config, name: str) -> str:
@@ -126,7 +127,7 @@ def _check(config: Config, file: Item) -> None:
         return
     if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
         raise UserError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
-    _indices(config, file.name, _header(config, file))
+    _indices(config, file.name, _first_record(config, file) if config.header else None)
 
 
 def _check_keys(config: Config, file: Item) -> None:
@@ -145,13 +146,12 @@ def _check_keys(config: Config, file: Item) -> None:
                 )
 
 
-def _header(config: Config, file: Item) -> list[str] | None:
-    """The fields of a file's first line, None for files without a header."""
-    if not config.header:
-        return None
+def _first_record(config: Config, file: Item) -> list[str]:
+    """The fields of a file's header or, without one, of its first line that is not blank."""
     whole = replace(file, start=0, stop=0)
     with _files.open_item(config, whole) as stream:
-        return next(_records(config, whole, _lines.Lines(stream, whole, charset=config.charset)), [])
+        records = _records(config, whole, _lines.Lines(stream, whole, charset=config.charset))
+        return next((fields for fields in records if config.header or fields not in ([], [""])), [])
 
 
 def _indices(config: Config, name: str, header: Sequence[str] | None) -> dict[str, int]:
@@ -179,11 +179,15 @@ def _records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[s
         return
     reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
     while True:
+        first = lines.number + 1
         # The limit is one of the whole process, so it is raised for the time of one record.
         limit = csv.field_size_limit(_LONGEST_FIELD)
         try:
             record = next(reader, None)
         except csv.Error as error:
+            if "unexpected end" in str(error):
+                place = f"{item.name} line {first}"
+                raise UserError(f"{place} opens a quote that is never closed; close it, or set quoting: none") from None
             raise UserError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
@@ -196,22 +200,36 @@ def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator
     """The raw values of each row by what they mean."""
     records = _records(config, item, lines)
     if item.start:
-        header = _header(config, item)
+        first = _first_record(config, item)
     else:
-        header = next(records, []) if config.header else None
+        first = next(records, []) if config.header else []
         for _ in range(config.skip_rows):
             next(records, None)
-    indices = _indices(config, item.name, header)
+    indices = _indices(config, item.name, first if config.header else None)
+    width = len(first)
     # A column that is counted from the end is the wrong one when the last fields are missing.
-    least = len(header) if header is not None and min(indices.values()) < 0 else 0
+    least = width if config.header and min(indices.values()) < 0 else 0
     for fields in records:
         if fields in ([], [""]):
             continue
+        width = width or len(fields)
+        while len(fields) > width and not fields[-1].strip():
+            fields.pop()
         places = [index if index >= 0 else len(fields) + index for index in indices.values()]
-        if len(fields) < least or not 0 <= min(places) <= max(places) < len(fields) or len({*places}) < len(places):
-            yield _short(config, f"{lines.place()} has {len(fields)} fields, too few for the columns {indices}")
+        if len(fields) > width:
+            yield _left_out(config, "long line", lines, f"{len(fields)} fields, {_widest(config, item.name, width)}")
+        elif len(fields) < least or not 0 <= min(places) <= max(places) < len(fields) or len({*places}) < len(places):
+            problem = f"{len(fields)} fields, too few for the columns {indices}; mend it"
+            yield _left_out(config, "short line", lines, problem)
         else:
             yield dict(zip(indices, map(fields.__getitem__, places), strict=True))
+
+
+def _widest(config: Config, name: str, width: int) -> str:
+    whose = "header" if config.header else "first line"
+    delimiter = _delimiter(config, name)
+    mend = f"put a field with {delimiter!r} in it in double quotes" if _is_quoted(config, name) else "mend it"
+    return f"but the {whose} has {width}; {mend}"
 
 
 def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any]]:
@@ -222,22 +240,23 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
         values = _json_object(line, lines)
         missing = [column for column in columns.values() if column not in values]
         if missing:
-            yield _short(config, f"{lines.place()} has no {', '.join(map(str, missing))}")
+            yield _left_out(config, "short line", lines, f"no {', '.join(map(str, missing))}; mend it")
         else:
             yield {role: values[column] for role, column in columns.items()}
 
 
 def _json_object(line: str, lines: _lines.Lines) -> dict[Any, Any]:
     try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{lines.place()} is no JSON: {error}") from None
+        values, problem = json_value(line), f"is no JSON object with keys, but {line.strip()[:40]!r}"
+    except UserError as error:
+        values, problem = None, f"{error}; each line is one JSON object"
     if not isinstance(values, dict):
-        raise UserError(f"{lines.place()} is no JSON object with keys, but {line.strip()[:40]!r}")
+        is_array = line.startswith("[") and lines.where()[2:] == (1, 0)
+        raise UserError(f"{lines.place()} {_ARRAY if is_array else problem}")
     return values
 
 
-def _short(config: Config, problem: str) -> Example:
+def _left_out(config: Config, reason: str, lines: _lines.Lines, problem: str) -> Example:
     if config.short_lines == "refuse":
-        raise UserError(f"{problem}; mend it, or set short_lines: skip")
-    return {DROPPED: "short line"}
+        raise UserError(f"{lines.place()} has {problem}, or set short_lines: skip")
+    return {DROPPED: reason}

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from raydistill.data.sources import delimited, huggingface, parquet
 from raydistill.data.sources._base import Example, Item
-from raydistill.data.storage import Folder, join
+from raydistill.data.sources._labels import RawLabel
+from raydistill.data.storage import Folder, escape_glob, join
 from raydistill.discovery import unknown_choice
 from raydistill.tasks.glue import TASKS, check_task
 from raydistill.user_error import UserError
@@ -117,7 +118,7 @@ def _resolved(config: Config) -> tuple[Any, Any]:
         if tsv in files:
             return delimited, _tsv_options(config, join(folder, tsv))
         if any(name.startswith(f"{hub_split}-") and name.endswith(".parquet") for name in files):
-            return parquet, _parquet_options(config, join(folder, f"{hub_split}-*.parquet"))
+            return parquet, _parquet_options(config, join(escape_glob(folder), f"{hub_split}-*.parquet"))
         if {"dataset_dict.json", "state.json"} & set(files):
             return huggingface, _hub_options(config, hub_split, path=folder)
     raise UserError(
@@ -158,7 +159,7 @@ def _columns(task: str) -> dict[str, Any]:
     return {"text": text, "text_pair": pair[0] if pair else None, "label": "label", "labels": _names(task)}
 
 
-def _names(task: str, *, with_ids: bool = True) -> dict[str | int, str | None] | None:
+def _names(task: str, *, with_ids: bool = True) -> dict[RawLabel, str | None] | None:
     """Names of raw labels, which are names or, with ids, those of the hub and -1 for a hidden label; None for scores.
 
     In files of tasks whose labels are published as names, an id could follow any order.
@@ -166,5 +167,5 @@ def _names(task: str, *, with_ids: bool = True) -> dict[str | int, str | None] |
     labels = TASKS[task].labels
     if not labels:
         return None
-    named: dict[str | int, str | None] = {name: name for name in labels}
+    named: dict[RawLabel, str | None] = {name: name for name in labels}
     return {-1: None, **dict(enumerate(labels)), **named} if with_ids else named

@@ -8,7 +8,7 @@ from typing import Any
 
 from raydistill.data.sources import _tables
 from raydistill.data.sources._base import Example, Item
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, said
 
 _ROWS_PER_ITEM = 20_000
 _ROWS_PER_READ = 1_000
@@ -73,9 +73,9 @@ def _load(path: str, subset: str | None, split: str, revision: str | None) -> An
         if not Path(path).is_dir():
             return datasets.load_dataset(path, subset, split=split, revision=revision)
         loaded = datasets.load_from_disk(path)
-    except (FileNotFoundError, ValueError, ConnectionError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"path is {path!r}, which cannot be loaded as a data set: {reason}") from None
+    except Exception as error:
+        # Whatever the library raises over the files of a data set.
+        raise UserError(f"path is {path!r}, which cannot be loaded as a data set ({said(error)}); correct it") from None
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     if split not in loaded:

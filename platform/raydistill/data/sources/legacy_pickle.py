@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from raydistill.data.published.pickled_lists import read_list
 from raydistill.data.sources import _files
-from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._base import Example, Item, Placed, Where
 from raydistill.user_error import UserError, placed
 
 _ROWS_PER_COUNT = 1_000
@@ -51,7 +51,7 @@ def read(config: Config, item: Item) -> Iterator[Example]:
                 raise UserError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is no array")
             if counts is not None:
                 counts.add(row)
-            yield {"input_ids": row}
+            yield Placed({"input_ids": row}, Where(item.name, f"place {number}"))
     if counts is not None and (problem := counts.problem()):
         raise UserError(f"token_counts is {config.token_counts!r}, but {item.name} {problem}; give those that belong")
 

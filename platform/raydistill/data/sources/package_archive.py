@@ -47,5 +47,4 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one member."""
     with _files.open_item(config.files(), item) as stream:
         lines = _lines.Lines(stream, item, charset=config.charset)
-        for text in _lines.split_texts(lines, config.unit):
-            yield {"text": text}
+        yield from _lines.text_examples(lines, config.unit)

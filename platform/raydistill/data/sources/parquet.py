@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from raydistill.data.sources import _tables
 from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._reading import reading
 from raydistill.data.storage import Folder, glob_files
 
 _ROWS_PER_ITEM = 20_000
@@ -35,9 +36,9 @@ def items(config: Config) -> list[Item]:
     """Ranges of row groups of about 20,000 rows; raises ValueError without a matching file or a column."""
     found: list[Item] = []
     for path, fingerprint in glob_files(config.path):
-        with Folder(path).open_input("") as stream:
+        with reading(path), Folder(path).open_input("") as stream:
             metadata = pq.read_metadata(stream)
-        _tables.check_schema(config, metadata.schema.to_arrow_schema(), path)
+            _tables.check_schema(config, metadata.schema.to_arrow_schema(), path)
         found.extend(_row_group_ranges(path, fingerprint, metadata))
     return found
 

@@ -1,13 +1,13 @@
 """Questions about texts, with answers that are pieces of these, from files of SQuAD's form."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from raydistill.data.sources import _files
-from raydistill.data.sources._base import Example, Item
+from raydistill.data.sources._base import Example, Item, Placed, Where
 from raydistill.data.sources._questions import question_example
+from raydistill.data.sources._reading import json_value
 from raydistill.user_error import UserError
 
 
@@ -16,7 +16,8 @@ class Config(_files.FileSet):
     """Which files.
 
     JSON of SQuAD's nested form, version 1.1 or 2.0; JSON whose ``data`` is a list of questions, each with its own
-    ``context``; or such questions one a line. Answers are lists of ``text`` with ``answer_start``, or of both.
+    ``context``; or such questions one a line. Answers are lists of ``text`` with ``answer_start``, or of both; a
+    question has them, be they none, unless it is impossible.
     """
 
 
@@ -34,26 +35,26 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     """The questions of one file as ``id``, ``question``, ``context`` and ``answers`` (``text`` and ``answer_start``).
 
     Those whose first answer is not where it should be are left out. Raises ValueError, naming file and place, for a
-    file of another form.
+    file of another form and for a question that does not say whether it has answers.
     """
     with _files.open_item(config, item) as stream:
         content = stream.read()
     for place, entry in _entries(_parsed(content, item.name), item.name):
-        yield _example(entry, f"{item.name} {place}")
+        yield Placed(_example(entry, f"{item.name} {place}"), Where(item.name, place))
 
 
 def _parsed(content: bytes, name: str) -> Any:
     """What a file's JSON says, a list for one value a line."""
     try:
-        return json.loads(content)
-    except ValueError as whole:
+        return json_value(content)
+    except UserError as whole:
         values = []
         for number, line in enumerate(content.splitlines(), 1):
             try:
-                values.extend([json.loads(line)] if line.strip() else [])
-            except ValueError as error:
+                values.extend([json_value(line)] if line.strip() else [])
+            except UserError as error:
                 # With one value a line the first line is one; else the file was meant to be a single one.
-                problem = f"{name} line {number} is no JSON: {error}" if values else f"{name} is no JSON: {whole}"
+                problem = f"{name} line {number} {error}" if values else f"{name} {whole}"
                 raise UserError(problem) from None
         return values
 
@@ -82,7 +83,9 @@ def _example(entry: Any, place: str) -> Example:
     missing = {"question", "context"} - (entry.keys() if isinstance(entry, dict) else set())
     if missing:
         raise UserError(f"{place} has no {' and no '.join(sorted(missing))}; give a file of SQuAD's form")
-    impossible = bool(entry.get("is_impossible"))
+    impossible = _truth(entry.get("is_impossible", False), place)
+    if not impossible and entry.get("answers") is None:
+        raise UserError(f"{place} has no answers; where there is none write an empty list, or is_impossible: true")
     try:
         return question_example(
             {
@@ -94,3 +97,12 @@ def _example(entry: Any, place: str) -> Example:
         )
     except UserError as error:
         raise UserError(f"{place} {error}") from None
+
+
+def _truth(raw: Any, place: str) -> bool:
+    """A truth value, or its name as a text; raises ValueError for anything else."""
+    names = {"true": True, "false": False, "1": True, "0": False, "none": False, "": False}
+    found = names.get(str(raw).strip().lower())
+    if found is None:
+        raise UserError(f"{place} has {raw!r} as is_impossible; write true or false")
+    return found

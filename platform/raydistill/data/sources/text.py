@@ -40,5 +40,4 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one file, or of one range of it."""
     with _files.open_item(_files.FileSet(path=config.path), item) as stream:
         lines = _lines.Lines(stream, item, charset=config.charset, paragraphs=config.unit == "paragraph")
-        for text in _lines.split_texts(lines, config.unit):
-            yield {"text": text}
+        yield from _lines.text_examples(lines, config.unit)

@@ -1,9 +1,9 @@
-"""A model in parts: embed, run blocks i to j, the vocabulary head; one file a model family.
+"""How models run: in parts, packed (embed, run blocks i to j, a head), or whole on padded rows; one file a family.
 
-A file's name is the family's ``model_type`` in transformers, and its class ``Family`` says how the family does it.
+A file's class ``Family`` says how its model types do it; ``generic`` is for all that no file names.
 """
 
-from raydistill.models.blocks._base import Blocks
-from raydistill.models.blocks._find import blocks_of, families, family_of
+from raydistill.models.blocks._base import NEEDS, Blocks
+from raydistill.models.blocks._find import blocks_of, families, family_of, how_run, packed_families
 
-__all__ = ["Blocks", "blocks_of", "families", "family_of"]
+__all__ = ["NEEDS", "Blocks", "blocks_of", "families", "family_of", "how_run", "packed_families"]

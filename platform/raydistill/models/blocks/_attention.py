@@ -56,10 +56,40 @@ def _attend(
     """
     from transformers import AttentionInterface
 
-    attend = AttentionInterface()[SUPPORTED]
     rows = [layout.spread(states) for states in (query, key, value)]
-    output, _ = attend(module, *rows, attention_mask, **options)
+    if "softcap" in options:
+        output = _capped(module, *rows, mask=attention_mask, **options)
+    else:
+        output, _ = AttentionInterface()[SUPPORTED](module, *rows, attention_mask, **options)
     return layout.gather(output), None
+
+
+def _capped(
+    module: Any,
+    *rows: Tensor,
+    mask: Tensor | None,
+    softcap: float | None,
+    scaling: float,
+    dropout: float,
+    **_: Any,
+) -> Tensor:
+    """Causal attention of padded rows whose scores have a cap, as ``eager_attention_forward`` of Gemma 2 does it."""
+    query, *others = rows
+    key, value = (one.repeat_interleave(module.num_key_value_groups, dim=1) for one in others)
+    scores = query @ key.transpose(-1, -2) * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return (nn.functional.dropout(weights, dropout, training=module.training) @ value).transpose(1, 2)
+
+
+def weighted_values(scores: Tensor, mask: Tensor, value: Tensor, dropout: nn.Module) -> Tensor:
+    """Attention (B, T, H, d) of padded rows by scores (B, H, T, T), for blocks that make these by themselves."""
+    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1)
+    return (dropout(weights) @ value).transpose(1, 2)
 
 
 def padding_mask(layout: Layout) -> Tensor:
@@ -81,3 +111,9 @@ def causal_mask(layout: Layout, *, window: int | None = None) -> Tensor | None:
     position = torch.arange(layout.width, device=layout.mask.device)
     distance = position[:, None] - position
     return ((distance >= 0) & (distance < window))[None, None]
+
+
+def window_mask(layout: Layout, *, reach: int) -> Tensor:
+    """Bool mask (1, 1, T, T) that hides tokens more than ``reach`` places away, before or after."""
+    position = torch.arange(layout.width, device=layout.mask.device)
+    return ((position[:, None] - position).abs() <= reach)[None, None]

@@ -13,7 +13,7 @@ stand. Token ids are packed alike.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,8 +22,23 @@ from torch import Tensor, nn
 
 from raydistill.layout import Layout
 from raydistill.models import layer_plan
-from raydistill.models.blocks._attention import packed, padding_mask
+from raydistill.models.blocks._attention import SUPPORTED, packed, padding_mask
+from raydistill.models.heads import has_head
 from raydistill.user_error import UserError
+
+NEEDS = {
+    "logits": "what its head says",
+    "pooled": "the state of a token that stands for its row",
+    "last_states": "the last hidden states, as transformers returns them",
+    "all_states": "the states before and after every block",
+    "sites": "states that are written during a pass",
+    "units": "attention heads and neurons that can be taken away",
+    "attention": "queries and keys that a layer plan can exchange",
+}
+"""What methods read of models, or do to them, by name; a family states what it has, a method what it needs."""
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of blocks: each token sees all, or those in a window."""
 
 
 class UnitNames(NamedTuple):
@@ -57,14 +72,18 @@ BERT_UNITS = UnitNames(
 class Blocks(ABC):
     """Parts of one model with a head; a family's module names the subclass ``Family``."""
 
+    MODEL_TYPES: ClassVar[tuple[str, ...]]
+    """The ``model_type`` in transformers of all models whose parts are these."""
+    IN_PARTS: ClassVar[bool] = True
+    """Whether a model runs block by block on packed states; if not, whole on padded rows."""
+    ATTENTION: ClassVar[str | None] = SUPPORTED
+    """The attention of transformers that models are loaded with; None for what transformers chooses."""
     HEAD: ClassVar[str]
     """The vocabulary head: ``masked_lm``, whose tokens see the whole row, or ``causal_lm``, whose tokens see those
     before them."""
     OUTPUTS: ClassVar[Mapping[str, str]] = {}
     """The other heads, ``sequence_classification``, ``token_classification``, ``question_answering``, and the linear
     layer that gives each one's logits."""
-    HEAD_MODULES: ClassVar[tuple[str, ...]] = ()
-    """Name prefixes of modules that belong to these heads although they do not lie beside the encoder."""
     LAYERS: ClassVar[str]
     """Name of the list of blocks in the model."""
     PROJECTION: ClassVar[str]
@@ -74,6 +93,10 @@ class Blocks(ABC):
     HEAD_TRANSFORM: ClassVar[tuple[str, ...]] = ()
     """Modules of the head before the projection that the published extraction of a student leaves out by default."""
 
+    SHARED: ClassVar[bool] = False
+    """Whether a block with weights runs several times as the configuration says, without a layer plan."""
+    FIRST_DIFFERS: ClassVar[bool] = False
+    """Whether block 0 is unlike the others, so that it can stand in its own place alone."""
     QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = None
     """Names of the query and key projections in a block, which a layer plan may exchange; None: no plans."""
     RELATIVE: ClassVar[bool] = False
@@ -87,6 +110,31 @@ class Blocks(ABC):
         self._plan = None if plan is None else layer_plan.plain(plan)
 
     @classmethod
+    def heads(cls, config: Any) -> tuple[str, ...]:
+        """Names of the heads that models of a configuration's type can have."""
+        return tuple(head for head in (cls.HEAD, *cls.OUTPUTS) if has_head(config.model_type, head))
+
+    @classmethod
+    def vocabulary_head(cls, config: Any) -> str | None:
+        """The one of the heads whose outputs are tokens; None where there is none."""
+        return cls.HEAD
+
+    @classmethod
+    def has(cls, config: Any) -> frozenset[str]:
+        """What a method can have of a model, of ``NEEDS``."""
+        found = {"logits", "pooled", "last_states", "all_states", "sites"}
+        if cls.UNITS is not None:
+            found.add("units")
+        if cls.QUERY_AND_KEY is not None:
+            found.add("attention")
+        return frozenset(found)
+
+    @classmethod
+    def limit(cls, config: Any) -> str | None:
+        """Why a model of this configuration cannot run in parts, in a few words; None if it can."""
+        return None
+
+    @classmethod
     def refusal(cls, config: Any) -> str | None:
         """Why a model configuration of the family is not supported, in one line; None if it is."""
         return None
@@ -96,7 +144,7 @@ class Blocks(ABC):
         """Raise ValueError for a layer plan that is wrong, or that the family does not have."""
         if layer_plan.plan_of(config) is not None and cls.QUERY_AND_KEY is None:
             raise UserError(
-                f"layer_plan is set, but the model is a {config.model_type}; it needs a bert, distilbert or roberta"
+                f"layer_plan is set, but the model is a {config.model_type}; raydistill ls models shows which take one"
             )
 
     @classmethod
@@ -111,10 +159,20 @@ class Blocks(ABC):
         """Most tokens of a row."""
         return int(config.max_position_embeddings)
 
+    @classmethod
+    def output_layer(cls, model: Any, head: str) -> Any:
+        """The linear layer of a model that gives the logits of a named head other than the vocabulary's."""
+        return model.get_submodule(cls.OUTPUTS[head])
+
+    @classmethod
+    def layers_name(cls, model: Any) -> str:
+        """Name of the list of blocks with weights in a model."""
+        return cls.LAYERS
+
     @property
     def layers(self) -> nn.ModuleList:
         """The blocks with weights, in order."""
-        found: nn.ModuleList = self.model.get_submodule(self.LAYERS)
+        found: nn.ModuleList = self.model.get_submodule(self.layers_name(self.model))
         return found
 
     @property
@@ -153,13 +211,24 @@ class Blocks(ABC):
         """
         if start == stop:
             return hidden
-        inputs = self.block_inputs(hidden, layout)
+        kinds = [self.kind_of(block) for block in range(start, stop)]
+        inputs = {kind: self.block_inputs(hidden, layout, kind) for kind in dict.fromkeys(kinds)}
         states = hidden.unsqueeze(0)
         with packed(self.model.config):
-            for layer, swap in self._steps(start, stop):
+            for (layer, swap), kind in zip(self._steps(start, stop), kinds, strict=True):
                 with self._swapped(layer) if swap else nullcontext():
-                    states = layer(states, layout=layout, **inputs)
+                    states = self.run_block(layer, states, layout, inputs[kind])
         return states.squeeze(0)
+
+    def run_block(self, layer: nn.Module, states: Tensor, layout: Layout, inputs: dict[str, Any]) -> Tensor:
+        """One block on packed states (1, R, D), given its ``block_inputs``."""
+        output: Tensor = layer(states, layout=layout, **inputs)
+        return output
+
+    def kind_of(self, block: int) -> str:
+        """What tells a block from those that take other inputs: its entry in the configuration's ``layer_types``."""
+        kinds = getattr(self.model.config, "layer_types", None)
+        return str(kinds[block]) if kinds else FULL
 
     def _steps(self, start: int, stop: int) -> list[tuple[nn.Module, bool]]:
         """Blocks ``start`` to ``stop - 1`` and whether query and key are exchanged in each."""
@@ -171,9 +240,61 @@ class Blocks(ABC):
         assert self.QUERY_AND_KEY is not None
         return layer_plan.exchanged(layer, self.QUERY_AND_KEY)
 
-    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
-        """What each block takes besides the states (R, D) and the layout; masks are over padded rows."""
+    def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
+        """What each block of a kind takes besides the states (R, D) and the layout; masks are over padded rows."""
         return {"attention_mask": padding_mask(layout)}
+
+    def forward(
+        self, ids: Tensor, layout: Layout, token_types: Tensor | None = None, *, with_states: bool = False
+    ) -> tuple[Any, tuple[Tensor, ...]]:
+        """The end of a pass over packed ids (R,), which the functions below read, and if asked for hs[0] to hs[N]."""
+        hidden = self.embed(ids, layout, token_types)
+        if not with_states:
+            return self.run(hidden, layout, 0, self.num_blocks), ()
+        states = [hidden]
+        for number in range(self.num_blocks):
+            states.append(self.run(states[-1], layout, number, number + 1))
+        return states[-1], tuple(states)
+
+    def whole(
+        self,
+        ids: Tensor,
+        layout: Layout,
+        token_types: Tensor | None = None,
+        *,
+        read: Collection[int] = (),
+        write: Mapping[int, Callable[[Tensor], Tensor]] | None = None,
+    ) -> tuple[Any, dict[int, Tensor]]:
+        """The end of a pass of a model that runs whole, and its states (R, D) after ``read`` numbers of blocks.
+
+        ``write`` has functions from states (R, D), after a number of blocks, to those that take their place.
+        """
+        raise NotImplementedError("a model that runs in parts")
+
+    def states_of(self, end: Any) -> Tensor:
+        """Last hidden states (R, D) of transformers at the end of a pass."""
+        return self.last_states(end)
+
+    def sequence_logits(self, end: Any, pooled: Tensor, layout: Layout) -> Tensor:
+        """Logits (B, C) of rows, given their ``pooled_places`` (B,)."""
+        return self.class_logits(self.last_states(end.index_select(0, pooled)))
+
+    def token_logits_at(self, end: Any, places: Tensor) -> Tensor:
+        """Logits (P, C) of a token-classification head of some of the packed states."""
+        return self.token_logits(self.last_states(end.index_select(0, places)))
+
+    def span_logits_of(self, end: Any) -> Tensor:
+        """Logits (R, 2) of being an answer's first and last token."""
+        return self.span_logits(self.last_states(end))
+
+    def head_rows(self, end: Any, places: Tensor, states: Tensor | None = None) -> Tensor:
+        """Inputs (P, D') of the vocabulary projection of some of the packed states.
+
+        ``states`` are those that ``states_of`` gave, where they are there.
+        """
+        if states is None:
+            return self.head_states(end.index_select(0, places))
+        return self.head_transform(states.index_select(0, places))
 
     def pooled_places(self, layout: Layout, ids: Tensor) -> Tensor:
         """Numbers (B,) of the packed states that stand for their rows, of packed ids (R,), in classifications.
@@ -184,8 +305,12 @@ class Blocks(ABC):
         without a ``pad_token_id``, of which it takes one at a time.
         Source: ``GenericForSequenceClassification`` and ``GPT2ForSequenceClassification`` of transformers 5.
         """
+        return self.pooled_by(layout, ids, self.HEAD == "causal_lm")
+
+    def pooled_by(self, layout: Layout, ids: Tensor, is_decoder: bool) -> Tensor:
+        """``pooled_places`` of decoders or of encoders."""
         starts = torch.arange(layout.num_rows, device=ids.device) * layout.width
-        if self.HEAD == "masked_lm":
+        if not is_decoder:
             return layout.places(starts)
         pad_id = self.model.config.pad_token_id
         counts = layout.real if pad_id is None else layout.real & (ids != pad_id)
@@ -218,7 +343,7 @@ class Blocks(ABC):
         """Rows (R, D) of the last block's output to the input (R, D') of the vocabulary projection."""
         return self.head_transform(self.last_states(rows))
 
-    def head_projection(self) -> tuple[Tensor, Tensor | None]:
-        """Weight (V, D') and bias (V,), or None without one, of the vocabulary projection."""
+    def head_projection(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight (V, D') and bias (V,), or None without one, of the vocabulary projection; no weight: no projection."""
         projection: Any = self.model.get_submodule(self.PROJECTION)
         return projection.weight, projection.bias

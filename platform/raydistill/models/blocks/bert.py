@@ -1,6 +1,6 @@
 """``BertForMaskedLM``: the last block's output is the last hidden state."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -11,29 +11,29 @@ from raydistill.models.blocks import _base
 class Family(_base.Blocks):
     """BERT; without token types they are all 0."""
 
+    MODEL_TYPES = ("bert",)
     HEAD = "masked_lm"
     LAYERS = "bert.encoder.layer"
-    QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
-    UNITS = _base.BERT_UNITS
+    QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = ("attention.self.query", "attention.self.key")
+    UNITS: ClassVar[_base.UnitNames | None] = _base.BERT_UNITS
     PROJECTION = "cls.predictions.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier",
         "token_classification": "classifier",
         "question_answering": "qa_outputs",
     }
-    HEAD_MODULES = ("bert.pooler.",)
     HEAD_TENSORS = ("cls.predictions.transform.dense.weight", "cls.predictions.bias")
 
     @classmethod
     def refusal(cls, config: Any) -> str | None:
         """A BERT whose tokens see only those before them is refused."""
-        if config.is_decoder:
+        if getattr(config, "is_decoder", False):
             return "is_decoder is true in the model's configuration; a masked-language model needs false"
         return None
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Embedding output of tokens, positions and types."""
-        embedded: Tensor = self.model.bert.embeddings(
+        embedded: Tensor = self.model.base_model.embeddings(
             input_ids=input_ids.unsqueeze(0),
             position_ids=layout.position.unsqueeze(0),
             token_type_ids=None if token_types is None else token_types.unsqueeze(0),

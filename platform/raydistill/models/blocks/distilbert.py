@@ -10,6 +10,7 @@ from raydistill.models.blocks import _base
 class Family(_base.Blocks):
     """DistilBERT, which has no token types."""
 
+    MODEL_TYPES = ("distilbert",)
     HEAD = "masked_lm"
     QUERY_AND_KEY = ("attention.q_lin", "attention.k_lin")
     UNITS = _base.UnitNames(

@@ -12,6 +12,7 @@ from raydistill.models.blocks._attention import causal_mask
 class Family(_base.Blocks):
     """GPT-2; positions count from 0 at the start of the row."""
 
+    MODEL_TYPES = ("gpt2",)
     HEAD = "causal_lm"
     LAYERS = "transformer.h"
     PROJECTION = "lm_head"
@@ -23,7 +24,7 @@ class Family(_base.Blocks):
         embedded: Tensor = decoder.drop(decoder.wte(input_ids) + decoder.wpe(layout.position))
         return embedded
 
-    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
+    def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
         """The causal mask."""
         return {"attention_mask": causal_mask(layout)}
 

@@ -1,9 +1,9 @@
 """``LlamaForCausalLM`` and decoders built alike; the last hidden state is the last block's output after the final norm.
 
-Such a decoder is another file that takes this one's ``Family``.
+A decoder that is built alike is another name in ``MODEL_TYPES``, or a file whose ``Family`` says what differs.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,12 @@ _ROTARY_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 class Family(_base.Blocks):
-    """Rotary positions from 0 at the start of the row, grouped queries, RMS norms, and maybe a sliding window."""
+    """Rotary positions from 0 at the start of the row, grouped queries, norms, and a window in all, some or no blocks.
 
+    Biases, norms of queries and keys, and blocks without rotary positions lie in the blocks and make no difference.
+    """
+
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "smollm3")
     HEAD = "causal_lm"
     RELATIVE = True
     LAYERS = "model.layers"
@@ -26,28 +30,34 @@ class Family(_base.Blocks):
     OUTPUTS = {"sequence_classification": "score"}
 
     @classmethod
-    def refusal(cls, config: Any) -> str | None:
-        """Rotary embeddings that depend on the batch are refused, and blocks that differ in their window."""
-        rotary = config.rope_parameters["rope_type"]
-        if rotary not in _ROTARY_TYPES:
-            return f"rope_type is {rotary!r}; choices: {', '.join(_ROTARY_TYPES)}"
-        if len(set(getattr(config, "layer_types", None) or [])) > 1:
-            return "layer_types differ from block to block; only models with equal blocks are supported"
-        return None
+    def limit(cls, config: Any) -> str | None:
+        """Rotary embeddings that depend on how wide the batch is."""
+        return rotary_limit(config)
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Tokens alone; positions enter in each block."""
         embedded: Tensor = self.model.model.embed_tokens(input_ids)
         return embedded
 
-    def block_inputs(self, hidden: Tensor, layout: Layout) -> dict[str, Any]:
+    def kind_of(self, block: int) -> str:
+        """By ``layer_types``; without them a window holds in all blocks."""
+        if getattr(self.model.config, "layer_types", None):
+            return super().kind_of(block)
+        return _base.FULL if getattr(self.model.config, "sliding_window", None) is None else _base.SLIDING
+
+    def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
         """The causal mask, and cosine and sine (1, R, d) of each state's angles."""
-        rotary = self.model.model.rotary_emb
-        _restore_frequencies(rotary)
+        window = self.model.config.sliding_window if kind == _base.SLIDING else None
+        rotary = self.model.base_model.rotary_emb
+        restore_frequencies(rotary)
         return {
-            "attention_mask": causal_mask(layout, window=_window(self.model.config)),
-            "position_embeddings": rotary(hidden, position_ids=layout.position.unsqueeze(0)),
+            "attention_mask": causal_mask(layout, window=window),
+            "position_embeddings": self.angles(rotary, hidden, layout.position.unsqueeze(0), kind),
         }
+
+    def angles(self, rotary: nn.Module, hidden: Tensor, positions: Tensor, kind: str) -> Any:
+        """Cosine and sine (1, R, d) at positions (1, R), the same for all kinds of blocks."""
+        return rotary(hidden, position_ids=positions)
 
     def class_logits(self, last_states: Tensor) -> Tensor:
         """A linear layer."""
@@ -60,20 +70,22 @@ class Family(_base.Blocks):
         return states
 
 
-def _window(config: Any) -> int | None:
-    """Nearest tokens that a token sees, itself counted; None for all before it."""
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
-    return window if kinds[0] == "sliding_attention" else None
+def rotary_limit(config: Any) -> str | None:
+    """The type of rotary embeddings, one or one for each kind of blocks, that depends on how wide the batch is."""
+    parameters = config.rope_parameters
+    of_kinds = [parameters] if "rope_type" in parameters else list(parameters.values())
+    others = [one["rope_type"] for one in of_kinds if one["rope_type"] not in _ROTARY_TYPES]
+    return f"rope_type is {others[0]!r}" if others else None
 
 
-def _restore_frequencies(rotary: nn.Module) -> None:
+def restore_frequencies(rotary: nn.Module) -> None:
     """Undo a cast of the rotary frequencies to half precision, which engines apply to all that a model holds.
 
     Rounded to 8 bits, the angle at position 500 would be off by up to a radian.
     """
-    held: Any = rotary.inv_freq
-    if held.dtype.itemsize < torch.float32.itemsize:
-        fresh: Any = type(rotary)(config=rotary.config)
-        rotary.inv_freq = fresh.inv_freq.to(held.device)
-        rotary.original_inv_freq = fresh.original_inv_freq.to(held.device)
+    held = dict(rotary.named_buffers())
+    if all(buffer.dtype.itemsize >= torch.float32.itemsize for buffer in held.values()):
+        return
+    made: Any = type(rotary)
+    for name, fresh in made(config=rotary.config).named_buffers():
+        setattr(rotary, name, fresh.to(held[name].device))

@@ -1,8 +1,9 @@
-"""``RobertaForMaskedLM``: BERT's blocks, positions counted from the padding id, the last block's output is the last
-hidden state.
+"""``RobertaForMaskedLM`` and its copies: BERT's blocks, positions counted from the padding id.
+
+The last block's output is the last hidden state.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn.functional import gelu
@@ -12,12 +13,13 @@ from raydistill.models.blocks import _base
 
 
 class Family(_base.Blocks):
-    """RoBERTa; token types are all 0."""
+    """RoBERTa, XLM-RoBERTa and CamemBERT; token types are all 0."""
 
+    MODEL_TYPES: ClassVar[tuple[str, ...]] = ("roberta", "xlm-roberta", "camembert")
     HEAD = "masked_lm"
     LAYERS = "roberta.encoder.layer"
-    QUERY_AND_KEY = ("attention.self.query", "attention.self.key")
-    UNITS = _base.BERT_UNITS
+    QUERY_AND_KEY: ClassVar[tuple[str, str] | None] = ("attention.self.query", "attention.self.key")
+    UNITS: ClassVar[_base.UnitNames | None] = _base.BERT_UNITS
     PROJECTION = "lm_head.decoder"
     OUTPUTS = {
         "sequence_classification": "classifier.out_proj",
@@ -30,14 +32,19 @@ class Family(_base.Blocks):
     @classmethod
     def refusal(cls, config: Any) -> str | None:
         """A RoBERTa whose tokens see only those before them is refused."""
-        if config.is_decoder:
+        if getattr(config, "is_decoder", False):
             return "is_decoder is true in the model's configuration; a masked-language model needs false"
         return None
 
     @classmethod
     def max_length(cls, config: Any) -> int:
         """The table's first rows, up to the padding id, belong to no token."""
-        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
+        return int(config.max_position_embeddings) - cls.first_position(config) - 1
+
+    @classmethod
+    def first_position(cls, config: Any) -> int:
+        """The row of the position table before that of the first token: the padding id."""
+        return int(config.pad_token_id)
 
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Embedding output, token type 0 added; position t is row ``padding id + 1 + t`` of the position table.
@@ -45,8 +52,8 @@ class Family(_base.Blocks):
         Padding is at row ``padding id``. Both follow the mask: the family's own count of ids other than padding would
         take a real token that was replaced by the padding id for padding, and move all that follow it.
         """
-        position_ids = (layout.position + 1) * layout.real + self.model.config.pad_token_id
-        embedded: Tensor = self.model.roberta.embeddings(
+        position_ids = (layout.position + 1) * layout.real + self.first_position(self.model.config)
+        embedded: Tensor = self.model.base_model.embeddings(
             input_ids=input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0)
         )
         return embedded.squeeze(0)
