@@ -23,7 +23,19 @@ class _Generator(GenerateJsonSchema):
         # Numbers have such functions too, which make none of a word.
         if schema["schema"]["type"] in ("int", "float"):
             return inner
-        return {"anyOf": [inner, {"type": ["string", "number", "array", "object"]}]} if inner else {}
+        # One item may stand for a list of one.
+        items = [inner["items"]] if inner.get("items") else []
+        return {"anyOf": [inner, *items, {"type": ["string", "number", "array"]}]} if inner else {}
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        found = super().model_schema(schema)
+        # It closes what is outside of the short forms, where the keys are not.
+        if "anyOf" in found and found.pop("additionalProperties", None) is False:
+            inner = found
+            while "anyOf" in inner:
+                inner = inner["anyOf"][0]
+            inner["additionalProperties"] = False
+        return found
 
     def tagged_union_schema(self, schema: core_schema.TaggedUnionSchema) -> JsonSchemaValue:
         found = super().tagged_union_schema(schema)

@@ -25,7 +25,8 @@ def perturb(model: nn.Module, seed: int, dtype: torch.dtype) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+                parameter.add_(0.2 * noise)
     return model.train()
 
 
