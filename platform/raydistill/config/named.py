@@ -210,7 +210,7 @@ class TaskSpec(Named):
 
     @classmethod
     def _names_in(cls, config: Any) -> list[tuple[str, str]]:
-        return [(METRICS, name) for name in getattr(config, "metrics", ())]
+        return [(METRICS, name) for name in getattr(config, "metrics", None) or ()]
 
     @property
     def task(self) -> "type[TaskBase]":
