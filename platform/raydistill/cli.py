@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
-from raydistill.commands import cluster_jobs, convert, models, submit, tune
+from raydistill.commands import cluster_jobs, convert, explain, models, new, submit, tune
 from raydistill.commands.loading import load
 from raydistill.commands.reporting import (
     DONE,
@@ -43,6 +43,8 @@ app = typer.Typer(
 app.add_typer(models.app)
 app.command("tune")(tune.tune)
 app.command("convert")(convert.convert)
+app.add_typer(explain.app)
+app.add_typer(new.app, name="new")
 app.add_typer(submit.app)
 app.add_typer(cluster_jobs.app)
 
@@ -50,6 +52,7 @@ _PACKAGES = {
     "methods": "raydistill.methods",
     "tasks": "raydistill.tasks",
     "sources": "raydistill.data.sources",
+    "metrics": "raydistill.metrics",
     "stages": "raydistill.stages",
 }
 _FOLDERS = {"jobs": files.JOBS, "spaces": files.SPACES}

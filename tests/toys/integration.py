@@ -1,7 +1,6 @@
 """The fixture of the published values of knowledge integration, and rows without labels."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from raydistill.batch import Batch, collate
 from raydistill.methods import _integration
 from raydistill.methods._base import stored_name
+from raydistill.testing.contract import unlabelled as unlabelled
 from toys.classifiers import toy_classifier
 from toys.dynamic import g, says
 from toys.models import toy_bert
@@ -28,11 +28,6 @@ VKD = 1.07209537354896
 def student_of(labels: Sequence[str] = UNION, num_layers: int = 1, **options: Any) -> nn.Module:
     """A BERT classifier of these classes."""
     return toy_classifier(toy_bert, num_layers, labels=labels, **options)
-
-
-def unlabelled(batch: Batch) -> Batch:
-    """The batch without its labels."""
-    return replace(batch, columns={name: column for name, column in batch.columns.items() if name != "labels"})
 
 
 def fixture_batch(teachers: Sequence[Tensor] = TEACHERS, rows: Sequence[int] = range(4)) -> Batch:

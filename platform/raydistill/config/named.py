@@ -4,18 +4,21 @@ Such a spec is the annotation of its field. It is validated where it enters; one
 """
 
 import dataclasses
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError, with_config
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationError, with_config
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
 from raydistill.config.section import FINITE, with_plain_numbers
+from raydistill.options import options_of
+from raydistill.plugins import METHODS, METRICS, SOURCES, TASKS, Plugin
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Named:
 
     name: str
     config: Any
+    plugins: tuple[Plugin, ...] = ()
+    """What of it is in plug-ins: the module itself, then what its options name. They travel with it."""
 
     @classmethod
     def config_type(cls, name: str) -> type:
@@ -71,14 +76,34 @@ class Named:
             raise choice_error(kind, "name", name, choices)
         config_type = cls.config_type(name)
         try:
-            return cls(name, _validator(config_type).validate_python(section))
+            config = _validator(config_type).validate_python(section)
         except ValidationError as error:
             fields = [field.name for field in dataclasses.fields(config_type)]
             raise with_choices(error, fields, owner=f"{kind} {name}") from None
+        found = [discovery.plugin(*each) for each in ((cls.PACKAGE, name), *cls._names_in(config))]
+        return cls(name, config, tuple(plugin for plugin in found if plugin is not None))
+
+    @classmethod
+    def _names_in(cls, config: Any) -> list[tuple[str, str]]:
+        """Package and name of each further module that options name."""
+        return []
+
+    def __reduce__(self) -> Any:
+        # The options are of a class that another process has once it knows the plug-ins.
+        return _arrived, (type(self), self.name, self.plugins, pickle.dumps(self.config))
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        # Nothing of it changes, and it came from no other process.
+        return self
+
+    @property
+    def own_plugins(self) -> tuple[Plugin, ...]:
+        """The plug-in that is the module itself, if it is one."""
+        return tuple(plugin for plugin in self.plugins if (plugin.package, plugin.name) == (self.PACKAGE, self.name))
 
     @property
     def _module(self) -> ModuleType:
-        return discovery.load(self.PACKAGE, self.name)
+        return self.own_plugins[0].load() if self.own_plugins else discovery.load(self.PACKAGE, self.name)
 
     def dump(self) -> dict[str, Any]:
         """The section as plain data, every default written out."""
@@ -90,11 +115,56 @@ class Named:
             cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(cls.dump)
         )
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """The name of a module, or its name with its options."""
+        choices = discovery.names(cls.PACKAGE)
+        options = [
+            {"if": {"properties": {"name": {"const": name}}}, "then": cls._options_schema(name)} for name in choices
+        ]
+        section = {"type": "object", "required": ["name"], "properties": {"name": {"enum": choices}}, "allOf": options}
+        return {"anyOf": [{"enum": choices}, section]}
+
+    @classmethod
+    def _options_schema(cls, name: str) -> dict[str, Any]:
+        found = TypeAdapter(with_config(FINITE)(cls.config_type(name))).json_schema()
+        meanings = {option: meaning for option, _, meaning in options_of(cls.config_type(name))}
+        properties = {
+            # What refers to definitions of its own is described and not checked.
+            option: {**({} if "$ref" in str(schema) else schema), "description": meanings.get(option, "")}
+            for option, schema in found.get("properties", {}).items()
+        }
+        return {"properties": {"name": {}, **properties}, "additionalProperties": False}
+
+
+NamedT = TypeVar("NamedT", bound=Named)
+
+
+def _arrived(kind: type[NamedT], name: str, plugins: tuple[Plugin, ...], config: bytes) -> NamedT:
+    """A spec that comes from another process."""
+    discovery.arrived(plugins)
+    for plugin in plugins:
+        plugin.load()
+    return kind(name, pickle.loads(config), plugins)
+
+
+def plugins_in(value: Any) -> list[Plugin]:
+    """The plug-ins of all specs in a section of a job, in its order."""
+    if isinstance(value, Named):
+        return list(value.plugins)
+    if isinstance(value, BaseModel):
+        inner: Iterable[Any] = (getattr(value, name) for name in type(value).model_fields)
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    else:
+        inner = value if isinstance(value, list | tuple) else ()
+    return [plugin for each in inner for plugin in plugins_in(each)]
+
 
 class MethodSpec(Named):
     """A method and its options."""
 
-    PACKAGE = "raydistill.methods"
+    PACKAGE = METHODS
 
     @property
     def method(self) -> "type[Distiller]":
@@ -140,7 +210,11 @@ class MethodSpec(Named):
 class TaskSpec(Named):
     """A task and its options."""
 
-    PACKAGE = "raydistill.tasks"
+    PACKAGE = TASKS
+
+    @classmethod
+    def _names_in(cls, config: Any) -> list[tuple[str, str]]:
+        return [(METRICS, name) for name in getattr(config, "metrics", None) or ()]
 
     @property
     def task(self) -> "type[TaskBase]":
@@ -250,7 +324,7 @@ class EncodingSpec(Named):
 class SourceSpec(Named):
     """A source of examples and its options."""
 
-    PACKAGE = "raydistill.data.sources"
+    PACKAGE = SOURCES
 
     @property
     def is_listed_early(self) -> bool:

@@ -18,17 +18,17 @@ def has_key(annotation: Any, path: Sequence[str], value: Any = None) -> bool:
     """
     if not path:
         return True
-    return any(_has_key(alternative, path, value) for alternative in _alternatives(annotation))
+    return any(_has_key(alternative, path, value) for alternative in alternatives(annotation))
 
 
-def _alternatives(annotation: Any) -> Iterator[Any]:
+def alternatives(annotation: Any) -> Iterator[Any]:
     """The types of a union, or the type itself."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        yield from _alternatives(get_args(annotation)[0])
+        yield from alternatives(get_args(annotation)[0])
     elif origin in (Union, types.UnionType):
         for member in get_args(annotation):
-            yield from _alternatives(member)
+            yield from alternatives(member)
     else:
         yield annotation
 

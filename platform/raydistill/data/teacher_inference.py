@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raydistill import discovery
 from raydistill.batch import Batch, encoded_as
 from raydistill.data.corpus import Corpus
 from raydistill.data.published.score_files import OPTION, Block, ScoreColumn, replaced
@@ -28,6 +29,7 @@ from raydistill.losses.top_k import TopK, top_k_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.load import load_model
 from raydistill.models.predictions import at_labels, predict
+from raydistill.plugins import Plugin
 from raydistill.user_error import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,6 +52,8 @@ class TeacherRun:
     use_gpu: bool = False
     scores: ScoreColumn | None = None
     """Scores of a file, in place of those of passes with dropout."""
+    plugins: tuple[Plugin, ...] = ()
+    """Those of the task."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ def _cells(columns: Mapping[str, OutputColumn]) -> pa.Schema:
 def _teacher_task(run: TeacherRun) -> Callable[[Mapping[str, int]], list[pa.Table]]:
     """Load a teacher; the task runs it on a range of rows."""
     torch.set_num_threads(run.num_threads)
+    discovery.arrived(run.plugins)
     outputs = TeacherOutputs(run)
 
     def table_of(item: Mapping[str, int]) -> list[pa.Table]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from raydistill.config import yaml_text
 from raydistill.discovery import unknown_choice
-from raydistill.user_error import UserError
+from raydistill.job.plugin_files import with_texts
+from raydistill.user_error import UserError, placed
 
 JOBS = "_jobs"
 """Package folder of the jobs; in the repository it is a link to ``jobs/``."""
@@ -57,8 +58,13 @@ def job_text(reference: str) -> str:
 
 
 def read_job(reference: str) -> dict[str, Any]:
-    """The plain data of a job, given as in ``job_text``; raises ValueError with the line of a syntax error."""
-    return yaml_text.parse_mapping(job_text(reference), source=reference)
+    """The plain data of a job, given as in ``job_text``, with the content of its plug-ins.
+
+    Raises ValueError with the line of a syntax error, and for a plug-in that cannot be read.
+    """
+    raw = yaml_text.parse_mapping(job_text(reference), source=reference)
+    with placed(reference):
+        return with_texts(raw, folder=Path(os.path.expanduser(reference)).parent)
 
 
 def space_text(reference: str) -> str:

@@ -14,6 +14,7 @@ from raydistill.config.schema import has_key
 from raydistill.config.sections import Labels, ScalingConfig, Section, TrackingConfig
 from raydistill.job.expand import StageRun, expand
 from raydistill.job.model_labels import with_labels
+from raydistill.job.plugin_files import use_plugins, with_texts
 from raydistill.stages._base import Stage, StageConfig, stage_of
 from raydistill.user_error import UserError
 
@@ -51,6 +52,15 @@ StageField = Annotated[
 ]
 
 
+class PluginFile(Section):
+    """A plug-in with its content, as a job holds it on its way."""
+
+    file: str
+    """Its name as the job's file has it; the last part without ``.py`` is the plug-in's."""
+    text: str
+    """Its content."""
+
+
 class JobConfig(Section):
     """A job file."""
 
@@ -68,6 +78,9 @@ class JobConfig(Section):
     labels: dict[str, Labels] = {}
     """What the outputs of checkpoints are, by their names, where they are called ``LABEL_0`` or otherwise than in the
     corpus: the ``labels`` of every reference to it that has none of its own."""
+    plugins: list[str | PluginFile] = []
+    """Methods, tasks, sources and metrics of one's own: files that end in ``.py``, relative to the job's, and modules
+    that are installed, such as ``package.module``. The last part of the name is that of the method."""
     stages: Annotated[dict[str, StageField], Field(min_length=1)]
     """Stages by name, run in this order."""
 
@@ -108,10 +121,12 @@ class Job:
 
 
 def load_job(raw: Mapping[str, Any]) -> Job:
-    """Validate a job's plain data.
+    """Validate a job's plain data, whose plug-ins are then known.
 
     Raises UserError with one line for each mistake.
     """
+    raw = with_texts(raw)
+    use_plugins(raw)
     try:
         config = JobConfig.model_validate(dict(raw))
     except ValidationError as error:
@@ -153,6 +168,7 @@ def _forward_references(stages: Mapping[str, Stage]) -> list[str]:
 
 def accepts(raw: Mapping[str, Any]) -> Any:
     """A function that tells whether a stage of the raw job takes a dotted path, as overrides ask it."""
+    use_plugins(with_texts(raw))
 
     def stage_accepts(name: str, path: list[str]) -> bool:
         value = raw["stages"][name]

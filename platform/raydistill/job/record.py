@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydistill.config.named import plugins_in
 from raydistill.data.corpus import MANIFEST
 from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.storage import Folder
@@ -90,8 +91,8 @@ def stage_records(job: Job) -> dict[str, StageRecord]:
 def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) -> StageRecord:
     """The record of one run, given those before it.
 
-    Its hash covers configuration, seed, inputs' hashes and files outside the job. Raises ValueError when a source
-    it reads is not there, or when another run of the job would do the same.
+    Its hash covers configuration, seed, inputs' hashes, files outside the job, and the plug-ins that it uses. Raises
+    ValueError when a source it reads is not there, or when another run of the job would do the same.
     """
     registered = registered_checkpoints(job, run)
     hashes: dict[str, str] = {}
@@ -111,6 +112,9 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
         "format": run.stage.FORMAT,
         "files": outside,
     }
+    plugins = {f"{plugin.package}/{plugin.name}": plugin.digest for plugin in plugins_in(run.stage.config)}
+    if plugins:
+        identity["plugins"] = plugins
     digest = stage_hash(identity, hashes)
     for other in earlier.values():
         if other.hash == digest and job.runs[other.name].base == run.base:

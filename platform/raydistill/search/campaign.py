@@ -119,7 +119,8 @@ def _identity(search: SearchConfig, raw: Mapping[str, Any]) -> str:
     stages = {
         name: {key: value for key, value in stage.items() if key != "scaling"} for name, stage in raw["stages"].items()
     }
-    content = json.dumps([kept, stages, raw.get("seed")], sort_keys=True, default=str)
+    plugins = [raw["plugins"]] if raw.get("plugins") else []
+    content = json.dumps([kept, stages, raw.get("seed"), *plugins], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -274,6 +274,7 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
             scores=self.config.score_column(number),
+            plugins=self.config.task.plugins,
         )
 
     def _parts(self, context: _base.StageContext) -> Iterator[tuple[str, Corpus]]:
@@ -310,6 +311,7 @@ class Stage(_base.Stage):
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
                 **({} if column is None or not is_of_train_set(corpus) else {OPTION: column.identity}),
+                **({"plugin": config.task.own_plugins[0].digest} if config.task.own_plugins else {}),
             },
         )
 

@@ -1,62 +1,16 @@
-"""Metrics of classes and scores by their names, from logits and labels; scikit-learn and SciPy compute them."""
+"""Metrics of classes and scores by their names, from logits and labels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydistill.discovery import unknown_choice
+from raydistill import discovery
+from raydistill.plugins import METRICS
 from raydistill.user_error import UserError
 
 Values = NDArray[Any]
-
-
-def _accuracy(predictions: Values, labels: Values) -> float:
-    return float(np.mean(predictions == labels))
-
-
-def _f1(predictions: Values, labels: Values) -> float:
-    """Of class 1, as GLUE has it."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, zero_division=0.0))
-
-
-def _macro_f1(predictions: Values, labels: Values) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(labels, predictions, average="macro", zero_division=0.0))
-
-
-def _matthews(predictions: Values, labels: Values) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return float(matthews_corrcoef(labels, predictions))
-
-
-def _pearson(predictions: Values, labels: Values) -> float:
-    from scipy.stats import pearsonr
-
-    # Of a constant there is no correlation.
-    constant = np.ptp(predictions) == 0 or np.ptp(labels) == 0
-    return 0.0 if constant else float(pearsonr(predictions, labels).statistic)
-
-
-def _spearman(predictions: Values, labels: Values) -> float:
-    from scipy.stats import spearmanr
-
-    constant = np.ptp(predictions) == 0 or np.ptp(labels) == 0
-    return 0.0 if constant else float(spearmanr(predictions, labels).statistic)
-
-
-OF_CLASSES: dict[str, Callable[[Values, Values], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "macro_f1": _macro_f1,
-    "matthews": _matthews,
-}
-OF_SCORES: dict[str, Callable[[Values, Values], float]] = {"pearson": _pearson, "spearman": _spearman}
 
 
 def default_metrics(labels: Sequence[str] | None) -> tuple[str, ...]:
@@ -69,25 +23,39 @@ def default_metrics(labels: Sequence[str] | None) -> tuple[str, ...]:
 
 def check_metrics(names: Sequence[str]) -> None:
     """Raise ValueError for a metric that there is not, or for metrics of classes and of scores together."""
-    known = [*OF_CLASSES, *OF_SCORES]
+    known = discovery.names(METRICS)
     for name in names:
         if name not in known:
-            raise UserError(unknown_choice("metrics", name, known))
+            raise UserError(discovery.unknown_choice("metrics", name, known))
     if not names:
         raise UserError(f"metrics is empty; choices: {', '.join(known)}")
-    if set(names) & set(OF_CLASSES) and set(names) & set(OF_SCORES):
+    if len({_of(name) for name in names}) > 1:
         raise UserError(f"metrics is {', '.join(names)}; those of classes and of scores do not go together")
 
 
 def check_suited(names: Sequence[str], *, num_classes: int) -> None:
     """Raise ValueError for metrics that so many classes, 0 for scores, do not have."""
-    table = OF_CLASSES if num_classes else OF_SCORES
-    unfit = [name for name in names if name not in table]
-    if unfit:
-        what = f"{num_classes} classes have" if num_classes else "scores have"
-        raise UserError(f"metrics has {unfit[0]}, {what} {', '.join(table)}; change task.metrics")
+    _check_kind(names, "classes" if num_classes else "scores", num_classes)
     if "f1" in names and num_classes != 2:
         raise UserError(f"metrics has f1, which is that of class 1 of two, but there are {num_classes}; use macro_f1")
+
+
+def higher_is_better(names: Sequence[str]) -> dict[str, bool]:
+    """Of each metric whether a greater value is better."""
+    return {name: bool(discovery.load(METRICS, name).HIGHER_IS_BETTER) for name in names}
+
+
+def _of(name: str) -> str:
+    """What a metric is of, ``classes`` or ``scores``."""
+    return str(discovery.load(METRICS, name).OF)
+
+
+def _check_kind(names: Sequence[str], kind: str, num_classes: int) -> None:
+    unfit = [name for name in names if _of(name) != kind]
+    if unfit:
+        what = f"{num_classes} classes have" if num_classes else "scores have"
+        choices = ", ".join(name for name in discovery.names(METRICS) if _of(name) == kind)
+        raise UserError(f"metrics has {unfit[0]}, {what} {choices}; change task.metrics")
 
 
 def metrics_of(logits: Values, labels: Values, names: Sequence[str]) -> dict[str, float]:
@@ -97,12 +65,9 @@ def metrics_of(logits: Values, labels: Values, names: Sequence[str]) -> dict[str
     the other way round.
     """
     of_scores = logits.shape[1] == 1
-    table = OF_SCORES if of_scores else OF_CLASSES
-    unfit = [name for name in names if name not in table]
-    if unfit:
-        raise UserError(f"metrics has {unfit[0]}, which is none of {', '.join(table)}; change task.metrics")
+    _check_kind(names, "scores" if of_scores else "classes", 0 if of_scores else logits.shape[1])
     predictions = logits[:, 0] if of_scores else logits.argmax(axis=1)
-    found = {name: table[name](predictions, labels) for name in names}
+    found = {name: float(discovery.load(METRICS, name).metric(predictions, labels)) for name in names}
     return {**found, "loss": _loss(logits, labels), "rows": float(len(labels))}
 
 

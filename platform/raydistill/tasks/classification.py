@@ -153,9 +153,9 @@ class Task(TaskBase):
 
     @classmethod
     def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
-        """All metrics but the loss are better when greater."""
+        """As each metric says; of the loss a smaller value."""
         metrics = _class_metrics.default_metrics(labels) if config.metrics is None else config.metrics
-        return {**dict.fromkeys(metrics, True), "loss": False}
+        return {**_class_metrics.higher_is_better(metrics), "loss": False}
 
     @property
     def _metrics(self) -> Sequence[str]:
