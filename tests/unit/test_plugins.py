@@ -67,7 +67,7 @@ def test_a_method_of_a_plug_in_has_a_public_class_with_its_documentation():
 def test_a_metric_of_a_plug_in_counts_with_its_own_direction():
     used(zeros=METRIC)
     spec = TaskSpec.parse({"name": "classification", "metrics": ["accuracy", "zeros"]})
-    assert spec.higher_is_better == {"accuracy": True, "zeros": False, "loss": False}
+    assert spec.higher_is_better() == {"accuracy": True, "zeros": False, "loss": False}
     assert [plugin.name for plugin in spec.plugins] == ["zeros"]
     module = discovery.load(plugins.METRICS, "zeros")
     assert module.metric(np.array([0, 1, 0, 0]), np.array([1, 1, 1, 1])) == 0.75

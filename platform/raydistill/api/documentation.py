@@ -4,7 +4,6 @@ import inspect
 from types import ModuleType
 
 from raydistill.options import EXAMPLE, listed
-from raydistill.options import options_of as options_of
 
 _LOSS = """\
 Shapes, units and errors: ``build(student, teachers)`` gives a ``Distillation``, which makes a 0-d loss, in nats or

@@ -24,7 +24,7 @@ def explain(*arguments):
 def test_an_option_of_a_method_has_type_default_what_it_may_be_and_meaning():
     found = explained(TRAIN, ["method", "kd", "temperature"])
     assert found.lines == [
-        "temperature: float = 10.0",
+        "temperature: float = 2.0",
         "  it must be positive and finite",
         "  Logits are divided by it before the softmax.",
     ]
@@ -56,7 +56,7 @@ def test_what_a_job_writes_picks_the_method_and_is_told():
 def test_a_key_inside_stages_is_told_for_all_that_have_it():
     code, text = explain("method.kd.temperature")
     assert code == 0
-    assert text.splitlines()[:2] == ["in stages train:", "temperature: float = 10.0"]
+    assert text.splitlines()[:2] == ["in stages train:", "temperature: float = 2.0"]
 
 
 @pytest.mark.parametrize("key", ["nope", "train.training.nope", "method.kd.nope"])
