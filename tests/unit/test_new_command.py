@@ -42,7 +42,7 @@ def test_a_new_task_passes_its_tests_and_is_read_by_jobs():
     tests = written("task", "my_task")
     for name in [name for name in tests if name.startswith("test_")]:
         tests[name]()
-    assert TaskSpec.parse("my_task").higher_is_better == {"accuracy": True, "loss": False}
+    assert TaskSpec.parse("my_task").higher_is_better(("no", "yes")) == {"accuracy": True, "loss": False}
     assert EncodingSpec.parse({"name": "my_task", "labels": ["no", "yes"]}).labels == ("no", "yes")
 
 
