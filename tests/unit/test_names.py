@@ -104,7 +104,7 @@ def test_two_keys_of_one_ending_are_two_pictures():
     against = [{"key": key, "metric": "loss"} for key in ("method.temperature", "student.temperature", "seed")]
     config = report.Config(kind="report", evaluations=["compare"], plot_against=against)
     stage = report.Stage("report", config)
-    assert stage._against_stems() == [
+    assert stage._against_stems({}) == [
         "compare-loss-against-method.temperature",
         "compare-loss-against-student.temperature",
         "compare-loss-against-seed",

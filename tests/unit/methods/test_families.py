@@ -6,10 +6,13 @@ import torch
 from raydistill import discovery
 from raydistill.models.blocks import _find, blocks_of
 from raydistill.models.layer_plan import plan_of
+from raydistill.plugins import METHODS
+from raydistill.testing import method_case
+from raydistill.testing.contract import prepared_batch
 from toys.classifiers import toy_labelled_batch
 from toys.models import largest_difference, parameter_gradients, toy_batch
 from toys.zoo import toy
-from unit.methods.test_contract import CASES, PACKAGE, build, evaluate, prepared
+from unit.methods.test_contract import CASES
 
 FIRST = [(name, *cases[0][:1], cases[0][1][0]) for name, cases in CASES.items()]
 """The first configuration of each method on its first family."""
@@ -45,13 +48,13 @@ SITES = {
 
 @pytest.mark.parametrize(("name", "options", "family"), [*FIRST, *MORE])
 def test_a_loss_and_its_gradients_are_the_same_of_models_that_run_whole(name, options, family, monkeypatch):
-    method = build(name, options, family)
+    method = method_case(name, options, family).build()
     assert plan_of(method.student.config) is None
-    batch, found = prepared(method), []
+    batch, found = prepared_batch(method), []
     for families in (_find.packed_families(), {}):
         monkeypatch.setattr(_find, "packed_families", lambda families=families: families)
         assert bool(families) == blocks_of(method.student).IN_PARTS
-        loss, terms = evaluate(method, batch)
+        loss, terms = method(batch)
         found.append((loss, terms, parameter_gradients(loss, method.student)))
     (loss, terms, gradients), (whole, same_terms, same_gradients) = found
     torch.testing.assert_close(whole, loss, rtol=1e-9, atol=1e-9)
@@ -63,7 +66,7 @@ def test_a_loss_and_its_gradients_are_the_same_of_models_that_run_whole(name, op
 
 @pytest.mark.parametrize(("name", "options", "teacher", "student"), PAIRS)
 def test_a_step_lowers_the_loss_of_a_student_of_another_family_than_its_teacher(name, options, teacher, student):
-    module, is_language = discovery.load(PACKAGE, name), name == "causal"
+    module, is_language = discovery.load(METHODS, name), name == "causal"
     head = None if not is_language else ("causal_lm" if student == "stablelm" else "masked_lm")
     models = [
         toy(one, head=head or "sequence_classification", seed=seed, **OPTIONS.get(one, {}))
@@ -76,14 +79,14 @@ def test_a_step_lowers_the_loss_of_a_student_of_another_family_than_its_teacher(
     # Every row needs an end of text, where T5 reads what it pools.
     batch = batch.with_columns(input_ids=batch["input_ids"].index_fill(1, torch.tensor([0]), END))
     batch = method.prepare_batch(config, batch)
-    loss, _ = evaluate(method, batch)
+    loss, _ = method(batch)
     gradients = torch.autograd.grad(loss, list(method.parameters()), allow_unused=True, materialize_grads=True)
     # A step as small as this follows the gradient.
     size = sum(gradient.square().sum() for gradient in gradients)
     with torch.no_grad():
         for parameter, gradient in zip(method.parameters(), gradients, strict=True):
             parameter -= 1e-4 / size * gradient
-    lowered = loss - evaluate(method, batch)[0]
+    lowered = loss - method(batch)[0]
     torch.testing.assert_close(lowered, torch.full_like(lowered, 1e-4), rtol=0.1, atol=0)
 
 

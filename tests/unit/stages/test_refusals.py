@@ -12,7 +12,7 @@ from raydistill import stages
 
 FOLDER = Path(next(iter(stages.__path__)))
 ONLY_WHEN_RUNNING: dict[str, str] = {
-    "_teacher_cache._captured": "what of it other jobs have stored by then, and how much room the storage has left",
+    "capture.Stage.check_room": "what of it other jobs have stored by then, and how much room the storage has left",
     "register.Stage._chosen_run": "whether each run lacks a metric of the evaluation, as an infinite loss",
 }
 """Functions whose refusals no plan can raise, and why."""

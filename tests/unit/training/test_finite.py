@@ -22,9 +22,13 @@ class Columns:
 
 @pytest.fixture(autouse=True)
 def group():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    # Another test of this process may have left a group of one.
+    is_new = not dist.is_initialized()
+    if is_new:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    if is_new:
+        dist.destroy_process_group()
 
 
 def refusal(step, *, batches=(), teachers=()):
