@@ -57,6 +57,11 @@ class Config(_files.FileSet):
             raise UserError(f"skip_rows is {self.skip_rows}; it must not be negative")
         if self.labels is not None and (self.label is None or isinstance(self.label, Scores)):
             raise UserError("labels names the raw values of a label's column; give that column as label")
+        roles: dict[Column, str] = {}
+        for role, column in self.columns().items():
+            if column in roles:
+                raise UserError(f"{roles[column]} and {role} are both {column!r}; name two columns")
+            roles[column] = role
 
     def columns(self) -> dict[str, Column]:
         """The columns that are read, by what they mean."""
