@@ -39,3 +39,13 @@ def test_the_documented_job_runs_and_its_file_finds_everything_finished(tmp_path
     stages = json.loads(run(folder, "-m", "raydistill", "run", "reviews.yaml", "--json"))["stages"]
     assert list(stages) == ["binarize", "teacher", *(f"train[seed={seed}]" for seed in (1, 2, 3)), "evaluate"]
     assert all(stage["skipped"] for stage in stages.values())
+
+
+def test_a_job_of_the_command_new_runs_and_its_student_is_registered(tmp_path: Path) -> None:
+    folder = write_reviews(tmp_path)
+    columns = ["--data", "reviews.csv", "--text", "review", "--label", "stars"]
+    run(folder, "-m", "raydistill", "new", "job", "mine", *columns, "--teacher", "base", "--layers", "3")
+    shorter = [f"{stage}.training.max_steps=2" for stage in ("teacher", "student")]
+    stages = json.loads(run(folder, "-m", "raydistill", "run", "mine.yaml", *shorter, "--json"))["stages"]
+    assert list(stages) == ["corpus", "teacher", "student", "evaluate", "register"]
+    assert "mine" in run(folder, "-m", "raydistill", "models", "list")
