@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,7 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
     _quieten_libraries()
     joined = ray.is_initialized()
     if not joined:
+        check_system()
         problems = machine_problems()
         if problems:
             raise UserError(problems)
@@ -49,6 +51,15 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
     finally:
         if not joined:
             ray.shutdown()
+
+
+def check_system() -> None:
+    """Raise UserError on a system on which DeepSpeed's workers do not run."""
+    if sys.platform != "linux":
+        raise UserError(
+            f"jobs run on Linux, and this machine's system is {sys.platform}; submit the job to a cluster, on Windows use "
+            "WSL 2, or take the methods in Python, which run everywhere"
+        )
 
 
 def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> dict[str, Any]:

@@ -3,9 +3,14 @@
 import importlib
 import json
 import os
+import sys
 
-from raydistill.cluster.joining import _runtime_environment
+import pytest
+import ray
+
+from raydistill.cluster.joining import _runtime_environment, connection
 from raydistill.environment import quiet_variables
+from raydistill.user_error import UserError
 
 
 def submitted_with(monkeypatch, runtime_env):
@@ -51,3 +56,12 @@ def test_workers_of_a_job_with_variables_load_them_when_they_start(monkeypatch, 
     monkeypatch.setenv("RAYDISTILL_TEST_SECRET", "")
     getattr(importlib.import_module(module), name)()
     assert os.environ["RAYDISTILL_TEST_SECRET"] == "x"
+
+
+@pytest.mark.parametrize("system", ["win32", "darwin"])
+def test_on_another_system_than_linux_nothing_is_started(monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    with pytest.raises(UserError, match=f"jobs run on Linux, and this machine's system is {system}"), connection([]):
+        pass
