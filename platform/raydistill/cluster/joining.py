@@ -57,8 +57,8 @@ def check_system() -> None:
     """Raise UserError on a system on which DeepSpeed's workers do not run."""
     if sys.platform != "linux":
         raise UserError(
-            f"jobs run on Linux, and this machine's system is {sys.platform}; submit the job to a cluster, use WSL 2 on "
-            "Windows, or take the methods in Python, which run everywhere"
+            f"jobs run on Linux, and this machine's system is {sys.platform}; submit the job to a cluster, use WSL 2 "
+            "on Windows, or take the methods in Python, which run everywhere"
         )
 
 

@@ -41,9 +41,11 @@ def run_tasks(
     if ahead_bytes is not None:
         limits = ray.data.ExecutionResources(cpu=num_tasks, object_store_memory=ahead_bytes)
         context.execution_options.resource_limits = limits
-    compute = None if num_tasks is None else ray.data.TaskPoolStrategy(size=num_tasks)
+    num_calls = min(len(items), max_calls or len(items))
+    # Ray warns of tasks that would never have a call.
+    compute = None if num_tasks is None else ray.data.TaskPoolStrategy(size=max(1, min(num_tasks, num_calls)))
     function, options = partial(_tables, task=task, schema=schema), {"compute": compute, "num_cpus": cpus}
-    return _run(function, options, items, context, num_blocks=min(len(items), max_calls or len(items)), ahead=2)
+    return _run(function, options, items, context, num_blocks=num_calls, ahead=2)
 
 
 def run_actors(
