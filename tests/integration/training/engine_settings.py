@@ -27,6 +27,7 @@ from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
+from raydistill.user_error import UserError
 from toys.shardable import held_numel
 from toys.training import make_spec
 
@@ -95,7 +96,11 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
     config = {"output": str(output), "tracker": NullTracker(), "run_key": "", "board": board}
     worker.restore = lambda engine: engine.load(folder / loaded) if loaded else None
     worker.report_checkpoint = lambda engine, metrics, state: _save(engine, folder, state, saved) if saved else None
-    loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers)
+    try:
+        loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers)
+    except UserError as error:
+        engine.close()
+        return {"failure": str(error), "losses": []}
     seen: dict[str, Any] = {"failure": "", "sites": []}
     causal.draw.blocks = seen["sites"]
     try:
