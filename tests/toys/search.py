@@ -8,6 +8,7 @@ from typing import Any
 from raydistill.search.campaign import run_campaign
 from raydistill.search.config import SearchConfig
 from toys.capture import train_stage, write_labelled
+from toys.training import OPTIMIZER
 
 STAGE = "distill"
 
@@ -23,7 +24,8 @@ def write_job(folder: Path) -> Path:
         "method": "finetune",
         "student": {"init": "checkpoint", "checkpoint": str(folder / "teacher")},
         "training": training,
-        "optimizer": {"learning_rate": 0.001},
+        # So large an epsilon keeps Adam from making steps of what rounding leaves where a gradient is zero.
+        "optimizer": {**OPTIMIZER, "learning_rate": 0.001},
     }
     student = {"init": "layers", "architecture": "bert", "layers": [0, 2], "checkpoint": "start"}
     steps = {"max_steps": 8, "eval_steps": 2, "micro_batch_size": 12, "dropout": 0.1}
