@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from raydistill.config.yaml_text import dump
 from raydistill.job.graph import with_readers
 from raydistill.job.load import load_job
 from raydistill.search.config import SearchConfig
@@ -45,8 +44,7 @@ def best_job_text(search: SearchConfig, result: CampaignResult, best: Trial) -> 
         *(f"  {line}" for line in best.course_lines()),
         _remark(best),
     ]
-    body = yaml.safe_dump(best_job_data(search, best.overrides), sort_keys=False, width=120, allow_unicode=True)
-    return "".join(f"# {line}\n" for line in head) + body
+    return "".join(f"# {line}\n" for line in head) + dump(best_job_data(search, best.overrides))
 
 
 def _remark(best: Trial) -> str:
