@@ -183,9 +183,16 @@ class TeacherConfig(ModelRef):
 
 
 _UNREAD: dict[str, tuple[str, ...]] = {
-    "layers": (),
+    "layers": ("config",),
     "random": ("vocab_transform",),
-    "checkpoint": ("architecture", "num_layers", "layers", "vocab_transform", "freeze_position_embeddings"),
+    "checkpoint": (
+        "architecture",
+        "num_layers",
+        "layers",
+        "vocab_transform",
+        "freeze_position_embeddings",
+        "config",
+    ),
 }
 """Keys of a student that each of its starts does nothing with."""
 
@@ -206,6 +213,11 @@ class StudentConfig(Section):
     """Teacher blocks to copy, from 0; by default the published list for ``num_layers``."""
     vocab_transform: bool = False
     """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
+    config: dict[str, Any] = {}
+    """Shape of a fresh student, by the keys of its family's configuration in transformers, such as ``{hidden_size: 312,
+    num_hidden_layers: 4, num_attention_heads: 12, intermediate_size: 1200}``. ``model_type`` picks another family than
+    the teacher's. What is not given is the teacher's, and of another family what transformers starts it with;
+    vocabulary, special token ids and classes are always those of the teacher."""
     layer_plan: str | list[Any] | None = None
     """In which order blocks run, some more than once with shared weights: a name, such as ``sps``, or a list of
     [block, swap], where swap exchanges query and key. By default once each, or as the checkpoint that is continued."""
@@ -230,8 +242,10 @@ class StudentConfig(Section):
                 raise UserError(
                     f"{key} is {value}, which init: {self.init} does not read; leave it out, or write init: {reader}"
                 )
-        if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
-            raise UserError("give num_layers or layers")
+        if self.init != "checkpoint" and self.num_layers is None and self.layers is None and not self.config:
+            raise UserError("give num_layers or layers" + (", or config" if self.init == "random" else ""))
+        if self.config and self.architecture is not None:
+            raise UserError(f"architecture is {self.architecture} beside config; write config.model_type instead")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
             raise UserError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
         if self.layer_plan is not None:

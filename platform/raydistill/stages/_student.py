@@ -9,14 +9,14 @@ from raydistill.config.sections import StudentConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture
 from raydistill.data.storages import storage_at
-from raydistill.models import checks, layer_plan, layer_selection
+from raydistill.models import checks, layer_plan, layer_selection, student_shapes
 from raydistill.models.blocks import family_of
 from raydistill.models.classes import with_classes
 from raydistill.models.kept_units import kept_of
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
 from raydistill.models.padding import write_padding
 from raydistill.stages import _models
-from raydistill.user_error import UserError
+from raydistill.user_error import UserError, placed
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -29,14 +29,16 @@ def planned(section: StudentConfig, source: Any, labels: tuple[str, ...], *, hea
 
     Raises ValueError for layers and plans that it cannot have.
     """
+    return with_plan(section, _before_plan(section, source, labels, head=head), head=head)
+
+
+def _before_plan(section: StudentConfig, source: Any, labels: tuple[str, ...], *, head: str) -> Any:
     if head in CLASSIFIERS:
         source = with_classes(source, labels)
-    if section.init != "checkpoint":
-        source = _shortened(section, source, head=head)
-    return with_plan(section, source, head=head)
+    return source if section.init == "checkpoint" else _made(section, source, head=head)
 
 
-def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
+def _made(section: StudentConfig, source: Any, *, head: str) -> Any:
     if kept_of(source) is not None:
         raise UserError(
             f"student.init is {section.init!r}, but the model that it starts from is pruned; name the one before "
@@ -46,6 +48,9 @@ def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
     if layers is not None:
         checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
     num_layers = len(layers) if layers is not None else section.num_layers or len(section.layers or [])
+    if section.config:
+        with placed("student"):
+            return student_shapes.shaped_config(source, section.config, head=head, num_layers=num_layers or None)
     return layer_selection.student_config(
         source, architecture=section.architecture, num_layers=num_layers, layers=layers, head=head
     )
@@ -119,14 +124,8 @@ def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus |
     labels = config.task.outputs(corpus.encoding.labels)
     reference = section.checkpoint or config.teachers[0]
     if section.init == "random":
-        source = load_config(origin)
-        student = layer_selection.random_student(
-            with_classes(source, labels) if head in CLASSIFIERS else source,
-            architecture=section.architecture,
-            num_layers=section.num_layers or len(section.layers or []),
-            seed=seed,
-            head=head,
-        )
+        made = _before_plan(section, load_config(origin), labels, head=head)
+        student = layer_selection.fresh_student(made, seed=seed, head=head)
     else:
         # Only a new head is drawn, by the run's own seed.
         student = load_model(
@@ -150,8 +149,8 @@ def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus |
     _write_plan(section, student.config, head=head)
     tokenizer = load_tokenizer(storage_at(corpus.tokenizer_uri).fetch())
     write_padding(student.config, tokenizer, head=head)
-    with atomic_folder(folder) as made:
-        save_model(student, tokenizer, made)
+    with atomic_folder(folder) as temporary:
+        save_model(student, tokenizer, temporary)
 
 
 def freezes_positions(section: StudentConfig, student: Any) -> bool:

@@ -79,6 +79,8 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
+        # Students without one keep the hashes that they had.
+        found["student"] = {key: value for key, value in found["student"].items() if key != "config" or value}
         if self.config.teacher_outputs in _teacher_plan.KEYWORDS and DROPOUT_SCORES not in _teacher_plan.kinds_of(
             self.config
         ):
