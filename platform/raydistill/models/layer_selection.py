@@ -80,7 +80,7 @@ def student_config(
             f"choices: {', '.join(choices)}"
         )
     if layers is not None:
-        _check_copied(teacher, layers)
+        check_copied(teacher, layers)
     if architecture == teacher.model_type:
         return shortened(teacher, range(num_layers) if layers is None else layers)
     return DistilBertConfig(
@@ -100,7 +100,7 @@ def student_config(
     )
 
 
-def _check_copied(teacher: Any, layers: Sequence[int]) -> None:
+def check_copied(teacher: Any, layers: Sequence[int]) -> None:
     """Raise ValueError for blocks of a teacher that cannot be copied to a student in this order."""
     family = family_of(teacher)
     if family.FIRST_DIFFERS and [layer == 0 for layer in layers] != [True] + [False] * (len(layers) - 1):

@@ -17,6 +17,8 @@ _OF_EACH_BLOCK = ("layer_types", "no_rope_layers")
 """Values of configurations that have an entry for each block."""
 _OF_CLASSES = ("id2label", "label2id", "problem_type")
 _OF_TOKENIZER = ("vocab_size",)
+_AS_WIDE = ("embedding_size", "pooler_hidden_size", "word_embed_proj_dim")
+"""Widths that stay the hidden states' where they are in the teacher."""
 _NO_SHAPE = ("is_decoder", "is_encoder_decoder", "add_cross_attention", "use_cache")
 """Keys that make of a model something that no task trains."""
 
@@ -93,6 +95,8 @@ def _own_keys(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     common = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     known = {field.name for field in dataclasses.fields(base)} - common - {*_NO_SHAPE}
     known |= {name for name, own in base.attribute_map.items() if own in known}
+    # Many decoders read it from a configuration that does not declare it.
+    known |= {name for name in ("head_dim",) if hasattr(base, name)}
     fixed = {name for name in (*known, *_OF_CLASSES) if name.endswith("_token_id")} | {*_OF_TOKENIZER, *_OF_CLASSES}
     found: dict[str, Any] = {}
     for key, value in given.items():
@@ -109,11 +113,18 @@ def _own_keys(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _derived_anew(base: Any, values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values without those that the family makes of others, where these may change."""
-    hidden, heads = (values.get(_own(base, name)) for name in ("hidden_size", "num_attention_heads"))
-    derived = {"num_key_value_heads": heads, "head_dim": hidden // heads if hidden and heads else None}
-    dropped = {name for name, value in derived.items() if name not in changes and values.get(name) == value}
-    return {name: value for name, value in values.items() if name not in dropped}
+    """Values in which those that follow from others in the teacher follow from the student's."""
+    keys = [_own(base, name) for name in ("hidden_size", "num_attention_heads")]
+    hidden, heads = (values.get(key) for key in keys)
+    if not hidden or not heads:
+        return values
+    found = {**values, **{name: changes.get(keys[0], hidden) for name in _AS_WIDE if values.get(name) == hidden}}
+    if values.get("num_key_value_heads") == heads:
+        found["num_key_value_heads"] = changes.get(keys[1], heads)
+    defaults = {field.name: field.default for field in dataclasses.fields(base)}
+    if values.get("head_dim") == hidden // heads and defaults.get("head_dim") is None:
+        del found["head_dim"]
+    return found
 
 
 def _described(base: Any, values: dict[str, Any]) -> Any:
