@@ -67,6 +67,11 @@ def shaped_config(
     return made
 
 
+def depth_of(teacher: Any, shape: Mapping[str, Any]) -> Any:
+    """The number of blocks that a shape of the teacher's family says, None where it says none."""
+    return shape.get("num_hidden_layers", shape.get(_own(teacher, "num_hidden_layers")))
+
+
 def _own(config: Any, name: str) -> str:
     """The name that a family has for a key that all share."""
     return str(config.attribute_map.get(name, name))

@@ -1,5 +1,6 @@
 """Students of another shape than their teacher, in the plan of a training and as a stage writes them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 
 import raydistill as rd
 from raydistill.config.sections import ScalingConfig
+from raydistill.data.unit_scores import COMBINED, ScoreFacts, write_scores
 from raydistill.job.load import load_job
 from raydistill.models.checks import num_parameters
+from raydistill.models.importance import Scores
 from raydistill.models.load import load_config, load_model
-from raydistill.stages import _student, _training_plan, train
+from raydistill.stages import _models, _student, _training_plan, train
 from raydistill.stages._base import CorpusFacts, Input
 from toys.classifiers import CLASSES, CLASSIFIERS
 from toys.corpus import random_rows, write_corpus
@@ -18,6 +21,7 @@ from toys.words import make_tokenizer
 
 HEAD = "sequence_classification"
 SHAPE = {"hidden_size": 24, "num_attention_heads": 4, "num_hidden_layers": 2, "intermediate_size": 20}
+SLICE = {"hidden_size": 8, "num_attention_heads": 1, "num_hidden_layers": 2, "intermediate_size": 20}
 CORPUS = {"corpus": Input(CorpusFacts("classification", 61, 40, labels=CLASSES))}
 
 
@@ -34,21 +38,85 @@ def config(teacher: str, method: object = "kd", **student) -> train.Config:
     return train.Config.model_validate({**stage, "training": {"batch_size": 8}, "student": student})
 
 
-@pytest.mark.parametrize("model_type", ["bert", "electra", "albert"])
-def test_a_plan_tells_the_parameters_of_the_student_that_the_stage_writes(teacher, model_type, tmp_path):
-    stage = config(teacher, init="random", config={"model_type": model_type, **SHAPE})
-    decisions = _training_plan.plan_training(stage, ScalingConfig(), CORPUS)
+def written(stage: train.Config, teacher: str, folder: Path, **options):
+    """The student that a stage writes for the teacher's classes."""
     files = {path.name: path.read_bytes() for path in Path(teacher).iterdir() if "token" in path.name}
     encoding = {"name": "classification", "labels": list(CLASSES)}
-    corpus = write_corpus(tmp_path / "c", random_rows(4), encoding=encoding, tokenizer_files=files)
-    _student.write_initial(stage, tmp_path / "initial", Path(teacher), corpus, seed=1)
-    student = load_model(tmp_path / "initial", head=HEAD, labels=CLASSES)
+    corpus = write_corpus(folder / "c", random_rows(4), encoding=encoding, tokenizer_files=files)
+    _student.write_initial(stage, folder / "initial", Path(teacher), corpus, seed=1, **options)
+    return load_model(folder / "initial", head=HEAD, labels=CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("init", "model_type"), [("random", "bert"), ("random", "electra"), ("random", "albert"), ("sliced", "bert")]
+)
+def test_a_plan_tells_the_parameters_of_the_student_that_the_stage_writes(teacher, init, model_type, tmp_path):
+    shape = SHAPE if init == "random" else SLICE
+    stage = config(teacher, init=init, config={"model_type": model_type, **shape})
+    decisions = _training_plan.plan_training(stage, ScalingConfig(), CORPUS)
+    student = written(stage, teacher, tmp_path)
     parameters = sum(parameter.numel() for parameter in student.parameters())
     assert f"student {model_type}, {parameters:,} parameters" in decisions.lines[0]
     assert num_parameters(decisions.student, head=HEAD) == parameters
-    written = load_config(tmp_path / "initial")
-    assert {key: getattr(written, key) for key in SHAPE} == SHAPE
+    own = load_config(tmp_path / "initial")
+    assert {key: getattr(own, key) for key in shape} == shape
     assert torch.isfinite(student(torch.tensor([[4, 5, 6]])).logits).all()
+
+
+def test_a_sliced_student_has_the_chosen_blocks_of_the_teacher_and_its_outputs(teacher, tmp_path):
+    start = {"init": "sliced", "layers": [2, 0], "config": {"hidden_size": 8, "num_attention_heads": 1}}
+    student, source = (
+        written(config(teacher, **start), teacher, tmp_path),
+        load_model(teacher, head=HEAD, labels=CLASSES),
+    )
+    for position, layer in enumerate(start["layers"]):
+        own, theirs = (model.bert.encoder.layer for model in (student, source))
+        assert torch.equal(own[position].output.dense.weight, theirs[layer].output.dense.weight[:8])
+    assert torch.equal(student.classifier.weight, source.classifier.weight[:, :8])
+
+
+def scored(folder: Path, model: str) -> Path:
+    """Scores of a model by which its second head and its last neurons matter most."""
+    content = _models.content_of(Path(model))
+    facts = ScoreFacts(
+        model="m",
+        model_folder=model,
+        model_hash=content,
+        lam=1,
+        temperature=1,
+        corpus_hash="",
+        part="",
+        rows=1,
+        task="",
+    )
+    folder.mkdir()
+    heads = torch.tensor([[0.0, 1.0]]).expand(3, 2)
+    write_scores(folder, facts, {COMBINED: Scores(heads, torch.arange(24.0).expand(3, 24))})
+    return folder
+
+
+def test_a_student_of_important_units_has_those_of_the_scores(teacher, tmp_path):
+    folder = scored(tmp_path / "scores", teacher)
+    start = {"init": "sliced", "config": SLICE, "layers": [0], "units": "important", "scores": str(folder)}
+    stage = config(teacher, **{**start, "config": {**SLICE, "num_hidden_layers": 1}})
+    assert train.Stage("distill", stage).references()["student.scores"] == str(folder)
+    _training_plan.plan_training(stage, ScalingConfig(), CORPUS)
+    student = written(stage, teacher, tmp_path, scores=folder)
+    own, theirs = (one.bert.encoder.layer[0] for one in (student, load_model(teacher, head=HEAD, labels=CLASSES)))
+    assert torch.equal(own.attention.self.key.weight, theirs.attention.self.key.weight[8:, :8])
+    assert torch.equal(own.intermediate.dense.weight, theirs.intermediate.dense.weight[4:, :8])
+
+
+def test_scores_of_another_model_are_refused(teacher, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    CLASSIFIERS["bert_classes"](3, seed=9).float().save_pretrained(other)
+    folder = scored(tmp_path / "scores", str(other))
+    stage = config(teacher, init="sliced", config=SLICE, layers=[0, 1], units="important", scores=str(folder))
+    with pytest.raises(
+        ValueError, match=r"student\.scores is .*, which are of another model than the one that is sliced"
+    ):
+        _training_plan.plan_training(stage, ScalingConfig(), CORPUS)
 
 
 def test_a_shape_that_the_teachers_family_lacks_is_refused_by_the_plan(teacher):
