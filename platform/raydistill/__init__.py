@@ -15,6 +15,7 @@ _NAMES = {
     "Distillation": "raydistill.api.distillation",
     "DistillationMethod": "raydistill.api.methods",
     "dynamic_kd_loss": "raydistill.losses.uncertainty",
+    "sliced_student": "raydistill.models.slicing",
     "student_from_layers": "raydistill.models.layer_selection",
 }
 _MODULES_OF_JOBS = {"sections": "raydistill.job.sections", "sources": "raydistill.data.sources"}
