@@ -1,11 +1,12 @@
 """A job of two workers, an evaluation and a registration, killed at random moments and started again.
 
-``python tests/campaigns/kill_jobs.py --kills 100 --seed 7``. Each job meets up to ``--kills-per-job`` kills of its worker,
-the driver, the tracker or the raylet, is started again whenever it ended in failure, and runs to its end. A kill counts
-when the process was there and the job's last stage was not finished. Compared with a job that nobody disturbed: the
-tokens that each step had read (equal, so that no row is lost or taken twice), what is tracked of each step (once), the
-losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits. Each kill and each
-job prints one line at once. ``--first`` continues with a later job; a job's number and the seed decide its moments.
+``python tests/campaigns/kill_jobs.py --kills 100 --seed 7``. Each job meets up to ``--kills-per-job`` kills of a
+worker, the driver, the tracker or the raylet, is started again whenever it ended in failure, and runs to its end. A
+kill counts when the process was there and the job's last stage was not finished. Compared with a job that nobody
+disturbed: the tokens that each step had read (equal, so that no row is lost or taken twice), what is tracked of each
+step (once), the losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits.
+Each kill and each job prints one line at once. ``--first`` continues with a later job; a job's number and the seed
+decide its moments.
 """
 
 import argparse
