@@ -52,7 +52,9 @@ FORBIDDEN = (
     "not finished",
 )
 _RELATIVE = 1e-6
-_END_S = 1200
+_END_S = 1800
+_LATEST_S = 45
+"""A kill comes at most so long after the start or the kill before, and where its process is not there yet, once it is."""
 _SEEN_S = 0.2
 _TIMED = ("latency_ms", "latency_spread_ms", "batch_latency_ms", "batch_latency_spread_ms")
 """Figures that no two evaluations have in common."""
@@ -78,7 +80,7 @@ def main() -> int:
                 break
             rng = random.Random(f"{options.seed} {number}")
             most = min(options.kills_per_job, options.kills - killed.total())
-            one = Disturbed(job, root / f"disturbed-{number}", rng, whole_s, most)
+            one = Disturbed(job, root / f"disturbed-{number}", rng, most)
             problems = one.run() or differences(undisturbed, left_by(one.storage))
             found.update(problems or ["equal"])
             killed += one.killed
@@ -107,7 +109,7 @@ def _tell(**line: Any) -> None:
 
 def _undisturbed(job: Path, storage: Path) -> tuple[dict[str, Any], float]:
     """What a job left that nothing was done to, and the seconds that it took."""
-    one = Disturbed(job, storage, random.Random(0), 0.0, 0)
+    one = Disturbed(job, storage, random.Random(0), 0)
     if problems := one.run():
         raise RuntimeError(f"{problems}: {storage.with_suffix('.log').read_text(encoding='utf-8')[-3000:]}")
     _tell(job=storage.name, seconds=round(one.seconds, 1))
@@ -141,10 +143,10 @@ def write_job(folder: Path) -> Path:
 
 
 class Disturbed:
-    """One job in a storage of its own, and what happens to it; ``whole_s`` is the time that it takes undisturbed."""
+    """One job in a storage of its own, and what happens to it."""
 
-    def __init__(self, job: Path, storage: Path, rng: random.Random, whole_s: float, most: int) -> None:
-        self._job, self.storage, self._rng, self._whole_s, self._most = job, storage, rng, whole_s, most
+    def __init__(self, job: Path, storage: Path, rng: random.Random, most: int) -> None:
+        self._job, self.storage, self._rng, self._most = job, storage, rng, most
         self.killed, self.restarts, self.seconds = Counter[str](), 0, 0.0
         self._began = 0.0
 
@@ -177,7 +179,7 @@ class Disturbed:
 
     def _next(self) -> tuple[str, float]:
         """What is killed next, and when."""
-        return self._rng.choice(list(TARGETS)), time.monotonic() + self._rng.uniform(0.02, 0.5) * self._whole_s
+        return self._rng.choice(list(TARGETS)), time.monotonic() + self._rng.uniform(0, _LATEST_S)
 
     def _kill(self, target: str, family: list[psutil.Process]) -> bool:
         """Kill such a process, if one is there and the job still has something to do; returns whether it was so."""
