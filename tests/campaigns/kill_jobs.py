@@ -54,7 +54,7 @@ FORBIDDEN = (
 _RELATIVE = 1e-6
 _END_S = 1800
 _LATEST_S = 45
-"""A kill comes at most so long after the start or the kill before, and where its process is not there yet, once it is."""
+"""A kill comes at most so long after the start or the kill before, or once its process is there."""
 _SEEN_S = 0.2
 _TIMED = ("latency_ms", "latency_spread_ms", "batch_latency_ms", "batch_latency_spread_ms")
 """Figures that no two evaluations have in common."""
