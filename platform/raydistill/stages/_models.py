@@ -21,7 +21,7 @@ from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
-from raydistill.store_paths import cache_folder, is_in_store, local_path
+from raydistill.store_paths import cache_folder, files_below, is_in_store, local_path
 from raydistill.tracking.registration import content_hash
 from raydistill.user_error import UserError, placed
 
@@ -147,7 +147,7 @@ def check_model(
 
 def _times(folder: Path) -> tuple[tuple[int, int], ...]:
     """Times and sizes of a folder's files, so that a changed one is read again."""
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    files = [path.stat() for path in files_below(folder)]
     return tuple(sorted((file.st_mtime_ns, file.st_size) for file in files))
 
 
