@@ -11,6 +11,7 @@ from torch import Tensor
 from raydistill.batch import Batch, labels_first
 from raydistill.layout import Layout
 from raydistill.losses.chunked_head import Projection, vocabulary_losses
+from raydistill.losses.divergences import Divergence, divergence_of
 from raydistill.losses.top_k import TopK, normalized
 from raydistill.methods._base import VOCABULARY_TERMS, Distiller, Term, Terms, stored_name
 from raydistill.models.predictions import at_labels
@@ -18,6 +19,18 @@ from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
     from raydistill.methods.kd import Config
+
+
+def measure_of(name: str, *, beta: float, skew: float) -> Divergence | None:
+    """The divergence of these options; None for the forward KL divergence, which has code of its own.
+
+    Raises UserError for a parameter that it does not take.
+    """
+    try:
+        found = divergence_of(name, beta=beta, skew=skew)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return None if name == "forward_kl" else found
 
 
 def vocabulary_terms(config: "Config", batch: Batch, head: str) -> dict[str, Term]:

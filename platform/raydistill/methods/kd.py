@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
-from raydistill.losses.divergences import NAMES, Divergence, divergence_of
+from raydistill.losses.divergences import NAMES, Divergence
 from raydistill.losses.soft_targets import soft_label_loss, squared_error, tempered_divergence
 from raydistill.methods._base import (
     CLASSIFYING,
@@ -26,7 +26,7 @@ from raydistill.methods._base import (
     check_temperature,
     label_term,
 )
-from raydistill.methods._vocabulary_kd import add_vocabulary_terms, check_top_k, vocabulary_terms
+from raydistill.methods._vocabulary_kd import add_vocabulary_terms, check_top_k, measure_of, vocabulary_terms
 from raydistill.models.predictions import predict
 from raydistill.user_error import UserError
 
@@ -75,18 +75,13 @@ class Config(SoftLabels):
         super().__post_init__()
         check_choice("divergence", self.divergence, (*NAMES, "mse"))
         check_choice("positions", self.positions, tuple(_POSITIONS))
-        if self.divergence in NAMES:
-            try:
-                divergence_of(self.divergence, beta=self.beta, skew=self.skew)
-            except ValueError as error:
-                raise UserError(str(error)) from None
+        if self.divergence != "mse":
+            measure_of(self.divergence, beta=self.beta, skew=self.skew)
 
     @property
     def measure(self) -> Divergence | None:
         """The divergence; None for the forward KL divergence, which has code of its own, and for squared errors."""
-        if self.divergence in ("forward_kl", "mse"):
-            return None
-        return divergence_of(self.divergence, beta=self.beta, skew=self.skew)
+        return None if self.divergence == "mse" else measure_of(self.divergence, beta=self.beta, skew=self.skew)
 
     @property
     def compare(self) -> Callable[[Tensor, Tensor], Tensor] | None:
