@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydistill.losses.divergences import Divergence, forward_kl, logits_gradient
 from raydistill.losses.reduction import accumulation_dtype
-from raydistill.losses.top_k import TopK, top_k_divergence
+from raydistill.losses.top_k import TopK, divergence_into
 
 Projection = tuple[Tensor | None, Tensor | None]
 """Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map; no weight where states are logits."""
@@ -102,7 +102,7 @@ class Workspace:
             _temper(slope[:, : self.columns], problem.teacher_projection[1], temperature)
         _temper(logits[:, : self.columns], self.projection[1], temperature)
         if top_k is not None:
-            self._diverge_from_top_k(logits[:, : self.columns], top_k, out=slope[:, : self.columns])
+            self._diverge_from_top_k(logits, top_k, out=slope)
         elif compares:
             self._distances(logits, slope, scratch)
         if labels is not None and labels.shape[0] > 0:
@@ -158,10 +158,9 @@ class Workspace:
 
     def _diverge_from_top_k(self, student: Tensor, teacher: TopK, *, out: Tensor) -> None:
         """``kl`` of logits over temperature to what is kept of the teacher; the gradient goes to ``out``."""
-        tau = self.problem.temperature
-        values, gradient = top_k_divergence(student, teacher, self.problem.divergence or forward_kl)
+        tau, divergence = self.problem.temperature, self.problem.divergence or forward_kl
+        values = divergence_into(out, student, teacher, divergence, scale=tau * self.problem.weights["kl"])
         self.problem.sums["kl"] += tau**2 * values.sum()
-        torch.mul(gradient, tau * self.problem.weights["kl"], out=out)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, out: Tensor) -> Tensor:
         """Sum of -log q[label]; its gradient, of weight times q - onehot(label), goes to ``out``."""

@@ -78,15 +78,37 @@ def top_k_divergence(student_logits: Tensor, teacher: TopK, divergence: Divergen
     >>> round(value.item(), 6)
     0.0
     """
-    log_q = log_softmax(student_logits, dim=-1)
-    kept = log_q.gather(-1, teacher.ids)
-    log_tail = _log_tail(log_q, teacher.ids).clamp(min=_LEAST).unsqueeze(-1)
-    of_teacher = torch.cat([teacher.log_probs, teacher.log_tail.clamp(min=_LEAST).unsqueeze(-1)], dim=-1)
-    values, slope = divergence(torch.cat([kept, log_tail], dim=-1), of_teacher.to(log_q.dtype))
-    total = slope.sum(dim=-1, keepdim=True)
+    gradient = torch.empty_like(student_logits)
+    return divergence_into(gradient, student_logits, teacher, divergence, scale=1.0), gradient
+
+
+def divergence_into(
+    out: Tensor, student_logits: Tensor, teacher: TopK, divergence: Divergence, *, scale: Tensor | float
+) -> Tensor:
+    """The values of ``top_k_divergence``; its gradient times ``scale`` is written to ``out``.
+
+    Reads the logits three times and writes ``out`` twice, whatever the number of ids: no other copy of them is made.
+    An id whose log-probability is minus infinity is one of the tail, with all that are not kept.
+    """
+    ids, in_tail = teacher.ids, teacher.log_probs == float("-inf")
+    largest = student_logits.amax(dim=-1, keepdim=True)
+    kept = student_logits.gather(-1, ids) - largest
+    torch.sub(student_logits, largest, out=out).exp_()
+    # Summed by itself, not taken from 1, so that a small tail keeps its digits.
+    out.scatter_(-1, ids, torch.where(in_tail, kept.exp(), 0.0))
+    tail = out.sum(dim=-1, keepdim=True)
+    total = tail + kept.exp().masked_fill(in_tail, 0.0).sum(dim=-1, keepdim=True)
+    log_tail = (tail.log() - total.log()).clamp(min=_LEAST)
+    log_q = torch.cat([(kept - total.log()).masked_fill(in_tail, _LEAST), log_tail], dim=-1)
+    of_tail = teacher.log_tail.clamp(min=_LEAST).unsqueeze(-1)
+    of_teacher = torch.cat([teacher.log_probs.masked_fill(in_tail, _LEAST), of_tail], dim=-1)
+    values, slope = divergence(log_q, of_teacher.to(log_q.dtype))
+    pull = slope.sum(dim=-1, keepdim=True)
     # Each id of the tail moves its mass in proportion to its own probability.
-    gradient = log_q.exp() * (slope[..., -1:] * (-log_tail).exp() - total)
-    return values, gradient.scatter_(-1, teacher.ids, slope[..., :-1] - kept.exp() * total)
+    factor = (slope[..., -1:] * (-log_tail).exp() - pull) / total * scale
+    at_ids = (slope[..., :-1] - log_q[..., :-1].exp() * pull) * scale
+    out.mul_(factor).scatter_(-1, ids, torch.where(in_tail, kept.exp() * factor, at_ids))
+    return values
 
 
 def _log_tail(log_probs: Tensor, ids: Tensor) -> Tensor:
