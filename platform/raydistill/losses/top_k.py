@@ -1,5 +1,7 @@
 """A distribution over a vocabulary, kept as its top-k ids and the mass of all others, and the divergence from it."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -61,6 +63,34 @@ def normalized(kept: TopK) -> TopK:
     log_probs, log_tail = kept.log_probs.float(), kept.log_tail.float()
     total = torch.logaddexp(log_probs.logsumexp(dim=-1), log_tail)
     return TopK(kept.ids, log_probs - total.unsqueeze(-1), log_tail - total)
+
+
+def mixed(kept: Sequence[TopK], shares: Sequence[float]) -> TopK:
+    """The mean of several distributions, by shares that add up to 1, as far as all of them are known.
+
+    Of an id that one did not keep only a bound is known, so it counts to the tail, its log-probability minus infinity;
+    ids are those of the first. This is the exact mixture with ids joined, from which no divergence is greater.
+    Shapes: (..., k), which may differ from the first's, and (...); unit: nats. Raises nothing by itself. Source: none,
+    it is arithmetic.
+    """
+    first, in_all = kept[0], torch.ones_like(kept[0].ids, dtype=torch.bool)
+    places = []
+    for one in kept:
+        ordered, order = one.ids.sort(dim=-1)
+        place = torch.searchsorted(ordered, first.ids.contiguous()).clamp(max=ordered.shape[-1] - 1)
+        in_all &= ordered.gather(-1, place) == first.ids
+        places.append(order.gather(-1, place))
+    common, tails = [], []
+    for one, place, share in zip(kept, places, shares, strict=True):
+        common.append(one.log_probs.gather(-1, place) + math.log(share))
+        others = torch.cat(
+            [one.log_probs, one.log_tail.unsqueeze(-1), torch.full_like(one.log_tail, -math.inf)[..., None]], -1
+        )
+        # Ids that not all have stay where they are: the last column is nobody's.
+        others = others.scatter(-1, torch.where(in_all, place, others.shape[-1] - 1), -math.inf)
+        tails.append(others.logsumexp(dim=-1) + math.log(share))
+    log_probs = torch.stack(common).logsumexp(dim=0).masked_fill(~in_all, -math.inf)
+    return TopK(first.ids, log_probs, torch.stack(tails).logsumexp(dim=0))
 
 
 def top_k_divergence(student_logits: Tensor, teacher: TopK, divergence: Divergence) -> tuple[Tensor, Tensor]:
