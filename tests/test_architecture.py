@@ -27,7 +27,7 @@ LAYERS = (
     ("tracking", "cluster"),
     ("config",),
     ("hf", "testing"),
-    ("api",),
+    ("api", "deploy"),
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim", "options", "metrics"),
     (

@@ -84,7 +84,7 @@ def predict(
                     "batch_size": batch_size,
                     "max_length": max_length,
                     "precision": precision,
-                    "columns": _pairs(columns or []),
+                    "columns": column_pairs(columns or []),
                     "prefix": prefix,
                     "probabilities": probabilities,
                 },
@@ -159,7 +159,8 @@ class _Teller:
             typer.echo(f"  {rows:,} rows, {rows / max(seconds, 1e-9):,.0f} a second", err=True)
 
 
-def _pairs(columns: list[str]) -> tuple[tuple[str, str], ...]:
+def column_pairs(columns: list[str]) -> tuple[tuple[str, str], ...]:
+    """What a model reads and the input's column that has it, of options ROLE=NAME."""
     pairs = [text.partition("=") for text in columns]
     wrong = next(
         (text for text, (role, sign, name) in zip(columns, pairs, strict=True) if not (role and sign and name)), None
