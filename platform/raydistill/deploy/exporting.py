@@ -56,7 +56,7 @@ def export_model(folder: str | Path, target: Path, to: str, *, rows: Sequence[Ba
     """
     check_format(to, has_rows=bool(rows))
     head = head_in(folder)
-    model = unrolled(restored(load_model(folder, head=head))).eval()
+    model: Any = unrolled(restored(load_model(folder, head=head))).eval()
     tokenizer = load_tokenizer(folder)
     target.mkdir(parents=True)
     model.config.save_pretrained(target)
@@ -122,7 +122,7 @@ def _reads_types(model: nn.Module) -> bool:
     return int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
 
-def _sample(model: nn.Module, tokenizer: Any, lengths: Sequence[int]) -> Batch:
+def _sample(model: Any, tokenizer: Any, lengths: Sequence[int]) -> Batch:
     """Rows of ids of the tokenizer, the same at each call; every token is labelled."""
     draws = torch.Generator().manual_seed(0)
     last = min(len(tokenizer), int(model.config.vocab_size))
@@ -133,7 +133,7 @@ def _sample(model: nn.Module, tokenizer: Any, lengths: Sequence[int]) -> Batch:
 
 
 @torch.no_grad()
-def _check_equal(model: nn.Module, head: str, tokenizer: Any, folder: Path) -> None:
+def _check_equal(model: Any, head: str, tokenizer: Any, folder: Path) -> None:
     exported = ExportedModel(folder, head=head)
     for lengths in ((9, 6, 4), (17, 3), (5,)):
         batch = _sample(model, tokenizer, lengths)
@@ -166,7 +166,7 @@ def _static_int8(plain: Path, quantized: Path, calibration: Sequence[dict[str, N
     prepared = _prepared(plain)
     names = _input_names(prepared)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         """Batches one after the other."""
 
         def __init__(self) -> None:

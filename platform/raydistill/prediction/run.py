@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -109,7 +109,7 @@ def predict_files(
 
 def _here(
     predictor: Predictor, model: Model, parts: Sequence[Part], to: str, left: Progress
-) -> Iterator[tuple[int, int, Written]]:
+) -> Generator[tuple[int, int, Written], None, None]:
     for number in range(left.part, len(parts)):
         skip = left.blocks if number == left.part else 0
         for block, table in enumerate(blocks(parts[number], skip), skip):
@@ -145,7 +145,7 @@ def example_of(row: Mapping[str, Any], predictor: Predictor, named: Mapping[str,
 
 def _by_actors(
     model: Model, parts: Sequence[Part], to: str, left: Progress, workers: int
-) -> Iterator[tuple[int, int, Written]]:
+) -> Generator[tuple[int, int, Written], None, None]:
     import ray
 
     resources = ray.cluster_resources()
