@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raydistill.commands.predict import ModelArgument, StorageOption, UriOption, column_pairs, model_folder
+from raydistill.commands.predict import ModelArgument, StorageOption, UriOption, column_pairs
 from raydistill.commands.reporting import DebugOption, JsonOption, emit, reported
 from raydistill.user_error import UserError
 
@@ -44,6 +44,7 @@ def export(
         from raydistill.deploy.exported import export_files
         from raydistill.deploy.exporting import check_format, export_model
         from raydistill.prediction.calibration import calibration_batches
+        from raydistill.prediction.models import model_folder
 
         check_format(to, has_rows=bool(calibrate))
         if new.exists():

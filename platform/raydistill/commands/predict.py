@@ -66,6 +66,7 @@ def predict(
     """
     with reported(debug=debug, resume="the same command again goes on where it stopped"):
         from raydistill.prediction.files import STANDARD, format_of, parts_of
+        from raydistill.prediction.models import model_folder
 
         target = None if output == STANDARD else Path(output)
         parts = parts_of(inputs, given)
@@ -112,26 +113,6 @@ def predict(
             "seconds": summary.seconds,
         }
         emit({**data, "rows_per_second": summary.rows_per_second}, json_text=as_json, lines=[line])
-
-
-def model_folder(model: str, storage: Path | None, uri: str | None, temporary: Path) -> Path:
-    """The folder of the checkpoint that a command names; a registered one is copied below ``temporary``."""
-    from raydistill.registry.reference import ModelReference, is_registered
-
-    if is_registered(model):
-        from raydistill.registry.client import Registry, registry_uri
-
-        registry = Registry(registry_uri(storage, uri))
-        copy = temporary / "model"
-        copy.mkdir()
-        return registry.download_checkpoint(registry.find(ModelReference.parse(model)), copy)
-    student = Path(model) / "student"
-    if (student / "config.json").is_file():
-        return student
-    from raydistill.config.sections import ModelRef
-    from raydistill.stages._models import resolve
-
-    return resolve(ModelRef(checkpoint=model), {})
 
 
 def _run(options: dict[str, Any], parts: Any, target: Path, to: str, workers: int) -> Any:
