@@ -19,6 +19,8 @@ from raydistill.user_error import UserError
 if TYPE_CHECKING:
     from raydistill.methods.kd import Config
 
+_OF_COMPLETIONS = "of prompts and messages only what the teacher says of predicted tokens"
+
 
 def vocabulary_terms(config: "Config", batch: Batch, head: str) -> dict[str, Term]:
     """The terms as far as they have a weight; ``add_vocabulary_terms`` weights them, as one pass makes both."""
@@ -53,7 +55,7 @@ def add_vocabulary_terms(method: Distiller, terms: Terms, batch: Batch) -> None:
         terms.log(names[kind], value)
 
 
-def check_top_k(config: "Config", head: str, temperature: float) -> None:
+def check_top_k(config: "Config", positions: str, temperature: float) -> None:
     """Raise ValueError where a teacher's likeliest ids, stored at a temperature, are not what the options compare."""
     if config.divergence == "mse":
         raise UserError(
@@ -65,10 +67,11 @@ def check_top_k(config: "Config", head: str, temperature: float) -> None:
             f"method.temperature is {config.temperature:g}, but the teacher's likeliest ids are stored at temperature "
             f"{temperature:g}; write method.temperature: {temperature:g}, or capture them at {config.temperature:g}"
         )
-    if head == "masked_lm" and config.positions != "masked":
+    if positions not in ("all", config.positions):
+        where = "of a masked model only what it says at masked tokens" if positions == "masked" else _OF_COMPLETIONS
         raise UserError(
-            f"method.positions is {config.positions!r}, but of a masked model only what it says at masked tokens is "
-            "stored; write method.positions: masked, or teacher_outputs: live"
+            f"method.positions is {config.positions!r}, but {where} is stored; write method.positions: {positions}, or "
+            "teacher_outputs: live"
         )
 
 
@@ -78,8 +81,9 @@ def _stored(batch: Batch, index: Tensor) -> TopK | None:
     if names[0] not in batch:
         return None
     kept = TopK(*(batch[name] for name in names))
-    # Those of masked models stand in the order of the labels, which alone are compared.
-    if stored_name(0, "top_k_places") not in batch:
+    # Those of masked models and of instructions stand in the order of the labels, which alone are compared and are
+    # fewer: a row's last token has none.
+    if kept.ids.shape[0] == batch["token_index"].shape[0]:
         places = Layout.of(batch["attention_mask"], batch["token_index"]).places(index)
         kept = TopK(*(part.index_select(0, places) for part in kept))
     return normalized(kept)

@@ -128,9 +128,9 @@ class Method(Distiller):
         )
 
     @classmethod
-    def check_top_k(cls, config: Config, *, head: str, temperature: float) -> None:
+    def check_top_k(cls, config: Config, *, positions: str, temperature: float) -> None:
         """See the base class."""
-        check_top_k(config, head, temperature)
+        check_top_k(config, positions, temperature)
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over labels; ``kd`` of a language model is one over the compared tokens."""
