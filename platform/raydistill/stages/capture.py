@@ -207,7 +207,9 @@ class Stage(_base.Stage):
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
         rows = corpus.rows + corpus.validation_rows
         one = _row_bytes(columns, places=self._kept_share * corpus.tokens / corpus.rows)
-        return f"{what}: about {size_text(rows * one)} for {rows:,} rows"
+        # Of instructions only completions are kept, which are counted as the stage starts.
+        about = "up to" if LOSS_SPANS in corpus.columns else "about"
+        return f"{what}: {about} {size_text(rows * one)} for {rows:,} rows"
 
     @property
     def _kept_share(self) -> float:
