@@ -32,6 +32,9 @@ FORGETFUL = (
     "{% for message in messages %}" + _ROLE + "{% if loop.last %}{{ 'w12 ' }}{% endif %}" + _SAID + "{% endfor %}"
 )
 """A template that writes the last message otherwise than those before it."""
+_THOUGHT = "{% if loop.last and message.role == 'assistant' %}{{ 'w12 ' }}{% endif %}"
+THINKING = PLAIN.replace(_SAID, _THOUGHT + _SAID)
+"""As those of Qwen3: thoughts stand before the last answer alone."""
 
 
 def chat_tokenizer(template: str | None = PLAIN, *, max_length: int = 40) -> PreTrainedTokenizerFast:

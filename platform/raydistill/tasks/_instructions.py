@@ -185,18 +185,29 @@ def _pieces(chat: Sequence[Message], tokenizer: Any) -> list[str]:
 
 
 def _turn(whole: Row, before: Row, until: Row, tokenizer: Any) -> tuple[int, int]:
-    """Where a completion stands in a row, given the ids up to it and up to its end."""
-    if len(before) >= len(until) or not all(np.array_equal(whole[: len(part)], part) for part in (before, until)):
-        raise UserError(
-            "the tokenizer's chat template writes messages otherwise once others follow them, so that completions are "
-            "not found; mark them in the template by {% generation %}, or give prompt and completion"
-        )
-    stop = len(until)
-    while stop > len(before) and tokenizer.decode([whole[stop - 1]]).isspace():
+    """Where a completion stands in a row, given the ids up to it, and those of the messages up to its end alone.
+
+    It ends with the token that ends the turn; what white space follows that is no part of it. Templates of thinking
+    models write the last message otherwise than the same one in the middle, but end both with one token.
+    """
+    start, stop = len(before), len(until)
+    while stop > start and tokenizer.decode([until[stop - 1]]).isspace():
         stop -= 1
-    # What follows the token that ends a turn is no part of it.
-    closed = stop > len(before) and whole[stop - 1] in tokenizer.all_special_ids
-    return len(before), stop if closed else len(until)
+    is_closed = stop > start and until[stop - 1] in tokenizer.all_special_ids
+    if start < len(until) and _begins(whole, before):
+        if _begins(whole, until):
+            return start, stop if is_closed else len(until)
+        ends = np.flatnonzero(whole[start:] == until[stop - 1]) if is_closed and _begins(until, before) else []
+        if len(ends):
+            return start, start + int(ends[0]) + 1
+    raise UserError(
+        "the tokenizer's chat template writes messages otherwise once others follow them, so that completions are not "
+        "found; mark them in the template by {% generation %}, or give prompt and completion"
+    )
+
+
+def _begins(whole: Row, part: Row) -> bool:
+    return bool(np.array_equal(whole[: len(part)], part))
 
 
 def _marked(chat: Sequence[Message], tokenizer: Any) -> tuple[Row, Spans]:

@@ -10,7 +10,7 @@ from raydistill.batch import PARTNER, Batch, collate
 from raydistill.tasks._base import Encoding, LabelledRow
 from raydistill.tasks.clm import Config, EncodeConfig, Task, columns, cut, drop_reasons
 from raydistill.user_error import UserError
-from toys.chats import BOS, EOS, FORGETFUL, MARKED, PLAIN, chat, chat_tokenizer, words
+from toys.chats import BOS, EOS, FORGETFUL, MARKED, PLAIN, THINKING, chat, chat_tokenizer, words
 from toys.models import PAD, VOCABULARY
 
 TURN = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]
@@ -51,6 +51,12 @@ def test_of_messages_the_loss_is_on_what_the_assistant_says_and_on_the_end_of_it
     turns = ([9, 30], [10, 20], [11, 21, 22], [10, 23], [11, 24])
     assert row.ids.tolist() == [token for turn in turns for token in (BOS, *turn, EOS)]
     assert with_loss(row) == [21, 22, EOS, 24, EOS]
+
+
+def test_a_thought_that_stands_before_the_last_answer_alone_is_learned_with_it():
+    [row] = rows_of({"messages": chat("w20", "w21 w22", "w23", "w24")}, template=THINKING)
+    assert row.ids.tolist() == [BOS, 10, 20, EOS, BOS, 11, 21, 22, EOS, BOS, 10, 23, EOS, BOS, 11, 12, 24, EOS]
+    assert with_loss(row) == [21, 22, EOS, 12, 24, EOS]
 
 
 def test_rows_of_messages_are_those_of_the_tokenizers_own_chat_template():
