@@ -52,13 +52,12 @@ def chat(*contents: str, system: str = "") -> list[dict[str, str]]:
 
 
 def conversations(number: int, *, seed: int = 0) -> list[list[dict[str, str]]]:
-    """Conversations of one to three turns: the assistant answers each word w20 to w39 by the one 20 after it."""
+    """Conversations of one to five turns: the assistant answers each word w20 to w39 by the one 20 after it."""
     random = np.random.default_rng(seed)
     found = []
     for _ in range(number):
-        asked = [random.integers(20, 40, random.integers(2, 6)) for _ in range(random.integers(1, 4))]
-        said = [words(each + shift) for each in asked for shift in (0, 20)]
-        found.append(chat(*said))
+        asked = random.integers(20, 40, random.integers(1, 6)).tolist()
+        found.append(chat(*(f"w{word + shift}" for word in asked for shift in (0, 20))))
     return found
 
 
