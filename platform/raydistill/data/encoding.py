@@ -243,7 +243,7 @@ def _encoded(examples: list[Example], texts: list[Example], place: Place, encode
     pairs = zip(rows.fates, encoder.drop_reasons(rows.ids), strict=True)
     reasons = [fate if fate in ROW_REASONS else reason for fate, reason in pairs]
     kept = [row for row, reason in zip(rows.ids, reasons, strict=True) if reason is None]
-    ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
+    ids = np.concatenate([np.empty(0, dtype=np.int32), *kept], dtype=np.int32, casting="unsafe")
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
     values = None
     if encoder.columns:

@@ -93,7 +93,7 @@ def _clipped(spans: Spans, first: int, stop: int) -> Spans:
 
 def _of_prompts(examples: Sequence[Mapping[str, Any]], tokenizer: Any, ends: Ends) -> Iterator[tuple[Row, Spans]]:
     texts = [text for one in examples for text in _prompt(one)]
-    encoded = encode_texts(texts, tokenizer, ends)
+    encoded = list(encode_texts(texts, tokenizer, ends))
     for prompt, completion in zip(encoded[::2], encoded[1::2], strict=True):
         ids = np.concatenate([prompt[:-1], completion[1:]])
         yield ids, np.array([[len(prompt) - 1, len(ids)]])
@@ -148,7 +148,7 @@ def _of_chats(chats: Sequence[Sequence[Message]], tokenizer: Any, ends: Ends) ->
             yield _marked(chat, tokenizer)
         return
     pieces = [_pieces(chat, tokenizer) for chat in chats]
-    encoded = iter(encode_texts([text for of_chat in pieces for text in of_chat], tokenizer, ends))
+    encoded = encode_texts([text for of_chat in pieces for text in of_chat], tokenizer, ends)
     for of_chat in pieces:
         whole, *prefixes = (next(encoded)[1:-1] for _ in of_chat)
         spans = [_turn(whole, *pair, tokenizer) for pair in zip(prefixes[::2], prefixes[1::2], strict=True)]
