@@ -197,9 +197,8 @@ def _turn(whole: Row, before: Row, until: Row, tokenizer: Any) -> tuple[int, int
     if start < len(until) and _begins(whole, before):
         if _begins(whole, until):
             return start, stop if is_closed else len(until)
-        ends = np.flatnonzero(whole[start:] == until[stop - 1]) if is_closed and _begins(until, before) else []
-        if len(ends):
-            return start, start + int(ends[0]) + 1
+        if is_closed and _begins(until, before) and until[stop - 1] in whole[start:]:
+            return start, start + int(np.argmax(whole[start:] == until[stop - 1])) + 1
     raise UserError(
         "the tokenizer's chat template writes messages otherwise once others follow them, so that completions are not "
         "found; mark them in the template by {% generation %}, or give prompt and completion"

@@ -35,7 +35,12 @@ def job(folder: Path) -> dict[str, Any]:
     """Messages of a file; a teacher; what it says of completions; a student of its blocks 0 and 2, and one alone."""
     same = {"kind": "train", "corpus": "corpus", "task": "clm", "optimizer": OPTIMIZER, "training": TRAINING}
     model = {"init": "checkpoint", "checkpoint": str(folder / "model")}
-    student = {**same, "student": {"architecture": "gpt2", "layers": [0, 2]}, "teachers": ["teacher"]}
+    student = {
+        **same,
+        "training": {**TRAINING, "num_epochs": 3},
+        "student": {"architecture": "gpt2", "layers": [0, 2]},
+        "teachers": ["teacher"],
+    }
     source = {"name": "delimited", "path": str(folder / "chats.jsonl"), "messages": "messages"}
     return {
         "name": "chats",
@@ -88,9 +93,9 @@ def figures_of(result: JobResult) -> dict[str, dict[str, float]]:
 
 def test_a_student_learns_to_answer_from_what_its_teacher_says_of_completions(finished: Any) -> None:
     found = figures_of(finished[0])
-    # Each of 20 words has one answer, which both models have before them.
-    assert found["teacher"]["perplexity"] < 1.5
-    assert found["student"]["perplexity"] < 0.2 * found["before"]["perplexity"]
+    # Each of 20 words has one answer.
+    assert found["teacher"]["perplexity"] < 1.3
+    assert found["student"]["loss"] < 0.3 * found["before"]["loss"]
 
 
 def test_perplexity_is_over_the_tokens_of_completions(finished: Any) -> None:
