@@ -9,6 +9,7 @@ import torch
 from transformers import GPT2Config
 
 from raydistill.config.errors import error_lines
+from raydistill.config.named import EncodingSpec, TaskSpec
 from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.findings import Finding
@@ -64,6 +65,15 @@ def test_columns_of_messages_or_prompts_make_an_encoding_of_instructions(folder:
     found = stage(folder, source=prompts(folder / "a.csv")).plan(ScalingConfig(), {}).makes
     assert isinstance(found, CorpusFacts)
     assert list(found.columns) == ["loss_spans"]
+
+
+def test_jobs_on_texts_are_written_as_before_there_were_instructions() -> None:
+    assert TaskSpec.parse("clm").dump() == {"name": "clm"}
+    assert TaskSpec.parse({"name": "clm", "train_on_prompt": True}).dump() == {"name": "clm", "train_on_prompt": True}
+    texts = {"name": "clm", "max_length": None, "min_length": 12, "max_unknown": 0.5, "pack": False}
+    assert EncodingSpec.parse("clm").dump() == texts
+    cut_right = EncodingSpec.parse({"name": "clm", "too_long": "drop"}).with_instructions()
+    assert cut_right.dump() == {**texts, "instructions": True, "too_long": "drop"}
 
 
 GOOD = {"messages": chat("w5", "w6")}
