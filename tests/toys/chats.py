@@ -37,7 +37,7 @@ THINKING = PLAIN.replace(_SAID, _THOUGHT + _SAID)
 """As those of Qwen3: thoughts stand before the last answer alone."""
 
 
-def chat_tokenizer(template: str | None = PLAIN, *, max_length: int = 40) -> PreTrainedTokenizerFast:
+def chat_tokenizer(template: Any = PLAIN, *, max_length: int = 40) -> PreTrainedTokenizerFast:
     """The toy tokenizer with bos and eos at the ends of texts."""
     tokenizer = make_tokenizer(max_length=max_length)
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template = "[CLS]", "[SEP]", template

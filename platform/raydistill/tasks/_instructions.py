@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -29,7 +28,6 @@ LOSS_SPANS = "loss_spans"
 COLUMNS = {LOSS_SPANS: Column("int32", per="list")}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who may speak; templates know them or say that they do not."""
-_GENERATION = "generation"
 _SHOWN = 40
 
 Spans = NDArray[np.int64]
@@ -142,12 +140,15 @@ def _of_chats(chats: Sequence[Sequence[Message]], tokenizer: Any, ends: Ends) ->
             "the tokenizer has no chat template to write messages with; name that of a chat model, or give prompt and "
             "completion"
         )
-    template = tokenizer.get_chat_template()
-    if "{%" in template and _marks_answers(template):
+    try:
+        write = _Template(tokenizer, tokenizer.get_chat_template())
+    except ValueError as error:
+        raise UserError(f"the tokenizer's chat template is none or several ({said(error)}); leave one") from None
+    if write.marks_answers:
         for chat in chats:
-            yield _marked(chat, tokenizer)
+            yield _marked(chat, write)
         return
-    pieces = [_pieces(chat, tokenizer) for chat in chats]
+    pieces = [_pieces(chat, write) for chat in chats]
     encoded = encode_texts([text for of_chat in pieces for text in of_chat], tokenizer, ends)
     for of_chat in pieces:
         whole, *prefixes = (next(encoded)[1:-1] for _ in of_chat)
@@ -155,32 +156,41 @@ def _of_chats(chats: Sequence[Sequence[Message]], tokenizer: Any, ends: Ends) ->
         yield whole, np.array(spans)
 
 
-def _marks_answers(template: str) -> bool:
-    return any(part.strip(" -\n").startswith(_GENERATION) for part in template.split("{%")[1:])
+class _Template:
+    """A tokenizer's chat template."""
+
+    def __init__(self, tokenizer: Any, text: str) -> None:
+        self.tokenizer = tokenizer
+        self._text = text
+        self.marks_answers = any(part.strip(" -\n").startswith("generation") for part in text.split("{%")[1:])
+        """Whether it says by itself what the assistant says."""
+
+    def __call__(self, chat: Sequence[Message], *, answers: bool = False, marks: bool = False) -> tuple[str, Any]:
+        """The text of messages, with the beginning of an ``answer``, and with ``marks`` where completions stand in it.
+
+        Raises ValueError for messages that it does not take.
+        """
+        try:
+            texts, marked = render_jinja_template(
+                conversations=[list(chat)],
+                chat_template=self._text,
+                return_assistant_tokens_mask=marks,
+                add_generation_prompt=answers,
+                **self.tokenizer.special_tokens_map,
+            )
+        except Exception as error:
+            # Whatever a template raises over messages.
+            raise UserError(f"the tokenizer's chat template does not take the messages ({said(error)})") from None
+        return texts[0], marked[0] if marks else []
 
 
-def _rendered(chat: Sequence[Message], tokenizer: Any, *, answers: bool = False, marks: bool = False) -> Any:
-    """The text of messages, with the beginning of an ``answer``, and where completions stand in it, with ``marks``."""
-    try:
-        texts, marked = render_jinja_template(
-            conversations=[list(chat)],
-            chat_template=tokenizer.get_chat_template(),
-            return_assistant_tokens_mask=marks,
-            add_generation_prompt=answers,
-            **tokenizer.special_tokens_map,
-        )
-    except TemplateError as error:
-        raise UserError(f"the tokenizer's chat template does not take the messages ({said(error)})") from None
-    return texts[0], marked[0] if marks else []
-
-
-def _pieces(chat: Sequence[Message], tokenizer: Any) -> list[str]:
+def _pieces(chat: Sequence[Message], write: _Template) -> list[str]:
     """The text of all messages; then for each of the assistant's the text up to its completion, and up to its end."""
     places = [number for number, one in enumerate(chat) if one["role"] == "assistant"]
-    found = [_rendered(chat, tokenizer)[0]]
+    found = [write(chat)[0]]
     for place in places:
-        found.append(_rendered(chat[:place], tokenizer, answers=True)[0])
-        found.append(found[0] if place == len(chat) - 1 else _rendered(chat[: place + 1], tokenizer)[0])
+        found.append(write(chat[:place], answers=True)[0])
+        found.append(found[0] if place == len(chat) - 1 else write(chat[: place + 1])[0])
     return found
 
 
@@ -209,10 +219,10 @@ def _begins(whole: Row, part: Row) -> bool:
     return bool(np.array_equal(whole[: len(part)], part))
 
 
-def _marked(chat: Sequence[Message], tokenizer: Any) -> tuple[Row, Spans]:
+def _marked(chat: Sequence[Message], write: _Template) -> tuple[Row, Spans]:
     """A row of messages, and what the template marks in it."""
-    text, marks = _rendered(chat, tokenizer, marks=True)
-    encoding = plain_backend(tokenizer).encode(text, add_special_tokens=False)
+    text, marks = write(chat, marks=True)
+    encoding = plain_backend(write.tokenizer).encode(text, add_special_tokens=False)
     offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
     loss = np.zeros(len(offsets) + 2, dtype=np.int8)
     for start, stop in marks:

@@ -16,7 +16,7 @@ from toys.models import PAD, VOCABULARY
 TURN = [{"role": "user", "content": "w5"}, {"role": "assistant", "content": "w6"}]
 
 
-def rows_of(*examples: dict[str, Any], template: str | None = PLAIN, **options: Any) -> list[LabelledRow]:
+def rows_of(*examples: dict[str, Any], template: Any = PLAIN, **options: Any) -> list[LabelledRow]:
     config = EncodeConfig(**{"max_length": 40, "instructions": True, **options})
     found = cut(examples, chat_tokenizer(template), config)
     assert all(isinstance(row, LabelledRow) for row in found)
@@ -163,6 +163,8 @@ def test_an_example_that_teaches_nothing_is_refused_in_one_line(example, line):
     ("template", "line"),
     [
         (None, "the tokenizer has no chat template to write messages with; name that of a chat model"),
+        ({"tools": PLAIN}, "the tokenizer's chat template is none or several (This model has multiple chat templates"),
+        ("{{ 1 + 'a' }}", "the tokenizer's chat template does not take the messages (TypeError: unsupported operand"),
         (FORGETFUL, "the tokenizer's chat template writes messages otherwise once others follow them"),
         ("{{ raise_exception('no') }}", "the tokenizer's chat template does not take the messages (TemplateError: no)"),
         (MARKED.replace("'assistant' %}", "'system' %}"), "the tokenizer's chat template marks no completion by"),
