@@ -91,7 +91,11 @@ def _cost(cost: tuple[str, str, str, str, str], student: Group, teacher: Group, 
         return ""
     mine, its = student.figures[name].mean, teacher.figures[name].mean
     ratio = its / mine
-    if 1 / _EQUAL < ratio < _EQUAL:
+    own = column(name).own_spread
+    spread = max((row.figures[own].mean for row in (student, teacher) if own in row.figures), default=0.0)
+    if ratio and abs(its - mine) < spread:
+        text, value = "as fast within the spread of the measurements", "not told apart"
+    elif 1 / _EQUAL < ratio < _EQUAL:
         text, value = ("as large", "equal") if less == "smaller" else ("as fast", "equal")
     elif ratio >= _EQUAL:
         text = value = f"{significant(ratio, 2)} times {less}"

@@ -11,7 +11,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     // Numbers begin with the greatest, which most people look for.
-    const first = head.classList.contains("number") ? "descending" : "ascending";
+    const first = head.classList.contains("number") && column > 0 ? "descending" : "ascending";
     const other = first === "ascending" ? "descending" : "ascending";
     const order = head.getAttribute("aria-sort") === first ? other : first;
     const sign = order === "ascending" ? 1 : -1;
