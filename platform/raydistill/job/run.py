@@ -10,10 +10,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raydistill import cluster
 from raydistill.atomic import write_text
+from raydistill.config import yaml_text
 from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
 from raydistill.discovery import unknown_choice
@@ -113,7 +112,7 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
 
 def _write_resolved(job: Job, folder: Path) -> Path:
     """The resolved job under a name of its content, which later runs with other values leave alone."""
-    text = yaml.safe_dump(job.dump(), sort_keys=False)
+    text = yaml_text.dump(job.dump())
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
         write_text(target, text)
