@@ -67,8 +67,9 @@ class Axis:
 
 
 def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
-    """Four to eight round numbers."""
-    raw = (high - low) / 5
+    """Three to seven round numbers."""
+    # Steps have long texts.
+    raw = (high - low) / (5 if whole else 6)
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(times * size for times in (1, 2, 5, 10) if times * size >= raw * 0.999)
     step = max(1.0, step) if whole else step

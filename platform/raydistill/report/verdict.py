@@ -75,7 +75,7 @@ def _quality(judged: Judged, student: Group, teacher: Group | None, tiles: list[
         share = mine.mean / its.mean
         tiles.append(Tile("Quality kept", f"{share:.1%}", f"{style.heading} {both}"))
         return f"keeps {share:.1%} of the {style.heading} of {teacher.name} ({both})"
-    if its.mean > 0:
+    if not judged.greater_is_better and its.mean > 0:
         change = mine.mean / its.mean - 1
         tiles.append(Tile(_title(style.heading), f"{change:+.1%}", both))
         where = "above" if change >= 0 else "below"

@@ -7,13 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from raydistill.config.sections import ScalingConfig
+from raydistill.data.mixture import CorpusPart
 from raydistill.stages import report
 from raydistill.stages._base import Input, ModelFacts, Run, StageContext
 from toys.evaluated import evaluated as forecast
 from toys.evaluated import seeds
+from toys.html_page import HtmlPage
 from toys.tracker import MemoryTracker
 
 KEY = "toy/report"
@@ -83,38 +88,105 @@ def context(tmp_path: Path) -> StageContext:
 
 
 def levels(monkeypatch: pytest.MonkeyPatch, context: StageContext, **config: Any) -> dict[str, float]:
-    """Level lines of the metric's picture by label."""
+    """Level lines of the metric's chart by label."""
     found: dict[str, float] = {}
-    draw = report.pictures.metric
+    draw = report.charts.metric
 
     def spy(trainings: Any, metric: str, levels: Any) -> Any:
         found.update({level.label: level.value.mean for level in levels})
         return draw(trainings, metric, levels)
 
-    monkeypatch.setattr(report.pictures, "metric", spy)
+    monkeypatch.setattr(report.charts, "metric", spy)
     stage(**config).run(context)
     return found
 
 
-def test_tables_pictures_and_page_lie_in_the_folder_and_in_the_tracker(context: StageContext) -> None:
+def page_of(context: StageContext) -> HtmlPage:
+    return HtmlPage((context.output / "report.html").read_text())
+
+
+def test_page_and_tables_lie_in_the_folder_and_in_the_tracker(context: StageContext) -> None:
     summary = stage().run(context)
     files = {path.name for path in context.output.iterdir()}
     tables = {"evaluate.md", "evaluate.csv", "evaluate-runs.csv"}
-    assert files == {"report.md", "loss_terms.png", "metric.png", *tables} == set(summary["files"])
-    assert summary["report"] == str(context.output / "report.md")
+    assert files == {"report.html", *tables} == set(summary["files"])
+    assert summary["report"] == str(context.output / "report.html")
     assert isinstance(context.tracker, MemoryTracker)
     assert {Path(path).name for path in context.tracker.runs[KEY].artifacts} == files
 
 
 def test_the_page_shows_rows_over_seeds_and_each_run(context: StageContext) -> None:
     stage().run(context)
-    text = (context.output / "report.md").read_text()
-    assert "| student | 2 | 5.7500 ± 0.3536 | 20.0% ± 0.0% | 1,000 |" in text
-    assert "| teacher | 1 | 4.5000 | 20.0% | 1,000 |" in text
-    assert "| `distill[seed=2]` | causal | teacher | 10 | 6.0000 | [distill-seed2](../distill-seed2) |" in text
-    for link in ("loss_terms.png", "metric.png", "evaluate.csv", "evaluate-runs.csv", "../distill-seed1"):
-        assert f"]({link})" in text
-        assert (context.output / link).exists()
+    page = page_of(context)
+    figures, runs = page.tables
+    assert ["student", "2", "5.7500 ± 0.3536", "20.0% ± 0.0%", "1,000"] in figures
+    assert ["teacher", "1", "4.5000", "20.0%", "1,000"] in figures
+    assert ["distill[seed=2]", "causal", "teacher", "", "10", "6.0000", "../distill-seed2"] in runs
+    assert (context.output / "../distill-seed2").exists()
+    files = [address for address in page.addresses if not address.startswith(("#", "data:"))]
+    assert files == ["evaluate.md", "evaluate.csv", "evaluate-runs.csv"]
+    assert all((context.output / file).is_file() for file in files)
+
+
+def test_the_page_says_what_was_asked_and_what_came_out(context: StageContext) -> None:
+    stage().run(context)
+    page = page_of(context)
+    assert page.titles == ["Verdict", "What was asked", "Figures", "Curves", "Lineage"]
+    assert (
+        "student has a validation loss 27.8% above that of teacher (5.7500 against 4.5000); "
+        "mean of 2 seeds with a spread of 0.3536."
+    ) in page.text
+    assert "Trained distill: causal, 2 seeds Teacher teacher Compared evaluate: teacher, student," in page.text
+
+
+def test_a_job_tells_its_description_and_the_command_that_repeats_it(context: StageContext, tmp_path: Path) -> None:
+    resolved = tmp_path / "resolved-1.yaml"
+    training = {"max_steps": 10, "batch_size": 4}
+    stages = {"distill": {"training": training}, "teacher": {"method": {"name": "finetune"}, "training": training}}
+    uri = "postgresql://me:secret@host/db"
+    resolved.write_text(yaml.safe_dump({"description": "A <b>test</b>", "stages": stages, "uri": uri}))
+    stage().run(replace(context, resolved=resolved))
+    page = page_of(context)
+    assert page.titles[-1] == "Make it again"
+    assert "A <b>test</b>" in page.text
+    assert f"raydistill run {resolved} storage=NEW_FOLDER" in page.text
+    assert "distill: causal, 10 steps, 4 rows a step, 2 seeds" in page.text
+    assert "teacher: finetune, 10 steps" in page.text
+    assert "version.torch: " in page.text
+    assert "secret" not in page.text
+
+
+def test_classes_taken_for_each_other_and_rows_that_differ_are_shown(
+    context: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = context.runs["evaluate"]
+    said = {"teacher": ["good", "bad"], "student": ["good", "good"]}
+    entries = [entry for entry in run.summary["entries"] if entry["model"] in said][:2]
+    files = [f"{entry['model']}.parquet" for entry in entries]
+    run.output.mkdir()
+    for entry, file in zip(entries, files, strict=True):
+        answers = said[entry["model"]]
+        columns: dict[str, list[Any]] = {"row_id": [0, 1], "label": ["good", "bad"], "prediction": answers}
+        columns |= {
+            f"probability.{name}": [0.75 if one == name else 0.25 for one in answers] for name in ("bad", "good")
+        }
+        pq.write_table(pa.table(columns), run.output / file)
+    part = {"uri": "corpus", "weight": 1.0, "few_shot": None, "label_subset": [], "seed": 0}
+    summary = {"entries": entries, "predictions": files, "rows_of": [part]}
+    asked = []
+
+    def texts(parts: Any, rows: Any) -> dict[int, str]:
+        asked.append(parts)
+        return {row: f"<i>text {row}</i>" for row in rows}
+
+    monkeypatch.setattr(report._report_page, "row_texts", texts)
+    stage().run(replace(context, runs={**context.runs, "evaluate": [replace(run, summary=summary)]}))
+    page = page_of(context)
+    assert "Where they differ" in page.titles
+    assert page.captions[1:3] == ["student", "teacher"]
+    assert [row[1:] for row in page.tables[1][1:]] == [["0", "1", "0%"], ["0", "1", "100%"]]
+    assert "<i>text 1</i> row 1 true bad teacher bad (75%) ✓ right student good (75%) ✗ wrong" in page.text
+    assert asked == [[CorpusPart("corpus")]]
 
 
 def test_csv_has_every_run(context: StageContext) -> None:
@@ -141,17 +213,21 @@ def test_another_metric_has_lines_for_the_models_that_have_it(
     context: StageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert levels(monkeypatch, context, metric="accuracy") == {"teacher": 0.2}
-    assert "## Accuracy" in (context.output / "report.md").read_text()
+    assert "accuracy optimizer step" in page_of(context).text
 
 
-def test_evaluations_alone_give_tables_without_pictures(context: StageContext) -> None:
+def test_evaluations_alone_give_tables_without_curves(context: StageContext) -> None:
     assert set(stage(trainings=[]).run(context)["files"]) == {
-        *("report.md", "evaluate.md", "evaluate.csv", "evaluate-runs.csv")
+        *("report.html", "evaluate.md", "evaluate.csv", "evaluate-runs.csv")
     }
+    assert "Curves" not in page_of(context).titles
 
 
-def test_trainings_alone_give_pictures_without_tables(context: StageContext) -> None:
-    assert set(stage(evaluations=[]).run(context)["files"]) == {"report.md", "loss_terms.png", "metric.png"}
+def test_trainings_alone_give_curves_without_figures(context: StageContext) -> None:
+    assert stage(evaluations=[]).run(context)["files"] == ["report.html"]
+    page = page_of(context)
+    assert page.titles == ["Verdict", "What was asked", "Curves", "Lineage"]
+    assert "distill[seed=1] ended with validation loss 5.5000; distill[seed=2] ended with" in page.text
 
 
 @pytest.mark.parametrize("metric", [None, "accuracy"])
@@ -162,13 +238,12 @@ def test_trainings_whose_validation_rows_have_no_labels_have_their_loss_drawn_an
         lines = [json.loads(line) for line in (run.output / "history.jsonl").read_text().splitlines()]
         kept = [{name: value for name, value in line.items() if not name.startswith("eval/")} for line in lines]
         (run.output / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    files = stage(metric=metric).run(context)["files"]
-    assert "loss_terms.png" in files
-    assert "metric.png" not in files
-    page = (context.output / "report.md").read_text()
-    assert "| run | method | teacher | steps | folder |" in page
-    assert "| `distill[seed=1]` | causal | teacher | 10 | [distill-seed1](../distill-seed1) |" in page
-    assert "| teacher |" in page
+    stage(metric=metric).run(context)
+    page = page_of(context)
+    assert page.tags.count("figure") == 2, "of the terms loss and ce alone"
+    figures, runs = page.tables
+    assert ["distill[seed=1]", "causal", "teacher", "", "10", "../distill-seed1"] in runs
+    assert figures[1][0] == "teacher"
 
 
 @pytest.mark.parametrize(
@@ -265,11 +340,12 @@ def test_a_table_over_tasks_has_the_average_first_and_a_column_a_task(context: S
         "| student | 2 | 58.75 ± 5.30 | 45.00 ± 7.07 | 72.50 ± 3.54 |",
         "| teacher | 1 | 62.50 | 50.00 | 75.00 |",
     ]
-    text = (context.output / "report.md").read_text()
-    assert text.index("| model | n | average |") < text.index("## qqp")
-    assert "In hundredths: CoLA (matthews), QQP (accuracy and f1), of several metrics their mean;" in text
+    page = page_of(context)
+    assert page.captions == ["task_table", "qqp"]
+    assert [cell.strip() for cell in page.tables[0][0]] == ["model", "n", "average", "CoLA", "QQP"]
+    assert "In hundredths: CoLA (matthews), QQP (accuracy and f1), of several metrics their mean;" in page.text
     # Said of the evaluation's own table alone.
-    assert text.count("Latencies are those of a slow machine.") == 1
+    assert page.text.count("Latencies are those of a slow machine.") == 1
 
 
 def test_a_column_shows_the_first_score_of_its_evaluation_by_default(context: StageContext) -> None:
@@ -277,14 +353,14 @@ def test_a_column_shows_the_first_score_of_its_evaluation_by_default(context: St
     stage(evaluations=[], trainings=[], task_table={"columns": columns}).run(with_tasks(context))
     text = (context.output / "task_table.md").read_text()
     assert "| student | 2 | 62.50 ± 3.54 | 45.00 ± 7.07 | 80.00 ± 0.00 |" in text.splitlines()
-    assert "In hundredths: CoLA (matthews), QQP (accuracy);" in (context.output / "report.md").read_text()
+    assert "In hundredths: CoLA (matthews), QQP (accuracy);" in page_of(context).text
 
 
 def test_a_table_over_tasks_may_be_all_of_a_report(context: StageContext) -> None:
     averaged = {**TASK_TABLE, "average": ["QQP"]}
     summary = stage(evaluations=[], trainings=[], task_table=averaged).run(with_tasks(context))
-    assert summary["files"] == ["report.md", "task_table.md", "task_table.csv", "task_table-runs.csv"]
-    assert "| teacher | 1 | 75.00 | 50.00 | 75.00 |" in (context.output / "report.md").read_text()
+    assert summary["files"] == ["report.html", "task_table.md", "task_table.csv", "task_table-runs.csv"]
+    assert ["teacher", "1", "75.00", "50.00", "75.00"] in page_of(context).tables[0]
 
 
 @pytest.mark.parametrize(
@@ -316,37 +392,37 @@ def test_an_average_over_what_is_no_column_is_refused() -> None:
 AGAINST = {"key": "optimizer.learning_rate", "metric": "loss"}
 
 
-def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_picture(context: StageContext) -> None:
+def test_a_figure_against_a_key_of_a_matrix_is_a_table_and_a_chart(context: StageContext) -> None:
     summary = stage(plot_against=AGAINST).run(context)
     stem = "evaluate-loss-against-learning_rate"
-    assert {f"{stem}.md", f"{stem}.png"} <= set(summary["files"])
+    assert f"{stem}.md" in summary["files"]
     assert isinstance(context.tracker, MemoryTracker)
     tracked = {Path(path).name for path in context.tracker.runs[KEY].artifacts}
-    assert {f"{stem}.md", f"{stem}.png"} <= tracked
+    assert f"{stem}.md" in tracked
     lines = (context.output / f"{stem}.md").read_text().splitlines()
     assert lines == ["| learning_rate | alone |", "| --- | ---: |", "| 0.1 | 6.5000 |", "| 0.2 | 6.5000 |"]
-    text = (context.output / "report.md").read_text()
-    assert f"![Validation loss against learning_rate]({stem}.png)" in text
-    assert "| 0.1 | 6.5000 |" in text
+    page = page_of(context)
+    assert page.captions[1] == "validation loss against learning_rate"
+    assert page.tables[1][1:] == [["0.1", "6.5000"], ["0.2", "6.5000"]]
 
 
 def test_a_figure_against_a_key_is_the_tasks_own_metric_by_default(context: StageContext) -> None:
     chosen = stage(plot_against={"key": "optimizer.learning_rate"})
     assert chosen.plan(ScalingConfig(), EARLIER).lines
-    assert "evaluate-loss-against-learning_rate.png" in chosen.run(context)["files"]
+    assert "evaluate-loss-against-learning_rate.md" in chosen.run(context)["files"]
 
 
 def test_models_without_the_key_are_level_lines_beside_it(
     context: StageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: dict[str, float] = {}
-    draw = report.pictures.against
+    draw = report.charts.against
 
     def spy(against: Any, levels: Any) -> Any:
         found.update({level.label: level.value.mean for level in levels})
         return draw(against, levels)
 
-    monkeypatch.setattr(report.pictures, "against", spy)
+    monkeypatch.setattr(report.charts, "against", spy)
     stage(plot_against=AGAINST).run(context)
     assert found == {"teacher": 4.5, "student": 5.75, "student before": 9.0}
 
