@@ -121,10 +121,8 @@ def test_the_keyboard_reaches_the_main_part_first_then_sorts_and_reads_values(ta
 def test_pointing_at_a_chart_shows_the_nearest_step(tab: toy.Browser, page: Path) -> None:
     tab.open(page, width=360)
     tab.run("document.querySelector('.plot').scrollIntoView({block: 'center', behavior: 'instant'})")
-    box = tab.run(
-        "(({left, top, width, height}) => [left, top, width, height])(document.querySelector('.area').getBoundingClientRect())"
-    )
-    x, y = box[0] + 0.55 * box[2], box[1] + 0.5 * box[3]
+    box = tab.run("JSON.parse(JSON.stringify(document.querySelector('.area').getBoundingClientRect()))")
+    x, y = box["x"] + 0.55 * box["width"], box["y"] + 0.5 * box["height"]
     tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
     assert tab.run("document.querySelector('.readout b').textContent") == "step 4"
 

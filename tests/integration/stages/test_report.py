@@ -213,7 +213,7 @@ def test_another_metric_has_lines_for_the_models_that_have_it(
     context: StageContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert levels(monkeypatch, context, metric="accuracy") == {"teacher": 0.2}
-    assert "accuracy optimizer step" in page_of(context).text
+    assert "last accuracy" in page_of(context).text
 
 
 def test_evaluations_alone_give_tables_without_curves(context: StageContext) -> None:
