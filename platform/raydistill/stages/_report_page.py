@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from raydistill.report.chart import READ, Charts
 from raydistill.report.columns import column
 from raydistill.report.differences import Predictions
 from raydistill.report.document import Block, Document, Listing, Section, Table, Verdict
-from raydistill.report.grouping import value_text
+from raydistill.report.grouping import value_text, without_seed
 from raydistill.report.repeat import repeat
 from raydistill.report.tables import Cell, Group
 from raydistill.report.verdict import OTHER, STUDENT, TEACHER, Judged, verdict
@@ -67,7 +67,7 @@ class Compared:
         students = {run.name for run, _ in trained} | {run.name.partition("[")[0] for run, _ in trained}
         found: dict[tuple[str, str], str] = {}
         for reference, entry in self.entries():
-            key = (entry.model, json.dumps(tables.without_seed(entry.assignment), sort_keys=True))
+            key = (entry.model, json.dumps(without_seed(entry.assignment), sort_keys=True))
             is_teacher = bool({reference, run_name(reference, entry.assignment)} & teachers)
             found[key] = TEACHER if is_teacher else STUDENT if reference in students else OTHER
         return {row.name: found[row.model, json.dumps(row.assignment, sort_keys=True)] for row in self.groups}
@@ -85,7 +85,7 @@ class Compared:
             files = run.summary.get("predictions", [])
             entries = [tables.Entry.of(data) for data in run.summary["entries"]]
             for entry, file in zip(entries, files, strict=False):
-                keys = tables.without_seed({**run.assignment, **entry.assignment})
+                keys = without_seed({**run.assignment, **entry.assignment})
                 if entry.model == row.model and keys == dict(row.assignment):
                     return Predictions.read(row.name, run.output / file)
         return None
@@ -119,7 +119,11 @@ def document(
         "Report of a job",
         context.job_name,
         str(job.get("description") or ""),
-        next((verdict(one) for one in judged if one is not None), _of_trainings(trained, metric)),
+        _verdict(
+            compared,
+            judged,
+            _of_trainings(trained, metric, otherwise="The tables below compare the models." if figures else ""),
+        ),
         [one for one in sections if one is not None],
     )
 
@@ -132,14 +136,23 @@ def _resolved(context: _base.StageContext) -> dict[str, Any]:
     return found
 
 
-def _of_trainings(trained: Trained, metric: str) -> Verdict:
-    """What is known where nothing was compared."""
+def _verdict(compared: Sequence[Compared], judged: Sequence[Judged | None], otherwise: Verdict) -> Verdict:
+    """That of the first evaluation that has one, with its name where there are several."""
+    for one, of in zip(compared, judged, strict=True):
+        if of is not None:
+            found = verdict(of)
+            return replace(found, sentence=f"{one.name}: {found.sentence}") if len(compared) > 1 else found
+    return otherwise
+
+
+def _of_trainings(trained: Trained, metric: str, *, otherwise: str) -> Verdict:
+    """What is known where no metric decides."""
     style, said = column(metric), []
     for run, training in trained:
         points = training.points(curves.TASK + metric)
         if points:
             said.append(f"{run.name} ended with {style.heading} {style.text([*points.values()][-1])}")
-    return Verdict("; ".join(said[:3]) + "." if said else "Nothing was compared.")
+    return Verdict("; ".join(said[:3]) + "." if said else otherwise or "Nothing was compared.")
 
 
 def _asked(job: Mapping[str, Any], compared: Sequence[Compared], trained: Trained) -> list[tuple[str, str]]:

@@ -85,6 +85,7 @@ def test_a_table_over_tasks_may_be_all_of_a_report(context: StageContext) -> Non
     summary = stage(evaluations=[], trainings=[], task_table=averaged).run(with_tasks(context))
     assert summary["files"] == ["report.html", "task_table.md", "task_table.csv", "task_table-runs.csv"]
     assert ["teacher", "1", "75.00", "50.00", "75.00"] in page_of(context).tables[0]
+    assert "Verdict The tables below compare the models." in page_of(context).text
 
 
 @pytest.mark.parametrize(
