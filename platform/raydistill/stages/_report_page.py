@@ -115,15 +115,13 @@ def document(
         Section("lineage", "Lineage", [_runs(trained, metric, context.output)]) if trained else None,
         _repeat(context),
     ]
+    tabled = "The tables below compare the models." if figures else "Nothing was compared."
+    otherwise = _of_trainings(trained, metric) or Verdict(tabled)
     return Document(
         "Report of a job",
         context.job_name,
         str(job.get("description") or ""),
-        _verdict(
-            compared,
-            judged,
-            _of_trainings(trained, metric, otherwise="The tables below compare the models." if figures else ""),
-        ),
+        _verdict(compared, judged, otherwise),
         [one for one in sections if one is not None],
     )
 
@@ -145,14 +143,14 @@ def _verdict(compared: Sequence[Compared], judged: Sequence[Judged | None], othe
     return otherwise
 
 
-def _of_trainings(trained: Trained, metric: str, *, otherwise: str) -> Verdict:
-    """What is known where no metric decides."""
+def _of_trainings(trained: Trained, metric: str) -> Verdict | None:
+    """What is known where nothing was compared; None for nothing."""
     style, said = column(metric), []
     for run, training in trained:
         points = training.points(curves.TASK + metric)
         if points:
             said.append(f"{run.name} ended with {style.heading} {style.text([*points.values()][-1])}")
-    return Verdict("; ".join(said[:3]) + "." if said else otherwise or "Nothing was compared.")
+    return Verdict("; ".join(said[:3]) + ".") if said else None
 
 
 def _asked(job: Mapping[str, Any], compared: Sequence[Compared], trained: Trained) -> list[tuple[str, str]]:
