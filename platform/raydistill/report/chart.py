@@ -171,7 +171,8 @@ class Chart:
 
     def named_marks(self) -> list[dict[str, Any]]:
         """Marks with places in percent; names stand where there is room, moved apart where they would meet."""
-        found, taken = [], []
+        found: list[dict[str, Any]] = []
+        taken: list[tuple[bool, float]] = []
         for mark in sorted(self.marks, key=lambda mark: -mark.at[1]):
             x, y = self.x.place(mark.at[0]), 100 - self.y.place(mark.at[1])
             is_left, text_y = x > 55, y

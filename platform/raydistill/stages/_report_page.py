@@ -251,7 +251,7 @@ def _differences(one: Compared, judged: Judged | None, *, number: int, of: str) 
 
 def _texts_of(one: Compared) -> differences.Texts:
     """The texts of an evaluation's rows; none where its corpus is not there any more."""
-    parts = next((run.summary["rows_of"] for run in one.runs if run.summary.get("rows_of")), [])
+    parts: list[dict[str, Any]] = next((run.summary["rows_of"] for run in one.runs if run.summary.get("rows_of")), [])
 
     def texts(rows: Sequence[int]) -> Mapping[int, str]:
         try:
