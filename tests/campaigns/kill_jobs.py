@@ -53,8 +53,11 @@ FORBIDDEN = (
 )
 _RELATIVE = 1e-6
 _END_S = 1800
-_LATEST_S = 45
-"""A kill comes at most so long after the start or the kill before, or once its process is there."""
+_AT_ANY_TIME, _LATEST_S = 1 / 3, 45
+"""This share of the kills comes at most so long after the start or the kill before, or once the process is there."""
+_MOST_STEPS, _AFTER_S = 40, 12
+"""The others come after at most so many further steps, or so long after the training: a start takes most of the time,
+and a job that is killed in every one would never be killed elsewhere."""
 _SEEN_S = 0.2
 _TIMED = ("latency_ms", "latency_spread_ms", "batch_latency_ms", "batch_latency_spread_ms")
 """Figures that no two evaluations have in common."""
@@ -148,7 +151,7 @@ class Disturbed:
     def __init__(self, job: Path, storage: Path, rng: random.Random, most: int) -> None:
         self._job, self.storage, self._rng, self._most = job, storage, rng, most
         self.killed, self.restarts, self.seconds = Counter[str](), 0, 0.0
-        self._began = 0.0
+        self._began, self._target, self._moment, self._step = 0.0, "", 0.0, 0
 
     def run(self) -> list[str]:
         """Run to the end, through all kills; returns why it did not come there."""
@@ -167,22 +170,34 @@ class Disturbed:
     def _once(self) -> tuple[int | None, bool]:
         """Start the job once and kill until it ends; returns its exit status, and whether a kill hit it."""
         process, family, hit = _start(self._job, self.storage), list[psutil.Process](), False
-        target, moment = self._next()
+        self._draw()
         while process.poll() is None and time.monotonic() - self._began <= _END_S:
             family = _family(process) or family
-            if self.killed.total() < self._most and time.monotonic() >= moment and self._kill(target, family):
+            if self.killed.total() < self._most and self._is_due() and self._kill(family):
                 hit = True
-                target, moment = self._next()
+                self._draw()
             time.sleep(_SEEN_S)
         _wait(process, family)
         return process.returncode, hit
 
-    def _next(self) -> tuple[str, float]:
-        """What is killed next, and when."""
-        return self._rng.choice(list(TARGETS)), time.monotonic() + self._rng.uniform(0, _LATEST_S)
+    def _draw(self) -> None:
+        """Draw what is killed next, and when: at any time, or once the training has made some of its steps."""
+        self._target = self._rng.choice(list(TARGETS))
+        seconds, steps = self._rng.uniform(0, _LATEST_S), self._rng.randint(1, _MOST_STEPS)
+        at_any_time = self._rng.random() < _AT_ANY_TIME
+        self._moment = time.monotonic() + (seconds if at_any_time else 0)
+        self._step = 0 if at_any_time else _steps(self.storage) + steps
 
-    def _kill(self, target: str, family: list[psutil.Process]) -> bool:
+    def _is_due(self) -> bool:
+        if self._step and _is_over(self.storage, "train"):
+            # There are no further steps, but the evaluation and the registration.
+            self._step, self._moment = 0, time.monotonic() + self._rng.uniform(0, _AFTER_S)
+            self._target = self._rng.choice([target for target in TARGETS if target != "worker"])
+        return time.monotonic() >= self._moment and _steps(self.storage) >= self._step
+
+    def _kill(self, family: list[psutil.Process]) -> bool:
         """Kill such a process, if one is there and the job still has something to do; returns whether it was so."""
+        target = self._target
         chosen = [one for one in family if TARGETS[target] in _command(one)] if target != "driver" else family[:1]
         if not chosen or _is_over(self.storage):
             return False
