@@ -4,7 +4,7 @@
 worker, the driver, the tracker or the raylet, is started again whenever it ended in failure, and runs to its end. A
 kill counts when the process was there and the job's last stage was not finished. Compared with a job that nobody
 disturbed: the tokens that each step had read (equal, so that no row is lost or taken twice), what is tracked of each
-step (once), the losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits.
+step, the losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits.
 Each kill and each job prints one line at once. ``--first`` continues with a later job; a job's number and the seed
 decide its moments.
 """
@@ -84,11 +84,20 @@ def main() -> int:
             rng = random.Random(f"{options.seed} {number}")
             most = min(options.kills_per_job, options.kills - killed.total())
             one = Disturbed(job, root / f"disturbed-{number}", rng, most)
-            problems = one.run() or differences(undisturbed, left_by(one.storage))
+            problems = one.run()
+            left = {} if problems else left_by(one.storage)
+            problems = problems or differences(undisturbed, left)
             found.update(problems or ["equal"])
             killed += one.killed
             disturbed_s.append(one.seconds)
-            _tell(job=number, problems=problems, restarts=one.restarts, seconds=round(one.seconds, 1), kills=one.killed)
+            _tell(
+                job=number,
+                problems=problems,
+                kills=one.killed,
+                restarts=one.restarts,
+                seconds=round(one.seconds, 1),
+                tracked_twice=left.get("twice"),
+            )
             if problems:
                 sys.stderr.write(
                     (one.storage.with_suffix(".log")).read_text(encoding="utf-8", errors="replace")[-6000:]
@@ -260,34 +269,42 @@ def left_by(storage: Path) -> dict[str, Any]:
     entries = json.loads((evaluated / "stage.json").read_text(encoding="utf-8"))["summary"]["entries"]
     figures = [{name: one for name, one in entry["figures"].items() if name not in _TIMED} for entry in entries]
     uri = f"sqlite:///{storage / 'mlflow.db'}"
-    found = {"history": read_history(trained), "figures": figures, "tracked": _tracked(uri)}
-    return found | dict(zip(("registry", "logits"), _registry(uri, storage), strict=True))
+    tracked, twice = _tracked(uri)
+    registry, logits = _registry(uri)
+    history = read_history(trained)
+    found = {"history": history, "figures": figures, "tracked": tracked, "twice": twice}
+    return {**found, "registry": registry, "logits": logits}
 
 
-def _tracked(uri: str) -> dict[str, Any]:
-    """Steps and losses of each run that ended well, in order: each step once."""
+def _tracked(uri: str) -> tuple[dict[str, Any], int]:
+    """Statuses of the runs by name, with the steps and values of each of their metrics; and the points there twice.
+
+    A training that goes on from its latest checkpoint tracks the steps since then again, which must be equal.
+    """
     client = open_client(uri)
     found: dict[str, Any] = {}
+    twice = 0
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id]):
-            metrics = [name for name in run.data.metrics if "speed/" not in name and not name.endswith(_TIMED)]
-            history = {
-                name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)] for name in metrics
-            }
-            lines = {name: [list(each) for each in sorted(points)] for name, points in history.items()}
+            lines = {}
+            for name in run.data.metrics:
+                if "speed/" not in name and not name.endswith(_TIMED):
+                    points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+                    lines[name] = [list(point) for point in sorted({*points})]
+                    twice += len(points) - len(lines[name])
             found.setdefault(run.info.run_name, []).append([run.info.status, lines])
-    return found
+    return found, twice
 
 
-def _registry(uri: str, storage: Path) -> tuple[list[Any], list[Any]]:
+def _registry(uri: str) -> tuple[list[Any], list[Any]]:
     """Every version with its aliases and tags, and the logits of each, loaded as a user would."""
     registry, described, logits = Registry(uri), [], []
     ids = torch.arange(5, 25)[None]
     for student in registry.students():
         for version in student.versions:
-            folder = storage / f"pulled-{version.number}"
-            registry.pull(version, folder)
-            with torch.no_grad():
+            with tempfile.TemporaryDirectory() as pulled, torch.no_grad():
+                folder = Path(pulled) / "model"
+                registry.pull(version, folder)
                 logits.append(
                     load_model(folder, head="masked_lm", dtype=torch.float32)(input_ids=ids)
                     .logits.double()
