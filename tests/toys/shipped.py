@@ -17,6 +17,7 @@ from raydistill.job import record
 from raydistill.models.blocks import family_of
 from raydistill.models.load import model_class
 from raydistill.stages import _models
+from raydistill.user_error import UserError
 
 HUB = {
     "google-bert/bert-base-uncased": BertConfig(),
@@ -49,7 +50,8 @@ def standing_in(checkpoints: dict[str, Path]) -> Iterator[None]:
     def of_hub(name: str, revision: str | None) -> Path:
         if name not in checkpoints:
             return from_hub(name, revision)
-        assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{name} is not pinned to a revision"
+        if not re.fullmatch("[0-9a-f]{40}", revision or ""):
+            raise UserError(f"{name} is not pinned to a revision")
         return checkpoints[name]
 
     def of_registry(reference: str, *arguments: Any, **options: Any) -> Path:
