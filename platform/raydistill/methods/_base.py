@@ -1,7 +1,7 @@
 """The contract that every method keeps: what it needs, which terms it has, and a loss from a batch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raydistill.batch import Batch, encoded_as
 from raydistill.losses.reduction import mean_over
+from raydistill.models.blocks import family_of
 from raydistill.models.load import head_of
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
@@ -279,6 +280,16 @@ def check_choice(key: str, value: Any, choices: Collection[Any]) -> None:
     """Raise ValueError for a value that is not among the choices."""
     if value not in choices:
         raise UserError(f"{key} is {value!r}; choices: {', '.join(map(str, choices))}")
+
+
+def check_one_width(models: Iterable[Any]) -> None:
+    """Raise ValueError for a configuration of a model whose last states are not as wide as its others."""
+    for model in models:
+        if family_of(model).last_width(model) != model.hidden_size:
+            raise UserError(
+                f"the last states of the {model.model_type} are {family_of(model).last_width(model)} wide, its others "
+                f"{model.hidden_size}, so that states of its layers cannot be compared; choose another model or method"
+            )
 
 
 def check_interchange(proportion: float, max_tokens: int | None) -> None:

@@ -22,6 +22,7 @@ from raydistill.methods._base import (
     Requirements,
     Term,
     Terms,
+    check_one_width,
     check_positive,
     check_temperature,
     check_weight,
@@ -250,6 +251,7 @@ def check_alignment(
     """Refuse a regression, layers that a model lacks, and padding of decoders; raises ValueError."""
     refuse_regression(student_config)
     aligned_layers(config, student_config, teacher_configs, match)
+    check_one_width((student_config, *teacher_configs))
     for model in (student_config, *teacher_configs):
         if not config.mask_padding and family_of(model).vocabulary_head(model) == "causal_lm":
             raise UserError(f"method.mask_padding is false, but {model.model_type} is a decoder; set it to true")

@@ -107,6 +107,11 @@ class Method(Distiller):
         for term in sorted(config.active & {"cos", "causal_cos"}):
             remedy = f"set method.alpha_{term} to 0 or make the widths equal"
             _check_equal("hidden_size", student_config, teacher_config, remedy)
+            widths = [family_of(model).last_width(model) for model in (student_config, teacher_config)]
+            if widths[0] != widths[1]:
+                raise UserError(
+                    f"last states are {widths[0]} wide in the student and {widths[1]} in the teacher; {remedy}"
+                )
         if not config.intervenes or config.data_augment or config.mapping is None:
             return
         groups = load_mapping(config.mapping).groups

@@ -26,6 +26,7 @@ from raydistill.methods._base import (
     Term,
     Terms,
     check_choice,
+    check_one_width,
     check_weight,
     label_term,
 )
@@ -103,6 +104,7 @@ class Method(Distiller):
             _dynamic.refuse_scores("strategy", config.strategy, student_config, instead="static")
         if config.rep_alpha == 0:
             return
+        check_one_width((student_config, *teacher_configs))
         (teacher_config,) = teacher_configs
         width, teacher_width = student_config.hidden_size, teacher_config.hidden_size
         if width != teacher_width:

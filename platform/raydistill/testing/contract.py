@@ -42,6 +42,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "llama": (toy_llama, toy_llama),
     **{name: (make, make) for name, make in CLASSIFIERS.items()},
     "bert_narrow": (CLASSIFIERS["bert_classes"], partial(CLASSIFIERS["bert_classes"], hidden_size=8)),
+    "distilbert_narrow": (toy_bert, partial(toy_distilbert, hidden_size=8)),
     "bert_shared": (CLASSIFIERS["bert_classes"], toy_shared_classifier),
 }
 """Teacher and student of each family."""

@@ -160,6 +160,11 @@ class Blocks(ABC):
         return int(config.max_position_embeddings)
 
     @classmethod
+    def last_width(cls, config: Any) -> int:
+        """Width of the last hidden states, which is that of all others but in one family."""
+        return int(config.hidden_size)
+
+    @classmethod
     def output_layer(cls, model: Any, head: str) -> Any:
         """The linear layer of a model that gives the logits of a named head other than the vocabulary's."""
         return model.get_submodule(cls.OUTPUTS[head])

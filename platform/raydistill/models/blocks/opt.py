@@ -23,6 +23,11 @@ class Family(_base.Blocks):
         """Blocks that are left out at random."""
         return f"layerdrop is {config.layerdrop}" if config.layerdrop else None
 
+    @classmethod
+    def last_width(cls, config: Any) -> int:
+        """The embeddings', to which the last states are projected."""
+        return int(config.word_embed_proj_dim)
+
     def embed(self, input_ids: Tensor, layout: Layout, token_types: Tensor | None = None) -> Tensor:
         """Tokens, as wide as the blocks, and positions added."""
         decoder = self.model.model.decoder
