@@ -23,6 +23,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Predictor:
     """A checkpoint with its tokenizer: transformers' files with safetensors weights, or an export of ours.
 
+    Shapes and units: texts in, one value a text in each column out; probabilities are in [0, 1], likelihoods in nats.
+    What a head gives stands at the classes of ``raydistill.deploy.answers``. Raises UserError, a ValueError of one
+    line, for what cannot be loaded or read. Source: the heads of transformers; answers of questions are chosen as in
+    its examples.
+
     >>> Predictor("student").predict(["a fine film", "a bore"])["prediction"]  # doctest: +SKIP
     ['positive', 'negative']
     """
