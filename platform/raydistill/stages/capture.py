@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from raydistill import cluster
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
+from raydistill.data import top_k_file
 from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.input_splits import TRAIN, VALIDATION
 from raydistill.data.published import score_files
@@ -21,6 +22,7 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, OutputColumn, OutputSet, OutputSpec
+from raydistill.data.top_k_file import TopKFile
 from raydistill.models import checks, layer_plan
 from raydistill.models.blocks import how_run
 from raydistill.models.dropout_scores import has_dropout
@@ -68,6 +70,9 @@ class Config(_base.StageConfig):
     """For ``top_k``: logits are divided by it first. Methods read them at the same temperature."""
     mask_seed: int | None = None
     """For ``top_k``: key of the masks, one a row for all epochs; by default the stage's seed."""
+    top_k_file: str | None = None
+    """For ``top_k`` of causal models: a Parquet file of what others captured at this temperature, which is stored in
+    place of what the teacher says; see ``data/top_k_file.py``. The teacher is named for what it is and does not run."""
     dropout_passes: Annotated[int, Field(ge=2)] = 16
     """For ``dropout_scores``: passes with dropout."""
     dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -91,6 +96,12 @@ class Config(_base.StageConfig):
             )
         if len(set(self.layers)) != len(self.layers) or len(set(self.outputs)) != len(self.outputs):
             raise UserError("layers or outputs names one thing twice; name each once")
+        if self.top_k_file is not None and (self.outputs != ["top_k"] or self.task.head != "causal_lm"):
+            raise UserError(
+                "top_k_file is of the likeliest ids of a causal model; write task: clm and outputs: [top_k]"
+            )
+        if self.top_k_file is not None and (len(self.teachers) > 1 or len(self.corpus) > 1):
+            raise UserError("top_k_file is of one teacher and one corpus; capture each by itself")
         return self
 
     @property
@@ -98,6 +109,11 @@ class Config(_base.StageConfig):
         """What of a teacher's outputs is stored."""
         masked = self.task.head == "masked_lm"
         return OutputSpec(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k, masked)
+
+    def ids_file(self, vocab_size: int) -> TopKFile | None:
+        """The likeliest ids that others captured, of a teacher with so many ids; None without a file of them."""
+        path = self.top_k_file
+        return None if path is None else TopKFile(path, self.top_k, vocab_size, (TRAIN, VALIDATION))
 
     def score_column(self, number: int) -> ScoreColumn | None:
         """Where a teacher's scores stand in the file, None without one."""
@@ -124,6 +140,9 @@ class Stage(_base.Stage):
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         found, path = {**super().identity(scaling), "format": FORMAT_VERSION}, self.config.dropout_scores_file
+        # Without such a file the identity is that of before there were any.
+        ids = found.pop(top_k_file.OPTION)
+        found |= {} if ids is None else {top_k_file.OPTION: sha256_of(ids)}
         return found if path is None else {**found, "scores": sha256_of(path)}
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> CaptureDecisions:
@@ -143,6 +162,11 @@ class Stage(_base.Stage):
             teachers.append(teacher)
         self._check_record_batches(corpus.max_length)
         lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
+        ids = config.ids_file(teachers[0].config.vocab_size)
+        if ids is not None:
+            known = None not in (corpus.rows, corpus.validation_rows)
+            ids.check((corpus.rows or 0) + (corpus.validation_rows or 0) if known else None)
+            lines.append(f"the likeliest ids are those of {ids.path}; no teacher runs")
         return CaptureDecisions(
             lines=[*lines, *check_score_file(config, inputs)],
             makes=OutputsFacts(
@@ -274,6 +298,7 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
             scores=self.config.score_column(number),
+            top_k_file=self.config.ids_file(teacher.config.vocab_size),
             plugins=self.config.task.plugins,
         )
 
@@ -311,6 +336,7 @@ class Stage(_base.Stage):
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
                 **({} if column is None or not is_of_train_set(corpus) else {OPTION: column.identity}),
+                **({} if config.top_k_file is None else {top_k_file.OPTION: sha256_of(config.top_k_file)}),
                 **({"plugin": config.task.own_plugins[0].digest} if config.task.own_plugins else {}),
             },
         )

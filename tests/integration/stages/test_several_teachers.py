@@ -9,6 +9,8 @@ from raydistill.data.stored_outputs import TEACHER_ROWS
 from toys.capture import write_sets
 from toys.several_teachers import captured, trained_here, write_two
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def histories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, float]]]:
