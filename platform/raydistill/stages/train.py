@@ -24,6 +24,9 @@ from raydistill.user_error import UserError
 _HOW_ONLY = {"zero_stage", "logging_steps", "save_steps", "save_total_limit", "max_failures"}
 """Keys of ``training`` on which the trained student does not depend."""
 
+_OF_SHAPE = ("config", "units", "scores")
+"""Keys of ``student`` that only students of another shape than their teacher have."""
+
 _DRAWING = threading.Lock()
 
 _OUTCOME = ("step", "stopped", "delivered", "best_metric", "best_value", "best_step", "note")
@@ -63,6 +66,8 @@ class Stage(_base.Stage):
             found[f"teachers.{position}"] = teacher.checkpoint or ""
         if self.config.student.checkpoint is not None:
             found["student.checkpoint"] = self.config.student.checkpoint.checkpoint or ""
+        if self.config.student.scores is not None:
+            found["student.scores"] = self.config.student.scores
         if self.config.teacher_outputs not in _teacher_plan.KEYWORDS:
             found["teacher_outputs"] = self.config.teacher_outputs
         return found
@@ -79,6 +84,9 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
+        # Students without a shape keep the hashes that they had.
+        unset = StudentConfig(init="random", num_layers=1).model_dump(mode="json", include={*_OF_SHAPE})
+        found["student"] = {key: value for key, value in found["student"].items() if (key, value) not in unset.items()}
         if self.config.teacher_outputs in _teacher_plan.KEYWORDS and DROPOUT_SCORES not in _teacher_plan.kinds_of(
             self.config
         ):
@@ -113,7 +121,10 @@ class Stage(_base.Stage):
             if not student.is_dir():
                 reference = config.student.checkpoint or config.teachers[0]
                 origin = _models.resolve(reference, context.inputs)
-                _student.write_initial(config, student, origin, open_mixture(corpora["train"]), seed=context.seed)
+                scores = config.student.scores and _base.folder_of(config.student.scores, context.inputs)
+                _student.write_initial(
+                    config, student, origin, open_mixture(corpora["train"]), seed=context.seed, scores=scores or None
+                )
         storage_at(student).publish()
         if config.method.distils:
             context.tracker.set_tags(context.run_key, _told(decisions))
