@@ -14,7 +14,6 @@ from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
 from raydistill.data import top_k_file
 from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.input_splits import TRAIN, VALIDATION
-from raydistill.data.published import score_files
 from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.storage import Folder
@@ -30,6 +29,7 @@ from raydistill.models.load import CLASSIFIERS
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, OutputsFacts
 from raydistill.stages._models import Fitted
+from raydistill.stages._score_file import check_score_file
 from raydistill.user_error import UserError
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
@@ -270,20 +270,30 @@ class Stage(_base.Stage):
     def check_room(self, number: int, run: TeacherRun, place: Path, *, remedy: str) -> None:
         """Log about how many bytes a run stores; the preflight knows only corpora that are there.
 
-        Raises ValueError, with a remedy, where they do not fit at ``place``. Sets that are finished are not counted.
+        Raises ValueError, with a remedy, where they do not fit at ``place``.
         """
+        size, rows = self._missing(run)
+        _logger.setLevel(logging.INFO)
+        _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
+        shortage = self.shortage(number, run, place)
+        if shortage is not None:
+            raise UserError(f"{shortage}; {remedy}")
+
+    def shortage(self, number: int, run: TeacherRun, place: Path) -> str | None:
+        """That what is missing of the sets of a run does not fit at ``place``; None where it does."""
+        (size, rows), free = self._missing(run), storage_at(place).free_bytes()
+        if not rows or size + _SPARE_BYTES <= free:
+            return None
+        what = f"outputs of teachers.{number} take about {size_text(size)}"
+        return f"{what}, but the storage has {size_text(free)} free"
+
+    def _missing(self, run: TeacherRun) -> tuple[float, int]:
+        """About how many bytes, and how many rows, there are to store: those of sets that are not finished."""
         pairs = zip(run.corpora, run.sets, strict=True)
         parts = [Corpus.open(uri).manifest for uri, target in pairs if not Folder(target).exists(MANIFEST)]
         rows, tokens = sum(part.rows for part in parts), sum(part.tokens for part in parts)
-        size = rows * _row_bytes(run.headers[0].columns, places=self._kept_share * tokens / max(1, rows))
-        _logger.setLevel(logging.INFO)
-        _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
-        free = storage_at(place).free_bytes()
-        if parts and size + _SPARE_BYTES > free:
-            raise UserError(
-                f"outputs of teachers.{number} take about {size_text(size)}, but the storage has {size_text(free)} "
-                f"free; {remedy}"
-            )
+        places = self._kept_share * tokens / max(1, rows)
+        return rows * _row_bytes(run.headers[0].columns, places=places), rows
 
     def teacher_run(self, number: int, teacher: Fitted, context: _base.StageContext) -> TeacherRun:
         """What actors are told of a teacher; the sets are those of this stage."""
@@ -350,46 +360,3 @@ def _row_bytes(columns: Mapping[str, OutputColumn], *, places: float) -> float:
 def size_text(num_bytes: float) -> str:
     """A size in MiB or GiB."""
     return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"
-
-
-def check_score_file(config: Config, inputs: Inputs) -> list[str]:
-    """What a capture takes from a file, as a line of its forecast, none without one.
-
-    Rows are compared where the corpus is there already. Raises ValueError for a file that does not fit corpus and
-    teachers.
-    """
-    path, num_teachers = config.dropout_scores_file, len(config.teachers)
-    if path is None:
-        return []
-    key = f"dropout_scores_file is {path!r}"
-    if score_files.KIND not in config.outputs:
-        raise UserError(
-            f"{key}, but outputs has {', '.join(config.outputs)}; add {score_files.KIND}, or leave the file out"
-        )
-    if len(config.corpus) > 1:
-        raise UserError(
-            f"{key}, which is of one train set, but corpus names {len(config.corpus)}; capture each by itself"
-        )
-    [name] = [reference.corpus for reference in config.corpus]
-    root = _base.folder_of(name, inputs)
-    if root is None:
-        rows = len(score_files.read_scores(path, num_teachers=num_teachers))
-        _check_rows(key, rows, _base.planned(CorpusFacts, name, inputs))
-        return [f"{score_files.KIND} are those of {rows:,} rows of {path}; compared with the corpus once it is there"]
-    folders = [str(root / part) for part in (TRAIN, VALIDATION)]
-    parts = [Corpus.open(folder) for folder in folders if Folder(folder).exists(MANIFEST)]
-    found = score_files.scores_of_parts(path, parts, num_teachers=num_teachers)
-    rows = sum(len(part) for part in found if part is not None)
-    return [f"{score_files.KIND} of {rows:,} rows are those of {path}"]
-
-
-def _check_rows(key: str, rows: int, corpus: CorpusFacts | None) -> None:
-    """Refuse a file that is as long as neither the part to train on nor both parts, where these are known."""
-    if corpus is None or corpus.rows is None or corpus.validation_rows is None:
-        return
-    if rows not in (corpus.rows, corpus.rows + corpus.validation_rows):
-        raise UserError(
-            f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or "
-            f"{corpus.rows + corpus.validation_rows:,} with what was held out of it; "
-            "give scores of all its rows and of no others, in their order"
-        )
