@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from raydistill import cluster
@@ -30,6 +31,7 @@ from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, OutputsFacts
 from raydistill.stages._models import Fitted
 from raydistill.stages._score_file import check_score_file
+from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
@@ -57,8 +59,8 @@ class Config(_base.StageConfig):
         "logits"
     ]
     """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of language models ``top_k``: of
-    causal ones at every token, of masked ones under one mask a row, which trainings that read them then keep in all
-    epochs."""
+    causal ones at every token, of prompts and messages at predicted tokens, of masked ones under one mask a row, which
+    trainings that read them then keep in all epochs."""
     layers: list[Annotated[int, Field(ge=0)]] = []
     """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -164,6 +166,10 @@ class Stage(_base.Stage):
         lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
         ids = config.ids_file(teachers[0].config.vocab_size)
         if ids is not None:
+            if LOSS_SPANS in corpus.columns:
+                raise UserError(
+                    "top_k_file is of all tokens of a row, but of this corpus completions are kept; leave it out"
+                )
             known = None not in (corpus.rows, corpus.validation_rows)
             ids.check((corpus.rows or 0) + (corpus.validation_rows or 0) if known else None)
             lines.append(f"the likeliest ids are those of {ids.path}; no teacher runs")
@@ -177,6 +183,7 @@ class Stage(_base.Stage):
                 labels=tuple(teacher.labels for teacher in teachers),
                 names=tuple(teacher.names for teacher in teachers),
                 temperature=config.temperature,
+                task=config.task.dump(),
             ),
             teachers=tuple(teachers),
         )
@@ -228,7 +235,9 @@ class Stage(_base.Stage):
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
         rows = corpus.rows + corpus.validation_rows
         one = _row_bytes(columns, places=self._kept_share * corpus.tokens / corpus.rows)
-        return f"{what}: about {size_text(rows * one)} for {rows:,} rows"
+        # Of instructions only completions are kept, which are counted as the stage starts.
+        about = "up to" if LOSS_SPANS in corpus.columns else "about"
+        return f"{what}: {about} {size_text(rows * one)} for {rows:,} rows"
 
     @property
     def _kept_share(self) -> float:
@@ -290,10 +299,17 @@ class Stage(_base.Stage):
     def _missing(self, run: TeacherRun) -> tuple[float, int]:
         """About how many bytes, and how many rows, there are to store: those of sets that are not finished."""
         pairs = zip(run.corpora, run.sets, strict=True)
-        parts = [Corpus.open(uri).manifest for uri, target in pairs if not Folder(target).exists(MANIFEST)]
-        rows, tokens = sum(part.rows for part in parts), sum(part.tokens for part in parts)
-        places = self._kept_share * tokens / max(1, rows)
-        return rows * _row_bytes(run.headers[0].columns, places=places), rows
+        parts = [Corpus.open(uri) for uri, target in pairs if not Folder(target).exists(MANIFEST)]
+        rows = sum(len(part) for part in parts)
+        places = sum(self._kept_share * self._tokens(part) for part in parts)
+        return rows * _row_bytes(run.headers[0].columns, places=places / max(1, rows)), rows
+
+    def _tokens(self, corpus: Corpus) -> int:
+        """Tokens of a corpus, of instructions those of completions, unless prompts are trained on."""
+        if LOSS_SPANS not in corpus.columns or self.config.task.config.train_on_prompt:
+            return corpus.manifest.tokens
+        spans = corpus.read_columns(np.arange(len(corpus))).column(LOSS_SPANS).combine_chunks()
+        return int(np.diff(spans.flatten().to_numpy().reshape(-1, 2)).sum())
 
     def teacher_run(self, number: int, teacher: Fitted, context: _base.StageContext) -> TeacherRun:
         """What actors are told of a teacher; the sets are those of this stage."""

@@ -16,6 +16,8 @@ from raydistill.data.corpus import Corpus
 from raydistill.data.teacher_inference import Share, capture
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.models.load import load_model
+from raydistill.tasks._base import Column
+from raydistill.tasks._instructions import LOSS_SPANS
 from toys.capture import capture_stage, context_of, run_of, train_stage, write_sets, write_texts
 from toys.families import toy_gpt2
 from toys.models import VOCABULARY
@@ -208,6 +210,15 @@ def test_what_can_be_told_before_the_run_is(
     file = write(make(lines), tmp_path / "said.parquet")
     with pytest.raises(ValueError, match=message):
         stage_of(folder, file, **changes).plan(ScalingConfig(), {})
+
+
+def test_a_corpus_of_prompts_and_completions_is_refused(
+    folder: Path, lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_of(folder, write(lines, tmp_path / "said.parquet"))
+    monkeypatch.setattr(Corpus, "columns", {LOSS_SPANS: Column("int64", "list")})
+    with pytest.raises(ValueError, match="but of this corpus completions are kept; leave it out"):
+        stage.plan(ScalingConfig(), {})
 
 
 def test_a_file_that_is_no_parquet_file_is_refused(folder: Path, tmp_path: Path) -> None:
