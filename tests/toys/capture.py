@@ -48,7 +48,7 @@ def write_labelled(folder: Path, *, rows_per_shard: int = 40) -> None:
     save_teacher(folder / "teacher", seed=0)
 
 
-def write_texts(folder: Path, make: Any, task: str, *, tokenizer: Any = None) -> None:
+def write_texts(folder: Path, make: Any, task: str, *, tokenizer: Any = None, seed: int = 0) -> None:
     """``corpus`` with 90 rows to train on and 20 held out, and ``teacher``, a language model of 3 blocks of its ids.
 
     ``make`` makes toy models with the task's head.
@@ -57,10 +57,10 @@ def write_texts(folder: Path, make: Any, task: str, *, tokenizer: Any = None) ->
     save_model(make(3, dtype=torch.float32).eval(), made, folder / "teacher")
     made.save_pretrained(folder / "tokenizer")
     files = {path.name: path.read_bytes() for path in sorted((folder / "tokenizer").iterdir())}
-    for part, (count, seed) in {"train": (90, 0), "validation": (20, 1)}.items():
+    for part, (count, offset) in {"train": (90, 0), "validation": (20, 1)}.items():
         write_corpus(
             folder / "corpus" / part,
-            random_rows(count, seed=seed),
+            random_rows(count, seed=seed + offset),
             rows_per_shard=40,
             tokenizer_files=files,
             tokenizer_hash=tokenizer_hash(load_tokenizer(folder / "teacher")),
@@ -154,14 +154,15 @@ def outputs_here(items: list[dict[str, int]], run: TeacherRun, share: Share) -> 
 def write_sets(folder: Path, output: Path, **changes: Any) -> None:
     """What a capture would write, without Ray."""
     stage = capture_stage(folder, **changes)
-    run = run_of(stage, 0, context_of(stage, output))
-    outputs = TeacherOutputs(run)
-    for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
-        offsets = Corpus.open(uri).shard_offsets
-        with OutputSetWriter(target, run.headers[number], shard_rows=np.diff(offsets).tolist()) as writer:
-            for start, stop in pairwise(offsets.tolist()):
-                writer.add(np.arange(start, stop), outputs.of(number, np.arange(start, stop)))
-            writer.finish()
+    for teacher in range(len(stage.config.teachers)):
+        run = run_of(stage, teacher, context_of(stage, output))
+        outputs = TeacherOutputs(run)
+        for number, (uri, target) in enumerate(zip(run.corpora, run.sets, strict=True)):
+            offsets = Corpus.open(uri).shard_offsets
+            with OutputSetWriter(target, run.headers[number], shard_rows=np.diff(offsets).tolist()) as writer:
+                for start, stop in pairwise(offsets.tolist()):
+                    writer.add(np.arange(start, stop), outputs.of(number, np.arange(start, stop)))
+                writer.finish()
 
 
 def metrics_of(context: StageContext) -> dict[str, list[tuple[int, float]]]:

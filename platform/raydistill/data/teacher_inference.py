@@ -23,6 +23,7 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import Header, OutputColumn, Values, record_batch, schema_of
 from raydistill.data.teacher_outputs_writer import OutputSetWriter
+from raydistill.data.top_k_file import TopKFile
 from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
 from raydistill.losses.reduction import widen
 from raydistill.losses.top_k import TopK, top_k_of
@@ -53,6 +54,8 @@ class TeacherRun:
     use_gpu: bool = False
     scores: ScoreColumn | None = None
     """Scores of a file, in place of those of passes with dropout."""
+    top_k_file: TopKFile | None = None
+    """Likeliest ids of a file; then the teacher does not run."""
     plugins: tuple[Plugin, ...] = ()
     """Those of the task."""
 
@@ -81,15 +84,17 @@ def capture(run: TeacherRun, share: Share) -> int:
             writer = OutputSetWriter(target, header, shard_rows=np.diff(offsets).tolist())
             writers.append(stack.enter_context(writer))
             items += [{"corpus": number, "start": start, "stop": stop} for start, stop in _blocks(offsets, writer)]
-        blocks: Iterable[Block] = zip(items, _outputs(items, run, share), strict=True)
+        corpora = [Corpus.open(uri) for uri in run.corpora]
+        found = _outputs(items, run, share) if run.top_k_file is None else run.top_k_file.blocks(items, corpora)
+        blocks: Iterable[Block] = zip(items, found, strict=True)
         if run.scores is not None:
-            of_file = run.scores.of_corpora([Corpus.open(uri) for uri in run.corpora])
+            of_file = run.scores.of_corpora(corpora)
             blocks = replaced(blocks, items, of_file, teacher=run.scores.teacher)
         for item, values in blocks:
             writers[item["corpus"]].add(np.arange(item["start"], item["stop"]), values)
         for writer in writers:
             writer.finish()
-    return sum(item["stop"] - item["start"] for item in items)
+    return 0 if run.top_k_file is not None else sum(item["stop"] - item["start"] for item in items)
 
 
 def _blocks(offsets: NDArray[np.int64], writer: OutputSetWriter) -> Iterator[tuple[int, int]]:

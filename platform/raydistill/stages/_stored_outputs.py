@@ -1,7 +1,7 @@
 """What a training reads of stored outputs of teachers, whether a capture has it, and where it lies."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from raydistill.data.mixture import CorpusPart
 from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
-from raydistill.data.teacher_outputs import MANIFEST, OutputSet
+from raydistill.data.teacher_outputs import MANIFEST, Header, OutputSet
 from raydistill.stages import _corpora, _models, _teacher_plan
 from raydistill.stages._base import CorpusFacts, Inputs, OutputsFacts, folder_of
 from raydistill.stages._models import Fitted
@@ -39,6 +39,8 @@ class Reading:
     """Of each teacher, numbers k of the hidden states hs[k]."""
     labels: tuple[tuple[str, ...], ...] = ()
     """Of each teacher, the classes that its logits have to be of; () where any will do."""
+    teacher_of: Mapping[str, int] = field(default_factory=dict)
+    """The number of the teacher of each corpus, where a corpus has its own."""
 
     @classmethod
     def of(cls, config: "Config", labels: tuple[str, ...], student: Any, teachers: Sequence[Fitted]) -> "Reading":
@@ -54,6 +56,7 @@ class Reading:
             kinds,
             tuple(method.stored_layers(student, one.config) for one in teachers) if method.distils else (),
             of_logits if "logits" in kinds else (),
+            method.requirements.teacher_of,
         )
 
 
@@ -177,7 +180,18 @@ def sets_below(folder: Path) -> Iterator[OutputSet]:
     for teacher in sorted(teachers, key=lambda one: int(one.name.removeprefix(_TEACHER))):
         for corpus in storage_at(teacher).subfolders():
             parts = [part for part in storage_at(corpus).subfolders() if Folder(part).exists(MANIFEST)]
-            yield from (OutputSet.open(str(part)) for part in parts)
+            yield from (_readable(OutputSet.open(str(part))) for part in parts)
+
+
+def _readable(found: OutputSet) -> OutputSet:
+    """The set; raises UserError for one of a masked model that lacks the ids that the teacher read."""
+    columns = found.header.columns
+    if "top_k_places" in columns and "top_k_inputs" not in columns:
+        raise UserError(
+            f"teacher outputs {found.uri!r} do not have the ids that the teacher read at masked places; "
+            "capture them again"
+        )
+    return found
 
 
 def stored_outputs(
@@ -194,18 +208,45 @@ def stored_outputs(
     Raises ValueError with both values where a set is of another one; ``reference`` says whose they are.
     """
     of_teachers = _sets_of_teachers(reference, found, teachers)
+    if "top_k" in reading.kinds:
+        _check_alike(reference, [one.header for sets in of_teachers for one in sets], reading.teacher_of)
     labels = tuple(sets[0].header.labels for sets in of_teachers)
     for number, wanted in enumerate(reading.labels):
         _check_labels(f"teacher_outputs is {reference!r}", number, wanted, labels[number : number + 1])
     return {
         name: StoredOutputs(
-            tuple(tuple(_set_of(reference, sets, part) for part in parts) for sets in of_teachers),
+            _sets_of_parts(reference, of_teachers, parts, reading.teacher_of),
             reading.kinds,
             reading.layers,
             labels,
         )
         for name, parts in corpora.items()
     }
+
+
+def _sets_of_parts(
+    reference: str,
+    of_teachers: Sequence[Sequence[OutputSet]],
+    parts: Sequence[CorpusPart],
+    teacher_of: Mapping[str, int],
+) -> tuple[tuple[StoredSet, ...], ...]:
+    """For each teacher the set of each part; a single one of each part's own teacher where a corpus has its own."""
+    if teacher_of:
+        return (tuple(_set_of(reference, of_teachers[teacher_of[part.name]], part) for part in parts),)
+    return tuple(tuple(_set_of(reference, sets, part) for part in parts) for sets in of_teachers)
+
+
+def _check_alike(reference: str, headers: Sequence[Header], teacher_of: Mapping[str, int]) -> None:
+    """Refuse likeliest ids of several teachers that saw other masks, or that differ in number where rows are joined."""
+    key = f"teacher_outputs is {reference!r}"
+    masks = dict.fromkeys(one.options["mask_seed"] for one in headers if "top_k_places" in one.columns)
+    if len(masks) > 1:
+        raise UserError(
+            f"{key}, whose teachers saw masks of the seeds {_listed(list(masks))}; capture with one mask_seed"
+        )
+    sizes = dict.fromkeys(one.columns["top_k_ids"].size for one in headers)
+    if teacher_of and len(sizes) > 1:
+        raise UserError(f"{key}, whose teachers kept {_listed(list(sizes))} ids a token; capture with one top_k")
 
 
 def _sets_of_teachers(reference: str, found: Sequence[OutputSet], teachers: Sequence[Fitted]) -> list[list[OutputSet]]:
@@ -235,8 +276,10 @@ def _check_folder(config: "Config", found: Sequence[OutputSet], teachers: Sequen
     for number, wanted in enumerate(hashes):
         if wanted is not None:
             _check_teacher(config.teacher_outputs, found, number, wanted)
-    known = [wanted for wanted in hashes if wanted is not None] or [found[0].header.teacher_hash]
+    teacher_of = config.method.requirements.teacher_of
     for reference in config.corpus:
+        asked = [hashes[teacher_of[reference.corpus]]] if teacher_of else hashes
+        known = [wanted for wanted in asked if wanted is not None] or [found[0].header.teacher_hash]
         root = folder_of(reference.corpus, inputs)
         for uri in () if root is None else (str(root / TRAIN), str(root / VALIDATION)):
             for teacher in known if Folder(uri).exists(CORPUS_MANIFEST) else ():

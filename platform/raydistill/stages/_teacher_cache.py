@@ -6,7 +6,7 @@ stage, job, seed or run of a matrix with the same teacher and corpus reads them 
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,18 +79,40 @@ def sets_of(
     Needs a running Ray where any is missing. Of several runs that miss the same one captures and the others wait; what
     an ended one left is gone on with. Raises ValueError when the disk has no room for them.
     """
-    precision = _teacher_plan.precision_of(config.training.precision, context.scaling)
-    # The only draws are those of passes with dropout, the same for all runs unless the method gives them a seed.
-    neutral = replace(context, seed=getattr(config.method.config, "dropout_seed", None) or 0)
-    stages = stages_of(config, reading.layers, precision=precision)
     sets: list[OutputSet] = []
     ran = 0
-    for number, (stage, teacher) in enumerate(zip(stages, teachers, strict=True)):
-        run = _placed(stage.teacher_run(number, teacher, neutral), context)
+    for number, (stage, run) in enumerate(_runs(config, reading, teachers, context)):
         rows, found = _ensured(run, stage, number, context.scaling)
         ran += rows
         sets += found
     return sets, _counted(context.output / _COUNT, ran)
+
+
+def shortage(config: "Config", reading: Reading, teachers: Sequence[Fitted], context: StageContext) -> str | None:
+    """That the storage has no room for what is missing of the sets that a training reads; None where it has."""
+    for number, (stage, run) in enumerate(_runs(config, reading, teachers, context)):
+        missing = _part_of(run, [place for place, one in enumerate(_found(run)) if one is None])
+        found = stage.shortage(number, missing, context.storage or context.output) if missing.sets else None
+        if found is not None:
+            return found
+    return None
+
+
+def _runs(
+    config: "Config", reading: Reading, teachers: Sequence[Fitted], context: StageContext
+) -> Iterator[tuple[Stage, TeacherRun]]:
+    """Of each teacher the capture and its run, whose sets lie in the shared folder."""
+    precision = _teacher_plan.precision_of(config.training.precision, context.scaling)
+    # The only draws are those of passes with dropout, the same for all runs unless the method gives them a seed.
+    neutral = replace(context, seed=getattr(config.method.config, "dropout_seed", None) or 0)
+    stages = stages_of(config, reading.layers, precision=precision)
+    for number, (stage, teacher) in enumerate(zip(stages, teachers, strict=True)):
+        yield stage, _placed(stage.teacher_run(number, teacher, neutral), context)
+
+
+def _home(run: TeacherRun) -> Path:
+    """The folder of a teacher's sets of all corpora."""
+    return Path(run.sets[0]).parents[1]
 
 
 def _counted(path: Path, ran: int) -> int:
@@ -125,7 +147,7 @@ def _ensured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig)
     """Rows that a teacher was run on, and its sets."""
     if any(one is None for one in _found(run)):
         # One lock a teacher: its sets of several corpora come from one run.
-        with locked(Path(run.sets[0]).parents[1] / ".lock", waiting=_tell_of_another):
+        with locked(_home(run) / ".lock", waiting=_tell_of_another):
             missing = [place for place, one in enumerate(_found(run)) if one is None]
             ran = _captured(_part_of(run, missing), stage, number, scaling) if missing else 0
     else:
@@ -136,7 +158,7 @@ def _ensured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig)
 
 
 def _captured(run: TeacherRun, stage: Stage, number: int, scaling: ScalingConfig) -> int:
-    stage.check_room(number, run, Path(run.sets[0]).parents[1], remedy="make room, or write teacher_outputs: live")
+    stage.check_room(number, run, _home(run), remedy="make room, or write teacher_outputs: live")
     return capture(run, Share(scaling.num_workers, scaling.cpus_per_worker, scaling.use_gpu))
 
 

@@ -50,6 +50,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         raise UserError("corpus has validation rows alone; name a binarize stage that has a source to train on")
     teachers = _teachers(config, corpus, inputs)
     _check_requirements(config, len(teachers))
+    _check_teachers_of_corpora(config)
     student = _student_of(config, teachers, corpus, inputs)
     _models.check_size("student", student, corpus)
     for position, teacher in enumerate(teachers):
@@ -186,6 +187,18 @@ def _check_requirements(config: "Config", num_teachers: int) -> None:
         )
     if needs.tasks and config.task.name not in needs.tasks:
         raise UserError(f"task is {config.task.name!r}; method {method.name} takes {', '.join(needs.tasks)}")
+
+
+def _check_teachers_of_corpora(config: "Config") -> None:
+    """Refuse corpora without a teacher, and teachers of corpora that are not read, where each corpus has its own."""
+    teacher_of, names = config.method.requirements.teacher_of, [reference.corpus for reference in config.corpus]
+    missing, further = [name for name in names if name not in teacher_of], [*teacher_of.keys() - {*names}]
+    if teacher_of and missing:
+        raise UserError(f"method.teacher_of has no teacher for corpus {missing[0]!r}; add its number")
+    if further:
+        raise UserError(
+            f"method.teacher_of names {further[0]!r}, which is no corpus of this training; choices: {', '.join(names)}"
+        )
 
 
 def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:

@@ -12,9 +12,9 @@ from pydantic import Field, model_validator
 from raydistill import cluster
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig
+from raydistill.data import top_k_file
 from raydistill.data.corpus import MANIFEST, Corpus
 from raydistill.data.input_splits import TRAIN, VALIDATION
-from raydistill.data.published import score_files
 from raydistill.data.published.score_files import OPTION, ScoreColumn, is_of_train_set, sha256_of
 from raydistill.data.sealed_table import ROW_GROUP_ROWS
 from raydistill.data.storage import Folder
@@ -22,6 +22,7 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS
 from raydistill.data.teacher_inference import Share, TeacherRun, capture
 from raydistill.data.teacher_outputs import FORMAT_VERSION, Header, OutputColumn, OutputSet, OutputSpec
+from raydistill.data.top_k_file import TopKFile
 from raydistill.models import checks, layer_plan
 from raydistill.models.blocks import how_run
 from raydistill.models.dropout_scores import has_dropout
@@ -29,6 +30,7 @@ from raydistill.models.load import CLASSIFIERS
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, OutputsFacts
 from raydistill.stages._models import Fitted
+from raydistill.stages._score_file import check_score_file
 from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
 
@@ -70,6 +72,9 @@ class Config(_base.StageConfig):
     """For ``top_k``: logits are divided by it first. Methods read them at the same temperature."""
     mask_seed: int | None = None
     """For ``top_k``: key of the masks, one a row for all epochs; by default the stage's seed."""
+    top_k_file: str | None = None
+    """For ``top_k`` of causal models: a Parquet file of what others captured at this temperature, which is stored in
+    place of what the teacher says; see ``data/top_k_file.py``. The teacher is named for what it is and does not run."""
     dropout_passes: Annotated[int, Field(ge=2)] = 16
     """For ``dropout_scores``: passes with dropout."""
     dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -93,6 +98,12 @@ class Config(_base.StageConfig):
             )
         if len(set(self.layers)) != len(self.layers) or len(set(self.outputs)) != len(self.outputs):
             raise UserError("layers or outputs names one thing twice; name each once")
+        if self.top_k_file is not None and (self.outputs != ["top_k"] or self.task.head != "causal_lm"):
+            raise UserError(
+                "top_k_file is of the likeliest ids of a causal model; write task: clm and outputs: [top_k]"
+            )
+        if self.top_k_file is not None and (len(self.teachers) > 1 or len(self.corpus) > 1):
+            raise UserError("top_k_file is of one teacher and one corpus; capture each by itself")
         return self
 
     @property
@@ -100,6 +111,11 @@ class Config(_base.StageConfig):
         """What of a teacher's outputs is stored."""
         masked = self.task.head == "masked_lm"
         return OutputSpec(tuple(self.outputs), tuple(self.layers), self.dtype, self.top_k, masked)
+
+    def ids_file(self, vocab_size: int) -> TopKFile | None:
+        """The likeliest ids that others captured, of a teacher with so many ids; None without a file of them."""
+        path = self.top_k_file
+        return None if path is None else TopKFile(path, self.top_k, vocab_size, (TRAIN, VALIDATION))
 
     def score_column(self, number: int) -> ScoreColumn | None:
         """Where a teacher's scores stand in the file, None without one."""
@@ -126,6 +142,9 @@ class Stage(_base.Stage):
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         found, path = {**super().identity(scaling), "format": FORMAT_VERSION}, self.config.dropout_scores_file
+        # Without such a file the identity is that of before there were any.
+        ids = found.pop(top_k_file.OPTION)
+        found |= {} if ids is None else {top_k_file.OPTION: sha256_of(ids)}
         return found if path is None else {**found, "scores": sha256_of(path)}
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> CaptureDecisions:
@@ -145,6 +164,15 @@ class Stage(_base.Stage):
             teachers.append(teacher)
         self._check_record_batches(corpus.max_length)
         lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
+        ids = config.ids_file(teachers[0].config.vocab_size)
+        if ids is not None:
+            if LOSS_SPANS in corpus.columns:
+                raise UserError(
+                    "top_k_file is of all tokens of a row, but of this corpus completions are kept; leave it out"
+                )
+            known = None not in (corpus.rows, corpus.validation_rows)
+            ids.check((corpus.rows or 0) + (corpus.validation_rows or 0) if known else None)
+            lines.append(f"the likeliest ids are those of {ids.path}; no teacher runs")
         return CaptureDecisions(
             lines=[*lines, *check_score_file(config, inputs)],
             makes=OutputsFacts(
@@ -251,21 +279,30 @@ class Stage(_base.Stage):
     def check_room(self, number: int, run: TeacherRun, place: Path, *, remedy: str) -> None:
         """Log about how many bytes a run stores; the preflight knows only corpora that are there.
 
-        Raises ValueError, with a remedy, where they do not fit at ``place``. Sets that are finished are not counted.
+        Raises ValueError, with a remedy, where they do not fit at ``place``.
         """
+        size, rows = self._missing(run)
+        _logger.setLevel(logging.INFO)
+        _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
+        shortage = self.shortage(number, run, place)
+        if shortage is not None:
+            raise UserError(f"{shortage}; {remedy}")
+
+    def shortage(self, number: int, run: TeacherRun, place: Path) -> str | None:
+        """That what is missing of the sets of a run does not fit at ``place``; None where it does."""
+        (size, rows), free = self._missing(run), storage_at(place).free_bytes()
+        if not rows or size + _SPARE_BYTES <= free:
+            return None
+        what = f"outputs of teachers.{number} take about {size_text(size)}"
+        return f"{what}, but the storage has {size_text(free)} free"
+
+    def _missing(self, run: TeacherRun) -> tuple[float, int]:
+        """About how many bytes, and how many rows, there are to store: those of sets that are not finished."""
         pairs = zip(run.corpora, run.sets, strict=True)
         parts = [Corpus.open(uri) for uri, target in pairs if not Folder(target).exists(MANIFEST)]
         rows = sum(len(part) for part in parts)
         places = sum(self._kept_share * self._tokens(part) for part in parts)
-        size = rows * _row_bytes(run.headers[0].columns, places=places / max(1, rows))
-        _logger.setLevel(logging.INFO)
-        _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
-        free = storage_at(place).free_bytes()
-        if parts and size + _SPARE_BYTES > free:
-            raise UserError(
-                f"outputs of teachers.{number} take about {size_text(size)}, but the storage has {size_text(free)} "
-                f"free; {remedy}"
-            )
+        return rows * _row_bytes(run.headers[0].columns, places=places / max(1, rows)), rows
 
     def _tokens(self, corpus: Corpus) -> int:
         """Tokens of a corpus, of instructions those of completions, unless prompts are trained on."""
@@ -287,6 +324,7 @@ class Stage(_base.Stage):
             num_threads=cluster.threads_per_worker(scaling, parallel=context.parallel),
             use_gpu=scaling.use_gpu,
             scores=self.config.score_column(number),
+            top_k_file=self.config.ids_file(teacher.config.vocab_size),
             plugins=self.config.task.plugins,
         )
 
@@ -324,6 +362,7 @@ class Stage(_base.Stage):
                 "dropout": config.dropout,
                 "batch_size": config.batch_size,
                 **({} if column is None or not is_of_train_set(corpus) else {OPTION: column.identity}),
+                **({} if config.top_k_file is None else {top_k_file.OPTION: sha256_of(config.top_k_file)}),
                 **({"plugin": config.task.own_plugins[0].digest} if config.task.own_plugins else {}),
             },
         )
@@ -337,46 +376,3 @@ def _row_bytes(columns: Mapping[str, OutputColumn], *, places: float) -> float:
 def size_text(num_bytes: float) -> str:
     """A size in MiB or GiB."""
     return f"{num_bytes / 2**20:,.1f} MiB" if num_bytes < 2**30 else f"{num_bytes / 2**30:,.2f} GiB"
-
-
-def check_score_file(config: Config, inputs: Inputs) -> list[str]:
-    """What a capture takes from a file, as a line of its forecast, none without one.
-
-    Rows are compared where the corpus is there already. Raises ValueError for a file that does not fit corpus and
-    teachers.
-    """
-    path, num_teachers = config.dropout_scores_file, len(config.teachers)
-    if path is None:
-        return []
-    key = f"dropout_scores_file is {path!r}"
-    if score_files.KIND not in config.outputs:
-        raise UserError(
-            f"{key}, but outputs has {', '.join(config.outputs)}; add {score_files.KIND}, or leave the file out"
-        )
-    if len(config.corpus) > 1:
-        raise UserError(
-            f"{key}, which is of one train set, but corpus names {len(config.corpus)}; capture each by itself"
-        )
-    [name] = [reference.corpus for reference in config.corpus]
-    root = _base.folder_of(name, inputs)
-    if root is None:
-        rows = len(score_files.read_scores(path, num_teachers=num_teachers))
-        _check_rows(key, rows, _base.planned(CorpusFacts, name, inputs))
-        return [f"{score_files.KIND} are those of {rows:,} rows of {path}; compared with the corpus once it is there"]
-    folders = [str(root / part) for part in (TRAIN, VALIDATION)]
-    parts = [Corpus.open(folder) for folder in folders if Folder(folder).exists(MANIFEST)]
-    found = score_files.scores_of_parts(path, parts, num_teachers=num_teachers)
-    rows = sum(len(part) for part in found if part is not None)
-    return [f"{score_files.KIND} of {rows:,} rows are those of {path}"]
-
-
-def _check_rows(key: str, rows: int, corpus: CorpusFacts | None) -> None:
-    """Refuse a file that is as long as neither the part to train on nor both parts, where these are known."""
-    if corpus is None or corpus.rows is None or corpus.validation_rows is None:
-        return
-    if rows not in (corpus.rows, corpus.rows + corpus.validation_rows):
-        raise UserError(
-            f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or "
-            f"{corpus.rows + corpus.validation_rows:,} with what was held out of it; "
-            "give scores of all its rows and of no others, in their order"
-        )

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from raydistill.config.named import MethodSpec, TaskSpec
@@ -16,7 +16,9 @@ from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models.load import load_config
 from raydistill.stages import _base, _corpora, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
 from raydistill.stages._base import Inputs
+from raydistill.stages._teacher_plan import Choice
 from raydistill.stages._training_plan import TrainDecisions, plan_training
+from raydistill.training.placement import CAPTURED
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 from raydistill.user_error import UserError
@@ -47,8 +49,8 @@ class Config(_base.StageConfig):
     teacher_outputs: str = _teacher_plan.AUTO
     """``live`` runs the teachers in each step. ``stored`` runs them over the corpus once and reads what they said, from
     below the job's storage, where other trainings find it: of classifiers of sequences the same, and faster. ``auto``
-    takes ``stored`` where the method can and the training reads as many rows as that takes, else ``live``. The name of
-    an earlier capture stage, or its folder, reads what that stored."""
+    takes ``stored`` where the method can, the training reads as many rows as that takes and the storage has room, else
+    ``live``. The name of an earlier capture stage, or its folder, reads what that stored."""
     student: StudentConfig
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -111,7 +113,7 @@ class Stage(_base.Stage):
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         config, student = self.config, context.output / "initial"
-        decisions = self.plan(context.scaling, context.inputs)
+        decisions = self._with_room(self.plan(context.scaling, context.inputs), context)
         corpora = {
             "train": _corpora.train_parts(config.corpus, context.outputs, seed=context.seed),
             "validation": _corpora.validation_parts(config.corpus, context.outputs),
@@ -157,6 +159,23 @@ class Stage(_base.Stage):
         }
         context.tracker.set_tags(context.run_key, outcome)
         return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
+
+    def _with_room(self, decisions: TrainDecisions, context: _base.StageContext) -> TrainDecisions:
+        """The decisions, with live teachers in place of outputs for which the storage turns out to have no room.
+
+        Only where the outputs are stored by the choice of ``auto``, and live teachers teach the same.
+        """
+        config, execution = self.config, self.config.method.requirements.execution
+        is_asked = any(teacher.placement == CAPTURED for teacher in config.teachers)
+        if config.teacher_outputs != _teacher_plan.AUTO or not decisions.choice.is_own or is_asked:
+            return decisions
+        if execution.batch_dependent_when_live or DROPOUT_SCORES in decisions.reading.kinds:
+            return decisions
+        shortage = _teacher_cache.shortage(config, decisions.reading, decisions.teachers, context)
+        if shortage is None:
+            return decisions
+        live = Stage(self.name, config.model_copy(update={"teacher_outputs": _teacher_plan.LIVE}))
+        return replace(live.plan(context.scaling, context.inputs), choice=Choice(_teacher_plan.LIVE, shortage))
 
     def _teachers(self, decisions: TrainDecisions, context: _base.StageContext) -> list[TeacherSpec]:
         """The teachers that run."""

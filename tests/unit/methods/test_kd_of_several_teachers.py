@@ -1,6 +1,7 @@
 """Language models distilled from several teachers: mixed by weights, or one for the rows of each corpus."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def test_a_batch_without_a_row_of_one_teacher_asks_it_about_one_row_and_learns_n
 
 
 @pytest.mark.parametrize("options", [{"teacher_weights": WEIGHTS}, {"teacher_of": {"plays": 0, "code": 1}}])
-def test_teachers_whose_weights_wait_their_turn_say_the_same(options: dict) -> None:
+def test_teachers_whose_weights_wait_their_turn_say_the_same(options: dict[str, Any]) -> None:
     config = kd.Config(**options)
     batch = kd.Method.prepare_batch(config, batch_of("clm", numbers()))
     losses = []
@@ -200,7 +201,7 @@ def test_an_id_counts_to_the_tail_unless_every_teacher_kept_it() -> None:
         ({"teacher_of": {"plays": 0, "code": 2}}, "teacher_of has the teachers 0, 2; number them from 0 on"),
     ],
 )
-def test_wrong_teachers_are_refused(options: dict, message: str) -> None:
+def test_wrong_teachers_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kd.Config(**options)
 

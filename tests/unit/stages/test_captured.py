@@ -254,3 +254,44 @@ def test_scores_of_passes_with_dropout_are_stored_as_the_method_asks_for_them(fo
     (other, _), ran = sets_of(folder, tmp_path, **others)
     assert ran == ALL_ROWS
     assert not np.array_equal(other.read(range(90))["dropout_scores"], one.read(range(90))["dropout_scores"])
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+def decided(folder: Path, tmp_path: Path, **changes: Any) -> Any:
+    """What a training does once its corpus is there, and how many rows teachers ran on for it before."""
+    stage = train_stage(folder, **changes)
+    context = context_of(stage, tmp_path / "job", storage=tmp_path)
+    decisions = stage._with_room(stage.plan(context.scaling, context.inputs), context)
+    return decisions, stage._joined(decisions, {}, context)[1]
+
+
+def test_auto_runs_teachers_live_where_their_outputs_have_no_room(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert decided(folder, tmp_path / "room")[0].choice.is_own
+    full_disk(monkeypatch, tmp_path)
+    decisions, ran = decided(folder, tmp_path)
+    assert (decisions.choice.source, ran) == ("live", 0)
+    why = "outputs of teachers.0 take about 0.0 MiB, but the storage has 1.00 GiB free"
+    assert decisions.choice.lines == [f"teacher outputs: live, because {why}"]
+    assert decisions.placement.placements == ("replicate",)
+
+
+def test_what_is_stored_already_needs_no_room(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets_of(folder, tmp_path)
+    full_disk(monkeypatch, tmp_path)
+    decisions, ran = decided(folder, tmp_path)
+    assert decisions.choice.is_own
+    assert ran == 0
+
+
+def test_outputs_that_the_user_wants_stored_are_not_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full_disk(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match=r"1\.00 GiB free; make room, or write teacher_outputs: live"):
+        decided(folder, tmp_path, teacher_outputs="stored")

@@ -1,6 +1,7 @@
 """Language models distilled from a teacher's stored likeliest ids, against the teacher beside them."""
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from raydistill.config.sections import ScalingConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import OutputSet
+from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.losses.divergences import NAMES, divergence_of
 from raydistill.losses.top_k import ROUNDING
 from raydistill.models.load import load_model
-from raydistill.stages import _corpora
+from raydistill.stages import _corpora, _stored_outputs
 from raydistill.stages._base import Input, OutputsFacts
 from toys.capture import capture_stage, context_of, train_stage, write_sets, write_texts
 from toys.families import toy_gpt2
@@ -262,3 +264,42 @@ def test_a_full_disk_is_told_before_a_teacher_runs(
     stage = capture_stage(folder, task=task, outputs=["top_k"], top_k=8)
     with pytest.raises(ValueError, match=r"outputs of teachers\.0 take about 0\.\d MiB, but the storage has 1\.00 GiB"):
         stage.run(context_of(stage, tmp_path / "out"))
+
+
+def rewritten(folder: Path, target: Path, *, without: str = "", **options: Any) -> None:
+    """The set of the training part at ``target`` again, without a column or with other options."""
+    old = OutputSet.open(str(folder / "few" / "teacher_0" / "corpus_0" / "train"))
+    columns = {name: column for name, column in old.header.columns.items() if name != without}
+    header = old.header.model_copy(update={"columns": columns, "options": {**old.header.options, **options}})
+    sizes = [shard.rows for shard in old.shards]
+    with OutputSetWriter(str(target), header, shard_rows=sizes) as writer:
+        for start, stop in pairwise(np.cumsum([0, *sizes]).tolist()):
+            writer.add(np.arange(start, stop), old.read(np.arange(start, stop), list(columns)))
+        writer.finish()
+
+
+def test_an_older_store_of_a_masked_model_without_the_ids_that_it_read_is_refused_in_one_line(
+    folder: Path, task: str, tmp_path: Path
+) -> None:
+    rewritten(folder, tmp_path / "old" / "teacher_0" / "corpus_0" / "train", without="top_k_inputs")
+    stage = stage_of(folder, task, str(tmp_path / "old"))
+    sets = _stored_outputs.sets_below(tmp_path / "old")
+    if task == "clm":
+        assert len(list(sets)) == 1
+        return
+    with pytest.raises(ValueError, match=r"train' do not have the ids that the teacher read at masked places; capture"):
+        list(sets)
+    with pytest.raises(ValueError, match=r"capture them again$") as error:
+        stage.plan(ScalingConfig(), {})
+    assert "\n" not in str(error.value)
+
+
+def test_teachers_that_saw_other_masks_are_not_mixed(folder: Path, task: str, tmp_path: Path) -> None:
+    for number, seed in enumerate((5, 6)):
+        rewritten(folder, tmp_path / f"teacher_{number}" / "corpus_0" / "train", mask_seed=seed)
+    headers = [one.header for one in _stored_outputs.sets_below(tmp_path)]
+    if task == "clm":
+        _stored_outputs._check_alike("captured", headers, {})
+        return
+    with pytest.raises(ValueError, match="whose teachers saw masks of the seeds 5, 6; capture with one mask_seed"):
+        _stored_outputs._check_alike("captured", headers, {})
