@@ -92,6 +92,9 @@ class TrainingConfig(Section):
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """``auto``: bf16 where the hardware is fast at it, else fp32."""
+    gradient_checkpointing: bool = False
+    """Blocks of the student keep their inputs alone and are run again in the backward pass: the same numbers from less
+    memory, in about a third more time."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout of the student, None keeps what its checkpoint says."""
     loss_normalization: Literal["global", "per_micro_batch"] = "global"

@@ -13,7 +13,7 @@ from raydistill.models.blocks import NEEDS, family_of, how_run
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _corpora, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
+from raydistill.stages import _corpora, _memory, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
 from raydistill.stages._base import INITIAL, CorpusFacts, Decisions, Inputs, ModelFacts
 from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import Reading
@@ -71,7 +71,13 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     _check_optimizer(config)
     _check_precision(config, scaling)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
-    lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
+    _memory.check_checkpointing(config, student)
+    value_bytes = _teacher_plan.VALUE_BYTES[_teacher_plan.precision_of(config.training.precision, scaling)]
+    lines = [
+        *_lines(config, scaling, models, choice, placement),
+        *_memory.checkpointing_lines(config, student, row_tokens=corpus.max_length, value_bytes=value_bytes),
+        _steps_line(config.training, corpus),
+    ]
     selection = selection_line(config.training, config.method, criterion)
     lines += [selection] if selection else []
     if choice.is_stored and "top_k" in reading.kinds and config.task.head == "masked_lm":

@@ -21,7 +21,14 @@ from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 from raydistill.user_error import UserError
 
-_HOW_ONLY = {"zero_stage", "logging_steps", "save_steps", "save_total_limit", "max_failures"}
+_HOW_ONLY = {
+    "zero_stage",
+    "gradient_checkpointing",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "max_failures",
+}
 """Keys of ``training`` on which the trained student does not depend."""
 
 _DRAWING = threading.Lock()

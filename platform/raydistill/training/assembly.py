@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from raydistill.data.mixture import open_mixture
+from raydistill.models.checkpointing import use_checkpointing
 from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
@@ -74,6 +75,8 @@ def _load_student(spec: TrainSpec, labels: Sequence[str]) -> nn.Module:
     if spec.freeze_embeddings:
         freeze_embeddings(student)
     freeze_layers(student, spec.freeze_layers)
+    if spec.training.gradient_checkpointing:
+        use_checkpointing(student)
     return student
 
 

@@ -109,6 +109,12 @@ def test_losses_are_those_of_one_rank_at_stage_0_however_often_the_stage_changes
             assert one["losses"] == pytest.approx(part, rel=1e-5), key
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_gradient_checkpointing_changes_no_loss(alone: dict, name: str) -> None:
+    checkpointed, plain = (alone[f"{name} {kind}"]["reference"]["losses"] for kind in ("checkpointed", "vocabulary"))
+    assert checkpointed == plain
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 def test_one_rank_continues_at_any_stage_what_two_saved_at_any_other(alone: dict, pair: str) -> None:
     expected = alone[EVERY_PAIR]["reference"]["losses"]

@@ -68,3 +68,12 @@ def test_blocks_are_counted_by_their_weights_where_a_layer_plan_runs_them_more_t
 def test_the_forecast_tells_after_which_epochs_training_stops(teacher: str) -> None:
     assert lines(teacher, training={"stop_after_epochs": 7})[-1].endswith(", stops after 7 of 10 epochs")
     assert "stops" not in lines(teacher)[-1]
+
+
+def test_the_forecast_tells_what_gradient_checkpointing_keeps(teacher: str) -> None:
+    [line] = [line for line in lines(teacher, training={"gradient_checkpointing": True}) if "checkpointing" in line]
+    assert line == (
+        "gradient_checkpointing: the student's 2 blocks keep their inputs alone, at most 0.00 GiB for a pass over 8 rows "
+        "of 40 tokens, and what one block computes"
+    )
+    assert not any("checkpointing" in line for line in lines(teacher))

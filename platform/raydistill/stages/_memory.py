@@ -1,0 +1,45 @@
+"""What a worker holds of a student: weights, gradients and moments, and with checkpointing the inputs of its blocks."""
+
+from typing import TYPE_CHECKING, Any
+
+from raydistill.models import checks, layer_plan
+from raydistill.models.blocks import family_of
+from raydistill.user_error import UserError
+
+if TYPE_CHECKING:
+    from raydistill.stages.train import Config
+
+_STUDENT_BYTES = 4
+"""Of a weight, a gradient and each moment: what is trained in half precision has a copy in full."""
+_GIB = 2**30
+
+
+def student_bytes(config: "Config", student: Any, num_workers: int) -> float:
+    """Bytes of weights, gradients and two moments of a worker, given the student's configuration."""
+    size = checks.num_parameters(student, head=config.task.head)
+    stage = config.training.zero_stage
+    weight = 1 / num_workers if stage == 3 else 1.0
+    gradient = 1 / num_workers if stage >= 2 else 1.0
+    moments = 2 / num_workers if stage >= 1 else 2.0
+    return size * _STUDENT_BYTES * (weight + gradient + moments)
+
+
+def check_checkpointing(config: "Config", student: Any) -> None:
+    """Raise UserError for a student whose blocks nobody finds, so that none could keep its input alone."""
+    if config.training.gradient_checkpointing and "all_states" not in family_of(student, config.task.head).has(student):
+        raise UserError(
+            f"training.gradient_checkpointing is true, but no list of blocks is known of a {student.model_type}; "
+            "set it to false"
+        )
+
+
+def checkpointing_lines(config: "Config", student: Any, *, row_tokens: int, value_bytes: int) -> list[str]:
+    """What a preflight tells of gradient checkpointing, given the most tokens of a row and the bytes of a value."""
+    if not config.training.gradient_checkpointing:
+        return []
+    blocks, rows = layer_plan.num_steps(student), config.training.micro_batch_size
+    inputs = blocks * rows * row_tokens * student.hidden_size * value_bytes / _GIB
+    return [
+        f"gradient_checkpointing: the student's {blocks} blocks keep their inputs alone, at most {inputs:.2f} GiB for a "
+        f"pass over {rows} rows of {row_tokens} tokens, and what one block computes"
+    ]
