@@ -182,6 +182,25 @@ class TeacherConfig(ModelRef):
     and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
 
 
+class LoraConfig(Section):
+    """Low-rank adapters, which are trained in place of the student's weights; names are those of ``peft.LoraConfig``."""
+
+    r: Annotated[int, Field(ge=1)] = 8
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """An adapter counts ``alpha / r`` times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout of what enters an adapter."""
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Ends of the names of linear layers that get one, such as ``[query, value]``; ``all-linear``: all but the
+    vocabulary projection and what is trained whole."""
+    modules_to_save: list[str] | None = None
+    """Ends of the names of modules that are trained whole; by default all that a classifier has beside the model."""
+    save: Literal["merged", "adapter"] = "merged"
+    """``merged``: the student is a plain model. ``adapter``: its folder holds the adapters alone and names the student
+    before training, ``initial``, as their base."""
+
+
 _UNREAD: dict[str, tuple[str, ...]] = {
     "layers": (),
     "random": ("vocab_transform",),
@@ -219,8 +238,14 @@ class StudentConfig(Section):
     """Keep all embeddings and their norm as they start; a vocabulary projection that is tied to them stays with them.
     """
 
+    lora: LoraConfig | None = None
+    """Train adapters beside the weights and leave these as they start; by default the weights are trained."""
+
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
+        if self.lora is not None and self.init == "random":
+            raise UserError("lora is given, but init is 'random', and weights that are frozen as drawn teach nothing; "
+                "write init: layers or checkpoint, or leave lora out")
         if self.init == "checkpoint" and self.checkpoint is None:
             raise UserError("init is 'checkpoint'; name the model as checkpoint")
         for key in _UNREAD[self.init]:

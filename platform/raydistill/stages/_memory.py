@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from raydistill.models import checks, layer_plan
+from raydistill.models import checks, layer_plan, lora
 from raydistill.models.blocks import family_of
 from raydistill.user_error import UserError
 
@@ -14,14 +14,35 @@ _STUDENT_BYTES = 4
 _GIB = 2**30
 
 
-def student_bytes(config: "Config", student: Any, num_workers: int) -> float:
-    """Bytes of weights, gradients and two moments of a worker, given the student's configuration."""
+def student_bytes(config: "Config", student: Any, num_workers: int, *, value_bytes: int) -> float:
+    """Bytes of weights, gradients and two moments of a worker, given the student's configuration.
+
+    ``value_bytes``: of a weight that is only read.
+    """
     size = checks.num_parameters(student, head=config.task.head)
+    trained = num_trained(config, student)
+    frozen = 0 if trained is None else size
+    size = size if trained is None else trained
     stage = config.training.zero_stage
     weight = 1 / num_workers if stage == 3 else 1.0
     gradient = 1 / num_workers if stage >= 2 else 1.0
     moments = 2 / num_workers if stage >= 1 else 2.0
-    return size * _STUDENT_BYTES * (weight + gradient + moments)
+    # What is frozen has no copy in full.
+    return size * _STUDENT_BYTES * (weight + gradient + moments) + frozen * value_bytes * weight
+
+
+def num_trained(config: "Config", student: Any) -> int | None:
+    """Parameters of the student's adapters and of what is trained beside them; None where all weights are trained.
+
+    Raises UserError for adapters that the student cannot have.
+    """
+    options = config.student.lora
+    if options is None:
+        return None
+    lora.check_library()
+    model = checks.without_values(student, head=config.task.head)
+    lora.check_modules(model, options, is_merged=options.save == "merged")
+    return lora.num_trained(model, options)
 
 
 def check_checkpointing(config: "Config", student: Any) -> None:

@@ -9,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raydistill.atomic import first_folder
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
 from raydistill.data.storages import storage_at
-from raydistill.models import checks
+from raydistill.models import adapters, checks
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer
 from raydistill.models.padding import check_padding_side
@@ -239,15 +240,42 @@ def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
 
 def model_folder(reference: str, output: Path) -> Path:
     """The checkpoint that a reference to a stage means, given the folder that it left; fetched where it is not here."""
-    return storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch()
+    return _whole(reference, storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch())
 
 
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:
     """The local folder that holds the checkpoint, fetched first where it is not here.
 
-    ``inputs`` has the folders of earlier stages and of registered models. Raises ValueError when the reference is no
-    earlier stage, no folder, and neither a registered model nor to be had from the hub.
+    ``inputs`` has the folders of earlier stages and of registered models. An adapter is merged with its base. Raises
+    ValueError when the reference is no earlier stage, no folder, and neither a registered model nor to be had from the
+    hub.
     """
+    return _whole(describe(reference), _resolved(reference, inputs))
+
+
+def _whole(reference: str, folder: Path) -> Path:
+    """The folder of a plain model: that of an adapter's sum with its base, made once, or the one that is given."""
+    if not adapters.is_adapter(folder):
+        return folder
+    name = adapters.base_of(folder)
+    try:
+        # What the platform wrote is a path, which may stand for a place in an object store.
+        base = storage_at(Path(name)).fetch() if Path(name).is_absolute() else _resolved(ModelRef(checkpoint=name), {})
+        if not (base / "config.json").is_file() or adapters.is_adapter(base):
+            raise UserError("no plain model lies there")
+    except UserError as error:
+        raise UserError(
+            f"checkpoint is {reference!r}, an adapter of {name!r}, which is missing ({error}); put the base there, or "
+            f"correct base_model_name_or_path in its {adapters.CONFIG}"
+        ) from None
+    target = cache_folder() / "models" / "merged" / f"{content_of(folder)[:16]}-{content_of(base)[:16]}"
+    if not target.is_dir():
+        with first_folder(target) as made:
+            adapters.write_merged(folder, base, made)
+    return target
+
+
+def _resolved(reference: ModelRef, inputs: Inputs) -> Path:
     package = reference.package_ref
     if package is not None:
         folder = cache_folder() / "models" / package.sha256[:16] / Path(package.path).name

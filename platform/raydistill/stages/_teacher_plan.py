@@ -208,7 +208,7 @@ def demand_of(config: "Config", scaling: ScalingConfig, models: Sequence[Any]) -
     head, size = config.task.head, VALUE_BYTES[precision_of(config.training.precision, scaling)]
     return Demand(
         # Of workers that share weights the fewest hold the most.
-        student_bytes(config, student, scaling.fewest_workers),
+        student_bytes(config, student, scaling.fewest_workers, value_bytes=size),
         tuple(float(checks.num_parameters(teacher, head=head) * size) for teacher in teachers),
     )
 

@@ -274,7 +274,9 @@ def _lines(
     student, *teachers = models
     head = config.task.head
     size = checks.num_parameters(student, head=head)
-    lines = [f"student {student.model_type}, {size:,} parameters{how_run(student, head)}"]
+    trained = _memory.num_trained(config, student)
+    part = "" if trained is None else f", of which {trained:,} in adapters and beside them are trained"
+    lines = [f"student {student.model_type}, {size:,} parameters{part}{how_run(student, head)}"]
     lines += _student.lines(config.student, student, teachers)
     for position, teacher in enumerate(teachers):
         what = f"teacher {position} {teacher.model_type}"

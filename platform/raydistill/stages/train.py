@@ -136,6 +136,7 @@ class Stage(_base.Stage):
             freeze_position_embeddings=_student.freezes_positions(config.student, load_config(student)),
             freeze_layers=config.student.freeze_layers,
             freeze_embeddings=config.student.freeze_embeddings,
+            lora=config.student.lora,
             teachers=self._teachers(decisions, context),
             task=config.task,
             method=config.method,

@@ -13,6 +13,7 @@ from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, stored_dtype
+from raydistill.models.lora import add_adapters
 from raydistill.models.offloading import put_away
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
@@ -70,6 +71,8 @@ def _labels_of_teachers(spec: TrainSpec, taught: Sequence[Sequence[str]]) -> dic
 
 def _load_student(spec: TrainSpec, labels: Sequence[str]) -> nn.Module:
     student = load_model(spec.student, head=spec.task.head, labels=labels, dropout=spec.training.dropout)
+    if spec.lora is not None:
+        add_adapters(student, spec.lora, seed=spec.seed)
     if spec.freeze_position_embeddings:
         freeze_position_embeddings(student)
     if spec.freeze_embeddings:
