@@ -198,6 +198,10 @@ STUDENTS: dict[str, Case] = {
             ("rembert", _whole, "masked_lm"),
         )
     },
+    "adapters": _language(toy_llama, "causal_lm", lora={"r": 2}),
+    "adapters and a head": Case(
+        partial(_save, partial(toy_classifier, toy_bert)), SEQUENCES, "classes", {"lora": {"r": 2}}
+    ),
     "frozen": _language(toy_bert, "masked_lm", freeze_layers=[0], freeze_embeddings=True),
 }
 """Every architecture that a student can have with every head, and each way in which its folder differs from one."""

@@ -180,10 +180,13 @@ class TeacherConfig(ModelRef):
     ``sequential``: of these a worker holds one at a time, while it runs, and the others wait in files, which the CPU
     maps without a copy; ``captured``: as ``teacher_outputs: stored``. ``auto``: the first of replicate, captured, zero3
     and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
+    quantization: Literal["int8"] | None = None
+    """``int8``: linear layers hold a byte a weight, by the library ``bitsandbytes`` and on GPUs alone; the teacher runs
+    live and is replicated."""
 
 
 class LoraConfig(Section):
-    """Low-rank adapters, which are trained in place of the student's weights; names are those of ``peft.LoraConfig``."""
+    """Low-rank adapters, trained in place of the student's weights; most names are those of ``peft.LoraConfig``."""
 
     r: Annotated[int, Field(ge=1)] = 8
     """Rank of the adapters."""
@@ -244,8 +247,10 @@ class StudentConfig(Section):
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
         if self.lora is not None and self.init == "random":
-            raise UserError("lora is given, but init is 'random', and weights that are frozen as drawn teach nothing; "
-                "write init: layers or checkpoint, or leave lora out")
+            raise UserError(
+                "lora is given, but init is 'random', and weights that are frozen as drawn teach nothing; "
+                "write init: layers or checkpoint, or leave lora out"
+            )
         if self.init == "checkpoint" and self.checkpoint is None:
             raise UserError("init is 'checkpoint'; name the model as checkpoint")
         for key in _UNREAD[self.init]:

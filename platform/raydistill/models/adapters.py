@@ -30,7 +30,9 @@ def base_of(folder: Path) -> str:
         config = json.loads(file.read_text(encoding="utf-8"))
         kind, base = config["peft_type"], config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(file)!r} is no configuration of an adapter ({error!r}); fetch the adapter again") from None
+        raise UserError(
+            f"{str(file)!r} is no configuration of an adapter ({error!r}); fetch the adapter again"
+        ) from None
     if kind != "LORA":
         raise UserError(f"{str(folder)!r} is an adapter of kind {kind}; only LORA is read, merge it first")
     if not (folder / lora.ADAPTER).is_file():

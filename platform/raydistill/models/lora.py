@@ -102,8 +102,8 @@ def check_modules(model: Any, options: Options, *, is_merged: bool) -> None:
     tied = next((names[id(p)] for p in whole if len(names[id(p)]) > 1), None)
     if tied is not None and not is_merged:
         raise UserError(
-            f"{_KEY}.modules_to_save has {tied[0]}, which is tied to {tied[1]}, and an adapter's file holds only one of "
-            f"the two; write {_KEY}.save: merged"
+            f"{_KEY}.modules_to_save has {tied[0]}, which is tied to {tied[1]}, and an adapter's file holds one of the "
+            f"two alone; write {_KEY}.save: merged"
         )
 
 
@@ -167,7 +167,7 @@ def merged(adapted: Any) -> Any:
 
 
 def save_adapter(adapted: Any, options: Options, *, base: Path, folder: Path) -> None:
-    """Write the adapters, and what was trained whole beside them, so that ``peft`` puts them on the model in ``base``."""
+    """Write the adapters, and what was trained whole, so that ``peft`` puts them on the model in ``base``."""
     model, config = adapted.model, adapted.peft_config[_NAME]
     whole = whole_modules(model, options)
     tensors: dict[str, Tensor] = model.state_dict()

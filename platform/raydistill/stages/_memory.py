@@ -1,8 +1,10 @@
 """What a worker holds of a student: weights, gradients and moments, and with checkpointing the inputs of its blocks."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raydistill.models import checks, layer_plan, lora
+from raydistill.config.sections import ScalingConfig, TeacherConfig
+from raydistill.models import checks, layer_plan, lora, quantization
 from raydistill.models.blocks import family_of
 from raydistill.user_error import UserError
 
@@ -29,6 +31,34 @@ def student_bytes(config: "Config", student: Any, num_workers: int, *, value_byt
     moments = 2 / num_workers if stage >= 1 else 2.0
     # What is frozen has no copy in full.
     return size * _STUDENT_BYTES * (weight + gradient + moments) + frozen * value_bytes * weight
+
+
+def teacher_bytes(reference: TeacherConfig, teacher: Any, *, head: str, value_bytes: int) -> float:
+    """Bytes of a teacher's weights, given its configuration."""
+    if reference.quantization is None:
+        return float(checks.num_parameters(teacher, head=head) * value_bytes)
+    model = checks.without_values(teacher, head=head)
+    of_bytes = quantization.num_quantized(model)
+    return float(of_bytes + (sum(p.numel() for p in model.parameters()) - of_bytes) * value_bytes)
+
+
+def check_quantization(config: "Config", scaling: ScalingConfig, teachers: Sequence[Any], *, is_live: bool) -> None:
+    """Raise UserError for a teacher in 8 bits that cannot run so, given the teachers' configurations."""
+    for number, (reference, teacher) in enumerate(zip(config.teachers, teachers, strict=True)):
+        if reference.quantization is None:
+            continue
+        key = f"teachers.{number}"
+        quantization.check(f"{key}.quantization", teacher, use_gpu=scaling.use_gpu)
+        if reference.placement not in ("auto", "replicate"):
+            raise UserError(
+                f"{key}.placement is {reference.placement!r}, but {key}.quantization is 'int8', and such a teacher is "
+                "replicated; leave one of them out"
+            )
+        if not is_live:
+            raise UserError(
+                f"{key}.quantization is 'int8', but the outputs of teachers are stored; write teacher_outputs: live, "
+                "or leave it out"
+            )
 
 
 def num_trained(config: "Config", student: Any) -> int | None:
@@ -61,6 +91,6 @@ def checkpointing_lines(config: "Config", student: Any, *, row_tokens: int, valu
     blocks, rows = layer_plan.num_steps(student), config.training.micro_batch_size
     inputs = blocks * rows * row_tokens * student.hidden_size * value_bytes / _GIB
     return [
-        f"gradient_checkpointing: the student's {blocks} blocks keep their inputs alone, at most {inputs:.2f} GiB for a "
-        f"pass over {rows} rows of {row_tokens} tokens, and what one block computes"
+        f"gradient_checkpointing: the student's {blocks} blocks keep their inputs alone, at most {inputs:.2f} GiB for "
+        f"a pass over {rows} rows of {row_tokens} tokens, and what one block computes"
     ]

@@ -79,7 +79,7 @@ def sets_of(
     Needs a running Ray where any is missing. Of several runs that miss the same one captures and the others wait; what
     an ended one left is gone on with. Raises ValueError when the disk has no room for them.
     """
-    precision = _teacher_plan.precision_of(config.training.precision, context.scaling)
+    precision = _teacher_plan.precision_of(config.training.precision_of_teachers, context.scaling)
     # The only draws are those of passes with dropout, the same for all runs unless the method gives them a seed.
     neutral = replace(context, seed=getattr(config.method.config, "dropout_seed", None) or 0)
     stages = stages_of(config, reading.layers, precision=precision)

@@ -17,8 +17,7 @@ from raydistill.config.training import TrainingConfig
 from raydistill.methods import muki
 from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.methods.muki import DROPOUT_SCORES
-from raydistill.models import checks
-from raydistill.stages._memory import student_bytes
+from raydistill.stages._memory import student_bytes, teacher_bytes
 from raydistill.training.deepspeed_config import Precision, resolve_precision
 from raydistill.training.placement import CAPTURED, SEQUENTIAL, Demand, Options, TeacherPlacement, held, place
 from raydistill.user_error import UserError
@@ -205,11 +204,17 @@ def precision_of(asked: str, scaling: ScalingConfig) -> Precision:
 def demand_of(config: "Config", scaling: ScalingConfig, models: Sequence[Any]) -> Demand:
     """What the models of a training take, given their configurations, student first."""
     student, *teachers = models
-    head, size = config.task.head, VALUE_BYTES[precision_of(config.training.precision, scaling)]
+    head, training = config.task.head, config.training
+    size, of_teachers = (
+        VALUE_BYTES[precision_of(asked, scaling)] for asked in (training.precision, training.precision_of_teachers)
+    )
     return Demand(
         # Of workers that share weights the fewest hold the most.
         student_bytes(config, student, scaling.fewest_workers, value_bytes=size),
-        tuple(float(checks.num_parameters(teacher, head=head) * size) for teacher in teachers),
+        tuple(
+            teacher_bytes(reference, teacher, head=head, value_bytes=of_teachers)
+            for reference, teacher in zip(config.teachers, teachers, strict=True)
+        ),
     )
 
 

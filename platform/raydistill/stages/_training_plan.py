@@ -70,6 +70,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
     _check_precision(config, scaling)
+    _memory.check_quantization(config, scaling, [one.config for one in teachers], is_live=not choice.is_stored)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     _memory.check_checkpointing(config, student)
     value_bytes = _teacher_plan.VALUE_BYTES[_teacher_plan.precision_of(config.training.precision, scaling)]
@@ -305,11 +306,13 @@ def _check_optimizer(config: "Config") -> None:
 
 
 def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
-    """DeepSpeed trains in half precision on GPUs alone."""
-    if config.training.precision == "fp16" and not scaling.use_gpu:
-        raise UserError(
-            "training.precision is 'fp16', which CPUs do not train in; write auto, fp32 or bf16, or set scaling.use_gpu"
-        )
+    """DeepSpeed trains in half precision on GPUs alone, and CPUs are slow at it."""
+    for key, what in (("precision", "train"), ("teacher_precision", "run teachers")):
+        if getattr(config.training, key) == "fp16" and not scaling.use_gpu:
+            raise UserError(
+                f"training.{key} is 'fp16', which CPUs do not {what} in; write auto, fp32 or bf16, or set "
+                "scaling.use_gpu"
+            )
 
 
 def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:

@@ -86,6 +86,14 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
+        for section, key, default in (
+            (found["training"], "teacher_precision", "auto"),
+            (found["student"], "lora", None),
+            *((teacher, "quantization", None) for teacher in found["teachers"]),
+        ):
+            # Outputs of before there was the key are those of its default.
+            if section[key] == default:
+                del section[key]
         if self.config.teacher_outputs in _teacher_plan.KEYWORDS and DROPOUT_SCORES not in _teacher_plan.kinds_of(
             self.config
         ):
@@ -168,6 +176,7 @@ class Stage(_base.Stage):
                     "head": reference.head,
                     "labels": list(teacher.names),
                     "encoding": teacher.encoding,
+                    "quantization": reference.quantization,
                 }
             )
             for reference, teacher, placement in found

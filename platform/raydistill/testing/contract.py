@@ -215,6 +215,20 @@ def gradient_checkpointing_changes_no_bit(case: Case) -> None:
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
 
 
+def teachers_of_another_precision_give_nearly_the_same_gradients(case: Case) -> None:
+    """A student in float64 learns from teachers in float32 as from teachers in float64."""
+    method, results = case.build(), []
+    if not method.teachers:
+        raise SkipTest("the method has no teacher")
+    for dtype in (torch.float64, torch.float32):
+        for teacher in method.teachers:
+            teacher.to(dtype)
+        results.append(parameter_gradients(_evaluate(method, prepared_batch(method))[0], method))
+    assert all(gradient.dtype == torch.float64 for gradient in results[1].values())
+    scale = max(gradient.abs().max() for gradient in results[0].values())
+    assert largest_difference(*results) < 1e-3 * scale
+
+
 def ten_steps_on_one_batch_lower_the_loss(case: Case) -> None:
     """By a tenth at least."""
     method = case.build()
@@ -305,6 +319,7 @@ METHOD_CHECKS: tuple[Callable[[Case], None], ...] = (
     every_trainable_parameter_is_in_exactly_one_optimizer_group,
     a_seed_repeats_the_loss,
     gradient_checkpointing_changes_no_bit,
+    teachers_of_another_precision_give_nearly_the_same_gradients,
     ten_steps_on_one_batch_lower_the_loss,
     a_batch_of_one_row_has_a_finite_loss,
     padding_changes_nothing,

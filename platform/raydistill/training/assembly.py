@@ -17,7 +17,7 @@ from raydistill.models.lora import add_adapters
 from raydistill.models.offloading import put_away
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
-from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
+from raydistill.training.deepspeed_config import deepspeed_config, resolve_precision
 from raydistill.training.engine import Engine, shard, shard_teacher
 from raydistill.training.spec import TeacherSpec, TrainSpec
 
@@ -39,10 +39,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     if training.zero_stage == 3:
         shard(student, config, dtype=_DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
-    teachers = [
-        _load_teacher(teacher, spec, precision, device, part)
-        for teacher, part in zip(spec.teachers, taught, strict=True)
-    ]
+    teachers = [_load_teacher(teacher, spec, device, part) for teacher, part in zip(spec.teachers, taught, strict=True)]
     distiller = spec.method.build(student, teachers, **_labels_of_teachers(spec, taught))
     distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(
@@ -83,9 +80,7 @@ def _load_student(spec: TrainSpec, labels: Sequence[str]) -> nn.Module:
     return student
 
 
-def _load_teacher(
-    teacher: TeacherSpec, spec: TrainSpec, precision: Precision, device: torch.device, labels: Sequence[str]
-) -> nn.Module:
+def _load_teacher(teacher: TeacherSpec, spec: TrainSpec, device: torch.device, labels: Sequence[str]) -> nn.Module:
     load = partial(
         load_model,
         teacher.folder,
@@ -94,7 +89,10 @@ def _load_teacher(
         names=teacher.labels,
         allow_new_head=teacher.head == "new",
     )
+    precision = resolve_precision(spec.training.precision_of_teachers, use_gpu=spec.scaling.use_gpu)
     dtype = _DTYPES[precision]
+    if teacher.quantization == "int8":
+        return load(dtype=dtype, int8_on=device)
     if teacher.placement == "replicate":
         return load(dtype=dtype).to(device)
     if teacher.placement == "sequential":

@@ -24,6 +24,8 @@ class TeacherSpec(Section):
     left out."""
     encoding: int = 0
     """Which of the corpus's tokenizers is its own: 0 the student's, from 1 the further ones."""
+    quantization: Literal["int8"] | None = None
+    """``int8`` holds a byte a weight of linear layers."""
 
 
 class TrainSpec(Section):

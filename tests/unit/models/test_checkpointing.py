@@ -13,8 +13,8 @@ from raydistill.models.checkpointing import use_checkpointing
 from raydistill.models.layer_plan import make_plan
 from toys.models import parameter_gradients
 from toys.zoo import PACKED, toy
-from unit.models.test_generic import DECODERS, ENCODERS, layout_of
 from unit.models.test_families import batch_of, rows_for, rows_of
+from unit.models.test_generic import DECODERS, ENCODERS, layout_of
 
 WHOLE = {**{name: {} for name in ENCODERS if name != "xlm"}, **DECODERS}
 DROPOUT = 0.3
@@ -42,7 +42,7 @@ def states_and_gradients(model, rows, *, interchange=True):
     layout, blocks = layout_of(batch), blocks_of(model)
     torch.manual_seed(3)
     ids = layout.take(batch["input_ids"])
-    end, states = blocks.forward(ids, layout, with_states=True)
+    _, states = blocks.forward(ids, layout, with_states=True)
     loss = sum((number + 1) * state.square().mean() for number, state in enumerate(states))
     if interchange:
         places = torch.tensor([1, 4, 12])
@@ -98,7 +98,7 @@ def test_the_graph_keeps_a_fraction_of_the_bytes(name):
         batch = batch_of(rows_of(40, 40))
         layout = layout_of(batch)
         with bytes_kept() as sizes:
-            end, _ = blocks_of(model).forward(layout.take(batch["input_ids"]), layout)
+            blocks_of(model).forward(layout.take(batch["input_ids"]), layout)
         kept += sizes
         use_checkpointing(model)
     assert kept[1] < 0.35 * kept[0]
