@@ -21,7 +21,7 @@ LAYERS = (
     ("search",),
     ("job",),
     ("stages",),
-    ("training", "evaluation", "report"),
+    ("training", "evaluation", "report", "prediction"),
     ("data",),
     ("registry",),
     ("tracking", "cluster"),

@@ -18,6 +18,8 @@ Columns (B rows, T padded length, R real tokens, M masked tokens, P interchanged
                                               them; own padded length; see ``encoded_as``
 ``teacher_<n>_<kind>``   (B, ...)     float32 stored outputs of teacher n, see ``data/teacher_outputs.py``; those of
                                               places (R, ...) or (M, ...), ids int64
+``teacher_number``       (B,)         int64   of each row's corpus, where each has a teacher of its own
+``taught_<n>_*``         as above             the rows of teacher n, see ``methods/_teacher_rows.py``
 ``interchange_base``     (P,)         int64   flat indices into the base's (B, T), ascending
 ``interchange_partner``  (P,)         int64   flat indices into the partner's (B, T'), or into the base's own
                                               (B, T) where partners are rows of the batch

@@ -7,6 +7,7 @@ too long. MLflow takes letters of any script, so they stay.
 import hashlib
 import html
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -48,7 +49,9 @@ SHORT = Use(re.compile(r"(?!)"), "", 255, in_bytes=True)
 """The name of a folder that has no illegal sign, which may be too long alone."""
 LABEL = Use(re.compile(r"[\[\],=\s]+"), "_", 10**9)
 """A value of a matrix inside a run's name, where brackets, commas and equal signs have a meaning."""
-RESOURCE = Use(re.compile(r"[^a-z0-9-]+"), "-", 47)
+RESOURCE = Use(
+    re.compile(r"[^a-z0-9-]+"), "-", 47, spelled=dict(zip(string.ascii_uppercase, string.ascii_lowercase, strict=True))
+)
 """A resource of Kubernetes; KubeRay takes no longer names."""
 
 

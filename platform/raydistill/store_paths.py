@@ -8,6 +8,8 @@ from raydistill.user_error import UserError
 SCHEME = "s3://"
 _ROOT = "raydistill-s3"
 """Name of the folder whose subfolders are buckets; a path with it is told on machines with another cache folder too."""
+_MOST_FILES = 20_000
+"""More than any corpus or checkpoint has."""
 
 
 def cache_folder() -> Path:
@@ -56,3 +58,17 @@ def here(path: str | os.PathLike[str]) -> Path:
 def shown(path: str | os.PathLike[str]) -> str:
     """A path as a user should read it: the URI where it stands for one."""
     return remote_uri(path) or os.fspath(path)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files below a folder that a user named, sorted; raises UserError for one such as ``/``, which has too many.
+
+    Links are not followed.
+    """
+    found = []
+    for number, path in enumerate(folder.rglob("*")):
+        if number >= _MOST_FILES:
+            raise UserError(f"{folder} holds over {_MOST_FILES:,} files; name the folder of one corpus or checkpoint")
+        if path.is_file():
+            found.append(path)
+    return sorted(found)

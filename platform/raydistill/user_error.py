@@ -1,8 +1,20 @@
 """The one error that stands for what a user can fix; anything else that is raised is a fault of ours."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Self
+
+_LONGEST_WORD, _LONGEST_LINE = 400, 4000
+_LONG_WORD = re.compile(
+    "|".join(
+        [
+            *(rf"(?<![\w'\"]){quote}(?=[^\s;,.])[^{quote}]{{{_LONGEST_WORD},}}{quote}" for quote in "'\""),
+            rf"\S{{{_LONGEST_WORD},}}",
+        ]
+    )
+)
+"""A quoted text, or signs without a space."""
 
 
 class UserError(ValueError):
@@ -14,13 +26,23 @@ class UserError(ValueError):
 
     def __init__(self, lines: str | Iterable[str], *, place: str = "") -> None:
         # What others say, which stands in some, may go over several lines.
-        each = [" ".join(line.splitlines()) for line in ([lines] if isinstance(lines, str) else lines)]
+        each = [_within(" ".join(line.splitlines())) for line in ([lines] if isinstance(lines, str) else lines)]
         self.lines = [f"{place}: {line}" if place else line for line in each]
         super().__init__("\n".join(self.lines))
 
     def at(self, place: str) -> Self:
         """The same error at a place that is known further out."""
         return type(self)(self.lines, place=place)
+
+
+def _within(line: str) -> str:
+    """A line without most of a value that nobody would read: of a word or a quoted text, then of the whole line."""
+    if len(line) > _LONGEST_WORD:
+        line = _LONG_WORD.sub(lambda found: f"{found.group()[: _LONGEST_WORD // 4]}...", line)
+    if len(line) > _LONGEST_LINE:
+        # The remedy stands at the end.
+        line = f"{line[: _LONGEST_LINE * 3 // 4]} ... {line[-_LONGEST_LINE // 4 :]}"
+    return line
 
 
 @contextmanager

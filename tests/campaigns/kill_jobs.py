@@ -1,12 +1,16 @@
 """A job of two workers, an evaluation and a registration, killed at random moments and started again.
 
-``python tests/campaigns/kill_jobs.py --kills 100 --seed 7``; a kill takes about a minute. Each job meets
-``--kills-per-job`` kills of a worker, the driver, the tracker or the raylet, and then runs to its end. Compared with a
-job that nobody disturbed: the tokens that each step had read (equal, so that no row is lost or taken twice), the losses
-(to 1e-6 of each, as two workers sum in another order after a restart), the evaluation's figures and the registry.
+``python tests/campaigns/kill_jobs.py --kills 100 --seed 7``. Each job meets up to ``--kills-per-job`` kills of a
+worker, the driver, the tracker or the raylet, is started again whenever it ended in failure, and runs to its end. A
+kill counts when the process was there and the job's last stage was not finished. Compared with a job that nobody
+disturbed: the tokens that each step had read (equal, so that no row is lost or taken twice), what is tracked of each
+step (once), the losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits.
+Each kill and each job prints one line at once. ``--first`` continues with a later job; a job's number and the seed
+decide its moments.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -26,50 +30,90 @@ import psutil
 import torch
 
 from raydistill.data.corpus import tokenizer_hash
-from raydistill.models.load import save_model
+from raydistill.models.load import load_model, save_model
+from raydistill.registry.client import Registry
+from raydistill.tracking.opening import open_client
 from raydistill.training.history import read_history
 from toys.checkpoint import toy_tokenizer
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_distilbert
 
-TARGETS = {"worker": "RayTrainWorker", "tracker": "TrackerActor", "raylet": "raylet/raylet", "driver": ""}
+TARGETS = {"worker": "ray::RayTrainWorker", "tracker": "ray::TrackerActor", "raylet": "raylet/raylet", "driver": ""}
 """Processes that are killed, and what their command lines hold; the driver is the command itself."""
-FORBIDDEN = ("steps differ", "tokens differ", "losses differ", "evaluation differs", "registry differs", "not finished")
+FORBIDDEN = (
+    "steps differ",
+    "tokens differ",
+    "losses differ",
+    "tracking differs",
+    "evaluation differs",
+    "registry differs",
+    "logits differ",
+    "failed without a kill",
+    "not finished",
+)
 _RELATIVE = 1e-6
-_END_S = 900
+_END_S = 1800
+_LATEST_S = 45
+"""A kill comes at most so long after the start or the kill before, or once its process is there."""
+_SEEN_S = 0.2
+_TIMED = ("latency_ms", "latency_spread_ms", "batch_latency_ms", "batch_latency_spread_ms")
+"""Figures that no two evaluations have in common."""
+_SAYS_TIMES = ("figures", "run", "job")
+"""Tags whose text may differ between two runs of one job."""
 
 
 def main() -> int:
     """Kill and compare, and tell the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--kills-per-job", type=int, default=4)
+    parser.add_argument("--kills-per-job", type=int, default=10)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--first", type=int, default=0, help="Number of the first job.")
     options = parser.parse_args()
-    rng, found = random.Random(options.seed), Counter[str]()
-    killed, seconds = Counter[str](), list[float]()
+    found, killed, disturbed_s = Counter[str](), Counter[str](), list[float]()
     with tempfile.TemporaryDirectory(prefix="kills-") as name:
         root = Path(name)
         job = write_job(root)
-        undisturbed, whole_s = _finished(job, root / "undisturbed")
-        if undisturbed is None:
-            raise RuntimeError((root / "undisturbed.log").read_text(encoding="utf-8", errors="replace")[-3000:])
-        while killed.total() < options.kills:
-            storage = root / f"disturbed-{len(seconds)}"
-            began = time.monotonic()
-            for _ in range(min(options.kills_per_job, options.kills - killed.total())):
-                killed[_kill_once(job, storage, rng, whole_s)] += 1
-            disturbed, _ = _finished(job, storage)
-            seconds.append(time.monotonic() - began)
-            problems = ["not finished"] if disturbed is None else differences(undisturbed, disturbed)
+        undisturbed, whole_s = _undisturbed(job, root / "undisturbed-0")
+        for number in itertools.count(options.first):
+            if killed.total() >= options.kills:
+                break
+            rng = random.Random(f"{options.seed} {number}")
+            most = min(options.kills_per_job, options.kills - killed.total())
+            one = Disturbed(job, root / f"disturbed-{number}", rng, most)
+            problems = one.run() or differences(undisturbed, left_by(one.storage))
             found.update(problems or ["equal"])
+            killed += one.killed
+            disturbed_s.append(one.seconds)
+            _tell(job=number, problems=problems, restarts=one.restarts, seconds=round(one.seconds, 1), kills=one.killed)
             if problems:
-                sys.stderr.write(f"{json.dumps({'job': len(seconds), 'problems': problems})}\n")
-    times = {"undisturbed_s": round(whole_s, 1), "disturbed_s": round(sum(seconds) / len(seconds), 1)}
-    for outcome in ("equal", *FORBIDDEN):
-        line = {"campaign": "kills", "outcome": outcome, "count": found[outcome], "allowed": outcome not in FORBIDDEN}
-        sys.stdout.write(f"{json.dumps({**line, 'kills': dict(killed), 'jobs': len(seconds), **times})}\n")
-    return int(any(found[outcome] for outcome in FORBIDDEN))
+                sys.stderr.write(
+                    (one.storage.with_suffix(".log")).read_text(encoding="utf-8", errors="replace")[-6000:]
+                )
+        again, again_s = _undisturbed(job, root / "undisturbed-1")
+        found.update(f"undisturbed: {problem}" for problem in differences(undisturbed, again))
+    times = {
+        "undisturbed_s": [round(whole_s, 1), round(again_s, 1)],
+        "disturbed_s": round(sum(disturbed_s) / len(disturbed_s), 1),
+    }
+    for outcome in dict.fromkeys(["equal", *FORBIDDEN, *found]):
+        line = {"campaign": "kills", "outcome": outcome, "count": found[outcome], "allowed": outcome == "equal"}
+        _tell(**line, kills=killed, jobs=len(disturbed_s), **times)
+    return int(found.total() > found["equal"])
+
+
+def _tell(**line: Any) -> None:
+    sys.stdout.write(f"{json.dumps(line)}\n")
+    sys.stdout.flush()
+
+
+def _undisturbed(job: Path, storage: Path) -> tuple[dict[str, Any], float]:
+    """What a job left that nothing was done to, and the seconds that it took."""
+    one = Disturbed(job, storage, random.Random(0), 0)
+    if problems := one.run():
+        raise RuntimeError(f"{problems}: {storage.with_suffix('.log').read_text(encoding='utf-8')[-3000:]}")
+    _tell(job=storage.name, seconds=round(one.seconds, 1))
+    return left_by(storage), one.seconds
 
 
 def write_job(folder: Path) -> Path:
@@ -81,7 +125,7 @@ def write_job(folder: Path) -> Path:
     write_corpus(folder / "corpus" / "validation", random_rows(20, seed=1), **options)
     save_model(toy_distilbert(2, dtype=torch.float32), toy_tokenizer(), folder / "model")
     corpus = str(folder / "corpus")
-    training = {"max_steps": 60, "num_epochs": 1000, "batch_size": 8, "micro_batch_size": 4}
+    training = {"max_steps": 120, "max_failures": 3, "num_epochs": 1000, "batch_size": 8, "micro_batch_size": 4}
     train = {
         "kind": "train",
         "corpus": corpus,
@@ -98,29 +142,74 @@ def write_job(folder: Path) -> Path:
     return job
 
 
+class Disturbed:
+    """One job in a storage of its own, and what happens to it."""
+
+    def __init__(self, job: Path, storage: Path, rng: random.Random, most: int) -> None:
+        self._job, self.storage, self._rng, self._most = job, storage, rng, most
+        self.killed, self.restarts, self.seconds = Counter[str](), 0, 0.0
+        self._began = 0.0
+
+    def run(self) -> list[str]:
+        """Run to the end, through all kills; returns why it did not come there."""
+        self._began = time.monotonic()
+        while True:
+            status, hit = self._once()
+            self.seconds = time.monotonic() - self._began
+            if status == 0:
+                return []
+            if self.seconds > _END_S:
+                return ["not finished"]
+            if not hit:
+                return ["failed without a kill"]
+            self.restarts += 1
+
+    def _once(self) -> tuple[int | None, bool]:
+        """Start the job once and kill until it ends; returns its exit status, and whether a kill hit it."""
+        process, family, hit = _start(self._job, self.storage), list[psutil.Process](), False
+        target, moment = self._next()
+        while process.poll() is None and time.monotonic() - self._began <= _END_S:
+            family = _family(process) or family
+            if self.killed.total() < self._most and time.monotonic() >= moment and self._kill(target, family):
+                hit = True
+                target, moment = self._next()
+            time.sleep(_SEEN_S)
+        _wait(process, family)
+        return process.returncode, hit
+
+    def _next(self) -> tuple[str, float]:
+        """What is killed next, and when."""
+        return self._rng.choice(list(TARGETS)), time.monotonic() + self._rng.uniform(0, _LATEST_S)
+
+    def _kill(self, target: str, family: list[psutil.Process]) -> bool:
+        """Kill such a process, if one is there and the job still has something to do; returns whether it was so."""
+        chosen = [one for one in family if TARGETS[target] in _command(one)] if target != "driver" else family[:1]
+        if not chosen or _is_over(self.storage):
+            return False
+        done = [stage for stage in ("train", "evaluate") if _is_over(self.storage, stage)]
+        self._rng.choice(chosen).kill()
+        self.killed[target] += 1
+        at = round(time.monotonic() - self._began, 1)
+        _tell(killed=target, storage=self.storage.name, at_s=at, finished=done, steps=_steps(self.storage))
+        return True
+
+
+def _is_over(storage: Path, stage: str = "register") -> bool:
+    """Whether a stage is finished."""
+    return any((storage / "kills").glob(f"{stage}-*/stage.json"))
+
+
+def _steps(storage: Path) -> int:
+    """Lines of the history so far."""
+    return sum(path.read_bytes().count(b"\n") for path in (storage / "kills").glob("train-*/history.jsonl"))
+
+
 def _start(job: Path, storage: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-m", "raydistill", "run", str(job), f"storage={storage}"]
     with storage.with_suffix(".log").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def _kill_once(job: Path, storage: Path, rng: random.Random, whole_s: float) -> str:
-    """Start the job and kill one of its processes after a random time; returns which, or that none was there."""
-    target = rng.choice(list(TARGETS))
-    process = _start(job, storage)
-    moment = time.monotonic() + rng.uniform(0.05, 0.9) * whole_s
-    while process.poll() is None:
-        family = _family(process)
-        chosen = [one for one in family if TARGETS[target] in _command(one)] if target != "driver" else family[:1]
-        if time.monotonic() >= moment and chosen:
-            rng.choice(chosen).kill()
-            _wait(process, family)
-            return target
-        time.sleep(0.1)
-    # The job was over first.
-    return f"{target}, too late"
 
 
 def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
@@ -140,10 +229,8 @@ def _command(process: psutil.Process) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> None:
-    """Wait for the end of the driver, which may go on, and of all that it had started."""
-    try:
-        process.wait(timeout=_END_S)
-    except subprocess.TimeoutExpired:
+    """Wait for the end of all that the driver had started, and end what stays."""
+    if process.poll() is None:
         process.send_signal(signal.SIGKILL)
         process.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
@@ -151,39 +238,58 @@ def _wait(process: subprocess.Popen[bytes], family: list[psutil.Process]) -> Non
         one.kill()
 
 
-def _finished(job: Path, storage: Path) -> tuple[dict[str, Any] | None, float]:
-    """What a job left that ran to its end, None where it did not; and the seconds that this took."""
-    began = time.monotonic()
-    process = _start(job, storage)
-    family = _family(process)
-    while process.poll() is None and time.monotonic() - began < _END_S:
-        family = _family(process) or family
-        time.sleep(0.5)
-    _wait(process, family)
-    return (left_by(storage) if process.returncode == 0 else None), time.monotonic() - began
-
-
 def left_by(storage: Path) -> dict[str, Any]:
-    """The history of the training, the evaluation's figures, and what the registry has."""
+    """The history of the training, the evaluation's figures, what is tracked, and what the registry has."""
     (trained,) = (storage / "kills").glob("train-*")
     (evaluated,) = (storage / "kills").glob("evaluate-*")
     entries = json.loads((evaluated / "stage.json").read_text(encoding="utf-8"))["summary"]["entries"]
-    figures = [entry["figures"] for entry in entries]
-    return {"history": read_history(trained), "figures": figures, "registry": _registry(storage)}
+    figures = [{name: one for name, one in entry["figures"].items() if name not in _TIMED} for entry in entries]
+    uri = f"sqlite:///{storage / 'mlflow.db'}"
+    found = {"history": read_history(trained), "figures": figures, "tracked": _tracked(uri)}
+    return found | dict(zip(("registry", "logits"), _registry(uri, storage), strict=True))
 
 
-def _registry(storage: Path) -> list[Any]:
-    """Every version with its alias, and whether its weights can be read."""
-    import mlflow
-
-    (database,) = storage.rglob("*.db")
-    client = mlflow.MlflowClient(f"sqlite:///{database}", f"sqlite:///{database}")
-    found = []
-    for version in client.search_model_versions("name='killed'"):
-        model = client.get_registered_model("killed")
-        weights = list(storage.rglob("*.safetensors"))
-        found.append((version.version, version.status, dict(model.aliases), sorted(version.tags), bool(weights)))
+def _tracked(uri: str) -> dict[str, Any]:
+    """Steps and losses of each run that ended well, in order: each step once."""
+    client = open_client(uri)
+    found: dict[str, Any] = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            metrics = [name for name in run.data.metrics if "speed/" not in name and not name.endswith(_TIMED)]
+            history = {
+                name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)] for name in metrics
+            }
+            lines = {name: [list(each) for each in sorted(points)] for name, points in history.items()}
+            found.setdefault(run.info.run_name, []).append([run.info.status, lines])
     return found
+
+
+def _registry(uri: str, storage: Path) -> tuple[list[Any], list[Any]]:
+    """Every version with its aliases and tags, and the logits of each, loaded as a user would."""
+    registry, described, logits = Registry(uri), [], []
+    ids = torch.arange(5, 25)[None]
+    for student in registry.students():
+        for version in student.versions:
+            folder = storage / f"pulled-{version.number}"
+            registry.pull(version, folder)
+            with torch.no_grad():
+                logits.append(
+                    load_model(folder, head="masked_lm", dtype=torch.float32)(input_ids=ids)
+                    .logits.double()
+                    .flatten()
+                    .tolist()
+                )
+            tags = {name: text for name, text in version.tags.items() if name not in _SAYS_TIMES}
+            described.append([student.name, version.number, list(version.aliases), tags])
+    return described, logits
+
+
+_COMPARED = {
+    "tracked": "tracking differs",
+    "figures": "evaluation differs",
+    "registry": "registry differs",
+    "logits": "logits differ",
+}
 
 
 def differences(undisturbed: dict[str, Any], disturbed: dict[str, Any]) -> list[str]:
@@ -197,9 +303,10 @@ def differences(undisturbed: dict[str, Any], disturbed: dict[str, Any]) -> list[
         found.append("tokens differ")
     if not all(_close(one.get("train/loss"), other.get("train/loss")) for one, other in pairs):
         found.append("losses differ")
-    if not _close(undisturbed["figures"], disturbed["figures"]):
-        found.append("evaluation differs")
-    return [*found, *(["registry differs"] if undisturbed["registry"] != disturbed["registry"] else [])]
+    for key, problem in _COMPARED.items():
+        if not _close(undisturbed[key], disturbed[key]):
+            found.append(problem)
+    return found
 
 
 def _close(one: Any, other: Any) -> bool:

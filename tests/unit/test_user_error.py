@@ -24,6 +24,22 @@ def test_what_a_library_says_over_several_lines_becomes_one():
     assert UserError("it is damaged (a\nb); fetch it again").lines == ["it is damaged (a b); fetch it again"]
 
 
+@pytest.mark.parametrize("value", ["a" * 10_000, "a b; c" * 10_000, "[1, 2] " * 10_000])
+def test_of_a_long_value_the_start_is_told_and_the_remedy_stays(value):
+    [line] = UserError(f"name is {value!r}, which is long; shorten it to 'x'", place="a.yaml").lines
+    assert line.startswith(f"a.yaml: name is {value[:10]!r}"[:-1])
+    assert line.endswith("..., which is long; shorten it to 'x'")
+    assert len(line) < 200
+
+
+def test_of_a_long_line_without_a_long_value_both_ends_stay():
+    choices = ", ".join(f"'choice-{number}'" for number in range(10_000))
+    [line] = UserError(f"name is 'x'; choose one of {choices}; or leave it out").lines
+    assert line.startswith("name is 'x'; choose one of 'choice-0', ")
+    assert line.endswith(", 'choice-9999'; or leave it out")
+    assert len(line) < 4100
+
+
 @pytest.mark.parametrize("kind", [UserError, StorageError])
 def test_a_pickled_one_keeps_its_type_and_its_lines(kind):
     error = pickle.loads(pickle.dumps(kind(["one", "two"], place="a.yaml")))

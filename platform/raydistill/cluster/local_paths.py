@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raydistill.store_paths import files_below
+
 _KEYS = frozenset(
     {"path", "checkpoint", "corpus", "teacher_outputs", "model", "dropout_scores_file"}
     | {"tokenizer", "teacher_tokenizers", "teachers", "models", "members"}
@@ -101,7 +103,7 @@ def _stage(reference: str) -> str:
 def _files(value: str, *, is_pattern: bool) -> tuple[Path, ...]:
     path = Path(os.path.expanduser(value))
     if path.is_dir():
-        found = [each for each in path.rglob("*") if each.is_file()]
+        found = files_below(path)
     elif path.is_file():
         found = [path]
     else:

@@ -1,5 +1,6 @@
 """A job as Kubernetes runs it: a RayJob of KubeRay (ray.io/v1) and the ConfigMap that holds the job's file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -10,6 +11,7 @@ import yaml
 from raydistill import names
 from raydistill.cluster.resources import required_cpus
 from raydistill.cluster.submission import JOB_KEY, Submission
+from raydistill.config import yaml_text
 from raydistill.config.sections import ScalingConfig
 from raydistill.environment import quiet_variables
 from raydistill.user_error import UserError
@@ -19,6 +21,7 @@ _CPUS_OF_DATA_NODE = 8
 _HEAD = {"cpu": "4", "memory": "16Gi"}
 _MEMORY_PER_CPU_GIB = 4
 _GPU = "nvidia.com/gpu"
+_RESOURCE = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 
 
 def manifests(
@@ -35,7 +38,7 @@ def manifests(
             raise UserError(f"--claim is for a storage that is a folder, but storage is {storage}; leave --claim out")
     elif claim is None:
         raise UserError(f"storage is {storage!r}, a folder of the pods, which they lose; add --claim with a volume")
-    name = names.short(str(submission.job["name"]).lower(), names.RESOURCE).strip("-")
+    name = _resource(str(submission.job["name"]))
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -51,16 +54,19 @@ def manifests(
     return [config_map, _ray_job(submission, name, image, claim, code), *([secret] if submission.variables else [])]
 
 
+def _resource(job: str) -> str:
+    """The job's name where Kubernetes takes it; else a legal one with a hash, which no other job has."""
+    # No job's name has a space.
+    return names.legal(job if _RESOURCE.fullmatch(job) else f"job {job}", names.RESOURCE)
+
+
 def manifest_text(documents: Sequence[Mapping[str, Any]]) -> str:
     """Documents as one YAML file for ``kubectl apply -f``."""
     return yaml.dump_all(documents, Dumper=_Plain, sort_keys=False)
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes what stands in several places out in each, and texts of several lines as such."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+class _Plain(yaml_text.Dumper):
+    """Writes texts of several lines as such."""
 
     def represent_text(self, text: str) -> yaml.Node:
         return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)

@@ -20,6 +20,7 @@ import raydistill
 from raydistill.cluster.job_api import ENDED, JobApi
 from raydistill.cluster.local_paths import local_paths, replaced
 from raydistill.cluster.uploads import FOLDER, Upload, uploads, write_package
+from raydistill.config import yaml_text
 from raydistill.credentials import has_reference
 from raydistill.environment import quiet_variables
 from raydistill.store_paths import at_home, is_in_store
@@ -61,7 +62,7 @@ class Submission:
     def metadata(self) -> dict[str, str]:
         """What the cluster keeps of the job, enough to submit it again."""
         return {
-            JOB_KEY: yaml.safe_dump(dict(self.job), sort_keys=False),
+            JOB_KEY: yaml_text.dump(dict(self.job)),
             "raydistill_version": raydistill.__version__,
             "raydistill_installed": json.dumps(self.installed),
             "raydistill_uploads": json.dumps(list(self.digests)),

@@ -1,4 +1,4 @@
-"""``raydistill convert``: a checkpoint whose weights are pickled becomes one that jobs read."""
+"""``raydistill convert``: a checkpoint whose weights are pickled, or a GGUF file, becomes one that jobs read."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,9 @@ from raydistill.commands.reporting import DebugOption, JsonOption, emit, reporte
 
 
 def convert(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A checkpoint with a pytorch_model.bin.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A checkpoint with a pytorch_model.bin, or a .gguf file.")
+    ],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The folder to write; it must not exist.")],
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="A,B,...", help="Names of a classifier's outputs, in their order.")
@@ -17,19 +19,26 @@ def convert(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a checkpoint whose weights are pickled again as safetensors, which jobs read.
+    """Write a checkpoint whose weights are pickled, or a GGUF file, again as safetensors, which jobs read.
 
     Nothing in the pickle is run, and one that holds more than tensors is refused. Classifiers that StarK's authors
     published become those of transformers. --labels names the classes where config.json says LABEL_0 and so on.
+    Weights of a GGUF file become float32, with what quantization left of them.
 
     \b
     Example:
       raydistill convert bert-base-rte rte-teacher --labels not_entailment,entailment
+      raydistill convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2
     """
     with reported(debug=debug):
         from raydistill.models.conversion import to_safetensors
+        from raydistill.models.gguf import gguf_at, gguf_to_safetensors
 
         names = None if labels is None else [name.strip() for name in labels.split(",")]
-        count = to_safetensors(folder, new, labels=names)
+        packed = gguf_at(folder)
+        if packed is None:
+            count = to_safetensors(folder, new, labels=names)
+        else:
+            count = gguf_to_safetensors(packed, new, labels=names)
         lines = [f"wrote {count} tensors to {new}; use it in a job as checkpoint: {new}"]
         emit({"folder": str(new), "tensors": count, "labels": names}, json_text=as_json, lines=lines)

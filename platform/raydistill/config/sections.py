@@ -205,9 +205,19 @@ class LoraConfig(Section):
 
 
 _UNREAD: dict[str, tuple[str, ...]] = {
-    "layers": (),
-    "random": ("vocab_transform",),
-    "checkpoint": ("architecture", "num_layers", "layers", "vocab_transform", "freeze_position_embeddings"),
+    "layers": ("config", "units", "scores"),
+    "sliced": ("architecture", "vocab_transform"),
+    "random": ("vocab_transform", "units", "scores"),
+    "checkpoint": (
+        "architecture",
+        "num_layers",
+        "layers",
+        "vocab_transform",
+        "freeze_position_embeddings",
+        "config",
+        "units",
+        "scores",
+    ),
 }
 """Keys of a student that each of its starts does nothing with."""
 
@@ -215,10 +225,11 @@ _UNREAD: dict[str, tuple[str, ...]] = {
 class StudentConfig(Section):
     """How the student starts."""
 
-    init: Literal["layers", "checkpoint", "random"] = "layers"
-    """``layers``: embeddings and chosen blocks of teacher 0; ``checkpoint``: a model as it is; ``random``: fresh."""
+    init: Literal["layers", "sliced", "checkpoint", "random"] = "layers"
+    """``layers``: embeddings and chosen blocks of teacher 0; ``sliced``: the same, cut to the shape in ``config``;
+    ``checkpoint``: a model as it is; ``random``: fresh."""
     checkpoint: ModelRef | None = None
-    """The model that ``init: checkpoint`` continues, or that the other two start from instead of teacher 0."""
+    """The model that ``init: checkpoint`` continues, or that the others start from instead of teacher 0."""
     architecture: str | None = None
     """Family of a student made from layers or from nothing; by default ``distilbert`` for a BERT teacher, as
     published, and the teacher's own for every other."""
@@ -228,6 +239,16 @@ class StudentConfig(Section):
     """Teacher blocks to copy, from 0; by default the published list for ``num_layers``."""
     vocab_transform: bool = False
     """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
+    config: dict[str, Any] = {}
+    """Shape of a fresh or sliced student, by the keys of its family's configuration in transformers, such as
+    ``{hidden_size: 312, num_hidden_layers: 4, num_attention_heads: 12, intermediate_size: 1200}``. ``model_type`` picks
+    another family than the teacher's for a fresh one. What is not given is the teacher's, and of another family what
+    transformers starts it with; vocabulary, special token ids and classes are always those of the teacher."""
+    units: Literal["leading", "important"] = "leading"
+    """Attention heads and neurons of each block that a sliced student keeps: the first ones, or those with the highest
+    ``scores``. Of hidden dimensions, and of those of a head, it keeps the first ones."""
+    scores: str | None = None
+    """Name of an earlier score stage of the model that is sliced, or its folder, for ``units: important``."""
     layer_plan: str | list[Any] | None = None
     """In which order blocks run, some more than once with shared weights: a name, such as ``sps``, or a list of
     [block, swap], where swap exchanges query and key. By default once each, or as the checkpoint that is continued."""
@@ -260,8 +281,16 @@ class StudentConfig(Section):
                 raise UserError(
                     f"{key} is {value}, which init: {self.init} does not read; leave it out, or write init: {reader}"
                 )
-        if self.init != "checkpoint" and self.num_layers is None and self.layers is None:
-            raise UserError("give num_layers or layers")
+        if self.init == "sliced" and not self.config:
+            raise UserError("init is 'sliced'; give the student's shape as config")
+        if self.init != "checkpoint" and self.num_layers is None and self.layers is None and not self.config:
+            raise UserError("give num_layers or layers" + (", or config" if self.init == "random" else ""))
+        if (self.units == "important") != (self.scores is not None):
+            raise UserError(
+                f"units is {self.units!r}, scores is {self.scores!r}; important ones need scores, no others"
+            )
+        if self.config and self.architecture is not None:
+            raise UserError(f"architecture is {self.architecture} beside config; write config.model_type instead")
         if self.layers is not None and self.num_layers not in (None, len(self.layers)):
             raise UserError(f"num_layers is {self.num_layers} but layers lists {len(self.layers)}")
         if self.layer_plan is not None:

@@ -74,7 +74,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """The safe dumper, which puts in quotes the words that YAML 1.1 or 1.2 takes for something else, with no alias."""
 
     yaml_implicit_resolvers = {
@@ -83,12 +83,13 @@ class _Dumper(yaml.SafeDumper):
     }
 
     def ignore_aliases(self, data: Any) -> bool:
+        """What stands in several places is written out in each."""
         return True
 
 
 def dump(value: Any) -> str:
     """Text that ``parse`` reads as the value again: nested mappings and lists of words, numbers and truth values."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def plain_copy(value: Any) -> Any:

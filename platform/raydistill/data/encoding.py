@@ -229,7 +229,7 @@ def _encoded(examples: list[Example], texts: list[Example], place: Place, encode
     rows, of_rows, example_of = encoder.cut(texts)
     reasons = encoder.drop_reasons(rows)
     kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    ids = np.concatenate([np.empty(0, dtype=np.int32), *kept]).astype(np.int32)
+    ids = np.concatenate([np.empty(0, dtype=np.int32), *kept], dtype=np.int32, casting="unsafe")
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
     values = None
     if encoder.columns:

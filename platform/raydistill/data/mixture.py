@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
@@ -36,6 +36,8 @@ class CorpusPart:
     all."""
     seed: int = 0
     """Key of the draw of these rows."""
+    name: str = field(default="", compare=False)
+    """How a training calls it."""
 
     def __post_init__(self) -> None:
         if self.few_shot is not None and self.few_shot < 1:

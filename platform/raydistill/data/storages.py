@@ -17,7 +17,7 @@ from pyarrow import fs as arrow_fs
 from raydistill.atomic import atomic_file, first_folder
 from raydistill.data.object_store import filesystem, place
 from raydistill.locks import locked
-from raydistill.store_paths import SCHEME, is_in_store, local_path, mirror_root, remote_uri
+from raydistill.store_paths import SCHEME, files_below, is_in_store, local_path, mirror_root, remote_uri
 
 _SECOND_NS = 10**9
 
@@ -60,8 +60,7 @@ class Storage:
 
     def contents(self) -> list[str]:
         """What tells each file below from another: its name, size and time of change. Nothing is fetched."""
-        files = sorted(path for path in self._path.rglob("*") if path.is_file())
-        return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
+        return [f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files_below(self._path)]
 
     def free_bytes(self) -> float:
         """How much can still be written below."""

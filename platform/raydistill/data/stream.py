@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -210,11 +211,14 @@ class BatchBuilder:
         self.task = spec.task.build(self.corpus.encoding)
         self._partners: Partners | None = None
         self._partner_width = "bucket"
+        self._teacher_of: NDArray[np.int64] | None = None
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
         if spec.method is not None:
             self._prepare = spec.method.prepare_batch
             requirements = spec.method.requirements
             self._partner_width = requirements.execution.partner_width
+            if requirements.teacher_of:
+                self._teacher_of = np.array([requirements.teacher_of[part.name] for part in spec.corpus])
             if requirements.partners:
                 self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
 
@@ -243,6 +247,9 @@ class BatchBuilder:
             if values is not None:
                 batch = batch.with_columns(**self._tensors(values.slice(here.start, len(part))))
             batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))
+            if self._teacher_of is not None:
+                taught = self._teacher_of[self.corpus.located(part)[0]]
+                batch = batch.with_columns(teacher_number=torch.from_numpy(taught))
             if partner_ids is not None:
                 # Published partners are padded to the width that they are cut to.
                 min_width = batch["input_ids"].shape[1] if self._partner_width == "batch" else 0

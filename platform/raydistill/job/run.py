@@ -10,10 +10,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raydistill import cluster
 from raydistill.atomic import write_text
+from raydistill.config import yaml_text
 from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
 from raydistill.discovery import unknown_choice
@@ -26,7 +25,7 @@ from raydistill.locks import HeldError, hold, locked
 from raydistill.report.tables import Entry, data_frame
 from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
-from raydistill.tracking.provenance import command, environment
+from raydistill.tracking.provenance import command, environment, repeat_command
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses
 from raydistill.training.result import TrainResult
@@ -51,8 +50,8 @@ class JobResult:
     def table(self, stage: str) -> Any:
         """The figures of a stage that compared models as a pandas DataFrame: a row for each run of each model.
 
-        Its columns are ``model``, the keys of a matrix, and figures, in the units of ``report.md``. Raises ValueError
-        for a stage that compared none.
+        Its columns are ``model``, the keys of a matrix, and figures, in a report's units. Raises ValueError for a
+        stage that compared none.
         """
         tables = [name for name, summary in self.summaries.items() if "entries" in summary]
         if stage not in tables:
@@ -113,7 +112,7 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
 
 def _write_resolved(job: Job, folder: Path) -> Path:
     """The resolved job under a name of its content, which later runs with other values leave alone."""
-    text = yaml.safe_dump(job.dump(), sort_keys=False)
+    text = yaml_text.dump(job.dump())
     path = folder / f"resolved-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
     for target in (path, folder / "resolved.yaml"):
         write_text(target, text)
@@ -143,6 +142,8 @@ class Runner:
     """Key of a tracked run that a stage's run records to, instead of one that is started for it."""
     launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
+    resolved: Path | None = field(default=None, init=False)
+    """See ``StageContext``."""
 
     @cached_property
     def plans(self) -> Plans:
@@ -153,6 +154,7 @@ class Runner:
 
     def run(self, resolved: Path) -> None:
         """Run all stages under a tracked run of the job."""
+        self.resolved = resolved
         key = self._key(_JOB_KEY)
         self.tracker.start_run(key, name=self.job.name, tags=self._job_tags(resolved), resume=True)
         self.tracker.log_artifact(key, str(resolved))
@@ -164,7 +166,7 @@ class Runner:
         return f"{self.job.name}/{name}"
 
     def _job_tags(self, resolved: Path) -> dict[str, str]:
-        repeat = f"raydistill run {resolved} storage=NEW_FOLDER"
+        repeat = repeat_command(resolved)
         return {"job": self.job.name, "command": command(), "repeat": repeat, **environment()}
 
     def run_stage(self, runs: list[StageRun]) -> None:
@@ -258,6 +260,7 @@ class Runner:
             run_key=key,
             parallel=parallel,
             storage=self.result.folder.parent,
+            resolved=self.resolved,
             echo=lambda line: self.echo(f"{run.name}: {line}"),
             launch=self.launch,
         )

@@ -5,7 +5,7 @@ input, weight and bias, and are dropped. The gradients are computed in the forwa
 weight.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from raydistill.losses.divergences import Divergence
-from raydistill.losses.head_chunk import Problem, Projection, Workspace, add_product
+from raydistill.losses.head_chunk import Member, Problem, Projection, Workspace, add_product
 from raydistill.losses.reduction import accumulation_dtype
 from raydistill.losses.top_k import TopK
 
-__all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Projection", "logits_of", "vocabulary_losses"]
+__all__ = ["DEFAULT_CHUNK_ROWS", "TERMS", "Member", "Projection", "logits_of", "vocabulary_losses"]
 
 TERMS = ("kl", "ce", "mse")
 """Names of the losses: KL to the teacher, cross-entropy with the labels, squared error of the logits."""
@@ -41,6 +41,7 @@ def vocabulary_losses(
     labels: Tensor | None = None,
     temperature: float = 1.0,
     divergence: Divergence | None = None,
+    mixture: Sequence[Member] = (),
     teacher_top_k: TopK | None = None,
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,18 +51,19 @@ def vocabulary_losses(
     (M,) with M <= R; the FIRST M rows are the labelled ones. ``weights`` has the terms to compute, of ``TERMS``, each
     times a number or 0-d tensor; a term that it lacks costs nothing. ``kl`` (at ``temperature``, times its square) and
     ``mse`` sum over all R rows, ``ce`` over the first M. ``kl`` is the forward KL divergence, or another ``divergence``
-    in its place. The teacher may be given as ``teacher_top_k`` (R, k), distributions at ``temperature``, in place of
-    states; ``mse`` needs the states. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits
-    the device. Returns the weighted 0-d total, differentiable once in the student's states, weight and bias, and the
-    detached unweighted 0-d sums. Raises ValueError for an unknown term or a term whose inputs are missing. In nats,
-    ``mse`` in squared units of logits. Source: Hinton et al. 2015 for ``kl``; the chunks are our own.
+    in its place. In place of a teacher's states, ``mixture`` has several teachers, whose probabilities at
+    ``temperature`` are averaged by their shares, or ``teacher_top_k`` (R, k) distributions at ``temperature``; ``mse``
+    needs the states. ``chunk_rows`` is the most rows whose logits exist at once, by default what suits the device.
+    Returns the weighted 0-d total, differentiable once in the student's states, weight and bias, and the detached
+    unweighted 0-d sums. Raises ValueError for an unknown term or a term whose inputs are missing. In nats, ``mse`` in
+    squared units of logits. Source: Hinton et al. 2015 for ``kl``; the chunks are our own.
 
     >>> states, weight = torch.zeros(5, 8), torch.zeros(4, 8)
     >>> loss, sums = rd.losses.vocabulary_losses(states, (weight, None), weights={"ce": 0.2}, labels=torch.arange(4))
     >>> sums["ce"].div(4).exp()
     tensor(4.)
     """
-    _check(weights, labels, teacher_states, teacher_projection, teacher_top_k)
+    _check(weights, labels, teacher_states, teacher_projection, teacher_top_k or mixture)
     student_projection = _as_states(student_projection, student_states)
     if teacher_states is not None and teacher_projection is not None:
         teacher_projection = _as_states(teacher_projection, teacher_states)
@@ -73,6 +75,7 @@ def vocabulary_losses(
         weights=dict(weights),
         temperature=temperature,
         divergence=divergence,
+        mixture=[(share, states, _as_states(its, states)) for share, states, its in mixture] if compares else [],
         teacher_top_k=teacher_top_k if compares else None,
     )
     columns = student_states.shape[1] if student_projection[0] is None else student_projection[0].shape[0]
@@ -105,16 +108,16 @@ def _check(
     labels: Tensor | None,
     states: Tensor | None,
     projection: Projection | None,
-    top_k: TopK | None,
+    distributions: TopK | Sequence[Member],
 ) -> None:
     unknown = sorted(set(weights) - set(TERMS))
     if unknown or not weights:
         raise ValueError(f"weights name {unknown or 'no term'}; choices: {', '.join(TERMS)}")
     if "ce" in weights and labels is None:
         raise ValueError("weights name 'ce' but labels are None; pass the labels of the first rows")
-    if top_k is not None:
+    if distributions:
         if "mse" in weights or states is not None:
-            raise ValueError("teacher_top_k stands for a teacher's distributions; leave out 'mse' and its states")
+            raise ValueError("teacher_top_k and mixture are distributions; leave out 'mse' and a teacher's states")
     elif {"kl", "mse"} & set(weights) and (states is None or projection is None):
         raise ValueError("weights name 'kl' or 'mse' but there is no teacher; pass its states and projection")
 
@@ -134,8 +137,7 @@ class _ChunkedHead(torch.autograd.Function):
     ) -> Tensor:
         needs = [needed and differentiate for needed in ctx.needs_input_grad[:3]]
         # Without a teacher only the labelled rows have a loss.
-        compares = problem.teacher_states is not None or problem.teacher_top_k is not None
-        rows = states.shape[0] if problem.labels is None or compares else len(problem.labels)
+        rows = states.shape[0] if problem.labels is None or problem.compares else len(problem.labels)
         chunks = _balanced(rows, most)
         workspace = Workspace(
             problem, states, (weight, bias), max((chunk.stop - chunk.start for chunk in chunks), default=0)

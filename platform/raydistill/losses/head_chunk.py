@@ -4,6 +4,8 @@ On a CPU the elementwise part goes over slabs of the chunk's rows; on other devi
 operation waits for the device.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,10 +13,13 @@ from torch import Tensor
 
 from raydistill.losses.divergences import Divergence, forward_kl, logits_gradient
 from raydistill.losses.reduction import accumulation_dtype
-from raydistill.losses.top_k import TopK, top_k_divergence
+from raydistill.losses.top_k import TopK, divergence_into
 
 Projection = tuple[Tensor | None, Tensor | None]
 """Weight (V, D) and bias (V,) or None of a vocabulary head's last linear map; no weight where states are logits."""
+
+Member = tuple[float, Tensor, Projection]
+"""One of several teachers: its share of their mixture, its states (R, D') and its projection."""
 
 _ALIGNMENT = 16
 """Rows of the buffers are padded to a multiple of as many columns: cache lines on a CPU, tensor cores on a GPU."""
@@ -38,7 +43,7 @@ class Problem:
     """What the losses of all chunks need besides the student, and takes no gradient; ``sums`` holds the results.
 
     ``labels`` (M,) belong to the first M rows. Teacher is None if neither ``kl`` nor ``mse`` is among ``weights``, or
-    where its distributions are given as ``teacher_top_k``, at ``temperature``.
+    where ``mixture`` has several or distributions at ``temperature`` are given as ``teacher_top_k``.
     """
 
     teacher_states: Tensor | None
@@ -48,9 +53,15 @@ class Problem:
     temperature: float
     divergence: Divergence | None = None
     """What ``kl`` measures; None is the forward KL divergence."""
+    mixture: Sequence[Member] = ()
     teacher_top_k: TopK | None = None
     """The teacher's distributions of all rows, (R, k)."""
     sums: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is any teacher."""
+        return self.teacher_states is not None or self.teacher_top_k is not None or bool(self.mixture)
 
 
 class Workspace:
@@ -66,6 +77,7 @@ class Workspace:
         self._logits = states.new_empty(chunk_rows, padded, dtype=wide)
         self._slope = torch.empty_like(self._logits)
         self._scratch = self._logits.new_empty(min(self.slab_rows, chunk_rows), padded)
+        self._member = torch.empty_like(self._logits) if problem.mixture else None
         self._narrow = None if states.dtype == wide else states.new_empty(chunk_rows, padded)
         self.scale = _scale(problem, states)
         problem.sums = {term: states.new_zeros((), dtype=wide) for term in problem.weights}
@@ -82,6 +94,8 @@ class Workspace:
         if problem.teacher_states is not None and problem.teacher_projection is not None:
             _project(problem.teacher_states[chunk], problem.teacher_projection[0], slope[:, : self.columns])
             slope[:, self.columns :].fill_(_LOWEST)
+        elif problem.mixture:
+            self._mix(chunk, slope)
         for start in range(0, rows, self.slab_rows):
             slab = slice(start, start + self.slab_rows)
             labels = None if problem.labels is None else problem.labels[chunk][slab]
@@ -92,24 +106,35 @@ class Workspace:
             slope = self._narrow[:rows].copy_(slope)
         return slope[:, : self.columns]
 
+    def _mix(self, chunk: slice, out: Tensor) -> None:
+        """The logarithms of the members' mean probabilities at the temperature go to ``out`` (rows, columns)."""
+        assert self._member is not None
+        for number, (share, states, (weight, bias)) in enumerate(self.problem.mixture):
+            into = self._member[: out.shape[0]] if number else out
+            _project(states[chunk], weight, into[:, : self.columns])
+            into[:, self.columns :].fill_(_LOWEST)
+            _temper(into[:, : self.columns], bias, self.problem.temperature)
+            into += math.log(share) - into.logsumexp(dim=-1, keepdim=True)
+            if number:
+                torch.logaddexp(out, into, out=out)
+
     def _losses(self, logits: Tensor, slope: Tensor, labels: Tensor | None, top_k: TopK | None) -> None:
         """Losses of a slab; ``slope`` comes with the teacher's products and leaves with the gradient of the logits."""
         problem = self.problem
-        compares = problem.teacher_projection is not None or top_k is not None
-        temperature = problem.temperature if compares else 1.0
+        temperature = problem.temperature if problem.compares else 1.0
         scratch = self._scratch[: slope.shape[0]]
         if problem.teacher_projection is not None:
             _temper(slope[:, : self.columns], problem.teacher_projection[1], temperature)
         _temper(logits[:, : self.columns], self.projection[1], temperature)
         if top_k is not None:
-            self._diverge_from_top_k(logits[:, : self.columns], top_k, out=slope[:, : self.columns])
-        elif compares:
+            self._diverge_from_top_k(logits, top_k, out=slope)
+        elif problem.compares:
             self._distances(logits, slope, scratch)
         if labels is not None and labels.shape[0] > 0:
             labelled = logits[: labels.shape[0]]
             if temperature != 1.0:
                 labelled.mul_(temperature)
-            if not compares:
+            if not problem.compares:
                 self._cross_entropy(labelled, labels, slope)
             else:
                 slope[: labels.shape[0]].add_(self._cross_entropy(labelled, labels, scratch[: labels.shape[0]]))
@@ -158,10 +183,9 @@ class Workspace:
 
     def _diverge_from_top_k(self, student: Tensor, teacher: TopK, *, out: Tensor) -> None:
         """``kl`` of logits over temperature to what is kept of the teacher; the gradient goes to ``out``."""
-        tau = self.problem.temperature
-        values, gradient = top_k_divergence(student, teacher, self.problem.divergence or forward_kl)
+        tau, divergence = self.problem.temperature, self.problem.divergence or forward_kl
+        values = divergence_into(out, student, teacher, divergence, scale=tau * self.problem.weights["kl"])
         self.problem.sums["kl"] += tau**2 * values.sum()
-        torch.mul(gradient, tau * self.problem.weights["kl"], out=out)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, out: Tensor) -> Tensor:
         """Sum of -log q[label]; its gradient, of weight times q - onehot(label), goes to ``out``."""

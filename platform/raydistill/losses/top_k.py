@@ -1,5 +1,7 @@
 """A distribution over a vocabulary, kept as its top-k ids and the mass of all others, and the divergence from it."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,6 +65,34 @@ def normalized(kept: TopK) -> TopK:
     return TopK(kept.ids, log_probs - total.unsqueeze(-1), log_tail - total)
 
 
+def mixed(kept: Sequence[TopK], shares: Sequence[float]) -> TopK:
+    """The mean of several distributions, by shares that add up to 1, as far as all of them are known.
+
+    Of an id that one did not keep only a bound is known, so it counts to the tail, its log-probability minus infinity;
+    ids are those of the first. This is the exact mixture with ids joined, from which no divergence is greater.
+    Shapes: (..., k), which may differ from the first's, and (...); unit: nats. Raises nothing by itself. Source: none,
+    it is arithmetic.
+    """
+    first, in_all = kept[0], torch.ones_like(kept[0].ids, dtype=torch.bool)
+    places = []
+    for one in kept:
+        ordered, order = one.ids.sort(dim=-1)
+        place = torch.searchsorted(ordered, first.ids.contiguous()).clamp(max=ordered.shape[-1] - 1)
+        in_all &= ordered.gather(-1, place) == first.ids
+        places.append(order.gather(-1, place))
+    common, tails = [], []
+    for one, place, share in zip(kept, places, shares, strict=True):
+        common.append(one.log_probs.gather(-1, place) + math.log(share))
+        others = torch.cat(
+            [one.log_probs, one.log_tail.unsqueeze(-1), torch.full_like(one.log_tail, -math.inf)[..., None]], -1
+        )
+        # Ids that not all have stay where they are: the last column is nobody's.
+        others = others.scatter(-1, torch.where(in_all, place, others.shape[-1] - 1), -math.inf)
+        tails.append(others.logsumexp(dim=-1) + math.log(share))
+    log_probs = torch.stack(common).logsumexp(dim=0).masked_fill(~in_all, -math.inf)
+    return TopK(first.ids, log_probs, torch.stack(tails).logsumexp(dim=0))
+
+
 def top_k_divergence(student_logits: Tensor, teacher: TopK, divergence: Divergence) -> tuple[Tensor, Tensor]:
     """A divergence in which all ids that the teacher's store left out count as one, and its gradient in the logits.
 
@@ -78,15 +108,37 @@ def top_k_divergence(student_logits: Tensor, teacher: TopK, divergence: Divergen
     >>> round(value.item(), 6)
     0.0
     """
-    log_q = log_softmax(student_logits, dim=-1)
-    kept = log_q.gather(-1, teacher.ids)
-    log_tail = _log_tail(log_q, teacher.ids).clamp(min=_LEAST).unsqueeze(-1)
-    of_teacher = torch.cat([teacher.log_probs, teacher.log_tail.clamp(min=_LEAST).unsqueeze(-1)], dim=-1)
-    values, slope = divergence(torch.cat([kept, log_tail], dim=-1), of_teacher.to(log_q.dtype))
-    total = slope.sum(dim=-1, keepdim=True)
+    gradient = torch.empty_like(student_logits)
+    return divergence_into(gradient, student_logits, teacher, divergence, scale=1.0), gradient
+
+
+def divergence_into(
+    out: Tensor, student_logits: Tensor, teacher: TopK, divergence: Divergence, *, scale: Tensor | float
+) -> Tensor:
+    """The values of ``top_k_divergence``; its gradient times ``scale`` is written to ``out``.
+
+    Reads the logits three times and writes ``out`` twice, whatever the number of ids: no other copy of them is made.
+    An id whose log-probability is minus infinity is one of the tail, with all that are not kept.
+    """
+    ids, in_tail = teacher.ids, teacher.log_probs == float("-inf")
+    largest = student_logits.amax(dim=-1, keepdim=True)
+    kept = student_logits.gather(-1, ids) - largest
+    torch.sub(student_logits, largest, out=out).exp_()
+    # Summed by itself, not taken from 1, so that a small tail keeps its digits.
+    out.scatter_(-1, ids, torch.where(in_tail, kept.exp(), 0.0))
+    tail = out.sum(dim=-1, keepdim=True)
+    total = tail + kept.exp().masked_fill(in_tail, 0.0).sum(dim=-1, keepdim=True)
+    log_tail = (tail.log() - total.log()).clamp(min=_LEAST)
+    log_q = torch.cat([(kept - total.log()).masked_fill(in_tail, _LEAST), log_tail], dim=-1)
+    of_tail = teacher.log_tail.clamp(min=_LEAST).unsqueeze(-1)
+    of_teacher = torch.cat([teacher.log_probs.masked_fill(in_tail, _LEAST), of_tail], dim=-1)
+    values, slope = divergence(log_q, of_teacher.to(log_q.dtype))
+    pull = slope.sum(dim=-1, keepdim=True)
     # Each id of the tail moves its mass in proportion to its own probability.
-    gradient = log_q.exp() * (slope[..., -1:] * (-log_tail).exp() - total)
-    return values, gradient.scatter_(-1, teacher.ids, slope[..., :-1] - kept.exp() * total)
+    factor = (slope[..., -1:] * (-log_tail).exp() - pull) / total * scale
+    at_ids = (slope[..., :-1] - log_q[..., :-1].exp() * pull) * scale
+    out.mul_(factor).scatter_(-1, ids, torch.where(in_tail, kept.exp() * factor, at_ids))
+    return values
 
 
 def _log_tail(log_probs: Tensor, ids: Tensor) -> Tensor:

@@ -75,6 +75,9 @@ class Requirements:
     """Kinds of teacher outputs that the method reads and also takes from a store; empty where teachers must run."""
     stored_of_vocabulary: tuple[str, ...] = ()
     """The same of teachers with a head over a vocabulary."""
+    teacher_of: Mapping[str, int] = field(default_factory=dict)
+    """By the name of each corpus the number of its teacher, which batches then have as ``teacher_number``; empty where
+    every teacher is asked about all rows."""
     labels: bool = True
     """Whether the loss reads the labels of rows; if not, batches may come without any."""
     execution: Execution = field(default_factory=Execution)

@@ -5,10 +5,13 @@ from typing import Any
 
 from raydistill.interventions.positions import MODES
 from raydistill.interventions.sites import PRESETS, load_mapping, resolve_mapping
+from raydistill.losses.divergences import NAMES, Divergence
 from raydistill.methods._base import check_choice, check_interchange, check_temperature, check_weight
+from raydistill.methods._vocabulary_kd import measure_of
 from raydistill.user_error import UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
+    "divergence": NAMES,
     "kd_positions": ("all", "masked"),
     "site_offset": (0, 1),
     "site_draw": ("step", "micro_batch"),
@@ -39,6 +42,13 @@ class Config:
     """Weight of the squared error of the logits."""
     temperature: float = 2.0
     """Softens both KL divergences, which are multiplied by its square."""
+    divergence: str = "forward_kl"
+    """What takes the place of both KL divergences: ``forward_kl``, ``reverse_kl``, ``jsd``, ``skew_kl``,
+    ``skew_reverse_kl`` or ``tvd``. The squared error of the logits is a term of its own, ``alpha_mse``."""
+    beta: float = 0.5
+    """With ``jsd`` the teacher's share of the mixture: 0 is the forward, 1 the reverse KL divergence."""
+    skew: float = 0.1
+    """With ``skew_kl`` the teacher's share of the second distribution, with ``skew_reverse_kl`` the student's."""
     kd_positions: str = "all"
     """Where logits are compared with the teacher's: at ``all`` tokens, as published, or only where there is a label
     (``masked``), which is several times cheaper."""
@@ -84,6 +94,7 @@ class Config:
         check_interchange(self.interchange_proportion, self.max_tokens)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
+        measure_of(self.divergence, beta=self.beta, skew=self.skew)
         if self.crossway and not self.intervenes:
             raise UserError("crossway is true, but no causal weight is positive; set it to false")
         if self.data_augment and self.share_student_prefix:
@@ -99,6 +110,11 @@ class Config:
                 "mapping is missing while alpha_causal_ce or alpha_causal_cos is positive; give a preset "
                 f"({', '.join(sorted(PRESETS))}) or a .nm file, or set both weights to 0"
             )
+
+    @property
+    def measure(self) -> Divergence | None:
+        """The divergence of the soft terms; None for the forward KL divergence, which has code of its own."""
+        return measure_of(self.divergence, beta=self.beta, skew=self.skew)
 
     @property
     def alphas(self) -> dict[str, float]:

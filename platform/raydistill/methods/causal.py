@@ -280,6 +280,7 @@ class Method(Distiller):
                 weights=weights,
                 labels=batch["labels"] if "ce" in weights else None,
                 temperature=self.config.temperature,
+                divergence=self.config.measure,
             )
             losses.append(loss)
             for kind, value in sums.items():

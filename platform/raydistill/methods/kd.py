@@ -4,14 +4,14 @@ Hinton et al. 2015, sec. 2. Other divergences: see ``losses.divergences``.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from torch import Tensor
 
 from raydistill.batch import Batch
 from raydistill.losses.classification import label_loss
-from raydistill.losses.divergences import NAMES, Divergence, divergence_of
+from raydistill.losses.divergences import NAMES, Divergence
 from raydistill.losses.soft_targets import soft_label_loss, squared_error, tempered_divergence
 from raydistill.methods._base import (
     CLASSIFYING,
@@ -26,7 +26,15 @@ from raydistill.methods._base import (
     check_temperature,
     label_term,
 )
-from raydistill.methods._vocabulary_kd import add_vocabulary_terms, check_top_k, vocabulary_terms
+from raydistill.methods._teacher_rows import with_teacher_rows
+from raydistill.methods._vocabulary_kd import (
+    add_vocabulary_terms,
+    check_teachers,
+    check_top_k,
+    is_stored,
+    measure_of,
+    vocabulary_terms,
+)
 from raydistill.models.predictions import predict
 from raydistill.user_error import UserError
 
@@ -70,23 +78,30 @@ class Config(SoftLabels):
     positions: str = "all"
     """Where a language model is compared with its teacher: at ``all`` tokens, or where there is a label: at the tokens
     that are ``masked``, or that a decoder predicts (``completion``). Classifiers have no such choice."""
+    teacher_weights: tuple[float, ...] = ()
+    """Of a language model with several teachers: the weight of each one's distribution, at the temperature, in the mean
+    that the student is compared with. They are divided by their sum. Empty for a single teacher."""
+    teacher_of: dict[str, int] = field(default_factory=dict)
+    """Of a language model whose corpora have teachers of their own: by each corpus's name the number of its teacher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("divergence", self.divergence, (*NAMES, "mse"))
         check_choice("positions", self.positions, tuple(_POSITIONS))
-        if self.divergence in NAMES:
-            try:
-                divergence_of(self.divergence, beta=self.beta, skew=self.skew)
-            except ValueError as error:
-                raise UserError(str(error)) from None
+        if self.divergence != "mse":
+            measure_of(self.divergence, beta=self.beta, skew=self.skew)
+        check_teachers(self)
+
+    @property
+    def num_teachers(self) -> int:
+        """How many there are; none is read where their weight is 0."""
+        several = len(self.teacher_weights) or max(self.teacher_of.values(), default=0) + 1
+        return several if self.alpha > 0 else 0
 
     @property
     def measure(self) -> Divergence | None:
         """The divergence; None for the forward KL divergence, which has code of its own, and for squared errors."""
-        if self.divergence in ("forward_kl", "mse"):
-            return None
-        return divergence_of(self.divergence, beta=self.beta, skew=self.skew)
+        return None if self.divergence == "mse" else measure_of(self.divergence, beta=self.beta, skew=self.skew)
 
     @property
     def compare(self) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -113,14 +128,19 @@ class Method(Distiller):
     def requirements(cls, config: Config) -> Requirements:
         """One teacher, unless its weight is 0; its logits may be stored, and its tokenizer may differ for sequences.
 
+        Language models have several where ``teacher_weights`` or ``teacher_of`` says so.
+
         Answers have as many classes as the micro-batch has positions, so a mean over classes would depend on it. The
         teacher of a language model has its vocabulary, and its likeliest ids may be stored.
         """
-        needed = 1 if config.alpha > 0 else 0
+        heads = CLASSIFYING[:2] if config.reduction == "mean" else _POSITIONS[config.positions]
+        if config.teacher_weights or config.teacher_of:
+            heads = tuple(head for head in heads if head in VOCABULARY_TERMS)
         return Requirements(
-            min_teachers=needed,
-            max_teachers=needed,
-            heads=CLASSIFYING[:2] if config.reduction == "mean" else _POSITIONS[config.positions],
+            min_teachers=config.num_teachers,
+            max_teachers=config.num_teachers,
+            heads=heads,
+            teacher_of=config.teacher_of if config.alpha > 0 else {},
             stored=("logits",),
             stored_of_vocabulary=("top_k",),
             labels=config.alpha < 1,
@@ -131,6 +151,15 @@ class Method(Distiller):
     def check_top_k(cls, config: Config, *, head: str, temperature: float) -> None:
         """See the base class."""
         check_top_k(config, head, temperature)
+
+    @classmethod
+    def prepare_batch(cls, config: Config, batch: Batch) -> Batch:
+        """See the base class; rows are told apart by their teachers where these run."""
+        if not config.teacher_of or config.alpha == 0 or is_stored(batch):
+            return batch
+        return with_teacher_rows(
+            batch, config.num_teachers, at_all=config.positions == "all", labelled=config.alpha < 1
+        )
 
     def terms(self, batch: Batch) -> dict[str, Term]:
         """Means over labels; ``kd`` of a language model is one over the compared tokens."""

@@ -122,6 +122,11 @@ def _check_kind(config: Any, labels: Sequence[str]) -> None:
         )
 
 
+def class_names(config: Any) -> tuple[str, ...]:
+    """Names of a classifier's outputs in their order; raises ValueError where its configuration contradicts itself."""
+    return tuple(map(str, _own_names(config)))
+
+
 def _own_names(config: Any) -> list[str | None]:
     """Names of the outputs in their order; raises ValueError where the configuration contradicts itself."""
     numbers = sorted(config.id2label)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DistilBertConfig
 
-from raydistill.models import kept_units, layer_plan
+from raydistill.models import kept_units
 from raydistill.models.blocks import family_of
 from raydistill.models.checks import check_layers
 from raydistill.models.load import head_of, model_class
+from raydistill.models.student_shapes import shortened
 from raydistill.user_error import UserError
 
 _UP_TO_6 = (0, 2, 4, 7, 9, 11)
@@ -29,8 +30,6 @@ _BLOCK_NAMES = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
-_OF_EACH_BLOCK = ("layer_types", "no_rope_layers")
-"""Values of configurations that have an entry for each block."""
 _POSITION_TABLES = ("position_embeddings.weight", "wpe.weight")
 _SHARED_NAMES = {
     "bert.embeddings.word_embeddings.weight": "distilbert.embeddings.word_embeddings.weight",
@@ -81,9 +80,9 @@ def student_config(
             f"choices: {', '.join(choices)}"
         )
     if layers is not None:
-        _check_copied(teacher, layers)
+        check_copied(teacher, layers)
     if architecture == teacher.model_type:
-        return _shortened(teacher, range(num_layers) if layers is None else layers)
+        return shortened(teacher, range(num_layers) if layers is None else layers)
     return DistilBertConfig(
         vocab_size=teacher.vocab_size,
         max_position_embeddings=teacher.max_position_embeddings,
@@ -101,7 +100,7 @@ def student_config(
     )
 
 
-def _check_copied(teacher: Any, layers: Sequence[int]) -> None:
+def check_copied(teacher: Any, layers: Sequence[int]) -> None:
     """Raise ValueError for blocks of a teacher that cannot be copied to a student in this order."""
     family = family_of(teacher)
     if family.FIRST_DIFFERS and [layer == 0 for layer in layers] != [True] + [False] * (len(layers) - 1):
@@ -114,19 +113,6 @@ def _check_copied(teacher: Any, layers: Sequence[int]) -> None:
             f"layers is {list(layers)}, but the {teacher.num_hidden_layers} blocks of the {teacher.model_type} share "
             f"{teacher.num_hidden_groups} groups of weights; only those of one group can be copied"
         )
-
-
-def _shortened(teacher: Any, layers: Sequence[int]) -> Any:
-    """The teacher's configuration with as many blocks as there are numbers in ``layers``, of the same kinds."""
-    key = teacher.attribute_map.get("num_hidden_layers", "num_hidden_layers")
-    values = {**teacher.to_dict(), key: len(layers)}
-    # They are of the teacher's blocks.
-    values.pop(layer_plan.KEY, None)
-    values.pop(kept_units.KEY, None)
-    for name in _OF_EACH_BLOCK:
-        if values.get(name):
-            values[name] = [values[name][layer % len(values[name])] for layer in layers]
-    return type(teacher)(**values)
 
 
 def random_student(
@@ -143,6 +129,11 @@ def random_student(
     DistilBERT's positions are sinusoids. Deviation: the published code draws noise over them and freezes that.
     """
     config = student_config(teacher, architecture=architecture, num_layers=num_layers, layers=layers, head=head)
+    return fresh_student(config, seed=seed, head=head)
+
+
+def fresh_student(config: Any, *, seed: int, head: str | None = None) -> nn.Module:
+    """A student in float32 with a configuration, drawn from ``seed`` alone, with by default its vocabulary head."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         # The configuration may name the half precision that the teacher was stored in.

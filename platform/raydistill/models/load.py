@@ -223,7 +223,7 @@ def load_model(
         config = config if leaves_out else with_classes(config, labels)
     if dropout is not None:
         config = with_dropout(config, dropout)
-    with _quiet_transformers(), torch.random.fork_rng(devices=[]):
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with reading(f"{str(folder)!r} is no {head} that transformers can open"):
             model, info = _opened(folder, config, head=head, dtype=dtype, int8_on=int8_on)
@@ -292,8 +292,8 @@ def _check_loaded(folder: str | Path, info: dict[str, Any], model: Any, *, allow
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without the table of missing weights and the bar, which the checks and the callers replace."""
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' table of missing weights and its bar, which the checks and the callers replace."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -332,7 +332,7 @@ def save_model(model: Any, tokenizer: Any, folder: str | Path) -> None:
 
     A pruned model's weights go to a file that it does not find: ``load_model`` alone opens them.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         model.save_pretrained(folder)
     if kept_of(model.config) is not None:
         # A model this small is never cut into several files.

@@ -32,12 +32,23 @@ class Prediction:
         return self.states[number].index_select(0, self.pooled)
 
 
+class LogitsModel(nn.Module):
+    """A model of which nothing but its logits is to be had, such as an exported one; it has no blocks."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Logits of a prepared batch, as ``Prediction.logits`` has them."""
+        raise NotImplementedError
+
+
 def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = False) -> Prediction:
     """Run a model with the named head on a prepared batch, on its real tokens alone.
 
     Reads ``input_ids``, ``attention_mask``, ``token_index``, ``token_types`` where there are any, and for
     ``token_classification`` ``label_index``. Raises ValueError for another head than the three that classify.
     """
+    if isinstance(model, LogitsModel):
+        layout = Layout.of(batch["attention_mask"], batch["token_index"])
+        return Prediction(model.logits(batch), (), layout, pooled=layout.row.new_empty(0))
     blocks = blocks_of(model)
     blocks.draw_plan(seed=batch.seed, step=batch.step)
     layout, ids, end, states = _run(blocks, batch, with_states=with_states)
@@ -47,7 +58,7 @@ def predict(model: nn.Module, batch: Batch, *, head: str, with_states: bool = Fa
     elif head == "token_classification":
         logits = blocks.token_logits_at(end, layout.places(batch["label_index"]))
     elif head == "question_answering":
-        logits = _spread_spans(blocks.span_logits_of(end), layout)
+        logits = spread_spans(blocks.span_logits_of(end), layout)
     else:
         choices = "sequence_classification, token_classification, question_answering"
         raise UserError(f"head is {head!r}; choices: {choices}")
@@ -74,7 +85,7 @@ def _run(blocks: Blocks, batch: Batch, *, with_states: bool) -> tuple[Layout, Te
     return layout, ids, *blocks.forward(ids, layout, batch.get("token_types"), with_states=with_states)
 
 
-def _spread_spans(logits: Tensor, layout: Layout) -> Tensor:
+def spread_spans(logits: Tensor, layout: Layout) -> Tensor:
     """Logits (R, 2) of the tokens to (2 * B, T), those of padding too small to count."""
     # Far below every logit, and finite after any temperature from a quarter up.
     least = max(torch.finfo(logits.dtype).min / 4, -1e30)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from raydistill.report.columns import column
 from raydistill.report.grouping import grouped, short_keys
-from raydistill.report.tables import Group, Statistic, markdown_table
+from raydistill.report.tables import Cell, Group, Statistic
 from raydistill.user_error import UserError
 
 
@@ -65,16 +65,13 @@ class Against:
         return cls(key, figure, lines)
 
 
-def markdown(against: Against) -> str:
-    """A line a value of the key, a column a model; means and, of several runs, spreads."""
+def rows_of(against: Against) -> tuple[list[str], list[list[Cell]]]:
+    """Header and cells: a line a value of the key, a column a model; means and, of several runs, spreads."""
     style = column(against.figure)
 
-    def cell(line: Line, value: float) -> str:
+    def cell(line: Line, value: float) -> Cell:
         statistic = line.points.get(value)
-        if statistic is None:
-            return ""
-        spread = "" if statistic.spread is None else f" ± {style.text(statistic.spread)}"
-        return style.text(statistic.mean) + spread
+        return Cell("") if statistic is None else Cell(statistic.text(style.text), statistic.mean)
 
-    rows = [[f"{value:g}", *(cell(line, value) for line in against.lines)] for value in against.values]
-    return markdown_table([against.short_key, *(line.label for line in against.lines)], rows)
+    rows = [[Cell(f"{value:g}", value), *(cell(line, value) for line in against.lines)] for value in against.values]
+    return [against.short_key, *(line.label for line in against.lines)], rows

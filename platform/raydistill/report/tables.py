@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.table import Table
@@ -12,12 +12,25 @@ from rich.text import Text
 
 from raydistill import names
 from raydistill.report.columns import Column, column, in_order
-from raydistill.report.grouping import grouped, value_text, without_seed
+from raydistill.report.grouping import grouped, value_text
+from raydistill.report.grouping import without_seed as without_seed
 
 Style = Callable[[str], Column]
 
 _IN_FILES_ONLY = {"tokens", "rows", "latency_spread_ms", "batch_latency_spread_ms"}
 """Figures that are the same for all models of a comparison, or stand beside others, left out where room is short."""
+
+
+class Cell(str):
+    """The text of a cell with the number that it stands for, by which its column is sorted; None for none."""
+
+    order: float | None
+
+    def __new__(cls, text: str, order: float | None = None) -> "Cell":
+        """A text that is a string wherever strings are."""
+        cell = super().__new__(cls, text)
+        cell.order = order
+        return cell
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,10 @@ class Statistic:
         squares = sum((value - mean) * (value - mean) for value in values)
         return cls(mean, math.sqrt(squares / (n - 1)) if n > 1 else None, n)
 
+    def text(self, number: Callable[[float], str]) -> str:
+        """The mean and, where there is one, the spread."""
+        return number(self.mean) if self.spread is None else f"{number(self.mean)} ± {number(self.spread)}"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -86,8 +103,8 @@ def _group(name: str, entries: Sequence[Entry]) -> Group:
     return Group(name, entries[0].model, without_seed(entries[0].assignment), len(entries), figures)
 
 
-def rows_of(groups: Sequence[Group], style: Style = column) -> tuple[list[str], list[list[str]]]:
-    """Header and cells as text: ``n`` only where a row has several runs, no column for a figure that none has.
+def rows_of(groups: Sequence[Group], style: Style = column) -> tuple[list[str], list[list[Cell]]]:
+    """Header and cells: ``n`` only where a row has several runs, no column for a figure that none has.
 
     ``style`` gives each figure its heading and format.
     """
@@ -96,8 +113,8 @@ def rows_of(groups: Sequence[Group], style: Style = column) -> tuple[list[str], 
     header = ["model", *(["n"] if several else []), *(style(figure).heading for figure in figures)]
     rows = [
         [
-            row.name,
-            *([str(row.n)] if several else []),
+            Cell(row.name),
+            *([Cell(str(row.n), row.n)] if several else []),
             *(_cell(style(figure), figure, row.figures) for figure in figures),
         ]
         for row in groups
@@ -109,15 +126,25 @@ def _figures(groups: Iterable[Group]) -> list[str]:
     return in_order(figure for row in groups for figure in row.figures)
 
 
-def _cell(style: Column, figure: str, figures: Mapping[str, Statistic]) -> str:
+def _cell(style: Column, figure: str, figures: Mapping[str, Statistic]) -> Cell:
     if figure not in figures:
-        return ""
-    mean, spread = style.text(figures[figure].mean), figures[figure].spread
+        return Cell("")
+    found = figures[figure]
     if style.own_spread:
-        spread = figures[style.own_spread].mean if style.own_spread in figures else None
-    if spread is None or (style.is_count and spread == 0):
-        return mean
-    return f"{mean} ± {style.text(spread)}"
+        own = figures.get(style.own_spread)
+        found = replace(found, spread=None if own is None else own.mean)
+    if style.is_count and found.spread == 0:
+        found = replace(found, spread=None)
+    return Cell(found.text(style.text), found.mean)
+
+
+def same_data(groups: Sequence[Group]) -> list[str]:
+    """On how many tokens or rows all models are scored, where these are the same."""
+    for what in ("tokens", "rows"):
+        counts = {row.figures[what].mean if what in row.figures else None for row in groups}
+        if len(counts) == 1 and None not in counts:
+            return [f"All models are scored on the same {counts.pop():,.0f} {what}."]
+    return []
 
 
 def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:

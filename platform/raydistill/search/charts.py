@@ -1,27 +1,17 @@
-"""Pictures of what trials of a search found: parallel coordinates, and the metric against each value."""
+"""Charts of what trials of a search found: parallel coordinates, and the metric against each value and the step."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raydistill.names import drawn
+from raydistill.report.chart import Axis, Chart, Charts, Key, Line, Look, Mark, Reading
+from raydistill.report.charts import axis_text
 from raydistill.report.columns import Column, column, significant
 from raydistill.report.grouping import short_keys
 from raydistill.search.domains import Choice, Domain, LogUniform, is_number
 from raydistill.search.results import Trial
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_WIDTH = 8.0
-"""Inches, as other pictures have."""
-_COLOR, _BEST, _OTHER = "#0072B2", "#D55E00", "#777777"
-_BEST_LINE: dict[str, Any] = {"color": _BEST, "linewidth": 2.6, "marker": "o"}
-_EARLY_LINE: dict[str, Any] = {"color": _OTHER, "linestyle": (0, (4, 2)), "marker": "o"}
-_BEST_MARK: dict[str, Any] = {"color": _BEST, "linestyle": "none", "marker": "*"}
-_EARLY_MARK: dict[str, Any] = {"color": _COLOR, "linestyle": "none", "marker": "o", "markerfacecolor": "none"}
 _MOST_TICKS = 8
 _LONGEST = 24
 _Text = Callable[[Any], str]
@@ -64,6 +54,12 @@ class Scale:
         ordered = sorted(zip(self.heights(values), map(float, values), strict=True))
         return [(height, text(value)) for height, value in (ordered[0], ordered[len(ordered) // 2], ordered[-1])]
 
+    def axis(self, values: Sequence[Any], label: str) -> Axis:
+        """The axis of these values."""
+        if self.labels:
+            return Axis.of_choices([_short(text) for text in self.labels], label)
+        return Axis.of(map(float, values), label, is_log=self.is_log, margin=0.06)
+
 
 def value_text(value: Any) -> str:
     """A value as a table shows it: numbers short, a section by its name and options."""
@@ -77,122 +73,128 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def parallel_coordinates(
-    trials: Iterable[Trial], scales: Sequence[Scale], metric: str, *, best: int | None
-) -> "Figure":
+def parallel_coordinates(trials: Iterable[Trial], scales: Sequence[Scale], metric: str, *, best: int | None) -> Charts:
     """An axis for each key and one for the metric, a line for each trial that has a metric, the best in front.
 
     One trial at least has a metric.
     """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
     # Drawn last, a line lies on top.
     shown = sorted((trial for trial in trials if trial.is_measured), key=lambda trial: trial.number == best)
-    style, colors = column(metric), colormaps["viridis"].reversed()
-    figure = Figure(figsize=(_WIDTH, 4.6), layout="constrained")
-    panel = figure.subplots()
+    style = column(metric)
     axes: list[tuple[Scale, list[Any], _Text]] = [
         (scale, [trial.overrides[scale.key] for trial in shown], value_text) for scale in scales
     ]
     # The metric's name alone, since its values are of all sizes.
     axes.append((Scale(style.heading), [trial.metric for trial in shown], style.text))
-    for trial, *heights in zip(shown, *(scale.heights(values) for scale, values, _ in axes), strict=True):
-        look = {"color": colors(heights[-1]), "linewidth": 1.3, "alpha": 0.75, "marker": "o"}
-        look |= {} if trial.state == "finished" else {"linestyle": _EARLY_LINE["linestyle"]}
-        panel.plot(range(len(axes)), heights, markersize=4, **(_BEST_LINE if trial.number == best else look))
     headings = [*short_keys(scale.key for scale in scales).values(), style.heading]
-    for place, ((scale, values, text), heading) in enumerate(zip(axes, headings, strict=True)):
-        _draw_axis(panel, place, scale.ticks(values, text))
-        # Two rows of headings, where one has no room.
-        height = 1.13 if len(axes) > 4 and place % 2 else 1.06
-        panel.text(place, height, _short(heading), ha="center", va="bottom", fontsize=10)
-    panel.set_xlim(-0.35, len(axes) - 1 + 0.55)
-    panel.set_ylim(-0.06, 1.2)
-    panel.axis("off")
-    _legend(figure, shown, best, _BEST_LINE, _EARLY_LINE)
-    return figure
+    lines, readings = [], []
+    for trial, *heights in zip(shown, *(scale.heights(values) for scale, values, _ in axes), strict=True):
+        key = _key(trial, best, "line")
+        lines.append(Line(key, [*enumerate(heights)]))
+        told = _told(trial, headings, [scale.key for scale in scales], key, style)
+        readings += [
+            Reading(float(place), height, f"trial {trial.number}", told) for place, height in enumerate(heights)
+        ]
+    labels = [
+        (float(place), height, _short(text))
+        for place, (scale, values, text_of) in enumerate(axes)
+        for height, text in _apart(scale.ticks(values, text_of))
+    ]
+    ends = [(float(place), _short(heading)) for place, heading in enumerate(headings)]
+    # On the right the last axis's values have their room.
+    across = Axis("", -0.1, len(axes) - 1 + 0.35, ends)
+    chart = Chart(
+        "Every trial as a line", across, Axis("", -0.03, 1.03, []), lines=lines, labels=labels, readings=readings
+    )
+    return Charts([chart], _legend(shown, best, "line"), "From left to right its values, at the right end its metric.")
 
 
-def against_values(trials: Iterable[Trial], scales: Sequence[Scale], metric: str, *, best: int | None) -> "Figure":
-    """A panel for each key: the metric of each trial against its value, trials that ended early hollow.
+def against_values(trials: Iterable[Trial], scales: Sequence[Scale], metric: str, *, best: int | None) -> Charts:
+    """A chart for each key: the metric of each trial against its value, trials that ended early hollow.
 
     One trial at least has a metric.
     """
-    from matplotlib.figure import Figure
-
     shown = [trial for trial in trials if trial.is_measured]
-    style = column(metric)
-    num_columns = min(len(scales), 3)
-    num_rows = math.ceil(len(scales) / num_columns)
-    figure = Figure(figsize=(_WIDTH, 2.7 * num_rows + 0.6), layout="constrained")
-    panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
     names = short_keys(scale.key for scale in scales)
-    for panel, scale in zip(panels.flatten(), scales, strict=False):
-        _draw_against(panel, shown, scale, style, best)
-        panel.set_xlabel(drawn(names[scale.key]), fontsize=10)
-    for panel in panels[:, 0]:
-        panel.set_ylabel(f"{style.heading} ({style.unit})" if style.unit else style.heading, fontsize=10)
-    for panel in panels.flatten()[len(scales) :]:
-        panel.remove()
-    _legend(figure, shown, best, _BEST_MARK, _EARLY_MARK)
-    return figure
+    style = column(metric)
+    return Charts([_against(shown, scale, names, style, best) for scale in scales], _legend(shown, best, "dot"))
 
 
-def _draw_against(panel: "Axes", shown: Sequence[Trial], scale: Scale, style: Column, best: int | None) -> None:
+def _against(shown: Sequence[Trial], scale: Scale, names: Mapping[str, str], style: Column, best: int | None) -> Chart:
+    marks, readings = [], []
     for trial in shown:
         assert trial.metric is not None
-        look = _EARLY_MARK if trial.state != "finished" else {**_EARLY_MARK, "markerfacecolor": _COLOR}
-        look = {**_BEST_MARK, "markersize": 13, "zorder": 3} if trial.number == best else look
-        panel.plot(scale.place(trial.overrides[scale.key]), trial.metric, **look)
-    if scale.is_log:
-        panel.set_xscale("log")
-        _plain_log_ticks(panel, [float(trial.overrides[scale.key]) for trial in shown])
-    if scale.labels:
-        panel.set_xticks(range(len(scale.labels)), [_short(text) for text in scale.labels])
-        panel.set_xlim(-0.5, len(scale.labels) - 0.5)
-        panel.tick_params(axis="x", labelrotation=30 if max(map(len, scale.labels)) > 8 else 0)
-    panel.yaxis.set_major_formatter(lambda value, _: style.text(value))
-    panel.tick_params(labelsize=9)
-    panel.grid(alpha=0.25, linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+        at, key = (scale.place(trial.overrides[scale.key]), trial.metric), _key(trial, best, "dot")
+        marks.append(Mark(key, at))
+        readings.append(Reading(*at, f"trial {trial.number}", _told(trial, [*names.values()], [*names], key, style)))
+    heights = [trial.metric for trial in shown if trial.metric is not None]
+    return Chart(
+        f"{style.heading} against {names[scale.key]}",
+        scale.axis([trial.overrides[scale.key] for trial in shown], names[scale.key]),
+        Axis.of(heights, style.unit, text=axis_text(style), margin=0.08),
+        marks=marks,
+        readings=sorted(readings, key=lambda one: one.x),
+    )
 
 
-def _draw_axis(panel: "Axes", place: int, ticks: Sequence[tuple[float, str]]) -> None:
-    panel.plot([place, place], [0, 1], color="#333333", linewidth=1.0, zorder=0.5)
-    # Texts that would lie on each other are left out.
-    last = -1.0
+def courses(trials: Iterable[Trial], metric: str, *, best: int | None) -> Charts | None:
+    """The metric of each trial against the step, as its scheduler was told; None where nothing was told."""
+    style, lines, readings = column(metric), [], []
+    for trial in trials:
+        points = [(report["step"], report["metric"]) for report in trial.reports if math.isfinite(report["metric"])]
+        if points:
+            key = _key(trial, best, "line")
+            lines.append((trial.number == best, Line(key, points)))
+            told = Key(style.heading, key.color, key.look)
+            readings += [
+                Reading(step, value, f"trial {trial.number} at step {step:,.0f}", [(told, style.text(value))])
+                for step, value in points
+            ]
+    if not lines:
+        return None
+    drawn = [line for _, line in sorted(lines, key=lambda one: one[0])]
+    heights = [y for line in drawn for _, y in line.points]
+    chart = Chart(
+        f"{style.heading} while the trials ran",
+        Axis.of([x for line in drawn for x, _ in line.points], "optimizer step", is_log=False, whole=True, margin=0.02),
+        Axis.of(heights, style.unit, text=axis_text(style)),
+        lines=drawn,
+        marks=[Mark(Key("", line.key.color, "dot"), line.points[-1]) for line in drawn],
+        readings=sorted(readings, key=lambda one: one.x),
+    )
+    return Charts([chart])
+
+
+def _key(trial: Trial, best: int | None, kind: Look) -> Key:
+    """How a trial is drawn: the best stands out, one that did not finish is dashed or hollow."""
+    if trial.number == best:
+        return Key("best", "best", "bold" if kind == "line" else "star")
+    early: Look = "dashed" if kind == "line" else "ring"
+    return Key("finished", 0, kind) if trial.state == "finished" else Key("did not finish", "other", early)
+
+
+def _legend(shown: Sequence[Trial], best: int | None, kind: Look) -> list[Key]:
+    return list(dict.fromkeys(_key(trial, best, kind) for trial in sorted(shown, key=lambda one: one.number != best)))
+
+
+def _told(trial: Trial, headings: Sequence[str], keys: Sequence[str], key: Key, style: Column) -> list[tuple[Key, str]]:
+    """The metric of a trial and its values."""
+    assert trial.metric is not None
+    values = zip(headings, keys, strict=False)
+    return [
+        (Key(style.heading, key.color, key.look), style.text(trial.metric)),
+        *((Key(heading, key.color, key.look), value_text(trial.overrides[name])) for heading, name in values),
+    ]
+
+
+def _apart(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Those whose texts do not lie on each other."""
+    found: list[tuple[float, str]] = []
     for height, text in sorted(ticks)[:: max(1, math.ceil(len(ticks) / _MOST_TICKS))]:
-        if height - last < 0.05:
-            continue
-        last = height
-        box = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
-        panel.text(place + 0.04, height, _short(text), va="center", fontsize=8.5, bbox=box, zorder=4)
-
-
-def _plain_log_ticks(panel: "Axes", values: Sequence[float]) -> None:
-    """Numbers in place of powers of ten, a few of them where the range is within two orders of magnitude."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    orders = max(values) / min(values)
-    if orders < 100:
-        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if orders < 10 else (1.0, 3.0)))
-    panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    panel.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _legend(
-    figure: "Figure", shown: Sequence[Trial], best: int | None, of_best: dict[str, Any], of_early: dict[str, Any]
-) -> None:
-    """Which line or mark is the best trial, and which those that did not finish, as far as there are such."""
-    from matplotlib.lines import Line2D
-
-    handles = [] if best is None else [Line2D([], [], label="best", **of_best)]
-    if any(trial.state != "finished" for trial in shown):
-        handles.append(Line2D([], [], label="did not finish", **of_early))
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+        if not found or height - found[-1][0] >= 0.06:
+            found.append((height, text))
+    return found
 
 
 def _short(text: str) -> str:
-    return drawn(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,59 +1,57 @@
-"""What a campaign leaves for people: tables, pictures, and the best configuration as a job."""
+"""What a campaign leaves for people: a page, tables, and the best configuration as a job."""
 
 import csv
 import io
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import table as rich_table
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from raydistill import names
 from raydistill.atomic import write_text
 from raydistill.credentials import without_secrets
-from raydistill.names import code
-from raydistill.report import pictures
+from raydistill.report import html
+from raydistill.report.chart import READ
 from raydistill.report.columns import column
-from raydistill.report.tables import markdown_table
+from raydistill.report.document import Document, Listing, Section, Table, Tile, Verdict
+from raydistill.report.repeat import repeat
+from raydistill.report.tables import Cell, markdown_table
 from raydistill.search.best_job import best_job_text
-from raydistill.search.charts import Scale, against_values, parallel_coordinates, value_text
+from raydistill.search.charts import Scale, against_values, courses, parallel_coordinates, value_text
 from raydistill.search.config import SearchConfig
+from raydistill.search.domains import is_number
 from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
+from raydistill.tracking.provenance import environment
 from raydistill.tracking.store import store_of
 from raydistill.tracking.tracker import Tracker
 
-PAGE, TABLE, CSV = "campaign.md", "trials.md", "trials.csv"
-COORDINATES, AGAINST = "parallel_coordinates.png", "metric_by_value.png"
+PAGE, TABLE, CSV = "campaign.html", "trials.md", "trials.csv"
 BEST = "best.yaml"
 _TABLE_WIDTH = 140
 _METHOD, _TASK = "validation/", "eval/"
 
 
 def write_report(search: SearchConfig, result: CampaignResult) -> list[Path]:
-    """Write page, tables, pictures and the best job into the campaign's folder; returns the files.
+    """Write page, tables and the best job into the campaign's folder; returns the files.
 
-    Pictures need a trial that was evaluated, the job one that finished.
+    The job needs a trial that finished.
     """
     trials, keys, metric = result.trials, list(search.space), _figure(search)
     result.folder.mkdir(parents=True, exist_ok=True)
-    files = [result.folder / name for name in (PAGE, TABLE, CSV)]
-    table = markdown(trials, keys, metric)
-    write_text(files[1], table)
-    write_text(files[2], as_csv(trials, keys, metric))
-    best = None if result.best is None else result.best.number
-    if any(trial.is_measured for trial in trials):
-        scales = [Scale.of(key, domain) for key, domain in search.domains.items()]
-        for name, draw in ((COORDINATES, parallel_coordinates), (AGAINST, against_values)):
-            pictures.save(draw(trials, scales, metric, best=best), result.folder / name)
-            files.append(result.folder / name)
+    texts = {
+        PAGE: html.page(_document(search, result)),
+        TABLE: markdown(trials, keys, metric),
+        CSV: as_csv(trials, keys, metric),
+    }
     if result.best is not None:
-        write_text(result.folder / BEST, best_job_text(search, result, result.best))
-        files.append(result.folder / BEST)
-    write_text(files[0], _page(search, result, table, files))
-    return files
+        texts[BEST] = best_job_text(search, result, result.best)
+    for name, text in texts.items():
+        write_text(result.folder / name, text)
+    return [result.folder / name for name in texts]
 
 
 def log_report(search: SearchConfig, result: CampaignResult, tracker: Tracker, key: str) -> None:
@@ -95,15 +93,19 @@ def table_rows(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> tup
         why = trial.reason or trial.origin
         rows.append(
             [
-                str(trial.number),
-                *(value_text(trial.overrides[key]) if key in trial.overrides else "" for key in keys),
-                "" if trial.metric is None else style.text(trial.metric),
+                Cell(str(trial.number), trial.number),
+                *(_cell(trial.overrides[key]) if key in trial.overrides else "" for key in keys),
+                "" if trial.metric is None else Cell(style.text(trial.metric), trial.metric),
                 f"{trial.state}: {why}" if why else trial.state,
-                f"{trial.steps:,}",
-                f"{trial.seconds:.0f}",
+                Cell(f"{trial.steps:,}", trial.steps),
+                Cell(f"{trial.seconds:.0f}", trial.seconds),
             ]
         )
     return ["trial", *keys, style.heading, "state", "steps", "seconds"], rows
+
+
+def _cell(value: Any) -> Cell:
+    return Cell(value_text(value), float(value) if is_number(value) else None)
 
 
 def markdown(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> str:
@@ -129,48 +131,73 @@ def _figure(search: SearchConfig) -> str:
     return search.metric.removeprefix(_TASK).removeprefix(_METHOD)
 
 
-def _page(search: SearchConfig, result: CampaignResult, table: str, files: Sequence[Path]) -> str:
+def _document(search: SearchConfig, result: CampaignResult) -> Document:
+    keys, metric = list(search.space), _figure(search)
+    best = None if result.best is None else result.best.number
     counts = {state: sum(one.state == state for one in result.trials) for state in ("finished", "stopped", "failed")}
-    told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    written = {file.name for file in files}
-    parts = [
-        f"# Campaign {search.name}\n",
-        f"{search.description}\n" if search.description else "",
-        f"{len(result.trials)} trials of stage {code(search.stage)} of job {code(search.job)} ({told}), searcher "
-        f"{search.searcher.name}, scheduler {search.scheduler.name}; the "
-        f"{'greatest' if search.mode == 'max' else 'least'} `{search.metric}` on validation rows is the best.\n",
-        _best(search, result),
-        f"## Trials\n\n{table}\nThe metric of a trial that did not finish is the last that it had. With all digits: "
-        f"[{CSV}]({CSV}).\n",
+    asked = [
+        ("Searched", f"stage {search.stage} of job {search.job}"),
+        *((key, str(value)) for key, value in search.space.items()),
+        ("Searcher", f"{search.searcher.name}, scheduler {search.scheduler.name}"),
+        ("Best", f"the {'greatest' if search.mode == 'max' else 'least'} {search.metric} on validation rows"),
     ]
-    if COORDINATES in written:
-        parts += [
-            f"## Parallel coordinates\n\n![Parallel coordinates]({COORDINATES})\n\nA line is a trial, its colour the "
-            "metric.\n",
-            f"## Metric against each value\n\n![Metric against each value]({AGAINST})\n",
-        ]
-    return "\n".join(part for part in parts if part)
-
-
-def _best(search: SearchConfig, result: CampaignResult) -> str:
-    best = result.best
-    if best is None:
-        return "## Best\n\nNo trial finished.\n"
-    assert best.metric is not None
-    style = column(_figure(search))
-    values = "\n".join(f"* {code(key)}: {names.markdown(value_text(value))}" for key, value in best.overrides.items())
-    course = "\n".join(f"* {names.markdown(line)}" for line in best.course_lines())
-    others = f"It went on from other trials; the values are its last ones:\n\n{course}\n\n" if course else ""
-    return (
-        f"## Best\n\nTrial {best.number}: {style.heading} {style.text(best.metric)} after {best.steps:,} "
-        f"steps.\n\n{values}\n\n{others}As a job: [{BEST}]({BEST}), for `raydistill run`. The figure is of at most "
-        "`training.eval_rows` validation rows; an `evaluate` stage reads all of them.\n"
+    header, rows = table_rows(result.trials, keys, metric)
+    table = Table(
+        "Every trial",
+        header,
+        rows,
+        ["The metric of a trial that did not finish is the last that it had."],
+        {CSV: "all digits", TABLE: "Markdown"},
     )
+    sections = [Section("asked", "What was asked", [Listing(asked)]), Section("trials", "Trials", [table])]
+    if any(trial.is_measured for trial in result.trials):
+        scales = [Scale.of(key, domain) for key, domain in search.domains.items()]
+        drawn = [courses(result.trials, metric, best=best)]
+        drawn.insert(0, against_values(result.trials, scales, metric, best=best))
+        drawn.append(parallel_coordinates(result.trials, scales, metric, best=best))
+        sections.append(Section("charts", "What the values do", [one for one in drawn if one is not None], READ))
+    if result.best is not None:
+        sections += [
+            Section("best", "The best", [Listing(_values(result.best))], lead=_course(result.best)),
+            repeat(
+                f"raydistill run {shlex.quote(str(result.folder / BEST))}",
+                best_job_text(search, result, result.best),
+                environment(),
+            ),
+        ]
+    return Document("Report of a search", search.name, search.description, _verdict(search, result, counts), sections)
+
+
+def _verdict(search: SearchConfig, result: CampaignResult, counts: Mapping[str, int]) -> Verdict:
+    told = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    best, style = result.best, column(_figure(search))
+    tiles = [Tile("Trials", str(len(result.trials)), told or "none ended")]
+    if best is None:
+        return Verdict(f"No trial finished, of {len(result.trials)}.", tiles)
+    assert best.metric is not None
+    metrics = [one.metric for one in result.trials if one.state == "finished" and one.metric is not None]
+    others = sorted(metrics)[len(metrics) // 2]
+    tiles.insert(0, Tile("Best", style.text(best.metric), f"trial {best.number}, {style.heading}"))
+    tiles.append(Tile("Middle", style.text(others), "the median of those that finished"))
+    return Verdict(
+        f"Trial {best.number} is the best of {len(result.trials)} ({told}): {style.heading} {style.text(best.metric)} "
+        f"after {best.steps:,} steps, on at most training.eval_rows validation rows; an evaluate stage reads all.",
+        tiles,
+    )
+
+
+def _values(best: Trial) -> list[tuple[str, str]]:
+    return [(key, value_text(value)) for key, value in best.overrides.items()]
+
+
+def _course(best: Trial) -> str:
+    course = best.course_lines()
+    return f"It went on from other trials; the values are its last ones: {'; '.join(course)}." if course else ""
 
 
 def _drawn(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """A table as a terminal shows it."""
-    table = Table()
+    table = rich_table.Table()
     for name in header:
         table.add_column(Text(name))
     for row in rows:

@@ -235,6 +235,8 @@ class StageContext:
     """Checkpoint folder of each registered model that is referred to, by the reference."""
     echo: Callable[[str], None] = _logger.info
     """Tells the user a line."""
+    resolved: Path | None = None
+    """The job's file with every default, for what tells how to repeat it; None where no whole job runs."""
     launch: Callable[..., TrainResult] | None = None
     """What trains, called as ``raydistill.training.trainer.train``, which it is by default."""
 

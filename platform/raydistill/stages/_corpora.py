@@ -46,6 +46,7 @@ def train_parts(
             few_shot=None if seed is None else reference.few_shot,
             label_subset=tuple(reference.label_subset or ()),
             seed=0 if seed is None or reference.few_shot is None else seed,
+            name=reference.corpus,
         )
         for reference in corpora
     ]
@@ -57,7 +58,11 @@ def validation_parts(corpora: Sequence[CorpusRef], outputs: Mapping[str, Path]) 
     Those of other classes than a ``label_subset`` are left out. Raises ValueError for a corpus that was changed.
     """
     return [
-        CorpusPart(_checked(reference.corpus, outputs, VALIDATION), label_subset=tuple(reference.label_subset or ()))
+        CorpusPart(
+            _checked(reference.corpus, outputs, VALIDATION),
+            label_subset=tuple(reference.label_subset or ()),
+            name=reference.corpus,
+        )
         for reference in corpora
     ]
 

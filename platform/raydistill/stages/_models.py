@@ -17,11 +17,12 @@ from raydistill.data.published.archives import extract_folder
 from raydistill.data.storages import storage_at
 from raydistill.models import adapters, checks
 from raydistill.models.classes import class_order, known_labels, output_names
+from raydistill.models.gguf import gguf_at, kept_checkpoint
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
-from raydistill.store_paths import cache_folder, is_in_store, local_path
+from raydistill.store_paths import cache_folder, files_below, is_in_store, local_path
 from raydistill.tracking.registration import content_hash
 from raydistill.user_error import UserError, placed
 
@@ -147,7 +148,7 @@ def check_model(
 
 def _times(folder: Path) -> tuple[tuple[int, int], ...]:
     """Times and sizes of a folder's files, so that a changed one is read again."""
-    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    files = [path.stat() for path in files_below(folder)]
     return tuple(sorted((file.st_mtime_ns, file.st_size) for file in files))
 
 
@@ -246,11 +247,15 @@ def model_folder(reference: str, output: Path) -> Path:
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:
     """The local folder that holds the checkpoint, fetched first where it is not here.
 
-    ``inputs`` has the folders of earlier stages and of registered models. An adapter is merged with its base. Raises
-    ValueError when the reference is no earlier stage, no folder, and neither a registered model nor to be had from the
-    hub.
+    ``inputs`` has the folders of earlier stages and of registered models. An adapter is merged with its base, and what
+    a GGUF file holds is written once to the cache folder. Raises ValueError when the reference is no earlier stage, no
+    folder or GGUF file, and neither a registered model nor to be had from the hub.
     """
-    return _whole(describe(reference), _resolved(reference, inputs))
+    place = _place(reference, inputs)
+    packed = gguf_at(place)
+    if packed is not None:
+        return kept_checkpoint(packed, cache_folder() / "models" / "gguf")
+    return _whole(describe(reference), place)
 
 
 def _whole(reference: str, folder: Path) -> Path:
@@ -260,7 +265,7 @@ def _whole(reference: str, folder: Path) -> Path:
     name = adapters.base_of(folder)
     try:
         # What the platform wrote is a path, which may stand for a place in an object store.
-        base = storage_at(Path(name)).fetch() if Path(name).is_absolute() else _resolved(ModelRef(checkpoint=name), {})
+        base = storage_at(Path(name)).fetch() if Path(name).is_absolute() else _place(ModelRef(checkpoint=name), {})
         if not (base / "config.json").is_file() or adapters.is_adapter(base):
             raise UserError("no plain model lies there")
     except UserError as error:
@@ -275,7 +280,7 @@ def _whole(reference: str, folder: Path) -> Path:
     return target
 
 
-def _resolved(reference: ModelRef, inputs: Inputs) -> Path:
+def _place(reference: ModelRef, inputs: Inputs) -> Path:
     package = reference.package_ref
     if package is not None:
         folder = cache_folder() / "models" / package.sha256[:16] / Path(package.path).name
@@ -289,7 +294,7 @@ def _resolved(reference: ModelRef, inputs: Inputs) -> Path:
     made = inputs.get(stage_of(reference.checkpoint))
     if made is not None and made.folder is not None:
         return model_folder(reference.checkpoint, made.folder)
-    if Path(reference.checkpoint).is_dir():
+    if Path(reference.checkpoint).is_dir() or gguf_at(Path(reference.checkpoint)) is not None:
         return Path(reference.checkpoint)
     return _from_hub(reference.checkpoint, reference.revision)
 

@@ -9,14 +9,16 @@ from raydistill.config.sections import StudentConfig
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture
 from raydistill.data.storages import storage_at
-from raydistill.models import checks, layer_plan, layer_selection
+from raydistill.data.unit_scores import COMBINED, ScoreFacts, read_facts, read_scores
+from raydistill.models import checks, layer_plan, layer_selection, slicing, student_shapes
 from raydistill.models.blocks import family_of
 from raydistill.models.classes import with_classes
-from raydistill.models.kept_units import kept_of
+from raydistill.models.kept_units import kept_of, num_neurons
 from raydistill.models.load import CLASSIFIERS, load_config, load_model, load_tokenizer, save_model
 from raydistill.models.padding import write_padding
 from raydistill.stages import _models
-from raydistill.user_error import UserError
+from raydistill.stages._base import Inputs, ScoresFacts, folder_of
+from raydistill.user_error import UserError, placed
 
 if TYPE_CHECKING:
     from raydistill.stages.train import Config
@@ -29,34 +31,76 @@ def planned(section: StudentConfig, source: Any, labels: tuple[str, ...], *, hea
 
     Raises ValueError for layers and plans that it cannot have.
     """
+    return with_plan(section, _before_plan(section, source, labels, head=head), head=head)
+
+
+def _before_plan(section: StudentConfig, source: Any, labels: tuple[str, ...], *, head: str) -> Any:
     if head in CLASSIFIERS:
         source = with_classes(source, labels)
-    if section.init != "checkpoint":
-        source = _shortened(section, source, head=head)
-    return with_plan(section, source, head=head)
+    return source if section.init == "checkpoint" else _made(section, source, head=head)
 
 
-def _shortened(section: StudentConfig, source: Any, *, head: str) -> Any:
+def _made(section: StudentConfig, source: Any, *, head: str) -> Any:
     if kept_of(source) is not None:
         raise UserError(
             f"student.init is {section.init!r}, but the model that it starts from is pruned; name the one before "
             "pruning as student.checkpoint, or write init: checkpoint with a pruned one"
         )
-    layers = layers_of(section) if section.init == "layers" else None
+    if section.init == "sliced":
+        with placed("student"):
+            return slicing.sliced_config(
+                source,
+                section.config,
+                head=head,
+                layers=layers_of(section, source),
+                important=section.units == "important",
+            )
+    layers = layers_of(section, source) if section.init == "layers" else None
     if layers is not None:
         checks.check_layers(layers, source.num_hidden_layers, key="student.layers")
     num_layers = len(layers) if layers is not None else section.num_layers or len(section.layers or [])
+    if section.config:
+        with placed("student"):
+            return student_shapes.shaped_config(source, section.config, head=head, num_layers=num_layers or None)
     return layer_selection.student_config(
         source, architecture=section.architecture, num_layers=num_layers, layers=layers, head=head
     )
 
 
-def layers_of(section: StudentConfig) -> list[int]:
-    """Teacher blocks that a student made from layers copies."""
+def layers_of(section: StudentConfig, source: Any) -> list[int]:
+    """Blocks that a student made from layers, or sliced, copies of the model with the configuration ``source``."""
     if section.layers is not None:
         return list(section.layers)
-    assert section.num_layers is not None
-    return layer_selection.published_layers(section.num_layers)
+    depth = source.num_hidden_layers
+    number = section.num_layers or student_shapes.depth_of(source, section.config) or depth
+    if section.init == "sliced" and number == depth:
+        return list(range(depth))
+    return layer_selection.published_layers(number)
+
+
+def check_scores(section: StudentConfig, model: _models.Model, inputs: Inputs) -> None:
+    """Raise ValueError for scores of a student's start that are of another model than the one that is sliced."""
+    if section.scores is None:
+        return
+    config, folder = model.config, folder_of(section.scores, inputs)
+    if folder is None:
+        facts = inputs[section.scores].facts
+        if not isinstance(facts, ScoresFacts):
+            raise UserError(f"student.scores is {section.scores!r}, which scores no model; name a score stage")
+        sizes = [(one.num_hidden_layers, one.num_attention_heads, num_neurons(one)) for one in (config, facts.config)]
+        is_other = sizes[0] != sizes[1]
+    else:
+        is_other = model.folder is not None and _models.content_of(model.folder) != _scored(folder).model_hash
+    if is_other:
+        raise UserError(
+            f"student.scores is {section.scores!r}, which are of another model than the one that is sliced; score "
+            "that one"
+        )
+
+
+def _scored(folder: Path) -> ScoreFacts:
+    with placed("student.scores"):
+        return read_facts(storage_at(folder).fetch())
 
 
 def with_plan(section: StudentConfig, model: Any, *, head: str) -> Any:
@@ -101,11 +145,11 @@ def plan_lines(model: Any) -> list[str]:
 
 def _layer_lines(section: StudentConfig, teachers: list[Any]) -> list[str]:
     """A warning where the published list of layers is not spread over the teacher, which nobody would guess."""
-    if section.init != "layers" or section.layers is not None:
+    if section.init not in ("layers", "sliced") or section.layers is not None:
         return []
     if not teachers or section.checkpoint is not None:
         return []
-    layers, depth = layers_of(section), teachers[0].num_hidden_layers
+    layers, depth = layers_of(section, teachers[0]), teachers[0].num_hidden_layers
     # A spread of n blocks reaches into the last of n equal parts.
     if (layers[-1] + 1) * len(layers) > depth * (len(layers) - 1):
         return []
@@ -113,20 +157,19 @@ def _layer_lines(section: StudentConfig, teachers: list[Any]) -> list[str]:
     return [f"student copies the published teacher blocks {named} of {depth}, not spread over them; see student.layers"]
 
 
-def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus | Mixture, *, seed: int) -> None:
-    """Build the student of the model in ``origin`` and save it with the corpus's tokenizer, in one rename."""
+def write_initial(
+    config: "Config", folder: Path, origin: Path, corpus: Corpus | Mixture, *, seed: int, scores: Path | None = None
+) -> None:
+    """Build the student of the model in ``origin`` and save it with the corpus's tokenizer, in one rename.
+
+    ``scores`` is where scores of the model's heads and neurons lie.
+    """
     section, head = config.student, config.task.head
     labels = config.task.outputs(corpus.encoding.labels)
     reference = section.checkpoint or config.teachers[0]
     if section.init == "random":
-        source = load_config(origin)
-        student = layer_selection.random_student(
-            with_classes(source, labels) if head in CLASSIFIERS else source,
-            architecture=section.architecture,
-            num_layers=section.num_layers or len(section.layers or []),
-            seed=seed,
-            head=head,
-        )
+        made = _before_plan(section, load_config(origin), labels, head=head)
+        student = layer_selection.fresh_student(made, seed=seed, head=head)
     else:
         # Only a new head is drawn, by the run's own seed.
         student = load_model(
@@ -143,15 +186,22 @@ def write_initial(config: "Config", folder: Path, origin: Path, corpus: Corpus |
         student = layer_selection.student_from_layers(
             student,
             architecture=section.architecture,
-            layers=layers_of(section),
+            layers=layers_of(section, student.config),
             vocab_transform=section.vocab_transform,
             seed=seed,
+        )
+    elif section.init == "sliced":
+        student = slicing.sliced_student(
+            student,
+            section.config,
+            layers=layers_of(section, student.config),
+            scores=None if scores is None else read_scores(storage_at(scores).fetch())[COMBINED],
         )
     _write_plan(section, student.config, head=head)
     tokenizer = load_tokenizer(storage_at(corpus.tokenizer_uri).fetch())
     write_padding(student.config, tokenizer, head=head)
-    with atomic_folder(folder) as made:
-        save_model(student, tokenizer, made)
+    with atomic_folder(folder) as temporary:
+        save_model(student, tokenizer, temporary)
 
 
 def freezes_positions(section: StudentConfig, student: Any) -> bool:

@@ -226,12 +226,12 @@ def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFact
     if start.checkpoint is not None:
         model = _models.model_of("student.checkpoint", start.checkpoint, inputs)
         _models.check_model("student.checkpoint", start.checkpoint, model, head=head, corpus=corpus)
-        source = model.config
     elif teachers:
-        source = teachers[0].config
+        model = teachers[0].model
     else:
         raise UserError(f"student.init is {start.init!r}, which starts from teacher 0; add one to teachers")
-    return _student.planned(start, source, corpus.labels, head=head)
+    _student.check_scores(start, model, inputs)
+    return _student.planned(start, model.config, corpus.labels, head=head)
 
 
 def _check_batches(config: "Config", scaling: ScalingConfig, corpus: CorpusFacts) -> None:

@@ -18,6 +18,7 @@ from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
 from raydistill.data.input_splits import PARTS
+from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.evaluation import COSTS, ROUNDS, Checkpoints, Evaluation, evaluate_models
 from raydistill.report.tables import Entry, Group, group, markdown
@@ -186,7 +187,8 @@ class Stage(_base.Stage):
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         candidates = list(self._candidates(context))
         threads = context.scaling.num_workers * context.scaling.cpus_per_worker
-        found = self._evaluate({one.key: one for one in candidates}, context, threads)
+        parts = _corpora.validation_parts(self.config.corpus, context.outputs)
+        found = self._evaluate({one.key: one for one in candidates}, parts, context, threads)
         entries = [Entry(one.model, one.assignment, found[one.key].figures) for one in candidates]
         groups = group(entries)
         context.tracker.log_metrics(context.run_key, _tracked(groups), 0)
@@ -205,6 +207,7 @@ class Stage(_base.Stage):
             ],
             "notes": notes,
             "predictions": files,
+            "rows_of": [asdict(part) for part in parts],
         }
 
     def _notes(self, threads: int) -> list[str]:
@@ -248,7 +251,11 @@ class Stage(_base.Stage):
         )
 
     def _evaluate(
-        self, candidates: Mapping[str, _Candidate], context: _base.StageContext, threads: int
+        self,
+        candidates: Mapping[str, _Candidate],
+        parts: Sequence[CorpusPart],
+        context: _base.StageContext,
+        threads: int,
     ) -> dict[str, Evaluation]:
         """What is found of each candidate by its key, on the same rows and targets."""
         task = ray.remote(num_cpus=threads)(_evaluate_on)
@@ -256,7 +263,7 @@ class Stage(_base.Stage):
             task.remote(
                 threads,
                 {key: one.checkpoints for key, one in candidates.items()},
-                _corpora.validation_parts(self.config.corpus, context.outputs),
+                parts,
                 task=self.config.task,
                 seed=context.seed,
                 max_rows=self.config.max_rows,

@@ -1,25 +1,24 @@
-"""Tables and pictures of what evaluations and trainings found, in files and in the tracking store."""
+"""A page, tables and curves of what evaluations and trainings found, in files and in the tracking store."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from raydistill import discovery, names
 from raydistill.config.sections import ScalingConfig, Section
-from raydistill.report import against, curves, pictures, tables
+from raydistill.report import against, charts, curves, html, tables
+from raydistill.report.chart import Charts
 from raydistill.report.columns import column
-from raydistill.report.page import Comparison, Shown, Trained, page
+from raydistill.report.document import Table
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
-from raydistill.stages import _base
+from raydistill.stages import _base, _report_page
 from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
-_PAGE, _TERMS, _METRIC = "report.md", "loss_terms.png", "metric.png"
+_PAGE = "report.html"
 _TASK_TABLE = "task_table"
 
 Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -58,7 +57,7 @@ class TaskTableConfig(Section):
 
 
 class AgainstConfig(Section):
-    """A figure of models against a key of their stages' matrix, as a table and a picture."""
+    """A figure of models against a key of their stages' matrix, as a table and a chart."""
 
     key: str
     """The key of the matrix, such as ``sparsity``, whose values are numbers."""
@@ -98,8 +97,26 @@ class Config(_base.StageConfig):
         return self
 
 
+Tabled = tuple[Table, dict[str, str]]
+"""A table and the files beside the page that have it."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Charts, with a table and its files where they have one."""
+
+    charts: Charts
+    table: Table | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> list[Charts | Table]:
+        """What the page has of it."""
+        return [self.charts] if self.table is None else [self.charts, self.table]
+
+
 class Stage(_base.Stage):
-    """Writes ``report.md``, a table of each evaluation as Markdown and CSV, and pictures of the trainings."""
+    """Writes ``report.html``, a page that needs no other file, and the table of each evaluation as Markdown and CSV."""
 
     config_type = Config
     config: Config
@@ -200,40 +217,44 @@ class Stage(_base.Stage):
             start + key if texts.count(text) > 1 else text
             for start, key, text in zip(starts, wholes, texts, strict=True)
         ]
-        stems = names.distinct(texts, names.FILE, room=len(".png"))
+        stems = names.distinct(texts, names.FILE, room=len(".md"))
         return [stems[text] for text in texts]
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        entries = {name: list(_entries(context.runs[name])) for name in self.config.evaluations}
-        trainings = [
+        compared = [
+            _report_page.Compared(name, context.runs[name], planned(Evaluated, name, context.inputs))
+            for name in self.config.evaluations
+        ]
+        trained = [
             (run, curves.Training(name.partition("[")[0], run.assignment, read_history(run.output)))
             for name in self.config.trainings
             for run in context.runs[name]
         ]
-        metric = self._metric([training for _, training in trainings])
-        comparisons = [
-            _write_tables(context.output, name, found, _notes(context.runs[name])) for name, found in entries.items()
-        ]
+        trainings = [training for _, training in trained]
+        metric = self._metric(trainings)
+        found = [_table(one.name, [entry for _, entry in one.entries()], one.notes) for one in compared]
         if self.config.task_table is not None:
-            comparisons.insert(0, _write_task_table(context, self.config.task_table))
-        levels, stems = self._levels(entries, context, metric), self._against_stems(context.inputs)
-        shown = [
-            *(
-                _draw_against(
-                    context.output, stem, one, self._figure(one, context.inputs), entries[self._compared_in(one)]
-                )
-                for stem, one in zip(stems, self.config.plot_against, strict=True)
-            ),
-            *_draw(context.output, [training for _, training in trainings], metric, levels),
-        ]
-        trained = [_trained(run, training, metric, context.output) for run, training in trainings]
-        text = page(f"Report of {context.job_name}", comparisons, trained, shown=shown, metric=metric)
-        (context.output / _PAGE).write_text(text, encoding="utf-8")
-        files = [_PAGE, *(one.file for one in shown), *(file for one in comparisons for file in _files(one))]
-        files += [f"{stem}.md" for stem in stems]
-        for file in files:
+            found.insert(0, self._task_table(context))
+        drawn = self._against({one.name: one.groups for one in compared}, context.inputs)
+        if trainings:
+            found_terms = [Drawn(charts.loss_terms(trainings))]
+            levels = self._levels(compared, context, metric)
+            drawn += [Drawn(charts.metric(trainings, metric, levels)), *found_terms] if metric else found_terms
+        page = _report_page.document(
+            context,
+            compared,
+            trained,
+            figures=[table for table, _ in found],
+            drawn=[block for one in drawn for block in one.blocks],
+            metric=metric,
+        )
+        files = {_PAGE: html.page(page)}
+        for _, texts in (*found, *((None, one.files) for one in drawn)):
+            files |= texts
+        for file, text in files.items():
+            (context.output / file).write_text(text, encoding="utf-8")
             context.tracker.log_artifact(context.run_key, str(context.output / file))
-        return {"report": str(context.output / _PAGE), "files": files}
+        return {"report": str(context.output / _PAGE), "files": list(files)}
 
     def _metric(self, trainings: Sequence[curves.Training]) -> str:
         """The metric to draw, none where trainings held out no labels."""
@@ -243,19 +264,49 @@ class Stage(_base.Stage):
         return self.config.metric or next(iter(logged), "loss")
 
     def _levels(
-        self, entries: Mapping[str, Sequence[tuple[str, tables.Entry]]], context: _base.StageContext, metric: str
-    ) -> list[pictures.Level]:
-        drawn = {run.name for name in self.config.trainings for run in context.runs[name]} | {*self.config.trainings}
-        levels: list[pictures.Level] = []
-        for name, found in entries.items():
+        self, compared: Sequence[_report_page.Compared], context: _base.StageContext, metric: str
+    ) -> list[charts.Level]:
+        trained = {run.name for name in self.config.trainings for run in context.runs[name]} | {*self.config.trainings}
+        levels: list[charts.Level] = []
+        for one in compared:
             chosen = self.config.lines
             if chosen is None:
-                chosen = [entry.model for reference, entry in found if _base.stage_of(reference) not in drawn]
-            for row in tables.group([entry for _, entry in found]):
+                chosen = [entry.model for reference, entry in one.entries() if _base.stage_of(reference) not in trained]
+            for row in one.groups:
                 if metric in row.figures and (row.model in chosen or row.name in chosen):
-                    label = row.name if len(entries) == 1 else f"{row.name}, {name}"
-                    levels.append(pictures.Level(label, row.figures[metric]))
+                    label = row.name if len(compared) == 1 else f"{row.name}, {one.name}"
+                    levels.append(charts.Level(label, row.figures[metric]))
         return levels
+
+    def _against(self, groups: Mapping[str, Sequence[tables.Group]], inputs: Inputs) -> list[Drawn]:
+        """The chart and the table of each figure against a key of a matrix."""
+        drawn = []
+        for stem, one in zip(self._against_stems(inputs), self.config.plot_against, strict=True):
+            rows, metric = groups[self._compared_in(one)], self._figure(one, inputs)
+            found = against.Against.of(rows, key=one.key, figure=metric, models=one.models)
+            keyed = {row.model for row in rows if one.key in row.assignment}
+            levels = [
+                charts.Level(row.name, row.figures[metric])
+                for row in rows
+                if row.model not in keyed and metric in row.figures
+            ]
+            chart, (header, cells) = charts.against(found, levels), against.rows_of(found)
+            table = Table(chart.charts[0].title, header, cells)
+            drawn.append(Drawn(chart, table, {f"{stem}.md": tables.markdown_table(header, cells)}))
+        return drawn
+
+    def _task_table(self, context: _base.StageContext) -> Tabled:
+        assert self.config.task_table is not None
+        columns = {
+            name: TaskColumn(
+                [entry for _, entry in _report_page.Compared("", context.runs[one.evaluation], None).entries()],
+                one.metrics(_metrics(one.evaluation, context.inputs)),
+            )
+            for name, one in self._columns()
+        }
+        chosen = self.config.task_table.average
+        averaged = list(columns) if chosen is None else chosen
+        return _table(_TASK_TABLE, task_entries(columns, averaged), [note(columns, averaged)], style=in_hundredths)
 
 
 def _metrics(evaluation: str, inputs: Inputs) -> Sequence[str]:
@@ -271,106 +322,16 @@ def _planned_rows(evaluation: Evaluated, made: Input) -> list[tables.Group]:
     return tables.group([replace(one, assignment={**own, **one.assignment}) for own in keys for one in entries])
 
 
-def _entries(runs: Sequence[_base.Run]) -> Iterator[tuple[str, tables.Entry]]:
-    """References and entries of an evaluation's runs; matrix keys of the evaluation itself tell its entries apart."""
-    for run in runs:
-        for data in run.summary["entries"]:
-            entry = tables.Entry.of(data)
-            yield data["reference"], tables.Entry(entry.model, {**run.assignment, **entry.assignment}, entry.figures)
-
-
-def _notes(runs: Sequence[_base.Run]) -> list[str]:
-    return list(dict.fromkeys(note for run in runs for note in run.summary.get("notes", [])))
-
-
-def _write_tables(
-    folder: Path, name: str, found: Sequence[tuple[str, tables.Entry]], notes: Sequence[str]
-) -> Comparison:
-    return _write(folder, name, [entry for _, entry in found], notes=notes)
-
-
-def _write_task_table(context: _base.StageContext, config: TaskTableConfig) -> Comparison:
-    columns = {
-        name: TaskColumn(
-            [entry for _, entry in _entries(context.runs[one.evaluation])],
-            one.metrics(_metrics(one.evaluation, context.inputs)),
-        )
-        for name, one in config.columns.items()
-    }
-    averaged = list(columns) if config.average is None else config.average
-    entries = task_entries(columns, averaged)
-    return _write(context.output, _TASK_TABLE, entries, notes=[note(columns, averaged)], style=in_hundredths)
-
-
-def _write(
-    folder: Path, name: str, entries: Sequence[tables.Entry], *, notes: Sequence[str], style: tables.Style = column
-) -> Comparison:
+def _table(name: str, entries: Sequence[tables.Entry], notes: Sequence[str], *, style: tables.Style = column) -> Tabled:
+    """The table of entries, and the files that have it: as Markdown, and as CSV its rows and every run."""
     groups = tables.group(entries)
-    files = {"csv_groups": f"{name}.csv", "csv_runs": f"{name}-runs.csv"}
-    comparison = Comparison(name, groups, notes=notes, style=style, **files)
-    texts = [tables.markdown(groups, style), tables.csv_groups(groups), tables.csv_runs(entries)]
-    for file, text in zip(_files(comparison), texts, strict=True):
-        (folder / file).write_text(text, encoding="utf-8")
-    return comparison
-
-
-def _files(comparison: Comparison) -> list[str]:
-    return [f"{comparison.name}.md", comparison.csv_groups, comparison.csv_runs]
-
-
-def _draw(
-    folder: Path, trainings: Sequence[curves.Training], metric: str, levels: Sequence[pictures.Level]
-) -> list[Shown]:
-    if not trainings:
-        return []
-    pictures.save(pictures.loss_terms(trainings), folder / _TERMS)
-    several = any(len(curve.runs) > 1 for curve in curves.curves(trainings, curves.TRAIN + "loss"))
-    band = " A curve of several runs is their mean, in a band of one sample standard deviation." if several else ""
-    terms = Shown(
-        _TERMS, "Terms of the loss", "Each against the optimizer step; the first is their weighted sum." + band
-    )
-    if not metric:
-        return [terms]
-    pictures.save(pictures.metric(trainings, metric, levels), folder / _METRIC)
-    return [
-        terms,
-        Shown(
-            _METRIC,
-            column(metric).heading.capitalize(),
-            "Curves: against the optimizer step, measured during training on at most `training.eval_rows` validation "
-            "rows. Level lines: figures of the tables, over all rows that the evaluation reads." + band,
-        ),
-    ]
-
-
-def _draw_against(
-    folder: Path, stem: str, one: AgainstConfig, metric: str, entries: Sequence[tuple[str, tables.Entry]]
-) -> Shown:
-    """Write the table and the picture of a figure against a key of a matrix."""
-    groups = tables.group([entry for _, entry in entries])
-    found = against.Against.of(groups, key=one.key, figure=metric, models=one.models)
-    drawn = {row.model for row in groups if one.key in row.assignment}
-    levels = [
-        pictures.Level(row.name, row.figures[metric])
-        for row in groups
-        if row.model not in drawn and metric in row.figures
-    ]
-    table = against.markdown(found)
-    (folder / f"{stem}.md").write_text(table, encoding="utf-8")
-    pictures.save(pictures.against(found, levels), folder / f"{stem}.png")
-    title = f"{column(metric).heading} against {found.short_key}"
-    caption = f"{table}\nOver all rows that the evaluation reads. Level lines are models without {one.key}."
-    return Shown(f"{stem}.png", title[:1].upper() + title[1:], caption)
-
-
-def _trained(run: _base.Run, training: curves.Training, metric: str, folder: Path) -> Trained:
-    lineage = run.summary.get("lineage", {})
-    figures = list(training.points(curves.TASK + metric).values())
-    return Trained(
-        name=run.name,
-        method=lineage.get("method", ""),
-        teacher=lineage.get("teacher", ""),
-        num_steps=max((int(line["step"]) for line in training.history), default=0),
-        figure=figures[-1] if figures else None,
-        folder=Path(os.path.relpath(run.output, folder)).as_posix(),
-    )
+    header, rows = tables.rows_of(groups, style)
+    files = {
+        f"{name}.md": tables.markdown_table(header, rows),
+        f"{name}.csv": tables.csv_groups(groups),
+        f"{name}-runs.csv": tables.csv_runs(entries),
+    }
+    several = ["n runs differ in their seed alone; figures are their mean ± sample standard deviation."]
+    told = [*tables.same_data(groups), *notes, *(several if any(row.n > 1 for row in groups) else [])]
+    beside = dict(zip(files, ("Markdown", "all digits", "every run"), strict=True))
+    return Table(name, header, rows, told, beside), files

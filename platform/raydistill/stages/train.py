@@ -31,6 +31,9 @@ _HOW_ONLY = {
 }
 """Keys of ``training`` on which the trained student does not depend."""
 
+_LATER = ("config", "units", "scores", "lora")
+"""Keys of ``student`` that are a part of its hash only where they are set."""
+
 _DRAWING = threading.Lock()
 
 _OUTCOME = ("step", "stopped", "delivered", "best_metric", "best_value", "best_step", "note")
@@ -70,6 +73,8 @@ class Stage(_base.Stage):
             found[f"teachers.{position}"] = teacher.checkpoint or ""
         if self.config.student.checkpoint is not None:
             found["student.checkpoint"] = self.config.student.checkpoint.checkpoint or ""
+        if self.config.student.scores is not None:
+            found["student.scores"] = self.config.student.scores
         if self.config.teacher_outputs not in _teacher_plan.KEYWORDS:
             found["teacher_outputs"] = self.config.teacher_outputs
         return found
@@ -86,12 +91,13 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
+        # Students keep the hashes that they had before there were these keys.
+        unset = StudentConfig(init="random", num_layers=1).model_dump(mode="json", include={*_LATER})
+        found["student"] = {key: value for key, value in found["student"].items() if (key, value) not in unset.items()}
         for section, key, default in (
             (found["training"], "teacher_precision", "auto"),
-            (found["student"], "lora", None),
             *((teacher, "quantization", None) for teacher in found["teachers"]),
         ):
-            # Outputs of before there was the key are those of its default.
             if section[key] == default:
                 del section[key]
         if self.config.teacher_outputs in _teacher_plan.KEYWORDS and DROPOUT_SCORES not in _teacher_plan.kinds_of(
@@ -128,7 +134,10 @@ class Stage(_base.Stage):
             if not student.is_dir():
                 reference = config.student.checkpoint or config.teachers[0]
                 origin = _models.resolve(reference, context.inputs)
-                _student.write_initial(config, student, origin, open_mixture(corpora["train"]), seed=context.seed)
+                scores = config.student.scores and _base.folder_of(config.student.scores, context.inputs)
+                _student.write_initial(
+                    config, student, origin, open_mixture(corpora["train"]), seed=context.seed, scores=scores or None
+                )
         storage_at(student).publish()
         if config.method.distils:
             context.tracker.set_tags(context.run_key, _told(decisions))

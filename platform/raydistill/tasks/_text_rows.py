@@ -1,5 +1,6 @@
 """Examples to rows of token ids between two special tokens: CLS and SEP as masked models read them, or others."""
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -14,6 +15,7 @@ from raydistill.tasks._tokenizing import length_limit, plain_backend
 from raydistill.user_error import UserError
 
 Row = NDArray[np.integer]
+_ROWS_AT_ONCE = 1_000
 _LARGEST_ID = int(np.iinfo(np.int32).max)
 
 
@@ -62,7 +64,7 @@ def encode(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: Encode
 
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
-    """The rows of ``encode`` before any is dropped, int64."""
+    """The rows of ``encode`` before any is dropped, int64, of a long text int32."""
     return cut_between(
         examples, tokenizer, config, Ends(tokenizer.cls_token_id, tokenizer.sep_token_id, ("CLS", "SEP"))
     )
@@ -87,9 +89,9 @@ def columns(config: EncodeConfig) -> dict[str, Column]:
 
 
 def whole_rows(examples: Sequence[Mapping[str, Any]], tokenizer: Any, ends: Ends) -> Iterator[Row]:
-    """One row an example, however long, int64."""
+    """One row an example, however long, int64, of a long text int32."""
     texts = [_text(example) for example in examples if "input_ids" not in example]
-    of_texts = iter(_encode_texts(texts, tokenizer, ends))
+    of_texts = _encode_texts(texts, tokenizer, ends)
     for example in examples:
         yield _checked_row(example["input_ids"], ends) if "input_ids" in example else next(of_texts)
 
@@ -104,22 +106,24 @@ def _text(example: Mapping[str, Any]) -> str:
     raise UserError(f"an example has {', '.join(example) or 'no key'}; this task reads text, words or input_ids")
 
 
-def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> list[Row]:
-    """One row a text."""
+def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> Iterator[Row]:
+    """One row a text, of long ones one after the other."""
     backend = plain_backend(tokenizer)
-    rows: list[Row] = []
     for batch in batches(texts):
         # A long one may be in a batch beside short ones.
         for long, group in groupby(batch, key=is_long):
             texts_of = list(group)
-            rows += [_long_row(text, backend, ends) for text in texts_of] if long else _short(texts_of, backend, ends)
-    return rows
+            yield from (
+                (_long_row(text, backend, ends) for text in texts_of) if long else _short(texts_of, backend, ends)
+            )
 
 
 def _long_row(text: str, backend: Any, ends: Ends) -> Row:
-    found = encodings(pieces(text, backend), backend)
-    parts = [np.array(encoding.ids, dtype=np.int32) for encoding in found]
-    return np.concatenate([[ends.first], *parts, [ends.last]], dtype=np.int64)
+    ids = array("i", [ends.first])
+    for encoding in encodings(pieces(text, backend), backend):
+        ids.extend(encoding.ids)
+    ids.append(ends.last)
+    return np.frombuffer(ids, dtype=np.int32)
 
 
 def _short(texts: list[str], backend: Any, ends: Ends) -> list[Row]:
@@ -153,13 +157,17 @@ def drop_reasons(rows: Sequence[Row], tokenizer: Any, config: EncodeConfig) -> l
     lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
     reasons = np.full(len(rows), None, dtype=object)
     if rows and tokenizer.unk_token_id is not None:
-        are_unknown = np.concatenate(rows) == tokenizer.unk_token_id
-        before = np.concatenate([[0], np.cumsum(are_unknown)])
-        ends = np.cumsum(lengths)
-        num_unknown = before[ends] - before[ends - lengths]
+        groups = (rows[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
+        num_unknown = np.concatenate([_num_unknown(group, tokenizer.unk_token_id) for group in groups])
         reasons[num_unknown >= config.max_unknown * lengths] = UNKNOWN
     reasons[lengths < config.min_length] = SHORT
     return list(reasons)
+
+
+def _num_unknown(rows: Sequence[Row], unknown_id: int) -> NDArray[np.int64]:
+    before = np.concatenate([[0], np.cumsum(np.concatenate(rows) == unknown_id)])
+    ends = np.cumsum([0, *map(len, rows)])
+    return np.diff(before[ends])
 
 
 def split_long(row: Row, *, max_length: int, cls_id: int, sep_id: int) -> Iterator[Row]:

@@ -43,7 +43,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
-    """Rows ``bos ... eos`` before any is dropped, int64, long ones split so that each part has both.
+    """Rows ``bos ... eos`` before any is dropped, long ones split so that each part has both; int32 or int64.
 
     A tokenizer without bos has its eos in both places, as GPT-2's are the same token. Examples are read as those of
     task ``mlm`` are. Packed rows are ``... eos bos ... eos bos ...`` (with one token where both are the same).

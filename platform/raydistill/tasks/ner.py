@@ -82,15 +82,24 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
     Words are lost that do not fit in, and those of which the tokenizer makes nothing. Raises ValueError for an example
     without words or with a tag that the encoding does not name.
     """
+    tags = [_tag_ids(example, config.labels) for example in examples]
+    return _rows([example["words"] for example in examples], tags, tokenizer, config)
+
+
+def word_rows(sentences: Sequence[Sequence[str]], tokenizer: Any, config: EncodeConfig) -> list[LabelledRow]:
+    """As ``cut`` of sentences without tags: for a word's tag stands its place in the sentence."""
+    return _rows(sentences, [np.arange(len(words)) for words in sentences], tokenizer, config)
+
+
+def _rows(
+    sentences: Sequence[Sequence[str]], tags: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeConfig
+) -> list[LabelledRow]:
     backend = plain_backend(tokenizer)
     room = length_limit(tokenizer, config.max_length) - backend.num_special_tokens_to_add(False)
     space = " " if _marks_spaces(backend) else ""
-    tags = [_tag_ids(example, config.labels) for example in examples]
     words = (
-        first_words(
-            [space + head(word, backend, num_tokens=room) for word in example["words"]], backend, num_tokens=room
-        )
-        for example in examples
+        first_words([space + head(word, backend, num_tokens=room) for word in sentence], backend, num_tokens=room)
+        for sentence in sentences
     )
     encodings = (
         encoding
@@ -119,13 +128,13 @@ def _tag_ids(example: Mapping[str, Any], labels: Sequence[str]) -> NDArray[np.in
     return np.array([number[label] for label in example["labels"]], dtype=np.int16)
 
 
-def _row(encoding: Any, tags: NDArray[np.int16], backend: Any, room: int) -> LabelledRow:
+def _row(encoding: Any, tags: NDArray[Any], backend: Any, room: int) -> LabelledRow:
     encoding.truncate(max(0, room))
     whole = backend.post_process(encoding, None, True)
     # Special tokens are of no word.
     words = np.array([-1 if word is None else word for word in whole.word_ids], dtype=np.int64)
     is_first = (words >= 0) & (words != np.concatenate([[-1], words[:-1]]))
-    tag = np.full(len(words), NO_TAG, dtype=np.int16)
+    tag = np.full(len(words), NO_TAG, dtype=tags.dtype)
     tag[is_first] = tags[words[is_first]]
     lost = len(tags) - int(is_first.sum())
     return LabelledRow(np.array(whole.ids, dtype=np.int64), {"tag": tag, "lost_words": lost})

@@ -53,6 +53,11 @@ def command(arguments: Sequence[str] | None = None) -> str:
     return shlex.join([Path(program).name, *map(_redacted, rest)])
 
 
+def repeat_command(resolved: Path) -> str:
+    """What makes a job again from its own copy of the resolved job."""
+    return f"raydistill run {shlex.quote(str(resolved))} storage=NEW_FOLDER"
+
+
 def _redacted(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if equals and value and is_secret(key):

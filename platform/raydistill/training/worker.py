@@ -205,7 +205,7 @@ class Loop:
         # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
         if log or evaluate or save or self.engine.device.type == "cpu":
             totals = self._all_reduced(totals)
-            check_finite(totals, step + 1, batches=batches, teachers=self.engine.distiller.teachers)
+            self._check_finite(totals, batches, denominators)
         if log:
             self._log(totals, learning_rate)
         found = self._evaluate() if evaluate else None
@@ -270,13 +270,22 @@ class Loop:
         remaining = (self.last_step - self.position.step) * self._pace.seconds_per_step
         self.board.post.remote(Record(self.position.step, self.last_step, metrics, remaining))
 
+    def _check_finite(
+        self, totals: dict[str, Tensor], batches: list[Batch], denominators: list[dict[str, Tensor]]
+    ) -> None:
+        def again() -> None:
+            self.engine.evaluate(batches, denominators, lambda _student, _batch: {})
+
+        teachers = self.engine.distiller.teachers
+        check_finite(totals, self.position.step, batches=batches, teachers=teachers, again=again)
+
     def _evaluate(self) -> Terms:
         """The method's loss and the task's metrics on the same validation rows and targets each time."""
         start = time.perf_counter()
         batches, denominators = self._validation_batches()
         totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
-        check_finite(totals, self.position.step, batches=batches, teachers=self.engine.distiller.teachers)
+        self._check_finite(totals, batches, denominators)
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
             metrics = {f"{METHOD}{name}": value.item() for name, value in totals.items()}

@@ -1,5 +1,6 @@
 """The RayJob that Kubernetes gets, field by field as KubeRay's definition of it names them."""
 
+import re
 from importlib.metadata import version
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_file_has_the_job_and_what_runs_it():
     assert (config_map["apiVersion"], config_map["kind"]) == ("v1", "ConfigMap")
     assert (ray_job["apiVersion"], ray_job["kind"]) == ("ray.io/v1", "RayJob")
     assert yaml.safe_load(config_map["data"]["job.yaml"]) == JOB
-    assert ray_job["metadata"]["name"] == "toy-job"
+    assert re.fullmatch("job-toy-job-[0-9a-f]{8}", ray_job["metadata"]["name"])
     assert ray_job["spec"]["entrypoint"] == "raydistill run /etc/raydistill/job.yaml"
     assert ray_job["spec"]["shutdownAfterJobFinishes"] is True
     assert "&" not in manifest_text(manifests(Submission(JOB), image="x", claim="y"))
@@ -94,6 +95,25 @@ def test_a_folder_needs_a_volume_and_an_object_store_none():
     assert "persistentVolumeClaim" not in str(documents(stored, claim=None))
     with pytest.raises(ValueError, match="leave --claim out"):
         documents(stored)
+
+
+def name_of(job):
+    return documents({**JOB, "name": job})[1]["metadata"]["name"]
+
+
+def test_jobs_whose_names_kubernetes_would_make_one_stay_apart():
+    jobs = ["toy-job", "Toy_job", "toy_job", "Toy-Job", "toy-job-", "toy-job_", "2024", "job-2024", "a" * 60, "a" * 61]
+    found = [name_of(job) for job in jobs]
+    assert found[0] == "toy-job"
+    assert len({*found}) == len(jobs)
+    assert all(re.fullmatch("[a-z]([a-z0-9-]{,45}[a-z0-9])?", name) for name in found)
+
+
+def test_words_that_look_like_numbers_stay_words_for_kubectl():
+    made = manifests(Submission({**JOB, "description": "1e5"}, variables={"PIN": "1e5"}), image="x", claim="y")
+    text = manifest_text(made)
+    assert "PIN: '1e5'" in text
+    assert "description: '1e5'" in text
 
 
 def test_a_long_name_is_cut():

@@ -116,11 +116,35 @@ def test_the_name_of_a_stage_that_no_folder_can_have_is_refused() -> None:
         ({"vocab_transform": True}, "vocab_transform is True, which init: checkpoint does not read"),
         ({"freeze_position_embeddings": True}, "freeze_position_embeddings is True, which init: checkpoint does not"),
         ({"init": "random", "num_layers": 3, "vocab_transform": True}, "which init: random does not read"),
+        ({"config": {"hidden_size": 8}}, r"config is {'hidden_size': 8}, which init: checkpoint does not read"),
+        ({"init": "layers", "num_layers": 3, "config": {"hidden_size": 8}}, "or write init: sliced"),
+        (
+            {"init": "random", "config": {"hidden_size": 8}, "units": "important", "scores": "s"},
+            "or write init: sliced",
+        ),
     ],
 )
 def test_a_key_that_a_students_start_does_not_read_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         StudentConfig.model_validate({"init": "checkpoint", "checkpoint": "m", **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "init is 'sliced'; give the student's shape as config"),
+        ({"config": {"hidden_size": 8}, "units": "important"}, "units is 'important', scores is None"),
+        ({"config": {"hidden_size": 8}, "scores": "s"}, "units is 'leading', scores is 's'"),
+    ],
+)
+def test_a_sliced_student_needs_a_shape_and_important_units_need_scores(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudentConfig.model_validate({"init": "sliced", **values})
+
+
+def test_the_family_of_a_student_of_a_shape_is_named_in_one_place() -> None:
+    with pytest.raises(ValueError, match=r"architecture is bert beside config; write config.model_type instead"):
+        StudentConfig.model_validate({"init": "random", "architecture": "bert", "config": {"hidden_size": 8}})
 
 
 def numbers_of(kind: type) -> list[str]:

@@ -1,4 +1,5 @@
 import io
+import tracemalloc
 
 import pytest
 
@@ -141,3 +142,20 @@ def test_large_files_become_ranges_and_packed_ones_do_not(tmp_path, monkeypatch)
 def test_files_lie_either_at_a_path_or_in_a_package(options, message):
     with pytest.raises(ValueError, match=message):
         _files.FileSet(**options)
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph"])
+def test_a_long_line_is_held_once_where_it_is_handed_over(unit):
+    size = 2_000_000
+    stream = io.BytesIO(b"a good film " * (size // 12) + b"\n\n")
+    texts = numbered_texts(Lines(stream, Item("a.txt", ""), charset="utf-8", paragraphs=unit == "paragraph"), unit)
+    tracemalloc.start()
+    try:
+        _, text = next(texts)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(text) > 0.99 * size - 12
+    assert held < 1.1 * size
+    # As bytes and decoded; then with its end and without.
+    assert peak < 3.2 * size

@@ -132,7 +132,7 @@ def test_a_spec_of_parts_is_plain_data(folder):
 
 def test_a_training_takes_one_uri_or_parts(folder):
     data = make_spec(folder).model_dump()
-    whole = {"uri": str(folder / "train"), "weight": 1.0, "few_shot": None, "label_subset": (), "seed": 0}
+    whole = {"uri": str(folder / "train"), "weight": 1.0, "few_shot": None, "label_subset": (), "seed": 0, "name": ""}
     assert data["corpus"] == [whole]
     data["corpus"].append({"uri": "other", "weight": 2})
     assert TrainSpec.model_validate(data).corpus[1] == CorpusPart("other", 2.0)

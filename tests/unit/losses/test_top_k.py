@@ -106,6 +106,26 @@ def test_its_gradient_is_finite_and_zero_at_the_teacher(name):
         assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_id_of_probability_zero_counts_to_the_tail(name):
+    whole = top_k_of(logits(2), 16)
+    fewer = TopK(whole.ids[:, :5], whole.log_probs[:, :5], top_k_of(logits(2), 5).log_tail)
+    dropped = TopK(whole.ids, whole.log_probs.clone(), fewer.log_tail)
+    dropped.log_probs[:, 5:] = -math.inf
+    expected, found = (top_k_divergence(logits(1), one, divergence_of(name)) for one in (fewer, dropped))
+    for wanted, value in zip(expected, found, strict=True):
+        torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "forward_kl"])
+def test_kept_ids_of_tiny_probability_keep_their_digits(name):
+    student, teacher = logits(1, 60.0), logits(2, 60.0)
+    kept = top_k_of(teacher, VOCABULARY)
+    assert kept.log_probs.min() < -200
+    exact, _ = divergence_of(name)(log_softmax(student, -1), log_softmax(teacher, -1))
+    torch.testing.assert_close(top_k_divergence(student, kept, divergence_of(name))[0], exact, rtol=1e-9, atol=1e-12)
+
+
 def test_more_ids_than_there_are_and_none_are_refused():
     for k in (0, VOCABULARY + 1):
         with pytest.raises(ValueError, match=rf"top_k is {k}; it must be between 1 and {VOCABULARY}"):

@@ -31,9 +31,9 @@ def group():
         dist.destroy_process_group()
 
 
-def refusal(step, *, batches=(), teachers=()):
+def refusal(step, *, batches=(), teachers=(), again=lambda: None):
     with pytest.raises(NonFiniteLossError) as caught:
-        check_finite(BAD, step, batches=batches, teachers=teachers)
+        check_finite(BAD, step, batches=batches, teachers=teachers, again=again)
     return str(caught.value)
 
 
@@ -44,7 +44,7 @@ def teacher(value):
 
 
 def test_finite_terms_pass():
-    check_finite({"loss": torch.tensor(1.0)}, 3, batches=[], teachers=[teacher(math.nan)])
+    check_finite({"loss": torch.tensor(1.0)}, 3, batches=[], teachers=[teacher(math.nan)], again=pytest.fail)
 
 
 def test_a_loss_that_diverges_is_told_to_take_smaller_steps():
@@ -72,3 +72,24 @@ def test_before_the_first_step_no_learning_rate_is_to_blame():
     line = refusal(0, teachers=[teacher(1.0)])
     assert "nothing was trained yet: choose a student and teachers with finite outputs" in line
     assert "learning_rate" not in line
+
+
+def test_a_teacher_that_overflows_in_this_precision_is_named_and_the_learning_rate_is_not():
+    teachers = [teacher(1.0), teacher(1000.0).half()]
+    batch = torch.full((1, 2), 100.0)
+    line = refusal(7, teachers=teachers, again=lambda: (teachers[0](batch), teachers[1](batch.half())))
+    assert line == (
+        "the term 'kd' is nan at step 7; teacher 1, whose weights are finite, computes what is no finite number in "
+        "this precision; train with training.precision=fp32, or choose another checkpoint for it"
+    )
+    assert not teachers[1]._forward_hooks
+
+
+def test_a_student_that_fails_when_it_is_looked_at_again_hides_no_teacher():
+    overflowing = teacher(1000.0).half()
+
+    def again():
+        overflowing(torch.full((1, 2), 100.0).half())
+        raise RuntimeError("probabilities are not finite")
+
+    assert "; teacher 0, whose weights are finite, computes" in refusal(7, teachers=[overflowing], again=again)

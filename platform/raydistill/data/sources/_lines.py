@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, cast
 
@@ -49,21 +50,26 @@ class Lines:
         # Ranges are of files whose lines end with a newline.
         if not item.stop:
             self._stream = _with_newlines(self._stream)
-        self._begin = 0
+        self._begin, self._raw = 0, b""
         self.number = 0
         """Of the line that came last, from 1, in the part that is read."""
 
     def __iter__(self) -> Iterator[str]:
         is_marked = codecs.lookup(self._codec).name == "utf-8-sig"
-        for position, raw in self._raw_lines():
+        for position in self._raw_lines():
             self.number += 1
             # Only a file's first bytes are a mark; later ones are a character of the text.
             codec = "utf-8" if is_marked and position else self._codec
-            try:
-                yield raw.decode(codec)
-            except UnicodeDecodeError as error:
-                byte = position + len(raw) - len(error.object) + error.start
-                raise _wrong_charset(self._item.name, self._charset, byte) from None
+            # Of a long line nothing is held here once it is handed over.
+            yield self._decoded(position, codec)
+
+    def _decoded(self, position: int, codec: str) -> str:
+        raw, self._raw = self._raw, b""
+        try:
+            return raw.decode(codec)
+        except UnicodeDecodeError as error:
+            byte = position + len(raw) - len(error.object) + error.start
+            raise _wrong_charset(self._item.name, self._charset, byte) from None
 
     def place(self) -> str:
         """The file and the number of the line that came last; for a range, the lines before it are counted now."""
@@ -90,21 +96,22 @@ class Lines:
         self._stream.seek(position)
         return position
 
-    def _raw_lines(self) -> Iterator[tuple[int, bytes]]:
-        """The item's lines, each with the place in the file at which it begins."""
+    def _raw_lines(self) -> Iterator[int]:
+        """Take the item's lines as ``_raw``, each at the place in the file at which it begins."""
         stop = self._item.stop
         begin = self._seek()
         if begin is None:
             return
         position = self._begin = begin
         while not stop or position < stop or self._paragraphs:
-            raw = self._stream.readline()
-            if not raw:
+            self._raw = self._stream.readline()
+            if not self._raw:
                 return
-            yield position, raw
-            if stop and position >= stop and _is_blank(raw):
+            size, is_last = len(self._raw), stop > 0 and position >= stop and _is_blank(self._raw)
+            yield position
+            if is_last:
                 return
-            position += len(raw)
+            position += size
 
     def _seek(self) -> int | None:
         """Go to where the item's lines begin and return the place, None where there are none."""
@@ -204,13 +211,25 @@ def numbered_texts(lines: Iterable[str], unit: Unit) -> Iterator[tuple[int, str]
     Each comes with the number, from 1, of the line where it starts. Here a line ends at whatever ``str.splitlines``
     takes for an end. Blank texts are left out.
     """
-    parts = ((number, part) for number, line in enumerate(lines, 1) for part in line.splitlines())
+    parts = _parts(lines)
     texts: Iterable[tuple[int, str]]
     if unit == "file":
         texts = [(1, "\n".join(part for _, part in parts))]
     else:
         texts = parts if unit == "line" else _paragraphs(parts)
-    return ((number, text) for number, text in texts if text.strip())
+    return ((number, text) for number, text in texts if text and not text.isspace())
+
+
+def _parts(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """What ``str.splitlines`` makes of each line, with the line's number; a long one is handed over, not held."""
+    # Not ``enumerate``, which keeps what it gave last.
+    numbers = itertools.count(1)
+    for line in lines:
+        number = next(numbers)
+        parts = line.splitlines()[::-1]
+        del line
+        while parts:
+            yield number, parts.pop()
 
 
 def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
@@ -220,7 +239,7 @@ def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
             start = start if paragraph else number
             paragraph.append(stripped)
         elif paragraph:
-            yield start, " ".join(paragraph)
-            paragraph = []
+            text, paragraph = " ".join(paragraph), []
+            yield start, text
     if paragraph:
         yield start, " ".join(paragraph)

@@ -155,7 +155,7 @@ def _first_record(config: Config, file: Item) -> list[str]:
     """The fields of a file's header or, without one, of its first line that is not blank."""
     whole = replace(file, start=0, stop=0)
     with _files.open_item(config, whole) as stream:
-        records = _records(config, whole, _lines.Lines(stream, whole, charset=config.charset))
+        records = read_records(config, whole, _lines.Lines(stream, whole, charset=config.charset))
         return next((fields for fields in records if config.header or fields not in ([], [""])), [])
 
 
@@ -175,7 +175,7 @@ def _indices(config: Config, name: str, header: Sequence[str] | None) -> dict[st
     return indices
 
 
-def _records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[str]]:
+def read_records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[str]]:
     """The fields of each record."""
     delimiter = _delimiter(config, item.name)
     if not _is_quoted(config, item.name):
@@ -203,7 +203,7 @@ def _records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[list[s
 
 def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator[Mapping[str, Any]]:
     """The raw values of each row by what they mean."""
-    records = _records(config, item, lines)
+    records = read_records(config, item, lines)
     if item.start:
         first = _first_record(config, item)
     else:

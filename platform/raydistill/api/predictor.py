@@ -1,0 +1,102 @@
+"""A model that answers about texts: loaded once from a checkpoint folder, then asked as often as one likes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydistill.api.answers import Columns, Example, answers_of, sorted_by_length
+from raydistill.api.onnx_model import OnnxModel, is_onnx
+from raydistill.models import checks
+from raydistill.models.load import head_in, load_config, load_model, load_tokenizer, stored_head
+from raydistill.user_error import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a model may compute in."""
+
+
+class Predictor:
+    """A checkpoint with its tokenizer: transformers' files with safetensors weights, or an ONNX export of ours.
+
+    >>> Predictor("student").predict(["a fine film", "a bore"])["prediction"]  # doctest: +SKIP
+    ['positive', 'negative']
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        precision: str = "fp32",
+        device: str | None = None,
+    ) -> None:
+        """Load what lies in ``folder``.
+
+        ``max_length`` cuts longer rows, by default at what model and tokenizer take; ``precision`` is one of
+        ``DTYPES``; ``device`` by default a GPU where there is one. Raises UserError for a folder without a model, one
+        without a tokenizer, a head that answers nothing, and numbers out of range.
+        """
+        if precision not in DTYPES:
+            raise UserError(f"precision is {precision!r}; choices: {', '.join(DTYPES)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+        config = load_config(folder)
+        self.head = stored_head(config) if is_onnx(folder) else head_in(folder)
+        tokenizer = load_tokenizer(folder)
+        limits = [limit for limit in (max_length, tokenizer.model_max_length, checks.max_length(config)) if limit]
+        self._answers = answers_of(self.head)(config, tokenizer, max_length=int(min(limits)))
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._batch_size = batch_size
+        if not is_onnx(folder):
+            self._model = load_model(folder, head=self.head, dtype=DTYPES[precision]).to(self._device)
+        elif self.head == "causal_lm":
+            raise UserError(f"{str(folder)!r} is an ONNX export of a causal_lm; predict with its torch model")
+        else:
+            self._model = OnnxModel(folder, head=self.head)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns that an example must have."""
+        return self._answers.READS
+
+    @property
+    def may_read(self) -> tuple[str, ...]:
+        """Columns that an example may have."""
+        return self._answers.MAY_READ
+
+    @torch.no_grad()
+    def predict(self, examples: Sequence[str | Example], *, called: str = "example", start: int = 0) -> Columns:
+        """Columns of answers, one value an example in the order of the examples; see the classes of ``answers``.
+
+        An example is a text, or a mapping of the columns that ``reads`` names. Raises UserError for one that lacks any,
+        which it says is ``called`` so, with its number from ``start`` on.
+        """
+        asked = [self._checked(f"{called} {number}", one) for number, one in enumerate(examples, start)]
+        rows = self._answers.rows(asked)
+        order = sorted_by_length(rows)
+        said: list[Any] = [None] * len(rows)
+        for start in range(0, len(rows), self._batch_size):
+            places = order[start : start + self._batch_size]
+            batch = self._answers.batch([rows[place] for place in places])
+            for place, one in zip(places, self._answers.said(self._model, batch.to(self._device)), strict=True):
+                said[place] = one
+        return self._answers.columns(asked, rows, said)
+
+    def _checked(self, place: str, example: str | Example) -> Example:
+        if isinstance(example, str):
+            example = {"text": example}
+        if "words" in self.reads and "words" not in example and isinstance(example.get("text"), str):
+            example = {"words": example["text"].split()}
+        for column in self.reads:
+            if not isinstance(example, Mapping) or column not in example:
+                raise UserError(f"{place} has no {column}; the model's {self.head} head reads it")
+        for column in ("text", "text_pair", "question", "context"):
+            if column in example and not isinstance(example[column], str):
+                raise UserError(f"{place} has {example[column]!r} as {column}, which is no text")
+        if "words" in self.reads and not (
+            isinstance(example["words"], Sequence) and all(isinstance(word, str) for word in example["words"])
+        ):
+            raise UserError(f"{place} has {example['words']!r} as words, which is no list of texts")
+        return example
