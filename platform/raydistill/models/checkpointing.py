@@ -4,7 +4,7 @@ Source: Chen et al. 2016, "Training deep nets with sublinear memory cost"; ``tor
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 _ATTRIBUTE = "raydistill_gradient_checkpointing"
+_SECOND_RUN = -2
+"""Pseudo module id by which the second run of a block holds gathered weights; the engine has another."""
 
 
 def use_checkpointing(model: nn.Module) -> None:
@@ -26,10 +28,31 @@ def uses_checkpointing(model: nn.Module) -> bool:
 
 def checkpointed(block: nn.Module, run: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     """What ``run`` of a block returns; in the backward pass it is run again, with the same draws of dropout."""
-    # The second run usually ends at the last tensor that is needed, by an error that keeps the hooks of ZeRO-3, which
-    # release gathered weights, from being called.
     is_sharded = any(hasattr(parameter, "ds_id") for parameter in block.parameters())
-    return checkpoint(run, *inputs, use_reentrant=False, early_stop=not is_sharded, **options)
+    return checkpoint(
+        run,
+        *inputs,
+        use_reentrant=False,
+        # The second run usually ends at the last tensor that is needed, by an error that keeps the hooks of ZeRO-3,
+        # which release gathered weights, from being called.
+        early_stop=not is_sharded,
+        context_fn=lambda: (nullcontext(), _active_weights_kept(block)),
+        **options,
+    )
+
+
+@contextmanager
+def _active_weights_kept(block: nn.Module) -> Iterator[None]:
+    """Inside, modules that run forward do not release weights that ZeRO-3 gathered for their own backward pass."""
+    active = [(p, set(p.ds_active_sub_modules)) for p in block.parameters() if getattr(p, "ds_active_sub_modules", ())]
+    for parameter, _ in active:
+        parameter.ds_active_sub_modules.add(_SECOND_RUN)
+    try:
+        yield
+    finally:
+        for parameter, users in active:
+            parameter.ds_active_sub_modules.discard(_SECOND_RUN)
+            parameter.ds_active_sub_modules.update(users)
 
 
 @contextmanager
