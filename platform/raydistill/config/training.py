@@ -91,7 +91,7 @@ class TrainingConfig(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """``auto``: bf16 where the hardware is fast at it, else fp32."""
+    """``auto``: bf16 where the hardware is fast at it, else fp32; of a CPU that is measured, once for each shape."""
     teacher_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What teachers that run compute in, also to store their outputs; ``auto``: as the student."""
     gradient_checkpointing: bool = False

@@ -41,6 +41,8 @@ class TrainDecisions(Decisions):
     """Where teachers lie that run beside the student, None where none does."""
     reading: Reading
     """What is read of stored outputs."""
+    row_tokens: int
+    """Most tokens of a row."""
 
 
 def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
@@ -77,6 +79,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     lines = [
         *_lines(config, scaling, models, choice, placement),
         *_memory.checkpointing_lines(config, student, row_tokens=corpus.max_length, value_bytes=value_bytes),
+        *_precision_lines(config, scaling),
         _steps_line(config.training, corpus),
     ]
     selection = selection_line(config.training, config.method, criterion)
@@ -93,6 +96,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         choice=choice,
         placement=placement,
         reading=reading,
+        row_tokens=corpus.max_length,
     )
 
 
@@ -313,6 +317,12 @@ def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
                 f"training.{key} is 'fp16', which CPUs do not {what} in; write auto, fp32 or bf16, or set "
                 "scaling.use_gpu"
             )
+
+
+def _precision_lines(config: "Config", scaling: ScalingConfig) -> list[str]:
+    if config.training.precision != "auto" or scaling.use_gpu:
+        return []
+    return ["precision: fp32 or bf16, by a short measurement when the training starts; name one to repeat it elsewhere"]
 
 
 def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:

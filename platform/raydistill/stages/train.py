@@ -14,7 +14,16 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models.load import load_config
-from raydistill.stages import _base, _corpora, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
+from raydistill.stages import (
+    _base,
+    _corpora,
+    _models,
+    _precision,
+    _stored_outputs,
+    _student,
+    _teacher_cache,
+    _teacher_plan,
+)
 from raydistill.stages._base import Inputs
 from raydistill.stages._training_plan import TrainDecisions, plan_training
 from raydistill.training.spec import TeacherSpec, TrainSpec
@@ -123,8 +132,9 @@ class Stage(_base.Stage):
         return decisions
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        config, student = self.config, context.output / "initial"
         decisions = self.plan(context.scaling, context.inputs)
+        config, precision = _precision.settled(self.config, decisions.student, context, row_tokens=decisions.row_tokens)
+        student = context.output / "initial"
         corpora = {
             "train": _corpora.train_parts(config.corpus, context.outputs, seed=context.seed),
             "validation": _corpora.validation_parts(config.corpus, context.outputs),
@@ -139,9 +149,8 @@ class Stage(_base.Stage):
                     config, student, origin, open_mixture(corpora["train"]), seed=context.seed, scores=scores or None
                 )
         storage_at(student).publish()
-        if config.method.distils:
-            context.tracker.set_tags(context.run_key, _told(decisions))
-        stored, ran = self._joined(decisions, corpora, context)
+        context.tracker.set_tags(context.run_key, _told(decisions, precision, distils=config.method.distils))
+        stored, ran = self._joined(config, decisions, corpora, context)
         spec = TrainSpec(
             name=self.name,
             corpus=corpora["train"],
@@ -170,7 +179,8 @@ class Stage(_base.Stage):
             name: value for name, value in asdict(result).items() if name in _OUTCOME and value not in ("", None)
         }
         context.tracker.set_tags(context.run_key, outcome)
-        return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
+        chosen = {"precision": precision} if precision else {}
+        return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **chosen, **outcome}
 
     def _teachers(self, decisions: TrainDecisions, context: _base.StageContext) -> list[TeacherSpec]:
         """The teachers that run."""
@@ -192,14 +202,18 @@ class Stage(_base.Stage):
         ]
 
     def _joined(
-        self, decisions: TrainDecisions, corpora: Mapping[str, list[CorpusPart]], context: _base.StageContext
+        self,
+        config: Config,
+        decisions: TrainDecisions,
+        corpora: Mapping[str, list[CorpusPart]],
+        context: _base.StageContext,
     ) -> tuple[dict[str, StoredOutputs], int]:
         """What is joined to each of the corpora, nothing where teachers run live; rows that teachers ran on for it."""
         choice, ran = decisions.choice, 0
         if not choice.is_stored:
             return {}, ran
         if choice.is_own:
-            found, ran = _teacher_cache.sets_of(self.config, decisions.reading, decisions.teachers, context)
+            found, ran = _teacher_cache.sets_of(config, decisions.reading, decisions.teachers, context)
         else:
             folder = _base.folder_of(choice.source, context.inputs)
             assert folder is not None, "a capture has run before what reads it"
@@ -239,8 +253,11 @@ class Stage(_base.Stage):
         }
 
 
-def _told(decisions: TrainDecisions) -> dict[str, str]:
-    """Tags of where outputs of teachers come from and where those lie that run."""
+def _told(decisions: TrainDecisions, precision: str, *, distils: bool) -> dict[str, str]:
+    """Tags of a precision that was chosen, of where outputs of teachers come from and where those lie that run."""
+    tags = {"precision": precision} if precision else {}
+    if not distils:
+        return tags
     choice = decisions.choice
-    tags = {"teacher_outputs": f"{choice.source}, because {choice.why}" if choice.why else choice.source}
+    tags["teacher_outputs"] = f"{choice.source}, because {choice.why}" if choice.why else choice.source
     return tags if decisions.placement is None else {**tags, "placement": decisions.placement.summary}

@@ -26,7 +26,7 @@ def config_of(teacher: dict[str, Any] | None = None, **training: Any) -> Config:
         {
             "kind": "train",
             "corpus": "corpus",
-            "method": "causal",
+            "method": "kd",
             "teachers": [{"checkpoint": "teacher", **(teacher or {})}],
             "teacher_outputs": "live",
             "student": {"num_layers": 2},
