@@ -194,7 +194,7 @@ class LoraConfig(Section):
     """An adapter counts ``alpha / r`` times."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout of what enters an adapter."""
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    target_modules: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["all-linear"]
     """Ends of the names of linear layers that get one, such as ``[query, value]``; ``all-linear``: all but the
     vocabulary projection and what is trained whole."""
     modules_to_save: list[str] | None = None

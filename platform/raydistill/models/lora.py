@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -20,8 +20,8 @@ from raydistill.discovery import unknown_choice
 from raydistill.models.heads import VOCABULARY_HEADS, head_of
 from raydistill.user_error import UserError
 
-ALL_LINEAR: Literal["all-linear"] = "all-linear"
-"""Value of ``target_modules``: every linear layer but the vocabulary projection and what is trained whole."""
+ALL_LINEAR = "all-linear"
+"""Word in place of names in ``target_modules``: every linear layer but the vocabulary projection and what is trained whole."""
 ADAPTER = "adapter_model.safetensors"
 """File of the weights of an adapter, as ``peft`` calls it."""
 _KEY = "student.lora"
@@ -52,8 +52,8 @@ class Options(Protocol):
         """Dropout of an adapter's input."""
 
     @property
-    def target_modules(self) -> Literal["all-linear"] | Sequence[str]:
-        """Ends of the names of linear layers."""
+    def target_modules(self) -> Sequence[str]:
+        """Ends of the names of linear layers, or ``all-linear`` alone."""
 
     @property
     def modules_to_save(self) -> Sequence[str] | None:
@@ -87,9 +87,9 @@ def adapted_layers(model: Any, options: Options) -> list[str]:
     projection = model.get_output_embeddings() if head_of(model) in VOCABULARY_HEADS else None
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     found = [name for name, module in linear if id(module) not in whole and module is not projection]
-    if options.target_modules != ALL_LINEAR:
-        return _matching("target_modules", options.target_modules, found)
-    return found
+    if list(options.target_modules) == [ALL_LINEAR]:
+        return found
+    return _matching("target_modules", options.target_modules, found)
 
 
 def check_modules(model: Any, options: Options, *, is_merged: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from raydistill.config.errors import error_lines
 from raydistill.config.sections import LoraConfig
 from raydistill.models import adapters, checks, lora
 from raydistill.models.blocks import blocks_of
@@ -151,10 +152,22 @@ def test_tied_weights_that_are_trained_whole_are_refused_in_an_adapters_file_alo
         check_modules(model, options, is_merged=False)
 
 
-@pytest.mark.parametrize("rank", [0, -1])
-def test_a_rank_below_one_is_refused(rank: int) -> None:
-    with pytest.raises(ValueError, match="greater than or equal to 1"):
-        LoraConfig(r=rank)
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("r", 0, "greater than or equal to 1"),
+        ("r", -1, "greater than or equal to 1"),
+        ("target_modules", [], "at least 1 item"),
+        ("target_modules", [3], "valid string"),
+        ("save", "both", "Choices: merged, adapter"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_with_its_key(key: str, value: Any, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        LoraConfig.model_validate({key: value})
+    [line] = error_lines(caught.value)
+    assert line.startswith(key)
+    assert problem in line
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
