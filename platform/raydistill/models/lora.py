@@ -21,7 +21,7 @@ from raydistill.models.heads import VOCABULARY_HEADS, head_of
 from raydistill.user_error import UserError
 
 ALL_LINEAR = "all-linear"
-"""Word in place of names in ``target_modules``: every linear layer but the vocabulary projection and what is trained whole."""
+"""Word in place of names: every linear layer but the vocabulary projection and what is trained whole."""
 ADAPTER = "adapter_model.safetensors"
 """File of the weights of an adapter, as ``peft`` calls it."""
 _KEY = "student.lora"
