@@ -200,7 +200,12 @@ def _check_requirements(config: "Config", num_teachers: int) -> None:
 
 
 def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
-    """Refuse models of which a method cannot have what it needs."""
+    """Refuse models of which a method cannot have what it needs, and adapters of layers that it takes parts away of."""
+    if config.student.lora is not None and "units" in config.method.requirements.needs:
+        raise UserError(
+            f"student.lora is given, but method {config.method.name} takes heads and neurons away, which adapters of "
+            "the same layers do not follow; leave lora out"
+        )
     models = {"student": student, **{f"teachers.{number}": one.config for number, one in enumerate(teachers)}}
     for key, model in models.items():
         has = family_of(model, config.task.head).has(model)

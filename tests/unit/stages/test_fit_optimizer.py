@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from raydistill.config.sections import LoraConfig, ScalingConfig
+from raydistill.methods import finetune
+from raydistill.methods._base import Requirements
 from raydistill.stages import _memory, _training_plan, train
 from raydistill.stages._base import CorpusFacts, Input
 from toys.models import toy_bert
@@ -93,6 +95,17 @@ def test_the_forecast_counts_what_adapters_train_and_the_memory_that_they_save(t
     assert (whole, part) == (16 * size, 2 * size + 16 * trained)
     [line] = [line for line in lines(teacher, student={**start, "lora": {"r": 2}}) if line.startswith("student bert")]
     assert line == f"student bert, {size:,} parameters, of which {trained:,} in adapters and beside them are trained"
+
+
+def test_adapters_and_a_method_that_takes_heads_away_are_refused(teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.setattr(
+        finetune.Method, "requirements", classmethod(lambda cls, config: Requirements(needs=("units",)))
+    )
+    start = {"checkpoint": teacher, "init": "checkpoint", "layers": None, "architecture": None}
+    assert lines(teacher, student=start)
+    with pytest.raises(ValueError, match=r"^student\.lora is given, but method finetune takes heads and neurons away"):
+        lines(teacher, student={**start, "lora": {}})
 
 
 def test_adapters_on_names_that_the_student_lacks_and_on_drawn_weights_are_refused(teacher: str) -> None:
