@@ -44,7 +44,8 @@ def checkpointed(block: nn.Module, run: Callable[..., Any], *inputs: Any, **opti
 @contextmanager
 def _active_weights_kept(block: nn.Module) -> Iterator[None]:
     """Inside, modules that run forward do not release weights that ZeRO-3 gathered for their own backward pass."""
-    active = [(p, set(p.ds_active_sub_modules)) for p in block.parameters() if getattr(p, "ds_active_sub_modules", ())]
+    parameters: list[Any] = [p for p in block.parameters() if getattr(p, "ds_active_sub_modules", ())]
+    active = [(parameter, set(parameter.ds_active_sub_modules)) for parameter in parameters]
     for parameter, _ in active:
         parameter.ds_active_sub_modules.add(_SECOND_RUN)
     try:
@@ -56,7 +57,7 @@ def _active_weights_kept(block: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def blocks_checkpointed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+def blocks_checkpointed(blocks: Sequence[Any]) -> Iterator[None]:
     """Inside, blocks that others call are checkpointed; what is run again is the forward without the block's hooks."""
     owned = [(block, "forward" in vars(block), block.forward) for block in blocks]
     for block, _, forward in owned:
