@@ -95,12 +95,16 @@ def write_student(engine: Engine, source: str, target: Path, *, head: str, lora:
     half-written. Raises StorageError on all.
     """
     state = engine.student_state()
+    named = engine.distiller.student.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
 
     def write() -> None:
         assert state is not None
         model = load_model(source, head=head)
         adapted = None if lora is None else add_adapters(model, lora)
-        model.load_state_dict(state)
+        # What is not trained is as it was: in half precision the engine holds it rounded.
+        trained = {name: tensor for name, tensor in state.items() if name not in frozen}
+        model.load_state_dict({**model.state_dict(), **trained})
         tokenizer = load_tokenizer(source)
         with atomic_folder(target) as made:
             if lora is not None and lora.save == "adapter":
