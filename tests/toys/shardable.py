@@ -24,6 +24,7 @@ from toys.corpus import random_rows, write_corpus
 from toys.families import MASKED, toy_gpt2, toy_llama, toy_mistral, toy_qwen2, toy_roberta
 from toys.models import VOCABULARY, perturb, toy_batch, toy_bert, toy_distilbert
 from toys.training import OPTIMIZER
+from toys.zoo import toy
 
 NUM_ROWS = 6
 MICRO_BATCH_SIZE = 3
@@ -31,6 +32,7 @@ NUM_STEPS = 4
 KD = {"name": "kd", "alpha": 0.7, "temperature": 10.0}
 SEQUENCES, TOKENS, SPANS = "sequence_classification", "token_classification", "question_answering"
 KINDS = {SEQUENCES: "classes", TOKENS: "tokens", SPANS: "spans"}
+CHECKPOINTED = {"gradient_checkpointing": True}
 TASKS = {SEQUENCES: "classification", TOKENS: "ner", SPANS: "qa", "masked_lm": "mlm", "causal_lm": "clm"}
 
 
@@ -47,6 +49,7 @@ class Case:
     """Sections of the training beside those that all have."""
     save_teacher: Callable[[Path], None] | None = None
     teacher: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def batch(self, rows: list[int]) -> Batch:
         """Rows of the toy batch with labels of the kind."""
@@ -81,6 +84,7 @@ class Case:
                     "dropout": 0.0,
                     "zero_stage": zero_stage,
                     "precision": "fp32",
+                    **self.training,
                 },
                 "optimizer": OPTIMIZER,
                 "scaling": {"num_workers": num_workers},
@@ -129,6 +133,12 @@ def _random(teacher: Callable[..., Any], num_layers: int, **options: Any) -> nn.
 
 def _sinusoidal(num_layers: int, *, seed: int = 1, dtype: torch.dtype, **options: Any) -> nn.Module:
     return perturb(_random(toy_bert, num_layers), seed, dtype)
+
+
+def _whole(num_layers: int, *, dtype: torch.dtype) -> nn.Module:
+    """A model that no family knows."""
+    model: nn.Module = toy("rembert", head="masked_lm", num_hidden_layers=num_layers)
+    return model.to(dtype)
 
 
 def _shared(make: Callable[..., nn.Module], num_layers: int, **options: Any) -> nn.Module:
@@ -180,6 +190,18 @@ STUDENTS: dict[str, Case] = {
     "classes in another order": _classifier(toy_roberta, labels=CLASSES[::-1]),
     "pruned": Case(partial(_save, partial(_pruned, partial(toy_classifier, toy_bert))), SEQUENCES, "classes"),
     "layer plan": _language(partial(_shared, _sinusoidal), "masked_lm"),
+    **{
+        f"{name} checkpointed": Case(partial(_save, make), head, "vocabulary", training=CHECKPOINTED)
+        for name, make, head in (
+            ("bert", toy_bert, "masked_lm"),
+            ("llama", toy_llama, "causal_lm"),
+            ("rembert", _whole, "masked_lm"),
+        )
+    },
+    "adapters": _language(toy_llama, "causal_lm", lora={"r": 2}),
+    "adapters and a head": Case(
+        partial(_save, partial(toy_classifier, toy_bert)), SEQUENCES, "classes", {"lora": {"r": 2}}
+    ),
     "frozen": _language(toy_bert, "masked_lm", freeze_layers=[0], freeze_embeddings=True),
 }
 """Every architecture that a student can have with every head, and each way in which its folder differs from one."""

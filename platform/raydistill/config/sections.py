@@ -180,6 +180,28 @@ class TeacherConfig(ModelRef):
     ``sequential``: of these a worker holds one at a time, while it runs, and the others wait in files, which the CPU
     maps without a copy; ``captured``: as ``teacher_outputs: stored``. ``auto``: the first of replicate, captured, zero3
     and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
+    quantization: Literal["int8"] | None = None
+    """``int8``: linear layers hold a byte a weight, by the library ``bitsandbytes`` and on GPUs alone; the teacher runs
+    live and is replicated."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters, trained in place of the student's weights; most names are those of ``peft.LoraConfig``."""
+
+    r: Annotated[int, Field(ge=1)] = 8
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    """An adapter counts ``alpha / r`` times."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout of what enters an adapter."""
+    target_modules: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["all-linear"]
+    """Ends of the names of linear layers that get one, such as ``[query, value]``; ``all-linear``: all but the
+    vocabulary projection and what is trained whole."""
+    modules_to_save: list[str] | None = None
+    """Ends of the names of modules that are trained whole; by default all that a classifier has beside the model."""
+    save: Literal["merged", "adapter"] = "merged"
+    """``merged``: the student is a plain model. ``adapter``: its folder holds the adapters alone and names the student
+    before training, ``initial``, as their base."""
 
 
 _UNREAD: dict[str, tuple[str, ...]] = {
@@ -240,8 +262,16 @@ class StudentConfig(Section):
     """Keep all embeddings and their norm as they start; a vocabulary projection that is tied to them stays with them.
     """
 
+    lora: LoraConfig | None = None
+    """Train adapters beside the weights and leave these as they start; by default the weights are trained."""
+
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
+        if self.lora is not None and self.init == "random":
+            raise UserError(
+                "lora is given, but init is 'random', and weights that are frozen as drawn teach nothing; "
+                "write init: layers or checkpoint, or leave lora out"
+            )
         if self.init == "checkpoint" and self.checkpoint is None:
             raise UserError("init is 'checkpoint'; name the model as checkpoint")
         for key in _UNREAD[self.init]:

@@ -91,7 +91,12 @@ class TrainingConfig(Section):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """``auto``: bf16 where the hardware is fast at it, else fp32."""
+    """``auto``: bf16 where the hardware is fast at it, else fp32; of a CPU that is measured, once for each shape."""
+    teacher_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What teachers that run compute in, also to store their outputs; ``auto``: as the student."""
+    gradient_checkpointing: bool = False
+    """Blocks of the student keep their inputs alone and are run again in the backward pass: the same numbers from less
+    memory, in about a third more time."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Dropout of the student, None keeps what its checkpoint says."""
     loss_normalization: Literal["global", "per_micro_batch"] = "global"
@@ -157,6 +162,11 @@ class TrainingConfig(Section):
                 f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
             )
         return self
+
+    @property
+    def precision_of_teachers(self) -> str:
+        """A precision, or ``auto`` for what the hardware is fast at."""
+        return self.precision if self.teacher_precision == "auto" else self.teacher_precision
 
     @property
     def evaluates_at_whole_steps(self) -> bool:

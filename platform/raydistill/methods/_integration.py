@@ -371,7 +371,7 @@ def add_alignment(terms: Terms, distiller: Distiller, classes: ClassUnion, adapt
     found = [_teacher_states(distiller, batch, number, layers) for number, layers in enumerate(teacher_layers)]
     teachers, teacher_states = zip(*found, strict=True)
     losses = [
-        adapter(states, others, student.layout)
+        adapter(states, [one.to(states.dtype) for one in others], student.layout)
         for adapter, states, *others in zip(adapters, student_states, *teacher_states, strict=True)
     ]
     target = classes.concatenated([one.logits for one in teachers], temperature=config.temperature)

@@ -86,9 +86,14 @@ def longest_row(folder: str | Path) -> int:
 
 def num_parameters(config: Any, *, head: str) -> int:
     """Parameters of a model with this configuration and head, tied ones once; allocates none."""
+    return sum(parameter.numel() for parameter in without_values(config, head=head).parameters())
+
+
+def without_values(config: Any, *, head: str) -> Any:
+    """A model with this configuration and head whose parameters have shapes alone."""
     with torch.device("meta"), reading("the model's configuration describes no model"):
         model = model_class(head).from_config(config)
     kept = kept_of(config)
     if kept is not None:
         shrink(model, kept)
-    return sum(parameter.numel() for parameter in model.parameters())
+    return model

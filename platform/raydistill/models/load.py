@@ -21,6 +21,7 @@ from raydistill.models.heads import head_of as head_of
 from raydistill.models.heads import model_class as model_class
 from raydistill.models.heads import stored_head as stored_head
 from raydistill.models.kept_units import kept_of
+from raydistill.models.quantization import quantized_on
 from raydistill.models.stored_tensors import PRUNED_WEIGHTS, WEIGHTS, is_published, open_tensors
 from raydistill.user_error import UserError, placed, said
 
@@ -199,6 +200,7 @@ def load_model(
     allow_new_head: bool = False,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
+    int8_on: torch.device | None = None,
 ) -> nn.Module:
     """A model with the named head, in evaluation mode.
 
@@ -206,7 +208,8 @@ def load_model(
     are ``names``, by default those of its configuration, those without a name left out; with no label it has a single
     output, a score; None keeps the checkpoint's classes. ``dropout`` replaces what the checkpoint says. With
     ``allow_new_head`` weights that only the head has may be missing, and outputs that are other classes are replaced;
-    they are drawn from ``seed``. What else the checkpoint has, such as BERT's pooler, is kept. Raises ValueError,
+    they are drawn from ``seed``. With ``int8_on`` a GPU, the model is there and its linear layers hold a byte a weight.
+    What else the checkpoint has, such as BERT's pooler, is kept. Raises ValueError,
     naming the weight, when any other is missing or has not the configuration's shape, when there is no safetensors
     file, for a family without that head and for other classes than ``labels``.
     """
@@ -223,7 +226,7 @@ def load_model(
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with reading(f"{str(folder)!r} is no {head} that transformers can open"):
-            model, info = _opened(folder, config, head=head, dtype=dtype)
+            model, info = _opened(folder, config, head=head, dtype=dtype, int8_on=int8_on)
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
     if order is None:
         redraw_classes(model, head, seed=seed)
@@ -235,7 +238,9 @@ def load_model(
     return loaded
 
 
-def _opened(folder: str | Path, config: Any, *, head: str, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+def _opened(
+    folder: str | Path, config: Any, *, head: str, dtype: torch.dtype, int8_on: torch.device | None
+) -> tuple[Any, dict[str, Any]]:
     """A model and what transformers tells of its loading."""
     files = weight_files(folder)
     if kept_of(config) is not None or is_published(tensor_names(folder)):
@@ -249,6 +254,7 @@ def _opened(folder: str | Path, config: Any, *, head: str, dtype: torch.dtype) -
         # Found and named by the caller; transformers would raise a page of text.
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **({} if int8_on is None else quantized_on(int8_on)),
         **_FROM_FOLDER,
     )
     return model, info

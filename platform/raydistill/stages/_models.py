@@ -9,13 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raydistill.atomic import first_folder
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
 from raydistill.data.storages import storage_at
 from raydistill.deploy.exported import is_exported
-from raydistill.models import checks
+from raydistill.models import adapters, checks
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.gguf import gguf_at, kept_checkpoint
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer, stored_head
@@ -279,19 +280,43 @@ def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
 
 def model_folder(reference: str, output: Path) -> Path:
     """The checkpoint that a reference to a stage means, given the folder that it left; fetched where it is not here."""
-    return storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch()
+    return _whole(reference, storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch())
 
 
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:
     """The local folder that holds the checkpoint, fetched first where it is not here.
 
-    ``inputs`` has the folders of earlier stages and of registered models. What a GGUF file holds is written once to the
-    cache folder. Raises ValueError when the reference is no earlier stage, no folder or GGUF file, and neither a
-    registered model nor to be had from the hub.
+    ``inputs`` has the folders of earlier stages and of registered models. An adapter is merged with its base, and what
+    a GGUF file holds is written once to the cache folder. Raises ValueError when the reference is no earlier stage, no
+    folder or GGUF file, and neither a registered model nor to be had from the hub.
     """
     place = _place(reference, inputs)
     packed = gguf_at(place)
-    return place if packed is None else kept_checkpoint(packed, cache_folder() / "models" / "gguf")
+    if packed is not None:
+        return kept_checkpoint(packed, cache_folder() / "models" / "gguf")
+    return _whole(describe(reference), place)
+
+
+def _whole(reference: str, folder: Path) -> Path:
+    """The folder of a plain model: that of an adapter's sum with its base, made once, or the one that is given."""
+    if not adapters.is_adapter(folder):
+        return folder
+    name = adapters.base_of(folder)
+    try:
+        # What the platform wrote is a path, which may stand for a place in an object store.
+        base = storage_at(Path(name)).fetch() if Path(name).is_absolute() else _place(ModelRef(checkpoint=name), {})
+        if not (base / "config.json").is_file() or adapters.is_adapter(base):
+            raise UserError("no plain model lies there")
+    except UserError as error:
+        raise UserError(
+            f"checkpoint is {reference!r}, an adapter of {name!r}, which is missing ({error}); put the base there, or "
+            f"correct base_model_name_or_path in its {adapters.CONFIG}"
+        ) from None
+    target = cache_folder() / "models" / "merged" / f"{content_of(folder)[:16]}-{content_of(base)[:16]}"
+    if not target.is_dir():
+        with first_folder(target) as made:
+            adapters.write_merged(folder, base, made)
+    return target
 
 
 def _place(reference: ModelRef, inputs: Inputs) -> Path:

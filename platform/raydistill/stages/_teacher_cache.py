@@ -102,7 +102,7 @@ def _runs(
     config: "Config", reading: Reading, teachers: Sequence[Fitted], context: StageContext
 ) -> Iterator[tuple[Stage, TeacherRun]]:
     """Of each teacher the capture and its run, whose sets lie in the shared folder."""
-    precision = _teacher_plan.precision_of(config.training.precision, context.scaling)
+    precision = _teacher_plan.precision_of(config.training.precision_of_teachers, context.scaling)
     # The only draws are those of passes with dropout, the same for all runs unless the method gives them a seed.
     neutral = replace(context, seed=getattr(config.method.config, "dropout_seed", None) or 0)
     stages = stages_of(config, reading.layers, precision=precision)

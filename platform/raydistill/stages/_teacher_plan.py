@@ -17,7 +17,7 @@ from raydistill.config.training import TrainingConfig
 from raydistill.methods import muki
 from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.methods.muki import DROPOUT_SCORES
-from raydistill.models import checks
+from raydistill.stages._memory import student_bytes, teacher_bytes
 from raydistill.training.deepspeed_config import Precision, resolve_precision
 from raydistill.training.placement import CAPTURED, SEQUENTIAL, Demand, Options, TeacherPlacement, held, place
 from raydistill.user_error import UserError
@@ -39,9 +39,8 @@ KINDS = ("logits", "cls_states", DROPOUT_SCORES)
 """What it captures of them; how scores of passes with dropout are made is the method's to say."""
 _OTHER_OUTPUTS = ("corpus", "task", "teachers", "teacher_outputs")
 """Keys of a stage on which, or on a part of which, it depends what is read of which teacher on which rows."""
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-_STUDENT_BYTES = 4
-"""Of a weight, a gradient and each moment: what is trained in half precision has a copy in full."""
+VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Of a weight or a state in each precision."""
 _GIB = 2**30
 _SHARE = 0.7
 """Of a machine's memory that weights, gradients and moments may take; the rest is for activations and data."""
@@ -202,24 +201,20 @@ def precision_of(asked: str, scaling: ScalingConfig) -> Precision:
     return resolve_precision(asked, use_gpu=scaling.use_gpu)
 
 
-def _student_bytes(config: "Config", student: Any, num_workers: int) -> float:
-    """What a worker holds of the student, given its configuration: weights, gradients and two moments."""
-    size = checks.num_parameters(student, head=config.task.head)
-    stage = config.training.zero_stage
-    weight = 1 / num_workers if stage == 3 else 1.0
-    gradient = 1 / num_workers if stage >= 2 else 1.0
-    moments = 2 / num_workers if stage >= 1 else 2.0
-    return size * _STUDENT_BYTES * (weight + gradient + moments)
-
-
 def demand_of(config: "Config", scaling: ScalingConfig, models: Sequence[Any]) -> Demand:
     """What the models of a training take, given their configurations, student first."""
     student, *teachers = models
-    head, size = config.task.head, _BYTES[precision_of(config.training.precision, scaling)]
+    head, training = config.task.head, config.training
+    size, of_teachers = (
+        VALUE_BYTES[precision_of(asked, scaling)] for asked in (training.precision, training.precision_of_teachers)
+    )
     return Demand(
         # Of workers that share weights the fewest hold the most.
-        _student_bytes(config, student, scaling.fewest_workers),
-        tuple(float(checks.num_parameters(teacher, head=head) * size) for teacher in teachers),
+        student_bytes(config, student, scaling.fewest_workers, value_bytes=size),
+        tuple(
+            teacher_bytes(reference, teacher, head=head, value_bytes=of_teachers)
+            for reference, teacher in zip(config.teachers, teachers, strict=True)
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from raydistill.models.blocks import NEEDS, family_of, how_run
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _corpora, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
+from raydistill.stages import _corpora, _memory, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
 from raydistill.stages._base import INITIAL, CorpusFacts, Decisions, Inputs, ModelFacts
 from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import Reading
@@ -41,6 +41,8 @@ class TrainDecisions(Decisions):
     """Where teachers lie that run beside the student, None where none does."""
     reading: Reading
     """What is read of stored outputs."""
+    row_tokens: int
+    """Most tokens of a row."""
 
 
 def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
@@ -71,8 +73,16 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
     _check_precision(config, scaling)
+    _memory.check_quantization(config, scaling, [one.config for one in teachers], is_live=not choice.is_stored)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
-    lines = [*_lines(config, scaling, models, choice, placement), _steps_line(config.training, corpus)]
+    _memory.check_checkpointing(config, student)
+    value_bytes = _teacher_plan.VALUE_BYTES[_teacher_plan.precision_of(config.training.precision, scaling)]
+    lines = [
+        *_lines(config, scaling, models, choice, placement),
+        *_memory.checkpointing_lines(config, student, row_tokens=corpus.max_length, value_bytes=value_bytes),
+        *_precision_lines(config, scaling),
+        _steps_line(config.training, corpus),
+    ]
     selection = selection_line(config.training, config.method, criterion)
     lines += [selection] if selection else []
     if choice.is_stored and "top_k" in reading.kinds and config.task.head == "masked_lm":
@@ -87,6 +97,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         choice=choice,
         placement=placement,
         reading=reading,
+        row_tokens=corpus.max_length,
     )
 
 
@@ -202,7 +213,12 @@ def _check_teachers_of_corpora(config: "Config") -> None:
 
 
 def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
-    """Refuse models of which a method cannot have what it needs."""
+    """Refuse models of which a method cannot have what it needs, and adapters of layers that it takes parts away of."""
+    if config.student.lora is not None and "units" in config.method.requirements.needs:
+        raise UserError(
+            f"student.lora is given, but method {config.method.name} takes heads and neurons away, which adapters of "
+            "the same layers do not follow; leave lora out"
+        )
     models = {"student": student, **{f"teachers.{number}": one.config for number, one in enumerate(teachers)}}
     for key, model in models.items():
         has = family_of(model, config.task.head).has(model)
@@ -281,7 +297,9 @@ def _lines(
     student, *teachers = models
     head = config.task.head
     size = checks.num_parameters(student, head=head)
-    lines = [f"student {student.model_type}, {size:,} parameters{how_run(student, head)}"]
+    trained = _memory.num_trained(config, student)
+    part = "" if trained is None else f", of which {trained:,} in adapters and beside them are trained"
+    lines = [f"student {student.model_type}, {size:,} parameters{part}{how_run(student, head)}"]
     lines += _student.lines(config.student, student, teachers)
     for position, teacher in enumerate(teachers):
         what = f"teacher {position} {teacher.model_type}"
@@ -310,11 +328,19 @@ def _check_optimizer(config: "Config") -> None:
 
 
 def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
-    """DeepSpeed trains in half precision on GPUs alone."""
-    if config.training.precision == "fp16" and not scaling.use_gpu:
-        raise UserError(
-            "training.precision is 'fp16', which CPUs do not train in; write auto, fp32 or bf16, or set scaling.use_gpu"
-        )
+    """DeepSpeed trains in half precision on GPUs alone, and CPUs are slow at it."""
+    for key, what in (("precision", "train"), ("teacher_precision", "run teachers")):
+        if getattr(config.training, key) == "fp16" and not scaling.use_gpu:
+            raise UserError(
+                f"training.{key} is 'fp16', which CPUs do not {what} in; write auto, fp32 or bf16, or set "
+                "scaling.use_gpu"
+            )
+
+
+def _precision_lines(config: "Config", scaling: ScalingConfig) -> list[str]:
+    if config.training.precision != "auto" or scaling.use_gpu:
+        return []
+    return ["precision: fp32 or bf16, by a short measurement when the training starts; name one to repeat it elsewhere"]
 
 
 def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:

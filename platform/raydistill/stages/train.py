@@ -14,7 +14,16 @@ from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.methods.muki import DROPOUT_SCORES
 from raydistill.models.load import load_config
-from raydistill.stages import _base, _corpora, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
+from raydistill.stages import (
+    _base,
+    _corpora,
+    _models,
+    _precision,
+    _stored_outputs,
+    _student,
+    _teacher_cache,
+    _teacher_plan,
+)
 from raydistill.stages._base import Inputs
 from raydistill.stages._teacher_plan import Choice
 from raydistill.stages._training_plan import TrainDecisions, plan_training
@@ -23,11 +32,18 @@ from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import train
 from raydistill.user_error import UserError
 
-_HOW_ONLY = {"zero_stage", "logging_steps", "save_steps", "save_total_limit", "max_failures"}
+_HOW_ONLY = {
+    "zero_stage",
+    "gradient_checkpointing",
+    "logging_steps",
+    "save_steps",
+    "save_total_limit",
+    "max_failures",
+}
 """Keys of ``training`` on which the trained student does not depend."""
 
-_OF_SHAPE = ("config", "units", "scores")
-"""Keys of ``student`` that only students of another shape than their teacher have."""
+_LATER = ("config", "units", "scores", "lora")
+"""Keys of ``student`` that are a part of its hash only where they are set."""
 
 _DRAWING = threading.Lock()
 
@@ -86,9 +102,15 @@ class Stage(_base.Stage):
         found["training"] = {key: value for key, value in found["training"].items() if key not in ignored}
         for teacher in found["teachers"]:
             del teacher["placement"]
-        # Students without a shape keep the hashes that they had.
-        unset = StudentConfig(init="random", num_layers=1).model_dump(mode="json", include={*_OF_SHAPE})
+        # Students keep the hashes that they had before there were these keys.
+        unset = StudentConfig(init="random", num_layers=1).model_dump(mode="json", include={*_LATER})
         found["student"] = {key: value for key, value in found["student"].items() if (key, value) not in unset.items()}
+        for section, key, default in (
+            (found["training"], "teacher_precision", "auto"),
+            *((teacher, "quantization", None) for teacher in found["teachers"]),
+        ):
+            if section[key] == default:
+                del section[key]
         if self.config.teacher_outputs in _teacher_plan.KEYWORDS and DROPOUT_SCORES not in _teacher_plan.kinds_of(
             self.config
         ):
@@ -112,8 +134,10 @@ class Stage(_base.Stage):
         return decisions
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
-        config, student = self.config, context.output / "initial"
-        decisions = self._with_room(self.plan(context.scaling, context.inputs), context)
+        decisions = self.plan(context.scaling, context.inputs)
+        config, precision = _precision.settled(self.config, decisions.student, context, row_tokens=decisions.row_tokens)
+        decisions = self._with_room(config, decisions, context)
+        student = context.output / "initial"
         corpora = {
             "train": _corpora.train_parts(config.corpus, context.outputs, seed=context.seed),
             "validation": _corpora.validation_parts(config.corpus, context.outputs),
@@ -128,9 +152,8 @@ class Stage(_base.Stage):
                     config, student, origin, open_mixture(corpora["train"]), seed=context.seed, scores=scores or None
                 )
         storage_at(student).publish()
-        if config.method.distils:
-            context.tracker.set_tags(context.run_key, _told(decisions))
-        stored, ran = self._joined(decisions, corpora, context)
+        context.tracker.set_tags(context.run_key, _told(decisions, precision, distils=config.method.distils))
+        stored, ran = self._joined(config, decisions, corpora, context)
         spec = TrainSpec(
             name=self.name,
             corpus=corpora["train"],
@@ -142,6 +165,7 @@ class Stage(_base.Stage):
             freeze_position_embeddings=_student.freezes_positions(config.student, load_config(student)),
             freeze_layers=config.student.freeze_layers,
             freeze_embeddings=config.student.freeze_embeddings,
+            lora=config.student.lora,
             teachers=self._teachers(decisions, context),
             task=config.task,
             method=config.method,
@@ -158,14 +182,15 @@ class Stage(_base.Stage):
             name: value for name, value in asdict(result).items() if name in _OUTCOME and value not in ("", None)
         }
         context.tracker.set_tags(context.run_key, outcome)
-        return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **outcome}
+        chosen = {"precision": precision} if precision else {}
+        return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **chosen, **outcome}
 
-    def _with_room(self, decisions: TrainDecisions, context: _base.StageContext) -> TrainDecisions:
+    def _with_room(self, config: Config, decisions: TrainDecisions, context: _base.StageContext) -> TrainDecisions:
         """The decisions, with live teachers in place of outputs for which the storage turns out to have no room.
 
         Only where the outputs are stored by the choice of ``auto``, and live teachers teach the same.
         """
-        config, execution = self.config, self.config.method.requirements.execution
+        execution = config.method.requirements.execution
         is_asked = any(teacher.placement == CAPTURED for teacher in config.teachers)
         if config.teacher_outputs != _teacher_plan.AUTO or not decisions.choice.is_own or is_asked:
             return decisions
@@ -190,20 +215,25 @@ class Stage(_base.Stage):
                     "head": reference.head,
                     "labels": list(teacher.names),
                     "encoding": teacher.encoding,
+                    "quantization": reference.quantization,
                 }
             )
             for reference, teacher, placement in found
         ]
 
     def _joined(
-        self, decisions: TrainDecisions, corpora: Mapping[str, list[CorpusPart]], context: _base.StageContext
+        self,
+        config: Config,
+        decisions: TrainDecisions,
+        corpora: Mapping[str, list[CorpusPart]],
+        context: _base.StageContext,
     ) -> tuple[dict[str, StoredOutputs], int]:
         """What is joined to each of the corpora, nothing where teachers run live; rows that teachers ran on for it."""
         choice, ran = decisions.choice, 0
         if not choice.is_stored:
             return {}, ran
         if choice.is_own:
-            found, ran = _teacher_cache.sets_of(self.config, decisions.reading, decisions.teachers, context)
+            found, ran = _teacher_cache.sets_of(config, decisions.reading, decisions.teachers, context)
         else:
             folder = _base.folder_of(choice.source, context.inputs)
             assert folder is not None, "a capture has run before what reads it"
@@ -243,8 +273,11 @@ class Stage(_base.Stage):
         }
 
 
-def _told(decisions: TrainDecisions) -> dict[str, str]:
-    """Tags of where outputs of teachers come from and where those lie that run."""
+def _told(decisions: TrainDecisions, precision: str, *, distils: bool) -> dict[str, str]:
+    """Tags of a precision that was chosen, of where outputs of teachers come from and where those lie that run."""
+    tags = {"precision": precision} if precision else {}
+    if not distils:
+        return tags
     choice = decisions.choice
-    tags = {"teacher_outputs": f"{choice.source}, because {choice.why}" if choice.why else choice.source}
+    tags["teacher_outputs"] = f"{choice.source}, because {choice.why}" if choice.why else choice.source
     return tags if decisions.placement is None else {**tags, "placement": decisions.placement.summary}

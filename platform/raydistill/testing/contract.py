@@ -17,6 +17,7 @@ from raydistill import discovery, plugins
 from raydistill.batch import Batch
 from raydistill.methods._base import Denominators, LossAndTerms
 from raydistill.models.blocks import blocks_of
+from raydistill.models.checkpointing import use_checkpointing
 from raydistill.models.load import head_of
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.tasks import clm
@@ -204,6 +205,31 @@ def a_seed_repeats_the_loss(case: Case) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
+def gradient_checkpointing_changes_no_bit(case: Case) -> None:
+    """With dropout, loss and gradients are the same where blocks of the student keep their inputs alone."""
+    method, results = case.build(dropout=0.2), []
+    for _ in range(2):
+        torch.manual_seed(0)
+        loss, _ = _evaluate(method, prepared_batch(method, step=5))
+        results.append({"loss": loss.detach(), **parameter_gradients(loss, method)})
+        use_checkpointing(method.student)
+    assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+def teachers_of_another_precision_give_nearly_the_same_gradients(case: Case) -> None:
+    """A student in float64 learns from teachers in float32 as from teachers in float64."""
+    method, results = case.build(), []
+    if not method.teachers:
+        raise SkipTest("the method has no teacher")
+    for dtype in (torch.float64, torch.float32):
+        for teacher in method.teachers:
+            teacher.to(dtype)
+        results.append(parameter_gradients(_evaluate(method, prepared_batch(method))[0], method))
+    assert all(gradient.dtype == torch.float64 for gradient in results[1].values())
+    scale = max(gradient.abs().max() for gradient in results[0].values())
+    assert largest_difference(*results) < 1e-3 * scale
+
+
 def ten_steps_on_one_batch_lower_the_loss(case: Case) -> None:
     """By a tenth at least."""
     method = case.build()
@@ -293,6 +319,8 @@ METHOD_CHECKS: tuple[Callable[[Case], None], ...] = (
     teachers_are_in_eval_mode_and_outside_parameters_state_and_train,
     every_trainable_parameter_is_in_exactly_one_optimizer_group,
     a_seed_repeats_the_loss,
+    gradient_checkpointing_changes_no_bit,
+    teachers_of_another_precision_give_nearly_the_same_gradients,
     ten_steps_on_one_batch_lower_the_loss,
     a_batch_of_one_row_has_a_finite_loss,
     padding_changes_nothing,

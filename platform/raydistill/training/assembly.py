@@ -8,14 +8,16 @@ import torch
 from torch import nn
 
 from raydistill.data.mixture import open_mixture
+from raydistill.models.checkpointing import use_checkpointing
 from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, stored_dtype
+from raydistill.models.lora import add_adapters
 from raydistill.models.offloading import put_away
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
-from raydistill.training.deepspeed_config import Precision, deepspeed_config, resolve_precision
+from raydistill.training.deepspeed_config import deepspeed_config, resolve_precision
 from raydistill.training.engine import Engine, shard, shard_teacher
 from raydistill.training.spec import TeacherSpec, TrainSpec
 
@@ -37,10 +39,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     if training.zero_stage == 3:
         shard(student, config, dtype=_DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
-    teachers = [
-        _load_teacher(teacher, spec, precision, device, part)
-        for teacher, part in zip(spec.teachers, taught, strict=True)
-    ]
+    teachers = [_load_teacher(teacher, spec, device, part) for teacher, part in zip(spec.teachers, taught, strict=True)]
     distiller = spec.method.build(student, teachers, **_labels_of_teachers(spec, taught))
     distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(
@@ -69,17 +68,19 @@ def _labels_of_teachers(spec: TrainSpec, taught: Sequence[Sequence[str]]) -> dic
 
 def _load_student(spec: TrainSpec, labels: Sequence[str]) -> nn.Module:
     student = load_model(spec.student, head=spec.task.head, labels=labels, dropout=spec.training.dropout)
+    if spec.lora is not None:
+        add_adapters(student, spec.lora, seed=spec.seed)
     if spec.freeze_position_embeddings:
         freeze_position_embeddings(student)
     if spec.freeze_embeddings:
         freeze_embeddings(student)
     freeze_layers(student, spec.freeze_layers)
+    if spec.training.gradient_checkpointing:
+        use_checkpointing(student)
     return student
 
 
-def _load_teacher(
-    teacher: TeacherSpec, spec: TrainSpec, precision: Precision, device: torch.device, labels: Sequence[str]
-) -> nn.Module:
+def _load_teacher(teacher: TeacherSpec, spec: TrainSpec, device: torch.device, labels: Sequence[str]) -> nn.Module:
     load = partial(
         load_model,
         teacher.folder,
@@ -88,7 +89,10 @@ def _load_teacher(
         names=teacher.labels,
         allow_new_head=teacher.head == "new",
     )
+    precision = resolve_precision(spec.training.precision_of_teachers, use_gpu=spec.scaling.use_gpu)
     dtype = _DTYPES[precision]
+    if teacher.quantization == "int8":
+        return load(dtype=dtype, int8_on=device)
     if teacher.placement == "replicate":
         return load(dtype=dtype).to(device)
     if teacher.placement == "sequential":

@@ -10,8 +10,10 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from raydistill.atomic import atomic_folder
+from raydistill.config.sections import LoraConfig
 from raydistill.data.storages import path_of, storage_at
 from raydistill.models.load import load_model, load_tokenizer, save_model
+from raydistill.models.lora import add_adapters, merged, save_adapter
 from raydistill.store_paths import shown
 from raydistill.training.agreement import StorageError, agree
 from raydistill.training.checkpoint_store import Files, checkpoint_path, checkpoints_at, step_of
@@ -86,19 +88,30 @@ def load(engine: Engine, checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def write_student(engine: Engine, source: str, target: Path, *, head: str) -> None:
+def write_student(engine: Engine, source: str, target: Path, *, head: str, lora: LoraConfig | None = None) -> None:
     """Save the student as a transformers checkpoint with the tokenizer of ``source``; all ranks call it.
 
-    Rank 0 writes, and ``target`` is never half-written. Raises StorageError on all.
+    Its adapters, where it has ``lora``, are merged, or lie there alone. Rank 0 writes, and ``target`` is never
+    half-written. Raises StorageError on all.
     """
     state = engine.student_state()
+    named = engine.distiller.student.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
 
     def write() -> None:
         assert state is not None
         model = load_model(source, head=head)
-        model.load_state_dict(state)
+        adapted = None if lora is None else add_adapters(model, lora)
+        # What is not trained is as it was: in half precision the engine holds it rounded.
+        trained = {name: tensor for name, tensor in state.items() if name not in frozen}
+        model.load_state_dict({**model.state_dict(), **trained})
+        tokenizer = load_tokenizer(source)
         with atomic_folder(target) as made:
-            save_model(model, load_tokenizer(source), made)
+            if lora is not None and lora.save == "adapter":
+                save_adapter(adapted, lora, base=Path(source), folder=made)
+                tokenizer.save_pretrained(made)
+            else:
+                save_model(model if adapted is None else merged(adapted), tokenizer, made)
         storage_at(target).publish()
 
     agree(_at_first(write), subject=shown(target.parent), remedy=_REMEDY)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from raydistill.config.named import MethodSpec, TaskSpec
-from raydistill.config.sections import ScalingConfig, Section
+from raydistill.config.sections import LoraConfig, ScalingConfig, Section
 from raydistill.config.training import OptimizerConfig, TrainingConfig
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
@@ -24,6 +24,8 @@ class TeacherSpec(Section):
     left out."""
     encoding: int = 0
     """Which of the corpus's tokenizers is its own: 0 the student's, from 1 the further ones."""
+    quantization: Literal["int8"] | None = None
+    """``int8`` holds a byte a weight of linear layers."""
 
 
 class TrainSpec(Section):
@@ -40,6 +42,8 @@ class TrainSpec(Section):
     freeze_layers: list[int] = Field(default_factory=list)
     """Blocks of the student, from 0, that are not trained."""
     freeze_embeddings: bool = False
+    lora: LoraConfig | None = None
+    """Adapters of the student that are trained in place of its weights."""
     teachers: list[TeacherSpec] = Field(default_factory=list)
     """Teachers that run; none where their outputs are stored."""
     stored: StoredOutputs | None = None

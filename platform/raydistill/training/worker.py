@@ -394,4 +394,4 @@ class Loop:
         )
 
     def _write_student(self, folder: Path) -> None:
-        write_student(self.engine, self.spec.student, folder, head=self.task.HEAD)
+        write_student(self.engine, self.spec.student, folder, head=self.task.HEAD, lora=self.spec.lora)

@@ -78,7 +78,7 @@ def run_one(folder: Path, case: Case, setting: Mapping[str, Any]) -> dict[str, A
         engine.save(folder / setting["save"], {"step": stop})
         dist.barrier()
     if "student" in setting:
-        write_student(engine, spec.student, folder / setting["student"], head=case.head)
+        write_student(engine, spec.student, folder / setting["student"], head=case.head, lora=spec.lora)
     engine.close()
     return seen
 

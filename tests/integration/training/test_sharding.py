@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from integration.training.sharding_ranks import run_plan
 from toys.shardable import CASES, STUDENTS, TEACHERS, write_corpora, write_large
@@ -33,7 +33,7 @@ BY_ONE = {
 }
 TAUGHT_BY_ONE = {"reference": REFERENCE, "sharded": {"stage": 2, "placement": "zero3"}}
 TAUGHT_BY_TWO = {"whole": {"stage": 0}, "sharded": {"stage": 3, "placement": "zero3"}}
-EVERY_PAIR = "sinusoidal vocabulary"
+EVERY_PAIR, ADAPTED = "sinusoidal vocabulary", "adapters"
 SAVING = {f"from {stage}": {"stage": stage, "stop": 2, "save": f"from-{stage}"} for stage in range(4)}
 PAIRS = {
     f"from {first} to {second}": {"stage": second, "load": f"from-{first}", "stop": 3}
@@ -42,9 +42,12 @@ PAIRS = {
 """What two ranks save at a stage, continued by one rank at another."""
 
 
-def plan_of(students: dict[str, Any], teachers: dict[str, Any], more: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def plan_of(
+    students: dict[str, Any], teachers: dict[str, Any], more: dict[str, Any], *, written: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Settings of every case: ``more`` of one of them, ``written`` of those whose students are opened."""
     plan = {**dict.fromkeys(STUDENTS, students), **dict.fromkeys(TEACHERS, teachers)}
-    return plan | {EVERY_PAIR: {**students, **more}}
+    return plan | {EVERY_PAIR: {**students, **more, **written}, ADAPTED: {**students, **written}}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_ranks(folder: Path) -> list[dict[str, Any]]:
     """What each of two processes saw."""
     whole = {"stage": 3, "student": "student-3"}
-    plan = plan_of(BY_TWO, TAUGHT_BY_TWO, {**SAVING, "whole": whole})
+    plan = plan_of(BY_TWO, TAUGHT_BY_TWO, SAVING, written={"whole": whole})
     (folder / "plan.json").write_text(json.dumps(plan))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     module = "integration.training.sharding_ranks"
@@ -80,8 +83,8 @@ def two_ranks(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def alone(folder: Path, one_rank: None, two_ranks: list[dict[str, Any]]) -> dict[str, Any]:
     """What one rank saw, which continues what the two have saved."""
-    students = BY_ONE | {"reference": REFERENCE | {"student": "student-0"}}
-    plan = plan_of(BY_ONE, TAUGHT_BY_ONE, {**students, **PAIRS})
+    reference = REFERENCE | {"student": "student-0"}
+    plan = plan_of(BY_ONE, TAUGHT_BY_ONE, PAIRS, written={"reference": reference})
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -109,6 +112,12 @@ def test_losses_are_those_of_one_rank_at_stage_0_however_often_the_stage_changes
             assert one["losses"] == pytest.approx(part, rel=1e-5), key
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_gradient_checkpointing_changes_no_loss(alone: dict, name: str) -> None:
+    checkpointed, plain = (alone[f"{name} {kind}"]["reference"]["losses"] for kind in ("checkpointed", "vocabulary"))
+    assert checkpointed == plain
+
+
 @pytest.mark.parametrize("pair", PAIRS)
 def test_one_rank_continues_at_any_stage_what_two_saved_at_any_other(alone: dict, pair: str) -> None:
     expected = alone[EVERY_PAIR]["reference"]["losses"]
@@ -133,13 +142,15 @@ def test_a_rank_never_holds_the_whole_of_a_sharded_model(two_ranks: list) -> Non
         assert 0.5 * memory["whole"] < memory["shared"] < 0.65 * memory["whole"]
 
 
-def test_a_student_that_two_ranks_sharded_opens_in_plain_transformers(alone: dict, folder: Path) -> None:
+@pytest.mark.parametrize(("name", "auto"), [(EVERY_PAIR, AutoModelForMaskedLM), (ADAPTED, AutoModelForCausalLM)])
+def test_a_student_that_two_ranks_sharded_opens_in_plain_transformers(
+    alone: dict, folder: Path, name: str, auto: Any
+) -> None:
     sharded, whole = (
-        AutoModelForMaskedLM.from_pretrained(folder / EVERY_PAIR / f"student-{stage}", output_loading_info=True)
-        for stage in (3, 0)
+        auto.from_pretrained(folder / name / f"student-{stage}", output_loading_info=True) for stage in (3, 0)
     )
     assert not any(sharded[1].values())
     expected = whole[0].state_dict()
     assert sharded[0].state_dict().keys() == expected.keys()
-    for name, tensor in sharded[0].state_dict().items():
-        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-4)
+    for key, tensor in sharded[0].state_dict().items():
+        torch.testing.assert_close(tensor, expected[key], rtol=0, atol=1e-4)

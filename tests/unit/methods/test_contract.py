@@ -153,6 +153,16 @@ def test_a_seed_repeats_the_loss(name, options, family):
     contract.a_seed_repeats_the_loss(method_case(name, options, family))
 
 
+@every_option_and_family
+def test_gradient_checkpointing_changes_no_bit(name, options, family):
+    contract.gradient_checkpointing_changes_no_bit(method_case(name, options, family))
+
+
+@every_option_and_family
+def test_teachers_of_another_precision_give_nearly_the_same_gradients(name, options, family):
+    contract.teachers_of_another_precision_give_nearly_the_same_gradients(method_case(name, options, family))
+
+
 @every_method
 def test_ten_steps_on_one_batch_lower_the_loss(name, options, family):
     contract.ten_steps_on_one_batch_lower_the_loss(method_case(name, options, family))

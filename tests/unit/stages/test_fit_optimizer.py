@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from raydistill.config.sections import ScalingConfig
-from raydistill.stages import _training_plan, train
+from raydistill.config.sections import LoraConfig, ScalingConfig
+from raydistill.methods import finetune
+from raydistill.methods._base import Requirements
+from raydistill.stages import _memory, _training_plan, train
 from raydistill.stages._base import CorpusFacts, Input
 from toys.models import toy_bert
 from toys.words import make_tokenizer
@@ -68,3 +70,48 @@ def test_blocks_are_counted_by_their_weights_where_a_layer_plan_runs_them_more_t
 def test_the_forecast_tells_after_which_epochs_training_stops(teacher: str) -> None:
     assert lines(teacher, training={"stop_after_epochs": 7})[-1].endswith(", stops after 7 of 10 epochs")
     assert "stops" not in lines(teacher)[-1]
+
+
+def test_the_forecast_tells_what_gradient_checkpointing_keeps(teacher: str) -> None:
+    [line] = [line for line in lines(teacher, training={"gradient_checkpointing": True}) if "checkpointing" in line]
+    assert line == (
+        "gradient_checkpointing: the student's 2 blocks keep their inputs alone, at most 0.00 GiB for a pass over 8 "
+        "rows of 40 tokens, and what one block computes"
+    )
+    assert not any("checkpointing" in line for line in lines(teacher))
+
+
+def test_the_forecast_counts_what_adapters_train_and_the_memory_that_they_save(teacher: str) -> None:
+    pytest.importorskip("peft")
+    start = {"checkpoint": teacher, "init": "checkpoint", "layers": None, "architecture": None}
+    config = train.Config.model_validate(
+        {"kind": "train", "corpus": "corpus", "task": "mlm", "method": "finetune", "student": start}
+    )
+    adapted = config.model_copy(update={"student": config.student.model_copy(update={"lora": LoraConfig(r=2)})})
+    student = toy_bert(4).config
+    size, trained = _memory.checks.num_parameters(student, head="masked_lm"), _memory.num_trained(adapted, student)
+    assert trained is not None
+    whole, part = (_memory.student_bytes(one, student, 2, value_bytes=2) for one in (config, adapted))
+    assert (whole, part) == (16 * size, 2 * size + 16 * trained)
+    [line] = [line for line in lines(teacher, student={**start, "lora": {"r": 2}}) if line.startswith("student bert")]
+    assert line == f"student bert, {size:,} parameters, of which {trained:,} in adapters and beside them are trained"
+
+
+def test_adapters_and_a_method_that_takes_heads_away_are_refused(teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.setattr(
+        finetune.Method, "requirements", classmethod(lambda cls, config: Requirements(needs=("units",)))
+    )
+    start = {"checkpoint": teacher, "init": "checkpoint", "layers": None, "architecture": None}
+    assert lines(teacher, student=start)
+    with pytest.raises(ValueError, match=r"^student\.lora is given, but method finetune takes heads and neurons away"):
+        lines(teacher, student={**start, "lora": {}})
+
+
+def test_adapters_on_names_that_the_student_lacks_and_on_drawn_weights_are_refused(teacher: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^student\.lora\.target_modules is 'q_proj'; .*Choices: dense, key, query, value"
+    ):
+        lines(teacher, student={"lora": {"target_modules": ["q_proj"]}})
+    with pytest.raises(ValueError, match="lora is given, but init is 'random'"):
+        lines(teacher, student={"init": "random", "num_layers": 2, "layers": None, "lora": {}})

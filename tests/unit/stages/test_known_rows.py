@@ -59,9 +59,8 @@ def test_a_batch_that_its_rows_fill_is_taken(folder: Path) -> None:
     assert stage.plan(ScalingConfig(), {}).student is not None
 
 
-def test_half_precision_is_refused_where_cpus_train(folder: Path) -> None:
-    message = (
-        "training.precision is 'fp16', which CPUs do not train in; write auto, fp32 or bf16, or set scaling.use_gpu"
-    )
+@pytest.mark.parametrize(("key", "what"), [("precision", "train"), ("teacher_precision", "run teachers")])
+def test_half_precision_is_refused_on_cpus(folder: Path, key: str, what: str) -> None:
+    message = f"training.{key} is 'fp16', which CPUs do not {what} in; write auto, fp32 or bf16, or set scaling.use_gpu"
     with pytest.raises(ValueError, match=message):
-        train_stage(folder, training={"precision": "fp16"}).plan(ScalingConfig(), {})
+        train_stage(folder, training={key: "fp16"}).plan(ScalingConfig(), {})

@@ -43,7 +43,13 @@ def test_positions_are_frozen_for_a_new_distilbert_unless_told_otherwise(
 
 def decided() -> TrainDecisions:
     return TrainDecisions(
-        lines=["a line"], student=None, teachers=(), choice=Choice("live"), placement=None, reading=Reading()
+        lines=["a line"],
+        student=None,
+        teachers=(),
+        choice=Choice("live"),
+        placement=None,
+        reading=Reading(),
+        row_tokens=8,
     )
 
 

@@ -15,6 +15,7 @@ stand. Token ids are packed alike.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from raydistill.layout import Layout
 from raydistill.models import layer_plan
 from raydistill.models.blocks._attention import SUPPORTED, packed, padding_mask
+from raydistill.models.checkpointing import checkpointed, uses_checkpointing
 from raydistill.models.heads import has_head
 from raydistill.user_error import UserError
 
@@ -219,11 +221,18 @@ class Blocks(ABC):
         kinds = [self.kind_of(block) for block in range(start, stop)]
         inputs = {kind: self.block_inputs(hidden, layout, kind) for kind in dict.fromkeys(kinds)}
         states = hidden.unsqueeze(0)
-        with packed(self.model.config):
-            for (layer, swap), kind in zip(self._steps(start, stop), kinds, strict=True):
-                with self._swapped(layer) if swap else nullcontext():
-                    states = self.run_block(layer, states, layout, inputs[kind])
+        keeps_inputs = uses_checkpointing(self.model)
+        for (layer, swap), kind in zip(self._steps(start, stop), kinds, strict=True):
+            once = partial(self._run_once, layer, swap=swap, layout=layout, inputs=inputs[kind])
+            states = checkpointed(layer, once, states) if keeps_inputs else once(states)
         return states.squeeze(0)
+
+    def _run_once(
+        self, layer: nn.Module, states: Tensor, *, swap: bool, layout: Layout, inputs: dict[str, Any]
+    ) -> Tensor:
+        """``run_block`` with all that it needs around it, whenever it is called."""
+        with packed(self.model.config), self._swapped(layer) if swap else nullcontext():
+            return self.run_block(layer, states, layout, inputs)
 
     def run_block(self, layer: nn.Module, states: Tensor, layout: Layout, inputs: dict[str, Any]) -> Tensor:
         """One block on packed states (1, R, D), given its ``block_inputs``."""

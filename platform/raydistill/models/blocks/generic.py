@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base
+from raydistill.models.checkpointing import blocks_checkpointed, uses_checkpointing
 from raydistill.models.heads import HEADS, VOCABULARY_HEADS, has_head, head_of, model_class
 from raydistill.user_error import UserError
 
@@ -150,9 +151,12 @@ class Family(_base.Blocks):
             for part in model.base_model.modules():
                 if hasattr(part, "base_model_prefix"):
                     stack.callback(part.register_forward_hook(lambda *args: ends.append(args[-1])).remove)
+            keeps_inputs = uses_checkpointing(model)
+            blocks: Any = model.get_submodule(self.layers_name(model)) if read or write or keeps_inputs else ()
             if read or write:
-                hooks = _Hooks(layout, model.config, set(read), write or {}, seen)
-                hooks.put_on(model.get_submodule(self.layers_name(model)), stack)
+                _Hooks(layout, model.config, set(read), write or {}, seen).put_on(blocks, stack)
+            if keeps_inputs:
+                stack.enter_context(blocks_checkpointed(blocks))
             if _pools_by_padding(self.model) and model.config.pad_token_id is None and layout.num_rows > 1:
                 inputs["input_ids"] = _with_absent_padding(model, ids, layout, stack)
             said = model(**inputs, **options, return_dict=True)
