@@ -3,18 +3,24 @@
 A reference names an earlier stage, a folder, a package's archive, a registered model or one of a hub.
 """
 
+import copy
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raydistill.atomic import first_folder
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
 from raydistill.data.storages import storage_at
 from raydistill.models import checks
+from raydistill.models.blocks import family_of
+from raydistill.models.blocks.generic import BLOCKS
+from raydistill.models.blocks.generic import Family as Generic
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.gguf import gguf_at, kept_checkpoint
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer
@@ -93,7 +99,9 @@ def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bo
         suffix = INITIAL if name.endswith(INITIAL) else ""
         if facts is None or suffix not in facts.configs:
             raise UserError(f"checkpoint is {name!r}, which makes no model; name a training stage")
-        return Model(facts.configs[suffix], planned_tokenizer=facts.tokenizer_hash)
+        made_config = facts.configs[suffix]
+        config = made_config if reference.blocks is None else _naming_blocks(made_config, reference.blocks)
+        return Model(config, planned_tokenizer=facts.tokenizer_hash)
     except UserError as error:
         raise error.at(key) from None
 
@@ -252,7 +260,32 @@ def resolve(reference: ModelRef, inputs: Inputs) -> Path:
     """
     place = _place(reference, inputs)
     packed = gguf_at(place)
-    return place if packed is None else kept_checkpoint(packed, cache_folder() / "models" / "gguf")
+    folder = place if packed is None else kept_checkpoint(packed, cache_folder() / "models" / "gguf")
+    return folder if reference.blocks is None else _with_blocks(folder, reference.blocks)
+
+
+def _with_blocks(folder: Path, blocks: str) -> Path:
+    """A folder of links to a checkpoint's files, but for its configuration, which names the list of blocks."""
+    config = _naming_blocks(load_config(folder), blocks)
+    key = hashlib.sha256(repr((str(folder.resolve()), _times(folder), blocks)).encode()).hexdigest()
+    target = cache_folder() / "models" / "blocks" / key[:16]
+    if not target.is_dir():
+        with first_folder(target) as made:
+            for path in folder.iterdir():
+                (made / path.name).symlink_to(path.resolve())
+            (made / "config.json").unlink()
+            config.save_pretrained(made)
+    return target
+
+
+def _naming_blocks(config: Any, blocks: str) -> Any:
+    """A copy of a configuration that names the list of blocks; raises ValueError where a model has no such list."""
+    if family_of(config).IN_PARTS:
+        raise UserError(f"blocks is {blocks!r}, but a {config.model_type} runs in parts and needs none; leave it out")
+    named = copy.deepcopy(config)
+    setattr(named, BLOCKS, blocks)
+    Generic.has(named)
+    return named
 
 
 def _place(reference: ModelRef, inputs: Inputs) -> Path:

@@ -95,10 +95,11 @@ def test_without_the_limit_padding_counts():
     (teacher, student), (large_teacher, large_student) = models_of("tied")
     batch = batch_of("tied")
     for model in (large_teacher, large_student):
+        # Of the teacher's rows eight are left out still: heads of other sizes could not be compared.
         limit_ids(model, SIZES[1])
-    with pytest.raises(AssertionError):
-        expected, _ = kd.Method(kd.Config(), student, [teacher])(batch)
-        assert kd.Method(kd.Config(), large_student, [large_teacher])(batch)[0].item() == pytest.approx(expected.item())
+    expected, _ = kd.Method(kd.Config(), student, [teacher])(batch)
+    found, _ = kd.Method(kd.Config(), large_student, [large_teacher])(batch)
+    assert abs(found.item() - expected.item()) > 0.1
 
 
 def test_a_model_that_runs_whole_is_limited_too():
