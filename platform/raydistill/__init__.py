@@ -14,7 +14,7 @@ _MODULES = {"hf": "raydistill.hf", "losses": "raydistill.losses", "tasks": "rayd
 _NAMES = {
     "Distillation": "raydistill.api.distillation",
     "DistillationMethod": "raydistill.api.methods",
-    "Predictor": "raydistill.api.predictor",
+    "Predictor": "raydistill.deploy.predictor",
     "dynamic_kd_loss": "raydistill.losses.uncertainty",
     "sliced_student": "raydistill.models.slicing",
     "student_from_layers": "raydistill.models.layer_selection",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
-from raydistill.commands import cluster_jobs, convert, explain, models, new, predict, submit, tune
+from raydistill.commands import cluster_jobs, convert, explain, export, models, new, predict, serve, submit, tune
 from raydistill.commands.loading import load
 from raydistill.commands.reporting import (
     DONE,
@@ -44,6 +44,8 @@ app.add_typer(models.app)
 app.command("tune")(tune.tune)
 app.command("convert")(convert.convert)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)
+app.command("serve")(serve.serve)
 app.add_typer(explain.app)
 app.add_typer(new.app, name="new")
 app.add_typer(submit.app)

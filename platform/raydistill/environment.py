@@ -23,9 +23,14 @@ def keep_quiet() -> None:
     os.environ.update(_QUIET)
 
 
+_EXTRAS = {**dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"), "openvino": "openvino", "nncf": "openvino"}
+"""The extra that brings a package, where it is not ``runtime``."""
+
+
 def missing_package(error: ModuleNotFoundError, what: str = "this command") -> str:
     """One line for a package of the runtime half that is not installed; raises the error again if it is our own."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "raydistill"):
         raise error
-    return f"{what} needs the package {name}, which is not installed; pip install 'raydistill[runtime]'"
+    extra = _EXTRAS.get(name, "runtime")
+    return f"{what} needs the package {name}, which is not installed; pip install 'raydistill[{extra}]'"

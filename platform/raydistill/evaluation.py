@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,12 @@ from raydistill.batch import Batch, encoded_as
 from raydistill.config.named import TaskSpec
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.stream import FeedSpec, validation_batches
+from raydistill.deploy.exported import ExportedModel, export_files, is_exported
 from raydistill.losses.integrated_targets import concatenated_target, hard_choice, mixed_target, soft_choice
-from raydistill.models.classes import Names, known_labels
+from raydistill.models.checks import num_parameters
+from raydistill.models.classes import Names, class_order, known_labels
 from raydistill.models.dropout_scores import single_pass_scores
-from raydistill.models.load import load_config, load_model, weight_files
+from raydistill.models.load import CLASSIFIERS, load_config, load_model, weight_files
 from raydistill.models.predictions import predict
 from raydistill.tasks import classification
 from raydistill.tasks._base import TaskBase
@@ -144,13 +147,19 @@ def evaluate_models(
         if isinstance(model, ClassifierEnsemble) and values.get("loss") == math.inf:
             # It gave a true class no chance, which says no more than that.
             del values["loss"]
-        values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in weight_files(folder)) / 1e6
+        values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in _files(folder)) / 1e6
+        if isinstance(model, ExportedModel):
+            values["parameters"] = float(num_parameters(load_config(one.folders[0]), head=scorer.HEAD))
         found[name] = Evaluation(values, scorer.predictions(sums), classes)
     del model
     if latency_repeats:
         for name, times in _latencies(found_at, scorer, rows_alone, batches, repeats=latency_repeats).items():
             found[name].figures.update(times)
     return found
+
+
+def _files(folder: str) -> list[Path]:
+    return export_files(folder) or weight_files(folder)
 
 
 def _as_read(model: nn.Module, one: Checkpoints, batches: Sequence[Batch]) -> list[Batch]:
@@ -204,8 +213,7 @@ def _load(one: Checkpoints, scorer: TaskBase) -> tuple[nn.Module, tuple[str, ...
     if isinstance(scorer, classification.Task):
         known = [known_labels(load_config(folder), labels, names=names) for folder, names in found]
     members = [
-        load_model(folder, head=scorer.HEAD, labels=classes, names=names)
-        for (folder, names), classes in zip(found, known, strict=True)
+        _loaded(folder, scorer.HEAD, classes, names) for (folder, names), classes in zip(found, known, strict=True)
     ]
     if known == [labels]:
         return members[0], ()
@@ -218,6 +226,13 @@ def _load(one: Checkpoints, scorer: TaskBase) -> tuple[nn.Module, tuple[str, ...
     )
     together = tuple(name for name in labels if any(name in classes for classes in known))
     return model, () if together == labels else together
+
+
+def _loaded(folder: str, head: str, labels: Sequence[str], names: Names) -> nn.Module:
+    if not is_exported(folder):
+        return load_model(folder, head=head, labels=labels, names=names)
+    order = class_order(load_config(folder), labels, names=names) if head in CLASSIFIERS else ()
+    return ExportedModel(folder, head=head, order=order)
 
 
 def figures(model: nn.Module, task: TaskBase, batches: Iterable[Batch]) -> Figures:

@@ -66,6 +66,7 @@ def predict(
     """
     with reported(debug=debug, resume="the same command again goes on where it stopped"):
         from raydistill.prediction.files import STANDARD, format_of, parts_of
+        from raydistill.prediction.models import model_folder
 
         target = None if output == STANDARD else Path(output)
         parts = parts_of(inputs, given)
@@ -84,7 +85,7 @@ def predict(
                     "batch_size": batch_size,
                     "max_length": max_length,
                     "precision": precision,
-                    "columns": _pairs(columns or []),
+                    "columns": column_pairs(columns or []),
                     "prefix": prefix,
                     "probabilities": probabilities,
                 },
@@ -114,26 +115,6 @@ def predict(
         emit({**data, "rows_per_second": summary.rows_per_second}, json_text=as_json, lines=[line])
 
 
-def model_folder(model: str, storage: Path | None, uri: str | None, temporary: Path) -> Path:
-    """The folder of the checkpoint that a command names; a registered one is copied below ``temporary``."""
-    from raydistill.registry.reference import ModelReference, is_registered
-
-    if is_registered(model):
-        from raydistill.registry.client import Registry, registry_uri
-
-        registry = Registry(registry_uri(storage, uri))
-        copy = temporary / "model"
-        copy.mkdir()
-        return registry.download_checkpoint(registry.find(ModelReference.parse(model)), copy)
-    student = Path(model) / "student"
-    if (student / "config.json").is_file():
-        return student
-    from raydistill.config.sections import ModelRef
-    from raydistill.stages._models import resolve
-
-    return resolve(ModelRef(checkpoint=model), {})
-
-
 def _run(options: dict[str, Any], parts: Any, target: Path, to: str, workers: int) -> Any:
     from raydistill.prediction.run import Model, predict_files
 
@@ -159,7 +140,8 @@ class _Teller:
             typer.echo(f"  {rows:,} rows, {rows / max(seconds, 1e-9):,.0f} a second", err=True)
 
 
-def _pairs(columns: list[str]) -> tuple[tuple[str, str], ...]:
+def column_pairs(columns: list[str]) -> tuple[tuple[str, str], ...]:
+    """What a model reads and the input's column that has it, of options ROLE=NAME."""
     pairs = [text.partition("=") for text in columns]
     wrong = next(
         (text for text, (role, sign, name) in zip(columns, pairs, strict=True) if not (role and sign and name)), None

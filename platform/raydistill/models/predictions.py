@@ -71,8 +71,11 @@ def at_labels(
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
     """Inputs (M, D') of a model's vocabulary projection at the labels of a batch, and the projection.
 
-    ``index`` (M,) has other flat positions in place of the labels'.
+    ``index`` (M,) has other flat positions in place of the labels'. Of a ``LogitsModel`` the logits (M, V), which no
+    projection follows.
     """
+    if isinstance(model, LogitsModel):
+        return model.logits(batch if index is None else batch.with_columns(label_index=index)), (None, None)
     blocks = blocks_of(model)
     layout, _, end, _ = _run(blocks, batch, with_states=False)
     places = layout.places(batch["label_index"] if index is None else index)

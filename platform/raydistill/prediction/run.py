@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from raydistill.api.predictor import Predictor
 from raydistill.data.ray_tasks import run_actors
 from raydistill.data.sources._base import Item
 from raydistill.data.storages import storage_at
+from raydistill.deploy.predictor import Predictor
 from raydistill.prediction.files import BLOCK_ROWS, STANDARD, Part, blocks, num_blocks, rows_of
 from raydistill.prediction.output import Output, Progress, Written, written
 from raydistill.tracking.registration import content_hash
@@ -109,7 +109,7 @@ def predict_files(
 
 def _here(
     predictor: Predictor, model: Model, parts: Sequence[Part], to: str, left: Progress
-) -> Iterator[tuple[int, int, Written]]:
+) -> Generator[tuple[int, int, Written], None, None]:
     for number in range(left.part, len(parts)):
         skip = left.blocks if number == left.part else 0
         for block, table in enumerate(blocks(parts[number], skip), skip):
@@ -119,7 +119,7 @@ def _here(
 def _answered(predictor: Predictor, model: Model, part: Part, block: int, table: pa.Table, to: str) -> Written:
     rows = rows_of(table)
     named = dict(model.columns)
-    examples = [_example(row, predictor, named) for row in rows]
+    examples = [example_of(row, predictor, named) for row in rows]
     answers = {
         f"{model.prefix}{name}": values
         for name, values in predictor.predict(examples, called=part.rows_from, start=block * BLOCK_ROWS + 1).items()
@@ -128,7 +128,7 @@ def _answered(predictor: Predictor, model: Model, part: Part, block: int, table:
     return written(table, rows, answers, to)
 
 
-def _example(row: Mapping[str, Any], predictor: Predictor, named: Mapping[str, str]) -> dict[str, Any]:
+def example_of(row: Mapping[str, Any], predictor: Predictor, named: Mapping[str, str]) -> dict[str, Any]:
     """What of a row the model reads, under the names that it has there."""
     for role, column in named.items():
         if column not in row:
@@ -145,7 +145,7 @@ def _example(row: Mapping[str, Any], predictor: Predictor, named: Mapping[str, s
 
 def _by_actors(
     model: Model, parts: Sequence[Part], to: str, left: Progress, workers: int
-) -> Iterator[tuple[int, int, Written]]:
+) -> Generator[tuple[int, int, Written], None, None]:
     import ray
 
     resources = ray.cluster_resources()

@@ -134,6 +134,8 @@ class ModelFacts:
     """Hash of their tokenizer; None where that is not known."""
     metrics: tuple[str, ...] | None = None
     """Metrics of the task that its training logs, none where validation rows have no labels; None where none trains."""
+    exported: bool = False
+    """Whether another runtime than torch runs it."""
 
 
 @dataclass(frozen=True)

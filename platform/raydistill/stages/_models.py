@@ -17,13 +17,14 @@ from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
 from raydistill.data.storages import storage_at
+from raydistill.deploy.exported import is_exported
 from raydistill.models import checks
 from raydistill.models.blocks import family_of
 from raydistill.models.blocks.generic import BLOCKS
 from raydistill.models.blocks.generic import Family as Generic
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.gguf import gguf_at, kept_checkpoint
-from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer
+from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer, stored_head
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
@@ -49,6 +50,8 @@ class Model:
     folder: Path | None = None
     """Where it is; None before it is made."""
     planned_tokenizer: str | None = None
+    exported: bool = False
+    """Whether another runtime than torch runs it."""
 
     @property
     def tokenizer_hash(self) -> str | None:
@@ -94,20 +97,27 @@ def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bo
         made = None if name is None or is_registered(name) else inputs.get(stage_of(name))
         if name is None or made is None or made.folder is not None:
             folder = resolve(reference, inputs)
-            return Model(None if for_tokenizer else load_config(folder), folder)
+            return Model(None if for_tokenizer else load_config(folder), folder, exported=is_exported(folder))
         facts = planned(ModelFacts, stage_of(name), inputs)
         suffix = INITIAL if name.endswith(INITIAL) else ""
         if facts is None or suffix not in facts.configs:
             raise UserError(f"checkpoint is {name!r}, which makes no model; name a training stage")
         made_config = facts.configs[suffix]
         config = made_config if reference.blocks is None else _naming_blocks(made_config, reference.blocks)
-        return Model(config, planned_tokenizer=facts.tokenizer_hash)
+        return Model(config, planned_tokenizer=facts.tokenizer_hash, exported=facts.exported)
     except UserError as error:
         raise error.at(key) from None
 
 
 def fitted(
-    key: str, reference: ModelRef, inputs: Inputs, *, task: TaskSpec, corpus: CorpusFacts, may_know_a_part: bool = False
+    key: str,
+    reference: ModelRef,
+    inputs: Inputs,
+    *,
+    task: TaskSpec,
+    corpus: CorpusFacts,
+    may_know_a_part: bool = False,
+    may_be_exported: bool = False,
 ) -> Fitted:
     """The model that ``reference`` under ``key`` leads to, in the encoding of the corpus that it reads.
 
@@ -116,7 +126,15 @@ def fitted(
     model = model_of(key, reference, inputs)
     encoding = encoding_of(key, model.tokenizer_hash, corpus.hashes, can_be_added=task.task.TEACHER_TOKENIZERS)
     read = corpus.as_encoded(encoding)
-    check_model(key, reference, model, head=task.head, corpus=read, may_know_a_part=may_know_a_part)
+    check_model(
+        key,
+        reference,
+        model,
+        head=task.head,
+        corpus=read,
+        may_know_a_part=may_know_a_part,
+        may_be_exported=may_be_exported,
+    )
     check_size(key, model.config, read)
     has_parts = may_know_a_part and task.head in CLASSIFIERS
     labels = known_by(key, reference, model.config, corpus.labels) if has_parts else corpus.labels
@@ -124,21 +142,30 @@ def fitted(
 
 
 def check_model(
-    key: str, reference: ModelRef, model: Model, *, head: str, corpus: CorpusFacts, may_know_a_part: bool = False
+    key: str,
+    reference: ModelRef,
+    model: Model,
+    *,
+    head: str,
+    corpus: CorpusFacts,
+    may_know_a_part: bool = False,
+    may_be_exported: bool = False,
 ) -> None:
     """Refuse a model that lacks the head, or has other classes than the corpus or another tokenizer.
 
     Where it may know a part of the classes, one that has some that the corpus lacks. Also one whose tokenizer pads
-    where transformers reads it otherwise.
+    where transformers reads it otherwise, and an export, unless there may be one.
     """
     check_family(model.config, head=head, of=key)
-    missing = [] if model.folder is None or reference.head == "new" else checks.missing_head(model.folder, head=head)
-    if missing:
-        raise UserError(
-            f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
-            f"choose one that has it, or write {key}.head: new to start one"
-        )
-    if model.folder is not None:
+    if model.exported:
+        _check_export(key, model, head, may_be=may_be_exported)
+    elif model.folder is not None:
+        missing = [] if reference.head == "new" else checks.missing_head(model.folder, head=head)
+        if missing:
+            raise UserError(
+                f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
+                f"choose one that has it, or write {key}.head: new to start one"
+            )
         _check_weights(key, model.folder, head, reference.head == "new", _times(model.folder))
     if head in CLASSIFIERS and reference.head != "new":
         part = known_by(key, reference, model.config, corpus.labels) if may_know_a_part else corpus.labels
@@ -151,6 +178,17 @@ def check_model(
     side = None if reference.head == "new" else padding_side_of_folder(model.folder)
     if side is not None:
         check_padding_side(key, model.config, side, head=head)
+
+
+def _check_export(key: str, model: Model, head: str, *, may_be: bool) -> None:
+    if not may_be:
+        raise UserError(
+            f"{key} is an export to another runtime, which has neither hidden states nor gradients; name the model "
+            "that it was made of"
+        )
+    own = stored_head(model.config)
+    if own != head:
+        raise UserError(f"{key} is the export of a {own} model, the task needs a {head} head; export another model")
 
 
 def _times(folder: Path) -> tuple[tuple[int, int], ...]:

@@ -171,7 +171,15 @@ class Stage(_base.Stage):
             raise UserError(f"{key}.head is 'new', which would be evaluated untrained; train it first")
         task = self.config.task
         has_parts = task.head == _OF_CLASSES
-        return _models.fitted(key, reference, inputs, task=task, corpus=corpus, may_know_a_part=has_parts)
+        return _models.fitted(
+            key,
+            reference,
+            inputs,
+            task=task,
+            corpus=corpus,
+            may_know_a_part=has_parts,
+            may_be_exported=True,
+        )
 
     def _check_ensemble(self, key: str, known: Sequence[Sequence[str]], corpus: CorpusFacts) -> None:
         """Raise ValueError for members that have no classes, or that do not know all of them together."""

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import log_softmax
 
@@ -140,7 +139,7 @@ class SpanAnswers(Answers):
     def rows(self, examples: Sequence[Example]) -> list[LabelledRow]:
         """See ``Answers``: the windows of each example in order."""
         options = qa.EncodeConfig(max_length=self.max_length, stride=min(128, max(0, self.max_length - 6)))
-        nothing = {"text": [], "answer_start": []}
+        nothing: dict[str, list[Any]] = {"text": [], "answer_start": []}
         asked = [{**example, "answers": nothing, "id": number} for number, example in enumerate(examples)]
         rows = qa.cut(asked, self.tokenizer, options)
         numbers = np.cumsum([row.values["window"] == 0 for row in rows]) - 1
@@ -175,6 +174,39 @@ class SpanAnswers(Answers):
                 best[number] = span.score
                 answers[number] = text[values["text_start"][span.first] : values["text_end"][span.last]]
         return {"prediction": answers, "score": best, "score_of_none": none}
+
+
+class MaskAnswers(Answers):
+    """``prediction``: the likeliest token for each mask token of a text, and its ``probability``."""
+
+    def rows(self, examples: Sequence[Example]) -> list[LabelledRow]:
+        """See ``Answers``; a text's masks are those that its own letters spell, such as ``[MASK]``."""
+        return [LabelledRow(row.ids, {}) for row in encode_pairs(examples, self.tokenizer, max_length=self.max_length)]
+
+    def batch(self, rows: Sequence[LabelledRow]) -> Batch:
+        """See ``Answers``."""
+        batch = super().batch(rows)
+        places = batch["token_index"]
+        is_mask = batch["input_ids"].flatten()[places] == self.tokenizer.mask_token_id
+        return batch.with_columns(label_index=places[is_mask])
+
+    def said(self, model: nn.Module, batch: Batch) -> list[Any]:
+        """Tokens and probabilities of each row's masks."""
+        states, projection = at_labels(model, batch)
+        found = [logits_of(part, projection).float().softmax(-1).max(-1) for part in states.split(DEFAULT_CHUNK_ROWS)]
+        best = [
+            (float(p), int(token)) for part in found for p, token in zip(*map(torch.Tensor.tolist, part), strict=True)
+        ]
+        rows = batch["label_index"] // batch["attention_mask"].shape[1]
+        left = iter(best)
+        return [[next(left) for _ in range(count)] for count in torch.bincount(rows, minlength=batch.num_rows).tolist()]
+
+    def columns(self, examples: Sequence[Example], rows: Sequence[LabelledRow], said: Sequence[Any]) -> Columns:
+        """See ``Answers``."""
+        return {
+            "prediction": [[self.tokenizer.decode([token]).strip() for _, token in one] for one in said],
+            "probability": [[probability for probability, _ in one] for one in said],
+        }
 
 
 class TextAnswers(Answers):
@@ -230,18 +262,7 @@ ANSWERS: dict[str, type[Answers]] = {
     "sequence_classification": ClassAnswers,
     "token_classification": TagAnswers,
     "question_answering": SpanAnswers,
+    "masked_lm": MaskAnswers,
     "causal_lm": TextAnswers,
 }
 """How each head is asked."""
-
-
-def answers_of(name: str) -> type[Answers]:
-    """How a named head is asked; raises ValueError for one that answers nothing about a text."""
-    if name not in ANSWERS:
-        raise UserError(f"the model has a {name} head, which says nothing of a text; choices: {', '.join(ANSWERS)}")
-    return ANSWERS[name]
-
-
-def sorted_by_length(rows: Sequence[LabelledRow]) -> NDArray[np.int64]:
-    """Numbers of the rows, the shortest first, which wastes least padding."""
-    return np.argsort([len(row.ids) for row in rows], kind="stable")

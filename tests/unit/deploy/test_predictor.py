@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -118,10 +119,16 @@ def test_an_example_that_cannot_be_read_is_named(folder, example, message):
     assert str(raised.value) == message
 
 
-def test_a_head_that_says_nothing_of_a_text_is_refused(folder):
+def test_a_masked_model_fills_every_mask(folder):
     model = save_answering(folder / "masked", "masked_lm")
-    with pytest.raises(UserError, match="the model has a masked_lm head, which says nothing of a text; choices: "):
-        Predictor(model)
+    found = Predictor(model).predict(["w5 [MASK] w7 [MASK]", "w5", "[MASK]"])
+    assert list(map(len, found["prediction"])) == [2, 0, 1]
+    for text, place in (("w5 [MASK] w7 [MASK]", 0), ("[MASK]", 2)):
+        ids = AutoTokenizer.from_pretrained(model)(text).input_ids
+        masks = [position for position, token in enumerate(ids) if token == 4]
+        best = alone(AutoModelForMaskedLM, model, text).logits[0, masks].softmax(-1).max(-1)
+        assert found["probability"][place] == pytest.approx(best.values.tolist(), abs=1e-6)
+        assert found["prediction"][place] == AutoTokenizer.from_pretrained(model).batch_decode(best.indices[:, None])
 
 
 def test_a_model_of_many_classes_a_text_is_refused(folder):

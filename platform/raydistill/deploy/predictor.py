@@ -1,15 +1,19 @@
 """A model that answers about texts: loaded once from a checkpoint folder, then asked as often as one likes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from raydistill.api.answers import Columns, Example, answers_of, sorted_by_length
-from raydistill.api.onnx_model import OnnxModel, is_onnx
+from raydistill.batch import Batch
+from raydistill.deploy.answers import ANSWERS, Columns, Example
+from raydistill.deploy.exported import ExportedModel, is_exported
 from raydistill.models import checks
 from raydistill.models.load import head_in, load_config, load_model, load_tokenizer, stored_head
+from raydistill.tasks._base import LabelledRow
 from raydistill.user_error import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -17,7 +21,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Predictor:
-    """A checkpoint with its tokenizer: transformers' files with safetensors weights, or an ONNX export of ours.
+    """A checkpoint with its tokenizer: transformers' files with safetensors weights, or an export of ours.
 
     >>> Predictor("student").predict(["a fine film", "a bore"])["prediction"]  # doctest: +SKIP
     ['positive', 'negative']
@@ -36,25 +40,23 @@ class Predictor:
 
         ``max_length`` cuts longer rows, by default at what model and tokenizer take; ``precision`` is one of
         ``DTYPES``; ``device`` by default a GPU where there is one. Raises UserError for a folder without a model, one
-        without a tokenizer, a head that answers nothing, and numbers out of range.
+        without a tokenizer, and numbers out of range.
         """
         if precision not in DTYPES:
             raise UserError(f"precision is {precision!r}; choices: {', '.join(DTYPES)}")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}; it must be at least 1")
         config = load_config(folder)
-        self.head = stored_head(config) if is_onnx(folder) else head_in(folder)
+        self.head = stored_head(config) if is_exported(folder) else head_in(folder)
         tokenizer = load_tokenizer(folder)
         limits = [limit for limit in (max_length, tokenizer.model_max_length, checks.max_length(config)) if limit]
-        self._answers = answers_of(self.head)(config, tokenizer, max_length=int(min(limits)))
+        self._answers = ANSWERS[self.head](config, tokenizer, max_length=int(min(limits)))
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._batch_size = batch_size
-        if not is_onnx(folder):
+        if not is_exported(folder):
             self._model = load_model(folder, head=self.head, dtype=DTYPES[precision]).to(self._device)
-        elif self.head == "causal_lm":
-            raise UserError(f"{str(folder)!r} is an ONNX export of a causal_lm; predict with its torch model")
         else:
-            self._model = OnnxModel(folder, head=self.head)
+            self._model = ExportedModel(folder, head=self.head)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -75,14 +77,23 @@ class Predictor:
         """
         asked = [self._checked(f"{called} {number}", one) for number, one in enumerate(examples, start)]
         rows = self._answers.rows(asked)
-        order = sorted_by_length(rows)
         said: list[Any] = [None] * len(rows)
-        for start in range(0, len(rows), self._batch_size):
-            places = order[start : start + self._batch_size]
-            batch = self._answers.batch([rows[place] for place in places])
+        for places, batch in self._batches(rows):
             for place, one in zip(places, self._answers.said(self._model, batch.to(self._device)), strict=True):
                 said[place] = one
         return self._answers.columns(asked, rows, said)
+
+    def batches(self, examples: Sequence[str | Example]) -> Iterator[Batch]:
+        """The batches that the model is given, the shortest rows first."""
+        asked = [self._checked(f"example {number}", one) for number, one in enumerate(examples)]
+        yield from (batch for _, batch in self._batches(self._answers.rows(asked)))
+
+    def _batches(self, rows: Sequence[LabelledRow]) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """Batches and the numbers of their rows; rows of like length, which waste least padding, stand together."""
+        order = np.argsort([len(row.ids) for row in rows], kind="stable")
+        for start in range(0, len(rows), self._batch_size):
+            places = order[start : start + self._batch_size]
+            yield places, self._answers.batch([rows[place] for place in places])
 
     def _checked(self, place: str, example: str | Example) -> Example:
         if isinstance(example, str):
