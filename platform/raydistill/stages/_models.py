@@ -186,7 +186,8 @@ def _check_export(key: str, model: Model, head: str, *, may_be: bool) -> None:
             f"{key} is an export to another runtime, which has neither hidden states nor gradients; name the model "
             "that it was made of"
         )
-    own = stored_head(model.config)
+    # The configuration of one that is not made yet may name no head.
+    own = head if model.folder is None else stored_head(model.config)
     if own != head:
         raise UserError(f"{key} is the export of a {own} model, the task needs a {head} head; export another model")
 

@@ -15,7 +15,7 @@ from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.deploy.exported import export_files, missing_packages
 from raydistill.deploy.exporting import CALIBRATED, FORMATS, export_model
 from raydistill.evaluation import Checkpoints, evaluate_models
-from raydistill.models.heads import stored_head
+from raydistill.models.load import head_in
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, ModelFacts
 from raydistill.stages._models import Fitted
@@ -84,12 +84,13 @@ class Stage(_base.Stage):
         model = _models.model_of("model", self.config.model, inputs)
         if model.exported:
             raise UserError("model is an export already; name the model that it is of")
-        head = stored_head(model.config)
         if self.config.task is not None:
-            head = self.config.task.head
             self._fitted(inputs)
             self._gate_metric(self._corpus(inputs))
-        line = f"exports {_models.describe(self.config.model)} ({head}) as {FORMATS[self.config.format]}"
+        elif model.folder is not None:
+            # One without a head has nothing to export; that of a training is not known before it ran.
+            head_in(model.folder)
+        line = f"exports {_models.describe(self.config.model)} as {FORMATS[self.config.format]}"
         return Decisions([line], ModelFacts({"": model.config}, model.tokenizer_hash, exported=True))
 
     def _asked(self) -> tuple[Sequence[CorpusRef], TaskSpec]:

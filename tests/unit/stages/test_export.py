@@ -37,11 +37,10 @@ def planned(stage: export.Stage, output: Path):
     return stage.plan(context.scaling, context.inputs)
 
 
-def test_the_plan_tells_format_and_head_and_promises_an_export(folder, tmp_path):
+def test_the_plan_tells_the_format_and_promises_an_export(folder, tmp_path):
     decisions = planned(stage_of(folder), tmp_path)
     assert decisions.lines == [
-        f"exports {folder / 'teacher'} (sequence_classification) as ONNX with int8 weights, activations quantized as "
-        "they come"
+        f"exports {folder / 'teacher'} as ONNX with int8 weights, activations quantized as they come"
     ]
     assert isinstance(decisions.makes, ModelFacts)
     assert decisions.makes.exported
