@@ -121,12 +121,6 @@ def code(text: str) -> Markup:
     return Markup(f"{ticks} {line} {ticks}" if "`" in line else f"`{line}`")
 
 
-def drawn(text: str) -> str:
-    """A text in a picture, where dollar signs begin no formula and an underscore at the start hides nothing."""
-    line = " ".join(text.split()).replace("$", r"\$")
-    return f" {line}" if line.startswith("_") else line
-
-
 def _marked(name: str, text: str, use: Use, longest: int, taken: set[str]) -> str:
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     for digits in _DIGITS:

@@ -4,6 +4,7 @@ Such an object keeps what it is given. Its names are checked at once, its values
 """
 
 import ast
+import dataclasses
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +18,22 @@ from raydistill.environment import missing_package
 from raydistill.user_error import UserError
 
 EXAMPLE = ">>>"
+LATER = {"raydistill.later": True}
+"""Metadata of a field of options that came later: at its default it is not written, so that hashes stay."""
 _TASK_CONFIGS = ("Config", "EncodeConfig")
 """What a task's module has: options of the task and those of its encoding; other modules have the first alone."""
 _CHECKS = """\
 Shapes and units: as the options say, otherwise plain words and numbers. Raises UserError, a ValueError of one line, for
 an option that there is not; values are checked when the object enters a job."""
+
+
+def unwritten(config: Any) -> set[str]:
+    """Names of the fields of some options that are not written: those of ``LATER`` at their defaults."""
+    return {
+        field.name
+        for field in dataclasses.fields(config)
+        if LATER.items() <= field.metadata.items() and getattr(config, field.name) == field.default
+    }
 
 
 class Options:

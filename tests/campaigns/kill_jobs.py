@@ -4,7 +4,7 @@
 worker, the driver, the tracker or the raylet, is started again whenever it ended in failure, and runs to its end. A
 kill counts when the process was there and the job's last stage was not finished. Compared with a job that nobody
 disturbed: the tokens that each step had read (equal, so that no row is lost or taken twice), what is tracked of each
-step (once), the losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits.
+step, the losses, the evaluation's figures, and the registered model, which is downloaded and asked for logits.
 Each kill and each job prints one line at once. ``--first`` continues with a later job; a job's number and the seed
 decide its moments.
 """
@@ -53,8 +53,11 @@ FORBIDDEN = (
 )
 _RELATIVE = 1e-6
 _END_S = 1800
-_LATEST_S = 45
-"""A kill comes at most so long after the start or the kill before, or once its process is there."""
+_AT_ANY_TIME, _LATEST_S = 1 / 3, 45
+"""This share of the kills comes at most so long after the start or the kill before, or once the process is there."""
+_MOST_STEPS, _AFTER_S = 40, 12
+"""The others come after at most so many further steps, or so long after the training: a start takes most of the time,
+and a job that is killed in every one would never be killed elsewhere."""
 _SEEN_S = 0.2
 _TIMED = ("latency_ms", "latency_spread_ms", "batch_latency_ms", "batch_latency_spread_ms")
 """Figures that no two evaluations have in common."""
@@ -81,11 +84,20 @@ def main() -> int:
             rng = random.Random(f"{options.seed} {number}")
             most = min(options.kills_per_job, options.kills - killed.total())
             one = Disturbed(job, root / f"disturbed-{number}", rng, most)
-            problems = one.run() or differences(undisturbed, left_by(one.storage))
+            problems = one.run()
+            left = {} if problems else left_by(one.storage)
+            problems = problems or differences(undisturbed, left)
             found.update(problems or ["equal"])
             killed += one.killed
             disturbed_s.append(one.seconds)
-            _tell(job=number, problems=problems, restarts=one.restarts, seconds=round(one.seconds, 1), kills=one.killed)
+            _tell(
+                job=number,
+                problems=problems,
+                kills=one.killed,
+                restarts=one.restarts,
+                seconds=round(one.seconds, 1),
+                tracked_twice=left.get("twice"),
+            )
             if problems:
                 sys.stderr.write(
                     (one.storage.with_suffix(".log")).read_text(encoding="utf-8", errors="replace")[-6000:]
@@ -148,7 +160,7 @@ class Disturbed:
     def __init__(self, job: Path, storage: Path, rng: random.Random, most: int) -> None:
         self._job, self.storage, self._rng, self._most = job, storage, rng, most
         self.killed, self.restarts, self.seconds = Counter[str](), 0, 0.0
-        self._began = 0.0
+        self._began, self._target, self._moment, self._step = 0.0, "", 0.0, 0
 
     def run(self) -> list[str]:
         """Run to the end, through all kills; returns why it did not come there."""
@@ -167,22 +179,34 @@ class Disturbed:
     def _once(self) -> tuple[int | None, bool]:
         """Start the job once and kill until it ends; returns its exit status, and whether a kill hit it."""
         process, family, hit = _start(self._job, self.storage), list[psutil.Process](), False
-        target, moment = self._next()
+        self._draw()
         while process.poll() is None and time.monotonic() - self._began <= _END_S:
             family = _family(process) or family
-            if self.killed.total() < self._most and time.monotonic() >= moment and self._kill(target, family):
+            if self.killed.total() < self._most and self._is_due() and self._kill(family):
                 hit = True
-                target, moment = self._next()
+                self._draw()
             time.sleep(_SEEN_S)
         _wait(process, family)
         return process.returncode, hit
 
-    def _next(self) -> tuple[str, float]:
-        """What is killed next, and when."""
-        return self._rng.choice(list(TARGETS)), time.monotonic() + self._rng.uniform(0, _LATEST_S)
+    def _draw(self) -> None:
+        """Draw what is killed next, and when: at any time, or once the training has made some of its steps."""
+        self._target = self._rng.choice(list(TARGETS))
+        seconds, steps = self._rng.uniform(0, _LATEST_S), self._rng.randint(1, _MOST_STEPS)
+        at_any_time = self._rng.random() < _AT_ANY_TIME
+        self._moment = time.monotonic() + (seconds if at_any_time else 0)
+        self._step = 0 if at_any_time else _steps(self.storage) + steps
 
-    def _kill(self, target: str, family: list[psutil.Process]) -> bool:
+    def _is_due(self) -> bool:
+        if self._step and _is_over(self.storage, "train"):
+            # There are no further steps, but the evaluation and the registration.
+            self._step, self._moment = 0, time.monotonic() + self._rng.uniform(0, _AFTER_S)
+            self._target = self._rng.choice([target for target in TARGETS if target != "worker"])
+        return time.monotonic() >= self._moment and _steps(self.storage) >= self._step
+
+    def _kill(self, family: list[psutil.Process]) -> bool:
         """Kill such a process, if one is there and the job still has something to do; returns whether it was so."""
+        target = self._target
         chosen = [one for one in family if TARGETS[target] in _command(one)] if target != "driver" else family[:1]
         if not chosen or _is_over(self.storage):
             return False
@@ -245,34 +269,42 @@ def left_by(storage: Path) -> dict[str, Any]:
     entries = json.loads((evaluated / "stage.json").read_text(encoding="utf-8"))["summary"]["entries"]
     figures = [{name: one for name, one in entry["figures"].items() if name not in _TIMED} for entry in entries]
     uri = f"sqlite:///{storage / 'mlflow.db'}"
-    found = {"history": read_history(trained), "figures": figures, "tracked": _tracked(uri)}
-    return found | dict(zip(("registry", "logits"), _registry(uri, storage), strict=True))
+    tracked, twice = _tracked(uri)
+    registry, logits = _registry(uri)
+    history = read_history(trained)
+    found = {"history": history, "figures": figures, "tracked": tracked, "twice": twice}
+    return {**found, "registry": registry, "logits": logits}
 
 
-def _tracked(uri: str) -> dict[str, Any]:
-    """Steps and losses of each run that ended well, in order: each step once."""
+def _tracked(uri: str) -> tuple[dict[str, Any], int]:
+    """Statuses of the runs by name, with the steps and values of each of their metrics; and the points there twice.
+
+    A training that goes on from its latest checkpoint tracks the steps since then again, which must be equal.
+    """
     client = open_client(uri)
     found: dict[str, Any] = {}
+    twice = 0
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id]):
-            metrics = [name for name in run.data.metrics if "speed/" not in name and not name.endswith(_TIMED)]
-            history = {
-                name: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)] for name in metrics
-            }
-            lines = {name: [list(each) for each in sorted(points)] for name, points in history.items()}
+            lines = {}
+            for name in run.data.metrics:
+                if "speed/" not in name and not name.endswith(_TIMED):
+                    points = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
+                    lines[name] = [list(point) for point in sorted({*points})]
+                    twice += len(points) - len(lines[name])
             found.setdefault(run.info.run_name, []).append([run.info.status, lines])
-    return found
+    return found, twice
 
 
-def _registry(uri: str, storage: Path) -> tuple[list[Any], list[Any]]:
+def _registry(uri: str) -> tuple[list[Any], list[Any]]:
     """Every version with its aliases and tags, and the logits of each, loaded as a user would."""
     registry, described, logits = Registry(uri), [], []
     ids = torch.arange(5, 25)[None]
     for student in registry.students():
         for version in student.versions:
-            folder = storage / f"pulled-{version.number}"
-            registry.pull(version, folder)
-            with torch.no_grad():
+            with tempfile.TemporaryDirectory() as pulled, torch.no_grad():
+                folder = Path(pulled) / "model"
+                registry.pull(version, folder)
                 logits.append(
                     load_model(folder, head="masked_lm", dtype=torch.float32)(input_ids=ids)
                     .logits.double()

@@ -85,6 +85,16 @@ def test_the_installed_package_is_the_wheels(environment, tmp_path):
     assert Path(found.strip()).is_relative_to(environment)
 
 
+def test_a_reports_page_is_rendered_from_what_is_in_the_wheel(environment, tmp_path):
+    code = (
+        "from raydistill.report import document, html; verdict = document.Verdict('It is good.'); "
+        "print(html.page(document.Document('Report', 'toy', '', verdict, [])))"
+    )
+    found = execute(environment / "bin" / "python", "-c", code, folder=tmp_path).stdout
+    assert "It is good." in found
+    assert "prefers-color-scheme" in found
+
+
 def test_ls_lists_every_job_of_the_repository(command, tmp_path):
     listed = json.loads(execute(command, "ls", "jobs", "--json", folder=tmp_path).stdout)
     in_folder = sorted(str(path.relative_to(ROOT / "jobs").with_suffix("")) for path in ROOT.glob("jobs/**/*.yaml"))

@@ -10,22 +10,32 @@ from unittest import mock
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
-from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast
+from transformers import BertConfig, GPT2Config, PreTrainedTokenizerFast, Qwen3Config
 
 from raydistill import cluster
 from raydistill.job import record
 from raydistill.models.blocks import family_of
 from raydistill.models.load import model_class
 from raydistill.stages import _models
+from raydistill.user_error import UserError
 
-HUB = {"google-bert/bert-base-uncased": BertConfig, "openai-community/gpt2": GPT2Config}
-"""Checkpoints of the hub that jobs name; the defaults of these classes are their sizes."""
+HUB = {
+    "google-bert/bert-base-uncased": BertConfig(),
+    "openai-community/gpt2": GPT2Config(),
+    # Heads of billions of parameters would take minutes to write.
+    "Qwen/Qwen3-8B-Base": Qwen3Config(vocab_size=1000, hidden_size=64, num_hidden_layers=36, tie_word_embeddings=False),
+    "Qwen/Qwen3-1.7B-Base": Qwen3Config(
+        vocab_size=1000, hidden_size=32, num_hidden_layers=28, tie_word_embeddings=True
+    ),
+}
+"""Checkpoints of the hub that jobs name."""
 
 _OF_REGISTRY = {"models:/causal-bert-student@candidate": "google-bert/bert-base-uncased"}
 """Registered models that jobs name, and the checkpoint whose sizes theirs have."""
 
 OWN_MODELS = {"models/chinese-bert-wwm-ext": BertConfig(vocab_size=21128)}
 _OWN_FILES = {f"data/cnews/cnews.{part}.csv": "label\tsentence\n体育\t一 句\n" for part in ("train", "val", "test")}
+_OWN_FILES["data/prompts.jsonl"] = '{"instruction": "w7 w8", "response": "w9"}\n'
 """What users of a job have beside it."""
 
 
@@ -40,7 +50,8 @@ def standing_in(checkpoints: dict[str, Path]) -> Iterator[None]:
     def of_hub(name: str, revision: str | None) -> Path:
         if name not in checkpoints:
             return from_hub(name, revision)
-        assert re.fullmatch("[0-9a-f]{40}", revision or ""), f"{name} is not pinned to a revision"
+        if not re.fullmatch("[0-9a-f]{40}", revision or ""):
+            raise UserError(f"{name} is not pinned to a revision")
         return checkpoints[name]
 
     def of_registry(reference: str, *arguments: Any, **options: Any) -> Path:
@@ -58,8 +69,8 @@ def standing_in(checkpoints: dict[str, Path]) -> Iterator[None]:
 def save_hub(folder: Path) -> dict[str, Path]:
     """Folders of the hub's checkpoints by name: a configuration, a tokenizer of as many ids and the head's weights."""
     folders = {name: folder / str(number) for number, name in enumerate(HUB)}
-    for name, config_type in HUB.items():
-        _save(config_type(), folders[name])
+    for name, config in HUB.items():
+        _save(config, folders[name])
     return folders
 
 

@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError, WorkerCrashedError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from typer.testing import CliRunner
 
 from raydistill.cli import app
@@ -101,3 +103,25 @@ def test_a_job_that_lost_a_figure_says_so_at_its_end_and_exits_1(job, monkeypatc
     assert f"job     {tmp_path}/runs/toy" in result.stdout
     done.lost = ""
     assert CliRunner().invoke(app, ["run", str(job)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "is_gone"),
+    [
+        (ActorDiedError(), True),
+        (ControllerError(ActorDiedError()), True),
+        (WorkerGroupError("a worker failed", {0: WorkerCrashedError()}), True),
+        (RayTaskError("task", "Traceback ...", TypeError("a fault of ours")).as_instanceof_cause(), False),
+        (TypeError("a fault of ours"), False),
+    ],
+)
+def test_where_a_process_of_ray_is_gone_the_line_says_so_and_how_to_go_on(job, monkeypatch, tmp_path, error, is_gone):
+    result = run_raising(monkeypatch, job, lambda folder: error)
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    said = (
+        "; a process of Ray was killed, as by a lack of memory, or its machine is gone; "
+        "the same command again continues where it stopped; the traceback is in "
+    )
+    assert (said in line) == is_gone
+    assert f"; the traceback is in {tmp_path}/runs/toy/raydistill-error-" in line

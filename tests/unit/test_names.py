@@ -100,7 +100,7 @@ def test_files_of_predictions_have_the_names_that_they_had(tmp_path):
     assert files == ["predictions/a_b[seed=1].parquet", "predictions/student[seed=1].parquet"]
 
 
-def test_two_keys_of_one_ending_are_two_pictures():
+def test_two_keys_of_one_ending_are_two_charts():
     against = [{"key": key, "metric": "loss"} for key in ("method.temperature", "student.temperature", "seed")]
     config = report.Config(kind="report", evaluations=["compare"], plot_against=against)
     stage = report.Stage("report", config)

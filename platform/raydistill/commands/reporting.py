@@ -14,7 +14,7 @@ import typer
 from raydistill.credentials import starred
 from raydistill.environment import missing_package
 from raydistill.job.storage_faults import storage_problem
-from raydistill.user_error import user_error_of
+from raydistill.user_error import brought, user_error_of
 
 DONE, FAILED, USER_CAN_FIX, INTERRUPTED = 0, 1, 2, 130
 
@@ -53,7 +53,7 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
         if problem is not None and not debug:
             typer.echo(problem, err=True)
             raise typer.Exit(USER_CAN_FIX) from None
-        typer.echo(_unexpected(error, failure.folder, debug=debug), err=True)
+        typer.echo(_unexpected(error, failure.folder, resume if _is_of_ray(error) else "", debug=debug), err=True)
         raise typer.Exit(FAILED) from None
 
 
@@ -66,10 +66,17 @@ def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:
     return Path(importer).is_relative_to(Path(__file__).parents[1])
 
 
-def _unexpected(error: Exception, folder: Path | None, *, debug: bool) -> str:
+def _is_of_ray(error: Exception) -> bool:
+    """Whether a process that Ray ran is gone: nothing that it ran raised the error."""
+    return type(next(brought(error))).__module__.startswith("ray.")
+
+
+def _unexpected(error: Exception, folder: Path | None, resume: str, *, debug: bool) -> str:
     text = starred("".join(traceback.format_exception(error)))
     first_line = starred(next((line.strip() for line in str(error).splitlines() if line.strip()), ""))
     summary = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    if resume:
+        summary += f"; a process of Ray was killed, as by a lack of memory, or its machine is gone; {resume}"
     if debug:
         return f"{text}{summary}"
     for place in (folder, Path(tempfile.gettempdir())):

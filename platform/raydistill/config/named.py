@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, SchemaValidator, core_schema
 from raydistill import discovery
 from raydistill.config.errors import choice_error, with_choices
 from raydistill.config.section import FINITE, with_plain_numbers
-from raydistill.options import options_of
+from raydistill.options import options_of, unwritten
 from raydistill.plugins import METHODS, METRICS, SOURCES, TASKS, Plugin
 from raydistill.user_error import UserError
 
@@ -106,8 +106,9 @@ class Named:
         return self.own_plugins[0].load() if self.own_plugins else discovery.load(self.PACKAGE, self.name)
 
     def dump(self) -> dict[str, Any]:
-        """The section as plain data, every default written out."""
-        return {"name": self.name, **TypeAdapter(type(self.config)).dump_python(self.config, mode="json")}
+        """The section as plain data, every default written out but those of ``options.later``."""
+        found = TypeAdapter(type(self.config)).dump_python(self.config, mode="json", exclude=unwritten(self.config))
+        return {"name": self.name, **found}
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -190,9 +191,9 @@ class MethodSpec(Named):
         """Refuse teachers, given their configurations, that cannot be run as it runs them; raises ValueError."""
         self.method.check_running(self.config, teachers)
 
-    def check_top_k(self, *, head: str, temperature: float) -> None:
-        """Refuse stored likeliest ids of teachers with a head, kept at a temperature; raises ValueError."""
-        self.method.check_top_k(self.config, head=head, temperature=temperature)
+    def check_top_k(self, *, positions: str, temperature: float) -> None:
+        """Refuse stored likeliest ids of teachers, kept at these positions and a temperature; raises ValueError."""
+        self.method.check_top_k(self.config, positions=positions, temperature=temperature)
 
     def stored_layers(self, student: Any, teacher: Any) -> tuple[int, ...]:
         """Numbers k of the hidden states hs[k] whose CLS states it reads of a teacher, when those are stored."""
@@ -297,6 +298,15 @@ class EncodingSpec(Named):
         return dataclasses.replace(self, config=dataclasses.replace(self.config, labels=labels))
 
     @property
+    def takes_instructions(self) -> bool:
+        """Whether it can read prompts with completions, and messages."""
+        return hasattr(self.config, "instructions")
+
+    def with_instructions(self) -> Self:
+        """The encoding of prompts with completions, or messages; raises ValueError for one of packed texts."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, instructions=True))
+
+    @property
     def columns(self) -> "Mapping[str, Column]":
         """What each row has beside its ids."""
         found: Mapping[str, Column] = self._module.columns(self.config)
@@ -330,6 +340,11 @@ class SourceSpec(Named):
     def is_listed_early(self) -> bool:
         """Whether ``items`` is cheap enough to be asked before a job runs."""
         return bool(self._module.is_listed_early(self.config))
+
+    @property
+    def has_instructions(self) -> bool:
+        """Whether its options name columns of prompts with completions, or of messages."""
+        return any(getattr(self.config, role, None) is not None for role in ("completion", "messages"))
 
     def items(self) -> list[Any]:
         """What one data task reads at a time, each an ``Item``."""

@@ -24,6 +24,7 @@ from raydistill.data.storage import join
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns
 from raydistill.models.checks import longest_row
 from raydistill.models.load import load_tokenizer
+from raydistill.tasks._base import CUTS
 from raydistill.user_error import UserError
 
 _TEXTS_PER_BLOCK = 1_000
@@ -54,7 +55,8 @@ def binarize(
     ``parallel`` is the number of calls that share the machine. ``tell`` is told what was left out, and what of the rest
     looks wrong.
     Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
-    reason, and of rows ``taken_over`` from an interrupted call.
+    reason, of those that were ``cut`` by what they lost, where there are any, and of rows ``taken_over`` from an
+    interrupted call.
     Raises ValueError if the sources give no row, one of the parts stays empty, or two tokenizers are the same.
     """
     origin = _Origin.of(sources, validation)
@@ -113,6 +115,8 @@ def binarize(
         corpora = {PARTS[part]: Corpus.open(join(output, PARTS[part])) for part in writers}
         tell(findings.told(counts, sum(rows.values()), corpora))
     summary = {PARTS[part]: {"rows": writer.rows, "tokens": writer.tokens} for part, writer in writers.items()}
+    cut = {reason: counts.pop(reason) for reason in CUTS if reason in counts}
+    summary = {**summary, **({"cut": cut} if cut else {})}
     return {**summary, "texts": counts.pop("texts"), "dropped": dict(counts), "taken_over": taken_over}
 
 
@@ -250,5 +254,5 @@ def _check_not_empty(rows: Mapping[int, int], counts: Mapping[str, int], origin:
 
 def _left_out(counts: Mapping[str, int]) -> str:
     """Why rows and examples were left out, in brackets."""
-    reasons = [f"{number} {reason}" for reason, number in counts.items() if reason != "texts"]
+    reasons = [f"{number} {reason}" for reason, number in counts.items() if reason not in ("texts", *CUTS)]
     return f" ({', '.join(reasons)})" if reasons else ""

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from raydistill.data.sources._base import DROPPED, Example, Item, Where
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
 from raydistill.machine import physical_cores
 from raydistill.models.load import load_tokenizer
-from raydistill.tasks._base import Column
+from raydistill.tasks._base import ROW_REASONS, Column
 
 _MAX_CALLS = 2_000
 _PIECE_BYTES = 2**22
@@ -190,6 +190,18 @@ def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]
                 yield made
 
 
+class _Rows(NamedTuple):
+    """Rows before any is dropped."""
+
+    ids: list[NDArray[Any]]
+    values: list[dict[str, Any]]
+    """None for a task without columns."""
+    fates: list[str | None]
+    """See ``LabelledRow.fate``."""
+    example_of: Sequence[int]
+    """The number of each row's text, where it is known."""
+
+
 class _Encoder:
     """The task that encodes the rows of a part, with its tokenizers."""
 
@@ -208,16 +220,17 @@ class _Encoder:
         self.columns = _columns(recipe, part)
         """What a row has beside its ids."""
 
-    def cut(self, texts: Sequence[Example]) -> tuple[list[NDArray[Any]], list[dict[str, Any]], Sequence[int]]:
-        """The ids of each row, its values, if the task has columns, and the number of its text, where it is known."""
+    def cut(self, texts: Sequence[Example]) -> "_Rows":
+        """The rows of some texts."""
         found = self._encoding.cut(texts, self._tokenizer)
         if not self.columns:
-            return found, [], getattr(found, "example_of", ())
+            return _Rows(found, [], [None] * len(found), getattr(found, "example_of", ()))
         values = [dict(row.values) for row in found]
         for number, (tokenizer, encoding, vocab_size) in enumerate(self._further, start=1):
             for into, row in zip(values, encoding.cut(texts, tokenizer), strict=True):
                 into.update(further_values(row, number, vocab_size=vocab_size))
-        return [row.ids for row in found], values, range(len(texts)) if len(found) == len(texts) else ()
+        example_of = range(len(texts)) if len(found) == len(texts) else ()
+        return _Rows([row.ids for row in found], values, [row.fate for row in found], example_of)
 
     def drop_reasons(self, rows: Sequence[NDArray[Any]]) -> list[str | None]:
         """Why each row is left out, None for one that is kept."""
@@ -226,18 +239,21 @@ class _Encoder:
 
 def _encoded(examples: list[Example], texts: list[Example], place: Place, encoder: _Encoder) -> Block:
     """A block of examples, of which ``texts`` are those that their source kept."""
-    rows, of_rows, example_of = encoder.cut(texts)
-    reasons = encoder.drop_reasons(rows)
-    kept = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+    rows = encoder.cut(texts)
+    pairs = zip(rows.fates, encoder.drop_reasons(rows.ids), strict=True)
+    reasons = [fate if fate in ROW_REASONS else reason for fate, reason in pairs]
+    kept = [row for row, reason in zip(rows.ids, reasons, strict=True) if reason is None]
     ids = np.concatenate([np.empty(0, dtype=np.int32), *kept], dtype=np.int32, casting="unsafe")
     lengths = np.fromiter(map(len, kept), dtype=np.int32, count=len(kept))
     values = None
     if encoder.columns:
-        pairs = zip(of_rows, reasons, strict=True)
-        values = table_of([one for one, reason in pairs if reason is None], encoder.columns)
+        of_kept = [one for one, reason in zip(rows.values, reasons, strict=True) if reason is None]
+        values = table_of(of_kept, encoder.columns)
     left_out = (example[DROPPED] for example in examples if DROPPED in example)
-    counts = {"texts": len(texts), **Counter(filter(None, [*reasons, *left_out]))}
-    return Block(place, encoder.part, ids, lengths, values, counts, met_in(examples, reasons, example_of))
+    # A row that is kept may have been cut.
+    told = [reason or fate for reason, fate in zip(reasons, rows.fates, strict=True)]
+    counts = {"texts": len(texts), **Counter(filter(None, [*told, *left_out]))}
+    return Block(place, encoder.part, ids, lengths, values, counts, met_in(examples, told, rows.example_of))
 
 
 @lru_cache(maxsize=8)

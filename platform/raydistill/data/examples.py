@@ -47,7 +47,15 @@ def _refusal(example: Example, cut: Callable[[list[Example]], Any]) -> str | Non
 def _half_character(example: Mapping[str, Any]) -> str | None:
     """What is wrong with a text that has one half of a character, as JSON can write it and no tokenizer takes it."""
     for key, value in example.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+        for text in _texts(value):
+            if any("\ud800" <= character <= "\udfff" for character in text):
                 return f"{key} is {ascii(text)[:60]}, which has half a character (a lone surrogate); mend it"
     return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, those in lists and mappings too."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(inner)

@@ -11,7 +11,7 @@ from raydistill.data.corpus import Corpus
 from raydistill.data.sources._base import DROPPED, Placed, Where
 from raydistill.data.sources._lines import newlines
 from raydistill.data.storage import Folder
-from raydistill.tasks._base import ROW_REASONS
+from raydistill.tasks._base import CUTS, ROW_REASONS
 
 LONG_TEXT = "long text"
 LONG_CHARACTERS = 1_000_000
@@ -75,13 +75,17 @@ class Findings:
 
     def told(self, counts: Mapping[str, int], rows: int, corpora: Mapping[str, Corpus]) -> list[Finding]:
         """What is to be told of ``rows`` that were kept in all and of ``counts`` of texts and of reasons."""
-        reasons = Counter({reason: number for reason, number in counts.items() if reason != "texts"})
+        reasons = Counter({reason: number for reason, number in counts.items() if reason not in ("texts", *CUTS)})
         of_rows = rows + sum(number for reason, number in reasons.items() if reason in ROW_REASONS)
         of_examples = counts.get("texts", 0) + reasons.total() - (of_rows - rows)
         found = [
             self._left_out(reason, number, *((of_rows, "rows") if reason in ROW_REASONS else (of_examples, "examples")))
             for reason, number in reasons.items()
         ]
+        for cut in CUTS:
+            if number := counts.get(cut, 0):
+                text = f"too long: {_share(number, rows, 'rows')}, {cut}{self._example(cut)}"
+                found.append(Finding(text, number > _WARNED_SHARE * rows, f"too_long/{cut.replace(' ', '_')}", number))
         if self._num_long:
             text = (
                 f"texts of over 1 MB: {self._num_long}{self._example(LONG_TEXT)}; unit: line makes a text of each line"

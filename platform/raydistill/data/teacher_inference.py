@@ -32,6 +32,7 @@ from raydistill.models.load import load_model
 from raydistill.models.predictions import at_labels, predict
 from raydistill.models.vocabulary import limit_ids
 from raydistill.plugins import Plugin
+from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -226,7 +227,8 @@ class TeacherOutputs:
     @torch.no_grad()
     def _top_k(self, batch: Batch, columns: Mapping[str, OutputColumn]) -> Values:
         """The likeliest ids at the places of each row that are kept; logits of all places never exist at once."""
-        index = batch["label_index" if self._head == "masked_lm" else "token_index"]
+        of_labels = self._head == "masked_lm" or LOSS_SPANS in batch
+        index = batch["label_index" if of_labels else "token_index"]
         states, projection = at_labels(self._model, batch, index)
         k, temperature = self._options["top_k"], self._options["temperature"]
         chunks = states.split(DEFAULT_CHUNK_ROWS)

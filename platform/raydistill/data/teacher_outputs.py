@@ -13,7 +13,8 @@ Columns by kind (C classes, L layers, H the width of the states, m places of a r
 ``cls_states``     ``cls_states`` (L, H) float16 or float32                        of the layers, as listed
 ``dropout_scores`` ``dropout_scores`` () float32                                   see ``models/dropout_scores.py``
 ``top_k``          ``top_k_ids`` (m, k), ``top_k_log_probs`` (m, k) float16,       see ``losses/top_k.py``; of each
-                   ``top_k_log_tails`` (m,) float16                                token of a causal model's row
+                   ``top_k_log_tails`` (m,) float16                                token of a causal model's row, of
+                                                                                   instructions of each predicted one
 of masked models   ``top_k_places`` (m,), ``top_k_inputs`` (m,)                    positions that are masked, and the
                                                                                    ids that the teacher read there
 ================== =============================================================== ==================================

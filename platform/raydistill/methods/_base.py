@@ -179,8 +179,10 @@ class Distiller(nn.Module, ABC):
         """
 
     @classmethod
-    def check_top_k(cls, config: Any, *, head: str, temperature: float) -> None:
-        """Refuse stored likeliest ids of teachers with this head, kept at a temperature; called where they are read.
+    def check_top_k(cls, config: Any, *, positions: str, temperature: float) -> None:
+        """Refuse stored likeliest ids of teachers, kept at ``positions`` as kd has them and at a temperature.
+
+        Called where they are read.
 
         Raises ValueError naming the key, its value and the remedy.
         """

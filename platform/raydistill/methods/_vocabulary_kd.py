@@ -23,6 +23,8 @@ from raydistill.user_error import UserError
 if TYPE_CHECKING:
     from raydistill.methods.kd import Config
 
+_OF_COMPLETIONS = "of prompts and messages only what the teacher says of predicted tokens"
+
 
 def measure_of(name: str, *, beta: float, skew: float) -> Divergence | None:
     """The divergence of these options; None for the forward KL divergence, which has code of its own.
@@ -99,7 +101,7 @@ def check_teachers(config: "Config") -> None:
         )
 
 
-def check_top_k(config: "Config", head: str, temperature: float) -> None:
+def check_top_k(config: "Config", positions: str, temperature: float) -> None:
     """Raise ValueError where a teacher's likeliest ids, stored at a temperature, are not what the options compare."""
     if config.divergence == "mse":
         raise UserError(
@@ -111,10 +113,11 @@ def check_top_k(config: "Config", head: str, temperature: float) -> None:
             f"method.temperature is {config.temperature:g}, but the teacher's likeliest ids are stored at temperature "
             f"{temperature:g}; write method.temperature: {temperature:g}, or capture them at {config.temperature:g}"
         )
-    if head == "masked_lm" and config.positions != "masked":
+    if positions not in ("all", config.positions):
+        where = "of a masked model only what it says at masked tokens" if positions == "masked" else _OF_COMPLETIONS
         raise UserError(
-            f"method.positions is {config.positions!r}, but of a masked model only what it says at masked tokens is "
-            "stored; write method.positions: masked, or teacher_outputs: live"
+            f"method.positions is {config.positions!r}, but {where} is stored; write method.positions: {positions}, or "
+            "teacher_outputs: live"
         )
 
 
@@ -157,8 +160,9 @@ def _shares(config: "Config") -> list[float]:
 def _stored(batch: Batch, index: Tensor, number: int) -> TopK:
     """A teacher's stored distributions at flat positions (R,)."""
     kept = TopK(*(batch[stored_name(number, f"top_k_{name}")] for name in ("ids", "log_probs", "log_tails")))
-    # Those of masked models stand in the order of the labels, which alone are compared.
-    if stored_name(number, "top_k_places") not in batch:
+    # Those of masked models and of instructions stand in the order of the labels, which alone are compared and are
+    # fewer: a row's last token has none.
+    if kept.ids.shape[0] == batch["token_index"].shape[0]:
         places = Layout.of(batch["attention_mask"], batch["token_index"]).places(index)
         kept = TopK(*(part.index_select(0, places) for part in kept))
     return normalized(kept)

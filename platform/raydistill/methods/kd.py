@@ -148,9 +148,9 @@ class Method(Distiller):
         )
 
     @classmethod
-    def check_top_k(cls, config: Config, *, head: str, temperature: float) -> None:
+    def check_top_k(cls, config: Config, *, positions: str, temperature: float) -> None:
         """See the base class."""
-        check_top_k(config, head, temperature)
+        check_top_k(config, positions, temperature)
 
     @classmethod
     def prepare_batch(cls, config: Config, batch: Batch) -> Batch:

@@ -67,8 +67,9 @@ class Axis:
 
 
 def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
-    """Four to eight round numbers."""
-    raw = (high - low) / 5
+    """Three to seven round numbers."""
+    # Steps have long texts.
+    raw = (high - low) / (5 if whole else 6)
     size = 10.0 ** math.floor(math.log10(raw))
     step = next(times * size for times in (1, 2, 5, 10) if times * size >= raw * 0.999)
     step = max(1.0, step) if whole else step
@@ -170,7 +171,8 @@ class Chart:
 
     def named_marks(self) -> list[dict[str, Any]]:
         """Marks with places in percent; names stand where there is room, moved apart where they would meet."""
-        found, taken = [], []
+        found: list[dict[str, Any]] = []
+        taken: list[tuple[bool, float]] = []
         for mark in sorted(self.marks, key=lambda mark: -mark.at[1]):
             x, y = self.x.place(mark.at[0]), 100 - self.y.place(mark.at[1])
             is_left, text_y = x > 55, y

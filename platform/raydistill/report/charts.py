@@ -96,11 +96,11 @@ def quality_cost(
     if len(shown) < 2:
         return None
     quality, price = column(metric), column(cost)
-    keys = {role: Key(role, role, "dot") for role in ("student", "teacher", "other")}
+    keys = {"student": Key("", 0, "dot"), "teacher": Key("", 6, "dot"), "other": Key("", "other", "ring")}
     has_corner = teacher is not None and teacher in shown
     corner = (teacher.figures[cost].mean, teacher.figures[metric].mean) if has_corner and teacher else None
     spreads = [
-        Line(Key("", roles[row.name], "thin"), _bar(row.figures[cost].mean, row.figures[metric]))
+        Line(_thin(keys[roles[row.name]]), _bar(row.figures[cost].mean, row.figures[metric]))
         for row in shown
         if row.figures[metric].spread
     ]
@@ -124,7 +124,7 @@ def quality_cost(
                 row.figures[metric].mean,
                 row.name,
                 [
-                    (Key(style.heading, roles[row.name], "dot"), row.figures[name].text(style.text))
+                    (replace(keys[roles[row.name]], label=style.heading), row.figures[name].text(style.text))
                     for name, style in ((metric, quality), (cost, price))
                 ],
             )
@@ -166,9 +166,7 @@ def _along_steps(
     heights += [value for band in bands for _, low, high in band.points for value in (low, high)]
     return Chart(
         title,
-        Axis.of(
-            [x for line in lines for x, _ in line.points], style.heading and _STEP, is_log=False, whole=True, margin=0.0
-        ),
+        Axis.of(steps, style.heading and _STEP, is_log=False, whole=True, margin=0.0),
         Axis.of(heights, style.unit, text=axis_text(style)),
         lines=lines,
         bands=bands,

@@ -12,8 +12,7 @@ from rich.text import Text
 
 from raydistill import names
 from raydistill.report.columns import Column, column, in_order
-from raydistill.report.grouping import grouped, value_text
-from raydistill.report.grouping import without_seed as without_seed
+from raydistill.report.grouping import grouped, value_text, without_seed
 
 Style = Callable[[str], Column]
 

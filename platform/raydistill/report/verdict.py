@@ -75,7 +75,7 @@ def _quality(judged: Judged, student: Group, teacher: Group | None, tiles: list[
         share = mine.mean / its.mean
         tiles.append(Tile("Quality kept", f"{share:.1%}", f"{style.heading} {both}"))
         return f"keeps {share:.1%} of the {style.heading} of {teacher.name} ({both})"
-    if its.mean > 0:
+    if not judged.greater_is_better and its.mean > 0:
         change = mine.mean / its.mean - 1
         tiles.append(Tile(_title(style.heading), f"{change:+.1%}", both))
         where = "above" if change >= 0 else "below"
@@ -91,7 +91,11 @@ def _cost(cost: tuple[str, str, str, str, str], student: Group, teacher: Group, 
         return ""
     mine, its = student.figures[name].mean, teacher.figures[name].mean
     ratio = its / mine
-    if 1 / _EQUAL < ratio < _EQUAL:
+    own = column(name).own_spread
+    spread = max((row.figures[own].mean for row in (student, teacher) if own in row.figures), default=0.0)
+    if ratio and abs(its - mine) < spread:
+        text, value = "as fast within the spread of the measurements", "not told apart"
+    elif 1 / _EQUAL < ratio < _EQUAL:
         text, value = ("as large", "equal") if less == "smaller" else ("as fast", "equal")
     elif ratio >= _EQUAL:
         text = value = f"{significant(ratio, 2)} times {less}"

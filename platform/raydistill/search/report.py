@@ -137,7 +137,7 @@ def _document(search: SearchConfig, result: CampaignResult) -> Document:
     counts = {state: sum(one.state == state for one in result.trials) for state in ("finished", "stopped", "failed")}
     asked = [
         ("Searched", f"stage {search.stage} of job {search.job}"),
-        *((key, str(value)) for key, value in search.space.items()),
+        *((key, value_text(value)) for key, value in search.model_dump(mode="json")["space"].items()),
         ("Searcher", f"{search.searcher.name}, scheduler {search.scheduler.name}"),
         ("Best", f"the {'greatest' if search.mode == 'max' else 'least'} {search.metric} on validation rows"),
     ]

@@ -110,6 +110,8 @@ class OutputsFacts:
     """For each teacher what its checkpoint's outputs were said to be."""
     temperature: float = 1.0
     """By which logits were divided before the likeliest ids were kept."""
+    task: Mapping[str, Any] = field(default_factory=dict)
+    """Section of the task that prepared the rows."""
 
 
 @dataclass(frozen=True)

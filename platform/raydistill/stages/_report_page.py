@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from raydistill.report.chart import READ, Charts
 from raydistill.report.columns import column
 from raydistill.report.differences import Predictions
 from raydistill.report.document import Block, Document, Listing, Section, Table, Verdict
-from raydistill.report.grouping import value_text
+from raydistill.report.grouping import value_text, without_seed
 from raydistill.report.repeat import repeat
 from raydistill.report.tables import Cell, Group
 from raydistill.report.verdict import OTHER, STUDENT, TEACHER, Judged, verdict
@@ -67,7 +67,7 @@ class Compared:
         students = {run.name for run, _ in trained} | {run.name.partition("[")[0] for run, _ in trained}
         found: dict[tuple[str, str], str] = {}
         for reference, entry in self.entries():
-            key = (entry.model, json.dumps(tables.without_seed(entry.assignment), sort_keys=True))
+            key = (entry.model, json.dumps(without_seed(entry.assignment), sort_keys=True))
             is_teacher = bool({reference, run_name(reference, entry.assignment)} & teachers)
             found[key] = TEACHER if is_teacher else STUDENT if reference in students else OTHER
         return {row.name: found[row.model, json.dumps(row.assignment, sort_keys=True)] for row in self.groups}
@@ -85,7 +85,7 @@ class Compared:
             files = run.summary.get("predictions", [])
             entries = [tables.Entry.of(data) for data in run.summary["entries"]]
             for entry, file in zip(entries, files, strict=False):
-                keys = tables.without_seed({**run.assignment, **entry.assignment})
+                keys = without_seed({**run.assignment, **entry.assignment})
                 if entry.model == row.model and keys == dict(row.assignment):
                     return Predictions.read(row.name, run.output / file)
         return None
@@ -115,11 +115,13 @@ def document(
         Section("lineage", "Lineage", [_runs(trained, metric, context.output)]) if trained else None,
         _repeat(context),
     ]
+    tabled = "The tables below compare the models." if figures else "Nothing was compared."
+    otherwise = _of_trainings(trained, metric) or Verdict(tabled)
     return Document(
         "Report of a job",
         context.job_name,
         str(job.get("description") or ""),
-        next((verdict(one) for one in judged if one is not None), _of_trainings(trained, metric)),
+        _verdict(compared, judged, otherwise),
         [one for one in sections if one is not None],
     )
 
@@ -132,34 +134,47 @@ def _resolved(context: _base.StageContext) -> dict[str, Any]:
     return found
 
 
-def _of_trainings(trained: Trained, metric: str) -> Verdict:
-    """What is known where nothing was compared."""
+def _verdict(compared: Sequence[Compared], judged: Sequence[Judged | None], otherwise: Verdict) -> Verdict:
+    """That of the first evaluation that has one, with its name where there are several."""
+    for one, of in zip(compared, judged, strict=True):
+        if of is not None:
+            found = verdict(of)
+            return replace(found, sentence=f"{one.name}: {found.sentence}") if len(compared) > 1 else found
+    return otherwise
+
+
+def _of_trainings(trained: Trained, metric: str) -> Verdict | None:
+    """What is known where nothing was compared; None for nothing."""
     style, said = column(metric), []
     for run, training in trained:
         points = training.points(curves.TASK + metric)
         if points:
             said.append(f"{run.name} ended with {style.heading} {style.text([*points.values()][-1])}")
-    return Verdict("; ".join(said[:3]) + "." if said else "Nothing was compared.")
+    return Verdict("; ".join(said[:3]) + ".") if said else None
 
 
 def _asked(job: Mapping[str, Any], compared: Sequence[Compared], trained: Trained) -> list[tuple[str, str]]:
     """Trainings, teachers, corpora and evaluations in words."""
-    pairs: list[tuple[str, list[str]]] = [("Trained", []), ("Teacher", []), ("Corpus", []), ("Compared", [])]
-    said, configs = dict(pairs), job.get("stages", {})
-    stages = {run.name.partition("[")[0]: [] for run, _ in trained}  # type: dict[str, list[Run]]
+    configs = job.get("stages", {})
+    stages: dict[str, list[Run]] = {}
     for run, _ in trained:
-        stages[run.name.partition("[")[0]].append(run)
-        lineage = run.summary.get("lineage", {})
-        said["Teacher"] += [lineage["teacher"]] if lineage.get("teacher", "none") != "none" else []
-        said["Corpus"] += [lineage["corpus"]] if lineage.get("corpus") else []
-    said["Trained"] += [
-        f"{name}: {_training(runs, job.get('stages', {}).get(name, {}))}" for name, runs in stages.items()
-    ]
-    for one in compared:
-        names = ", ".join(dict.fromkeys(entry.model for _, entry in one.entries()))
-        by = f" by {', '.join(column(name).heading for name in one.facts.metrics)}" if one.facts else ""
-        said["Compared"].append(f"{one.name}: {names}{by}")
-    return [(term, "\n".join(dict.fromkeys(lines))) for term, lines in pairs if lines]
+        stages.setdefault(run.name.partition("[")[0], []).append(run)
+    lineages = [run.summary.get("lineage", {}) for run, _ in trained]
+    teachers = [name for lineage in lineages for name in lineage.get("teacher", "none").split(", ")]
+    corpora = [name for lineage in lineages for name in lineage.get("corpus", "").split(", ")]
+    said = {
+        "Trained": [f"{name}: {_training(runs, configs.get(name, {}))}" for name, runs in stages.items()],
+        "Teacher": [_teacher(name, configs) for name in teachers if name != "none"],
+        "Corpus": [_corpus(name, configs) for name in corpora if name],
+        "Compared": [_comparison(one) for one in compared],
+    }
+    return [(term, "\n".join(dict.fromkeys(lines))) for term, lines in said.items() if lines]
+
+
+def _comparison(one: Compared) -> str:
+    names = ", ".join(dict.fromkeys(entry.model for _, entry in one.entries()))
+    by = f" by {', '.join(column(name).heading for name in one.facts.metrics)}" if one.facts else ""
+    return f"{one.name}: {names}{by}"
 
 
 def _teacher(name: str, configs: Mapping[str, Any]) -> str:
@@ -236,7 +251,7 @@ def _differences(one: Compared, judged: Judged | None, *, number: int, of: str) 
 
 def _texts_of(one: Compared) -> differences.Texts:
     """The texts of an evaluation's rows; none where its corpus is not there any more."""
-    parts = next((run.summary["rows_of"] for run in one.runs if run.summary.get("rows_of")), [])
+    parts: list[dict[str, Any]] = next((run.summary["rows_of"] for run in one.runs if run.summary.get("rows_of")), [])
 
     def texts(rows: Sequence[int]) -> Mapping[int, str]:
         try:

@@ -13,9 +13,10 @@ from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.teacher_outputs import MANIFEST, OutputSet
-from raydistill.stages import _models, _teacher_plan
-from raydistill.stages._base import Inputs, OutputsFacts, folder_of
+from raydistill.stages import _corpora, _models, _teacher_plan
+from raydistill.stages._base import CorpusFacts, Inputs, OutputsFacts, folder_of
 from raydistill.stages._models import Fitted
+from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def check(config: "Config", reading: Reading, teachers: Sequence[Fitted], inputs
     found = _planned_facts(config.teacher_outputs, inputs) if folder is None else _facts_of(key, folder)
     _check_kinds(key, reading.kinds, found)
     if "top_k" in reading.kinds:
-        method.check_top_k(head=task.head, temperature=found.temperature)
+        _check_top_k(config, key, found, _corpora.facts_of(config.corpus, inputs))
     missing = sorted({k for layers in reading.layers for k in layers} - set(found.layers))
     if "cls_states" in reading.kinds and missing:
         raise UserError(
@@ -80,6 +81,18 @@ def check(config: "Config", reading: Reading, teachers: Sequence[Fitted], inputs
         _check_labels(key, number, labels, _stored_labels(config, number, found))
     if folder is not None:
         _check_folder(config, list(sets_below(folder)), teachers, inputs)
+
+
+def _check_top_k(config: "Config", key: str, found: OutputsFacts, corpus: CorpusFacts) -> None:
+    """Refuse likeliest ids at other places, or at another temperature, than those that the method compares."""
+    positions = "masked" if config.task.head == "masked_lm" else "completion" if LOSS_SPANS in corpus.columns else "all"
+    config.method.check_top_k(positions=positions, temperature=found.temperature)
+    wanted, stored = (bool(one.get("train_on_prompt")) for one in (config.task.dump(), found.task))
+    if positions == "completion" and wanted != stored:
+        raise UserError(
+            f"{key}, captured with task.train_on_prompt: {str(stored).lower()}, but the training has "
+            f"{str(wanted).lower()}; write both alike"
+        )
 
 
 def _stored_labels(config: "Config", number: int, found: OutputsFacts) -> Sequence[tuple[str, ...]]:
@@ -154,7 +167,8 @@ def _facts_of(key: str, folder: Path) -> OutputsFacts:
         )
     first = headers[0]
     labels = tuple(dict.fromkeys(one.labels for one in headers))
-    return OutputsFacts((), (), first.kinds, first.layers, labels, temperature=first.options.get("temperature", 1.0))
+    temperature = first.options.get("temperature", 1.0)
+    return OutputsFacts((), (), first.kinds, first.layers, labels, temperature=temperature, task=first.task)
 
 
 def sets_below(folder: Path) -> Iterator[OutputSet]:

@@ -73,6 +73,27 @@ class Config(_base.StageConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Config":
+        given = {key: source.has_instructions for key, source in self.named_sources()}
+        if not any(given.values()):
+            return self
+        if not all(given.values()):
+            others = [next(key for key, value in given.items() if value is kind) for kind in (True, False)]
+            raise UserError(f"{others[0]} has prompts or messages, {others[1]} has not; binarize each by itself")
+        if not self.encoding.takes_instructions:
+            raise UserError(
+                f"encoding is {self.encoding.name!r}, which reads no prompts or messages; write encoding: clm"
+            )
+        with placed("encoding"):
+            self.encoding.with_instructions()
+        return self
+
+    @property
+    def has_instructions(self) -> bool:
+        """Whether the sources have prompts with completions, or messages."""
+        return any(source.has_instructions for _, source in self.named_sources())
+
     @property
     def weighted_sources(self) -> list[WeightedSource]:
         """The sources with their weights, a single one with weight 1."""
@@ -141,8 +162,10 @@ class Stage(_base.Stage):
 
     @cached_property
     def _encoding(self) -> EncodingSpec:
-        """The encoding with its labels, found in all examples where the configuration does not name them."""
+        """The encoding of what the sources have, with labels found in all examples where the configuration has none."""
         encoding = self.config.encoding
+        if self.config.has_instructions:
+            return encoding.with_instructions()
         if not encoding.finds_labels:
             return encoding
         with placed("encoding.labels is auto"):

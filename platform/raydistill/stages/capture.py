@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from raydistill import cluster
@@ -28,6 +29,7 @@ from raydistill.models.load import CLASSIFIERS
 from raydistill.stages import _base, _corpora, _models
 from raydistill.stages._base import CorpusFacts, Decisions, Inputs, OutputsFacts
 from raydistill.stages._models import Fitted
+from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
 
 _CLASSIFYING = ("logits", "cls_states", "dropout_scores")
@@ -55,8 +57,8 @@ class Config(_base.StageConfig):
         "logits"
     ]
     """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of language models ``top_k``: of
-    causal ones at every token, of masked ones under one mask a row, which trainings that read them then keep in all
-    epochs."""
+    causal ones at every token, of prompts and messages at predicted tokens, of masked ones under one mask a row, which
+    trainings that read them then keep in all epochs."""
     layers: list[Annotated[int, Field(ge=0)]] = []
     """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
     dtype: Literal["float32", "float16"] = "float32"
@@ -153,6 +155,7 @@ class Stage(_base.Stage):
                 labels=tuple(teacher.labels for teacher in teachers),
                 names=tuple(teacher.names for teacher in teachers),
                 temperature=config.temperature,
+                task=config.task.dump(),
             ),
             teachers=tuple(teachers),
         )
@@ -204,7 +207,9 @@ class Stage(_base.Stage):
             return f"{what}: up to {one:,.0f} bytes a row; rows known after binarize"
         rows = corpus.rows + corpus.validation_rows
         one = _row_bytes(columns, places=self._kept_share * corpus.tokens / corpus.rows)
-        return f"{what}: about {size_text(rows * one)} for {rows:,} rows"
+        # Of instructions only completions are kept, which are counted as the stage starts.
+        about = "up to" if LOSS_SPANS in corpus.columns else "about"
+        return f"{what}: {about} {size_text(rows * one)} for {rows:,} rows"
 
     @property
     def _kept_share(self) -> float:
@@ -249,9 +254,10 @@ class Stage(_base.Stage):
         Raises ValueError, with a remedy, where they do not fit at ``place``. Sets that are finished are not counted.
         """
         pairs = zip(run.corpora, run.sets, strict=True)
-        parts = [Corpus.open(uri).manifest for uri, target in pairs if not Folder(target).exists(MANIFEST)]
-        rows, tokens = sum(part.rows for part in parts), sum(part.tokens for part in parts)
-        size = rows * _row_bytes(run.headers[0].columns, places=self._kept_share * tokens / max(1, rows))
+        parts = [Corpus.open(uri) for uri, target in pairs if not Folder(target).exists(MANIFEST)]
+        rows = sum(len(part) for part in parts)
+        places = sum(self._kept_share * self._tokens(part) for part in parts)
+        size = rows * _row_bytes(run.headers[0].columns, places=places / max(1, rows))
         _logger.setLevel(logging.INFO)
         _logger.info("teacher %d: about %s for %s rows", number, size_text(size), f"{rows:,}")
         free = storage_at(place).free_bytes()
@@ -260,6 +266,13 @@ class Stage(_base.Stage):
                 f"outputs of teachers.{number} take about {size_text(size)}, but the storage has {size_text(free)} "
                 f"free; {remedy}"
             )
+
+    def _tokens(self, corpus: Corpus) -> int:
+        """Tokens of a corpus, of instructions those of completions, unless prompts are trained on."""
+        if LOSS_SPANS not in corpus.columns or self.config.task.config.train_on_prompt:
+            return corpus.manifest.tokens
+        spans = corpus.read_columns(np.arange(len(corpus))).column(LOSS_SPANS).combine_chunks()
+        return int(np.diff(spans.flatten().to_numpy().reshape(-1, 2)).sum())
 
     def teacher_run(self, number: int, teacher: Fitted, context: _base.StageContext) -> TeacherRun:
         """What actors are told of a teacher; the sets are those of this stage."""

@@ -23,8 +23,17 @@ class Column:
     """``row``: one value; ``token``: one for each token of the row; ``list``: any number."""
 
 
-ROW_REASONS = SHORT, UNKNOWN, NO_WORD = "short", "unknown", "no word"
-"""Why ``drop_reasons`` leaves a row out."""
+ROW_REASONS = SHORT, UNKNOWN, NO_WORD, LONG_ROW, LONG_PROMPT, LONG_COMPLETION = (
+    "short",
+    "unknown",
+    "no word",
+    "long row",
+    "long prompt",
+    "long completion",
+)
+"""Why a row is left out, by ``drop_reasons`` or as it is cut."""
+CUTS = PROMPT_CUT, COMPLETION_CUT = "prompt cut", "completion cut"
+"""What a row that is kept has lost, because it was too long."""
 
 
 class LabelledRow(NamedTuple):
@@ -32,6 +41,8 @@ class LabelledRow(NamedTuple):
 
     ids: NDArray[np.integer]
     values: Mapping[str, Any]
+    fate: str | None = None
+    """Why it is left out, of ``ROW_REASONS``, or what it has lost, of ``CUTS``."""
 
 
 class Rows(list[NDArray[np.integer]]):

@@ -1,6 +1,8 @@
 """Texts of any length through a tokenizer in bounded memory: cut where its ids do not change, and in small batches.
 
-A tokenizer takes about sixty bytes for each character of what it is given at once.
+A tokenizer takes about sixty bytes for each character of what it is given at once. What remains is about six: the text,
+its ids, and the rows that these are cut into. All rows of a text are of one block, by whose number a run that was
+interrupted goes on, so they are there together.
 """
 
 import re

@@ -91,7 +91,7 @@ def columns(config: EncodeConfig) -> dict[str, Column]:
 def whole_rows(examples: Sequence[Mapping[str, Any]], tokenizer: Any, ends: Ends) -> Iterator[Row]:
     """One row an example, however long, int64, of a long text int32."""
     texts = [_text(example) for example in examples if "input_ids" not in example]
-    of_texts = _encode_texts(texts, tokenizer, ends)
+    of_texts = encode_texts(texts, tokenizer, ends)
     for example in examples:
         yield _checked_row(example["input_ids"], ends) if "input_ids" in example else next(of_texts)
 
@@ -106,7 +106,7 @@ def _text(example: Mapping[str, Any]) -> str:
     raise UserError(f"an example has {', '.join(example) or 'no key'}; this task reads text, words or input_ids")
 
 
-def _encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> Iterator[Row]:
+def encode_texts(texts: list[str], tokenizer: Any, ends: Ends) -> Iterator[Row]:
     """One row a text, of long ones one after the other."""
     backend = plain_backend(tokenizer)
     for batch in batches(texts):

@@ -1,30 +1,38 @@
 """Causal language modelling: each token is predicted from those before it in its row.
 
-Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill.
+Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill. Of a prompt with its
+completion the completion is predicted, of messages what the assistant says.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raydistill.batch import PARTNER, Batch
-from raydistill.tasks import _text_rows
-from raydistill.tasks._base import TaskBase
-from raydistill.tasks._text_rows import Ends, Row, columns, cut_between, drop_reasons, whole_rows
+from raydistill.options import LATER
+from raydistill.tasks import _instructions, _text_rows
+from raydistill.tasks._base import Column, LabelledRow, TaskBase
+from raydistill.tasks._instructions import LOSS_SPANS
+from raydistill.tasks._text_rows import Ends, Row, cut_between, whole_rows
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
 from raydistill.tasks._tokenizing import length_limit
 from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
+TooLong = Literal["cut_prompt_left", "cut_completion_right", "drop"]
+
 
 @dataclass(frozen=True)
 class Config:
-    """The task has no options."""
+    """Which tokens are predicted."""
+
+    train_on_prompt: bool = field(default=False, metadata=LATER)
+    """Whether prompts, and what others than the assistant say, are predicted too. Of texts all tokens are."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,18 @@ class EncodeConfig(_text_rows.EncodeConfig):
     pack: bool = False
     """Join texts, each with its end token, and cut them into rows of ``max_length`` tokens. Only texts that are read
     together, up to 1,000, are joined; the last row of them is shorter."""
+    instructions: bool = field(default=False, metadata=LATER)
+    """Whether examples are prompts with completions, or messages. True by itself where the source names such columns;
+    then ``min_length`` drops nothing, and rows are not split."""
+    too_long: TooLong = field(default="cut_prompt_left", metadata=LATER)
+    """What becomes of a row of instructions of more than ``max_length`` tokens; all are counted. ``cut_prompt_left``
+    leaves out its first tokens but bos, and the row where its last completion does not fit; ``cut_completion_right``
+    leaves out its last tokens, and the row where no token of a completion fits; ``drop`` leaves out the row."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pack and self.instructions:
+            raise UserError("pack joins texts, but prompts stay apart, and padding is not computed; leave pack out")
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -42,19 +62,32 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise UserError("the tokenizer has no eos token; task clm needs a causal model's tokenizer")
 
 
-def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
+def columns(config: EncodeConfig) -> dict[str, Column]:
+    """Where a row of instructions has its completions; rows of text have nothing beside their ids."""
+    return dict(_instructions.COLUMNS) if config.instructions else {}
+
+
+def drop_reasons(rows: Sequence[Row], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
+    """For each row why it is left out, ``short`` or ``unknown``; None for one that is kept."""
+    return _text_rows.drop_reasons(rows, tokenizer, replace(config, min_length=2) if config.instructions else config)
+
+
+def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row] | list[LabelledRow]:
     """Rows ``bos ... eos`` before any is dropped, long ones split so that each part has both; int32 or int64.
 
     A tokenizer without bos has its eos in both places, as GPT-2's are the same token. Examples are read as those of
     task ``mlm`` are. Packed rows are ``... eos bos ... eos bos ...`` (with one token where both are the same).
     Deviation: the published code puts a space before and after each text, which byte-level tokenizers encode.
+    Instructions: see ``_instructions.rows_of``.
     """
     last = tokenizer.eos_token_id
     first = last if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ends = Ends(first, last, ("bos", "eos"))
+    limit = length_limit(tokenizer, config.max_length)
+    if config.instructions:
+        return _instructions.rows_of(examples, tokenizer, ends, limit=limit, too_long=config.too_long)
     if not config.pack:
         return cut_between(examples, tokenizer, config, ends)
-    limit = length_limit(tokenizer, config.max_length)
     # Without its two special tokens nothing is left of an empty text.
     texts = [row for row in whole_rows(examples, tokenizer, ends) if len(row) > 2]
     if first == last:
@@ -66,8 +99,9 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
 class Task(TaskBase):
     """Writes ``labels`` and ``label_index``: the state at each token but a row's last predicts the next token.
 
-    ``label_index`` has the places of the states that predict, ``labels`` the ids that stand one place further; the
-    same under ``partner_*`` where there are partners.
+    Of instructions these are the tokens of completions alone, unless prompts are trained on. ``label_index`` has the
+    places of the states that predict, ``labels`` the ids that stand one place further; the same under ``partner_*``
+    where there are partners.
     """
 
     HEAD = "causal_lm"
@@ -78,6 +112,8 @@ class Task(TaskBase):
         for prefix in ("", PARTNER) if PARTNER + "input_ids" in batch else ("",):
             ids = batch[prefix + "input_ids"]
             predicts = np.arange(ids.shape[1]) < batch[prefix + "lengths"].numpy()[:, None] - 1
+            if prefix + LOSS_SPANS in batch and not self.config.train_on_prompt:
+                predicts[:, :-1] &= _instructions.with_loss(batch, prefix)[:, 1:]
             index = torch.from_numpy(np.flatnonzero(predicts))
             columns |= {prefix + "label_index": index, prefix + "labels": ids.flatten()[index + 1]}
         return batch.with_columns(**columns)

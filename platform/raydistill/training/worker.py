@@ -274,7 +274,9 @@ class Loop:
         self, totals: dict[str, Tensor], batches: list[Batch], denominators: list[dict[str, Tensor]]
     ) -> None:
         def again() -> None:
-            self.engine.evaluate(batches, denominators, lambda _student, _batch: {})
+            # One rank alone may fail at it, for which others would wait where weights are gathered.
+            if self.spec.training.zero_stage < 3:
+                self.engine.evaluate(batches, denominators, lambda _student, _batch: {})
 
         teachers = self.engine.distiller.teachers
         check_finite(totals, self.position.step, batches=batches, teachers=teachers, again=again)

@@ -105,7 +105,7 @@ def test_the_table_has_teachers_ensembles_the_bound_and_all_methods_over_their_s
     methods = [f"{stage} (method={name})" for stage, names in METHODS.items() for name in names]
     assert list(cells) == ["lower", "upper", "supervised", "unlabelled", *methods, "concatenated", "weighted", "surest"]
     assert [line.split(" | ")[1] for line in cells.values()] == ["2" if "live" in name else "1" for name in cells]
-    page = (report / "report.md").read_text(encoding="utf-8")
+    page = (report / "report.html").read_text(encoding="utf-8")
     assert "lower knows 2 classes and predicts no other; all rows count." in page
     assert "concatenated: one softmax over the logits of all members." in page
 

@@ -99,7 +99,7 @@ def test_the_curve_against_sparsity_is_in_the_tracking_store_as_table_and_pictur
     runs = {one.info.run_name: one.info.run_id for one in client.search_runs([experiment.experiment_id])}
     artifacts = {one.path for one in client.list_artifacts(runs["report"])}
     stem = "evaluate-accuracy-against-sparsity"
-    assert {f"{stem}.md", f"{stem}.png"} <= artifacts
+    assert {f"{stem}.md", "report.html"} <= artifacts
     text = Path(client.download_artifacts(runs["report"], f"{stem}.md")).read_text()
     assert [line.split("|")[1].strip() for line in text.splitlines()] == ["sparsity", "---", "0", "50"]
 

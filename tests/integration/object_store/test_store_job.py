@@ -114,7 +114,7 @@ def test_all_stages_finish_and_their_outputs_are_in_the_bucket(finished: dict[st
     found = {key.partition("/")[2].partition("-")[0] + "/" + key.split("/", 3)[-1] for key in keys(client, "runs/toy/")}
     assert {f"toy/{stage}/stage.json" for stage in finished["stages"]} <= found
     assert {"toy/student/student/model.safetensors", "toy/student/initial/config.json"} <= found
-    assert {"toy/corpus/train/manifest.json", "toy/report/report.md", "toy/report/metric.png"} <= found
+    assert {"toy/corpus/train/manifest.json", "toy/report/report.html"} <= found
     assert any(key.startswith("runs/teacher_outputs/") for key in keys(client))
     assert any(key.startswith("runs/artifacts/") for key in keys(client))
 

@@ -162,6 +162,7 @@ def test_classifiers_stand_in_one_table_and_leave_their_predictions_by_class_nam
     summary = evaluate.Stage("evaluate", evaluate.Config.model_validate(config)).run(context)
     names = ["a_teacher", "student[seed=1]", "student[seed=2]"]
     assert summary["predictions"] == [f"predictions/{name}.parquet" for name in names]
+    assert [one["uri"] for one in summary["rows_of"]] == [str(tmp_path / "classes" / "validation")]
     for entry, file in zip(summary["entries"], summary["predictions"], strict=True):
         table = pq.read_table(context.output / file).to_pandas()
         assert table.columns[:3].tolist() == ["row_id", "label", "prediction"]

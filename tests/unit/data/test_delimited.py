@@ -341,3 +341,24 @@ def test_columns_that_the_first_json_line_lacks_are_refused_when_files_are_liste
     broken = write(tmp_path, "[1, 2]\n", "b.jsonl")
     with pytest.raises(ValueError, match=r"b\.jsonl line 1 starts a JSON array; write its objects one a line"):
         delimited.items(delimited.Config(path=str(broken), text="text"))
+
+
+def test_messages_and_prompts_of_json_lines_are_read_as_they_stand(tmp_path):
+    chat = [{"role": "user", "content": "Who? "}, {"role": "assistant", "content": "Ada."}]
+    path = write(tmp_path, f"{json.dumps({'chat': chat, 'ask': ' Who?', 'reply': 'Ada '})}\n", "a.jsonl")
+    assert read_all(section(path, messages="chat")) == [{"messages": chat}]
+    assert read_all(section(path, prompt="ask", completion="reply")) == [{"prompt": " Who?", "completion": "Ada "}]
+
+
+def test_options_of_instructions_are_written_only_where_they_are_given(tmp_path):
+    later = {"prompt", "completion", "messages"}
+    assert not later & SourceSpec.parse(section("a.csv")).dump().keys()
+    assert SourceSpec.parse(section("a.csv")).dump()["text"] == "text"
+    given = SourceSpec.parse(section("a.csv", prompt="ask", completion=1)).dump()
+    assert {name: given.get(name) for name in (*later, "text")} == {
+        "prompt": "ask",
+        "completion": 1,
+        "messages": None,
+        "text": None,
+    }
+    assert SourceSpec.parse(given).dump() == given

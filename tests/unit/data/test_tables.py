@@ -135,3 +135,26 @@ def test_columns_that_do_not_go_together_are_refused(options, message):
         SourceSpec.parse({"name": "parquet", "path": "a.parquet", **options})
     [line] = error_lines(caught.value)
     assert line.startswith(message)
+
+
+CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ada."}]
+
+
+def test_prompts_with_completions_are_read_as_they_stand(table):
+    section = table({"ask": ["Who? ", "", " "], "reply": [" Ada", "x", None]})
+    assert read_all(section, prompt="ask", completion="reply") == [
+        {"prompt": "Who? ", "completion": " Ada"},
+        {"prompt": "", "completion": "x"},
+        {"dropped": "no text"},
+    ]
+
+
+def test_messages_are_lists_of_roles_and_contents(table):
+    assert read_all(table({"chat": [CHAT, CHAT[:1]]}), messages="chat") == [{"messages": CHAT}, {"messages": CHAT[:1]}]
+
+
+@pytest.mark.parametrize("content", [["text"], [["a", "b"]], [[{"role": "user", "text": "Who?"}]]])
+def test_a_column_that_has_no_messages_is_refused_before_any_row_is_read(table, content):
+    section = {**table({"chat": content}), "messages": "chat"}
+    with pytest.raises(ValueError, match=r"messages is 'chat', which holds .*; give lists of \{role, content\}"):
+        SourceSpec.parse(section).items()

@@ -21,7 +21,7 @@ def result() -> JobResult:
     ]
     summaries = {
         "evaluate": {"entries": entries},
-        "report": {"report": "/runs/toy/report-1/report.md", "files": ["report.md"]},
+        "report": {"report": "/runs/toy/report-1/report.html", "files": ["report.html"]},
         "register": {"uri": "models:/toy@candidate"},
     }
     return JobResult(
@@ -33,7 +33,7 @@ def test_the_end_of_a_job_shows_rows_over_seeds_the_report_and_the_model(result)
     text = "\n".join(summary_lines(JOB, result))
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
     assert cells == [["teacher", "1", "2.0000"], ["student", "2", "3.5000 ± 0.7071"]]
-    assert "page      /runs/toy/report-1/report.md" in text
+    assert "page      /runs/toy/report-1/report.html" in text
     assert "model     models:/toy@candidate" in text
 
 

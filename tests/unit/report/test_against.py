@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from raydistill.report.against import Against, markdown
+from raydistill.report.against import Against, rows_of
 from raydistill.report.tables import Entry, group
 
 
@@ -37,12 +37,8 @@ def test_models_choose_lines():
 
 def test_the_table_has_a_row_a_value_and_leaves_out_what_a_line_lacks():
     found = Against.of(group(ENTRIES), key="sparsity", figure="accuracy", models=["rewound", "sparse"])
-    assert markdown(found).splitlines() == [
-        "| sparsity | rewound | sparse |",
-        "| --- | ---: | ---: |",
-        "| 5 | 60.0% | 50.0% |",
-        "| 90 | 75.0% ± 7.1% |  |",
-    ]
+    assert rows_of(found) == (["sparsity", "rewound", "sparse"], [["5", "60.0%", "50.0%"], ["90", "75.0% ± 7.1%", ""]])
+    assert [row[0].order for row in rows_of(found)[1]] == [5, 90]
 
 
 def test_the_last_part_of_a_dotted_key_is_its_name():

@@ -1,4 +1,4 @@
-"""Names of users in reports, cards, tables and pictures, where they are text and nothing else."""
+"""Names of users in cards, tables and terminals, where they are text and nothing else; of pages see test_page.py."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,6 @@ from raydistill.job.run import JobResult
 from raydistill.job.summary import summary_lines
 from raydistill.registry.card import model_card
 from raydistill.registry.student import FiguresRow
-from raydistill.report import curves, pictures
-from raydistill.report.page import Comparison, Trained, page
 from raydistill.report.tables import Entry, group, markdown
 
 SCRIPT = "<script>alert(1)</script>"
@@ -24,17 +22,6 @@ def test_a_table_has_a_row_for_each_name_and_the_name_is_no_markup():
     assert lines[2:] == [f"| {name} | 1.0000 |" for name in ESCAPED]
 
 
-def test_a_page_holds_no_tag_and_no_line_of_a_name():
-    compared = Comparison(
-        "compare", group([Entry(SCRIPT, {}, {"loss": 1.0})]), "a.csv", "b.csv", notes=[f"{SCRIPT}\n#"]
-    )
-    trained = Trained(f"distill[name={SCRIPT}|`]", SCRIPT, f"{SCRIPT}\n\n# a", 3, None, "../distill-1")
-    text = page("Report", [compared], [trained], shown=[], metric="")
-    assert text.replace("`` distill[name=<script>alert(1)</script>\\|`] ``", "").count("<") == 0
-    assert sum(line.startswith("#") for line in text.splitlines()) == 3
-    assert "[distill-1](../distill-1)" in text
-
-
 def test_a_card_holds_no_tag_and_no_line_of_a_name(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"architectures": ["BertForSequenceClassification"], "id2label": {"0": SCRIPT, "1": "a\n# b"}})
@@ -46,17 +33,6 @@ def test_a_card_holds_no_tag_and_no_line_of_a_name(tmp_path):
     assert "| student (&lt;script&gt;alert(1)&lt;/script&gt;) |" in body
     assert [line for line in body.splitlines() if line.startswith("# ")] == [r"# it's \`x\`"]
     assert "`` raydistill models pull 'it'\"'\"'s `x`' FOLDER ``" in body
-
-
-def test_a_picture_of_names_with_dollars_and_underscores_shows_them(tmp_path):
-    trainings = [
-        curves.Training(name, {}, [{"step": 1, "train/loss": 1.0}, {"step": 2, "train/loss": 0.5}])
-        for name in ("$x_{", "$a$", "_hidden")
-    ]
-    figure = pictures.loss_terms(trainings)
-    pictures.save(figure, tmp_path / "terms.png")
-    shown = [text.get_text().replace("\\$", "$") for text in figure.legends[0].get_texts()]
-    assert shown[:3] == ["$x_{", "$a$", " _hidden"]
 
 
 def test_a_terminal_shows_names_with_brackets_as_they_are():

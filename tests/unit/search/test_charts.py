@@ -1,8 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from raydistill.search.charts import Scale, against_values, parallel_coordinates, value_text
+from raydistill.search.charts import Scale, against_values, courses, parallel_coordinates, value_text
 from raydistill.search.domains import Choice, LogUniform
 from raydistill.search.report import as_csv, markdown
 from raydistill.search.results import Trial
@@ -51,36 +52,42 @@ def test_equal_scales_place_numbers_by_value_and_choices_by_order():
 
 
 def test_every_trial_with_a_metric_is_a_line_and_the_best_is_drawn_last(trials):
-    panel = parallel_coordinates(trials, SCALES, "accuracy", best=1).axes[0]
-    lines = [line for line in panel.lines if len(line.get_xdata()) == 3]
-    assert len(lines) == 3
-    assert [*lines[-1].get_ydata()] == [1.0, 1.0, 1.0], "greatest rate, last method, greatest metric"
-    assert lines[-1].get_linewidth() > lines[0].get_linewidth()
+    found = parallel_coordinates(trials, SCALES, "accuracy", best=1)
+    (chart,) = found.charts
+    assert len(chart.lines) == 3
+    assert [y for _, y in chart.lines[-1].points] == [1.0, 1.0, 1.0], "its rate, method and metric are the greatest"
+    assert [line.key.look for line in chart.lines] == ["line", "dashed", "bold"]
     # The geometric mean lies in the middle of a logarithmic axis.
-    assert sorted(round(line.get_ydata()[0], 6) for line in lines) == [0.0, 0.5, 1.0]
+    assert sorted(round(line.points[0][1], 6) for line in chart.lines) == [0.0, 0.5, 1.0]
+    assert [text for _, text in chart.x.ticks] == ["rate", "method", "accuracy"]
+    assert [key.label for key in found.legend] == ["best", "finished", "did not finish"]
+    assert [text for _, text in chart.readings[-1].values] == ["90.0%", "0.01", "kd (alpha=0.5)"]
 
 
 def test_a_single_value_lies_in_the_middle_of_its_axis():
-    panel = parallel_coordinates([tried(0, 2.0)], [SCALES[0]], "accuracy", best=0).axes[0]
-    assert [*panel.lines[0].get_ydata()] == [0.5, 0.5]
+    (line,) = parallel_coordinates([tried(0, 2.0)], [SCALES[0]], "accuracy", best=0).charts[0].lines
+    assert [y for _, y in line.points] == [0.5, 0.5]
 
 
 def test_the_metric_is_drawn_against_each_value(trials):
-    rate, method = against_values(trials, SCALES, "accuracy", best=1).axes
-    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in rate.lines] == [
-        (1e-4, 0.5),
-        (1e-2, 0.9),
-        (1e-3, 0.6),
-    ]
-    assert rate.get_xscale() == "log"
-    assert [text.get_text() for text in method.get_xticklabels()] == ["finetune", "kd (alpha=0.5)"]
-    assert [line.get_markerfacecolor() == "none" for line in rate.lines] == [False, False, True], "stopped is hollow"
-    assert [line.get_marker() for line in rate.lines] == ["o", "*", "o"]
+    rate, method = against_values(trials, SCALES, "accuracy", best=1).charts
+    assert [mark.at for mark in rate.marks] == [(1e-4, 0.5), (1e-2, 0.9), (1e-3, 0.6)]
+    assert (rate.x.is_log, method.x.is_log) == (True, False)
+    assert [text for _, text in method.x.ticks] == ["finetune", "kd (alpha=0.5)"]
+    assert [mark.key.look for mark in rate.marks] == ["dot", "star", "ring"]
 
 
 def test_a_metric_that_is_no_number_has_no_place(trials):
-    panel = parallel_coordinates([*trials, tried(4, 0.1, metric=float("nan"))], SCALES, "accuracy", best=1).axes[0]
-    assert len([line for line in panel.lines if len(line.get_xdata()) == 3]) == 3
+    charts = parallel_coordinates([*trials, tried(4, 0.1, metric=float("nan"))], SCALES, "accuracy", best=1)
+    assert len(charts.charts[0].lines) == 3
+
+
+def test_trials_are_drawn_as_far_as_their_scheduler_was_told(trials):
+    told = replace(trials[2], reports=[{"step": 5.0, "metric": 0.4}, {"step": 10.0, "metric": 0.6}])
+    assert courses(trials, "accuracy", best=1) is None
+    found = courses([*trials[:2], told], "accuracy", best=1)
+    assert [[*line.points] for line in found.charts[0].lines] == [[(5.0, 0.4), (10.0, 0.6)]]
+    assert found.charts[0].readings[1].heading == "trial 2 at step 10"
 
 
 def test_tables_have_a_row_a_trial(trials):

@@ -57,9 +57,9 @@ def test_the_forecast_tells_size_and_what_is_stored(folder: Path) -> None:
     assert found.lines == [
         f"teacher 0 bert, 7,883 parameters, stores logits, cls_states: about {110 * row / 2**20:.1f} MiB for 110 rows"
     ]
-    assert found.makes == OutputsFacts(
-        (str(folder / "teacher"),), (str(folder / "corpus"),), ("logits", "cls_states"), (0, 3), (CLASSES,), ((),)
-    )
+    task = {"name": "classification", "metrics": None}
+    kept = (("logits", "cls_states"), (0, 3), (CLASSES,), ((),))
+    assert found.makes == OutputsFacts((str(folder / "teacher"),), (str(folder / "corpus"),), *kept, task=task)
 
 
 def test_the_forecast_counts_every_row_once_whatever_a_training_makes_of_it(folder: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 Example = Mapping[str, Any]
 """One example. Keys: ``text``; ``text_pair`` of a pair; ``label``, a class's name or a number; ``words`` with one name
-in ``labels`` for each; ``question``, ``context`` and ``answers``, lists ``text`` and ``answer_start`` in a mapping, and
+in ``labels`` for each; ``prompt`` and ``completion``; ``messages``, a list of mappings with ``role`` and ``content``;
+``question``, ``context`` and ``answers``, lists ``text`` and ``answer_start`` in a mapping, and
 an ``id``; or ``input_ids``, a row that is encoded already. A task takes those it knows. An example with the key
 ``DROPPED`` stands for one that the source left out. Sources give them as ``Placed``."""
 

@@ -6,7 +6,7 @@ ids become names through them.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -15,15 +15,26 @@ from raydistill.data.sources import _labels
 from raydistill.data.sources._base import DROPPED, Example, Placed, Where
 from raydistill.data.sources._labels import ClassName, Label, RawLabel, Scores
 from raydistill.data.sources._questions import question_example
+from raydistill.options import LATER
 from raydistill.user_error import UserError
 
-_KINDS = (("text", "text_pair", "label"), ("words", "tags"), ("question", "context", "answers", "id"))
-_OF_STRINGS = ("text", "text_pair", "question", "context", "id")
+_KINDS = (
+    ("text", "text_pair", "label"),
+    ("words", "tags"),
+    ("question", "context", "answers", "id"),
+    ("prompt", "completion"),
+    ("messages",),
+)
+_OF_STRINGS = ("text", "text_pair", "question", "context", "id", "prompt", "completion")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns mean what: a text or a pair with its label, words with their tags, or a question with answers."""
+    """Which columns mean what.
+
+    A text or a pair with its label, words with their tags, a question with answers, a prompt with its completion, or
+    messages.
+    """
 
     text: str | None = None
     """Column of the text; ``text`` where no other kind of column is named."""
@@ -46,6 +57,12 @@ class Columns:
     """Column of ``{text: [...], answer_start: [...]}``, both empty for a question without an answer."""
     id: str | None = None
     """Column of what identifies a question."""
+    prompt: str | None = field(default=None, metadata=LATER)
+    """Instead of ``text``: column of prompts."""
+    completion: str | None = field(default=None, metadata=LATER)
+    """Column of what is to follow each prompt."""
+    messages: str | None = field(default=None, metadata=LATER)
+    """Instead of ``text``: column of lists of messages, each with ``role`` and ``content``."""
 
     def __post_init__(self) -> None:
         kinds = [[role for role in kind if getattr(self, role) is not None] for kind in _KINDS]
@@ -58,6 +75,7 @@ class Columns:
                 raise UserError(f"{given[0]} is {getattr(self, given[0])!r}, but {first} is missing; name its column")
         if self.question is not None and self.context is None:
             raise UserError(f"question is {self.question!r}, but context is missing; name its column")
+        check_prompts(self.prompt, self.completion)
         if self.labels is not None and self.tags is None and (self.label is None or isinstance(self.label, Scores)):
             raise UserError("labels names the raw values of a column; give that column as label, or as tags")
         if self.label is not None and not isinstance(self.columns()["label"], str):
@@ -66,11 +84,21 @@ class Columns:
     def columns(self) -> dict[str, str]:
         """The columns that are read, by what they mean."""
         values = {role: getattr(self, role) for kind in _KINDS for role in kind}
-        if not (self.words or self.question):
+        if not (self.words or self.question or self.prompt or self.messages):
             values["text"] = self.text or "text"
         if isinstance(self.label, Scores):
             values["label"] = self.label.column
         return {role: column for role, column in values.items() if column is not None}
+
+
+def check_prompts(prompt: Any, completion: Any) -> None:
+    """Raise ValueError where one of both columns is named alone."""
+    for own, column, other, missing in (
+        ("prompt", prompt, "completion", completion),
+        ("completion", completion, "prompt", prompt),
+    ):
+        if column is not None and missing is None:
+            raise UserError(f"{own} is {column!r}, but {other} is missing; name its column")
 
 
 def check_schema(columns: Columns, schema: pa.Schema, place: str) -> None:
@@ -85,6 +113,14 @@ def check_schema(columns: Columns, schema: pa.Schema, place: str) -> None:
         values = kind.value_type if pa.types.is_dictionary(kind) else kind
         if role in _OF_STRINGS and not (pa.types.is_string(values) or pa.types.is_large_string(values)):
             raise UserError(f"{role} is {column!r}, which holds {kind} in {place}; give one of strings")
+        if role == "messages" and not _has_messages(kind):
+            raise UserError(f"{role} is {column!r}, which holds {kind} in {place}; give lists of {{role, content}}")
+
+
+def _has_messages(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
+        return False
+    return {"role", "content"} <= {field.name for field in kind.value_type.fields}
 
 
 def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
@@ -138,10 +174,12 @@ def _example(columns: Columns, values: dict[str, Any], names: Mapping[str, Seque
 def text_example(
     values: Mapping[str, Any], label: Label | None, labels: Mapping[RawLabel, str | None] | None
 ) -> Example:
-    """The example of a text or a pair, and of a raw label where there is one.
+    """The example of a text or a pair, and of a raw label where there is one; of a prompt, or of messages as they are.
 
     Raises ValueError for a text that is none and a label that has no name.
     """
+    if "messages" in values:
+        return {"messages": values["messages"]}
     texts = {role: value for role, value in values.items() if role != "label"}
     for role, value in texts.items():
         if not isinstance(value, str | None):

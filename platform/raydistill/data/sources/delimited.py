@@ -1,8 +1,8 @@
-"""Rows of CSV, TSV and JSON-lines files: texts, pairs of texts and labels, from files or members of a package."""
+"""Rows of CSV, TSV and JSON-lines files, or of members of a package: texts, pairs, labels, prompts and messages."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from raydistill.data.sources import _files, _lines, _tables
 from raydistill.data.sources._base import DROPPED, Example, Item, Placed
 from raydistill.data.sources._labels import ClassName, Column, Label, RawLabel, Scores
 from raydistill.data.sources._reading import json_value
+from raydistill.options import LATER
 from raydistill.user_error import UserError
 
 _LONGEST_FIELD = 2**31 - 1
@@ -25,8 +26,9 @@ class Config(_files.FileSet):
     Blank lines are left out; a row whose texts are all blank is dropped and counted.
     """
 
-    text: Column = "text"
-    """Column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last."""
+    text: Column | None = None
+    """Column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
+    ``text`` where no other kind of column is named."""
     text_pair: Column | None = None
     """Column of the second text of a pair."""
     label: Label | None = None
@@ -47,9 +49,16 @@ class Config(_files.FileSet):
     """What happens to a row with fewer or more fields than it should have; those that are skipped are counted."""
     charset: str = "utf-8-sig"
     """Character encoding of the files."""
+    prompt: Column | None = field(default=None, metadata=LATER)
+    """Instead of ``text``: column of prompts."""
+    completion: Column | None = field(default=None, metadata=LATER)
+    """Column of what is to follow each prompt."""
+    messages: str | None = field(default=None, metadata=LATER)
+    """Instead of ``text``, in JSON lines: key of a list of messages, each with ``role`` and ``content``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_kinds()
         _lines.check_charset(self.charset)
         if self.delimiter == "":
             raise UserError("delimiter is empty; give a character, or null for the format's own")
@@ -63,10 +72,21 @@ class Config(_files.FileSet):
                 raise UserError(f"{roles[column]} and {role} are both {column!r}; name two columns")
             roles[column] = role
 
+    def _check_kinds(self) -> None:
+        kinds = (("text", "text_pair", "label"), ("prompt", "completion"), ("messages",))
+        given = [[role for role in kind if getattr(self, role) is not None] for kind in kinds]
+        used = [roles[0] for roles in given if roles]
+        if len(used) > 1:
+            raise UserError(f"{' and '.join(used)} are of different kinds of examples; name columns of one")
+        _tables.check_prompts(self.prompt, self.completion)
+        if self.text is None and not any(given[1:]):
+            object.__setattr__(self, "text", "text")
+
     def columns(self) -> dict[str, Column]:
         """The columns that are read, by what they mean."""
         label = self.label.column if isinstance(self.label, Scores) else self.label
         columns = {"text": self.text, "text_pair": self.text_pair, "label": label}
+        columns |= {"prompt": self.prompt, "completion": self.completion, "messages": self.messages}
         return {role: column for role, column in columns.items() if column is not None}
 
 
@@ -130,6 +150,8 @@ def _check(config: Config, file: Item) -> None:
             raise UserError(f"{file.name} is read as JSON lines, whose keys are names, but columns are {numbered}")
         _check_keys(config, file)
         return
+    if config.messages is not None:
+        raise UserError(f"messages is {config.messages!r}, but {file.name} is no JSON lines; give those, or prompt")
     if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
         raise UserError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
     _indices(config, file.name, _first_record(config, file) if config.header else None)

@@ -1,4 +1,4 @@
-"""Rows of Parquet files on any storage: texts, pairs and labels, words with tags, or questions with answers."""
+"""Rows of Parquet files on any storage: texts, pairs and labels, words with tags, questions, prompts or messages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), undefined, { numeric: true });
   heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
     // Numbers begin with the greatest, which most people look for.
-    const first = head.classList.contains("number") ? "descending" : "ascending";
+    const first = head.classList.contains("number") && column > 0 ? "descending" : "ascending";
     const other = first === "ascending" ? "descending" : "ascending";
     const order = head.getAttribute("aria-sort") === first ? other : first;
     const sign = order === "ascending" ? 1 : -1;
@@ -49,12 +49,15 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       dot.className = "k" + color + " " + look;
       const number = document.createElement("b");
       number.textContent = text;
-      part.append(dot, label + " ", number);
+      const name = document.createElement("em");
+      name.textContent = label + " ";
+      part.append(dot, name, number);
       return part;
     });
-    const wrapped = document.createElement("span");
-    wrapped.append(title);
-    readout.replaceChildren(wrapped, ...parts);
+    readout.replaceChildren(title, ...parts);
+    const outer = figure.getBoundingClientRect(), inner = area.getBoundingClientRect();
+    const left = inner.left - outer.left + inner.width * x / 100 - readout.offsetWidth / 2;
+    readout.style.left = Math.max(0, Math.min(outer.width - readout.offsetWidth, left)) + "px";
     plot.setAttribute("aria-valuenow", current);
     plot.setAttribute("aria-valuetext", [heading, ...values.map(([, , label, text]) => label + " " + text)].join(", "));
   };
