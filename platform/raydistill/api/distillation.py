@@ -11,7 +11,7 @@ from raydistill.api.padded import drawn_seed, packed_batch
 from raydistill.batch import PARTNER, Batch
 from raydistill.methods._base import Denominators, Distiller, LossAndTerms, Requirements, stored_name
 from raydistill.models.blocks import blocks_of
-from raydistill.models.load import CLASSIFIERS, head_of
+from raydistill.models.heads import CLASSIFIERS, VOCABULARY_HEADS, head_of
 from raydistill.user_error import UserError
 
 _TASKS = "raydistill.tasks"
@@ -153,6 +153,8 @@ def build(
         blocks_of(model)
     if teachers or not needs.min_teachers:
         configs = [teacher.config for teacher in teachers]
+        if head in VOCABULARY_HEADS:
+            _check_vocabularies(student, teachers)
         method.check(config, student.config, configs)
         method.check_running(config, configs)
     return Distillation(name, method(config, student, teachers, **options), needs)
@@ -179,6 +181,16 @@ def _check_heads(name: str, needs: Requirements, student: Any, teachers: Sequenc
         if head_of(teacher) != head:
             raise UserError(f"teachers.{number} has a {head_of(teacher)} head, the student a {head} head; use equals")
     return head
+
+
+def _check_vocabularies(student: Any, teachers: Sequence[Any]) -> None:
+    for number, teacher in enumerate(teachers):
+        own, found = student.config.vocab_size, teacher.config.vocab_size
+        if found != own:
+            raise UserError(
+                f"vocab_size is {own} in the student and {found} in teachers.{number}; if both have one tokenizer, cut "
+                "each with resize_token_embeddings(len(tokenizer)), or use a job, which compares its ids alone"
+            )
 
 
 def _check_types(name: str, student: Any, teachers: Sequence[Any]) -> None:

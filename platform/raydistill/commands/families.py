@@ -58,6 +58,19 @@ def table(lines: list[ModelLine]) -> list[str]:
     return [*padded, "", "Others run whole, on padded rows, which is slower. What a method needs of a model:", *told]
 
 
+def markdown(lines: list[ModelLine]) -> str:
+    """The table of the documentation: kinds of models of which the same holds in one row."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for line in lines:
+        alike.setdefault(line[1:], []).append(line.name)
+    rows = [
+        ["models", *ModelLine._fields[1:]],
+        ["---"] * 4,
+        *([", ".join(names), *rest] for rest, names in alike.items()),
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def _shown(heads: list[str]) -> str:
     return ", ".join(_SHORT[head] for head in heads)
 

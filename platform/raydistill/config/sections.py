@@ -145,6 +145,9 @@ class ModelRef(Section):
     """Folder of the checkpoint inside that distribution."""
     head: Literal["pretrained", "new"] = "pretrained"
     """``new`` allows a checkpoint without the head that the task needs, or with other classes, and starts one."""
+    blocks: str | None = None
+    """Name of the list of blocks in a model that runs whole, such as ``encoder.layer``, where none is found by itself;
+    ``raydistill ls models`` tells which models run in parts and need none."""
     labels: Labels = []
     """What a classifier's outputs are where its configuration does not say it as the corpus does: their names in their
     order, or a map from its own names to the corpus's, such as ``{World: world, Other: null}``. Names that a map lacks

@@ -28,8 +28,10 @@ from raydistill.losses.chunked_head import DEFAULT_CHUNK_ROWS, logits_of
 from raydistill.losses.reduction import widen
 from raydistill.losses.top_k import TopK, top_k_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
+from raydistill.models.heads import VOCABULARY_HEADS
 from raydistill.models.load import load_model
 from raydistill.models.predictions import at_labels, predict
+from raydistill.models.vocabulary import limit_ids
 from raydistill.plugins import Plugin
 from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
@@ -175,6 +177,8 @@ class TeacherOutputs:
             dropout=self._options["dropout"],
             dtype=DTYPES[header.precision],
         ).to(self._device)
+        if self._head in VOCABULARY_HEADS:
+            limit_ids(self._model, self._builders[0].corpus.encoding.vocab_size)
 
     def of(self, corpus: int, rows: NDArray[np.int64]) -> Values:
         """Outputs of these rows in their order; they are run sorted by length, which wastes least."""

@@ -31,6 +31,7 @@ from raydistill.methods._base import (
 from raydistill.methods._causal_config import Config
 from raydistill.models.blocks import Blocks, blocks_of, family_of
 from raydistill.models.layer_plan import num_steps
+from raydistill.models.vocabulary import head_at
 from raydistill.user_error import UserError
 
 __all__ = ["Config", "Method"]
@@ -63,9 +64,9 @@ class _Outputs:
         assert self.states is not None
         return self.states.index_select(0, self.layout.places(index))
 
-    def head_rows(self, index: Tensor) -> Tensor:
-        """Inputs (P, D') of the vocabulary projection at flat positions (P,)."""
-        return self.blocks.head_rows(self.end, self.layout.places(index), self.states)
+    def head_at(self, index: Tensor) -> tuple[Tensor, Projection]:
+        """Inputs (P, D') of the vocabulary projection at flat positions (P,), and the projection."""
+        return head_at(self.blocks, self.end, self.layout.places(index), self.states)
 
 
 class Method(Distiller):
@@ -100,9 +101,8 @@ class Method(Distiller):
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:
-        """Refuse models of other vocabularies, of other widths under a cosine term, or without a mapped site."""
+        """Refuse models of other heads, of other widths under a cosine term, or without a mapped site."""
         (teacher_config,) = teacher_configs
-        _check_equal("vocab_size", student_config, teacher_config, "teacher and student must share one tokenizer")
         _check_head(config, student_config, teacher_config)
         for term in sorted(config.active & {"cos", "causal_cos"}):
             remedy = f"set method.alpha_{term} to 0 or make the widths equal"
@@ -279,8 +279,7 @@ class Method(Distiller):
         if weights:
             index = self._compared(batch, weights.keys())
             loss, sums = vocabulary_losses(
-                student.head_rows(index),
-                student.blocks.head_projection(),
+                *student.head_at(index),
                 *(_teacher_head(teacher, index) if set(weights) != {"ce"} else (None, None)),
                 weights=weights,
                 labels=batch["labels"] if "ce" in weights else None,
@@ -301,7 +300,7 @@ class Method(Distiller):
 
 @torch.no_grad()
 def _teacher_head(teacher: _Outputs, index: Tensor) -> tuple[Tensor, Projection]:
-    return teacher.head_rows(index), teacher.blocks.head_projection()
+    return teacher.head_at(index)
 
 
 def _exchanged(batch: Batch) -> Batch:

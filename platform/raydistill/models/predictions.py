@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from raydistill.batch import Batch
 from raydistill.layout import Layout
 from raydistill.models.blocks import Blocks, blocks_of
+from raydistill.models.vocabulary import head_at
 from raydistill.user_error import UserError
 
 
@@ -78,7 +79,7 @@ def at_labels(
     blocks = blocks_of(model)
     layout, _, end, _ = _run(blocks, batch, with_states=False)
     places = layout.places(batch["label_index"] if index is None else index)
-    return blocks.head_rows(end, places), blocks.head_projection()
+    return head_at(blocks, end, places)
 
 
 def _run(blocks: Blocks, batch: Batch, *, with_states: bool) -> tuple[Layout, Tensor, Any, tuple[Tensor, ...]]:

@@ -9,22 +9,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raydistill.atomic import first_folder
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import tokenizer_hash
 from raydistill.data.published.archives import extract_folder
 from raydistill.data.storages import storage_at
 from raydistill.deploy.exported import is_exported
-from raydistill.models import adapters, checks
+from raydistill.models import checks
 from raydistill.models.classes import class_order, known_labels, output_names
 from raydistill.models.gguf import gguf_at, kept_checkpoint
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer, stored_head
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
 from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
-from raydistill.store_paths import cache_folder, files_below, is_in_store, local_path
-from raydistill.tracking.registration import content_hash
+from raydistill.stages._made_checkpoints import content_of as content_of
+from raydistill.stages._made_checkpoints import naming_blocks, times_of, whole_model, with_blocks
+from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.user_error import UserError, placed
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -97,7 +97,9 @@ def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bo
         suffix = INITIAL if name.endswith(INITIAL) else ""
         if facts is None or suffix not in facts.configs:
             raise UserError(f"checkpoint is {name!r}, which makes no model; name a training stage")
-        return Model(facts.configs[suffix], planned_tokenizer=facts.tokenizer_hash, exported=facts.exported)
+        made_config = facts.configs[suffix]
+        config = made_config if reference.blocks is None else naming_blocks(made_config, reference.blocks)
+        return Model(config, planned_tokenizer=facts.tokenizer_hash, exported=facts.exported)
     except UserError as error:
         raise error.at(key) from None
 
@@ -159,7 +161,7 @@ def check_model(
                 f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
                 f"choose one that has it, or write {key}.head: new to start one"
             )
-        _check_weights(key, model.folder, head, reference.head == "new", _times(model.folder))
+        _check_weights(key, model.folder, head, reference.head == "new", times_of(model.folder))
     if head in CLASSIFIERS and reference.head != "new":
         part = known_by(key, reference, model.config, corpus.labels) if may_know_a_part else corpus.labels
         with placed(key):
@@ -183,12 +185,6 @@ def _check_export(key: str, model: Model, head: str, *, may_be: bool) -> None:
     own = head if model.folder is None else stored_head(model.config)
     if own != head:
         raise UserError(f"{key} is the export of a {own} model, the task needs a {head} head; export another model")
-
-
-def _times(folder: Path) -> tuple[tuple[int, int], ...]:
-    """Times and sizes of a folder's files, so that a changed one is read again."""
-    files = [path.stat() for path in files_below(folder)]
-    return tuple(sorted((file.st_mtime_ns, file.st_size) for file in files))
 
 
 @lru_cache(maxsize=64)
@@ -292,31 +288,21 @@ def resolve(reference: ModelRef, inputs: Inputs) -> Path:
     """
     place = _place(reference, inputs)
     packed = gguf_at(place)
-    if packed is not None:
-        return kept_checkpoint(packed, cache_folder() / "models" / "gguf")
-    return _whole(describe(reference), place)
+    folder = place if packed is None else kept_checkpoint(packed, cache_folder() / "models" / "gguf")
+    whole = _whole(describe(reference), folder)
+    return whole if reference.blocks is None else with_blocks(whole, reference.blocks)
 
 
 def _whole(reference: str, folder: Path) -> Path:
-    """The folder of a plain model: that of an adapter's sum with its base, made once, or the one that is given."""
-    if not adapters.is_adapter(folder):
-        return folder
-    name = adapters.base_of(folder)
-    try:
-        # What the platform wrote is a path, which may stand for a place in an object store.
-        base = storage_at(Path(name)).fetch() if Path(name).is_absolute() else _place(ModelRef(checkpoint=name), {})
-        if not (base / "config.json").is_file() or adapters.is_adapter(base):
-            raise UserError("no plain model lies there")
-    except UserError as error:
-        raise UserError(
-            f"checkpoint is {reference!r}, an adapter of {name!r}, which is missing ({error}); put the base there, or "
-            f"correct base_model_name_or_path in its {adapters.CONFIG}"
-        ) from None
-    target = cache_folder() / "models" / "merged" / f"{content_of(folder)[:16]}-{content_of(base)[:16]}"
-    if not target.is_dir():
-        with first_folder(target) as made:
-            adapters.write_merged(folder, base, made)
-    return target
+    """The folder of a plain model: that of an adapter's sum with its base, or the one that is given."""
+    # What the platform wrote is a path, which may stand for a place in an object store.
+    return whole_model(
+        reference,
+        folder,
+        lambda name: (
+            storage_at(Path(name)).fetch() if Path(name).is_absolute() else _place(ModelRef(checkpoint=name), {})
+        ),
+    )
 
 
 def _place(reference: ModelRef, inputs: Inputs) -> Path:
@@ -343,16 +329,6 @@ def for_workers(folder: Path, storage: Path | None) -> Path:
     if storage is None:
         return folder
     return storage_at(storage / "models").share(folder, lambda: content_of(folder)[:16])
-
-
-def content_of(folder: Path) -> str:
-    """SHA-256 over a checkpoint's files, found out once for many stages that name it."""
-    return _content_of(folder, _times(folder))
-
-
-@lru_cache(maxsize=64)
-def _content_of(folder: Path, files: tuple[tuple[int, int], ...]) -> str:
-    return content_hash(folder)
 
 
 def _registered(reference: str, inputs: Inputs) -> Path:

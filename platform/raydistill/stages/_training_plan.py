@@ -58,7 +58,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     for position, teacher in enumerate(teachers):
         _models.check_size(f"teachers.{position}", teacher.config, corpus.as_encoded(teacher.encoding))
     _check_needs(config, student, teachers)
-    _check_vocabularies(config, student, teachers)
+    _check_vocabularies(config, student, teachers, inputs)
     config.method.check(student, _as_taught(config, teachers))
     choice = choice_of(config, inputs)
     reading = Reading.of(config, _corpora.facts_of(config.corpus, inputs).labels, student, teachers)
@@ -230,16 +230,22 @@ def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> 
                 )
 
 
-def _check_vocabularies(config: "Config", student: Any, teachers: Sequence[Fitted]) -> None:
-    """Raise UserError where a language model is compared with one that predicts other ids."""
+def _check_vocabularies(config: "Config", student: Any, teachers: Sequence[Fitted], inputs: Inputs) -> None:
+    """Raise UserError where a language model is compared with one of another size whose ids may mean other tokens.
+
+    Where both have a tokenizer it is the corpus's, which was checked, and its ids alone are compared.
+    """
     if not config.method.distils or config.task.head not in VOCABULARY_TERMS:
         return
+    start = config.student.checkpoint
+    known = start is None or _models.model_of("student.checkpoint", start, inputs).tokenizer_hash is not None
     for position, teacher in enumerate(teachers):
-        if teacher.config.vocab_size != student.vocab_size:
-            raise UserError(
-                f"vocab_size is {student.vocab_size} in the student and {teacher.config.vocab_size} in "
-                f"teachers.{position}; teacher and student must share one tokenizer"
-            )
+        if teacher.config.vocab_size == student.vocab_size or (known and teacher.model.tokenizer_hash is not None):
+            continue
+        raise UserError(
+            f"vocab_size is {student.vocab_size} in the student and {teacher.config.vocab_size} in "
+            f"teachers.{position}, and not both have a tokenizer that shows what their ids mean; save it beside each"
+        )
 
 
 def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFacts, inputs: Inputs) -> Any:

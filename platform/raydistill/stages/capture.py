@@ -160,7 +160,7 @@ class Stage(_base.Stage):
         for number, reference in enumerate(config.teachers):
             key = f"teachers.{number}"
             teacher = _models.fitted(key, reference, inputs, task=config.task, corpus=corpus, may_know_a_part=True)
-            self._check_teacher(number, teacher.config)
+            self._check_teacher(number, teacher.config, corpus.vocab_size)
             teachers.append(teacher)
         self._check_record_batches(corpus.max_length)
         lines = [self.line(number, teacher, corpus) for number, teacher in enumerate(teachers)]
@@ -198,7 +198,7 @@ class Stage(_base.Stage):
         if task.batch_dependent:
             raise UserError(f"task {task.name} draws masks for whole micro-batches; write task.sampling: row")
 
-    def _check_teacher(self, number: int, teacher: Any) -> None:
+    def _check_teacher(self, number: int, teacher: Any, num_ids: int) -> None:
         key, config = f"teachers.{number}", self.config
         if config.teachers[number].head == "new":
             raise UserError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
@@ -206,8 +206,8 @@ class Stage(_base.Stage):
         beyond = [layer for layer in config.layers if layer > depth]
         if beyond:
             raise UserError(f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it")
-        if "top_k" in config.outputs and config.top_k > teacher.vocab_size:
-            raise UserError(f"top_k is {config.top_k}, {key} has {teacher.vocab_size} token ids; lower it")
+        if "top_k" in config.outputs and config.top_k > num_ids:
+            raise UserError(f"top_k is {config.top_k}, {key} has {num_ids} token ids; lower it")
         if "dropout_scores" not in config.outputs:
             return
         if teacher.num_labels < 2:

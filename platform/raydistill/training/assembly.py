@@ -11,10 +11,12 @@ from raydistill.data.mixture import open_mixture
 from raydistill.models.checkpointing import use_checkpointing
 from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
+from raydistill.models.heads import VOCABULARY_HEADS
 from raydistill.models.layer_selection import freeze_position_embeddings
 from raydistill.models.load import load_config, load_model, stored_dtype
 from raydistill.models.lora import add_adapters
 from raydistill.models.offloading import put_away
+from raydistill.models.vocabulary import limit_ids
 from raydistill.optim.optimizers import CLIP_PER_TENSOR, make_optimizer
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import deepspeed_config, resolve_precision
@@ -34,12 +36,16 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         num_micro_batches=training.num_micro_batches(num_workers),
         max_grad_norm=0.0 if settings.name in CLIP_PER_TENSOR else settings.max_grad_norm,
     )
-    labels = spec.task.outputs(open_mixture(spec.corpus).encoding.labels)
+    encoding = open_mixture(spec.corpus).encoding
+    labels = spec.task.outputs(encoding.labels)
     student = _load_student(spec, labels)
     if training.zero_stage == 3:
         shard(student, config, dtype=_DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
     teachers = [_load_teacher(teacher, spec, device, part) for teacher, part in zip(spec.teachers, taught, strict=True)]
+    if spec.method.distils and spec.task.head in VOCABULARY_HEADS:
+        for model in (student, *teachers):
+            limit_ids(model, encoding.vocab_size)
     distiller = spec.method.build(student, teachers, **_labels_of_teachers(spec, taught))
     distiller.encodings = tuple(teacher.encoding for teacher in spec.teachers)
     optimizer = make_optimizer(

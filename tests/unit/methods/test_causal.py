@@ -133,13 +133,6 @@ def test_another_width_is_refused_only_where_a_cosine_compares_it():
     check(config(alpha_cos=0.0, alpha_causal_cos=0.0), teacher=wide)
 
 
-def test_another_vocabulary_is_refused():
-    other = toy_bert(4).config
-    other.vocab_size = 99
-    with pytest.raises(ValueError, match="vocab_size is 61 in the student and 99 in the teacher"):
-        check(config(), teacher=other)
-
-
 def test_mapped_sites_that_a_model_lacks_are_refused():
     with pytest.raises(ValueError, match=r"mapping names teacher layer 6, but it has layers 0\.\.3"):
         check(config(mapping="middle_6"))

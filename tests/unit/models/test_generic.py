@@ -75,7 +75,9 @@ def test_states_and_logits_are_those_of_transformers(name, options):
     if name == "xlm":
         # Its blocks are in several lists side by side.
         assert family_of(model.config).has(model.config) == {"logits", "pooled", "last_states"}
-        with pytest.raises(ValueError, match=r"no list of 3 blocks was found in the xlm; name it in its config\.json"):
+        with pytest.raises(
+            ValueError, match=r"no list of 3 blocks was found in the xlm; name it beside the checkpoint"
+        ):
             blocks.whole(torch.tensor([5]), layout_of(batch_of([np.array([5])])), read=[0])
         return
     end, states = blocks.forward(layout_of(batch).take(batch["input_ids"]), layout_of(batch), with_states=True)

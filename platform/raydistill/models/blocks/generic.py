@@ -91,7 +91,7 @@ class Family(_base.Blocks):
             kind, depth = model.config.model_type, getattr(model.config, "num_hidden_layers", "?")
             raise UserError(
                 f"no list of {depth} blocks was found in the {kind}; "
-                f'name it in its config.json, such as "{BLOCKS}": "encoder.layer"'
+                f'name it beside the checkpoint, as blocks: encoder.layer, or in its config.json as "{BLOCKS}"'
             )
         return name
 
@@ -263,7 +263,10 @@ def blocks_in(model: Any) -> str | None:
     prefix = "" if base is model else f"{model.base_model_prefix}."
     if named is not None:
         if not isinstance(dict(base.named_modules()).get(named), nn.ModuleList):
-            raise UserError(f"{BLOCKS} is {named!r}, which is no list of blocks of the {model.config.model_type}")
+            kind = model.config.model_type
+            raise UserError(
+                f"{BLOCKS} is {named!r}, which is no list of blocks of the {kind}; it has {_lists_in(base)}"
+            )
         return f"{prefix}{named}"
     depth = getattr(model.config, "num_hidden_layers", None)
     found = [
@@ -275,6 +278,11 @@ def blocks_in(model: Any) -> str | None:
         found = [name for name in found if "encoder" in name]
     outer = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
     return f"{prefix}{outer[0]}" if len(outer) == 1 else None
+
+
+def _lists_in(base: nn.Module) -> str:
+    found = [name for name, module in base.named_modules() if isinstance(module, nn.ModuleList)]
+    return ", ".join(found) or "none"
 
 
 def _on_meta(config: Any, head: str) -> Any:
