@@ -15,8 +15,6 @@ from raydistill.training.history import read_history
 from toys.chats import chat_tokenizer, conversations, write_lines
 from toys.families import toy_gpt2
 
-pytestmark = pytest.mark.core
-
 KD = {"name": "kd", "positions": "completion", "temperature": 1.0, "alpha": 0.8}
 TRAINING = {
     "num_epochs": 12,
