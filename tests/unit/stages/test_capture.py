@@ -193,7 +193,7 @@ def test_a_loss_of_stored_outputs_is_that_of_the_teacher(folder: Path, tmp_path:
     teacher = load_model(folder / "teacher", head="sequence_classification", labels=CLASSES)
     torch.manual_seed(0)
     student = student_from_layers(teacher, architecture="bert", layers=[0, 2], vocab_transform=False)
-    joined, _ = stage._joined(decisions, {"train": parts}, context)
+    joined, _ = stage._joined(stage.config, decisions, {"train": parts}, context)
     task = {"name": "classification"}
     live, stored = (
         BatchBuilder(FeedSpec.make(parts, task, METHODS[name], seed=1, stored=one)).batch(

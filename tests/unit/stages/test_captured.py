@@ -265,8 +265,8 @@ def decided(folder: Path, tmp_path: Path, **changes: Any) -> Any:
     """What a training does once its corpus is there, and how many rows teachers ran on for it before."""
     stage = train_stage(folder, **changes)
     context = context_of(stage, tmp_path / "job", storage=tmp_path)
-    decisions = stage._with_room(stage.plan(context.scaling, context.inputs), context)
-    return decisions, stage._joined(decisions, {}, context)[1]
+    decisions = stage._with_room(stage.config, stage.plan(context.scaling, context.inputs), context)
+    return decisions, stage._joined(stage.config, decisions, {}, context)[1]
 
 
 def test_auto_runs_teachers_live_where_their_outputs_have_no_room(

@@ -90,5 +90,11 @@ def test_a_model_of_which_a_method_cannot_have_what_it_needs_is_refused_by_name(
     teachers = [SimpleNamespace(config=t5)]
     patient = specs({"name": "patient_kd", "student_layers": [0], "teacher_layers": [1]})
     with pytest.raises(ValueError, match=r"teachers\.0 is a t5, of which method patient_kd .* cannot have pooled, the"):
-        _training_plan._check_needs(SimpleNamespace(method=patient, task=task), BertConfig(), teachers)
-    _training_plan._check_needs(SimpleNamespace(method=specs({"name": "kd"}), task=task), BertConfig(), teachers)
+        _training_plan._check_needs(
+            SimpleNamespace(method=patient, task=task, student=StudentConfig(layers=[0])), BertConfig(), teachers
+        )
+    _training_plan._check_needs(
+        SimpleNamespace(method=specs({"name": "kd"}), task=task, student=StudentConfig(layers=[0])),
+        BertConfig(),
+        teachers,
+    )

@@ -51,7 +51,9 @@ def test_stored_outputs_of_several_teachers_run_none_of_them(folder: Path) -> No
 def batch_of(folder: Path, options: dict[str, Any], outputs: str, tmp_path: Path) -> Any:
     stage = stage_of(folder, options, outputs)
     parts = _corpora.train_parts(stage.config.corpus, {})
-    joined, _ = stage._joined(stage.plan(ScalingConfig(), {}), {"train": parts}, context_of(stage, tmp_path))
+    joined, _ = stage._joined(
+        stage.config, stage.plan(ScalingConfig(), {}), {"train": parts}, context_of(stage, tmp_path)
+    )
     spec = FeedSpec.make(parts, stage.config.task, stage.config.method, seed=1, stored=joined.get("train"))
     return BatchBuilder(spec).batch(ROWS, epoch=0, step=0)
 

@@ -45,7 +45,9 @@ def losses(folder: Path, output: Path, stored: str, **options: Any) -> list[Any]
     """Loss, gradients and teacher's rows with stored outputs, then with the teacher on the same batch, in float64."""
     stage = stage_of(folder, stored, method={**COMPLETION, **options.pop("method", {})}, **options)
     parts = _corpora.train_parts(stage.config.corpus, {})
-    joined, _ = stage._joined(stage.plan(ScalingConfig(), {}), {"train": parts}, context_of(stage, output))
+    joined, _ = stage._joined(
+        stage.config, stage.plan(ScalingConfig(), {}), {"train": parts}, context_of(stage, output)
+    )
     spec = FeedSpec.make(parts, stage.config.task, stage.config.method, seed=1, stored=joined["train"])
     batch = BatchBuilder(spec).batch(ROWS, epoch=1, step=0)
     plain = {name: column for name, column in batch.columns.items() if not name.startswith("teacher_0")}

@@ -63,7 +63,7 @@ def batches_of(folder: Path, task: str, stored: str, output: Path, *, epoch: int
     stage = stage_of(folder, task, stored, options=options)
     decisions = stage.plan(ScalingConfig(), {})
     parts = _corpora.train_parts(stage.config.corpus, {})
-    joined, ran = stage._joined(decisions, {"train": parts}, context_of(stage, output))
+    joined, ran = stage._joined(stage.config, decisions, {"train": parts}, context_of(stage, output))
     assert ran == 0
     spec = FeedSpec.make(parts, stage.config.task, stage.config.method, seed=1, stored=joined["train"])
     return [stage.config.method, BatchBuilder(spec).batch(ROWS, epoch=epoch, step=0)]
