@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raydistill import __version__, discovery
-from raydistill.commands import cluster_jobs, convert, explain, export, models, new, predict, serve, submit, tune
+from raydistill.commands import clean, cluster_jobs, convert, explain, export, models, new, predict, serve, submit, tune
 from raydistill.commands.loading import load
 from raydistill.commands.reporting import (
     DONE,
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.add_typer(models.app)
 app.command("tune")(tune.tune)
 app.command("convert")(convert.convert)
+app.command("clean")(clean.clean)
 app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("serve")(serve.serve)

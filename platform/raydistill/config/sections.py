@@ -145,7 +145,8 @@ class ModelRef(Section):
     """Folder of the checkpoint inside that distribution."""
     head: Literal["pretrained", "new"] = "pretrained"
     """``new`` allows a checkpoint without the head that the task needs, or with other classes, and starts one."""
-    blocks: str | None = None
+    # Not written where it is not given, so that hashes of stages stay what they were.
+    blocks: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Name of the list of blocks in a model that runs whole, such as ``encoder.layer``, where none is found by itself;
     ``raydistill ls models`` tells which models run in parts and need none."""
     labels: Labels = []
