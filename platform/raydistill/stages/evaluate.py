@@ -215,7 +215,7 @@ class Stage(_base.Stage):
             ],
             "notes": notes,
             "predictions": files,
-            "rows_of": [asdict(part) for part in parts],
+            "rows_of": [{**asdict(part), "label_subset": [*part.label_subset]} for part in parts],
         }
 
     def _notes(self, threads: int) -> list[str]:
