@@ -5,6 +5,7 @@
 
 import importlib.util
 import os
+import re
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,16 +14,23 @@ from pyarrow import fs as arrow_fs
 
 from raydistill.data.store_faults import endpoint, fault_of
 from raydistill.store_paths import SCHEME
+from raydistill.user_error import UserError
 
 _CONNECT_S = 5
 _REQUEST_S = 60
 _ATTEMPTS = 3
 _PROBE = ".raydistill-probe"
+_BUCKET = re.compile(r"[\w.-]+", re.ASCII)
 
 
 def filesystem(uri: str) -> Any:
-    """The file system of a URI's bucket; raises OSError where no endpoint is named and nobody knows the bucket."""
+    """The file system of a URI's bucket.
+
+    Raises UserError for a URI that names none, and OSError where no endpoint is named and nobody knows the bucket.
+    """
     bucket = uri.removeprefix(SCHEME).partition("/")[0]
+    if not _BUCKET.fullmatch(bucket):
+        raise UserError(f"{uri} names no bucket of an object store; write s3://BUCKET/PATH")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     return _opened(bucket, endpoint(), region, os.environ.get("AWS_ACCESS_KEY_ID"))
 

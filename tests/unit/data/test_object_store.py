@@ -4,6 +4,7 @@ import time
 import pytest
 
 from raydistill.data import object_store
+from raydistill.user_error import UserError
 from toys.store import BUCKET, keys, s3_server
 
 
@@ -46,3 +47,10 @@ def test_wrong_credentials_are_told(tmp_path):
 def test_a_missing_boto3_is_told(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert object_store.problem("s3://bucket/runs") == "which needs boto3; pip install 'raydistill[s3]'"
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///teacher", "s3://a b/teacher", "s3://*/teacher"])
+def test_a_uri_without_a_bucket_is_refused_in_one_line(uri):
+    with pytest.raises(UserError) as raised:
+        object_store.filesystem(uri)
+    assert str(raised.value) == f"{uri} names no bucket of an object store; write s3://BUCKET/PATH"
