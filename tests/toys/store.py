@@ -130,6 +130,7 @@ def job_data(folder: Path, storage: str, **sections: Any) -> dict[str, Any]:
                 "num_epochs": 9,
                 "eval_steps": 20,
                 "save_steps": 5,
+                "keep_checkpoints": True,
                 "load_best_model_at_end": True,
             },
             "optimizer": {**OPTIMIZER, "learning_rate": 5e-4},

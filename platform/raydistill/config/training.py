@@ -110,7 +110,10 @@ class TrainingConfig(Section):
     save_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between checkpoints, None for once an epoch."""
     save_total_limit: Annotated[int, Field(ge=1)] = 2
-    """Latest checkpoints that are kept; the best student is kept besides."""
+    """Latest checkpoints that are kept while it trains; the best student is kept besides."""
+    keep_checkpoints: bool = False
+    """Whether checkpoints stay when the training is finished. By default they go: the student is there, and a
+    checkpoint, with its moments, is three to four times as large."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """Restarts of the worker group after a failure."""
     stop_after_steps: Annotated[int, Field(ge=1)] | None = None

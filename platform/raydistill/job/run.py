@@ -213,6 +213,8 @@ class Runner:
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
         record.write(summary, seconds=time.monotonic() - start)
+        for name in run.stage.leftovers():
+            storage_at(record.output / name).remove()
         self.result.outputs[run.name] = record.output
         self.result.summaries[run.name] = summary
         self.echo(f"{run.name}: finished in {time.monotonic() - start:.0f} s")

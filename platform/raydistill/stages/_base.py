@@ -290,6 +290,10 @@ class Stage(ABC):
         An interrupted run is called again with the same folder and continues what it finds there.
         """
 
+    def leftovers(self) -> tuple[str, ...]:
+        """Folders of its output that nothing reads once it is finished."""
+        return ()
+
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         """What the output depends on, as plain data; how many processes made it is left out."""
         return self.config.model_dump(mode="json", exclude={"scaling", "seed", "matrix", "max_parallel"})

@@ -29,7 +29,7 @@ from raydistill.stages._teacher_plan import Choice
 from raydistill.stages._training_plan import TrainDecisions, plan_training
 from raydistill.training.placement import CAPTURED
 from raydistill.training.spec import TeacherSpec, TrainSpec
-from raydistill.training.trainer import train
+from raydistill.training.trainer import CHECKPOINTS, train
 from raydistill.user_error import UserError
 
 _HOW_ONLY = {
@@ -38,6 +38,7 @@ _HOW_ONLY = {
     "logging_steps",
     "save_steps",
     "save_total_limit",
+    "keep_checkpoints",
     "max_failures",
 }
 """Keys of ``training`` on which the trained student does not depend."""
@@ -117,6 +118,9 @@ class Stage(_base.Stage):
             # Stored or not, teachers say the same, unless something of them is drawn.
             del found["teacher_outputs"]
         return found
+
+    def leftovers(self) -> tuple[str, ...]:
+        return () if self.config.training.keep_checkpoints else (CHECKPOINTS,)
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
         if self._batch_dependent() and scaling.fewest_workers < scaling.num_workers:

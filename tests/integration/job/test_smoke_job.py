@@ -51,6 +51,13 @@ def test_an_interrupted_job_skips_what_had_finished(finished: tuple[Path, JobRes
     assert any(line.startswith("register: continuing") for line in lines)
 
 
+def test_a_finished_training_keeps_no_checkpoint_beside_its_student(
+    finished: tuple[Path, JobResult, list[str]],
+) -> None:
+    _, result, _ = finished
+    assert sorted(path.name for path in result.outputs["distill"].iterdir() if path.is_dir()) == ["initial", "student"]
+
+
 def test_a_finished_job_runs_nothing_again(finished: tuple[Path, JobResult, list[str]]) -> None:
     storage, first, _ = finished
     again = run_job(load(storage), echo=lambda line: None)

@@ -99,6 +99,12 @@ def test_a_training_that_is_not_finished_keeps_its_checkpoints(job):
     ]
 
 
+def test_checkpoints_that_are_to_be_kept_stay(job):
+    file, outputs = job
+    found = json.loads(invoke(file, "teacher.training.keep_checkpoints=true", "--json").stdout)["folders"]
+    assert [one["path"] for one in found] == [str(outputs["teacher"].with_name("teacher-01234567"))]
+
+
 def test_all_but_what_people_read_goes_once_the_models_are_registered(job):
     file, outputs = job
     paths = {one["path"] for one in json.loads(invoke(file, "--keep", "registered", "--json").stdout)["folders"]}
