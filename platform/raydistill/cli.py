@@ -140,12 +140,12 @@ def validate(
         findings = [_validate_one(job, overrides) for job in jobs]
         if as_json:
             emit(findings, json_text=True, lines=[])
-        if any(finding["errors"] for finding in findings):
-            problems = [line for finding in findings for line in finding["errors"]]
-            raise UserError([] if as_json else problems)
-        if not as_json:
+        else:
             for finding in findings:
-                print_lines(_report_lines(finding["job"], finding["stages"]))
+                print_lines(_report_lines(finding["job"], finding["stages"]) if finding["ok"] else [])
+        problems = [line for finding in findings for line in finding["errors"]]
+        if problems:
+            raise UserError([] if as_json else problems)
 
 
 def _validate_one(job: str, overrides: list[str]) -> dict[str, Any]:

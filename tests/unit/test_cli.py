@@ -86,7 +86,7 @@ def runner(monkeypatch, checked):
 @pytest.mark.parametrize(
     "command",
     [
-        *("run", "validate", "ls", "cp", "track-sync", "convert"),
+        *("run", "validate", "ls", "cp", "track-sync", "convert", "clean", "predict", "export", "serve"),
         *(f"models {each.name}" for each in models.app.registered_commands),
     ],
 )
@@ -252,12 +252,13 @@ def test_ctrl_c_exits_130_and_tells_how_to_go_on(job, runner):
     assert result.stderr == "interrupted; the same command again continues where it stopped\n"
 
 
-def test_validate_names_every_bad_file_and_exits_2(job, checked, tmp_path):
+def test_validate_names_good_files_and_every_bad_one_and_exits_2(job, checked, tmp_path):
     bad, worse = tmp_path / "bad.yaml", tmp_path / "worse.yaml"
     bad.write_text(job.read_text() + "extra: 1\n")
     worse.write_text("a: [")
     result = invoke("validate", job, bad, worse)
     assert result.exit_code == 2
+    assert result.stdout.splitlines()[0] == f"{job}: valid"
     assert [line.split(":")[0].split(",")[0] for line in result.stderr.splitlines()] == [str(bad), str(worse)]
 
 
