@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from raydistill.config.sections import Section
-from raydistill.registry.student import TEACHER, StudentVersion
+from raydistill.registry.student import BASELINE, TEACHER, StudentVersion
 
 _ROUNDING = 1e-9
 """Tolerance for a difference of two figures, so that 0.9 is within 0.02 of 0.92."""
@@ -61,6 +61,31 @@ def gate_line(gate: Mapping[str, Any]) -> str:
     parts += [f"within {one.within_of_teacher:g} of the teacher's"] if one.within_of_teacher is not None else []
     better = "greater" if one.greater_is_better else "less"
     return f"{one.figure} ({better} is better) {' and '.join(parts) or 'known'}"
+
+
+def figures_told(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
+    """The figures by which a version is judged in one line, and another where it is below its own baseline.
+
+    None where no job says by which figure versions compare, or it is not known.
+    """
+    gate = None if version.gate is None else GateConfig.model_validate(version.gate)
+    compared = version.compared_by if gate is None else (gate.figure, bool(gate.greater_is_better))
+    if compared is None or compared[0] not in version.figures:
+        return []
+    metric, greater = compared
+    figure = version.figures[metric]
+    rows = [row for row in version.rows if row.role in (TEACHER, BASELINE) and metric in row.figures]
+    others = [f"{row.figures[metric]:.6g} of {row.name}, its {row.role}" for row in rows]
+    if holder is not None and holder.number != version.number and metric in holder.figures:
+        others.append(f"{holder.figures[metric]:.6g} of {holder.title}")
+    found = [f"{metric} is {figure:.6g}{', beside ' if others else ''}{', '.join(others)}"]
+    sign = 1 if greater else -1
+    found += [
+        f"its baseline {row.name}, at {row.figures[metric]:.6g}, is better: distillation gained nothing here"
+        for row in rows
+        if row.role == BASELINE and sign * (row.figures[metric] - figure) > 0
+    ]
+    return found
 
 
 def _against_holder(gate: GateConfig, figure: float, holder: StudentVersion | None) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from raydistill.environment import quiet_variables
 from raydistill.registry.client import Registry
-from raydistill.registry.gate import unmet
+from raydistill.registry.gate import figures_told, unmet
 from raydistill.registry.reference import check_alias
 from raydistill.registry.student import LICENSE_TAG, StudentVersion
 from raydistill.user_error import UserError
@@ -130,10 +130,11 @@ def _license(version: StudentVersion) -> list[str]:
 
 
 def _notes(version: StudentVersion, holder: StudentVersion | None) -> list[str]:
-    """What does not refuse a version but is worth knowing."""
+    """What does not refuse a version but is worth knowing, its figures first."""
+    found = figures_told(version, holder)
     if version.gate is None:
-        return ["its job sets no gate, so no figures were compared"]
+        return [*found, "its job sets no gate, so no figure could refuse it"]
     corpora = [None if one is None else one.tags.get("corpus_hash") for one in (version, holder)]
     if None not in corpora and corpora[0] != corpora[1] and holder is not None:
-        return [f"{holder.title} was made from another corpus, so its figures may be of other rows"]
-    return []
+        found.append(f"{holder.title} was made from another corpus, so its figures may be of other rows")
+    return found

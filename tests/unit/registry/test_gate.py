@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from raydistill.registry.gate import GateConfig, gate_line, gate_tag, unmet
+from raydistill.registry.gate import GateConfig, figures_told, gate_line, gate_tag, unmet
 from raydistill.registry.student import FiguresRow, StudentVersion, figures_tag
 
 
@@ -54,6 +54,27 @@ def test_the_best_teacher_is_the_one_to_be_near_to():
     assert unmet(version(0.9, teachers=(0.5, 0.92), gate=near), None) == []
     [line] = unmet(version(0.9, teachers=(0.5, 0.93), gate=near), None)
     assert line == "accuracy is 0.9, worse than 0.93 of t0.93, its teacher, by more than 0.02"
+
+
+def test_the_figures_that_a_version_is_judged_by_are_told_and_a_baseline_that_is_better():
+    rows = [
+        FiguresRow("student", "kd", {"accuracy": 0.9}),
+        FiguresRow("teacher", "large", {"accuracy": 0.95}),
+        FiguresRow("baseline", "alone", {"accuracy": 0.91}),
+    ]
+    judged = StudentVersion("s", 3, {**figures_tag(rows), "gate": gate_tag(gate())})
+    assert figures_told(judged, version(0.89)) == [
+        "accuracy is 0.9, beside 0.95 of large, its teacher, 0.91 of alone, its baseline, 0.89 of s version 2",
+        "its baseline alone, at 0.91, is better: distillation gained nothing here",
+    ]
+    assert (
+        len(
+            figures_told(StudentVersion("s", 3, {**judged.tags, "gate": gate_tag(gate(greater_is_better=False))}), None)
+        )
+        == 1
+    )
+    assert figures_told(version(None, gate=gate()), None) == []
+    assert figures_told(version(0.9), None) == []
 
 
 def test_what_is_not_known_is_told_and_not_passed():
