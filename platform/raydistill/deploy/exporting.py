@@ -125,8 +125,12 @@ def _reads_types(model: nn.Module) -> bool:
 def _sample(model: Any, tokenizer: Any, lengths: Sequence[int]) -> Batch:
     """Rows of ids of the tokenizer, the same at each call; every token is labelled."""
     draws = torch.Generator().manual_seed(0)
-    last = min(len(tokenizer), int(model.config.vocab_size))
-    rows = [torch.randint(last, (length,), generator=draws).numpy() for length in lengths]
+    # RoBERTa counts positions without ids of padding, which no text has.
+    special = {*tokenizer.all_special_ids, model.config.pad_token_id}
+    words = torch.tensor(
+        [number for number in range(min(len(tokenizer), model.config.vocab_size)) if number not in special]
+    )
+    rows = [words[torch.randint(len(words), (length,), generator=draws)].numpy() for length in lengths]
     pad = tokenizer.pad_token_id
     batch = collate(rows, range(len(rows)), pad_id=0 if pad is None else pad)
     return batch.with_columns(label_index=batch["token_index"])
