@@ -119,12 +119,12 @@ def _loaded(name: str, text: str, place: str) -> ModuleType:
     """The module of a file's content, made once in a process for each content."""
     # Flat, because pickle imports the parts of a dotted name.
     module_name = f"raydistill_plugin_{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    # Tracebacks and readers of docstrings find the text so where the file is not, and not that of a later version.
+    linecache.cache[place] = (len(text), None, text.splitlines(keepends=True), place)
     if module_name in sys.modules:
         return sys.modules[module_name]
     module = ModuleType(module_name)
     module.__file__ = place
-    # Tracebacks and readers of docstrings find the text so where the file is not.
-    linecache.cache[place] = (len(text), None, text.splitlines(keepends=True), place)
     sys.modules[module_name] = module
     try:
         exec(compile(text, place, "exec"), module.__dict__)

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import pickle
 import subprocess
 import sys
@@ -62,6 +63,14 @@ def test_a_method_of_a_plug_in_has_a_public_class_with_its_documentation():
     made = method_class("scaled")
     assert made(factor=4.0).config.factor == 4.0
     assert "What the loss is multiplied by." in (made.__doc__ or "")
+
+
+def test_a_plug_in_that_is_used_again_after_another_of_its_name_has_its_own_documentation():
+    used(scaled=METHOD)
+    with pytest.raises(UserError, match=r"scaled.py, line 1: SyntaxError"):
+        used(scaled="def f(:\n")
+    used(scaled=METHOD)
+    assert "A method for tests." in inspect.getsource(discovery.load(plugins.METHODS, "scaled"))
 
 
 def test_a_metric_of_a_plug_in_counts_with_its_own_direction():
