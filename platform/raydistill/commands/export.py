@@ -41,7 +41,8 @@ def export(
       raydistill export runs/demo/distill-2604a229 student-static --to onnx-int8-static --calibrate texts.csv
     """
     with reported(debug=debug):
-        from raydistill.deploy.exported import export_files
+        from raydistill.atomic import atomic_folder
+        from raydistill.deploy.exported import size_mb
         from raydistill.deploy.exporting import check_format, export_model
         from raydistill.prediction.calibration import calibration_batches
         from raydistill.prediction.models import model_folder
@@ -54,9 +55,8 @@ def export(
         with tempfile.TemporaryDirectory() as temporary:
             folder = model_folder(model, storage, uri, Path(temporary))
             batches = calibration_batches(folder, calibrate or [], column_pairs(columns or []), most_rows=rows)
-            with tempfile.TemporaryDirectory(dir=new.parent, prefix=f".{new.name}-") as beside:
-                export_model(folder, Path(beside) / "made", to, rows=batches)
-                (Path(beside) / "made").rename(new)
-        size = sum(file.stat().st_size for file in export_files(new)) / 1e6
+            with atomic_folder(new) as made:
+                export_model(folder, made, to, rows=batches)
+        size = size_mb(new)
         lines = [f"wrote {to} of {size:.1f} MB to {new}; next: raydistill predict {new} FILE -o OUT"]
         emit({"folder": str(new), "format": to, "size_mb": size}, json_text=as_json, lines=lines)

@@ -29,15 +29,12 @@ from raydistill.losses.reduction import widen
 from raydistill.losses.top_k import TopK, top_k_of
 from raydistill.models.dropout_scores import dropout_scores, pass_seeds, single_pass_scores
 from raydistill.models.heads import VOCABULARY_HEADS
-from raydistill.models.load import load_model
+from raydistill.models.load import DTYPES, load_model
 from raydistill.models.predictions import at_labels, predict
 from raydistill.models.vocabulary import limit_ids
 from raydistill.plugins import Plugin
 from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.user_error import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a teacher may compute in."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,11 @@ def export_files(folder: str | Path) -> list[Path]:
     return sorted(file for pattern in _WEIGHTS[graph] for file in Path(folder).glob(pattern)) if graph else []
 
 
+def size_mb(folder: str | Path) -> float:
+    """10^6 bytes of an export's graph and weights."""
+    return sum(file.stat().st_size for file in export_files(folder)) / 1e6
+
+
 def missing_packages(to: str) -> str:
     """What to install before a model can be written in a format, empty where nothing is missing."""
     extras = ["export", *(["openvino"] if to.startswith("openvino") else [])]

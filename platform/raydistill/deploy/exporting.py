@@ -47,7 +47,7 @@ def check_format(name: str, *, has_rows: bool) -> None:
 
 
 def export_model(folder: str | Path, target: Path, to: str, *, rows: Sequence[Batch] = ()) -> None:
-    """Write the model in ``folder`` to the new folder ``target`` in a format, with its configuration and tokenizer.
+    """Write the model in ``folder`` to ``target``, an empty folder or none, with its configuration and tokenizer.
 
     ``rows``: batches for calibration, as ``predict`` reads them. A model with a layer plan, or a pruned one, is
     exported as the plain model of equal logits. The float32 graph's logits are compared with the model's own before
@@ -58,7 +58,7 @@ def export_model(folder: str | Path, target: Path, to: str, *, rows: Sequence[Ba
     head = head_in(folder)
     model: Any = unrolled(restored(load_model(folder, head=head))).eval()
     tokenizer = load_tokenizer(folder)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(target)
     tokenizer.save_pretrained(target)
     plain = target / ONNX

@@ -12,12 +12,9 @@ from raydistill.batch import Batch
 from raydistill.deploy.answers import ANSWERS, Columns, Example
 from raydistill.deploy.exported import ExportedModel, is_exported
 from raydistill.models import checks
-from raydistill.models.load import head_in, load_config, load_model, load_tokenizer, stored_head
+from raydistill.models.load import DTYPES, head_in, load_config, load_model, load_tokenizer, stored_head
 from raydistill.tasks._base import LabelledRow
 from raydistill.user_error import UserError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a model may compute in."""
 
 
 class Predictor:

@@ -51,6 +51,8 @@ _DROPOUT_FIELDS = (
     "decoder_layerdrop",
 )
 _STORED = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a model may compute in, by the words of a job."""
 _ACTIVATIONS = ("hidden_act", "activation", "activation_function")
 """Keys of a configuration that name a function, by family."""
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")

@@ -12,7 +12,7 @@ from raydistill.config.directions import greater_is_better
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, CorpusRef, ModelRef, ScalingConfig, Section
 from raydistill.data.stream import FeedSpec, validation_batches
-from raydistill.deploy.exported import export_files, missing_packages
+from raydistill.deploy.exported import missing_packages, size_mb
 from raydistill.deploy.exporting import CALIBRATED, FORMATS, export_model
 from raydistill.evaluation import Checkpoints, evaluate_models
 from raydistill.models.load import head_in
@@ -123,13 +123,9 @@ class Stage(_base.Stage):
         assert folder is not None, "a stage runs after those that make what it reads"
         target = context.output / _STUDENT
         with atomic_folder(target) as made:
-            # Its files are made in a folder of their own, since the target is there already.
-            export_model(folder, made / _STUDENT, self.config.format, rows=self._calibration(context))
-            for file in (made / _STUDENT).iterdir():
-                file.rename(made / file.name)
-            (made / _STUDENT).rmdir()
+            export_model(folder, made, self.config.format, rows=self._calibration(context))
             figures = self._checked(folder, made, context)
-        size = sum(file.stat().st_size for file in export_files(target)) / 1e6
+        size = size_mb(target)
         context.tracker.log_metrics(context.run_key, {"size_mb": size, **figures}, 0)
         lineage = {"method": "export", "format": self.config.format, "teacher": _models.describe(self.config.model)}
         context.tracker.set_tags(context.run_key, lineage)

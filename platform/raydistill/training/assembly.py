@@ -13,7 +13,7 @@ from raydistill.models.classes import known_labels
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.heads import VOCABULARY_HEADS
 from raydistill.models.layer_selection import freeze_position_embeddings
-from raydistill.models.load import load_config, load_model, stored_dtype
+from raydistill.models.load import DTYPES, load_config, load_model, stored_dtype
 from raydistill.models.lora import add_adapters
 from raydistill.models.offloading import put_away
 from raydistill.models.vocabulary import limit_ids
@@ -22,8 +22,6 @@ from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.training.deepspeed_config import deepspeed_config, resolve_precision
 from raydistill.training.engine import Engine, shard, shard_teacher
 from raydistill.training.spec import TeacherSpec, TrainSpec
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> Engine:
@@ -40,7 +38,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     labels = spec.task.outputs(encoding.labels)
     student = _load_student(spec, labels)
     if training.zero_stage == 3:
-        shard(student, config, dtype=_DTYPES[precision], device=device)
+        shard(student, config, dtype=DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
     teachers = [_load_teacher(teacher, spec, device, part) for teacher, part in zip(spec.teachers, taught, strict=True)]
     if spec.method.distils and spec.task.head in VOCABULARY_HEADS:
@@ -96,7 +94,7 @@ def _load_teacher(teacher: TeacherSpec, spec: TrainSpec, device: torch.device, l
         allow_new_head=teacher.head == "new",
     )
     precision = resolve_precision(spec.training.precision_of_teachers, use_gpu=spec.scaling.use_gpu)
-    dtype = _DTYPES[precision]
+    dtype = DTYPES[precision]
     if teacher.quantization == "int8":
         return load(dtype=dtype, int8_on=device)
     if teacher.placement == "replicate":

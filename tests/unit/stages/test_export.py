@@ -116,7 +116,7 @@ def test_an_export_that_is_worse_than_the_gate_allows_fails_and_leaves_nothing(f
         return found
 
     def exported(source, target, to, *, rows):
-        shutil.copytree(made[0].output / "student", target)
+        shutil.copytree(made[0].output / "student", target, dirs_exist_ok=True)
 
     monkeypatch.setattr(export, "evaluate_models", figures)
     monkeypatch.setattr(export, "export_model", exported)
