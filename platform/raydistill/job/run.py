@@ -27,7 +27,7 @@ from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment, repeat_command
 from raydistill.tracking.tracker import Tracker, start_tracker
-from raydistill.training.kept_process import KeptProcesses
+from raydistill.training.kept_process import KeptProcesses, is_kept
 from raydistill.training.result import TrainResult
 from raydistill.user_error import UserError, placed
 
@@ -101,13 +101,20 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
     with cluster.connection([job.scaling(stage) for stage in job.stages.values()], whole_machine=has_matrix):
         tracker = start_tracker(job.config.tracking, folder=str(folder.parent), job=job.name)
         try:
-            tracker.ready()
             with KeptProcesses() as processes:
+                if any(_will_keep(job, run) for name, run in job.runs.items() if not records[name].finished):
+                    # Beside the tracker, which takes seconds too.
+                    processes.prepare()
+                tracker.ready()
                 Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
         finally:
             tracker.close()
         result.lost = tracker.lost
     return result
+
+
+def _will_keep(job: Job, run: StageRun) -> bool:
+    return run.stage.trains and is_kept(job.scaling(run.stage))
 
 
 def _write_resolved(job: Job, folder: Path) -> Path:

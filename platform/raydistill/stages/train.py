@@ -77,6 +77,7 @@ class Stage(_base.Stage):
     """Leaves the student before training in ``initial`` and after it in ``student``."""
 
     config_type = Config
+    trains = True
     config: Config
 
     def references(self) -> dict[str, str]:

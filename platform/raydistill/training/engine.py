@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +26,27 @@ def prepare_environment(*, use_gpu: bool) -> None:
     """Import DeepSpeed with the settings that it reads only then; called first in each worker."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed.ops
+    with _without("mlflow"):
+        # Its tuner, which nothing here calls, would import MLflow, half as slow as all the rest.
+        import deepspeed.ops
 
     # On CPUs DeepSpeed would compile a reduction for inference, which training never calls. It takes a minute and a
     # compiler, and a process killed in it leaves a lock on which every later one waits for ever.
     deepspeed.ops.__compatible_ops__ = {}
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let imports in the block find that a package is not installed, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def shard(model: nn.Module, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:

@@ -1,13 +1,12 @@
-"""The training loop, run by every worker of a group: feed, count, step, log, evaluate, save."""
+"""The training loop, run by every worker: feed, count, step, log, evaluate, save."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,14 +17,13 @@ from raydistill.cluster.resources import data_task_cpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
-from raydistill.data.stream import FeedSpec, feed, validation_batches
+from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
-from raydistill.training.assembly import build_engine
-from raydistill.training.checkpoint import report_checkpoint, restore, write_student
-from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.checkpoint import write_student
+from raydistill.training.engine import Engine
 from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
@@ -59,42 +57,6 @@ FAILURES = (NonFiniteLossError, EvaluationError, StorageError)
 """What ends a training in a way that the same again would meet too; of one line."""
 
 
-def train_worker(config: Mapping[str, Any]) -> str:
-    """Entry point of a Ray Train worker; ``config`` has plain data and actor handles.
-
-    Returns why the training failed, where a restarted group of workers would meet the same, else nothing.
-    """
-    spec: TrainSpec = config["spec"].fetched()
-    prepare_environment(use_gpu=spec.scaling.use_gpu)
-    torch.set_num_threads(config["num_threads"])
-    context = ray.train.get_context()
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    engine = build_engine(spec, num_workers=num_workers, device=device)
-    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers)
-    try:
-        loop.run()
-    except FAILURES as error:
-        return str(error)
-    return ""
-
-
-class RayTrainSession(Session):
-    """A worker of a group that Ray Train started."""
-
-    def restore(self, engine: Engine) -> dict[str, Any] | None:
-        """As Ray Train knows it, or as it lies in the run's folder."""
-        return restore(engine)
-
-    def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
-        """A checkpoint that Ray Train is told of, which deletes older ones."""
-        report_checkpoint(engine, metrics, state)
-
-    def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
-        """Batches that Ray Data's tasks build."""
-        return feed(spec, **options)
-
-
 class Loop:
     """One rank's part of a training."""
 
@@ -106,10 +68,10 @@ class Loop:
         *,
         rank: int,
         num_workers: int,
-        session: Session | None = None,
+        session: Session,
     ) -> None:
         self.spec, self.engine = spec, engine
-        self.session = session or RayTrainSession()
+        self.session = session
         self.rank, self.num_workers = rank, num_workers
         self.output = here(config["output"])
         self.output.mkdir(parents=True, exist_ok=True)
