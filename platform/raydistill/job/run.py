@@ -29,6 +29,7 @@ from raydistill.tracking.provenance import command, environment, repeat_command
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses, is_kept
 from raydistill.training.result import TrainResult
+from raydistill.training.trainer import interruption
 from raydistill.user_error import UserError, placed
 
 Echo = Callable[[str], None]
@@ -106,7 +107,9 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
                     # Beside the tracker, which takes seconds too.
                     processes.prepare()
                 tracker.ready()
-                Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
+                runner = Runner(job, records, tracker, result, echo, launch=processes.train)
+                with _told_of_interruption(runner):
+                    runner.run(resolved)
         finally:
             tracker.close()
         result.lost = tracker.lost
@@ -115,6 +118,17 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
 
 def _will_keep(job: Job, run: StageRun) -> bool:
     return run.stage.trains and is_kept(job.scaling(run.stage))
+
+
+@contextmanager
+def _told_of_interruption(runner: "Runner") -> Iterator[None]:
+    """At Ctrl-C, tell of each training that runs how many of its steps are lost, before anything else ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for name in [*runner.training]:
+            runner.echo(f"{name}: {interruption(str(runner.records[name].output))}")
+        raise
 
 
 def _write_resolved(job: Job, folder: Path) -> Path:
@@ -149,6 +163,8 @@ class Runner:
     """Key of a tracked run that a stage's run records to, instead of one that is started for it."""
     launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
+    training: set[str] = field(default_factory=set, init=False)
+    """Runs that train now."""
     resolved: Path | None = field(default=None, init=False)
     """See ``StageContext``."""
 
@@ -217,8 +233,11 @@ class Runner:
             if not (resumed and run.name in self.own):
                 # Of somebody else's run that goes on they are known, and cannot change.
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
+            if run.stage.trains:
+                self.training.add(run.name)
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
+            self.training.discard(run.name)
         record.write(summary, seconds=time.monotonic() - start)
         for name in run.stage.leftovers():
             storage_at(record.output / name).remove()

@@ -58,8 +58,7 @@ def _lines(header: Row, rows: Sequence[Row], width: int) -> list[str]:
     table = Table()
     for position, cells in enumerate(zip(header, *rows, strict=True)):
         is_text = position == 0 or _widest(cells) > _LONGEST_LINE
-        justify = "left" if is_text else "right"
-        table.add_column(Text(cells[0]), justify=justify, no_wrap=not is_text, overflow="fold")
+        table.add_column(Text(cells[0]), justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for row in rows:
         # Not as strings, in which brackets are markup.
         table.add_row(*map(Text, row))

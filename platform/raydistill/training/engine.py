@@ -155,19 +155,24 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(
-        self, batches: Sequence[Batch], denominators: Sequence[dict[str, Tensor]], score: Score
+        self,
+        batches: Sequence[Batch],
+        denominators: Sequence[dict[str, Tensor]],
+        score: Score,
+        tell: Callable[[int], None] = lambda done: None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This rank's sums without dropout: of the terms and ``loss``, and of the student's scores.
 
-        Every rank must bring equally many batches.
+        Every rank must bring equally many batches. ``tell`` hears how many of them are done.
         """
         self._engine.eval()
         totals: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        for batch, counts in zip(batches, denominators, strict=True):
+        for number, (batch, counts) in enumerate(zip(batches, denominators, strict=True), start=1):
             loss, terms, sums = self._forward(batch, counts, score)
             _add(totals, {"loss": loss, **terms})
             _add(scores, sums)
+            tell(number)
         return totals, scores
 
     def _forward(

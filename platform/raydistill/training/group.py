@@ -18,6 +18,7 @@ from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import REMEDY, at_first, load, write_checkpoint
 from raydistill.training.checkpoint_store import checkpoints_at, step_of
 from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.progress import LOADING
 from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
 from raydistill.training.worker import FAILURES, Loop
@@ -34,6 +35,8 @@ def train_worker(config: Mapping[str, Any]) -> str:
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
+    if rank == 0:
+        config["board"].post.remote(LOADING)
     engine = build_engine(spec, num_workers=num_workers, device=device)
     loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers, session=RayTrainSession())
     try:

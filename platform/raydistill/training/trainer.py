@@ -10,7 +10,8 @@ from raydistill.data.storages import storage_at
 from raydistill.store_paths import here
 from raydistill.threads import in_thread
 from raydistill.tracking.tracker import Tracker
-from raydistill.training.checkpoint_store import Checkpoints, checkpoints_at
+from raydistill.training.checkpoint_store import Checkpoints, checkpoints_at, step_of
+from raydistill.training.history import read_history
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
 from raydistill.training.spec import TrainSpec
@@ -90,6 +91,15 @@ def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel:
 def checkpoints_of(output: str) -> Checkpoints:
     """The checkpoints of a training."""
     return checkpoints_at(here(Path(output).resolve()) / CHECKPOINTS)
+
+
+def interruption(output: str) -> str:
+    """What an interruption costs a training, in one line: where it was by its latest figures, and where it goes on."""
+    history = read_history(Path(output))
+    reached = history[-1]["step"] if history else 0
+    kept = max(map(step_of, checkpoints_of(output).finished()), default=0)
+    goes_on = f"goes on from the checkpoint of step {kept:,}" if kept else "starts anew, without a checkpoint"
+    return f"interrupted after step {reached:,}, {goes_on}: {reached - kept:,} steps or a few more are lost"
 
 
 def _run_config(spec: TrainSpec, output: str, board: Any) -> Any:

@@ -28,7 +28,7 @@ from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
-from raydistill.training.progress import Record
+from raydistill.training.progress import Activities, Record
 from raydistill.training.result import TrainResult
 from raydistill.training.selection import (
     METHOD,
@@ -43,6 +43,7 @@ from raydistill.training.selection import (
 )
 from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
+from raydistill.training.window import Window
 from raydistill.user_error import UserError
 
 VALIDATION_SEED = 0
@@ -78,6 +79,7 @@ class Loop:
         self.tracker: Tracker = config["tracker"]
         self.run_key: str = config["run_key"]
         self.board = config["board"]
+        self._activities = Activities(self.board if rank == 0 else None)
         training = spec.training
         self.feed_spec = self._feed_spec(spec.corpus, spec.stored, seed=spec.seed)
         self.validation_spec = self._feed_spec(spec.validation, spec.validation_stored, seed=VALIDATION_SEED)
@@ -90,7 +92,7 @@ class Loop:
         self.task = self.validation_spec.make_task()
         self.criterion = criterion_of(training, spec.task, spec.method, self.task.labels)
         self._validation: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
-        self._pace = Pace()
+        self._pace, self._window = Pace(), Window()
         self._counted_rows = 0
 
     def _feed_spec(self, corpus: Sequence[CorpusPart], stored: StoredOutputs | None, *, seed: int) -> FeedSpec:
@@ -160,6 +162,8 @@ class Loop:
         totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
         self.position.step = step + 1
         self._pace.add(tokens)
+        self._window.add(totals)
+        self._activities.show(self.position.step, self.last_step)
         training = self.spec.training
         log = self._is_due(training.logging_steps)
         evaluate = self._is_due(self.eval_every)
@@ -210,7 +214,8 @@ class Loop:
         metrics["progress/tokens"] = self.position.tokens
         metrics |= self._teacher_metric()
         metrics["progress/epoch"] = self.position.step / self.steps_per_epoch
-        self._publish(metrics)
+        means = self._all_reduced(self._window.means())
+        self._publish(metrics, means={f"train/{name}": value.item() for name, value in means.items()})
 
     def _teacher_metric(self) -> Terms:
         """How many rows teachers were run on, over all ranks, which all call it; nothing where there are none."""
@@ -223,14 +228,15 @@ class Loop:
         self._counted_rows = distiller.teacher_rows
         return {TEACHER_ROWS: float(self.position.teacher_rows)}
 
-    def _publish(self, metrics: Terms) -> None:
+    def _publish(self, metrics: Terms, *, means: Terms | None = None) -> None:
+        """Keep and track metrics, and show them; of what changes from step to step the ``means`` are shown."""
         self.position.metrics |= metrics
         if self.rank > 0:
             return
         append_history(self.output, self.position.step, metrics)
         self.tracker.log_metrics(self.run_key, metrics, self.position.step)
         remaining = (self.last_step - self.position.step) * self._pace.seconds_per_step
-        self.board.post.remote(Record(self.position.step, self.last_step, metrics, remaining))
+        self.board.post.remote(Record(self.position.step, self.last_step, metrics | (means or {}), remaining))
 
     def _check_finite(
         self, totals: dict[str, Tensor], batches: list[Batch], denominators: list[dict[str, Tensor]]
@@ -247,7 +253,12 @@ class Loop:
         """The method's loss and the task's metrics on the same validation rows and targets each time."""
         start = time.perf_counter()
         batches, denominators = self._validation_batches()
-        totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
+        totals, scores = self.engine.evaluate(
+            batches,
+            denominators,
+            self.task.score,
+            lambda done: self._activities.show(done, len(batches), name="evaluation"),
+        )
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
         self._check_finite(totals, batches, denominators)
         try:
@@ -260,12 +271,14 @@ class Loop:
         except UserError as error:
             raise EvaluationError(str(error)) from None
         self._publish(metrics | self._teacher_metric())
+        self._activities.show(self.position.step, self.last_step)
         self._pace.exclude(time.perf_counter() - start)
         return metrics
 
     def _validation_batches(self) -> tuple[list[Batch], list[dict[str, Tensor]]]:
         """This rank's validation batches and their denominators, read and counted once."""
         if self._validation is None:
+            self._activities.show(name="validation rows")
             found = validation_batches(
                 self.validation_spec,
                 micro_batch_size=self.spec.training.micro_batch_size,
