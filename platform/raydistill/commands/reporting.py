@@ -67,7 +67,7 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Have a second Ctrl-C end the process at once; elsewhere than in the main thread, or where none counts, nothing."""
+    """Have a second Ctrl-C end the process at once, in the main thread and where Ctrl-C is not ignored."""
     is_main = threading.current_thread() is threading.main_thread()
     if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield

@@ -7,8 +7,8 @@ from raydistill.credentials import without_secrets
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, rows_of
-from raydistill.report.terminal import drawn
 from raydistill.store_paths import shown
+from raydistill.terminal import drawn
 from raydistill.tracking.store import store_of
 
 

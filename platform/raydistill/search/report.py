@@ -15,13 +15,13 @@ from raydistill.report.columns import column
 from raydistill.report.document import Document, Listing, Section, Table, Tile, Verdict
 from raydistill.report.repeat import repeat
 from raydistill.report.tables import Cell, markdown_table
-from raydistill.report.terminal import drawn
 from raydistill.search.best_job import best_job_text
 from raydistill.search.charts import Scale, against_values, courses, parallel_coordinates, value_text
 from raydistill.search.config import SearchConfig
 from raydistill.search.domains import is_number
 from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
+from raydistill.terminal import drawn
 from raydistill.tracking.provenance import environment
 from raydistill.tracking.store import store_of
 from raydistill.tracking.tracker import Tracker

@@ -1,9 +1,16 @@
 """Which trainings run in a process that is kept."""
 
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+import ray
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.training.kept_process import is_kept
+from raydistill.training import kept_process
+from raydistill.training.kept_process import KeptProcesses, is_kept
 
 
 @pytest.mark.parametrize(
@@ -21,3 +28,37 @@ def test_one_worker_on_the_cpus_of_this_machine_is_kept(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert is_kept(ScalingConfig.model_validate(scaling)) is kept
+
+
+def test_a_process_that_was_started_ahead_imports_the_models_of_this_one_and_trains_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    process = SimpleNamespace(
+        prepare=SimpleNamespace(remote=lambda modules: asked.append(sorted(modules))),
+        train=SimpleNamespace(remote=lambda *_: "trained by it"),
+    )
+    monkeypatch.setattr(kept_process, "_start", lambda: process)
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    ended: list[Any] = []
+    monkeypatch.setattr(ray, "kill", ended.append)
+    for name in [name for name in sys.modules if kept_process._MODELING.fullmatch(name)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers.models.bert.modeling_bert", sys)
+    with KeptProcesses() as processes:
+        processes.prepare()
+        monkeypatch.setattr(kept_process, "_start", lambda: pytest.fail("another one was started"))
+        assert processes._in_one(SimpleNamespace(), {}, 1) == "trained by it"  # type: ignore[arg-type]
+    assert asked == [["transformers.models.bert.modeling_bert"]]
+    assert ended == [process]
+
+
+def test_preparing_leaves_mlflow_out_of_a_process_that_trains() -> None:
+    text = (
+        "import sys; from raydistill.training.kept_process import KeptProcess; "
+        "KeptProcess().prepare(['transformers.models.bert.modeling_bert']); "
+        "wanted = ['deepspeed', 'transformers.models.bert.modeling_bert']; "
+        "print([name in sys.modules for name in [*wanted, 'mlflow', 'ray.train', 'ray.data']])"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[True, True, False, False, False]"

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 
 from raydistill.report.tables import Entry, group, rows_of
-from raydistill.report.terminal import drawn
+from raydistill.terminal import drawn
 
 MODELS = ["teacher", "student (method.temperature=2)", "student (method.temperature=4)", "[red]alone[/red]"]
 FIGURES = {
@@ -87,3 +87,20 @@ def test_the_width_is_that_of_the_console(width: int, monkeypatch: pytest.Monkey
     monkeypatch.setenv("COLUMNS", str(width))
     header, rows = table(MODELS)
     assert drawn(header, rows) == drawn(header, rows, width=width) != drawn(header, rows, width=200 - width)
+
+
+def test_without_rules_a_table_that_is_too_wide_is_turned_as_well() -> None:
+    header = ["name", "versions", "aliases", "job", "best metric"]
+    row = ["sentiment-student", "4, 3, 2, 1", "champion=3, candidate=4", "kd-sentiment", "accuracy 0.8123 (version 4)"]
+    assert drawn(header, [row], width=120, ruled=False) == [
+        "name               versions    aliases                  job           best metric",
+        "sentiment-student  4, 3, 2, 1  champion=3, candidate=4  kd-sentiment  accuracy 0.8123 (version 4)",
+    ]
+    turned = drawn(header, [row], width=80, ruled=False)
+    assert turned[:2] == ["name         sentiment-student", "versions     4, 3, 2, 1"]
+    assert turned[-1] == "turned, a column for each name: the terminal has 80 columns"
+
+
+def test_columns_of_numbers_stand_to_the_right_and_texts_to_the_left() -> None:
+    lines = drawn(["", "a", "what"], [["x", "1.5", "no"], ["y", "-20", "maybe"]], width=80, ruled=False)
+    assert lines == ["     a  what", "x  1.5  no", "y  -20  maybe"]

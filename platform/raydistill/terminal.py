@@ -11,14 +11,16 @@ from rich.text import Text
 Row = Sequence[str]
 
 _FRAME, _PADDING = 1, 3
-"""Characters that a table needs beside its cells: by itself, and for each column."""
+"""Characters that a table needs beside its cells: by itself, and for each column; without lines it needs fewer."""
 _LONGEST_LINE = 30
 """Characters of a cell beyond which its text may go on in the next line."""
 _SHORTEST_NAME = 12
 
 
-def drawn(header: Row, rows: Sequence[Row], *, width: int | None = None) -> list[str]:
+def drawn(header: Row, rows: Sequence[Row], *, width: int | None = None, ruled: bool = True) -> list[str]:
     """The lines of a table whose first column names its rows, at most ``width`` wide, by default as the terminal is.
+
+    ``ruled`` tables have lines between their cells.
 
     A table that is too wide is turned, with a column for each row, where that fits. Else its columns are shared out
     among several tables, each with the names, which may take several lines and never lose a letter. A last line says
@@ -26,13 +28,13 @@ def drawn(header: Row, rows: Sequence[Row], *, width: int | None = None) -> list
     """
     width = width or Console().width
     if _needed([header, *rows]) <= width:
-        return _lines(header, rows, width)
+        return _lines(header, rows, width, ruled)
     turned = [list(cells) for cells in zip(header, *rows, strict=True)]
     if _needed(turned) <= width:
-        note = f"turned, a column for each {header[0]}: the terminal has {width} columns"
-        return [*_lines(turned[0], turned[1:], width), note]
+        note = f"turned, a column for each {header[0] or 'row'}: the terminal has {width} columns"
+        return [*_lines(turned[0], turned[1:], width, ruled), note]
     parts = _parts([header, *rows], width)
-    lines = [line for part in parts for line in _lines(part[0], part[1:], width)]
+    lines = [line for part in parts for line in _lines(part[0], part[1:], width, ruled)]
     note = f"one table in {len(parts)} parts: the terminal has {width} columns"
     return [*lines, note] if len(parts) > 1 else lines
 
@@ -54,18 +56,27 @@ def _parts(table: Sequence[Row], width: int) -> list[list[Row]]:
     return [[[row[0], *(row[position] for position in group)] for row in table] for group in groups]
 
 
-def _lines(header: Row, rows: Sequence[Row], width: int) -> list[str]:
-    table = Table()
+def _lines(header: Row, rows: Sequence[Row], width: int, ruled: bool) -> list[str]:
+    table = Table() if ruled else Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for position, cells in enumerate(zip(header, *rows, strict=True)):
-        is_text = position == 0 or _widest(cells) > _LONGEST_LINE
-        table.add_column(Text(cells[0]), justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
+        is_name = position == 0
+        table.add_column(
+            Text(cells[0]),
+            justify="right" if not is_name and all(map(_is_number, cells[1:])) else "left",
+            no_wrap=not is_name and _widest(cells) <= _LONGEST_LINE,
+            overflow="fold",
+        )
     for row in rows:
         # Not as strings, in which brackets are markup.
         table.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width)
     with console.capture() as capture:
         console.print(table)
-    return capture.get().splitlines()
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell.lstrip("+-.")[:1].isdigit()
 
 
 def _needed(table: Sequence[Row]) -> int:

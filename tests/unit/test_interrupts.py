@@ -1,0 +1,94 @@
+"""What Ctrl-C does to a command."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raydistill.job import run as job_run
+from raydistill.training.checkpoint_store import checkpoint_path
+from raydistill.training.history import append_history
+from raydistill.training.trainer import CHECKPOINTS, interruption
+
+COMMAND = """
+import time
+from raydistill.commands.reporting import reported
+
+with reported(debug=False, resume="the same command again goes on"):
+    try:
+        print("works", flush=True)
+        time.sleep(60)
+    finally:
+        print("ends", flush=True)
+        time.sleep({seconds_to_end})
+"""
+
+
+def interrupted(seconds_to_end: float, times: int) -> tuple[int, str, float]:
+    """Exit status and standard error of a command that gets Ctrl-C so often, and how long it took after the first."""
+    text = COMMAND.format(seconds_to_end=seconds_to_end)
+    command = [sys.executable, "-c", text]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "works\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "ends\n"
+        if times > 1:
+            process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=50)
+    return process.returncode, told, time.monotonic() - start
+
+
+def test_the_first_one_ends_what_runs_and_tells_how_to_go_on() -> None:
+    status, told, _ = interrupted(0.1, times=1)
+    assert status == 130
+    assert told.splitlines() == [
+        "stopping; Ctrl-C again leaves at once",
+        "interrupted; the same command again goes on",
+    ]
+
+
+def test_a_second_one_leaves_at_once() -> None:
+    status, told, seconds = interrupted(40, times=2)
+    assert (status, told) == (130, "stopping; Ctrl-C again leaves at once\n")
+    assert seconds < 20
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "told"),
+    [
+        ([10, 20], "interrupted after step 27, goes on from the checkpoint of step 20: 7 steps or a few more are lost"),
+        ([], "interrupted after step 27, starts anew, without a checkpoint: 27 steps or a few more are lost"),
+    ],
+)
+def test_an_interrupted_training_says_how_many_steps_are_lost(
+    tmp_path: Path, checkpoints: list[int], told: str
+) -> None:
+    for step in (0, 10, 27):
+        append_history(tmp_path, step, {"train/loss": 1.0})
+    for step in checkpoints:
+        folder = checkpoint_path(tmp_path / CHECKPOINTS, step)
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"files": {}}))
+    assert interruption(str(tmp_path)) == told
+
+
+def test_a_job_tells_it_of_the_trainings_that_run(tmp_path: Path) -> None:
+    for name in ("teacher", "student"):
+        (tmp_path / name).mkdir()
+    append_history(tmp_path / "student", 4, {"train/loss": 1.0})
+    records: Any = {name: SimpleNamespace(output=tmp_path / name) for name in ("teacher", "student")}
+    echoed: list[str] = []
+    runner: Any = SimpleNamespace(training={"student"}, records=records, echo=echoed.append)
+    with pytest.raises(KeyboardInterrupt), job_run._told_of_interruption(runner):
+        raise KeyboardInterrupt
+    assert echoed == [
+        "student: interrupted after step 4, starts anew, without a checkpoint: 4 steps or a few more are lost"
+    ]
