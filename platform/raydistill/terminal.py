@@ -76,7 +76,7 @@ def _lines(header: Row, rows: Sequence[Row], width: int, ruled: bool) -> list[st
 
 
 def _is_number(cell: str) -> bool:
-    return not cell or cell.lstrip("+-.")[:1].isdigit()
+    return not cell or (cell.lstrip("+-.")[:1].isdigit() and ", " not in cell)
 
 
 def _needed(table: Sequence[Row]) -> int:
