@@ -17,16 +17,21 @@ from raydistill.training.history import append_history
 from raydistill.training.trainer import CHECKPOINTS, interruption
 
 COMMAND = """
-import time
+import signal, time, typer
 from raydistill.commands.reporting import reported
 
-with reported(debug=False, resume="the same command again goes on"):
-    try:
-        print("works", flush=True)
-        time.sleep(60)
-    finally:
-        print("ends", flush=True)
-        time.sleep({seconds_to_end})
+def command():
+    with reported(debug=False, resume="the same command again goes on"):
+        try:
+            print("works", flush=True)
+            time.sleep(60)
+        finally:
+            print("ends", flush=True)
+            time.sleep({seconds_to_end})
+
+# A shell has its background processes ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+typer.run(command)
 """
 
 

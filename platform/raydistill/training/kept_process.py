@@ -1,11 +1,10 @@
 """Trainings of one worker in a process that is kept for the next one: starting it costs more than a short training."""
 
-import importlib
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import ray
@@ -36,11 +35,12 @@ def is_kept(scaling: ScalingConfig) -> bool:
 class KeptProcess:
     """A process that trains; run as an actor."""
 
-    def prepare(self, modules: Sequence[str]) -> None:
-        """Import what trainings need before there is one, with modules that come with their models."""
+    def prepare(self) -> None:
+        """Import what every training needs."""
         prepare_environment(use_gpu=False)
-        for module in modules:
-            importlib.import_module(module)
+
+    def know(self, modules: Sequence[ModuleType]) -> None:
+        """Modules travel by name: this process has imported them when it is called with them."""
 
     def train(self, spec: TrainSpec, config: Mapping[str, Any], parallel: int) -> str:
         """Train to the end, from the latest checkpoint; returns why it failed, as ``follow`` asks it."""
@@ -72,7 +72,8 @@ class KeptProcesses:
         Models come in modules of their own, of which this process has imported those that it planned with.
         """
         process = _start()
-        process.prepare.remote([name for name in sys.modules if _MODELING.fullmatch(name)])
+        process.prepare.remote()
+        process.know.remote([module for name, module in sys.modules.items() if _MODELING.fullmatch(name)])
         self._idle.append(process)
 
     def train(self, spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: int = 1) -> TrainResult:
