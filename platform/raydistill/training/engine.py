@@ -27,7 +27,7 @@ def prepare_environment(*, use_gpu: bool) -> None:
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     with _without("mlflow"):
-        # Its tuner, which nothing here calls, would import MLflow, half as slow as all the rest.
+        # Its tuner, which nothing here calls, would import MLflow, which takes longer than all the rest.
         import deepspeed.ops
 
     # On CPUs DeepSpeed would compile a reduction for inference, which training never calls. It takes a minute and a
