@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from raydistill.tracking.tracker import NullTracker
+from raydistill.training import progress
 from raydistill.training.history import read_history
 from raydistill.training.in_process import loop_here
-from raydistill.training.progress import Activity, Record
+from raydistill.training.progress import LOADING, Activity, Record
 from toys.training import make_spec, write_inputs
 
 pytestmark = pytest.mark.usefixtures("one_rank")
@@ -32,7 +33,10 @@ def trained(folder: Path, *, logging_steps: int) -> tuple[list[dict[str, float]]
 def runs(tmp_path_factory: pytest.TempPathFactory, one_rank: None) -> dict[int, Any]:
     folder = tmp_path_factory.mktemp("shown")
     write_inputs(folder)
-    return {every: trained(folder, logging_steps=every) for every in (1, 3)}
+    with pytest.MonkeyPatch.context() as patch:
+        # All that happens is posted, however fast.
+        patch.setattr(progress, "_POLL_SECONDS", 0.0)
+        return {every: trained(folder, logging_steps=every) for every in (1, 3)}
 
 
 def logged(lines: list[dict[str, float]]) -> dict[int, dict[str, float]]:
@@ -41,6 +45,10 @@ def logged(lines: list[dict[str, float]]) -> dict[int, dict[str, float]]:
 
 def shown(posted: list[Record | Activity]) -> dict[int, Record]:
     return {each.step: each for each in posted if isinstance(each, Record) and "train/loss" in each.metrics}
+
+
+def evaluated(total: int) -> list[Activity]:
+    return [Activity(done, total, "evaluation") for done in range(1, total + 1)]
 
 
 def test_shown_terms_are_means_over_the_steps_since_the_line_before(runs: dict[int, Any]) -> None:
@@ -63,12 +71,14 @@ def test_models_and_every_batch_of_the_first_evaluation_come_before_the_first_st
     posted = runs[1][1]
     first = next(place for place, each in enumerate(posted) if isinstance(each, Record))
     before = [each for each in posted[:first] if isinstance(each, Activity)]
-    assert [each.name for each in before] == ["models", "validation rows", "evaluation"]
-    assert before[-1].done == 1
-    assert (before[-1].total or 0) > 1
+    total = before[-1].total or 0
+    assert total > 1
+    assert before == [LOADING, Activity(name="validation rows"), *evaluated(total)]
 
 
 def test_steps_follow_an_evaluation_on_their_own_bar(runs: dict[int, Any]) -> None:
     activities = [each for each in runs[1][1] if isinstance(each, Activity)]
     last = max(place for place, each in enumerate(activities) if each.name == "evaluation")
-    assert Activity(7, 7) in activities[last:]
+    steps = [each for each in activities if not each.name]
+    assert [each.done for each in steps] == [0, *range(1, 8), 7]
+    assert activities[last + 1] == Activity(7, 7)
