@@ -4,8 +4,10 @@ A job of a classifier of toy size with all that its user's own would have, witho
 teacher is trained, a student learns from it (kd, stored outputs), and another one without it.
 ``first_step.seconds_first``: from the start of the command to the end of the first optimizer step of the first
 training. ``first_step.seconds_further``: from the line that a further training starts to the end of its first step, the
-slowest of them. ``first_step.cpu_seconds_first``: the time on CPUs of all the processes of the job until the first
-step, which other programs disturb less. ``first_step.cpu_seconds_*``: of that, until each line. Takes a minute.
+slowest of them. ``first_step.cpu_seconds_first`` and ``first_step.cpu_seconds_further``: the time on CPUs of all the
+processes of the job in these, which other programs disturb less. ``first_step.until_*`` and ``first_step.cpu_until_*``:
+the parts of what comes before the first step, one after the other. Medians; a number on the command line is how many
+jobs are run, else 3. Takes two minutes.
 """
 
 import json
@@ -29,7 +31,7 @@ from toys.reviews import write_reviews
 
 MOST_SECONDS_FIRST = 20.0
 MOST_SECONDS_FURTHER = 5.0
-REPEATS = int(os.environ.get("REPEATS", 3))
+REPEATS = 3
 _POLL_S = 0.02
 
 
@@ -147,7 +149,7 @@ def figures(runs: list[dict[str, tuple[float, float]]]) -> Iterator[dict[str, An
 def main() -> None:
     """Print the figures."""
     runs = []
-    for _ in range(REPEATS):
+    for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else REPEATS):
         with tempfile.TemporaryDirectory() as name:
             runs.append(run(write_job(Path(name))))
     for figure in figures(runs):
