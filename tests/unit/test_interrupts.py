@@ -1,6 +1,8 @@
 """What Ctrl-C does to a command."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -35,11 +37,11 @@ typer.run(command)
 """
 
 
-def interrupted(seconds_to_end: float, times: int) -> tuple[int, str, float]:
-    """Exit status and standard error of a command that gets Ctrl-C so often, and how long it took after the first."""
+def interrupted(seconds_to_end: float, *, times: int, errors: int) -> tuple[int, str, float]:
+    """Exit status and piped errors of a command that gets Ctrl-C so often, and how long it took after the first."""
     text = COMMAND.format(seconds_to_end=seconds_to_end)
     command = [sys.executable, "-c", text]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "works\n"
         start = time.monotonic()
@@ -52,18 +54,20 @@ def interrupted(seconds_to_end: float, times: int) -> tuple[int, str, float]:
 
 
 def test_the_first_one_ends_what_runs_and_tells_how_to_go_on() -> None:
-    status, told, _ = interrupted(0.1, times=1)
+    status, told, _ = interrupted(0.1, times=1, errors=subprocess.PIPE)
+    assert (status, told) == (130, "interrupted; the same command again goes on\n")
+
+
+def test_a_second_one_leaves_at_once_as_a_terminal_was_told() -> None:
+    reading, terminal = pty.openpty()
+    status, _, seconds = interrupted(40, times=2, errors=terminal)
+    shown = os.read(reading, 1000).decode()
+    os.close(reading)
+    os.close(terminal)
     assert status == 130
-    assert told.splitlines() == [
-        "stopping; Ctrl-C again leaves at once",
-        "interrupted; the same command again goes on",
-    ]
-
-
-def test_a_second_one_leaves_at_once() -> None:
-    status, told, seconds = interrupted(40, times=2)
-    assert (status, told) == (130, "stopping; Ctrl-C again leaves at once\n")
     assert seconds < 20
+    assert shown.startswith("stopping; Ctrl-C again leaves at once")
+    assert shown.endswith("\x1b[?25h"), "the cursor that a bar hides is shown again"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import sys
 import tempfile
 import threading
 import traceback
@@ -75,12 +74,12 @@ def _interruptible() -> Iterator[None]:
 
     def at_first(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, at_second)
-        _write("stopping; Ctrl-C again leaves at once\n")
+        _tell_terminal("stopping; Ctrl-C again leaves at once\n")
         signal.default_int_handler(number, frame)
 
     def at_second(number: int, frame: Any) -> None:
         # Ray's processes end with this one, as when it is killed. A bar has hidden the cursor.
-        _write("\x1b[?25h" if sys.stderr.isatty() else "")
+        _tell_terminal("\x1b[?25h")
         os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, at_first)
@@ -90,10 +89,11 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _write(text: str) -> None:
-    """To standard error, past its buffer, which the interrupted code may be writing to."""
+def _tell_terminal(text: str) -> None:
+    """To standard error where that is a terminal, past its buffer, which the interrupted code may be writing to."""
     with suppress(OSError):
-        os.write(2, text.encode())
+        if os.isatty(2):
+            os.write(2, text.encode())
 
 
 def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:
