@@ -27,7 +27,7 @@ LAYERS = (
     ("registry",),
     ("tracking", "cluster"),
     ("config",),
-    ("hf", "testing"),
+    ("hf", "terminal", "testing"),
     ("api", "deploy"),
     ("methods", "tasks"),
     ("models", "losses", "interventions", "optim", "options", "metrics"),

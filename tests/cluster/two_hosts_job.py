@@ -11,7 +11,7 @@ import ray
 import torch
 
 from integration.training.recovery_job import NUM_STEPS, Recorder, recorded_worker
-from raydistill.training import trainer, worker
+from raydistill.training import group, trainer
 from raydistill.training.engine import Engine
 from raydistill.training.in_process import train_here
 from raydistill.training.spec import TrainSpec
@@ -43,7 +43,7 @@ class HoldingRecorder(Recorder):
 def noted_worker(config: dict[str, Any]) -> str:
     """Stands where the training's worker stands, and notes where it is and how much of the teacher it holds."""
     recorder: Recorder = config["tracker"]
-    build = worker.build_engine
+    build = group.build_engine
 
     def noted_build(spec: TrainSpec, *, num_workers: int, device: torch.device) -> Engine:
         engine = build(spec, num_workers=num_workers, device=device)
@@ -58,7 +58,7 @@ def noted_worker(config: dict[str, Any]) -> str:
         recorder.append(f"hosts-{rank}", note)
         return engine
 
-    worker.build_engine = noted_build
+    group.build_engine = noted_build
     return recorded_worker(config)
 
 
@@ -68,7 +68,7 @@ def distil(inputs: Path, name: str, scaling: dict[str, Any]) -> None:
     recorder.folder.mkdir()
     training = {"max_steps": NUM_STEPS, "zero_stage": 3, "save_steps": 2, "max_failures": 1}
     spec = make_spec(inputs, placement="zero3", training=training, scaling=scaling)
-    with patch.object(trainer, "train_worker", noted_worker):
+    with patch.object(group, "train_worker", noted_worker):
         trainer.train(spec, str(recorder.folder), recorder, "run")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import raydistill
+from raydistill.cluster import local_ray
 from raydistill.cluster.places import machine_problems
 from raydistill.cluster.resources import check_resources, required_cpus
 from raydistill.config.sections import ScalingConfig
@@ -19,6 +20,7 @@ from raydistill.machine import physical_cores
 from raydistill.user_error import UserError
 
 _OBJECT_STORE_BYTES = 512 * 2**20
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Variable, called as it reads, in which Ray's job API tells a driver what it was submitted with."""
 
@@ -43,7 +45,10 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
         problems = machine_problems()
         if problems:
             raise UserError(problems)
-        ray.init(**_init_arguments(scalings, whole_machine))
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(address="auto", runtime_env=_runtime_environment(), **_QUIET)
+        else:
+            local_ray.start(**_local_arguments(scalings, whole_machine))
     try:
         for scaling in scalings:
             check_resources(scaling)
@@ -62,17 +67,14 @@ def check_system() -> None:
         )
 
 
-def _init_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> dict[str, Any]:
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        return {"address": "auto", "runtime_env": _runtime_environment(), **quiet}
+def _local_arguments(scalings: Sequence[ScalingConfig], whole_machine: bool) -> dict[str, Any]:
     return {
         "address": "local",
         "num_cpus": max([*map(required_cpus, scalings), physical_cores() if whole_machine else 1]),
         "object_store_memory": _OBJECT_STORE_BYTES,
         "include_dashboard": False,
         "runtime_env": {"env_vars": quiet_variables()},
-        **quiet,
+        **_QUIET,
     }
 
 

@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
+import signal
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard
 
@@ -30,10 +33,14 @@ class Failure:
 
 @contextmanager
 def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
-    """Turn whatever a command raises into lines on standard error and an exit status."""
+    """Turn whatever a command raises into lines on standard error and an exit status.
+
+    At the first Ctrl-C a command ends what it started, which takes seconds; at the second one its process ends.
+    """
     failure = Failure()
     try:
-        yield failure
+        with _interruptible():
+            yield failure
     except typer.Exit:
         raise
     except KeyboardInterrupt:
@@ -55,6 +62,38 @@ def reported(*, debug: bool, resume: str = "") -> Iterator[Failure]:
             raise typer.Exit(USER_CAN_FIX) from None
         typer.echo(_unexpected(error, failure.folder, resume if _is_of_ray(error) else "", debug=debug), err=True)
         raise typer.Exit(FAILED) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have a second Ctrl-C end the process at once, in the main thread and where Ctrl-C is not ignored."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def at_first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, at_second)
+        _tell_terminal("stopping; Ctrl-C again leaves at once\n")
+        signal.default_int_handler(number, frame)
+
+    def at_second(number: int, frame: Any) -> None:
+        # Ray's processes end with this one, as when it is killed. A bar has hidden the cursor.
+        _tell_terminal("\x1b[?25h")
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, at_first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _tell_terminal(text: str) -> None:
+    """To standard error where that is a terminal, past its buffer, which the interrupted code may be writing to."""
+    with suppress(OSError):
+        if os.isatty(2):
+            os.write(2, text.encode())
 
 
 def _is_missing_package(error: Exception) -> TypeGuard[ModuleNotFoundError]:

@@ -194,6 +194,17 @@ class TrainingConfig(Section):
         steps = self.num_epochs * steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
+    def unreached_limit(self, steps_per_epoch: int) -> str:
+        """What to tell of a ``max_steps`` that the epochs never reach; nothing where they do."""
+        steps = self.num_epochs * steps_per_epoch
+        if self.max_steps is None or self.max_steps <= steps:
+            return ""
+        epochs = "1 epoch has" if self.num_epochs == 1 else f"{self.num_epochs} epochs have"
+        return (
+            f"max_steps is {self.max_steps:,}, but {epochs} {steps:,} steps, after which training ends; "
+            "raise num_epochs for more"
+        )
+
     def last_step(self, steps_per_epoch: int) -> int:
         """Step after which training ends; that of the schedule without a stop before it."""
         epochs = self.num_epochs if self.stop_after_epochs is None else self.stop_after_epochs

@@ -19,7 +19,7 @@ from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.examples import examples_of, placed_in
 from raydistill.data.findings import Met, characters, met_in
 from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
-from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
+from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_here, run_tasks
 from raydistill.data.row_columns import one_array, schema_of, table_of
 from raydistill.data.sources._base import DROPPED, Example, Item, Where
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns, further_values
@@ -28,6 +28,8 @@ from raydistill.models.load import load_tokenizer
 from raydistill.tasks._base import ROW_REASONS, Column
 
 _MAX_CALLS = 2_000
+SMALL_BYTES = 2**20
+"""Texts of so many bytes are encoded in about two seconds, in which no other process would have begun."""
 _PIECE_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
 _BLOCK_CHARACTERS = 2**22
@@ -86,21 +88,37 @@ def encoded_blocks(
     """Run the data tasks and hand over what they make, in the order of the splits.
 
     ``starts`` is the first block of each part that is written; texts of earlier blocks are not encoded.
-    ``parallel`` is the number of binarizes that share the machine. Raises a ValueError that a task met, with its
-    message alone.
+    ``parallel`` is the number of binarizes that share the machine. What is read in less time than a process starts is
+    read in this one. Raises a ValueError that a task met, with its message alone.
     """
-    tables = run_tasks(
-        partial(_encode_item, recipe=recipe, starts=dict(starts)),
-        [dataclasses.asdict(split) for split in splits if _is_wanted(split, starts)],
-        _schema(recipe, starts),
-        piece_bytes=_PIECE_BYTES,
-        max_calls=_MAX_CALLS,
-        **_share_of_cores(parallel),
-    )
+    task = partial(_encode_item, recipe=recipe, starts=dict(starts))
+    wanted = [split for split in splits if _is_wanted(split, starts)]
+    items = [dataclasses.asdict(split) for split in wanted]
+    if _are_small(wanted):
+        tables = run_here(task, items)
+    else:
+        tables = run_tasks(
+            task,
+            items,
+            _schema(recipe, starts),
+            piece_bytes=_PIECE_BYTES,
+            max_calls=_MAX_CALLS,
+            **_share_of_cores(parallel),
+        )
     columns = {part: schema_of(_columns(recipe, part)) for part in starts}
     with closing(tables):
         for table in tables:
             yield from (_as_block(table, row, columns) for row in range(len(table)))
+
+
+def _are_small(splits: Sequence[InputSplit]) -> bool:
+    """Whether all that is read lies here, in files that are small together; of an archive its own size counts."""
+    files = [Path(split.item.local_copy or split.item.name) for split in splits]
+    try:
+        return sum(file.stat().st_size for file in files) <= SMALL_BYTES
+    except OSError:
+        # Such as a URI, or the name of a data set.
+        return False
 
 
 def _is_wanted(split: InputSplit, starts: Mapping[int, Place]) -> bool:

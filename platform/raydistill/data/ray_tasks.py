@@ -48,6 +48,12 @@ def run_tasks(
     return _run(function, options, items, context, num_blocks=num_calls, ahead=2)
 
 
+def run_here(task: Task, items: Sequence[Mapping[str, Any]]) -> Generator[pa.Table, None, None]:
+    """What ``run_tasks`` gives, made by this process while it is iterated over; raises what a task raises."""
+    for item in items:
+        yield from task(item)
+
+
 def run_actors(
     make_task: Callable[[], Task],
     items: Sequence[Mapping[str, Any]],

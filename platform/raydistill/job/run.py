@@ -27,8 +27,9 @@ from raydistill.stages._base import Run, StageContext
 from raydistill.store_paths import shown
 from raydistill.tracking.provenance import command, environment, repeat_command
 from raydistill.tracking.tracker import Tracker, start_tracker
-from raydistill.training.kept_process import KeptProcesses
+from raydistill.training.kept_process import KeptProcesses, is_kept
 from raydistill.training.result import TrainResult
+from raydistill.training.trainer import interruption
 from raydistill.user_error import UserError, placed
 
 Echo = Callable[[str], None]
@@ -101,13 +102,33 @@ def _run_in(folder: Path, job: Job, echo: Echo) -> JobResult:
     with cluster.connection([job.scaling(stage) for stage in job.stages.values()], whole_machine=has_matrix):
         tracker = start_tracker(job.config.tracking, folder=str(folder.parent), job=job.name)
         try:
-            tracker.ready()
             with KeptProcesses() as processes:
-                Runner(job, records, tracker, result, echo, launch=processes.train).run(resolved)
+                if any(_will_keep(job, run) for name, run in job.runs.items() if not records[name].finished):
+                    # Beside the tracker, which takes seconds too.
+                    processes.prepare()
+                tracker.ready()
+                runner = Runner(job, records, tracker, result, echo, launch=processes.train)
+                with _told_of_interruption(runner):
+                    runner.run(resolved)
         finally:
             tracker.close()
         result.lost = tracker.lost
     return result
+
+
+def _will_keep(job: Job, run: StageRun) -> bool:
+    return run.stage.trains and is_kept(job.scaling(run.stage))
+
+
+@contextmanager
+def _told_of_interruption(runner: "Runner") -> Iterator[None]:
+    """At Ctrl-C, tell of each training that runs how many of its steps are lost, before anything else ends."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for name in [*runner.training]:
+            runner.echo(f"{name}: {interruption(str(runner.records[name].output))}")
+        raise
 
 
 def _write_resolved(job: Job, folder: Path) -> Path:
@@ -142,6 +163,8 @@ class Runner:
     """Key of a tracked run that a stage's run records to, instead of one that is started for it."""
     launch: Callable[..., TrainResult] | None = None
     """What trains, see ``StageContext``."""
+    training: set[str] = field(default_factory=set, init=False)
+    """Runs that train now."""
     resolved: Path | None = field(default=None, init=False)
     """See ``StageContext``."""
 
@@ -210,8 +233,11 @@ class Runner:
             if not (resumed and run.name in self.own):
                 # Of somebody else's run that goes on they are known, and cannot change.
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
+            if run.stage.trains:
+                self.training.add(run.name)
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
+            self.training.discard(run.name)
         # A finished stage is not run again, so nothing would track it again.
         self.tracker.wait_until_spooled()
         record.write(summary, seconds=time.monotonic() - start)

@@ -1,19 +1,15 @@
 """What a finished job tells its user: the figures, and where everything is."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
-
-from rich.console import Console
 
 from raydistill.credentials import without_secrets
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
-from raydistill.report.tables import Entry, Group, group, terminal_table
+from raydistill.report.tables import Entry, Group, group, rows_of
 from raydistill.store_paths import shown
+from raydistill.terminal import drawn
 from raydistill.tracking.store import store_of
-
-_TABLE_WIDTH = 140
 
 
 def as_data(job: Job, result: JobResult) -> dict[str, Any]:
@@ -40,7 +36,7 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     lines: list[str] = []
     for name, summary in result.summaries.items():
         if "entries" in summary:
-            lines += ["", f"{name}:", *_table(_groups(summary))]
+            lines += ["", f"{name}:", *drawn(*rows_of(_groups(summary)))]
     width = max(len(name) for name in ["job", "MLflow", *result.outputs])
     lines += ["", f"{'job':<{width}}  {shown(result.folder)}"]
     lines += [f"{name:<{width}}  {shown(output)}" for name, output in result.outputs.items()]
@@ -61,11 +57,3 @@ def _groups(summary: Mapping[str, Any]) -> list[Group]:
 
 def _groups_as_data(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"groups": [row.as_data() for row in _groups(summary)]} if "entries" in summary else {}
-
-
-def _table(groups: Sequence[Group]) -> list[str]:
-    """The comparison drawn as a terminal shows it."""
-    console = Console(file=io.StringIO(), width=_TABLE_WIDTH)
-    with console.capture() as capture:
-        console.print(terminal_table(groups))
-    return capture.get().splitlines()

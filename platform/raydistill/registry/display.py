@@ -16,6 +16,7 @@ from raydistill.registry.student import (
     number,
     size,
 )
+from raydistill.terminal import drawn
 
 _LINEAGE = {
     "method": "method",
@@ -45,7 +46,7 @@ def list_lines(students: Sequence[RegisteredStudent]) -> list[str]:
                 "" if best is None else f"{best[0]} {best[1]:.6g} (version {best[2]})",
             ]
         )
-    return _aligned(rows)
+    return drawn(rows[0], rows[1:], ruled=False)
 
 
 def version_lines(version: StudentVersion) -> list[str]:
@@ -53,8 +54,8 @@ def version_lines(version: StudentVersion) -> list[str]:
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     lines = [f"  {title:<{_TITLE_WIDTH}}  {text}" for title, text in _facts(version).items()]
     head = ["", *(row.title for row in version.rows)]
-    table = _aligned([head, *figure_cells(version.rows)], numeric=True) if version.rows else []
-    return [f"{version.title}{aliases}", *lines, *([""] if table else []), *(f"  {line}" for line in table)]
+    table = drawn(head, figure_cells(version.rows), ruled=False) if version.rows else []
+    return [f"{version.title}{aliases}", *lines, *([""] if table else []), *table]
 
 
 def comparison(first: StudentVersion, second: StudentVersion) -> list[dict[str, Any]]:
@@ -77,7 +78,7 @@ def comparison_lines(first: StudentVersion, second: StudentVersion) -> list[str]
     rows = [
         [row["what"], _cell(row["first"]), _cell(row["second"]), _difference(row)] for row in comparison(first, second)
     ]
-    return _aligned([["", first.title, second.title, "difference"], *rows])
+    return drawn(["", first.title, second.title, "difference"], rows, ruled=False)
 
 
 def _facts(version: StudentVersion) -> dict[str, str]:
@@ -121,13 +122,3 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 def _cell(value: str | float | None) -> str:
     return value if isinstance(value, str) else number(value)
-
-
-def _aligned(rows: Sequence[Sequence[str]], *, numeric: bool = False) -> list[str]:
-    """Rows of cells as lines with aligned columns, all but the first to the right where they are ``numeric``."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = ["<", *((">" if numeric else "<") for _ in widths[1:])]
-    return [
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
-        for row in rows
-    ]

@@ -1,4 +1,4 @@
-"""Tables that compare models, a row for all runs that differ in their seed alone: terminal, Markdown and CSV."""
+"""Tables that compare models, a row for all runs that differ in their seed alone: cells, Markdown and CSV."""
 
 import csv
 import io
@@ -6,9 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-from rich.table import Table
-from rich.text import Text
 
 from raydistill import names
 from raydistill.report.columns import Column, column, in_order
@@ -144,18 +141,6 @@ def same_data(groups: Sequence[Group]) -> list[str]:
         if len(counts) == 1 and None not in counts:
             return [f"All models are scored on the same {counts.pop():,.0f} {what}."]
     return []
-
-
-def terminal_table(groups: Sequence[Group], *, title: str = "") -> Table:
-    """The comparison as a table for a terminal."""
-    header, rows = rows_of(groups)
-    table = Table(title=title or None)
-    for position, name in enumerate(header):
-        table.add_column(Text(name), justify="left" if position == 0 else "right", no_wrap=position > 0)
-    for row in rows:
-        # Not as strings, in which brackets are markup.
-        table.add_row(*map(Text, row))
-    return table
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,10 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import table as rich_table
-from rich.console import Console
-from rich.text import Text
-
 from raydistill.atomic import write_text
 from raydistill.credentials import without_secrets
 from raydistill.report import html
@@ -25,13 +21,13 @@ from raydistill.search.config import SearchConfig
 from raydistill.search.domains import is_number
 from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
+from raydistill.terminal import drawn
 from raydistill.tracking.provenance import environment
 from raydistill.tracking.store import store_of
 from raydistill.tracking.tracker import Tracker
 
 PAGE, TABLE, CSV = "campaign.html", "trials.md", "trials.csv"
 BEST = "best.yaml"
-_TABLE_WIDTH = 140
 _METHOD, _TASK = "validation/", "eval/"
 
 
@@ -68,7 +64,7 @@ def log_report(search: SearchConfig, result: CampaignResult, tracker: Tracker, k
 def summary_lines(search: SearchConfig, result: CampaignResult, files: Sequence[Path]) -> list[str]:
     """The table of trials, the best configuration, and where everything is."""
     header, rows = table_rows(result.trials, list(search.space), _figure(search))
-    lines = ["", *_drawn(header, rows), ""]
+    lines = ["", *drawn(header, rows), ""]
     best = result.best
     if best is not None:
         assert best.metric is not None
@@ -193,16 +189,3 @@ def _values(best: Trial) -> list[tuple[str, str]]:
 def _course(best: Trial) -> str:
     course = best.course_lines()
     return f"It went on from other trials; the values are its last ones: {'; '.join(course)}." if course else ""
-
-
-def _drawn(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """A table as a terminal shows it."""
-    table = rich_table.Table()
-    for name in header:
-        table.add_column(Text(name))
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=_TABLE_WIDTH)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().splitlines()

@@ -267,6 +267,8 @@ class Stage(ABC):
     """A part of the hash of what it makes: another number where the same configuration comes to make something else."""
     aggregates: ClassVar[bool] = False
     """Reads all runs of an input that has several in one run, instead of running once for each of them."""
+    trains: ClassVar[bool] = False
+    """Calls ``StageContext.launch``."""
 
     def __init__(self, name: str, config: Any) -> None:
         self.name = name

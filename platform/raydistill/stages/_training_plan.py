@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.config.training import TrainingConfig
 from raydistill.data.input_splits import PARTS
 from raydistill.methods._base import VOCABULARY_TERMS
 from raydistill.models import checks
@@ -43,6 +42,8 @@ class TrainDecisions(Decisions):
     """What is read of stored outputs."""
     row_tokens: int
     """Most tokens of a row."""
+    unreached_limit: str
+    """What to tell of a ``max_steps`` that the epochs never reach, as far as the rows are known."""
 
 
 def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
@@ -81,10 +82,11 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         *_lines(config, scaling, models, choice, placement),
         *_memory.checkpointing_lines(config, student, row_tokens=corpus.max_length, value_bytes=value_bytes),
         *_precision_lines(config, scaling),
-        _steps_line(config.training, corpus),
+        _steps_line(config, corpus),
     ]
     selection = selection_line(config.training, config.method, criterion)
-    lines += [selection] if selection else []
+    limit = "" if corpus.rows is None else config.training.unreached_limit(_steps_per_epoch(config, corpus.rows))
+    lines += [told for told in (selection, limit) if told]
     if choice.is_stored and "top_k" in reading.kinds and config.task.head == "masked_lm":
         lines.append(f"the mask of each row is the one that {choice.source} has, the same in all epochs")
     if choice.is_own:
@@ -98,6 +100,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         placement=placement,
         reading=reading,
         row_tokens=corpus.max_length,
+        unreached_limit=limit,
     )
 
 
@@ -349,15 +352,20 @@ def _precision_lines(config: "Config", scaling: ScalingConfig) -> list[str]:
     return ["precision: fp32 or bf16, by a short measurement when the training starts; name one to repeat it elsewhere"]
 
 
-def _steps_line(training: TrainingConfig, corpus: CorpusFacts) -> str:
+def _steps_per_epoch(config: "Config", rows: int) -> int:
+    return -(-rows // config.training.batch_size)
+
+
+def _steps_line(config: "Config", corpus: CorpusFacts) -> str:
+    training = config.training
     stop = f", stops after {training.stop_after_steps}" if training.stop_after_steps else ""
     if training.stop_after_epochs:
         stop = f", stops after {training.stop_after_epochs} of {training.num_epochs} epochs"
     if corpus.rows is None or corpus.tokens is None:
-        limit = f", at most {training.max_steps} steps" if training.max_steps else ""
+        limit = f", or {training.max_steps:,} steps if those are fewer" if training.max_steps else ""
         epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"
         return f"{epochs}{limit}{stop}; rows known after binarize"
-    steps = training.num_steps(-(-corpus.rows // training.batch_size))
+    steps = training.num_steps(_steps_per_epoch(config, corpus.rows))
     size = f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch"
     return f"{size}, {steps:,} steps of {training.batch_size} rows{stop}"
 

@@ -77,6 +77,7 @@ class Stage(_base.Stage):
     """Leaves the student before training in ``initial`` and after it in ``student``."""
 
     config_type = Config
+    trains = True
     config: Config
 
     def references(self) -> dict[str, str]:
@@ -139,6 +140,9 @@ class Stage(_base.Stage):
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         decisions = self.plan(context.scaling, context.inputs)
+        if decisions.unreached_limit:
+            # The plan before the job may not have known the rows yet.
+            context.echo(decisions.unreached_limit)
         config, precision = _precision.settled(self.config, decisions.student, context, row_tokens=decisions.row_tokens)
         decisions = self._with_room(config, decisions, context)
         student = context.output / "initial"

@@ -1,32 +1,25 @@
-"""Checkpoints of a training: written through Ray Train, restored by a restarted worker group or job."""
+"""Checkpoints of a training: written and restored by all its ranks."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ray.train
 import torch.distributed as dist
-from ray.train import Checkpoint, CheckpointUploadMode
 
 from raydistill.atomic import atomic_folder
 from raydistill.config.sections import LoraConfig
-from raydistill.data.storages import path_of, storage_at
+from raydistill.data.storages import storage_at
 from raydistill.models.load import load_model, load_tokenizer, save_model
 from raydistill.models.lora import add_adapters, merged, save_adapter
 from raydistill.store_paths import shown
 from raydistill.training.agreement import StorageError, agree
-from raydistill.training.checkpoint_store import Files, checkpoint_path, checkpoints_at, step_of
+from raydistill.training.checkpoint_store import Files, checkpoint_path, checkpoints_at
 from raydistill.training.engine import Engine
 
 T = TypeVar("T")
 
-_REMEDY = "make room there, or make it writable, and start again: the run continues from its latest checkpoint"
-
-
-def report_checkpoint(engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
-    """Write a checkpoint as ``write_checkpoint`` does and make it Ray Train's latest; all ranks call it."""
-    _register(write_checkpoint(engine, _storage(), state), metrics)
+REMEDY = "make room there, or make it writable, and start again: the run continues from its latest checkpoint"
 
 
 def write_checkpoint(engine: Engine, storage: Path, state: Mapping[str, Any]) -> Path:
@@ -36,19 +29,19 @@ def write_checkpoint(engine: Engine, storage: Path, state: Mapping[str, Any]) ->
     """
     checkpoints = checkpoints_at(storage)
     target = checkpoint_path(storage, int(state["position"]["step"]))
-    agree_here = partial(agree, subject=shown(storage), remedy=_REMEDY)
+    agree_here = partial(agree, subject=shown(storage), remedy=REMEDY)
     try:
-        agree_here(_at_first(lambda: checkpoints.begin(target)))
+        agree_here(at_first(lambda: checkpoints.begin(target)))
         # By itself: whoever fails before the others gather their tensors would leave them waiting.
         folder = agree_here(lambda: checkpoints.folder_for(target))
         try:
             files = agree_here(lambda: checkpoints.take(target, folder, engine.save(folder, state)))
             every = _of_all_ranks(files)
-            agree_here(_at_first(lambda: checkpoints.finish(target, every)))
+            agree_here(at_first(lambda: checkpoints.finish(target, every)))
         finally:
             checkpoints.leave(folder)
     except StorageError:
-        _at_first(lambda: checkpoints.give_up(target))()
+        at_first(lambda: checkpoints.give_up(target))()
         raise
     return target
 
@@ -59,29 +52,10 @@ def _of_all_ranks(files: Files) -> Files:
     return {name: part[name] for part in parts for name in part}
 
 
-def restore(engine: Engine) -> dict[str, Any] | None:
-    """Restore the latest checkpoint of this run, if there is one; returns the state that was saved with it.
-
-    All ranks call it. What lies in the run's folder counts, and Ray Train is told of what it does not know: a job
-    that starts again begins with an empty list, and a crash may have come between writing and registering.
-    """
-    storage = _storage()
-    checkpoints = checkpoints_at(storage)
-    agree(_at_first(checkpoints.probe), subject=shown(storage), remedy=_REMEDY)
-    registered = ray.train.get_checkpoint()
-    known = -1 if registered is None else step_of(Path(registered.path))
-    found: list[Any] = [checkpoints.finished()]
-    dist.broadcast_object_list(found, 0)
-    for checkpoint in found[0]:
-        if step_of(checkpoint) > known:
-            _register(checkpoint, {})
-    return load(engine, found[0][-1]) if found[0] else None
-
-
 def load(engine: Engine, checkpoint: Path) -> dict[str, Any]:
     """Restore a checkpoint, fetched first where it is not here; all ranks call it. Returns its state."""
     place = storage_at(checkpoint)
-    state = engine.load(agree(place.fetch, subject=shown(checkpoint), remedy=_REMEDY))
+    state = engine.load(agree(place.fetch, subject=shown(checkpoint), remedy=REMEDY))
     # Others of this machine may still read it.
     dist.barrier()
     place.release()
@@ -114,25 +88,9 @@ def write_student(engine: Engine, source: str, target: Path, *, head: str, lora:
                 save_model(model if adapted is None else merged(adapted), tokenizer, made)
         storage_at(target).publish()
 
-    agree(_at_first(write), subject=shown(target.parent), remedy=_REMEDY)
+    agree(at_first(write), subject=shown(target.parent), remedy=REMEDY)
 
 
-def _storage() -> Path:
-    """The run's folder, of an object store the local path that stands for it."""
-    storage = ray.train.get_context().get_storage()
-    return path_of(storage.experiment_fs_path, storage.storage_filesystem)
-
-
-def _at_first(action: Callable[[], T]) -> Callable[[], T | None]:
+def at_first(action: Callable[[], T]) -> Callable[[], T | None]:
     """``action`` on rank 0, nothing elsewhere."""
     return action if dist.get_rank() == 0 else lambda: None
-
-
-def _register(checkpoint: Path, metrics: Mapping[str, float]) -> None:
-    """Tell Ray Train of a checkpoint that lies where its own would."""
-    filesystem = ray.train.get_context().get_storage().storage_filesystem
-    ray.train.report(
-        dict(metrics),
-        checkpoint=Checkpoint(storage_at(checkpoint).address, filesystem=filesystem),
-        checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-    )

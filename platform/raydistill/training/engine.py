@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,12 +26,27 @@ def prepare_environment(*, use_gpu: bool) -> None:
     """Import DeepSpeed with the settings that it reads only then; called first in each worker."""
     if not use_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed.ops
+    with _without("mlflow"):
+        # Its tuner, which nothing here calls, would import MLflow, which takes longer than all the rest.
+        import deepspeed.ops
 
     # On CPUs DeepSpeed would compile a reduction for inference, which training never calls. It takes a minute and a
     # compiler, and a process killed in it leaves a lock on which every later one waits for ever.
     deepspeed.ops.__compatible_ops__ = {}
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let imports in the block find that a package is not installed, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def shard(model: nn.Module, config: Mapping[str, Any], *, dtype: torch.dtype, device: torch.device) -> None:
@@ -139,19 +155,24 @@ class Engine:
 
     @torch.no_grad()
     def evaluate(
-        self, batches: Sequence[Batch], denominators: Sequence[dict[str, Tensor]], score: Score
+        self,
+        batches: Sequence[Batch],
+        denominators: Sequence[dict[str, Tensor]],
+        score: Score,
+        tell: Callable[[int], None] = lambda done: None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """This rank's sums without dropout: of the terms and ``loss``, and of the student's scores.
 
-        Every rank must bring equally many batches.
+        Every rank must bring equally many batches. ``tell`` hears how many of them are done.
         """
         self._engine.eval()
         totals: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        for batch, counts in zip(batches, denominators, strict=True):
+        for number, (batch, counts) in enumerate(zip(batches, denominators, strict=True), start=1):
             loss, terms, sums = self._forward(batch, counts, score)
             _add(totals, {"loss": loss, **terms})
             _add(scores, sums)
+            tell(number)
         return totals, scores
 
     def _forward(

@@ -21,6 +21,7 @@ from raydistill.training.assembly import build_engine
 from raydistill.training.checkpoint import load, write_checkpoint
 from raydistill.training.checkpoint_store import Checkpoints
 from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.progress import LOADING
 from raydistill.training.result import TrainResult
 from raydistill.training.session import EvaluationCallback, SaveState, Session
 from raydistill.training.spec import TrainSpec
@@ -109,6 +110,7 @@ def loop_here(
     session.checkpoints.folder.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
     torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))
+    config["board"].post.remote(LOADING)
     engine = build_engine(spec, num_workers=1, device=device)
     try:
         Loop(spec, engine, config, rank=0, num_workers=1, session=session).run()

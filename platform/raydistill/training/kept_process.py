@@ -1,8 +1,10 @@
 """Trainings of one worker in a process that is kept for the next one: starting it costs more than a short training."""
 
 import os
-from collections.abc import Mapping
-from types import TracebackType
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType, TracebackType
 from typing import Any
 
 import ray
@@ -10,13 +12,16 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from raydistill.config.sections import ScalingConfig
 from raydistill.tracking.tracker import Tracker
+from raydistill.training.engine import prepare_environment
 from raydistill.training.in_process import loop_here
+from raydistill.training.lost_workers import loss_note
 from raydistill.training.progress import Record
 from raydistill.training.result import TrainResult
-from raydistill.training.scaling import loss_note
 from raydistill.training.spec import TrainSpec
 from raydistill.training.trainer import follow, train
 from raydistill.training.worker import FAILURES
+
+_MODELING = re.compile(r"transformers\.models\.\w+\.modeling_\w+")
 
 
 def is_kept(scaling: ScalingConfig) -> bool:
@@ -29,6 +34,13 @@ def is_kept(scaling: ScalingConfig) -> bool:
 
 class KeptProcess:
     """A process that trains; run as an actor."""
+
+    def prepare(self) -> None:
+        """Import what every training needs."""
+        prepare_environment(use_gpu=False)
+
+    def know(self, modules: Sequence[ModuleType]) -> None:
+        """Modules travel by name: this process has imported them when it is called with them."""
 
     def train(self, spec: TrainSpec, config: Mapping[str, Any], parallel: int) -> str:
         """Train to the end, from the latest checkpoint; returns why it failed, as ``follow`` asks it."""
@@ -53,6 +65,16 @@ class KeptProcesses:
     ) -> None:
         while self._idle:
             ray.kill(self._idle.pop())
+
+    def prepare(self) -> None:
+        """Start the process that the first training will run in, which imports what that needs meanwhile.
+
+        Models come in modules of their own, of which this process has imported those that it planned with.
+        """
+        process = _start()
+        process.prepare.remote()
+        process.know.remote([module for name, module in sys.modules.items() if _MODELING.fullmatch(name)])
+        self._idle.append(process)
 
     def train(self, spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, parallel: int = 1) -> TrainResult:
         """As ``raydistill.training.trainer.train``, which trains whatever is not for a kept process."""
@@ -83,8 +105,7 @@ class KeptProcesses:
         try:
             process = self._idle.pop()
         except IndexError:
-            # It asks Ray for no CPU, so that stages between two trainings have all of them.
-            process = ray.remote(num_cpus=0)(KeptProcess).remote()
+            process = _start()
         try:
             failure: str = ray.get(process.train.remote(spec, config, parallel))
         except BaseException as error:
@@ -94,3 +115,8 @@ class KeptProcesses:
             raise
         self._idle.append(process)
         return failure
+
+
+def _start() -> Any:
+    """A new process. It asks Ray for no CPU, so that stages between two trainings have all of them."""
+    return ray.remote(num_cpus=0)(KeptProcess).remote()

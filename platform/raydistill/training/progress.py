@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 _POLL_SECONDS = 0.5
 
@@ -26,17 +27,31 @@ class Record:
     """A sentence to show instead of figures; ``num_steps`` is 0 where it is of no step."""
 
 
+@dataclass(frozen=True)
+class Activity:
+    """What a training is at, for its bar alone: optimizer steps, or something named that comes between them."""
+
+    done: int = 0
+    total: int | None = None
+    """None where that is not known."""
+    name: str = ""
+    """Such as ``evaluation``; empty for optimizer steps."""
+
+
+LOADING = Activity(name="models")
+
+
 class Board:
     """Keeps records until the driver takes them; run as an actor."""
 
     def __init__(self) -> None:
-        self._records: list[Record] = []
+        self._records: list[Record | Activity] = []
 
-    def post(self, record: Record) -> None:
+    def post(self, record: Record | Activity) -> None:
         """Add a record."""
         self._records.append(record)
 
-    def take(self) -> list[Record]:
+    def take(self) -> list[Record | Activity]:
         """All records since the last call."""
         taken, self._records = self._records, []
         return taken
@@ -46,6 +61,23 @@ def start_board() -> Any:
     """An actor handle for a new board, which takes no CPU; it is on this node, so that others may be lost."""
     node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=node)(Board).remote()
+
+
+class Activities:
+    """Posts to a board what one rank does, no oftener than a bar is drawn; a board of None hears nothing."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._name: str | None = None
+        self._next = 0.0
+
+    def show(self, done: int = 0, total: int | None = None, *, name: str = "") -> None:
+        """Tell how far it is; at once where it is at something else than before."""
+        now = time.monotonic()
+        if self._board is None or (name == self._name and now < self._next):
+            return
+        self._name, self._next = name, now + _POLL_SECONDS
+        self._board.post.remote(Activity(done, total, name))
 
 
 def line(record: Record) -> str:
@@ -72,8 +104,9 @@ def _time(seconds: float) -> str:
 
 
 class Display:
-    """Prints a board's records while it is entered: lines, and below them a bar when the output is a terminal.
+    """Prints a board's records while it is entered: lines, and below them bars when the output is a terminal.
 
+    One bar is of optimizer steps, a second one of what comes before and between them.
     ``parallel``: other trainings print too, so lines start with the title and there is no bar.
     """
 
@@ -82,7 +115,7 @@ class Display:
         self._prefix = f"  {title}: " if parallel else "  "
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bar = Progress(
-            TextColumn(title),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("ETA"),
@@ -90,11 +123,15 @@ class Display:
             console=self._console,
             disable=parallel or not sys.stderr.isatty(),
         )
-        self._task = self._bar.add_task(title, total=None)
+        self._title = title
+        self._steps = self._bar.add_task(title, total=None)
+        self._other: TaskID | None = None
+        self._name = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "Display":
+        self._show_activity(Activity(name="start"))
         self._bar.start()
         self._thread.start()
         return self
@@ -111,11 +148,28 @@ class Display:
 
     def _show(self) -> None:
         try:
-            records: list[Record] = ray.get(self._board.take.remote(), timeout=5)
+            records: list[Record | Activity] = ray.get(self._board.take.remote(), timeout=5)
         except ray.exceptions.RayError:
             # The cluster is going down; the training's own error says why.
             return
         for record in records:
+            if isinstance(record, Activity):
+                self._show_activity(record)
+                continue
             self._console.print(self._prefix + line(record), markup=False)
             if record.num_steps:
-                self._bar.update(self._task, completed=record.step, total=record.num_steps)
+                self._bar.update(self._steps, completed=record.step, total=record.num_steps)
+
+    def _show_activity(self, activity: Activity) -> None:
+        if activity.name != self._name and self._other is not None:
+            self._bar.remove_task(self._other)
+            self._other = None
+        self._name = activity.name
+        if not activity.name:
+            self._bar.update(self._steps, completed=activity.done, total=activity.total)
+        elif self._other is None:
+            self._other = self._bar.add_task(
+                f"{self._title}: {activity.name}", completed=activity.done, total=activity.total
+            )
+        else:
+            self._bar.update(self._other, completed=activity.done, total=activity.total)

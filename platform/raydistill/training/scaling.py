@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 from ray.train import ScalingConfig as RayScalingConfig
 from ray.train import UserCallback
 
 from raydistill.cluster.resources import is_elastic, worker_cpus
 from raydistill.config.sections import ScalingConfig
+from raydistill.training.lost_workers import loss_note
 from raydistill.training.progress import Record
 
 
@@ -48,18 +48,3 @@ class LossNotes(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Post one line of what happened and of what comes next."""
         self._board.post.remote(Record(0, 0, {}, 0.0, note=loss_note(worker_exceptions, self._scaling)))
-
-
-def loss_note(failures: Mapping[int, Exception], scaling: ScalingConfig) -> str:
-    """What failed, by rank, and how a training goes on that has a restart left."""
-    lost = sorted(rank for rank, failure in failures.items() if _is_lost(failure))
-    what = "is lost" if lost else "failed"
-    goes_on = is_elastic(scaling) and scaling.on_worker_failure == "continue"
-    how = "as many workers as there is room for" if goes_on else "as many workers as before, once there is room"
-    ranks = ", ".join(map(str, lost or sorted(failures)))
-    return f"worker {ranks} {what}; a restart goes on from the latest checkpoint with {how}"
-
-
-def _is_lost(failure: Exception) -> bool:
-    """Whether a worker's process or machine is gone, of which Ray Train hears when it asks how it does."""
-    return isinstance(getattr(failure, "health_check_failure", failure), RayActorError)

@@ -5,21 +5,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
-
 from raydistill import cluster
 from raydistill.data.storages import storage_at
 from raydistill.store_paths import here
 from raydistill.threads import in_thread
 from raydistill.tracking.tracker import Tracker
-from raydistill.training.checkpoint_store import Checkpoints, checkpoints_at
-from raydistill.training.network import GroupConfig
+from raydistill.training.checkpoint_store import Checkpoints, checkpoints_at, step_of
+from raydistill.training.history import read_history
 from raydistill.training.progress import Display, start_board
 from raydistill.training.result import TrainResult
-from raydistill.training.scaling import LossNotes, ray_scaling
 from raydistill.training.spec import TrainSpec
-from raydistill.training.worker import train_worker
 from raydistill.user_error import UserError, brought
 
 CHECKPOINTS = "checkpoints"
@@ -35,6 +30,14 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
     Raises ValueError, of one line, when the latest checkpoint is damaged, when the loss stops being finite and when
     checkpoints or students cannot be written; OSError when anything else cannot.
     """
+
+    # Slow to import, and needless for what trains in a kept process.
+    from ray.train import TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from raydistill.training.group import train_worker
+    from raydistill.training.network import GroupConfig
+    from raydistill.training.scaling import ray_scaling
 
     def fit(board: Any) -> str:
         config = {
@@ -90,7 +93,20 @@ def checkpoints_of(output: str) -> Checkpoints:
     return checkpoints_at(here(Path(output).resolve()) / CHECKPOINTS)
 
 
-def _run_config(spec: TrainSpec, output: str, board: Any) -> RunConfig:
+def interruption(output: str) -> str:
+    """What an interruption costs a training, in one line: where it was by its latest figures, and where it goes on."""
+    history = read_history(Path(output))
+    reached = history[-1]["step"] if history else 0
+    kept = max(map(step_of, checkpoints_of(output).finished()), default=0)
+    goes_on = f"goes on from the checkpoint of step {kept:,}" if kept else "starts anew, without a checkpoint"
+    return f"interrupted after step {reached:,}, {goes_on}: {reached - kept:,} steps or a few more are lost"
+
+
+def _run_config(spec: TrainSpec, output: str, board: Any) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+
+    from raydistill.training.scaling import LossNotes
+
     storage = storage_at(Path(output).resolve())
     return RunConfig(
         # Ray Train continues a run that it finds under the same name and path.

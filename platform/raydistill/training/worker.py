@@ -1,13 +1,12 @@
-"""The training loop, run by every worker of a group: feed, count, step, log, evaluate, save."""
+"""The training loop, run by every worker: feed, count, step, log, evaluate, save."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -18,19 +17,18 @@ from raydistill.cluster.resources import data_task_cpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
-from raydistill.data.stream import FeedSpec, feed, validation_batches
+from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
-from raydistill.training.assembly import build_engine
-from raydistill.training.checkpoint import report_checkpoint, restore, write_student
-from raydistill.training.engine import Engine, prepare_environment
+from raydistill.training.checkpoint import write_student
+from raydistill.training.engine import Engine
 from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
-from raydistill.training.progress import Record
+from raydistill.training.progress import Activities, Record
 from raydistill.training.result import TrainResult
 from raydistill.training.selection import (
     METHOD,
@@ -45,6 +43,7 @@ from raydistill.training.selection import (
 )
 from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
+from raydistill.training.window import Window
 from raydistill.user_error import UserError
 
 VALIDATION_SEED = 0
@@ -59,42 +58,6 @@ FAILURES = (NonFiniteLossError, EvaluationError, StorageError)
 """What ends a training in a way that the same again would meet too; of one line."""
 
 
-def train_worker(config: Mapping[str, Any]) -> str:
-    """Entry point of a Ray Train worker; ``config`` has plain data and actor handles.
-
-    Returns why the training failed, where a restarted group of workers would meet the same, else nothing.
-    """
-    spec: TrainSpec = config["spec"].fetched()
-    prepare_environment(use_gpu=spec.scaling.use_gpu)
-    torch.set_num_threads(config["num_threads"])
-    context = ray.train.get_context()
-    rank, num_workers = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    engine = build_engine(spec, num_workers=num_workers, device=device)
-    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers)
-    try:
-        loop.run()
-    except FAILURES as error:
-        return str(error)
-    return ""
-
-
-class RayTrainSession(Session):
-    """A worker of a group that Ray Train started."""
-
-    def restore(self, engine: Engine) -> dict[str, Any] | None:
-        """As Ray Train knows it, or as it lies in the run's folder."""
-        return restore(engine)
-
-    def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
-        """A checkpoint that Ray Train is told of, which deletes older ones."""
-        report_checkpoint(engine, metrics, state)
-
-    def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
-        """Batches that Ray Data's tasks build."""
-        return feed(spec, **options)
-
-
 class Loop:
     """One rank's part of a training."""
 
@@ -106,16 +69,17 @@ class Loop:
         *,
         rank: int,
         num_workers: int,
-        session: Session | None = None,
+        session: Session,
     ) -> None:
         self.spec, self.engine = spec, engine
-        self.session = session or RayTrainSession()
+        self.session = session
         self.rank, self.num_workers = rank, num_workers
         self.output = here(config["output"])
         self.output.mkdir(parents=True, exist_ok=True)
         self.tracker: Tracker = config["tracker"]
         self.run_key: str = config["run_key"]
         self.board = config["board"]
+        self._activities = Activities(self.board if rank == 0 else None)
         training = spec.training
         self.feed_spec = self._feed_spec(spec.corpus, spec.stored, seed=spec.seed)
         self.validation_spec = self._feed_spec(spec.validation, spec.validation_stored, seed=VALIDATION_SEED)
@@ -128,7 +92,7 @@ class Loop:
         self.task = self.validation_spec.make_task()
         self.criterion = criterion_of(training, spec.task, spec.method, self.task.labels)
         self._validation: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
-        self._pace = Pace()
+        self._pace, self._window = Pace(), Window()
         self._counted_rows = 0
 
     def _feed_spec(self, corpus: Sequence[CorpusPart], stored: StoredOutputs | None, *, seed: int) -> FeedSpec:
@@ -198,6 +162,8 @@ class Loop:
         totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
         self.position.step = step + 1
         self._pace.add(tokens)
+        self._window.add(totals)
+        self._activities.show(self.position.step, self.last_step)
         training = self.spec.training
         log = self._is_due(training.logging_steps)
         evaluate = self._is_due(self.eval_every)
@@ -248,7 +214,8 @@ class Loop:
         metrics["progress/tokens"] = self.position.tokens
         metrics |= self._teacher_metric()
         metrics["progress/epoch"] = self.position.step / self.steps_per_epoch
-        self._publish(metrics)
+        means = self._all_reduced(self._window.means())
+        self._publish(metrics, means={f"train/{name}": value.item() for name, value in means.items()})
 
     def _teacher_metric(self) -> Terms:
         """How many rows teachers were run on, over all ranks, which all call it; nothing where there are none."""
@@ -261,14 +228,15 @@ class Loop:
         self._counted_rows = distiller.teacher_rows
         return {TEACHER_ROWS: float(self.position.teacher_rows)}
 
-    def _publish(self, metrics: Terms) -> None:
+    def _publish(self, metrics: Terms, *, means: Terms | None = None) -> None:
+        """Keep and track metrics, and show them; of what changes from step to step the ``means`` are shown."""
         self.position.metrics |= metrics
         if self.rank > 0:
             return
         append_history(self.output, self.position.step, metrics)
         self.tracker.log_metrics(self.run_key, metrics, self.position.step)
         remaining = (self.last_step - self.position.step) * self._pace.seconds_per_step
-        self.board.post.remote(Record(self.position.step, self.last_step, metrics, remaining))
+        self.board.post.remote(Record(self.position.step, self.last_step, metrics | (means or {}), remaining))
 
     def _check_finite(
         self, totals: dict[str, Tensor], batches: list[Batch], denominators: list[dict[str, Tensor]]
@@ -285,7 +253,12 @@ class Loop:
         """The method's loss and the task's metrics on the same validation rows and targets each time."""
         start = time.perf_counter()
         batches, denominators = self._validation_batches()
-        totals, scores = self.engine.evaluate(batches, denominators, self.task.score)
+        totals, scores = self.engine.evaluate(
+            batches,
+            denominators,
+            self.task.score,
+            lambda done: self._activities.show(done, len(batches), name="evaluation"),
+        )
         totals, scores = self._all_reduced(totals), self._all_reduced(scores)
         self._check_finite(totals, batches, denominators)
         try:
@@ -298,12 +271,14 @@ class Loop:
         except UserError as error:
             raise EvaluationError(str(error)) from None
         self._publish(metrics | self._teacher_metric())
+        self._activities.show(self.position.step, self.last_step)
         self._pace.exclude(time.perf_counter() - start)
         return metrics
 
     def _validation_batches(self) -> tuple[list[Batch], list[dict[str, Tensor]]]:
         """This rank's validation batches and their denominators, read and counted once."""
         if self._validation is None:
+            self._activities.show(name="validation rows")
             found = validation_batches(
                 self.validation_spec,
                 micro_batch_size=self.spec.training.micro_batch_size,

@@ -9,6 +9,7 @@ import pytest
 
 import raydistill.data.corpus_building
 import raydistill.data.corpus_writer
+import raydistill.data.encoding
 from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import Corpus, tokenizer_hash
 from raydistill.data.corpus_building import binarize
@@ -18,6 +19,12 @@ from raydistill.models.load import load_tokenizer
 from toys.checkpoint import toy_tokenizer
 
 WORDS = 56
+
+
+@pytest.fixture(autouse=True)
+def data_tasks(monkeypatch):
+    """The files of these tests are small, and what is tested is how data tasks read them."""
+    monkeypatch.setattr(raydistill.data.encoding, "SMALL_BYTES", -1)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +61,9 @@ def ids_of(corpus: Corpus) -> list[list[int]]:
     return [row.tolist() for row in corpus.read_rows(range(len(corpus)))]
 
 
-def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_cluster, tmp_path, tokenizer_folder):
+def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(
+    ray_cluster, tmp_path, tokenizer_folder, monkeypatch
+):
     write_files(tmp_path / "texts")
     arguments = {
         "sources": sources(name="text", path=f"{tmp_path}/texts/*.gz"),
@@ -66,6 +75,9 @@ def test_rows_stand_in_source_order_in_shards_and_each_text_is_in_one_part(ray_c
     summary = binarize(**arguments, output=str(tmp_path / "a"), seed=1)
     binarize(**arguments, output=str(tmp_path / "b"), seed=1)
     binarize(**arguments, output=str(tmp_path / "c"), seed=2)
+    monkeypatch.setattr(raydistill.data.encoding, "SMALL_BYTES", 2**20)
+    binarize(**arguments, output=str(tmp_path / "here"), seed=1)
+    assert files_of(tmp_path / "here") == files_of(tmp_path / "a")
     parts = {part: Corpus.open(str(tmp_path / "a" / part)) for part in ("train", "validation")}
     assert summary["texts"] == 360 == sum(len(corpus) for corpus in parts.values())
     assert summary["dropped"] == {}

@@ -70,6 +70,14 @@ def test_a_job_that_fits_is_forecast(folder: Path) -> None:
     assert "teacher 0 bert" in text
     assert "60 rows" in text
     assert "24 steps of 8 rows" in text
+    assert "max_steps" not in text
+
+
+def test_a_plan_says_where_a_training_ends_that_never_reaches_its_limit(folder: Path) -> None:
+    training = {"batch_size": 8, "micro_batch_size": 4, "max_steps": 5000}
+    [preview] = check_job(load_job(job(folder, training=training)))
+    told = "max_steps is 5,000, but 3 epochs have 24 steps, after which training ends; raise num_epochs for more"
+    assert told in preview.lines
 
 
 @pytest.mark.parametrize(

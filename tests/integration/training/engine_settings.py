@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,9 @@ from raydistill.training.agreement import StorageError, agree
 from raydistill.training.assembly import build_engine
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.history import read_history
+from raydistill.training.progress import Activity, Record
 from raydistill.training.result import TrainResult
+from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
 from raydistill.user_error import UserError
 from toys.shardable import held_numel
@@ -49,7 +51,30 @@ class Recorder:
 
     def __init__(self) -> None:
         self.records: list[dict[str, float]] = []
-        self.post = SimpleNamespace(remote=lambda record: self.records.append(dict(record.metrics)))
+        self.post = SimpleNamespace(remote=self._keep)
+
+    def _keep(self, record: Record | Activity) -> None:
+        if isinstance(record, Record):
+            self.records.append(dict(record.metrics))
+
+
+Save = Callable[[Engine, dict[str, Any]], None]
+
+
+class DirectSession(Session):
+    """Batches that the loop's own process builds, and states that a test says what to do with."""
+
+    def __init__(self, *, loaded: Path | None = None, save: Save = lambda engine, state: None) -> None:
+        self._loaded, self._save = loaded, save
+
+    def restore(self, engine: Engine) -> dict[str, Any] | None:
+        return engine.load(self._loaded) if self._loaded else None
+
+    def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
+        self._save(engine, dict(state))
+
+    def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
+        yield from direct_feed(spec, **options)
 
 
 class SiteRecorder:
@@ -70,7 +95,6 @@ def run_settings(config: dict[str, Any]) -> None:
     """Worker of a group: run every setting and let rank 0 write what was seen to ``<folder>/<name>.json``."""
     prepare_environment(use_gpu=False)
     torch.set_num_threads(1)
-    worker.feed = direct_feed
     causal.draw = SiteRecorder()
     seen = {name: run_one(Path(config["folder"]), setting) for name, setting in config["settings"].items()}
     rank = ray.train.get_context().get_world_rank()
@@ -94,10 +118,12 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
     output = folder / f"out-{num_workers}"
     output.mkdir(exist_ok=True)
     config = {"output": str(output), "tracker": NullTracker(), "run_key": "", "board": board}
-    worker.restore = lambda engine: engine.load(folder / loaded) if loaded else None
-    worker.report_checkpoint = lambda engine, metrics, state: _save(engine, folder, state, saved) if saved else None
+    session = DirectSession(
+        loaded=folder / loaded if loaded else None,
+        save=lambda engine, state: _save(engine, folder, state, saved) if saved else None,
+    )
     try:
-        loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers)
+        loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers, session=session)
     except UserError as error:
         engine.close()
         return {"failure": str(error), "losses": []}

@@ -17,7 +17,7 @@ import ray.train
 
 from raydistill.batch import Batch
 from raydistill.tracking.tracker import Tracker
-from raydistill.training import checkpoint_store, state_files, trainer, worker
+from raydistill.training import checkpoint_store, group, state_files, trainer
 from raydistill.training.result import TrainResult
 from toys.training import make_spec
 
@@ -112,7 +112,7 @@ def recorded_worker(config: dict[str, Any]) -> str:
     """Stands where the training's worker stands."""
     recorder: Recorder = config["tracker"]
     rank = ray.train.get_context().get_world_rank()
-    feed, describe, save_file = worker.feed, checkpoint_store.describe, state_files.save_file
+    feed, describe, save_file = group.feed, checkpoint_store.describe, state_files.save_file
 
     def recorded_feed(*arguments: Any, start_step: int, **options: Any) -> Iterator[list[Batch]]:
         with closing(feed(*arguments, start_step=start_step, **options)) as steps:
@@ -135,10 +135,10 @@ def recorded_worker(config: dict[str, Any]) -> str:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         save_file(tensors, path)
 
-    worker.feed = recorded_feed
+    group.feed = recorded_feed
     checkpoint_store.describe = dying_describe
     state_files.save_file = failing_save
-    return worker.train_worker(config)
+    return group.train_worker(config)
 
 
 def _step(partial: Path) -> int:
@@ -155,7 +155,7 @@ def train(inputs: Path, recorder: Recorder, *, num_workers: int, zero_stage: int
         "max_failures": 1,
     }
     spec = make_spec(inputs, num_workers=num_workers, training=training)
-    with patch.object(trainer, "train_worker", recorded_worker):
+    with patch.object(group, "train_worker", recorded_worker):
         return trainer.train(spec, str(recorder.folder), recorder, "run")
 
 

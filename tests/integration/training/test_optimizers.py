@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration.training.engine_settings import Recorder, direct_feed
+from integration.training.engine_settings import DirectSession, Recorder, direct_feed
 from raydistill.data.stream import FeedSpec
 from raydistill.methods._base import Distiller
 from raydistill.tracking.tracker import NullTracker
@@ -100,47 +100,40 @@ def test_a_step_of_bert_adam_clips_each_tensor_and_nothing_else_does(inputs: Pat
         made.close()
 
 
-def train(
-    monkeypatch: pytest.MonkeyPatch, inputs: Path, output: Path, *, resume: Path | None = None, **sections: Any
-) -> list[dict[str, float]]:
+def train(inputs: Path, output: Path, *, resume: Path | None = None, **sections: Any) -> list[dict[str, float]]:
     """Run a whole training without Ray; leaves its result, its student and ``state-<step>`` in ``output``."""
     spec = make_spec(inputs, **sections)
     spec = spec.model_copy(update=sections.get("spec", {}))
     output.mkdir()
 
-    def save(engine: Engine, metrics: Any, state: dict[str, Any]) -> None:
+    def save(engine: Engine, state: dict[str, Any]) -> None:
         folder = output / f"state-{state['position']['step']}"
         folder.mkdir()
         engine.save(folder, state)
 
-    monkeypatch.setattr(worker, "feed", direct_feed)
-    monkeypatch.setattr(worker, "restore", lambda engine: engine.load(resume) if resume else None)
-    monkeypatch.setattr(worker, "report_checkpoint", save)
     engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
     config = {"output": str(output), "tracker": NullTracker(), "run_key": "", "board": Recorder()}
-    worker.Loop(spec, engine, config, rank=0, num_workers=1).run()
+    session = DirectSession(loaded=resume, save=save)
+    worker.Loop(spec, engine, config, rank=0, num_workers=1, session=session).run()
     engine.close()
     return [line for line in read_history(output) if "train/loss" in line]
 
 
 @pytest.mark.parametrize(("optimizer", "stage"), [(BERT_ADAM, 0), (HF4, 0), (HF4, 2)])
 def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(
-    monkeypatch: pytest.MonkeyPatch, inputs: Path, tmp_path: Path, optimizer: dict[str, Any], stage: int
+    inputs: Path, tmp_path: Path, optimizer: dict[str, Any], stage: int
 ) -> None:
     sections = {"training": {"max_steps": 6, "save_steps": 3, "zero_stage": stage}, "optimizer": optimizer}
-    undisturbed = train(monkeypatch, inputs, tmp_path / "undisturbed", **sections)
-    resumed = train(monkeypatch, inputs, tmp_path / "resumed", resume=tmp_path / "undisturbed" / "state-3", **sections)
+    undisturbed = train(inputs, tmp_path / "undisturbed", **sections)
+    resumed = train(inputs, tmp_path / "resumed", resume=tmp_path / "undisturbed" / "state-3", **sections)
     assert [line["step"] for line in resumed] == [4, 5, 6]
     assert [line["train/loss"] for line in resumed] == [line["train/loss"] for line in undisturbed[3:]]
     found, expected = (load_file(tmp_path / run / "student/model.safetensors") for run in ("resumed", "undisturbed"))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_training_that_stops_after_epochs_keeps_the_schedule_of_all_of_them(
-    monkeypatch: pytest.MonkeyPatch, inputs: Path, tmp_path: Path
-) -> None:
+def test_a_training_that_stops_after_epochs_keeps_the_schedule_of_all_of_them(inputs: Path, tmp_path: Path) -> None:
     history = train(
-        monkeypatch,
         inputs,
         tmp_path / "out",
         training={"max_steps": None, "num_epochs": 4, "stop_after_epochs": 3, "batch_size": 30, "micro_batch_size": 15},
@@ -153,13 +146,10 @@ def test_a_training_that_stops_after_epochs_keeps_the_schedule_of_all_of_them(
     assert (result.step, result.stopped) == (9, "training.stop_after_epochs is 3")
 
 
-def test_frozen_blocks_and_embeddings_stay_and_the_rest_is_trained(
-    monkeypatch: pytest.MonkeyPatch, inputs: Path, tmp_path: Path
-) -> None:
+def test_frozen_blocks_and_embeddings_stay_and_the_rest_is_trained(inputs: Path, tmp_path: Path) -> None:
     # The projection is tied to the embeddings, but for its bias.
     frozen = ("distilbert.embeddings.", "distilbert.transformer.layer.1.", "vocab_projector.weight")
     train(
-        monkeypatch,
         inputs,
         tmp_path / "out",
         training={"max_steps": 3},

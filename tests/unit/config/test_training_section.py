@@ -126,3 +126,18 @@ def test_what_is_neither_steps_nor_a_share_is_refused(value, problem):
 def test_bounds_are_finite(key):
     with pytest.raises(ValidationError, match="finite"):
         TrainingConfig.model_validate({key: float("nan"), "early_stopping_patience": 1})
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"max_steps": 5000}, "max_steps is 5,000, but 3 epochs have 24 steps, after which training ends"),
+        ({"max_steps": 9, "num_epochs": 1}, "max_steps is 9, but 1 epoch has 8 steps, after which training ends"),
+        ({"max_steps": 24}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_limit_that_the_epochs_never_reach_is_told_with_what_happens(keys, told):
+    training = TrainingConfig.model_validate(keys)
+    assert training.unreached_limit(8).partition(";")[0] == told
+    assert bool(told) is (training.num_steps(8) < (training.max_steps or 0))

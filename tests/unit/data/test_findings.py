@@ -33,6 +33,7 @@ def here(task: Any, items: Any, schema: Any, **_options: Any) -> Any:
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """From sources and an encoding to what is told of the corpus."""
+    monkeypatch.setattr(encoding, "SMALL_BYTES", -1)
     monkeypatch.setattr(encoding, "run_tasks", here)
     monkeypatch.setenv("RAY_ADDRESS", "none is asked")
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")

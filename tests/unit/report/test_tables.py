@@ -3,9 +3,8 @@ import statistics
 from io import StringIO
 
 import pytest
-from rich.console import Console
 
-from raydistill.report.tables import Entry, Statistic, csv_groups, csv_runs, group, markdown, rows_of, terminal_table
+from raydistill.report.tables import Entry, Statistic, csv_groups, csv_runs, group, markdown, rows_of
 
 TEACHER = {"loss": 2.0, "perplexity": 7.389, "accuracy": 0.5, "tokens": 10, "parameters": 4_400_000}
 BEFORE = {"loss": 9.0, "perplexity": 8103.08, "accuracy": 0.0, "tokens": 10, "parameters": 2_200_000}
@@ -97,14 +96,6 @@ def test_an_unknown_figure_keeps_its_name_and_gets_four_significant_digits():
 
 def test_a_bar_in_a_models_name_does_not_split_its_cell():
     assert "| a\\|b | 1.0000 |" in markdown(group([Entry("a|b", {}, {"loss": 1.0})]))
-
-
-def test_the_terminals_table_shows_the_same_cells_unbroken():
-    console = Console(width=120, record=True, file=StringIO())
-    console.print(terminal_table(group(SEEDS), title="Held out"))
-    text = console.export_text()
-    for cell in ("Held out", "student (temperature=2)", "3.1000 ± 0.1414", "2,200,000", "validation loss"):
-        assert cell in text
 
 
 def test_csv_of_groups_has_keys_n_means_and_spreads_as_numbers():

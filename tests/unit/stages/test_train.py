@@ -50,6 +50,7 @@ def decided() -> TrainDecisions:
         placement=None,
         reading=Reading(),
         row_tokens=8,
+        unreached_limit="",
     )
 
 

@@ -1,11 +1,12 @@
 """What a training shows on the driver."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import ray
 
-from raydistill.training.progress import Display, Record, line
+from raydistill.training.progress import Activities, Activity, Display, Record, line
 
 LOGGED = Record(
     20,
@@ -57,3 +58,55 @@ def test_lines_of_parallel_trainings_start_with_their_names(monkeypatch, capsys,
 def test_parallel_trainings_have_no_bar_on_a_terminal(monkeypatch, parallel, disabled):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert Display(Board([]), title="distill", parallel=parallel)._bar.disable is disabled
+
+
+def bars(display: Display) -> dict[str, tuple[float, float | None]]:
+    """How far each bar is, by its text."""
+    return {task.description: (task.completed, task.total) for task in display._bar.tasks}
+
+
+def test_a_second_bar_shows_what_comes_before_and_between_steps(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    board = Board([])
+    display = Display(board, title="distill")
+    course = []
+    for records in (
+        [Activity(name="models")],
+        [Activity(3, 10, "evaluation")],
+        [Activity(7, 10, "evaluation")],
+        [Activity(1, 100)],
+        [LOGGED, Activity(25, 100)],
+    ):
+        board.records = records
+        display._show()
+        course.append(bars(display))
+    assert course == [
+        {"distill": (0, None), "distill: models": (0, None)},
+        {"distill": (0, None), "distill: evaluation": (3, 10)},
+        {"distill": (0, None), "distill: evaluation": (7, 10)},
+        {"distill": (1, 100)},
+        {"distill": (25, 100)},
+    ]
+
+
+def test_before_anything_is_known_a_bar_tells_of_the_start(monkeypatch):
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    with Display(Board([]), title="distill") as display:
+        assert bars(display) == {"distill": (0, None), "distill: start": (0, None)}
+
+
+def test_activities_are_posted_when_they_change_and_else_seldom(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("raydistill.training.progress.time.monotonic", lambda: now[0])
+    posted: list[Activity] = []
+    activities = Activities(SimpleNamespace(post=SimpleNamespace(remote=posted.append)))
+    for number in range(1, 101):
+        now[0] += 0.02
+        activities.show(number, 100, name="evaluation")
+    activities.show(1, 50)
+    assert [each.done for each in posted[:-1]] == [1, 26, 51, 76]
+    assert posted[-1] == Activity(1, 50)
+
+
+def test_ranks_without_a_board_post_nothing():
+    Activities(None).show(1, 2)

@@ -11,7 +11,8 @@ from ray.exceptions import RayActorError
 from raydistill import cluster
 from raydistill.cluster.resources import data_task_cpus, worker_cpus
 from raydistill.config.sections import ScalingConfig
-from raydistill.training.scaling import loss_note, ray_scaling, room
+from raydistill.training.lost_workers import loss_note
+from raydistill.training.scaling import ray_scaling, room
 
 ELASTIC = {"num_workers": 4, "min_workers": 2, "cpus_per_worker": 3, "data_cpus": 8}
 
