@@ -3,7 +3,7 @@
 A corpus folder holds::
 
     manifest.json              what follows, and the SHA-256 of each file; written last
-    lengths.npy                length of each row, int32
+    lengths.npy                length of each row, int32; the manifest has a SHA-256 of each shard's part
     token_counts.npy           occurrences of each vocabulary id, int64
     shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32, the task's columns
     tokenizer/                 the tokenizer's own files, so that the corpus can be used alone
@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from raydistill.data.lengths import Lengths
 from raydistill.data.row_columns import schema_of
 from raydistill.data.sealed_table import CACHE_BYTES, FileInfo, Kind, Places, Recent, Record, SealedFolder, SealedTable
 from raydistill.data.sealed_table import MANIFEST as MANIFEST
@@ -32,7 +33,7 @@ from raydistill.tasks._base import Column, Encoding
 LENGTHS = "lengths.npy"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _OPEN_SHARDS = 16
 _Arrays = tuple[NDArray[Any], NDArray[Any]]
 
@@ -176,14 +177,9 @@ class Corpus(SealedTable):
         return (self.manifest.tokenizer, *self.manifest.teacher_tokenizers)
 
     @cached_property
-    def lengths(self) -> NDArray[np.int32]:
-        """Length of each row, special tokens included; raises ValueError when the file was changed."""
-        path = self._folder.full_path(LENGTHS)
-        if self._folder.is_local:
-            self._folder.check_content(LENGTHS, self.files[LENGTHS].sha256)
-            mapped: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return mapped
-        return self._array(LENGTHS)
+    def lengths(self) -> Lengths:
+        """Length of each row, special tokens included; reading some raises ValueError when their part was changed."""
+        return Lengths(self._lengths_of, self.shard_offsets)
 
     @cached_property
     def token_counts(self) -> NDArray[np.int64]:
@@ -255,6 +251,15 @@ class Corpus(SealedTable):
 
     def _reader(self, shard: int) -> ShardReader:
         return self._readers.get(shard, lambda: ShardReader(self._folder, self.manifest.shards[shard]))
+
+    def _lengths_of(self, shard: int) -> NDArray[np.int32]:
+        info, size = self.manifest.shards[shard], np.dtype(np.int32).itemsize
+        with self._folder.named_errors(LENGTHS), self._folder.open_input(LENGTHS) as stream:
+            # The lengths are what the file ends with, after a header of NumPy's.
+            stream.seek(self.files[LENGTHS].bytes - size * int(self.shard_offsets[-1] - self.shard_offsets[shard]))
+            content = stream.read(size * info.rows)
+        self._folder.check_part(LENGTHS, content, info.lengths_sha256)
+        return np.frombuffer(content, dtype=np.int32)
 
     def _array(self, name: str) -> NDArray[Any]:
         self._folder.check_content(name, self.files[name].sha256)

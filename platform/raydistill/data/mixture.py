@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
+from raydistill.data.lengths import Lengths
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 from raydistill.user_error import UserError
@@ -132,13 +133,14 @@ class Mixture:
         return self._corpora[0].tokenizers
 
     @cached_property
-    def lengths(self) -> NDArray[np.int32]:
-        """Length of each row, special tokens included; held in memory, 4 bytes a row."""
-        pieces = []
-        for number, shard in enumerate(self._shards):
-            lengths = self._corpora[shard.place].lengths[shard.start : shard.start + shard.all_rows]
-            pieces.append(lengths[self._chosen(number)] if self._partial[number] else lengths)
-        return np.concatenate(pieces)
+    def lengths(self) -> Lengths:
+        """Length of each row, special tokens included."""
+        return Lengths(self._lengths_of, self.shard_offsets)
+
+    def _lengths_of(self, number: int) -> NDArray[np.int32]:
+        shard = self._shards[number]
+        lengths = self._corpora[shard.place].lengths.of_shard(shard.shard)
+        return lengths[self._chosen(number)] if self._partial[number] else lengths
 
     @cached_property
     def encoding(self) -> Encoding:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from raydistill.data.lengths import Lengths
 from raydistill.draws import permutation
 from raydistill.user_error import UserError
 
@@ -45,7 +46,7 @@ class Plan:
 
     def __init__(
         self,
-        lengths: NDArray[np.integer],
+        lengths: Lengths | NDArray[np.integer],
         shard_offsets: NDArray[np.int64],
         *,
         batch_size: int,

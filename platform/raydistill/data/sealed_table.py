@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raydistill.data.storage import Folder
+from raydistill.machine import memory_bytes
 from raydistill.user_error import UserError
 
 MANIFEST = "manifest.json"
@@ -96,7 +98,13 @@ class SealedFolder(Folder):
     def check_content(self, name: str, expected: str) -> None:
         """Compare a file's SHA-256 with what was recorded; raises ValueError naming the file."""
         with self.named_errors(name):
-            found = self.sha256(name)
+            self._check(name, self.sha256(name), expected)
+
+    def check_part(self, name: str, content: bytes, expected: str) -> None:
+        """As ``check_content``, of a part of a file that was read."""
+        self._check(name, hashlib.sha256(content).hexdigest(), expected)
+
+    def _check(self, name: str, found: str, expected: str) -> None:
         if found != expected:
             raise self.fault(name, f"has SHA-256 {found}, its manifest says {expected}")
 
@@ -186,22 +194,45 @@ class SealedTable:
 
 
 class Recent(Generic[Value]):
-    """Values that are costly to make, of which those used last are kept: up to a total size, but at least one."""
+    """Values that are costly to make, of which those used last are kept: up to a total size, but at least one.
+
+    What the last two uses asked for, see ``begin``, is kept beyond that size, up to an eighth of the main memory.
+    """
 
     def __init__(self, limit: int, *, size: Callable[[Value], int] = lambda value: 1) -> None:
         self._limit, self._size = limit, size
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[Value, Hashable]] = OrderedDict()
         self._total = 0
+        self._uses: list[Hashable] = []
 
     def __len__(self) -> int:
         return len(self._values)
 
+    def begin(self, use: Hashable) -> None:
+        """What is asked for from now on is for this use, such as a window of a plan."""
+        self._uses = [*(each for each in self._uses if each != use), use][-2:]
+        self._shrink()
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key, made where it is not kept."""
-        if key not in self._values:
-            self._values[key] = make()
-            self._total += self._size(self._values[key])
-            while self._total > self._limit and len(self._values) > 1:
-                self._total -= self._size(self._values.popitem(last=False)[1])
+        is_new = key not in self._values
+        value = make() if is_new else self._values[key][0]
+        self._values[key] = value, self._uses[-1] if self._uses else None
         self._values.move_to_end(key)
-        return self._values[key]
+        if is_new:
+            self._total += self._size(value)
+            self._shrink()
+        return value
+
+    def _shrink(self) -> None:
+        while self._total > self._limit and len(self._values) > 1:
+            spare = next((key for key, (_, use) in self._values.items() if use not in self._uses), None)
+            if spare is None and self._total <= _most_kept():
+                return
+            gone = next(iter(self._values)) if spare is None else spare
+            self._total -= self._size(self._values.pop(gone)[0])
+
+
+@cache
+def _most_kept() -> int:
+    return memory_bytes() // 8

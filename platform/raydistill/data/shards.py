@@ -26,6 +26,8 @@ class ShardInfo(Shard):
 
     footer_sha256: str
     """SHA-256 of the Parquet footer, which every reader reads: a cheap check that this is the file."""
+    lengths_sha256: str
+    """SHA-256 of its rows' part of the file of lengths."""
 
 
 class ShardWriter:
@@ -55,6 +57,7 @@ class ShardWriter:
         )
         self._digests: list[str] = []
         self._column_digests: list[str] = []
+        self._lengths = hashlib.sha256()
         self.rows = 0
 
     def write(
@@ -72,6 +75,7 @@ class ShardWriter:
         self._parquet.write_table(pa.table(columns, schema=self._parquet.schema), row_group_size=ROW_GROUP_ROWS)
         self._digests.append(_digest(ids, lengths))
         self._column_digests.append("none" if values is None else digest_of(values))
+        self._lengths.update(np.ascontiguousarray(lengths).data)
         self.rows += len(lengths)
 
     def close(self) -> ShardInfo:
@@ -89,6 +93,7 @@ class ShardWriter:
             bytes=self._stream.tell(),
             sha256=self._stream.hexdigest(),
             footer_sha256=footer,
+            lengths_sha256=self._lengths.hexdigest(),
         )
 
     def abort(self) -> None:

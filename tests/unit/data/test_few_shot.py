@@ -49,7 +49,7 @@ def test_there_are_so_many_rows_of_each_class_with_their_own_ids_and_labels(fold
     # What is stored of teachers is joined by these.
     assert corpus.located(np.arange(24))[1].tolist() == numbers
     assert [row.tolist() for row in corpus.read_rows(np.arange(24))] == [r.tolist() for r in whole.read_rows(numbers)]
-    assert corpus.lengths.tolist() == whole.lengths[numbers].tolist()
+    assert corpus.lengths[:].tolist() == whole.lengths[numbers].tolist()
     assert (corpus.encoding.num_rows, corpus.encoding.labels) == (24, tuple(LABELS))
 
 
