@@ -13,7 +13,7 @@ A corpus folder holds::
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -234,6 +234,11 @@ class Corpus(SealedTable):
         if not pieces:
             return schema_of(self.columns).empty_table()
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(found)))
+
+    def begin(self, use: Hashable) -> None:
+        """What is read from now on is for this use, see ``Recent``."""
+        self._ids.begin(use)
+        self._values.begin(use)
 
     def located(self, rows: Places) -> tuple[Places, Places]:
         """The part of each row, here the only one, and its number there; a mixture has several parts."""

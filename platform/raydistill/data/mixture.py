@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -181,6 +181,11 @@ class Mixture:
             for corpus, here, label_ids in zip(self._corpora, places, self._label_ids, strict=True)
         ]
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(places)))
+
+    def begin(self, use: Hashable) -> None:
+        """As of a corpus."""
+        for corpus in self._corpora:
+            corpus.begin(use)
 
     def located(self, rows: Rows) -> tuple[Rows, Rows]:
         """The part of each row, and its number there."""

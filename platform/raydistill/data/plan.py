@@ -80,9 +80,12 @@ class Plan:
 
     def rows(self, step: int) -> Rows:
         """The rows of one global batch, sorted by length bucket when batches are grouped by length."""
-        epoch, local = divmod(step, self.steps_per_epoch)
-        window = self._window_of(local)
-        return self._window(epoch, window)[local - self._first_step(window)]
+        epoch, window = self.window(step)
+        return self._window(epoch, window)[step % self.steps_per_epoch - self._first_step(window)]
+
+    def window(self, step: int) -> tuple[int, int]:
+        """The epoch that a step belongs to, and its window there, whose rows are drawn together."""
+        return step // self.steps_per_epoch, self._window_of(step % self.steps_per_epoch)
 
     def pieces(self, start: int, stop: int, *, max_steps: int) -> Iterator[tuple[int, int]]:
         """Cut the steps ``start`` to ``stop - 1`` into ranges of at most ``max_steps`` inside one window each."""

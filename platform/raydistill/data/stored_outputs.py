@@ -1,6 +1,6 @@
 """Stored teacher outputs beside the rows of a batch: which sets, and the columns that they become."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,6 +58,12 @@ class StoredColumns:
                 values["cls_states"] = values["cls_states"][:, layers]
             found |= {stored_name(number, name): array for name, array in values.items()}
         return found
+
+    def begin(self, use: Hashable) -> None:
+        """What is read from now on is for this use, see ``Recent``."""
+        for parts in self._sets:
+            for one in parts:
+                one.begin(use)
 
 
 def _read(

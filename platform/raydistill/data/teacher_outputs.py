@@ -27,7 +27,7 @@ is compared with its digest when the batch is opened first.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -248,6 +248,10 @@ class OutputSet(SealedTable):
             for name, column in wanted.items():
                 _take(batch.column(name), column, within, found[name], places)
         return found
+
+    def begin(self, use: Hashable) -> None:
+        """What is read from now on is for this use, see ``Recent``."""
+        self._batches.begin(use)
 
     def _check_ids(self, shard: int, batch: Any, asked: Places, within: Places) -> None:
         stored = batch.column(ROW_ID).to_numpy()[within]

@@ -1,7 +1,7 @@
 """The training loop, run by every worker of a group: feed, count, step, log, evaluate, save."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -18,19 +18,20 @@ from raydistill.cluster.resources import data_task_cpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
-from raydistill.data.stream import FeedSpec, feed, validation_batches
+from raydistill.data.stream import FeedSpec, validation_batches
 from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
 from raydistill.training.assembly import build_engine
-from raydistill.training.checkpoint import report_checkpoint, restore, write_student
+from raydistill.training.checkpoint import write_student
 from raydistill.training.engine import Engine, prepare_environment
 from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
 from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
 from raydistill.training.progress import Record
+from raydistill.training.ray_train_session import RayTrainSession
 from raydistill.training.result import TrainResult
 from raydistill.training.selection import (
     METHOD,
@@ -71,28 +72,12 @@ def train_worker(config: Mapping[str, Any]) -> str:
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     engine = build_engine(spec, num_workers=num_workers, device=device)
-    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers)
+    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers, session=RayTrainSession(config["reader"]))
     try:
         loop.run()
     except FAILURES as error:
         return str(error)
     return ""
-
-
-class RayTrainSession(Session):
-    """A worker of a group that Ray Train started."""
-
-    def restore(self, engine: Engine) -> dict[str, Any] | None:
-        """As Ray Train knows it, or as it lies in the run's folder."""
-        return restore(engine)
-
-    def save(self, engine: Engine, metrics: Mapping[str, float], state: Mapping[str, Any]) -> None:
-        """A checkpoint that Ray Train is told of, which deletes older ones."""
-        report_checkpoint(engine, metrics, state)
-
-    def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
-        """Batches that Ray Data's tasks build."""
-        return feed(spec, **options)
 
 
 class Loop:

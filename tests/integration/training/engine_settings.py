@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from raydistill.batch import Batch
 from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest
+from raydistill.data.row_reader import MicroBatchRequest
+from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.evaluation import evaluate_models
 from raydistill.interventions.sites import Variable
 from raydistill.methods import causal
 from raydistill.tracking.tracker import NullTracker
-from raydistill.training import worker
+from raydistill.training import ray_train_session, worker
 from raydistill.training.agreement import StorageError, agree
 from raydistill.training.assembly import build_engine
 from raydistill.training.engine import Engine, prepare_environment
@@ -70,7 +71,7 @@ def run_settings(config: dict[str, Any]) -> None:
     """Worker of a group: run every setting and let rank 0 write what was seen to ``<folder>/<name>.json``."""
     prepare_environment(use_gpu=False)
     torch.set_num_threads(1)
-    worker.feed = direct_feed
+    ray_train_session.feed = direct_feed
     causal.draw = SiteRecorder()
     seen = {name: run_one(Path(config["folder"]), setting) for name, setting in config["settings"].items()}
     rank = ray.train.get_context().get_world_rank()
@@ -94,8 +95,10 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
     output = folder / f"out-{num_workers}"
     output.mkdir(exist_ok=True)
     config = {"output": str(output), "tracker": NullTracker(), "run_key": "", "board": board}
-    worker.restore = lambda engine: engine.load(folder / loaded) if loaded else None
-    worker.report_checkpoint = lambda engine, metrics, state: _save(engine, folder, state, saved) if saved else None
+    ray_train_session.restore = lambda engine: engine.load(folder / loaded) if loaded else None
+    ray_train_session.report_checkpoint = lambda engine, metrics, state: (
+        _save(engine, folder, state, saved) if saved else None
+    )
     try:
         loop = worker.Loop(spec, engine, config, rank=rank, num_workers=num_workers)
     except UserError as error:

@@ -17,7 +17,7 @@ import ray.train
 
 from raydistill.batch import Batch
 from raydistill.tracking.tracker import Tracker
-from raydistill.training import checkpoint_store, state_files, trainer, worker
+from raydistill.training import checkpoint_store, ray_train_session, state_files, trainer, worker
 from raydistill.training.result import TrainResult
 from toys.training import make_spec
 
@@ -112,7 +112,7 @@ def recorded_worker(config: dict[str, Any]) -> str:
     """Stands where the training's worker stands."""
     recorder: Recorder = config["tracker"]
     rank = ray.train.get_context().get_world_rank()
-    feed, describe, save_file = worker.feed, checkpoint_store.describe, state_files.save_file
+    feed, describe, save_file = ray_train_session.feed, checkpoint_store.describe, state_files.save_file
 
     def recorded_feed(*arguments: Any, start_step: int, **options: Any) -> Iterator[list[Batch]]:
         with closing(feed(*arguments, start_step=start_step, **options)) as steps:
@@ -135,7 +135,7 @@ def recorded_worker(config: dict[str, Any]) -> str:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         save_file(tensors, path)
 
-    worker.feed = recorded_feed
+    ray_train_session.feed = recorded_feed
     checkpoint_store.describe = dying_describe
     state_files.save_file = failing_save
     return worker.train_worker(config)

@@ -12,7 +12,7 @@ from integration.training.engine_settings import Recorder, direct_feed
 from raydistill.data.stream import FeedSpec
 from raydistill.methods._base import Distiller
 from raydistill.tracking.tracker import NullTracker
-from raydistill.training import worker
+from raydistill.training import ray_train_session, worker
 from raydistill.training.assembly import build_engine
 from raydistill.training.engine import Engine
 from raydistill.training.history import read_history
@@ -113,9 +113,9 @@ def train(
         folder.mkdir()
         engine.save(folder, state)
 
-    monkeypatch.setattr(worker, "feed", direct_feed)
-    monkeypatch.setattr(worker, "restore", lambda engine: engine.load(resume) if resume else None)
-    monkeypatch.setattr(worker, "report_checkpoint", save)
+    monkeypatch.setattr(ray_train_session, "feed", direct_feed)
+    monkeypatch.setattr(ray_train_session, "restore", lambda engine: engine.load(resume) if resume else None)
+    monkeypatch.setattr(ray_train_session, "report_checkpoint", save)
     engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
     config = {"output": str(output), "tracker": NullTracker(), "run_key": "", "board": Recorder()}
     worker.Loop(spec, engine, config, rank=0, num_workers=1).run()

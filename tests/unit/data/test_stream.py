@@ -7,7 +7,8 @@ import torch
 from raydistill.batch import PARTNER, Batch
 from raydistill.data.packing import unpack
 from raydistill.data.plan import bucket_upper_edge, micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, validation_batches
+from raydistill.data.row_reader import MicroBatchRequest
+from raydistill.data.stream import BatchBuilder, FeedSpec, _packed_steps, validation_batches
 from raydistill.methods import causal
 from raydistill.methods._base import Execution, Requirements
 from toys.corpus import random_rows, write_corpus

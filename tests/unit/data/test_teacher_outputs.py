@@ -269,4 +269,4 @@ def test_a_set_that_changed_since_the_training_was_made_is_refused(tmp_path, cor
         corpora[0], {"name": "mlm"}, None, seed=3, stored=StoredOutputs(((changed_set,),), ("logits",))
     )
     with pytest.raises(ValueError, match=r"changed: their hash is \w{64}, expected 0{64}"):
-        BatchBuilder(spec)
+        _ = BatchBuilder(spec).reader
