@@ -86,7 +86,7 @@ class ShardWriter:
         self._parquet.close()
         self._stream.close()
         with self._folder.open_input(self._file) as stream:
-            footer = _footer_sha256(stream)
+            footer = _sha256(_footer(stream))
         return ShardInfo(
             file=self._file,
             rows=self.rows,
@@ -112,9 +112,11 @@ class ShardReader:
         self._folder, self._file = folder, info.file
         with self._folder.named_errors(self._file):
             self._stream = folder.open_input(info.file)
-            if _footer_sha256(self._stream) != info.footer_sha256:
+            footer = _footer(self._stream)
+            if _sha256(footer) != info.footer_sha256:
                 raise self._folder.fault(self._file, "is not the file that was written there")
-            self._parquet = pq.ParquetFile(self._stream)
+            # By itself Arrow reads 64 kB to find the footer.
+            self._parquet = pq.ParquetFile(self._stream, metadata=pq.read_metadata(pa.BufferReader(footer)))
             metadata = self._parquet.metadata.metadata
             self._digests = metadata[_DIGESTS].decode().split()
             self._column_digests = metadata[_COLUMN_DIGESTS].decode().split()
@@ -165,12 +167,14 @@ def _digest(ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> str:
     return content.hexdigest()[:16]
 
 
-def _footer_sha256(stream: Any) -> str:
+def _footer(stream: Any) -> bytes:
     size = stream.size()
     stream.seek(max(size - _TAIL_BYTES, 0))
     tail = stream.read(_TAIL_BYTES)
     length = min(int.from_bytes(tail[:4], "little") + _TAIL_BYTES, size)
     stream.seek(size - length)
-    digest = hashlib.sha256(stream.read(length)).hexdigest()
-    stream.seek(0)
-    return digest
+    return bytes(stream.read(length))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
