@@ -259,11 +259,9 @@ class Corpus(SealedTable):
 
     def _lengths_of(self, shard: int) -> NDArray[np.int32]:
         info, size = self.manifest.shards[shard], np.dtype(np.int32).itemsize
-        with self._folder.named_errors(LENGTHS), self._folder.open_input(LENGTHS) as stream:
-            # The lengths are what the file ends with, after a header of NumPy's.
-            stream.seek(self.files[LENGTHS].bytes - size * int(self.shard_offsets[-1] - self.shard_offsets[shard]))
-            content = stream.read(size * info.rows)
-        self._folder.check_part(LENGTHS, content, info.lengths_sha256)
+        # The lengths are what the file ends with, after a header of NumPy's.
+        start = self.files[LENGTHS].bytes - size * int(self.shard_offsets[-1] - self.shard_offsets[shard])
+        content = self._folder.read_part(LENGTHS, start, size * info.rows, info.lengths_sha256)
         return np.frombuffer(content, dtype=np.int32)
 
     def _array(self, name: str) -> NDArray[Any]:

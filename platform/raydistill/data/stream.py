@@ -28,7 +28,7 @@ from raydistill.data.row_reader import MicroBatchRequest, RowReader, RowsRead
 from raydistill.data.stored_outputs import StoredColumns, StoredOutputs
 from raydistill.data.stored_outputs import tensors_of as stored_tensors_of
 from raydistill.data.teacher_tokenizers import further_tensors, own_columns
-from raydistill.draws import permutation
+from raydistill.draws import first_of_permutation
 from raydistill.methods._base import Requirements
 from raydistill.tasks._base import TaskBase
 from raydistill.user_error import UserError
@@ -178,7 +178,8 @@ def validation_batches(
     ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
     """
     builder = builder_of(spec)
-    rows = permutation("held-out rows", spec.seed, size=len(builder.corpus))[:num_rows]
+    size = len(builder.corpus)
+    rows = first_of_permutation("held-out rows", spec.seed, size=size, count=size if num_rows is None else num_rows)
     if len(rows) < world_size:
         names = ", ".join(part.uri for part in spec.corpus)
         raise UserError(f"corpus {names!r} has {len(rows)} rows for {world_size} workers; hold out more text")
