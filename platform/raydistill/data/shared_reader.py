@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,8 @@ class _EndToEnd(NamedTuple):
         return cls(np.concatenate(list(arrays)), np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays)))
 
     def apart(self) -> list[NDArray[Any]]:
-        return np.split(self.values, np.cumsum(self.lengths)[:-1])
+        ends = np.cumsum(self.lengths).tolist()
+        return [self.values[start:stop] for start, stop in pairwise([0, *ends])]
 
 
 def _packed(found: RowsRead) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydistill.data import sealed_table, stream
+from raydistill.data import sealed_table, shared_reader, stream
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart, open_cached
 from raydistill.data.plan import Plan
 from raydistill.data.sealed_table import Recent, SealedFolder
-from raydistill.data.shared_reader import _packed, _unpacked
+from raydistill.data.shared_reader import _packed, _unpacked, is_worth_sharing
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet, open_set
 from raydistill.data.stream import BatchBuilder, FeedSpec, work_items
 from raydistill.data.teacher_outputs import Header, OutputColumn, OutputSet
@@ -188,6 +188,16 @@ def test_what_is_sent_is_what_was_read(corpora, tmp_path):
     assert np.array_equal(read.stored["teacher_0_logits"], sent.stored["teacher_0_logits"])
     assert [one.tolist() for one in sent.stored["places"]] == [one.tolist() for one in ragged]
     assert sent.values is None
+
+
+def test_a_reader_is_shared_where_several_tasks_read_more_than_each_keeps(corpora, monkeypatch):
+    parts = [CorpusPart(uri) for uri in corpora]
+    size = sum(map(corpus_bytes, corpora))
+    assert not is_worth_sharing(parts, num_data_tasks=4)
+    monkeypatch.setattr(shared_reader, "CACHE_BYTES", size - 1)
+    assert is_worth_sharing(parts, num_data_tasks=4)
+    assert not is_worth_sharing(parts[:1], num_data_tasks=4)
+    assert not is_worth_sharing(parts, num_data_tasks=1)
 
 
 def kept(uses: list[tuple[str, int]], *, limit: int = 2) -> list[int]:
