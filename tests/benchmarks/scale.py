@@ -1,11 +1,10 @@
 """What a plan over 10^6, 10^8 and 10^9 rows costs a process of a training: time to open, time a window, memory.
 
 Corpora have the manifest, the file of lengths and the names of their shards, which are holes of the recorded sizes:
-a plan reads no ids. Lengths follow a gamma distribution, the same in every shard of 65,000 rows. Each size is opened
-in a fresh process, as a worker and a data task do it: the corpus alone, with partners; then a mixture of it at weight
-1.5 with a second corpus; then the stored outputs of its rows. A window is the median of 20 from all over an epoch, its
-rows' partners included; memory is the peak of the process, the package with torch included. Needs 4.1 GB of disk and
-about two minutes.
+a plan reads no ids. Lengths follow a gamma distribution, the same in every shard of 65,000 rows. What a worker and a
+data task open is opened in a fresh process each: the corpus; a mixture of it at weight 1.5 with a second one; stored
+outputs of its rows. A window is the median of 20 from all over an epoch, with the partners of a batch; memory is the
+peak of the process, the package with torch included. Needs 4.1 GB of disk and about three minutes.
 """
 
 import hashlib
@@ -24,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from raydistill.data.corpus import LENGTHS, MANIFEST, Corpus
-from raydistill.data.mixture import CorpusPart
+from raydistill.data.corpus import LENGTHS, MANIFEST
+from raydistill.data.mixture import CorpusPart, open_cached
 from raydistill.data.plan import Partners
 from raydistill.data.sealed_table import ROW_GROUP_ROWS, FileInfo
 from raydistill.data.shards import ShardInfo
@@ -35,7 +34,9 @@ from toys.corpus import random_rows, write_corpus
 
 SIZES = (10**6, 10**8, 10**9)
 SHARD_ROWS, BATCH_SIZE, NUM_WINDOWS = 65_000, 256, 20
-OPEN_S, WINDOW_MS, GROWTH = 5.0, 100.0, 1.1
+CASES = ("corpus", "mixture", "outputs")
+UNITS = {"open": ("s", 5.0), "window": ("ms", 100.0), "memory": ("MiB", None)}
+GROWTH = 1.1
 
 
 def shard_rows(rows: int) -> list[int]:
@@ -93,16 +94,16 @@ def hole(folder: Path, file: str, rows: int) -> dict[str, Any]:
     return {"file": file, "rows": rows, "bytes": 80 * rows, "sha256": "0" * 64}
 
 
-def measure(folder: Path) -> dict[str, float]:
-    """Open what was made, in this process."""
+def measure(folder: Path, case: str) -> dict[str, float]:
+    """Open one of the things that were made, in this process, and its memory."""
     uri, other = str(folder / "corpus"), str(folder / "other")
-    found = planned(uri)
-    mixed = planned([CorpusPart(uri, 1.5), CorpusPart(other)])
-    start = time.perf_counter()
-    assert len(OutputSet.open(str(folder / "outputs"))) == len(Corpus.open(uri))
-    found["outputs_open"] = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {**found, **{f"mixture.{name}": value for name, value in mixed.items()}, "memory": peak}
+    if case == "outputs":
+        start = time.perf_counter()
+        OutputSet.open(str(folder / "outputs"))
+        found = {"open": time.perf_counter() - start}
+    else:
+        found = planned(uri if case == "corpus" else [CorpusPart(uri, 1.5), CorpusPart(other)])
+    return {**found, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def planned(corpus: str | Sequence[CorpusPart]) -> dict[str, float]:
@@ -110,12 +111,12 @@ def planned(corpus: str | Sequence[CorpusPart]) -> dict[str, float]:
     start = time.perf_counter()
     spec = FeedSpec.make(corpus, {"name": "mlm"}, None, seed=1, batch_size=BATCH_SIZE)
     plan = spec.plan()
+    partners = Partners(open_cached(spec.corpus, spec.corpus_hash).shard_offsets, seed=1)
     opened = time.perf_counter() - start
-    partners, windows = None, []
+    windows = []
     for step in np.linspace(0, plan.steps_per_epoch - 1, NUM_WINDOWS).astype(int).tolist():
         start = time.perf_counter()
         rows = plan.rows(step)
-        partners = partners or Partners(plan._offsets, seed=1)
         assert len(partners.of(rows)) == len(rows)
         windows.append(1000 * (time.perf_counter() - start))
     return {"open": opened, "window": statistics.median(windows)}
@@ -130,25 +131,25 @@ def report(name: str, value: float, unit: str, bound: float | None = None) -> No
 
 def main() -> None:
     """Print the figures."""
-    memory = {}
+    memory: dict[tuple[str, int], float] = {}
     for rows in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             make_corpus(Path(folder, "corpus"), rows)
             make_corpus(Path(folder, "other"), SIZES[0])
             make_outputs(Path(folder, "outputs"), rows)
-            command = [sys.executable, __file__, folder]
-            found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-        size = f"rows_1e{len(str(rows)) - 1}"
-        memory[rows] = found.pop("memory")
-        for name, value in found.items():
-            unit, bound = ("ms", WINDOW_MS) if name.endswith("window") else ("s", OPEN_S)
-            report(f"{name}.{size}", value, unit, bound)
-        report(f"memory.{size}", memory[rows], "MiB")
-    report("memory_growth", memory[SIZES[-1]] / memory[SIZES[0]], "x", GROWTH)
+            for case in CASES:
+                command = [sys.executable, __file__, folder, case]
+                found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+                memory[case, rows] = found["memory"]
+                for name, value in found.items():
+                    report(f"{case}.{name}.rows_1e{len(str(rows)) - 1}", value, *UNITS[name])
+    for case in CASES:
+        growth = memory[case, SIZES[-1]] / memory[case, SIZES[0]]
+        report(f"{case}.memory_growth", growth, "x", GROWTH)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(json.dumps(measure(Path(sys.argv[1]))))  # noqa: T201
+        print(json.dumps(measure(Path(sys.argv[1]), sys.argv[2])))  # noqa: T201
     else:
         main()

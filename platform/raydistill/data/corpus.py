@@ -13,7 +13,7 @@ A corpus folder holds::
 import hashlib
 import io
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -24,7 +24,17 @@ from pydantic import BaseModel
 
 from raydistill.data.lengths import Lengths
 from raydistill.data.row_columns import schema_of
-from raydistill.data.sealed_table import CACHE_BYTES, FileInfo, Kind, Places, Recent, Record, SealedFolder, SealedTable
+from raydistill.data.sealed_table import (
+    CACHE_BYTES,
+    FileInfo,
+    Kind,
+    Places,
+    Recent,
+    Record,
+    SealedFolder,
+    SealedTable,
+    Use,
+)
 from raydistill.data.sealed_table import MANIFEST as MANIFEST
 from raydistill.data.shards import ShardInfo, ShardReader
 from raydistill.data.storage import join
@@ -161,10 +171,13 @@ class Corpus(SealedTable):
     def __init__(self, folder: SealedFolder, manifest: Manifest, *, manifest_sha256: str) -> None:
         super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.recipe)
         self.manifest = manifest
-        self.files = {**manifest.files, **self.files}
         self._ids = Recent[_Arrays](CACHE_BYTES, size=lambda arrays: sum(array.nbytes for array in arrays))
         self._values = Recent[pa.Table](CACHE_BYTES, size=lambda table: int(table.nbytes))
         self._readers = Recent[ShardReader](_OPEN_SHARDS)
+
+    @property
+    def _other_files(self) -> Mapping[str, FileInfo]:
+        return self.manifest.files
 
     @property
     def tokenizer_uri(self) -> str:
@@ -235,10 +248,10 @@ class Corpus(SealedTable):
             return schema_of(self.columns).empty_table()
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(found)))
 
-    def begin(self, use: Hashable) -> None:
+    def begin(self, use: Use, *, oldest: Use) -> None:
         """What is read from now on is for this use, see ``Recent``."""
-        self._ids.begin(use)
-        self._values.begin(use)
+        self._ids.begin(use, oldest=oldest)
+        self._values.begin(use, oldest=oldest)
 
     def located(self, rows: Places) -> tuple[Places, Places]:
         """The part of each row, here the only one, and its number there; a mixture has several parts."""
@@ -260,11 +273,11 @@ class Corpus(SealedTable):
     def _lengths_of(self, shard: int) -> NDArray[np.int32]:
         info, size = self.manifest.shards[shard], np.dtype(np.int32).itemsize
         # The lengths are what the file ends with, after a header of NumPy's.
-        start = self.files[LENGTHS].bytes - size * int(self.shard_offsets[-1] - self.shard_offsets[shard])
+        start = self.manifest.files[LENGTHS].bytes - size * int(self.shard_offsets[-1] - self.shard_offsets[shard])
         content = self._folder.read_part(LENGTHS, start, size * info.rows, info.lengths_sha256)
         return np.frombuffer(content, dtype=np.int32)
 
     def _array(self, name: str) -> NDArray[Any]:
-        self._folder.check_content(name, self.files[name].sha256)
+        self._folder.check_content(name, self.manifest.files[name].sha256)
         array: NDArray[Any] = np.load(io.BytesIO(self._folder.read_bytes(name)), allow_pickle=False)
         return array

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from itertools import pairwise
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
 from raydistill.data.lengths import Lengths
+from raydistill.data.sealed_table import Use
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 from raydistill.user_error import UserError
@@ -184,10 +185,10 @@ class Mixture:
         ]
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(places)))
 
-    def begin(self, use: Hashable) -> None:
+    def begin(self, use: Use, *, oldest: Use) -> None:
         """As of a corpus."""
         for corpus in self._corpora:
-            corpus.begin(use)
+            corpus.begin(use, oldest=oldest)
 
     def located(self, rows: Rows) -> tuple[Rows, Rows]:
         """The part of each row, and its number there."""
@@ -199,7 +200,7 @@ class Mixture:
         return self._part_of[shards], self._starts[shards] + within
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Shard:
     """One copy of a part's shard, or of some of its rows."""
 

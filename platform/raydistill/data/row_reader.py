@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import Mixture
 from raydistill.data.plan import Partners, Plan, Rows, micro_batches
+from raydistill.data.sealed_table import Use
 from raydistill.data.stored_outputs import StoredColumns
 
 TokenIds = Sequence[NDArray[np.integer]]
 """The ids of each row."""
+_FIRST: Use = (0, 0)
 
 
 class MicroBatchRequest(NamedTuple):
@@ -42,9 +44,8 @@ class RowsRead(NamedTuple):
 class RowReader:
     """Reads rows of a corpus, of their partners and of their stored teacher outputs.
 
-    What is read for one window of the plan is kept until the second window after it begins. So an epoch reads a row
-    group once, or twice for partners of which the plan wants a shard again later, as long as those who ask are less
-    than a window apart.
+    A row group that is read for a window of the plan is kept until all ranks who ask are two windows further, however
+    far apart they are. So an epoch reads each once, and once more at most for partners.
     """
 
     def __init__(
@@ -52,6 +53,9 @@ class RowReader:
     ) -> None:
         self._corpus, self._plan = corpus, plan
         self._partners, self._stored = partners, stored
+        self._world_size = 0
+        self._last: dict[int, tuple[Use, ...]] = {}
+        """Of each rank, the last two windows that it asked for."""
 
     def read(self, rows: Rows) -> RowsRead:
         """What is stored of these rows."""
@@ -65,13 +69,13 @@ class RowReader:
         )
 
     def read_steps(
-        self, steps: range, *, rank: int, world_size: int, num_micro_batches: int
+        self, steps: range, *, rank: int, world_size: int, num_micro_batches: int, num_asking: int = 1
     ) -> tuple[list[MicroBatchRequest], RowsRead]:
-        """One rank's micro-batches of steps inside one window, and their rows, one micro-batch after another."""
-        window = self._plan.window(steps[0])
-        self._corpus.begin(window)
-        if self._stored is not None:
-            self._stored.begin(window)
+        """One rank's micro-batches of steps inside one window, and their rows, one micro-batch after another.
+
+        ``num_asking`` ranks ask this reader.
+        """
+        self._begin(self._plan.window(steps[0]), rank, world_size, num_asking)
         requests = [
             MicroBatchRequest(part, self._plan.epoch_of(step), step, number)
             for step in steps
@@ -82,3 +86,16 @@ class RowReader:
             )
         ]
         return requests, self.read(np.concatenate([one.rows for one in requests]))
+
+    def _begin(self, window: Use, rank: int, world_size: int, num_asking: int) -> None:
+        """Let go of what no rank will ask for again."""
+        if world_size != self._world_size:
+            self._world_size, self._last = world_size, {}
+        last = self._last.get(rank, ())
+        self._last[rank] = last if window in last else (*last, window)[-2:]
+        # Ranks that have not asked yet may start as far back as the first that did.
+        is_complete = len(self._last) >= num_asking
+        oldest = min(min(windows) for windows in self._last.values()) if is_complete else _FIRST
+        self._corpus.begin(window, oldest=oldest)
+        if self._stored is not None:
+            self._stored.begin(window, oldest=oldest)

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
 from raydistill.data.row_columns import digest_of, one_array, schema_of
-from raydistill.data.sealed_table import ROW_GROUP_ROWS, SealedFolder, Shard
+from raydistill.data.sealed_table import ROW_GROUP_ROWS, STRICT, SealedFolder, Shard
 from raydistill.tasks._base import Column
 
 _DIGESTS = b"raydistill.row_groups"
@@ -21,6 +22,7 @@ _TAIL_BYTES = 8
 """At the end of a Parquet file: the length of its footer, 4 bytes, and a mark."""
 
 
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ShardInfo(Shard):
     """One Parquet file of a corpus, and what tells it from any other."""
 

@@ -66,7 +66,7 @@ class _Reader:
     def read_steps(self, spec: FeedSpec, start: int, stop: int, rank: int, world_size: int) -> Any:
         """What was asked for, or the mistake of a user's that was met, without Ray's traceback."""
         try:
-            requests, found = read_steps(spec, start, stop, rank=rank, world_size=world_size)
+            requests, found = read_steps(spec, start, stop, rank=rank, world_size=world_size, num_asking=world_size)
         except UserError as error:
             return error
         return requests, _packed(found)

@@ -1,6 +1,6 @@
 """Stored teacher outputs beside the rows of a batch: which sets, and the columns that they become."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydistill.data.sealed_table import Use
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.methods._base import stored_name
 from raydistill.user_error import UserError
@@ -59,11 +60,11 @@ class StoredColumns:
             found |= {stored_name(number, name): array for name, array in values.items()}
         return found
 
-    def begin(self, use: Hashable) -> None:
+    def begin(self, use: Use, *, oldest: Use) -> None:
         """What is read from now on is for this use, see ``Recent``."""
         for parts in self._sets:
             for one in parts:
-                one.begin(use)
+                one.begin(use, oldest=oldest)
 
 
 def _read(

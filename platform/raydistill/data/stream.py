@@ -294,11 +294,18 @@ def builder_of(spec: FeedSpec) -> BatchBuilder:
 
 
 def read_steps(
-    spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int
+    spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int, num_asking: int = 1
 ) -> tuple[list[MicroBatchRequest], RowsRead]:
-    """One rank's micro-batches of one work item, and what is stored of their rows, read in this process."""
+    """One rank's micro-batches of one work item, and what is stored of their rows, read in this process.
+
+    ``num_asking`` ranks ask this process.
+    """
     return builder_of(spec).reader.read_steps(
-        range(start, stop), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches
+        range(start, stop),
+        rank=rank,
+        world_size=world_size,
+        num_micro_batches=spec.num_micro_batches,
+        num_asking=num_asking,
     )
 
 

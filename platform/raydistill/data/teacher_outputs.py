@@ -28,7 +28,7 @@ is compared with its digest when the batch is opened first.
 
 import hashlib
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,10 +36,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raydistill.data.sealed_table import (
     CACHE_BYTES,
     ROW_GROUP_ROWS,
+    STRICT,
     FileInfo,
     Kind,
     Places,
@@ -48,6 +50,7 @@ from raydistill.data.sealed_table import (
     SealedFolder,
     SealedTable,
     Shard,
+    Use,
 )
 from raydistill.data.sealed_table import MANIFEST as MANIFEST
 from raydistill.user_error import UserError
@@ -154,6 +157,7 @@ class Header(Record):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class SetShard(Shard):
     """One file of a set, and what tells it from any other."""
 
@@ -240,13 +244,17 @@ class OutputSet(SealedTable):
         super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.header.hash)
         self.header = manifest.header
         self.shards = manifest.shards
-        self.files = {DIGESTS: manifest.digests, **self.files}
+        self._digests = manifest.digests
         self._is_mapped = is_mapped = folder.is_local and self.header.codec == "none"
         num_batches = [-(-shard.rows // ROW_GROUP_ROWS) for shard in manifest.shards]
         self._first_batch = np.cumsum([0, *num_batches], dtype=np.int64)
         self._opened = Recent[_OpenShard](_OPEN_SHARDS)
         # Mapped batches take no memory of their own.
         self._batches = Recent[Any](CACHE_BYTES, size=lambda batch: 0 if is_mapped else batch.nbytes)
+
+    @property
+    def _other_files(self) -> Mapping[str, FileInfo]:
+        return {DIGESTS: self._digests}
 
     def read(self, rows: Sequence[int] | NDArray[np.integer], names: Sequence[str] | None = None) -> Values:
         """The named columns, by default all, of these rows in the order asked for; of the stored type.
@@ -268,9 +276,9 @@ class OutputSet(SealedTable):
                 _take(batch.column(name), column, within, found[name], places)
         return found
 
-    def begin(self, use: Hashable) -> None:
+    def begin(self, use: Use, *, oldest: Use) -> None:
         """What is read from now on is for this use, see ``Recent``."""
-        self._batches.begin(use)
+        self._batches.begin(use, oldest=oldest)
 
     def _check_ids(self, shard: int, batch: Any, asked: Places, within: Places) -> None:
         stored = batch.column(ROW_ID).to_numpy()[within]

@@ -88,22 +88,26 @@ def spec_of(corpus: Any, method: Any = None, **options: Any) -> FeedSpec:
     return FeedSpec.make(corpus, {"name": "mlm"}, method, seed=5, batch_size=100, num_micro_batches=1, **options)
 
 
-def turns(spec: FeedSpec) -> Iterator[tuple[int, range]]:
-    """An epoch's work items of all workers, of which each is a little ahead of the one before."""
+def turns(spec: FeedSpec, ahead: int) -> Iterator[tuple[int, range]]:
+    """An epoch's work items of all workers, of which each is some items ahead of the one before."""
     steps = spec.plan().steps_per_epoch
     items = work_items(spec.plan(), spec, world_size=WORKERS, start_step=0, stop_step=steps)
     assert len(items) > steps / 10
-    for _, rank, place in sorted((place - rank, rank, place) for place in range(len(items)) for rank in range(WORKERS)):
+    for _, rank, place in sorted(
+        (place - ahead * rank, rank, place) for place in range(len(items)) for rank in range(WORKERS)
+    ):
         yield rank, range(items[place]["start"], items[place]["stop"])
 
 
-def read_epoch(spec: FeedSpec, counts: Counter[str]) -> int:
+def read_epoch(spec: FeedSpec, counts: Counter[str], *, ahead: int = 1) -> int:
     """All that four workers ask one reader for; how many rows that were."""
     reader = BatchBuilder(spec).reader
     counts.clear()
     rows = 0
-    for rank, steps in turns(spec):
-        requests, found = reader.read_steps(steps, rank=rank, world_size=WORKERS, num_micro_batches=1)
+    for rank, steps in turns(spec, ahead):
+        requests, found = reader.read_steps(
+            steps, rank=rank, world_size=WORKERS, num_micro_batches=1, num_asking=WORKERS
+        )
         rows += len(found.token_ids)
         assert sum(len(one.rows) for one in requests) == len(found.token_ids)
     return rows
@@ -113,8 +117,10 @@ def corpus_bytes(uri: str) -> int:
     return Corpus.open(uri).num_bytes
 
 
-def test_four_workers_read_a_corpus_once(corpora, counts):
-    assert read_epoch(spec_of(corpora[0]), counts) == 23_400
+@pytest.mark.parametrize("ahead", [0, 1, 6])
+def test_four_workers_read_a_corpus_once_however_far_apart_they_are(corpora, counts, ahead):
+    # A window has four items.
+    assert read_epoch(spec_of(corpora[0]), counts, ahead=ahead) == 23_400
     assert sum(counts.values()) <= 1.1 * corpus_bytes(corpora[0])
     # Lengths, which the plan sorts rows by, are read once too.
     assert counts["lengths.npy"] == 4 * 23_400
@@ -137,7 +143,7 @@ def test_workers_that_each_read_for_themselves_read_it_four_times(corpora, count
     spec = spec_of(corpora[0])
     for own in range(WORKERS):
         reader = BatchBuilder(spec).reader
-        for rank, steps in turns(spec):
+        for rank, steps in turns(spec, 1):
             if rank == own:
                 reader.read_steps(steps, rank=rank, world_size=WORKERS, num_micro_batches=1)
         forget()
@@ -200,11 +206,11 @@ def test_a_reader_is_shared_where_several_tasks_read_more_than_each_keeps(corpor
     assert not is_worth_sharing(parts, num_data_tasks=1)
 
 
-def kept(uses: list[tuple[str, int]], *, limit: int = 2) -> list[int]:
-    """Which of the values that uses asked for are made anew when all are asked for again."""
+def made_again(uses: list[tuple[int, int]], *, oldest: int, limit: int = 2) -> list[int]:
+    """Which of the values that windows asked for are made anew, all asked for again, with ``oldest`` under way."""
     recent = Recent[int](limit)
     for use, value in uses:
-        recent.begin(use)
+        recent.begin((0, use), oldest=(0, min(oldest, use)))
         recent.get(value, lambda value=value: value)
     made: list[int] = []
     for _, value in uses:
@@ -212,12 +218,22 @@ def kept(uses: list[tuple[str, int]], *, limit: int = 2) -> list[int]:
     return made
 
 
-def test_what_the_last_two_uses_asked_for_is_kept_beyond_the_limit():
-    assert kept([("a", 1), ("a", 2), ("b", 3), ("b", 4), ("b", 5)]) == []
-    assert kept([("a", 1), ("b", 2), ("b", 3), ("c", 4)])[0] == 1
+def test_what_uses_under_way_asked_for_is_kept_beyond_the_limit():
+    uses = [(0, 1), (0, 2), (1, 3), (2, 4), (2, 5)]
+    assert made_again(uses, oldest=0) == []
+    assert made_again(uses, oldest=2)[0] == 1
+    # The latest use counts.
+    assert made_again([(0, 1), (2, 1), (0, 1), (2, 2), (2, 3)], oldest=2) == []
 
 
 def test_it_is_not_kept_beyond_an_eighth_of_the_memory(monkeypatch):
     monkeypatch.setattr(sealed_table, "_most_kept", lambda: 3)
-    assert kept([("a", 1), ("a", 2), ("a", 3)]) == []
-    assert kept([("a", 1), ("a", 2), ("a", 3), ("a", 4)])[0] == 1
+    assert made_again([(0, 1), (0, 2), (0, 3)], oldest=0) == []
+    assert made_again([(0, 1), (0, 2), (0, 3), (0, 4)], oldest=0)[0] == 1
+
+
+def test_without_a_use_the_limit_holds():
+    recent = Recent[int](2)
+    for value in (1, 2, 3):
+        recent.get(value, lambda value=value: value)
+    assert len(recent) == 2
