@@ -12,9 +12,11 @@ A corpus folder holds::
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -229,12 +231,15 @@ class Corpus(SealedTable):
         Only the row groups that hold them are read, each once; the last ones read stay in memory, up to 64 MB.
         """
         result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(rows)
-        for shard, group, places, within in self.groups_of(rows, group_rows=self.manifest.row_group_rows):
-            values, offsets = self._row_group(shard, group)
-            starts, stops = offsets[within].tolist(), offsets[within + 1].tolist()
-            for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
-                # A view would keep the whole row group in memory.
-                result[place] = values[start:stop].copy()
+        groups = self.groups_of(rows, group_rows=self.manifest.row_group_rows)
+        for shard, of_shard in itertools.groupby(groups, key=itemgetter(0)):
+            asked = list(of_shard)
+            found = self._row_groups(shard, [group for _, group, _, _ in asked])
+            for (_, _, places, within), (values, offsets) in zip(asked, found, strict=True):
+                starts, stops = offsets[within].tolist(), offsets[within + 1].tolist()
+                for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
+                    # A view would keep the whole row group in memory.
+                    result[place] = values[start:stop].copy()
         return result
 
     def read_columns(self, rows: Sequence[int] | NDArray[np.integer]) -> pa.Table:
@@ -264,8 +269,9 @@ class Corpus(SealedTable):
                 self._folder.check_content(f"{tokenizer_folder(encoding)}/{name}", digest)
         super().verify()
 
-    def _row_group(self, shard: int, group: int) -> _Arrays:
-        return self._ids.get((shard, group), lambda: self._reader(shard).read_ids(group))
+    def _row_groups(self, shard: int, groups: Sequence[int]) -> list[_Arrays]:
+        keys = [(shard, group) for group in groups]
+        return self._ids.get_all(keys, lambda missing: self._reader(shard).read_ids([group for _, group in missing]))
 
     def _reader(self, shard: int) -> ShardReader:
         return self._readers.get(shard, lambda: ShardReader(self._folder, self.manifest.shards[shard]))

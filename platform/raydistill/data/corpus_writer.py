@@ -211,8 +211,8 @@ class CorpusWriter:
 
     def _take_over_shard(self, entry: CorpusEntry) -> None:
         with ShardReader(self._folder, entry.shard) as reader:
-            for group in range(reader.num_groups):
-                self._count(reader.read_ids(group)[0])
+            for ids, _ in reader.read_ids(range(reader.num_groups)):
+                self._count(ids)
         self._shards.append(entry.shard)
         self._written += entry.shard.rows
         self.start, self._skip, self.counts = entry.place, entry.rows_of_block, Counter(entry.counts)

@@ -7,10 +7,10 @@ the last of a shard apart, each with a digest, so that a row is read and checked
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
@@ -247,6 +247,13 @@ class Recent(Generic[Value]):
             self._total += self._size(value)
             self._shrink()
         return value
+
+    def get_all(self, keys: Sequence[Hashable], make: Callable[[list[Any]], Iterable[Value]]) -> list[Value]:
+        """The values of different keys; those that are not kept are made in one go, from their keys."""
+        missing = [key for key in keys if key not in self._values]
+        found = {key: self._values[key][0] for key in keys if key in self._values}
+        found |= zip(missing, make(missing), strict=True)
+        return [self.get(key, partial(found.__getitem__, key)) for key in keys]
 
     def _shrink(self) -> None:
         while self._total > self._limit and len(self._values) > 1:

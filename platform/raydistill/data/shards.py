@@ -1,7 +1,7 @@
 """One Parquet file of a corpus: how its rows are written, and how it is opened by what was recorded of it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ _DIGESTS = b"raydistill.row_groups"
 """Key in the Parquet footer of a digest for each row group; pages and their headers have no other."""
 _COLUMN_DIGESTS = b"raydistill.columns"
 """The same of what the rows have beside their ids."""
+_GROUPS_AT_ONCE = 16
+"""Row groups that are read together: of a store in one piece, as they lie beside each other."""
 _TAIL_BYTES = 8
 """At the end of a Parquet file: the length of its footer, 4 bytes, and a mark."""
 
@@ -118,7 +120,8 @@ class ShardReader:
             if _sha256(footer) != info.footer_sha256:
                 raise self._folder.fault(self._file, "is not the file that was written there")
             # By itself Arrow reads 64 kB to find the footer.
-            self._parquet = pq.ParquetFile(self._stream, metadata=pq.read_metadata(pa.BufferReader(footer)))
+            metadata = pq.read_metadata(pa.BufferReader(footer))
+            self._parquet = pq.ParquetFile(self._stream, metadata=metadata, pre_buffer=not folder.is_local)
             metadata = self._parquet.metadata.metadata
             self._digests = metadata[_DIGESTS].decode().split()
             self._column_digests = metadata[_COLUMN_DIGESTS].decode().split()
@@ -138,14 +141,21 @@ class ShardReader:
         """Number of row groups."""
         return len(self._digests)
 
-    def read_ids(self, group: int) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
-        """The ids of a row group's rows, end to end, and where each row starts, with the end of the last."""
-        with self._folder.named_errors(self._file):
-            column = one_array(self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids"))
-            ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
-        if _digest(ids, np.diff(offsets)) != self._digests[group]:
-            raise self._folder.fault(self._file, "has other rows than were written")
-        return ids, offsets
+    def read_ids(self, groups: Sequence[int]) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int32]]]:
+        """Of each row group the ids of its rows, end to end, and where each starts, with the end of the last."""
+        for start in range(0, len(groups), _GROUPS_AT_ONCE):
+            at_once = groups[start : start + _GROUPS_AT_ONCE]
+            with self._folder.named_errors(self._file):
+                column = one_array(self._parquet.read_row_groups(at_once, columns=["input_ids"]).column("input_ids"))
+                ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
+            first = 0
+            for group in at_once:
+                stop = first + self._parquet.metadata.row_group(group).num_rows
+                of_group, first = offsets[first : stop + 1], stop
+                own = ids[of_group[0] : of_group[-1]]
+                if _digest(own, np.diff(of_group)) != self._digests[group]:
+                    raise self._folder.fault(self._file, "has other rows than were written")
+                yield own, of_group - of_group[0]
 
     def read_columns(self, group: int, columns: Mapping[str, Column]) -> pa.Table:
         """What a row group's rows have beside their ids."""

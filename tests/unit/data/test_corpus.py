@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.shards import ShardReader
 from toys.checkpoint import toy_tokenizer
 from toys.corpus import VOCABULARY, random_rows, write_corpus
 
@@ -35,13 +36,24 @@ def test_rows_evicted_from_memory_are_read_again(tmp_path, monkeypatch):
     assert len(corpus._ids) == len(corpus._readers) == 1
 
 
-def test_rows_asked_for_together_read_each_row_group_once(tmp_path, monkeypatch):
+def test_rows_asked_for_together_read_each_row_group_once_and_those_of_a_shard_in_one_go(tmp_path, monkeypatch):
     monkeypatch.setattr("raydistill.data.corpus.CACHE_BYTES", 1)
-    corpus = write_corpus(tmp_path / "corpus", random_rows(300))
-    loads, load = [], corpus._row_group
-    monkeypatch.setattr(corpus, "_row_group", lambda *group: loads.append(group) or load(*group))
-    corpus.read_rows([299, 0, 150, 1, 298, 151, 0])
-    assert loads == [(0, 0), (1, 0), (2, 0)]
+    rows = random_rows(3300)
+    corpus = write_corpus(tmp_path / "corpus", rows, rows_per_shard=2500)
+    loads, load = [], ShardReader.read_ids
+    monkeypatch.setattr(ShardReader, "read_ids", lambda self, groups: loads.append(groups) or load(self, groups))
+    wanted = [2499, 0, 2600, 1, 2498, 999, 1000, 0]
+    assert [row.tolist() for row in corpus.read_rows(wanted)] == [rows[number].tolist() for number in wanted]
+    assert loads == [[0, 1, 2], [0]]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+def test_many_row_groups_come_back_whole_from_any_storage(monkeypatch, at_once):
+    monkeypatch.setattr("raydistill.data.shards._GROUPS_AT_ONCE", at_once)
+    rows = random_rows(4300)
+    corpus = write_corpus(f"memory://groups/{at_once}", rows, rows_per_shard=4300)
+    wanted = [4299, 0, 1000, 3999, 2000]
+    assert [row.tolist() for row in corpus.read_rows(wanted)] == [rows[number].tolist() for number in wanted]
 
 
 def test_rows_do_not_keep_their_row_group_in_memory(tmp_path):
