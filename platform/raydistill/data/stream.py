@@ -34,7 +34,7 @@ from raydistill.tasks._base import TaskBase
 from raydistill.user_error import UserError
 
 _ROWS_PER_ITEM = 4096
-_MAX_ITEMS = 20_000
+_ITEMS_AT_ONCE = 2_000
 _AHEAD_BYTES = 128 * 2**20
 _PIECE_BYTES = 2**20
 """Steps leave a task when they reach this size, so the first arrives before its whole item is done."""
@@ -148,14 +148,17 @@ def feed(
     """
     plan = spec.plan()
     check_batches(plan, spec, world_size=world_size)
-    tables = run_tasks(
-        partial(_packed_steps, spec=spec, rank=rank, world_size=world_size, reader=reader),
+    tables = _tables_of(
         work_items(plan, spec, world_size=world_size, start_step=start_step, stop_step=stop_step),
-        _PACKED,
-        num_tasks=num_data_tasks,
-        cpus=cpus_per_task,
-        piece_bytes=_PIECE_BYTES,
-        ahead_bytes=_AHEAD_BYTES,
+        partial(
+            run_tasks,
+            partial(_packed_steps, spec=spec, rank=rank, world_size=world_size, reader=reader),
+            schema=_PACKED,
+            num_tasks=num_data_tasks,
+            cpus=cpus_per_task,
+            piece_bytes=_PIECE_BYTES,
+            ahead_bytes=_AHEAD_BYTES,
+        ),
     )
     expected = start_step
     with closing(tables):
@@ -165,6 +168,15 @@ def feed(
                 expected += 1
                 yield unpack(content)
     assert expected == max(start_step, stop_step), f"the feed ended at step {expected} of {stop_step}"
+
+
+def _tables_of(
+    items: Iterator[dict[str, int]], run: Callable[[list[dict[str, int]]], Generator[pa.Table, None, None]]
+) -> Generator[pa.Table, None, None]:
+    """What is made of the items, which are handed out in parts: Ray Data keeps something of each that it is given."""
+    while some := list(islice(items, _ITEMS_AT_ONCE)):
+        with closing(run(some)) as tables:
+            yield from tables
 
 
 def validation_batches(
@@ -327,12 +339,13 @@ def steps_of(
         yield step, list(islice(batches, spec.num_micro_batches))
 
 
-def work_items(plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, stop_step: int) -> list[dict[str, int]]:
+def work_items(
+    plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, stop_step: int
+) -> Iterator[dict[str, int]]:
     """Ranges of steps that are built in one go, in order: ``start`` and ``stop`` of each."""
     rows_per_step = -(-spec.batch_size // world_size)
-    steps_per_item = max(1, _ROWS_PER_ITEM // rows_per_step, (stop_step - start_step) // _MAX_ITEMS)
-    pieces = plan.pieces(start_step, stop_step, max_steps=steps_per_item)
-    return [{"start": start, "stop": stop} for start, stop in pieces]
+    pieces = plan.pieces(start_step, stop_step, max_steps=max(1, _ROWS_PER_ITEM // rows_per_step))
+    return ({"start": start, "stop": stop} for start, stop in pieces)
 
 
 def _binary(content: bytes) -> pa.Array:

@@ -91,7 +91,7 @@ def spec_of(corpus: Any, method: Any = None, **options: Any) -> FeedSpec:
 def turns(spec: FeedSpec, ahead: int) -> Iterator[tuple[int, range]]:
     """An epoch's work items of all workers, of which each is some items ahead of the one before."""
     steps = spec.plan().steps_per_epoch
-    items = work_items(spec.plan(), spec, world_size=WORKERS, start_step=0, stop_step=steps)
+    items = list(work_items(spec.plan(), spec, world_size=WORKERS, start_step=0, stop_step=steps))
     assert len(items) > steps / 10
     for _, rank, place in sorted(
         (place - ahead * rank, rank, place) for place in range(len(items)) for rank in range(WORKERS)
