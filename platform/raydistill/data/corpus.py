@@ -228,7 +228,7 @@ class Corpus(SealedTable):
     def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
         """The token ids of these rows, in the order asked for, as copies.
 
-        Only the row groups that hold them are read, each once; the last ones read stay in memory, up to 64 MB.
+        Only the row groups that hold them are read, each once; the last ones read stay in memory, see ``Recent``.
         """
         result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(rows)
         groups = self.groups_of(rows, group_rows=self.manifest.row_group_rows)

@@ -13,6 +13,7 @@ from raydistill.data.corpus import Corpus
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.row_reader import MicroBatchRequest, RowsRead
 from raydistill.data.sealed_table import CACHE_BYTES
+from raydistill.data.stored_outputs import StoredOutputs, open_set
 from raydistill.data.stream import FeedSpec, read_steps
 from raydistill.user_error import UserError
 
@@ -55,9 +56,13 @@ def shared_reader() -> Iterator[SharedReader]:
         ray.kill(actor)
 
 
-def is_worth_sharing(corpus: Sequence[CorpusPart], *, num_data_tasks: int) -> bool:
+def is_worth_sharing(corpus: Sequence[CorpusPart], stored: StoredOutputs | None = None, *, num_data_tasks: int) -> bool:
     """Whether several data tasks read what is more than each of them keeps in memory anyway."""
-    return num_data_tasks > 1 and sum(Corpus.open(part.uri).num_bytes for part in corpus) > CACHE_BYTES
+    if num_data_tasks == 1:
+        return False
+    sets = [one for parts in stored.sets for one in parts] if stored else []
+    tables = [*(Corpus.open(part.uri) for part in corpus), *(open_set(one.uri, one.hash) for one in sets)]
+    return sum(table.num_bytes for table in tables) > CACHE_BYTES
 
 
 class _Reader:

@@ -65,7 +65,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
             raise cause from error
 
     num_data_tasks = spec.scaling.num_workers * spec.scaling.data_cpus_per_worker
-    is_shared = is_worth_sharing(spec.corpus, num_data_tasks=num_data_tasks)
+    is_shared = is_worth_sharing(spec.corpus, spec.stored, num_data_tasks=num_data_tasks)
     with shared_reader() if is_shared else nullcontext() as reader:
         return follow(spec, output, fit, parallel=parallel)
 

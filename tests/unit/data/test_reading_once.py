@@ -196,7 +196,7 @@ def test_what_is_sent_is_what_was_read(corpora, tmp_path):
     assert sent.values is None
 
 
-def test_a_reader_is_shared_where_several_tasks_read_more_than_each_keeps(corpora, monkeypatch):
+def test_a_reader_is_shared_where_several_tasks_read_more_than_each_keeps(corpora, monkeypatch, tmp_path):
     parts = [CorpusPart(uri) for uri in corpora]
     size = sum(map(corpus_bytes, corpora))
     assert not is_worth_sharing(parts, num_data_tasks=4)
@@ -204,6 +204,9 @@ def test_a_reader_is_shared_where_several_tasks_read_more_than_each_keeps(corpor
     assert is_worth_sharing(parts, num_data_tasks=4)
     assert not is_worth_sharing(parts[:1], num_data_tasks=4)
     assert not is_worth_sharing(parts, num_data_tasks=1)
+    found = outputs(tmp_path / "set", corpora[0], "none")
+    stored = StoredOutputs(((StoredSet(found.uri, found.hash),),), ("logits",))
+    assert is_worth_sharing(parts[:1], stored, num_data_tasks=4)
 
 
 def made_again(uses: list[tuple[int, int]], *, oldest: int, limit: int = 2) -> list[int]:
