@@ -18,6 +18,8 @@ from raydistill.user_error import UserError
 
 BUCKET_WIDTH = 4
 WINDOW_ROWS = 65_536
+_KEPT_WINDOWS = 8
+"""Ranks that ask one plan may be some windows apart; a window takes 0.5 MB."""
 
 Rows = NDArray[np.int64]
 
@@ -67,7 +69,7 @@ class Plan:
         self.steps_per_epoch = -(-self.num_rows // batch_size)
         steps_per_window = max(1, window_rows // batch_size)
         self._windows_per_epoch = -(-self.steps_per_epoch // steps_per_window)
-        self._window = lru_cache(maxsize=2)(self._compute_window)
+        self._window = lru_cache(maxsize=_KEPT_WINDOWS)(self._compute_window)
 
     @property
     def smallest_batch(self) -> int:
