@@ -17,6 +17,7 @@ _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _ALL_BITS = 2**64 - 1
+_PIECE = 2**20
 
 
 def _mix(state: Any) -> Any:
@@ -61,6 +62,17 @@ def integers(stream: str, *keys: ArrayLike, high: ArrayLike) -> NDArray[np.int64
 def permutation(stream: str, *keys: int, size: int) -> NDArray[np.int64]:
     """A permutation of ``range(size)`` that depends on the stream and the scalar keys alone."""
     return np.argsort(hash64(stream, *keys, np.arange(size)), kind="stable").astype(np.int64)
+
+
+def first_of_permutation(stream: str, *keys: int, size: int, count: int) -> NDArray[np.int64]:
+    """The first ``count`` of ``permutation``, found in pieces, so that memory depends on ``count`` alone."""
+    first, hashes = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.uint64)
+    for start in range(0, size, _PIECE):
+        piece = np.arange(start, min(start + _PIECE, size))
+        first, hashes = np.concatenate([first, piece]), np.concatenate([hashes, hash64(stream, *keys, piece)])
+        least = np.argsort(hashes, kind="stable")[:count]
+        first, hashes = first[least], hashes[least]
+    return first
 
 
 def exponential(stream: str, *keys: ArrayLike) -> NDArray[np.float64]:

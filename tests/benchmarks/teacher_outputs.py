@@ -182,7 +182,7 @@ def main() -> None:
             )
             tell(f"epoch_by_stored.{len(layers)}_blocks", ("live", "stored"), seconds, bound=BOUND)
         mixed, grouped = (list(steps(folder, stored=None, group_by_length=grouping)) for grouping in (False, True))
-        longest = int(Corpus.open(str(folder / "corpus")).lengths.max())
+        longest = int(Corpus.open(str(folder / "corpus")).lengths[:].max())
         seconds = ratios(
             lambda: plain_seconds(students[3], mixed, longest), lambda: plain_seconds(students[3], grouped, 0)
         )

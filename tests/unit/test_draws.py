@@ -73,6 +73,13 @@ def test_a_permutation_holds_every_number_once_and_is_not_the_identity():
     assert not np.array_equal(found, draws.permutation("s", 2, size=1000))
 
 
+@pytest.mark.parametrize("count", [0, 1, 40, 1000, 2000])
+def test_the_first_of_a_permutation_are_found_without_the_rest(monkeypatch, count):
+    monkeypatch.setattr(draws, "_PIECE", 64)
+    expected = draws.permutation("s", 1, size=1000)[:count]
+    np.testing.assert_array_equal(draws.first_of_permutation("s", 1, size=1000, count=count), expected)
+
+
 def test_every_permutation_of_three_is_equally_likely():
     drawn = [tuple(draws.permutation("s", seed, size=3)) for seed in range(6000)]
     shares = [drawn.count(order) / 6000 for order in set(drawn)]

@@ -3,7 +3,7 @@
 A corpus folder holds::
 
     manifest.json              what follows, and the SHA-256 of each file; written last
-    lengths.npy                length of each row, int32
+    lengths.npy                length of each row, int32; the manifest has a SHA-256 of each shard's part
     token_counts.npy           occurrences of each vocabulary id, int64
     shards/part-00000.parquet  row_id int64, input_ids list<uint16 | int32>, length int32, the task's columns
     tokenizer/                 the tokenizer's own files, so that the corpus can be used alone
@@ -12,9 +12,11 @@ A corpus folder holds::
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +24,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
+from raydistill.data.lengths import Lengths
 from raydistill.data.row_columns import schema_of
-from raydistill.data.sealed_table import CACHE_BYTES, FileInfo, Kind, Places, Recent, Record, SealedFolder, SealedTable
+from raydistill.data.sealed_table import (
+    CACHE_BYTES,
+    FileInfo,
+    Kind,
+    Places,
+    Recent,
+    Record,
+    SealedFolder,
+    SealedTable,
+    Use,
+)
 from raydistill.data.sealed_table import MANIFEST as MANIFEST
 from raydistill.data.shards import ShardInfo, ShardReader
 from raydistill.data.storage import join
@@ -32,7 +45,7 @@ from raydistill.tasks._base import Column, Encoding
 LENGTHS = "lengths.npy"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _OPEN_SHARDS = 16
 _Arrays = tuple[NDArray[Any], NDArray[Any]]
 
@@ -160,10 +173,13 @@ class Corpus(SealedTable):
     def __init__(self, folder: SealedFolder, manifest: Manifest, *, manifest_sha256: str) -> None:
         super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.recipe)
         self.manifest = manifest
-        self.files = {**manifest.files, **self.files}
         self._ids = Recent[_Arrays](CACHE_BYTES, size=lambda arrays: sum(array.nbytes for array in arrays))
         self._values = Recent[pa.Table](CACHE_BYTES, size=lambda table: int(table.nbytes))
         self._readers = Recent[ShardReader](_OPEN_SHARDS)
+
+    @property
+    def _other_files(self) -> Mapping[str, FileInfo]:
+        return self.manifest.files
 
     @property
     def tokenizer_uri(self) -> str:
@@ -176,14 +192,9 @@ class Corpus(SealedTable):
         return (self.manifest.tokenizer, *self.manifest.teacher_tokenizers)
 
     @cached_property
-    def lengths(self) -> NDArray[np.int32]:
-        """Length of each row, special tokens included; raises ValueError when the file was changed."""
-        path = self._folder.full_path(LENGTHS)
-        if self._folder.is_local:
-            self._folder.check_content(LENGTHS, self.files[LENGTHS].sha256)
-            mapped: NDArray[np.int32] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return mapped
-        return self._array(LENGTHS)
+    def lengths(self) -> Lengths:
+        """Length of each row, special tokens included; reading some raises ValueError when their part was changed."""
+        return Lengths(self._lengths_of, self.shard_offsets)
 
     @cached_property
     def token_counts(self) -> NDArray[np.int64]:
@@ -217,15 +228,18 @@ class Corpus(SealedTable):
     def read_rows(self, rows: Sequence[int] | NDArray[np.integer]) -> list[NDArray[np.integer]]:
         """The token ids of these rows, in the order asked for, as copies.
 
-        Only the row groups that hold them are read, each once; the last ones read stay in memory, up to 64 MB.
+        Only the row groups that hold them are read, each once; the last ones read stay in memory, see ``Recent``.
         """
         result: list[NDArray[np.integer]] = [np.empty(0, dtype=np.int32)] * len(rows)
-        for shard, group, places, within in self.groups_of(rows, group_rows=self.manifest.row_group_rows):
-            values, offsets = self._row_group(shard, group)
-            starts, stops = offsets[within].tolist(), offsets[within + 1].tolist()
-            for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
-                # A view would keep the whole row group in memory.
-                result[place] = values[start:stop].copy()
+        groups = self.groups_of(rows, group_rows=self.manifest.row_group_rows)
+        for shard, of_shard in itertools.groupby(groups, key=itemgetter(0)):
+            asked = list(of_shard)
+            found = self._row_groups(shard, [group for _, group, _, _ in asked])
+            for (_, _, places, within), (values, offsets) in zip(asked, found, strict=True):
+                starts, stops = offsets[within].tolist(), offsets[within + 1].tolist()
+                for place, start, stop in zip(places.tolist(), starts, stops, strict=True):
+                    # A view would keep the whole row group in memory.
+                    result[place] = values[start:stop].copy()
         return result
 
     def read_columns(self, rows: Sequence[int] | NDArray[np.integer]) -> pa.Table:
@@ -239,6 +253,11 @@ class Corpus(SealedTable):
             return schema_of(self.columns).empty_table()
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(found)))
 
+    def begin(self, use: Use, *, oldest: Use) -> None:
+        """What is read from now on is for this use, see ``Recent``."""
+        self._ids.begin(use, oldest=oldest)
+        self._values.begin(use, oldest=oldest)
+
     def located(self, rows: Places) -> tuple[Places, Places]:
         """The part of each row, here the only one, and its number there; a mixture has several parts."""
         return np.zeros_like(rows), rows
@@ -250,13 +269,21 @@ class Corpus(SealedTable):
                 self._folder.check_content(f"{tokenizer_folder(encoding)}/{name}", digest)
         super().verify()
 
-    def _row_group(self, shard: int, group: int) -> _Arrays:
-        return self._ids.get((shard, group), lambda: self._reader(shard).read_ids(group))
+    def _row_groups(self, shard: int, groups: Sequence[int]) -> list[_Arrays]:
+        keys = [(shard, group) for group in groups]
+        return self._ids.get_all(keys, lambda missing: self._reader(shard).read_ids([group for _, group in missing]))
 
     def _reader(self, shard: int) -> ShardReader:
         return self._readers.get(shard, lambda: ShardReader(self._folder, self.manifest.shards[shard]))
 
+    def _lengths_of(self, shard: int) -> NDArray[np.int32]:
+        info, size = self.manifest.shards[shard], np.dtype(np.int32).itemsize
+        # The lengths are what the file ends with, after a header of NumPy's.
+        start = self.manifest.files[LENGTHS].bytes - size * int(self.shard_offsets[-1] - self.shard_offsets[shard])
+        content = self._folder.read_part(LENGTHS, start, size * info.rows, info.lengths_sha256)
+        return np.frombuffer(content, dtype=np.int32)
+
     def _array(self, name: str) -> NDArray[Any]:
-        self._folder.check_content(name, self.files[name].sha256)
+        self._folder.check_content(name, self.manifest.files[name].sha256)
         array: NDArray[Any] = np.load(io.BytesIO(self._folder.read_bytes(name)), allow_pickle=False)
         return array

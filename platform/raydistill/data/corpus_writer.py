@@ -24,9 +24,8 @@ from raydistill.data.corpus import (
 from raydistill.data.input_splits import Place
 from raydistill.data.row_columns import check_lengths, schema_of
 from raydistill.data.sealed_table import ROW_GROUP_ROWS, FileInfo
-from raydistill.data.sealed_writer import Entry, Sealer
+from raydistill.data.sealed_writer import Entry, Sealer, closed
 from raydistill.data.shards import ShardInfo, ShardReader, ShardWriter
-from raydistill.data.storage import HashingStream
 from raydistill.tasks._base import Column
 from raydistill.user_error import UserError
 
@@ -212,8 +211,8 @@ class CorpusWriter:
 
     def _take_over_shard(self, entry: CorpusEntry) -> None:
         with ShardReader(self._folder, entry.shard) as reader:
-            for group in range(reader.num_groups):
-                self._count(reader.read_ids(group)[0])
+            for ids, _ in reader.read_ids(range(reader.num_groups)):
+                self._count(ids)
         self._shards.append(entry.shard)
         self._written += entry.shard.rows
         self.start, self._skip, self.counts = entry.place, entry.rows_of_block, Counter(entry.counts)
@@ -261,16 +260,11 @@ class CorpusWriter:
         for shard in self._shards:
             with ShardReader(self._folder, shard) as reader:
                 stream.write(reader.read_lengths())
-        return _closed(stream)
+        return closed(stream)
 
     def _write_token_counts(self) -> FileInfo:
         buffer = io.BytesIO()
         np.save(buffer, self._token_counts, allow_pickle=False)
         stream = self._folder.open_output(TOKEN_COUNTS)
         stream.write(buffer.getvalue())
-        return _closed(stream)
-
-
-def _closed(stream: HashingStream) -> FileInfo:
-    stream.close()
-    return FileInfo(bytes=stream.tell(), sha256=stream.hexdigest())
+        return closed(stream)

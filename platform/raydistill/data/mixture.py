@@ -3,9 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +14,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydistill.data.corpus import Corpus, TokenizerInfo
+from raydistill.data.lengths import Lengths
+from raydistill.data.sealed_table import Use
 from raydistill.draws import hash64, permutation
 from raydistill.tasks._base import Column, Encoding
 from raydistill.user_error import UserError
 
 Rows = NDArray[np.int64]
+ChosenRows = Callable[[int], Rows]
+"""Tells of each shard the rows that are taken, counted from its first, ascending: read anew, not kept."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +136,14 @@ class Mixture:
         return self._corpora[0].tokenizers
 
     @cached_property
-    def lengths(self) -> NDArray[np.int32]:
-        """Length of each row, special tokens included; held in memory, 4 bytes a row."""
-        pieces = []
-        for number, shard in enumerate(self._shards):
-            lengths = self._corpora[shard.place].lengths[shard.start : shard.start + shard.all_rows]
-            pieces.append(lengths[self._chosen(number)] if self._partial[number] else lengths)
-        return np.concatenate(pieces)
+    def lengths(self) -> Lengths:
+        """Length of each row, special tokens included."""
+        return Lengths(self._lengths_of, self.shard_offsets)
+
+    def _lengths_of(self, number: int) -> NDArray[np.int32]:
+        shard = self._shards[number]
+        lengths = self._corpora[shard.place].lengths.of_shard(shard.shard)
+        return lengths[self._chosen(number)] if self._partial[number] else lengths
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -180,6 +185,11 @@ class Mixture:
         ]
         return pa.concat_tables(pieces).take(np.argsort(np.concatenate(places)))
 
+    def begin(self, use: Use, *, oldest: Use) -> None:
+        """As of a corpus."""
+        for corpus in self._corpora:
+            corpus.begin(use, oldest=oldest)
+
     def located(self, rows: Rows) -> tuple[Rows, Rows]:
         """The part of each row, and its number there."""
         shards = np.searchsorted(self.shard_offsets, rows, side="right") - 1
@@ -190,7 +200,7 @@ class Mixture:
         return self._part_of[shards], self._starts[shards] + within
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Shard:
     """One copy of a part's shard, or of some of its rows."""
 
@@ -202,12 +212,12 @@ class _Shard:
     """First row of the shard in its part."""
     all_rows: int
     rows: int
-    among: Rows | None = None
-    """The rows that are taken from, counted from the shard's first, ascending; None for all."""
+    among: Callable[[], Rows] | None = None
+    """Tells the rows that are taken from, counted from the shard's first, ascending; None for all."""
 
     def chosen(self) -> Rows:
         """The rows of a partial copy, counted from the shard's first, ascending."""
-        among = np.arange(self.all_rows) if self.among is None else self.among
+        among = np.arange(self.all_rows) if self.among is None else self.among()
         if self.rows == len(among):
             return among
         return among[np.sort(permutation("mixture rows", self.place, self.shard, size=len(among))[: self.rows])]
@@ -232,19 +242,17 @@ def _shards_of(place: int, part: CorpusPart, corpus: Corpus) -> list[_Shard]:
     return shards
 
 
-def _whole_shards(place: int, offsets: Sequence[int], chosen: Rows | None) -> Iterator[_Shard]:
+def _whole_shards(place: int, offsets: Sequence[int], chosen: ChosenRows | None) -> Iterator[_Shard]:
     """Each shard of a part with all its rows, or with those that are chosen of the part's, if there are any."""
     for number, (start, stop) in enumerate(pairwise(offsets)):
         if chosen is None:
             yield _Shard(place, number, start, stop - start, stop - start)
-            continue
-        among = chosen[(chosen >= start) & (chosen < stop)] - start
-        if len(among):
-            yield _Shard(place, number, start, stop - start, len(among), among)
+        elif num_chosen := len(chosen(number)):
+            yield _Shard(place, number, start, stop - start, num_chosen, partial(chosen, number))
 
 
-def chosen_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
-    """The rows of a part that is read by classes, ascending, None for a part with all its rows.
+def chosen_rows(part: CorpusPart, corpus: Corpus) -> ChosenRows | None:
+    """The rows of a part that is read by classes, None for a part with all its rows.
 
     Of each class these are all rows, or the ``few_shot`` ones with the least hashes of seed and row. Raises ValueError
     for a corpus without a class for each row, with too few rows of one, or with none of any.
@@ -254,26 +262,54 @@ def chosen_rows(part: CorpusPart, corpus: Corpus) -> Rows | None:
     if not has_classes(_own_labels(corpus), corpus.columns):
         key = f"few_shot is {part.few_shot}" if part.few_shot else f"label_subset is {', '.join(part.label_subset)}"
         raise UserError(f"{key}, but corpus {part.uri!r} has no class for each row; leave it out")
-    labels = corpus.read_columns(np.arange(len(corpus))).column("label").to_numpy()
-    rows = np.arange(len(labels))
+    classes = [_own_labels(corpus).index(name) for name in labels_of(part, corpus)]
     if part.few_shot is not None:
-        rows = np.argsort(hash64("few shot", part.seed, rows), kind="stable")
-    found = []
-    for name in labels_of(part, corpus):
-        of_class = rows[labels[rows] == _own_labels(corpus).index(name)]
-        if part.few_shot is not None and len(of_class) < part.few_shot:
-            raise UserError(
-                f"few_shot is {part.few_shot}, but corpus {part.uri!r} has {len(of_class)} rows of class {name!r}; "
-                "lower it"
-            )
-        found.append(of_class[: part.few_shot])
-    chosen = np.sort(np.concatenate(found)).astype(np.int64)
-    if not len(chosen):
+        return _few_of_shards(_few_rows(part, corpus, classes), corpus)
+
+    def of_classes(shard: int) -> Rows:
+        return np.flatnonzero(np.isin(_labels_of_shard(corpus, shard), classes))
+
+    if not any(len(of_classes(shard)) for shard in range(len(corpus.shard_offsets) - 1)):
         raise UserError(
             f"label_subset is {', '.join(part.label_subset)}, but corpus {part.uri!r} has no row of these classes; "
             "name others, or binarize more text"
         )
-    return chosen
+    return of_classes
+
+
+def _few_of_shards(rows: Rows, corpus: Corpus) -> ChosenRows:
+    """Of few rows, ascending, those of each shard."""
+    offsets = corpus.shard_offsets
+
+    def of_shard(shard: int) -> Rows:
+        first, stop = np.searchsorted(rows, offsets[shard : shard + 2])
+        return rows[first:stop] - offsets[shard]
+
+    return of_shard
+
+
+def _few_rows(part: CorpusPart, corpus: Corpus, classes: Sequence[int]) -> Rows:
+    """Of each class the rows with the least hashes, found shard by shard, ascending."""
+    number = part.few_shot
+    least: dict[int, Rows] = {one: np.empty(0, dtype=np.int64) for one in classes}
+    for shard, first in enumerate(corpus.shard_offsets[:-1].tolist()):
+        labels = _labels_of_shard(corpus, shard)
+        for one, found in least.items():
+            rows = np.concatenate([found, first + np.flatnonzero(labels == one)])
+            least[one] = rows[np.argsort(hash64("few shot", part.seed, rows), kind="stable")][:number]
+    for one, rows in least.items():
+        if len(rows) < (number or 0):
+            raise UserError(
+                f"few_shot is {number}, but corpus {part.uri!r} has {len(rows)} rows of class "
+                f"{_own_labels(corpus)[one]!r}; lower it"
+            )
+    return np.sort(np.concatenate(list(least.values())))
+
+
+def _labels_of_shard(corpus: Corpus, shard: int) -> Rows:
+    rows = np.arange(*corpus.shard_offsets[shard : shard + 2])
+    labels: Rows = corpus.read_columns(rows).column("label").to_numpy()
+    return labels
 
 
 def labels_of(part: CorpusPart, corpus: Corpus) -> tuple[str, ...]:

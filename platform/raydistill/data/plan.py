@@ -12,11 +12,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from raydistill.data.lengths import Lengths
 from raydistill.draws import permutation
 from raydistill.user_error import UserError
 
 BUCKET_WIDTH = 4
 WINDOW_ROWS = 65_536
+_KEPT_WINDOWS = 8
+"""Ranks that ask one plan may be some windows apart; a window takes 0.5 MB."""
 
 Rows = NDArray[np.int64]
 
@@ -45,7 +48,7 @@ class Plan:
 
     def __init__(
         self,
-        lengths: NDArray[np.integer],
+        lengths: Lengths | NDArray[np.integer],
         shard_offsets: NDArray[np.int64],
         *,
         batch_size: int,
@@ -66,7 +69,7 @@ class Plan:
         self.steps_per_epoch = -(-self.num_rows // batch_size)
         steps_per_window = max(1, window_rows // batch_size)
         self._windows_per_epoch = -(-self.steps_per_epoch // steps_per_window)
-        self._window = lru_cache(maxsize=2)(self._compute_window)
+        self._window = lru_cache(maxsize=_KEPT_WINDOWS)(self._compute_window)
 
     @property
     def smallest_batch(self) -> int:
@@ -79,9 +82,12 @@ class Plan:
 
     def rows(self, step: int) -> Rows:
         """The rows of one global batch, sorted by length bucket when batches are grouped by length."""
-        epoch, local = divmod(step, self.steps_per_epoch)
-        window = self._window_of(local)
-        return self._window(epoch, window)[local - self._first_step(window)]
+        epoch, window = self.window(step)
+        return self._window(epoch, window)[step % self.steps_per_epoch - self._first_step(window)]
+
+    def window(self, step: int) -> tuple[int, int]:
+        """The epoch that a step belongs to, and its window there, whose rows are drawn together."""
+        return step // self.steps_per_epoch, self._window_of(step % self.steps_per_epoch)
 
     def pieces(self, start: int, stop: int, *, max_steps: int) -> Iterator[tuple[int, int]]:
         """Cut the steps ``start`` to ``stop - 1`` into ranges of at most ``max_steps`` inside one window each."""

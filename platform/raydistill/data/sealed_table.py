@@ -7,17 +7,20 @@ the last of a shard apart, each with a digest, so that a row is read and checked
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from raydistill.data.storage import Folder
+from raydistill.machine import memory_bytes
 from raydistill.user_error import UserError
 
 MANIFEST = "manifest.json"
@@ -26,13 +29,20 @@ ROW_GROUP_ROWS = 1000
 CACHE_BYTES = 64_000_000
 """How much of a table's row groups a process keeps in memory."""
 Places = NDArray[np.int64]
+Use = tuple[int, int]
+"""What rows are read for: a window of a plan, by its epoch and its number there."""
+NO_USE: Use = (-1, -1)
 Value = TypeVar("Value")
+
+
+STRICT = ConfigDict(extra="forbid")
+"""Parts of manifests refuse unknown keys."""
 
 
 class Record(BaseModel):
     """A frozen part of a manifest; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(**STRICT, frozen=True)
 
 
 class FileInfo(Record):
@@ -42,8 +52,9 @@ class FileInfo(Record):
     sha256: str
 
 
-class Shard(Record):
-    """A file of rows, and what tells it from any other."""
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
+class Shard:
+    """A file of rows, and what tells it from any other; a table may have many, which a ``Record`` each would swell."""
 
     file: str
     rows: int
@@ -96,7 +107,17 @@ class SealedFolder(Folder):
     def check_content(self, name: str, expected: str) -> None:
         """Compare a file's SHA-256 with what was recorded; raises ValueError naming the file."""
         with self.named_errors(name):
-            found = self.sha256(name)
+            self._check(name, self.sha256(name), expected)
+
+    def read_part(self, name: str, start: int, size: int, expected: str) -> bytes:
+        """Some bytes of a file, compared with their SHA-256; raises ValueError as ``check_content`` does."""
+        with self.named_errors(name), self.open_input(name) as stream:
+            stream.seek(start)
+            content = bytes(stream.read(size))
+        self._check(name, hashlib.sha256(content).hexdigest(), expected)
+        return content
+
+    def _check(self, name: str, found: str, expected: str) -> None:
         if found != expected:
             raise self.fault(name, f"has SHA-256 {found}, its manifest says {expected}")
 
@@ -129,8 +150,7 @@ class SealedTable:
         self.identity = identity
         """Hash of all that the files depend on, None where it is not known."""
         self._folder = folder
-        self.files = {shard.file: FileInfo(bytes=shard.bytes, sha256=shard.sha256) for shard in manifest.shards}
-        """Files that are read when rows are."""
+        self._shards = manifest.shards
         self.shard_offsets: Places = np.cumsum([0, *(shard.rows for shard in manifest.shards)], dtype=np.int64)
         """First row of each shard, and the number of rows at the end."""
 
@@ -156,20 +176,31 @@ class SealedTable:
             place = ".".join(map(str, found["loc"])) or MANIFEST
             raise UserError(f"{said}: {place}: {found['msg']}; {kind.again}") from None
         table = cls(folder, manifest, manifest_sha256=hashlib.sha256(content).hexdigest())
-        folder.check_sizes({name: info.bytes for name, info in table.files.items()})
+        folder.check_sizes({name: info.bytes for name, info in table.files()})
         return table
 
     def __len__(self) -> int:
         return int(self.shard_offsets[-1])
 
+    def files(self) -> Iterator[tuple[str, FileInfo | Shard]]:
+        """Files that are read when rows are, by their names, those of the rows last."""
+        yield from self._other_files.items()
+        for shard in self._shards:
+            yield shard.file, shard
+
+    @property
+    def _other_files(self) -> Mapping[str, FileInfo]:
+        """Those that hold no rows."""
+        raise NotImplementedError
+
     @property
     def num_bytes(self) -> int:
         """Size of the files that are read when rows are."""
-        return sum(info.bytes for info in self.files.values())
+        return sum(info.bytes for _, info in self.files())
 
     def verify(self) -> None:
         """Read every file and compare its SHA-256 with the manifest's; raises ValueError for the first that differs."""
-        for name, info in self.files.items():
+        for name, info in self.files():
             self._folder.check_content(name, info.sha256)
 
     def groups_of(
@@ -186,22 +217,54 @@ class SealedTable:
 
 
 class Recent(Generic[Value]):
-    """Values that are costly to make, of which those used last are kept: up to a total size, but at least one."""
+    """Values that are costly to make, of which those used last are kept: up to a total size, but at least one.
+
+    What the uses that are under way asked for, see ``begin``, is kept beyond that size, up to an eighth of the main
+    memory.
+    """
 
     def __init__(self, limit: int, *, size: Callable[[Value], int] = lambda value: 1) -> None:
         self._limit, self._size = limit, size
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[Value, Use]] = OrderedDict()
         self._total = 0
+        self._use = self._oldest = NO_USE
 
     def __len__(self) -> int:
         return len(self._values)
 
+    def begin(self, use: Use, *, oldest: Use) -> None:
+        """What is asked for from now on is for this use; those from ``oldest`` on are under way."""
+        self._use, self._oldest = use, oldest
+        self._shrink()
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """The value of a key, made where it is not kept."""
-        if key not in self._values:
-            self._values[key] = make()
-            self._total += self._size(self._values[key])
-            while self._total > self._limit and len(self._values) > 1:
-                self._total -= self._size(self._values.popitem(last=False)[1])
+        is_new = key not in self._values
+        value, use = (make(), NO_USE) if is_new else self._values[key]
+        self._values[key] = value, max(use, self._use)
         self._values.move_to_end(key)
-        return self._values[key]
+        if is_new:
+            self._total += self._size(value)
+            self._shrink()
+        return value
+
+    def get_all(self, keys: Sequence[Hashable], make: Callable[[list[Any]], Iterable[Value]]) -> list[Value]:
+        """The values of different keys; those that are not kept are made in one go, from their keys."""
+        missing = [key for key in keys if key not in self._values]
+        found = {key: self._values[key][0] for key in keys if key in self._values}
+        found |= zip(missing, make(missing), strict=True)
+        return [self.get(key, partial(found.__getitem__, key)) for key in keys]
+
+    def _shrink(self) -> None:
+        while self._total > self._limit and len(self._values) > 1:
+            is_over = self._oldest == NO_USE or self._total > _most_kept()
+            oldest = next(iter(self._values))
+            spare = next((key for key, (_, use) in self._values.items() if use < self._oldest), None)
+            if spare is None and not is_over:
+                return
+            self._total -= self._size(self._values.pop(oldest if spare is None else spare)[0])
+
+
+@cache
+def _most_kept() -> int:
+    return memory_bytes() // 8

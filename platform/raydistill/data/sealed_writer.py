@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from raydistill.data.sealed_table import MANIFEST, Record, SealedFolder, SealedTable, Shard
-from raydistill.data.storage import sibling
+from raydistill.data.sealed_table import MANIFEST, FileInfo, Record, SealedFolder, SealedTable, Shard
+from raydistill.data.storage import HashingStream, sibling
 
 _JOURNAL = "journal"
 _logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Sealer(Generic[TableT, EntryT]):
         is_renamed: bool = False,
     ) -> None:
         """``is_renamed``: local files are written to ``<uri>.writing``, which gets its name at the end."""
-        self._target = SealedFolder(uri, table.KIND)
+        self._target, self._entry = SealedFolder(uri, table.KIND), entry
         is_apart = is_renamed and self._target.is_local
         self.folder = SealedFolder(sibling(uri, ".writing"), table.KIND) if is_apart else self._target
         self.finished = None if identity is None else self._finished_before(table, identity)
@@ -58,13 +58,17 @@ class Sealer(Generic[TableT, EntryT]):
         if identity is not None and not is_apart and self._target.exists(MANIFEST):
             # A folder that is written to must not look finished.
             self._target.delete()
-        self.entries = [] if identity is None else list(self._whole_entries(entry, identity))
+        self.entries = [] if identity is None else list(self._whole_entries(identity))
         if not self.entries:
             self.folder.delete()
 
     def write_entry(self, number: int, entry: EntryT) -> None:
         """Record that a shard is finished."""
         self.folder.write_at_once(_entry_name(number), entry.model_dump_json().encode())
+
+    def read_entry(self, number: int) -> EntryT:
+        """What was recorded of a finished shard."""
+        return self._entry.model_validate_json(self.folder.read_bytes(_entry_name(number)))
 
     def seal(self, manifest: BaseModel) -> None:
         """Write the manifest and give the folder its name."""
@@ -87,11 +91,11 @@ class Sealer(Generic[TableT, EntryT]):
             return None
         return found
 
-    def _whole_entries(self, kind: type[EntryT], identity: str) -> Iterator[EntryT]:
+    def _whole_entries(self, identity: str) -> Iterator[EntryT]:
         number = 0
         while self.folder.exists(_entry_name(number)):
             try:
-                entry = kind.model_validate_json(self.folder.read_bytes(_entry_name(number)))
+                entry = self.read_entry(number)
                 self.folder.check_content(entry.shard.file, entry.shard.sha256)
             except ValueError:
                 return
@@ -99,6 +103,12 @@ class Sealer(Generic[TableT, EntryT]):
                 return
             yield entry
             number += 1
+
+
+def closed(stream: HashingStream) -> FileInfo:
+    """Close a file that is written whole; what a manifest says of it."""
+    stream.close()
+    return FileInfo(bytes=stream.tell(), sha256=stream.hexdigest())
 
 
 def _entry_name(number: int) -> str:

@@ -1,31 +1,37 @@
 """One Parquet file of a corpus: how its rows are written, and how it is opened by what was recorded of it."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
 
 from raydistill.data.row_columns import digest_of, one_array, schema_of
-from raydistill.data.sealed_table import ROW_GROUP_ROWS, SealedFolder, Shard
+from raydistill.data.sealed_table import ROW_GROUP_ROWS, STRICT, SealedFolder, Shard
 from raydistill.tasks._base import Column
 
 _DIGESTS = b"raydistill.row_groups"
 """Key in the Parquet footer of a digest for each row group; pages and their headers have no other."""
 _COLUMN_DIGESTS = b"raydistill.columns"
 """The same of what the rows have beside their ids."""
+_GROUPS_AT_ONCE = 16
+"""Row groups that are read together: of a store in one piece, as they lie beside each other."""
 _TAIL_BYTES = 8
 """At the end of a Parquet file: the length of its footer, 4 bytes, and a mark."""
 
 
+@dataclass(frozen=True, slots=True, config=STRICT)
 class ShardInfo(Shard):
     """One Parquet file of a corpus, and what tells it from any other."""
 
     footer_sha256: str
     """SHA-256 of the Parquet footer, which every reader reads: a cheap check that this is the file."""
+    lengths_sha256: str
+    """SHA-256 of its rows' part of the file of lengths."""
 
 
 class ShardWriter:
@@ -55,6 +61,7 @@ class ShardWriter:
         )
         self._digests: list[str] = []
         self._column_digests: list[str] = []
+        self._lengths = hashlib.sha256()
         self.rows = 0
 
     def write(
@@ -72,6 +79,7 @@ class ShardWriter:
         self._parquet.write_table(pa.table(columns, schema=self._parquet.schema), row_group_size=ROW_GROUP_ROWS)
         self._digests.append(_digest(ids, lengths))
         self._column_digests.append("none" if values is None else digest_of(values))
+        self._lengths.update(np.ascontiguousarray(lengths).data)
         self.rows += len(lengths)
 
     def close(self) -> ShardInfo:
@@ -82,13 +90,14 @@ class ShardWriter:
         self._parquet.close()
         self._stream.close()
         with self._folder.open_input(self._file) as stream:
-            footer = _footer_sha256(stream)
+            footer = _sha256(_footer(stream))
         return ShardInfo(
             file=self._file,
             rows=self.rows,
             bytes=self._stream.tell(),
             sha256=self._stream.hexdigest(),
             footer_sha256=footer,
+            lengths_sha256=self._lengths.hexdigest(),
         )
 
     def abort(self) -> None:
@@ -107,9 +116,12 @@ class ShardReader:
         self._folder, self._file = folder, info.file
         with self._folder.named_errors(self._file):
             self._stream = folder.open_input(info.file)
-            if _footer_sha256(self._stream) != info.footer_sha256:
+            footer = _footer(self._stream)
+            if _sha256(footer) != info.footer_sha256:
                 raise self._folder.fault(self._file, "is not the file that was written there")
-            self._parquet = pq.ParquetFile(self._stream)
+            # By itself Arrow reads 64 kB to find the footer.
+            metadata = pq.read_metadata(pa.BufferReader(footer))
+            self._parquet = pq.ParquetFile(self._stream, metadata=metadata, pre_buffer=not folder.is_local)
             metadata = self._parquet.metadata.metadata
             self._digests = metadata[_DIGESTS].decode().split()
             self._column_digests = metadata[_COLUMN_DIGESTS].decode().split()
@@ -129,14 +141,21 @@ class ShardReader:
         """Number of row groups."""
         return len(self._digests)
 
-    def read_ids(self, group: int) -> tuple[NDArray[np.integer], NDArray[np.int32]]:
-        """The ids of a row group's rows, end to end, and where each row starts, with the end of the last."""
-        with self._folder.named_errors(self._file):
-            column = one_array(self._parquet.read_row_group(group, columns=["input_ids"]).column("input_ids"))
-            ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
-        if _digest(ids, np.diff(offsets)) != self._digests[group]:
-            raise self._folder.fault(self._file, "has other rows than were written")
-        return ids, offsets
+    def read_ids(self, groups: Sequence[int]) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int32]]]:
+        """Of each row group the ids of its rows, end to end, and where each starts, with the end of the last."""
+        for start in range(0, len(groups), _GROUPS_AT_ONCE):
+            at_once = groups[start : start + _GROUPS_AT_ONCE]
+            with self._folder.named_errors(self._file):
+                column = one_array(self._parquet.read_row_groups(at_once, columns=["input_ids"]).column("input_ids"))
+                ids, offsets = column.values.to_numpy(), column.offsets.to_numpy()
+            first = 0
+            for group in at_once:
+                stop = first + self._parquet.metadata.row_group(group).num_rows
+                of_group, first = offsets[first : stop + 1], stop
+                own = ids[of_group[0] : of_group[-1]]
+                if _digest(own, np.diff(of_group)) != self._digests[group]:
+                    raise self._folder.fault(self._file, "has other rows than were written")
+                yield own, of_group - of_group[0]
 
     def read_columns(self, group: int, columns: Mapping[str, Column]) -> pa.Table:
         """What a row group's rows have beside their ids."""
@@ -160,12 +179,14 @@ def _digest(ids: NDArray[np.integer], lengths: NDArray[np.integer]) -> str:
     return content.hexdigest()[:16]
 
 
-def _footer_sha256(stream: Any) -> str:
+def _footer(stream: Any) -> bytes:
     size = stream.size()
     stream.seek(max(size - _TAIL_BYTES, 0))
     tail = stream.read(_TAIL_BYTES)
     length = min(int.from_bytes(tail[:4], "little") + _TAIL_BYTES, size)
     stream.seek(size - length)
-    digest = hashlib.sha256(stream.read(length)).hexdigest()
-    stream.seek(0)
-    return digest
+    return bytes(stream.read(length))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

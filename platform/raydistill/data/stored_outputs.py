@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydistill.data.sealed_table import Use
 from raydistill.data.teacher_outputs import OutputSet
 from raydistill.methods._base import stored_name
 from raydistill.user_error import UserError
@@ -58,6 +59,12 @@ class StoredColumns:
                 values["cls_states"] = values["cls_states"][:, layers]
             found |= {stored_name(number, name): array for name, array in values.items()}
         return found
+
+    def begin(self, use: Use, *, oldest: Use) -> None:
+        """What is read from now on is for this use, see ``Recent``."""
+        for parts in self._sets:
+            for one in parts:
+                one.begin(use, oldest=oldest)
 
 
 def _read(

@@ -7,9 +7,9 @@ which rows these are, reads their row groups, collates, and lets task and method
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -24,15 +24,17 @@ from raydistill.data.packing import pack, unpack
 from raydistill.data.plan import Partners, Plan, Rows, bucket_upper_edge, micro_batches
 from raydistill.data.ray_tasks import run_tasks
 from raydistill.data.row_columns import tensors_of
+from raydistill.data.row_reader import MicroBatchRequest, RowReader, RowsRead
 from raydistill.data.stored_outputs import StoredColumns, StoredOutputs
 from raydistill.data.stored_outputs import tensors_of as stored_tensors_of
 from raydistill.data.teacher_tokenizers import further_tensors, own_columns
-from raydistill.draws import permutation
+from raydistill.draws import first_of_permutation
+from raydistill.methods._base import Requirements
 from raydistill.tasks._base import TaskBase
 from raydistill.user_error import UserError
 
 _ROWS_PER_ITEM = 4096
-_MAX_ITEMS = 20_000
+_ITEMS_AT_ONCE = 2_000
 _AHEAD_BYTES = 128 * 2**20
 _PIECE_BYTES = 2**20
 """Steps leave a task when they reach this size, so the first arrives before its whole item is done."""
@@ -116,6 +118,15 @@ class FeedSpec:
         return repr(replace(self, num_micro_batches=1))
 
 
+class StepReader(Protocol):
+    """Whoever reads the rows of work items."""
+
+    def read_steps(
+        self, spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int
+    ) -> tuple[list[MicroBatchRequest], RowsRead]:
+        """As the function ``read_steps``."""
+
+
 def feed(
     spec: FeedSpec,
     *,
@@ -125,25 +136,29 @@ def feed(
     stop_step: int,
     num_data_tasks: int = 1,
     cpus_per_task: int = 1,
+    reader: StepReader | None = None,
 ) -> Generator[list[Batch], None, None]:
     """The micro-batches of each optimizer step from ``start_step`` up to ``stop_step - 1``, one list a step.
 
     Steps count from 0 over all epochs; every rank gets the same number of them, each with
     ``spec.num_micro_batches`` batches. Needs a running Ray with ``cpus_per_task`` logical CPUs for each of
     ``num_data_tasks`` beside those that workers hold. Closing the iterator, or reading it to its
-    end, ends the data tasks.
+    end, ends the data tasks. ``reader`` reads for the data tasks of all ranks; without one each reads for itself.
     Raises ValueError if a micro-batch would have no row.
     """
     plan = spec.plan()
     check_batches(plan, spec, world_size=world_size)
-    tables = run_tasks(
-        partial(_packed_steps, spec=spec, rank=rank, world_size=world_size),
+    tables = _tables_of(
         work_items(plan, spec, world_size=world_size, start_step=start_step, stop_step=stop_step),
-        _PACKED,
-        num_tasks=num_data_tasks,
-        cpus=cpus_per_task,
-        piece_bytes=_PIECE_BYTES,
-        ahead_bytes=_AHEAD_BYTES,
+        partial(
+            run_tasks,
+            partial(_packed_steps, spec=spec, rank=rank, world_size=world_size, reader=reader),
+            schema=_PACKED,
+            num_tasks=num_data_tasks,
+            cpus=cpus_per_task,
+            piece_bytes=_PIECE_BYTES,
+            ahead_bytes=_AHEAD_BYTES,
+        ),
     )
     expected = start_step
     with closing(tables):
@@ -153,6 +168,15 @@ def feed(
                 expected += 1
                 yield unpack(content)
     assert expected == max(start_step, stop_step), f"the feed ended at step {expected} of {stop_step}"
+
+
+def _tables_of(
+    items: Iterator[dict[str, int]], run: Callable[[list[dict[str, int]]], Generator[pa.Table, None, None]]
+) -> Generator[pa.Table, None, None]:
+    """What is made of the items, which are handed out in parts: Ray Data keeps something of each that it is given."""
+    while some := list(islice(items, _ITEMS_AT_ONCE)):
+        with closing(run(some)) as tables:
+            yield from tables
 
 
 def validation_batches(
@@ -166,7 +190,8 @@ def validation_batches(
     ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
     """
     builder = builder_of(spec)
-    rows = permutation("held-out rows", spec.seed, size=len(builder.corpus))[:num_rows]
+    size = len(builder.corpus)
+    rows = first_of_permutation("held-out rows", spec.seed, size=size, count=size if num_rows is None else num_rows)
     if len(rows) < world_size:
         names = ", ".join(part.uri for part in spec.corpus)
         raise UserError(f"corpus {names!r} has {len(rows)} rows for {world_size} workers; hold out more text")
@@ -188,39 +213,32 @@ def check_batches(plan: Plan, spec: FeedSpec, *, world_size: int) -> None:
         )
 
 
-class MicroBatchRequest(NamedTuple):
-    """One micro-batch to build: rows of the corpus and the keys of its draws."""
-
-    rows: Rows
-    epoch: int
-    step: int
-    micro_batch: int = 0
-
-
 class BatchBuilder:
-    """Builds batches of given rows: read, collate, add partners, then task and method prepare."""
+    """Builds batches of given rows: collate, add partners, then task and method prepare."""
 
     def __init__(self, spec: FeedSpec) -> None:
         self.corpus = open_cached(spec.corpus, spec.corpus_hash)
         self.plan = spec.plan()
-        self._seed = spec.seed
-        self._stored = None if spec.stored is None else StoredColumns(spec.stored)
+        self._spec = spec
         tokenizers = self.corpus.tokenizers
         self._pad_ids = {encoding: tokenizers[encoding].pad_id for encoding in spec.encodings}
         self._columns = own_columns(self.corpus.columns, num_further=len(tokenizers) - 1)
         self.task = spec.task.build(self.corpus.encoding)
-        self._partners: Partners | None = None
-        self._partner_width = "bucket"
-        self._teacher_of: NDArray[np.int64] | None = None
+        self._requirements = Requirements() if spec.method is None else spec.method.requirements
+        self._partner_width = self._requirements.execution.partner_width
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
+        self._teacher_of: NDArray[np.int64] | None = None
         if spec.method is not None:
             self._prepare = spec.method.prepare_batch
-            requirements = spec.method.requirements
-            self._partner_width = requirements.execution.partner_width
-            if requirements.teacher_of:
-                self._teacher_of = np.array([requirements.teacher_of[part.name] for part in spec.corpus])
-            if requirements.partners:
-                self._partners = Partners(self.corpus.shard_offsets, seed=spec.seed)
+        if self._requirements.teacher_of:
+            self._teacher_of = np.array([self._requirements.teacher_of[part.name] for part in spec.corpus])
+
+    @cached_property
+    def reader(self) -> RowReader:
+        """Reads in this process."""
+        partners = Partners(self.corpus.shard_offsets, seed=self._spec.seed) if self._requirements.partners else None
+        stored = None if self._spec.stored is None else StoredColumns(self._spec.stored)
+        return RowReader(self.corpus, self.plan, partners=partners, stored=stored)
 
     def batch(self, rows: Rows, *, epoch: int, step: int) -> Batch:
         """One micro-batch of these rows of the corpus, the first of its step."""
@@ -231,29 +249,29 @@ class BatchBuilder:
 
         So a row group is read once for all, even when the corpus keeps fewer of them than a window has.
         """
-        rows = np.concatenate([one.rows for one in requests])
-        token_ids = self.corpus.read_rows(rows)
-        partner_ids = None if self._partners is None else self._partners.of(rows)
-        partners = [] if partner_ids is None else self._cut_partners(token_ids, partner_ids, requests)
-        values = self.corpus.read_columns(rows) if self.corpus.columns else None
-        stored = {} if self._stored is None else self._stored.read(*self.corpus.located(rows))
+        return self.built(requests, self.reader.read(np.concatenate([one.rows for one in requests])))
+
+    def built(self, requests: Sequence[MicroBatchRequest], found: RowsRead) -> Iterator[Batch]:
+        """The requested micro-batches of what was read of their rows, one micro-batch after another."""
+        partners = [] if found.partner_ids is None else self._cut_partners(found, requests)
         start = 0
         pad_id = self.corpus.pad_id
         for part, epoch, step, micro_batch in requests:
             here = slice(start, start + len(part))
             start += len(part)
-            keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
-            batch = collate(token_ids[here], part, pad_id=pad_id, **keys)
-            if values is not None:
-                batch = batch.with_columns(**self._tensors(values.slice(here.start, len(part))))
-            batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))
+            keys = {"seed": self._spec.seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
+            batch = collate(found.token_ids[here], part, pad_id=pad_id, **keys)
+            if found.values is not None:
+                batch = batch.with_columns(**self._tensors(found.values.slice(here.start, len(part))))
+            batch = batch.with_columns(**stored_tensors_of(found.stored, here.start, here.stop))
             if self._teacher_of is not None:
                 taught = self._teacher_of[self.corpus.located(part)[0]]
                 batch = batch.with_columns(teacher_number=torch.from_numpy(taught))
-            if partner_ids is not None:
+            if found.partner_ids is not None:
                 # Published partners are padded to the width that they are cut to.
                 min_width = batch["input_ids"].shape[1] if self._partner_width == "batch" else 0
-                batch = add_partners(batch, partners[here], partner_ids[here], pad_id=pad_id, min_width=min_width)
+                ids = found.partner_ids[here]
+                batch = add_partners(batch, partners[here], ids, pad_id=pad_id, min_width=min_width)
             yield self._prepare(self.task.prepare_batch(batch))
 
     def _tensors(self, values: pa.Table) -> dict[str, Tensor]:
@@ -263,18 +281,15 @@ class BatchBuilder:
             found |= further_tensors(values, encoding, pad_id=pad_id)
         return found
 
-    def _cut_partners(
-        self, token_ids: Sequence[NDArray[np.integer]], partner_ids: Rows, requests: Sequence[MicroBatchRequest]
-    ) -> list[NDArray[np.integer]]:
-        lengths = np.fromiter(map(len, token_ids), dtype=np.int64, count=len(token_ids))
+    def _cut_partners(self, found: RowsRead, requests: Sequence[MicroBatchRequest]) -> list[NDArray[np.integer]]:
+        lengths = np.fromiter(map(len, found.token_ids), dtype=np.int64, count=len(found.token_ids))
         if self._partner_width == "batch":
             sizes = [len(one.rows) for one in requests]
             edges = np.repeat(np.maximum.reduceat(lengths, np.cumsum([0, *sizes[:-1]])), sizes)
         else:
             # A row's partner does not depend on its neighbours.
             edges = bucket_upper_edge(lengths)
-        partners = self.corpus.read_rows(partner_ids)
-        return [partner[:edge] for partner, edge in zip(partners, edges.tolist(), strict=True)]
+        return [partner[:edge] for partner, edge in zip(found.partners, edges.tolist(), strict=True)]
 
 
 _BUILDERS: dict[str, BatchBuilder] = {}
@@ -290,34 +305,47 @@ def builder_of(spec: FeedSpec) -> BatchBuilder:
     return _BUILDERS[key]
 
 
-def _packed_steps(item: Mapping[str, int], *, spec: FeedSpec, rank: int, world_size: int) -> Iterator[pa.Table]:
+def read_steps(
+    spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int, num_asking: int = 1
+) -> tuple[list[MicroBatchRequest], RowsRead]:
+    """One rank's micro-batches of one work item, and what is stored of their rows, read in this process.
+
+    ``num_asking`` ranks ask this process.
+    """
+    return builder_of(spec).reader.read_steps(
+        range(start, stop),
+        rank=rank,
+        world_size=world_size,
+        num_micro_batches=spec.num_micro_batches,
+        num_asking=num_asking,
+    )
+
+
+def _packed_steps(
+    item: Mapping[str, int], *, spec: FeedSpec, rank: int, world_size: int, reader: StepReader | None = None
+) -> Iterator[pa.Table]:
     """The data task: for each step of an item, this rank's micro-batches as one row of bytes."""
-    for step, batches in steps_of(spec, item["start"], item["stop"], rank=rank, world_size=world_size):
+    for step, batches in steps_of(spec, item["start"], item["stop"], rank=rank, world_size=world_size, reader=reader):
         yield pa.table([pa.array([step]), _binary(pack(batches))], schema=_PACKED)
 
 
-def steps_of(spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int) -> Iterator[tuple[int, list[Batch]]]:
-    """Each step of one work item with one rank's micro-batches, built here; their rows are read together."""
-    builder = builder_of(spec)
-    plan = builder.plan
-    requests = [
-        MicroBatchRequest(part, plan.epoch_of(step), step, number)
-        for step in range(start, stop)
-        for number, part in enumerate(
-            micro_batches(plan.rows(step), rank=rank, world_size=world_size, num_micro_batches=spec.num_micro_batches)
-        )
-    ]
-    batches = builder.batches(requests)
+def steps_of(
+    spec: FeedSpec, start: int, stop: int, *, rank: int, world_size: int, reader: StepReader | None = None
+) -> Iterator[tuple[int, list[Batch]]]:
+    """Each step of one work item with one rank's micro-batches, built here of rows that ``reader`` reads, or this."""
+    read = read_steps if reader is None else reader.read_steps
+    batches = builder_of(spec).built(*read(spec, start, stop, rank=rank, world_size=world_size))
     for step in range(start, stop):
         yield step, list(islice(batches, spec.num_micro_batches))
 
 
-def work_items(plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, stop_step: int) -> list[dict[str, int]]:
+def work_items(
+    plan: Plan, spec: FeedSpec, *, world_size: int, start_step: int, stop_step: int
+) -> Iterator[dict[str, int]]:
     """Ranges of steps that are built in one go, in order: ``start`` and ``stop`` of each."""
     rows_per_step = -(-spec.batch_size // world_size)
-    steps_per_item = max(1, _ROWS_PER_ITEM // rows_per_step, (stop_step - start_step) // _MAX_ITEMS)
-    pieces = plan.pieces(start_step, stop_step, max_steps=steps_per_item)
-    return [{"start": start, "stop": stop} for start, stop in pieces]
+    pieces = plan.pieces(start_step, stop_step, max_steps=max(1, _ROWS_PER_ITEM // rows_per_step))
+    return ({"start": start, "stop": stop} for start, stop in pieces)
 
 
 def _binary(content: bytes) -> pa.Array:

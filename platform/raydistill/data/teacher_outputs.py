@@ -3,6 +3,7 @@
 The outputs of one teacher for one corpus are a set. Its folder holds::
 
     manifest.json             what follows, and the SHA-256 of each file; written last
+    digests.txt               16 digits for each record batch; the manifest has a SHA-256 of each shard's part
     shards/part-00000.arrow   row_id int64 and the columns below, in record batches of 1,000 rows
 
 Columns by kind (C classes, L layers, H the width of the states, m places of a row, k likeliest ids):
@@ -35,14 +36,30 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from raydistill.data.sealed_table import CACHE_BYTES, Kind, Places, Recent, Record, SealedFolder, SealedTable, Shard
+from raydistill.data.sealed_table import (
+    CACHE_BYTES,
+    ROW_GROUP_ROWS,
+    STRICT,
+    FileInfo,
+    Kind,
+    Places,
+    Recent,
+    Record,
+    SealedFolder,
+    SealedTable,
+    Shard,
+    Use,
+)
 from raydistill.data.sealed_table import MANIFEST as MANIFEST
 from raydistill.user_error import UserError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Counts what changed in the files, and in what is asked of teachers: since 2 the state that stands for a row of a
 decoder is the one that transformers takes."""
+DIGESTS = "digests.txt"
+DIGEST_DIGITS = 16
 KINDS = ("logits", "cls_states", "dropout_scores", "top_k")
 ROW_ID = "row_id"
 _OPEN_SHARDS = 64
@@ -140,11 +157,12 @@ class Header(Record):
         return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
+@pydantic_dataclass(frozen=True, slots=True, config=STRICT)
 class SetShard(Shard):
     """One file of a set, and what tells it from any other."""
 
-    digests: tuple[str, ...]
-    """Of the values of each record batch."""
+    digests_sha256: str
+    """SHA-256 of the digests of its record batches, end to end."""
 
 
 class Manifest(Record):
@@ -152,6 +170,8 @@ class Manifest(Record):
 
     header: Header
     shards: tuple[SetShard, ...]
+    digests: FileInfo
+    """The file of digests."""
 
 
 class _Versioned(BaseModel):
@@ -202,7 +222,7 @@ def digest_of(batch: Any) -> str:
             content.update(array.value_lengths().to_numpy().data)
         flat = array if pa.types.is_integer(array.type) else array.flatten()
         content.update(np.ascontiguousarray(flat.to_numpy()).data)
-    return content.hexdigest()[:16]
+    return content.hexdigest()[:DIGEST_DIGITS]
 
 
 class OutputSet(SealedTable):
@@ -224,10 +244,17 @@ class OutputSet(SealedTable):
         super().__init__(folder, manifest, manifest_sha256=manifest_sha256, identity=manifest.header.hash)
         self.header = manifest.header
         self.shards = manifest.shards
+        self._digests = manifest.digests
         self._is_mapped = is_mapped = folder.is_local and self.header.codec == "none"
-        self._opened = Recent[Any](_OPEN_SHARDS)
+        num_batches = [-(-shard.rows // ROW_GROUP_ROWS) for shard in manifest.shards]
+        self._first_batch = np.cumsum([0, *num_batches], dtype=np.int64)
+        self._opened = Recent[_OpenShard](_OPEN_SHARDS)
         # Mapped batches take no memory of their own.
         self._batches = Recent[Any](CACHE_BYTES, size=lambda batch: 0 if is_mapped else batch.nbytes)
+
+    @property
+    def _other_files(self) -> Mapping[str, FileInfo]:
+        return {DIGESTS: self._digests}
 
     def read(self, rows: Sequence[int] | NDArray[np.integer], names: Sequence[str] | None = None) -> Values:
         """The named columns, by default all, of these rows in the order asked for; of the stored type.
@@ -249,6 +276,10 @@ class OutputSet(SealedTable):
                 _take(batch.column(name), column, within, found[name], places)
         return found
 
+    def begin(self, use: Use, *, oldest: Use) -> None:
+        """What is read from now on is for this use, see ``Recent``."""
+        self._batches.begin(use, oldest=oldest)
+
     def _check_ids(self, shard: int, batch: Any, asked: Places, within: Places) -> None:
         stored = batch.column(ROW_ID).to_numpy()[within]
         if not np.array_equal(stored, asked):
@@ -257,18 +288,35 @@ class OutputSet(SealedTable):
             raise self._folder.fault(self.shards[shard].file, what)
 
     def _batch(self, shard: int, number: int) -> Any:
-        return self._batches.get((shard, number), lambda: self._read_batch(self.shards[shard], number))
+        return self._batches.get((shard, number), lambda: self._read_batch(shard, number))
 
-    def _read_batch(self, shard: SetShard, number: int) -> Any:
-        with self._folder.named_errors(shard.file):
-            batch = self._opened.get(shard.file, lambda: self._open_file(shard.file))[0].get_batch(number)
-            if digest_of(batch) != shard.digests[number]:
-                raise self._folder.fault(shard.file, "has other values than were written")
+    def _read_batch(self, shard: int, number: int) -> Any:
+        name = self.shards[shard].file
+        with self._folder.named_errors(name):
+            opened = self._opened.get(shard, lambda: self._open_shard(shard))
+            batch = opened.file.get_batch(number)
+            if digest_of(batch) != opened.digests[number]:
+                raise self._folder.fault(name, "has other values than were written")
         return batch
 
-    def _open_file(self, name: str) -> tuple[Any, Any]:
+    def _open_shard(self, shard: int) -> "_OpenShard":
+        name, digests = self.shards[shard].file, self._digests_of(shard)
         stream = pa.memory_map(self._folder.full_path(name)) if self._is_mapped else self._folder.open_input(name)
-        return pa.ipc.open_file(stream), stream
+        return _OpenShard(pa.ipc.open_file(stream), stream, digests)
+
+    def _digests_of(self, shard: int) -> list[str]:
+        """The digest of each record batch of a shard."""
+        first, stop = (DIGEST_DIGITS * int(place) for place in self._first_batch[shard : shard + 2])
+        content = self._folder.read_part(DIGESTS, first, stop - first, self.shards[shard].digests_sha256)
+        return [content[place : place + DIGEST_DIGITS].decode() for place in range(0, len(content), DIGEST_DIGITS)]
+
+
+@dataclass(frozen=True)
+class _OpenShard:
+    file: Any
+    stream: Any
+    """Kept, as the file reads from it."""
+    digests: list[str]
 
 
 def _take(array: Any, column: OutputColumn, within: NDArray[np.int64], found: Any, places: NDArray[np.int64]) -> None:

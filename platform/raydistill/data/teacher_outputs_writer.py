@@ -1,5 +1,6 @@
 """Writing a set of teacher outputs: rows in, a finished folder out, or one that the next writer goes on with."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydistill.data.sealed_table import ROW_GROUP_ROWS
-from raydistill.data.sealed_writer import Entry, Sealer
+from raydistill.data.sealed_table import ROW_GROUP_ROWS, FileInfo
+from raydistill.data.sealed_writer import Entry, Sealer, closed
 from raydistill.data.storage import HashingStream
 from raydistill.data.teacher_outputs import (
+    DIGESTS,
     Header,
     Manifest,
     OutputSet,
@@ -26,6 +28,8 @@ class OutputSetEntry(Entry):
     """A finished shard of a set that is not finished."""
 
     shard: SetShard
+    digests: str
+    """Of the shard's record batches, end to end."""
     header_hash: str
 
     @property
@@ -86,9 +90,16 @@ class OutputSetWriter:
         """Write the manifest and open the set."""
         if not self.is_finished:
             assert len(self._shards) == len(self._shard_rows), "rows are missing"
-            self._sealer.seal(Manifest(header=self._header, shards=tuple(self._shards)))
+            self._sealer.seal(Manifest(header=self._header, shards=tuple(self._shards), digests=self._write_digests()))
             self.is_finished = True
         return OutputSet.open(self._uri)
+
+    def _write_digests(self) -> FileInfo:
+        """The digests of all shards, copied from their entries, so that they are never held as a whole."""
+        stream = self._sealer.folder.open_output(DIGESTS)
+        for number in range(len(self._shards)):
+            stream.write(self._sealer.read_entry(number).digests.encode())
+        return closed(stream)
 
     def _name(self) -> str:
         return f"shards/part-{len(self._shards):05d}.arrow"
@@ -97,13 +108,15 @@ class OutputSetWriter:
         assert self._stream is not None
         self._file.close()
         self._stream.close()
+        digests = "".join(self._digests)
         shard = SetShard(
             file=self._name(),
             rows=self._in_shard,
             bytes=self._stream.tell(),
             sha256=self._stream.hexdigest(),
-            digests=tuple(self._digests),
+            digests_sha256=hashlib.sha256(digests.encode()).hexdigest(),
         )
-        self._sealer.write_entry(len(self._shards), OutputSetEntry(header_hash=self._header.hash, shard=shard))
+        entry = OutputSetEntry(header_hash=self._header.hash, shard=shard, digests=digests)
+        self._sealer.write_entry(len(self._shards), entry)
         self._shards.append(shard)
         self._file, self._stream, self._digests, self._in_shard = None, None, [], 0

@@ -29,7 +29,7 @@ from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.ray_tasks import run_actors
 from raydistill.data.storages import storage_at
 from raydistill.data.stream import BatchBuilder, FeedSpec
-from raydistill.draws import permutation
+from raydistill.draws import first_of_permutation
 from raydistill.methods._unit_scores import row_gradients
 from raydistill.models.classes import Names
 from raydistill.models.importance import EXPRESSIVENESS, FRIENDLINESS, Scores, ScoreSums
@@ -146,7 +146,7 @@ def chosen_rows(run: ScoringRun) -> NDArray[np.int64]:
     num_rows = len(open_mixture(run.corpus))
     if run.max_rows is None or run.max_rows >= num_rows:
         return np.arange(num_rows)
-    return np.sort(permutation("scored rows", run.seed, size=num_rows)[: run.max_rows])
+    return np.sort(first_of_permutation("scored rows", run.seed, size=num_rows, count=run.max_rows))
 
 
 def _block_sums(

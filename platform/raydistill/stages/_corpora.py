@@ -168,9 +168,13 @@ def _counted(place: Path, subset: tuple[str, ...]) -> tuple[int | None, int | No
     if not _is_there(place):
         return None, None
     corpus = Corpus.open(str(place))
-    rows = chosen_rows(CorpusPart(str(place), label_subset=subset), corpus)
-    assert rows is not None
-    return len(rows), int(corpus.lengths[rows].sum())
+    chosen = chosen_rows(CorpusPart(str(place), label_subset=subset), corpus)
+    assert chosen is not None
+    rows = tokens = 0
+    for shard in range(len(corpus.shard_offsets) - 1):
+        lengths = corpus.lengths.of_shard(shard)[chosen(shard)]
+        rows, tokens = rows + len(lengths), tokens + int(lengths.sum())
+    return rows, tokens
 
 
 def _few_rows(reference: CorpusRef, corpus: CorpusFacts, root: Path | None) -> tuple[int | None, int | None]:

@@ -1,6 +1,7 @@
 """A worker of a group that Ray Train started: where it is, and how Ray Train hears of its checkpoints."""
 
 from collections.abc import Generator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from raydistill.batch import Batch
+from raydistill.data.shared_reader import SharedReader
 from raydistill.data.storages import path_of, storage_at
 from raydistill.data.stream import FeedSpec, feed
 from raydistill.store_paths import shown
@@ -38,7 +40,7 @@ def train_worker(config: Mapping[str, Any]) -> str:
     if rank == 0:
         config["board"].post.remote(LOADING)
     engine = build_engine(spec, num_workers=num_workers, device=device)
-    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers, session=RayTrainSession())
+    loop = Loop(spec, engine, config, rank=rank, num_workers=num_workers, session=RayTrainSession(config["reader"]))
     try:
         loop.run()
     except FAILURES as error:
@@ -46,8 +48,12 @@ def train_worker(config: Mapping[str, Any]) -> str:
     return ""
 
 
+@dataclass(frozen=True)
 class RayTrainSession(Session):
     """A worker of a group that Ray Train started."""
+
+    reader: SharedReader | None = None
+    """Reads for the data tasks of all workers, None where each reads for itself."""
 
     def restore(self, engine: Engine) -> dict[str, Any] | None:
         """As Ray Train knows it, or as it lies in the run's folder."""
@@ -59,7 +65,7 @@ class RayTrainSession(Session):
 
     def feed(self, spec: FeedSpec, **options: Any) -> Generator[list[Batch], None, None]:
         """Batches that Ray Data's tasks build."""
-        return feed(spec, **options)
+        return feed(spec, reader=self.reader, **options)
 
 
 def _restore(engine: Engine) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
 """Start a group of training workers with Ray Train and wait for what they leave."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from raydistill import cluster
+from raydistill.data.shared_reader import is_worth_sharing, shared_reader
 from raydistill.data.storages import storage_at
 from raydistill.store_paths import here
 from raydistill.threads import in_thread
@@ -47,6 +48,7 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
             "run_key": run_key,
             "board": board,
             "num_threads": cluster.threads_per_worker(spec.scaling, parallel=parallel),
+            "reader": reader,
         }
         trainer = TorchTrainer(
             train_worker,
@@ -65,7 +67,10 @@ def train(spec: TrainSpec, output: str, tracker: Tracker, run_key: str, *, paral
                 raise
             raise cause from error
 
-    return follow(spec, output, fit, parallel=parallel)
+    num_data_tasks = spec.scaling.num_workers * spec.scaling.data_cpus_per_worker
+    is_shared = is_worth_sharing(spec.corpus, spec.stored, num_data_tasks=num_data_tasks)
+    with shared_reader() if is_shared else nullcontext() as reader:
+        return follow(spec, output, fit, parallel=parallel)
 
 
 def follow(spec: TrainSpec, output: str, fit: Callable[[Any], str], *, parallel: int) -> TrainResult:

@@ -1,10 +1,15 @@
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import ray
 import torch
 
 from raydistill.batch import PARTNER
+from raydistill.data.corpus import Corpus
 from raydistill.data.plan import bucket_upper_edge
+from raydistill.data.shared_reader import shared_reader
 from raydistill.data.stream import FeedSpec, feed, validation_batches
 from toys.corpus import random_rows, write_corpus
 
@@ -23,12 +28,10 @@ def make_spec(corpus, *, method=None, num_micro_batches=2) -> FeedSpec:
     )
 
 
-def steps_of(spec, *, world_size=1, start_step=0, stop_step=11):
+def steps_of(spec, *, world_size=1, start_step=0, stop_step=11, reader=None):
     """For each step, the batches of all ranks in order."""
-    ranks = [
-        list(feed(spec, rank=rank, world_size=world_size, start_step=start_step, stop_step=stop_step))
-        for rank in range(world_size)
-    ]
+    steps = {"start_step": start_step, "stop_step": stop_step}
+    ranks = [list(feed(spec, rank=rank, world_size=world_size, reader=reader, **steps)) for rank in range(world_size)]
     assert {len(steps) for steps in ranks} == {stop_step - start_step}
     return [[batch for batches in step for batch in batches] for step in zip(*ranks, strict=True)]
 
@@ -77,6 +80,35 @@ def test_partners_are_cut_at_the_edge_of_the_rows_length_bucket(ray_cluster, cor
 def test_a_method_without_partners_gets_none(ray_cluster, corpus):
     ((batch, _),) = steps_of(make_spec(corpus, method={"name": "finetune"}), stop_step=1)
     assert PARTNER + "input_ids" not in batch
+
+
+def test_workers_that_share_a_reader_get_the_same_batches_while_only_that_reads_shards(ray_cluster, corpus, tmp_path):
+    copy = Path(shutil.copytree(corpus.uri, tmp_path / "copy"))
+    spec = make_spec(Corpus.open(str(copy)), method=CAUSAL)
+    part = {"world_size": 2, "start_step": 4, "stop_step": 13}
+    expected = steps_of(spec, **part)
+
+    def assert_equal(found):
+        for batches, others in zip(found, expected, strict=True):
+            for batch, other in zip(batches, others, strict=True):
+                assert batch.columns.keys() == other.columns.keys()
+                assert all(torch.equal(batch[name], other[name]) for name in batch.columns)
+
+    shards = {path: path.read_bytes() for path in (copy / "shards").iterdir()}
+    with shared_reader() as reader:
+        reader.read_steps(spec, 0, 11, rank=0, world_size=1)
+        for path, content in shards.items():
+            path.write_bytes(bytes(len(content)))
+        assert_equal(steps_of(spec, reader=reader, **part))
+        # Its successor has to read them anew.
+        ray.kill(reader.actor, no_restart=False)
+        with pytest.raises(ValueError, match=r"part-0000.\.parquet is not the file that was written there") as caught:
+            steps_of(spec, reader=reader, **part)
+        assert "\n" not in str(caught.value)
+        for path, content in shards.items():
+            path.write_bytes(content)
+        ray.kill(reader.actor, no_restart=False)
+        assert_equal(steps_of(spec, reader=reader, **part))
 
 
 def test_closing_the_feed_early_frees_its_cpus(ray_cluster, corpus):

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from raydistill.batch import Batch
 from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest
+from raydistill.data.row_reader import MicroBatchRequest
+from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.evaluation import evaluate_models
 from raydistill.interventions.sites import Variable
 from raydistill.methods import causal

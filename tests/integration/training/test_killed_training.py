@@ -2,9 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from raydistill.data import shared_reader
+from raydistill.training import trainer
 from raydistill.training.checkpoint_store import checkpoints_at, step_of
 from raydistill.training.kept_process import KeptProcesses
 from raydistill.training.trainer import train
@@ -34,7 +37,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[st
         train(spec, str(output), tracker, "run")
     found["saved"] = [step_of(path) for path in checkpoints_at(output / "checkpoints").finished()]
     found["before"] = losses(tracker)
-    found["result"] = train(spec, str(output), tracker, "run")
+    # This time one process reads for both workers.
+    shared = patch.object(trainer, "shared_reader", wraps=trainer.shared_reader)
+    with patch.object(shared_reader, "CACHE_BYTES", 0), shared as started:
+        found["result"] = train(spec, str(output), tracker, "run")
+    found["readers"] = started.call_count
     found["killed"] = losses(tracker)
     return found
 
@@ -52,6 +59,7 @@ def test_a_killed_training_continues_from_its_last_checkpoint(runs: dict[str, An
 def test_its_losses_are_those_of_one_worker_that_nobody_disturbed(runs: dict[str, Any]) -> None:
     assert list(dict(runs["killed"])) == [step for step, _ in runs["alone"]]
     assert dict(runs["killed"]) == pytest.approx(dict(runs["alone"]), rel=1e-5)
+    assert runs["readers"] == 1
 
 
 def test_it_leaves_its_student(runs: dict[str, Any]) -> None:

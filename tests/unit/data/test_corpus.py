@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydistill.data.corpus import Corpus, tokenizer_hash
+from raydistill.data.shards import ShardReader
 from toys.checkpoint import toy_tokenizer
 from toys.corpus import VOCABULARY, random_rows, write_corpus
 
@@ -35,13 +36,24 @@ def test_rows_evicted_from_memory_are_read_again(tmp_path, monkeypatch):
     assert len(corpus._ids) == len(corpus._readers) == 1
 
 
-def test_rows_asked_for_together_read_each_row_group_once(tmp_path, monkeypatch):
+def test_rows_asked_for_together_read_each_row_group_once_and_those_of_a_shard_in_one_go(tmp_path, monkeypatch):
     monkeypatch.setattr("raydistill.data.corpus.CACHE_BYTES", 1)
-    corpus = write_corpus(tmp_path / "corpus", random_rows(300))
-    loads, load = [], corpus._row_group
-    monkeypatch.setattr(corpus, "_row_group", lambda *group: loads.append(group) or load(*group))
-    corpus.read_rows([299, 0, 150, 1, 298, 151, 0])
-    assert loads == [(0, 0), (1, 0), (2, 0)]
+    rows = random_rows(3300)
+    corpus = write_corpus(tmp_path / "corpus", rows, rows_per_shard=2500)
+    loads, load = [], ShardReader.read_ids
+    monkeypatch.setattr(ShardReader, "read_ids", lambda self, groups: loads.append(groups) or load(self, groups))
+    wanted = [2499, 0, 2600, 1, 2498, 999, 1000, 0]
+    assert [row.tolist() for row in corpus.read_rows(wanted)] == [rows[number].tolist() for number in wanted]
+    assert loads == [[0, 1, 2], [0]]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 16])
+def test_many_row_groups_come_back_whole_from_any_storage(monkeypatch, at_once):
+    monkeypatch.setattr("raydistill.data.shards._GROUPS_AT_ONCE", at_once)
+    rows = random_rows(4300)
+    corpus = write_corpus(f"memory://groups/{at_once}", rows, rows_per_shard=4300)
+    wanted = [4299, 0, 1000, 3999, 2000]
+    assert [row.tolist() for row in corpus.read_rows(wanted)] == [rows[number].tolist() for number in wanted]
 
 
 def test_rows_do_not_keep_their_row_group_in_memory(tmp_path):
@@ -55,7 +67,7 @@ def test_the_manifest_counts_rows_tokens_and_ids(tmp_path):
     corpus = write_corpus(tmp_path / "corpus", rows)
     every = np.concatenate(rows)
     assert (len(corpus), corpus.manifest.tokens) == (250, len(every))
-    assert corpus.lengths.tolist() == [len(row) for row in rows]
+    assert corpus.lengths[:].tolist() == [len(row) for row in rows]
     assert corpus.token_counts.tolist() == np.bincount(every, minlength=VOCABULARY).tolist()
     assert corpus.shard_offsets.tolist() == [0, 100, 200, 250]
 
@@ -197,12 +209,32 @@ def test_a_shard_replaced_by_one_of_the_same_size_is_refused_by_name(tmp_path):
         Corpus.open(str(tmp_path / "corpus")).read_rows([110])
 
 
-@pytest.mark.parametrize(("name", "read"), [("lengths.npy", "lengths"), ("token_counts.npy", "token_counts")])
-def test_changed_lengths_and_counts_are_refused_by_name(tmp_path, name, read):
+def test_changed_counts_are_refused_by_name(tmp_path):
     write_corpus(tmp_path / "corpus", random_rows(150))
-    flip(tmp_path / "corpus" / name, 200)
-    with pytest.raises(ValueError, match=rf"{name} has SHA-256"):
-        getattr(Corpus.open(str(tmp_path / "corpus")), read)
+    flip(tmp_path / "corpus" / "token_counts.npy", 200)
+    with pytest.raises(ValueError, match=r"token_counts\.npy has SHA-256"):
+        _ = Corpus.open(str(tmp_path / "corpus")).token_counts
+
+
+def test_changed_lengths_are_refused_by_name_when_those_of_their_shard_are_read(tmp_path):
+    rows = random_rows(250)
+    write_corpus(tmp_path / "corpus", rows)
+    # The file ends with the lengths, 4 bytes each: the last of the second shard.
+    flip(tmp_path / "corpus/lengths.npy", -4 * 51)
+    corpus = Corpus.open(str(tmp_path / "corpus"))
+    apart = [249, 0, 99, 200]
+    assert corpus.lengths[apart].tolist() == [len(rows[row]) for row in apart]
+    with pytest.raises(ValueError, match=r"lengths\.npy has SHA-256"):
+        _ = corpus.lengths[[100]]
+
+
+def test_lengths_are_read_of_the_shards_asked_for_alone_and_once(tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus", random_rows(350))
+    reads, read = [], corpus._lengths_of
+    monkeypatch.setattr(corpus, "_lengths_of", lambda shard: reads.append(shard) or read(shard))
+    for _ in range(2):
+        _ = corpus.lengths[[349, 101, 300, 102]]
+    assert reads == [1, 3]
 
 
 def test_another_format_version_is_refused(tmp_path):
@@ -217,7 +249,7 @@ def test_a_corpus_lies_on_any_storage(tmp_path):
     rows = random_rows(120)
     corpus = write_corpus("memory://somewhere/corpus", rows)
     assert corpus.read_rows([119])[0].tolist() == rows[119].tolist()
-    assert corpus.lengths.tolist() == [len(row) for row in rows]
+    assert corpus.lengths[:].tolist() == [len(row) for row in rows]
 
 
 def test_a_tokenizer_keeps_its_hash_when_padding_is_set_and_not_when_a_token_is_added():

@@ -52,7 +52,7 @@ def test_the_rows_are_those_of_the_classes_and_labels_count_them_in_the_corpuss_
     found = columns_of(corpus)
     assert found["second"] == numbers
     assert [corpus.encoding.labels[label] for label in found["label"]] == [LABELS[CLASSES[row]] for row in numbers]
-    assert corpus.lengths.tolist() == whole.lengths[numbers].tolist()
+    assert corpus.lengths[:].tolist() == whole.lengths[numbers].tolist()
     assert corpus.located(np.arange(len(corpus)))[1].tolist() == numbers
     assert corpus.encoding.num_rows == len(numbers)
 

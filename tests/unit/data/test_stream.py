@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from raydistill.batch import PARTNER, Batch
+from raydistill.data import stream
 from raydistill.data.packing import unpack
 from raydistill.data.plan import bucket_upper_edge, micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest, _packed_steps, validation_batches
+from raydistill.data.row_reader import MicroBatchRequest
+from raydistill.data.stream import BatchBuilder, FeedSpec, _packed_steps, feed, steps_of, validation_batches
 from raydistill.methods import causal
 from raydistill.methods._base import Execution, Requirements
 from toys.corpus import random_rows, write_corpus
@@ -84,6 +86,26 @@ def test_the_micro_batches_of_a_ranks_step_are_numbered_from_zero(spec, rank):
     tables = [table for item in items for table in _packed_steps(item, spec=spec, rank=rank, world_size=2)]
     found = [(batch.step, batch.micro_batch) for table in tables for batch in unpack(table["batches"][0].as_buffer())]
     assert found == [(step, number) for step in (3, 4, 5) for number in range(3)]
+
+
+def test_a_long_feed_hands_ray_data_a_few_items_after_the_others(spec, monkeypatch):
+    given = []
+
+    def run_here(task, items, schema, **_):
+        given.append(len(items))
+        for item in items:
+            yield from task(item)
+
+    monkeypatch.setattr(stream, "run_tasks", run_here)
+    monkeypatch.setattr(stream, "_ITEMS_AT_ONCE", 3)
+    monkeypatch.setattr(stream, "_ROWS_PER_ITEM", 64)
+    found = list(feed(spec, rank=0, world_size=1, start_step=2, stop_step=24))
+    assert given == [3, 3, 3, 3]
+    alone = [batches for _, batches in steps_of(spec, 2, 11, rank=0, world_size=1)]
+    assert len(found) == 22
+    assert all(
+        equal(*pair) for ours, others in zip(found, alone, strict=False) for pair in zip(ours, others, strict=True)
+    )
 
 
 def test_validation_batches_have_number_zero(spec):

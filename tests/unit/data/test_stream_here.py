@@ -10,7 +10,8 @@ import torch
 
 from raydistill.data import stream_here
 from raydistill.data.plan import micro_batches
-from raydistill.data.stream import BatchBuilder, FeedSpec, MicroBatchRequest
+from raydistill.data.row_reader import MicroBatchRequest
+from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.stream_here import feed_here
 from toys.corpus import random_rows, write_corpus
 

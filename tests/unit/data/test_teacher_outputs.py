@@ -1,5 +1,6 @@
 """Stored teacher outputs: what is written is read back row by row, or refused."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from raydistill.data.mixture import CorpusPart
-from raydistill.data.sealed_table import ROW_GROUP_ROWS
+from raydistill.data.sealed_table import ROW_GROUP_ROWS, FileInfo
 from raydistill.data.stored_outputs import StoredOutputs, StoredSet
 from raydistill.data.stream import BatchBuilder, FeedSpec
 from raydistill.data.teacher_outputs import (
@@ -123,12 +124,29 @@ def test_a_row_with_another_id_is_refused(tmp_path):
     with pa.ipc.new_file(str(file), schema_of(of.columns)) as stream:
         stream.write_batch(batch)
     size = file.stat().st_size
-    shard = SetShard(file="shards/part-00000.arrow", rows=3, bytes=size, sha256="", digests=(digest_of(batch),))
-    (tmp_path / "manifest.json").write_text(Manifest(header=of, shards=(shard,)).model_dump_json())
+    digest = digest_of(batch).encode()
+    (tmp_path / "digests.txt").write_bytes(digest)
+    sha256 = hashlib.sha256(digest).hexdigest()
+    shard = SetShard(file="shards/part-00000.arrow", rows=3, bytes=size, sha256="", digests_sha256=sha256)
+    manifest = Manifest(header=of, shards=(shard,), digests=FileInfo(bytes=len(digest), sha256=sha256))
+    (tmp_path / "manifest.json").write_text(manifest.model_dump_json())
     found = OutputSet.open(str(tmp_path))
     assert found.read([0])["logits"].shape == (1, 3)
     with pytest.raises(ValueError, match=r"part-00000\.arrow has row 2 where row 1 of the corpus belongs"):
         found.read([0, 1])
+
+
+def test_changed_digests_are_refused_by_name_when_a_row_of_their_shard_is_read(tmp_path):
+    write(tmp_path)
+    file = tmp_path / "digests.txt"
+    content = bytearray(file.read_bytes())
+    assert len(content) == 16 * 3
+    content[2 * 16] ^= 1
+    file.write_bytes(content)
+    found = OutputSet.open(str(tmp_path))
+    assert len(found.read([1199])["dropout_scores"]) == 1
+    with pytest.raises(ValueError, match=r"digests\.txt has SHA-256"):
+        found.read([1200])
 
 
 def changed(file: Path, value: float) -> None:
@@ -169,7 +187,7 @@ def test_a_folder_without_manifest_or_of_another_version_is_no_set(tmp_path):
     content = json.loads((tmp_path / "manifest.json").read_text())
     content["header"]["version"] = 99
     (tmp_path / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="have format version 99, this program reads 2"):
+    with pytest.raises(ValueError, match="have format version 99, this program reads 3"):
         OutputSet.open(str(tmp_path))
 
 
@@ -269,4 +287,4 @@ def test_a_set_that_changed_since_the_training_was_made_is_refused(tmp_path, cor
         corpora[0], {"name": "mlm"}, None, seed=3, stored=StoredOutputs(((changed_set,),), ("logits",))
     )
     with pytest.raises(ValueError, match=r"changed: their hash is \w{64}, expected 0{64}"):
-        BatchBuilder(spec)
+        _ = BatchBuilder(spec).reader
