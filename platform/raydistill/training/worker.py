@@ -15,6 +15,7 @@ from torch import Tensor
 from raydistill import draws
 from raydistill.batch import Batch
 from raydistill.cluster.resources import data_task_cpus
+from raydistill.computing import compute_with
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.data.stored_outputs import TEACHER_ROWS, StoredOutputs
@@ -66,7 +67,7 @@ def train_worker(config: Mapping[str, Any]) -> str:
     """
     spec: TrainSpec = config["spec"].fetched()
     prepare_environment(use_gpu=spec.scaling.use_gpu)
-    torch.set_num_threads(config["num_threads"])
+    compute_with(config["num_threads"])
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
