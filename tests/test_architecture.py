@@ -33,6 +33,7 @@ LAYERS = (
     ("models", "losses", "interventions", "optim", "options", "metrics"),
     (
         "batch",
+        "computing",
         "layout",
         "draws",
         "discovery",

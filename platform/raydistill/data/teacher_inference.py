@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raydistill import discovery
 from raydistill.batch import Batch, encoded_as
+from raydistill.computing import compute_with
 from raydistill.data.corpus import Corpus
 from raydistill.data.published.score_files import OPTION, Block, ScoreColumn, replaced
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_actors
@@ -126,7 +127,7 @@ def _cells(columns: Mapping[str, OutputColumn]) -> pa.Schema:
 
 def _teacher_task(run: TeacherRun) -> Callable[[Mapping[str, int]], list[pa.Table]]:
     """Load a teacher; the task runs it on a range of rows."""
-    torch.set_num_threads(run.num_threads)
+    compute_with(run.num_threads)
     discovery.arrived(run.plugins)
     outputs = TeacherOutputs(run)
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from raydistill.atomic import atomic_file
 from raydistill.batch import Batch, encoded_as
+from raydistill.computing import compute_with
 from raydistill.config.named import TaskSpec
 from raydistill.data.mixture import CorpusPart, open_mixture
 from raydistill.data.ray_tasks import run_actors
@@ -170,7 +171,7 @@ def _block_sums(
 
 def _scoring_task(run: ScoringRun) -> Callable[[Mapping[str, Any]], list[pa.Table]]:
     """Load the models; the task sums a block."""
-    torch.set_num_threads(run.num_threads)
+    compute_with(run.num_threads)
     scorer = UnitScorer(run)
 
     def table_of(item: Mapping[str, Any]) -> list[pa.Table]:

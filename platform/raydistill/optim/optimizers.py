@@ -16,6 +16,9 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
 CLIP_PER_TENSOR = frozenset({"bert_adam"})
 """Those that clip gradients themselves, tensor by tensor: nothing else may, and they must see whole tensors."""
 
+FUSED = frozenset({"adamw"})
+"""Those whose whole step is one kernel, on CPUs as on GPUs: one passage over weights, gradients and moments."""
+
 
 def make_optimizer(
     name: str, groups: Sequence[dict[str, Any]], *, betas: tuple[float, float], epsilon: float, max_grad_norm: float
@@ -25,6 +28,7 @@ def make_optimizer(
     ``max_grad_norm`` counts for the optimizers in ``CLIP_PER_TENSOR`` alone.
     """
     clipping = {"max_grad_norm": max_grad_norm} if name in CLIP_PER_TENSOR else {}
+    fused = {"fused": True} if name in FUSED else {}
     made: Any = OPTIMIZERS[name]
-    optimizer: torch.optim.Optimizer = made([*groups], lr=0.0, betas=betas, eps=epsilon, **clipping)
+    optimizer: torch.optim.Optimizer = made([*groups], lr=0.0, betas=betas, eps=epsilon, **clipping, **fused)
     return optimizer

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 
+from raydistill.computing import compute_with
 from raydistill.data.ray_tasks import run_actors
 from raydistill.data.sources._base import Item
 from raydistill.data.storages import storage_at
@@ -177,7 +177,7 @@ def _ranges(part: Part, first: int) -> list[tuple[int, int]]:
 
 
 def _task(model: Model, to: str, threads: int) -> Callable[[Mapping[str, Any]], Iterator[pa.Table]]:
-    torch.set_num_threads(threads)
+    compute_with(threads)
     predictor = model.load()
 
     def answers_of(item: Mapping[str, Any]) -> Iterator[pa.Table]:

@@ -78,10 +78,11 @@ def as_arguments(service: Service) -> dict[str, Any]:
 
 def _replica() -> Any:
     """The class of a replica; made when Ray Serve is there."""
-    import torch
     from fastapi import FastAPI, Request
     from fastapi.responses import JSONResponse
     from ray import serve
+
+    from raydistill.computing import compute_with
 
     # Pages of documentation would load scripts from elsewhere.
     web = FastAPI(title="raydistill", docs_url=None, redoc_url=None)
@@ -92,7 +93,7 @@ def _replica() -> Any:
 
         def __init__(self, options: dict[str, Any]) -> None:
             service = Service(**options)
-            torch.set_num_threads(max(1, int(service.cpus)))
+            compute_with(max(1, int(service.cpus)))
             storage = None if service.storage is None else Path(service.storage)
             self._temporary = tempfile.TemporaryDirectory()
             folder = model_folder(service.model, storage, service.tracking_uri, Path(self._temporary.name))

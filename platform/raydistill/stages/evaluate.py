@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
 from pydantic import Field, model_validator
 
 from raydistill import names
+from raydistill.computing import compute_with
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
@@ -286,7 +286,7 @@ def _evaluate_on(
     num_threads: int, models: Mapping[str, Checkpoints], *arguments: Any, **options: Any
 ) -> dict[str, Evaluation]:
     """``evaluate_models`` with so many threads, in a process of its own, maybe on another machine."""
-    torch.set_num_threads(num_threads)
+    compute_with(num_threads)
     fetched = {
         key: replace(one, folders=tuple(str(storage_at(folder).fetch()) for folder in one.folders))
         for key, one in models.items()

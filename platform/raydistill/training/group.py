@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from raydistill.batch import Batch
+from raydistill.computing import compute_with
 from raydistill.data.shared_reader import SharedReader
 from raydistill.data.storages import path_of, storage_at
 from raydistill.data.stream import FeedSpec, feed
@@ -33,7 +33,7 @@ def train_worker(config: Mapping[str, Any]) -> str:
     """
     spec: TrainSpec = config["spec"].fetched()
     prepare_environment(use_gpu=spec.scaling.use_gpu)
-    torch.set_num_threads(config["num_threads"])
+    compute_with(config["num_threads"])
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from raydistill import cluster
 from raydistill.batch import Batch
+from raydistill.computing import compute_with
 from raydistill.data.storages import storage_at
 from raydistill.data.stream import FeedSpec
 from raydistill.data.stream_here import feed_here
@@ -109,7 +110,7 @@ def loop_here(
     session = session or LocalSession(checkpoints_of(config["output"]), spec.training.save_total_limit)
     session.checkpoints.folder.mkdir(parents=True, exist_ok=True)
     device = _one_rank(use_gpu=spec.scaling.use_gpu)
-    torch.set_num_threads(cluster.threads_per_worker(spec.scaling, parallel=parallel))
+    compute_with(cluster.threads_per_worker(spec.scaling, parallel=parallel))
     config["board"].post.remote(LOADING)
     engine = build_engine(spec, num_workers=1, device=device)
     try:

@@ -119,7 +119,10 @@ class MasterState:
                 holders[id(share.holder)] = share.holder
         for identity, count in counts.items():
             if holders[identity] in self._torch_optimizer.state:
-                self._torch_optimizer.state[holders[identity]][_STEP] = torch.tensor(float(count))
+                state = self._torch_optimizer.state[holders[identity]]
+                # A fused step reads its count where it computes.
+                device = holders[identity].device if self._torch_optimizer.defaults.get("fused") else None
+                state[_STEP] = torch.tensor(float(count), device=device)
 
     @torch.no_grad()
     def refresh(self) -> None:

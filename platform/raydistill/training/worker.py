@@ -23,6 +23,7 @@ from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
 from raydistill.training.checkpoint import write_student
+from raydistill.training.collectives import add_up
 from raydistill.training.engine import Engine
 from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
@@ -192,7 +193,7 @@ class Loop:
         names = list(counts[0])
         local = [torch.stack([count[name].double() for count in counts]).sum() for name in names]
         totals = torch.stack([*local, local[0].new_full((), tokens)])
-        dist.all_reduce(totals)
+        add_up(totals)
         if self.spec.training.loss_normalization == "per_micro_batch":
             parts = self.num_workers * len(batches)
             return [{name: count[name] * parts for name in names} for count in counts], totals[-1]
@@ -200,7 +201,7 @@ class Loop:
 
     def _all_reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
         values = torch.cat([value.double().flatten() for value in totals.values()])
-        dist.all_reduce(values)
+        add_up(values)
         parts = values.split([value.numel() for value in totals.values()])
         return {name: part.view(totals[name].shape) for name, part in zip(totals, parts, strict=True)}
 
@@ -223,7 +224,7 @@ class Loop:
         if self.spec.stored is None and not distiller.teachers:
             return {}
         rows = torch.tensor(distiller.teacher_rows - self._counted_rows, dtype=torch.float64, device=self.engine.device)
-        dist.all_reduce(rows)
+        add_up(rows)
         self.position.teacher_rows += int(rows)
         self._counted_rows = distiller.teacher_rows
         return {TEACHER_ROWS: float(self.position.teacher_rows)}

@@ -47,6 +47,32 @@ def direct_feed(
         yield list(builder.batches([MicroBatchRequest(part, epoch, step, number) for number, part in enumerate(parts)]))
 
 
+def losses_of(
+    spec: TrainSpec, *, num_steps: int, learning_rate: float, after_step: Callable[[Engine], None] | None = None
+) -> list[float]:
+    """The loss of each step of an engine that is alone, at a constant rate; the dropout of a step is of the seed."""
+    training = spec.training
+    feed_spec = FeedSpec.make(
+        spec.corpus,
+        spec.task,
+        spec.method,
+        seed=spec.seed,
+        batch_size=training.batch_size,
+        num_micro_batches=training.num_micro_batches(1),
+    )
+    engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
+    found = []
+    for step, batches in enumerate(direct_feed(feed_spec, rank=0, world_size=1, stop_step=num_steps)):
+        torch.manual_seed(1000 * spec.seed + step)
+        counts = [engine.distiller.denominators(batch) for batch in batches]
+        totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}
+        found.append(float(engine.step(batches, [totals] * len(batches), learning_rate=learning_rate)["loss"]))
+        if after_step is not None:
+            after_step(engine)
+    engine.close()
+    return found
+
+
 class Recorder:
     """Stands where the progress board's actor handle stands and keeps what is posted."""
 

@@ -49,3 +49,24 @@ def test_an_unknown_optimizer_is_answered_with_the_choices():
     [line] = error_lines(caught.value)
     for name in OPTIMIZERS:
         assert name in line
+
+
+def test_adamw_in_one_kernel_steps_as_the_plain_one():
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(size, generator=generator, dtype=torch.float64) for size in ((7, 5), (3,), (1001,))]
+    ours, plain = ([torch.nn.Parameter(one.clone()) for one in start] for _ in range(2))
+    betas, decay = (0.9, 0.98), {"weight_decay": 0.1}
+    optimizers = [
+        make_optimizer("adamw", [{"params": ours, **decay}], betas=betas, epsilon=1e-6, max_grad_norm=1.0),
+        torch.optim.AdamW(plain, lr=0.0, betas=betas, eps=1e-6, fused=False, **decay),
+    ]
+    assert optimizers[0].param_groups[0]["fused"]
+    for step in range(5):
+        gradients = [torch.randn(one.shape, generator=generator, dtype=torch.float64) for one in start]
+        for parameters, optimizer in zip((ours, plain), optimizers, strict=True):
+            optimizer.param_groups[0]["lr"] = 0.01 * (step + 1)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+    for one, other in zip(ours, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
