@@ -17,6 +17,7 @@ from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
 from raydistill.discovery import unknown_choice
 from raydistill.job.expand import StageRun
+from raydistill.job.graph import named_of
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.plans import Plans
@@ -180,12 +181,19 @@ class Runner:
         parallel = max(1, min(len(runs), room, config.max_parallel or room))
         waiting = []
         for run in runs:
-            if self.records[run.name].finished:
-                _skip(self.result, self.records[run.name], self.echo)
+            if self.records[run.name].finished and not named_of(self.job, run):
+                self._skip(run)
             else:
                 waiting.append(partial(self._run_one, run, parallel))
         run_together(waiting, limit=parallel)
         plans.take(run.name for run in runs)
+
+    def _skip(self, run: StageRun) -> None:
+        """Take what a run left, and make again what of it only this job names."""
+        record, named = self.records[run.name], named_of(self.job, run)
+        _skip(self.result, record, self.echo)
+        if named:
+            run.stage.restore(named, self._context(run, self._key(record.key), parallel=1))
 
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
@@ -196,7 +204,7 @@ class Runner:
         # Campaigns share the stages before the searched one with their job, and trials theirs with each other.
         with locked(record.output.with_name(f".{record.output.name}.lock"), waiting=tell):
             if record.finished:
-                _skip(self.result, record, self.echo)
+                self._skip(run)
             else:
                 self._make(run, record, parallel)
 
@@ -213,8 +221,8 @@ class Runner:
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
         record.write(summary, seconds=time.monotonic() - start)
-        for name in run.stage.leftovers():
-            storage_at(record.output / name).remove()
+        for folder in run.stage.leftovers(record.output, named_of(self.job, run)):
+            storage_at(folder).remove()
         self.result.outputs[run.name] = record.output
         self.result.summaries[run.name] = summary
         self.echo(f"{run.name}: finished in {time.monotonic() - start:.0f} s")

@@ -112,12 +112,14 @@ class Tracker(ABC):
         metrics: Mapping[str, Any] | None = None,
         task: str | None = None,
         card: str | None = None,
+        exports: Mapping[str, str] | None = None,
         timeout_s: float = 600.0,
     ) -> int | None:
         """Register the model and tokenizer in ``folder`` (on the driver's node) and return the version number.
 
         The same content is registered once for a run. ``task`` is the transformers pipeline that loads it, None for
-        the one of its head. ``card`` is kept beside the model as ``README.md``.
+        the one of its head. ``card`` is kept beside the model as ``README.md``, and the folders of ``exports``, on the
+        driver's node too, by their formats.
         Raises ValueError, with the remedy, when the registry refuses or does not answer in time.
         """
         options = {
@@ -128,6 +130,7 @@ class Tracker(ABC):
             "metrics": {metric: float(value) for metric, value in (metrics or {}).items()},
             "task": task,
             "card": card,
+            "exports": {to: str(Path(export).absolute()) for to, export in (exports or {}).items()},
         }
         answer = self._answer(self._send({**_record("register_model", key), **options}), timeout_s=timeout_s)
         where = f"model {name!r} is not registered at {self.uri}"

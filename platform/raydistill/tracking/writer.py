@@ -210,9 +210,9 @@ class MlflowWriter:
         self._client.set_terminated(self._run_id(record["key"]), status=record["status"], end_time=record["time"])
 
     def _register_model(self, record: Mapping[str, Any]) -> int:
-        # A record that waited since an older release has no card.
+        # A record that waited since an older release has neither card nor exports.
         options: dict[str, Any] = {
-            name: record.get(name) for name in ("name", "tags", "alias", "metrics", "task", "card")
+            name: record.get(name) for name in ("name", "tags", "alias", "metrics", "task", "card", "exports")
         }
         run_id = self._run_id(record["key"])
         folder = Path(record["folder"])

@@ -43,7 +43,7 @@ def test_the_plan_tells_the_format_and_promises_an_export(folder, tmp_path):
         f"exports {folder / 'teacher'} as ONNX with int8 weights, activations quantized as they come"
     ]
     assert isinstance(decisions.makes, ModelFacts)
-    assert decisions.makes.exported
+    assert decisions.makes.exported_from == str(folder / "teacher")
 
 
 @pytest.fixture(scope="module")
