@@ -81,6 +81,9 @@ class JobConfig(Section):
     plugins: list[str | PluginFile] = []
     """Methods, tasks, sources and metrics of one's own: files that end in ``.py``, relative to the job's, and modules
     that are installed, such as ``package.module``. The last part of the name is that of the method."""
+    reuse: list[str] = Field(default=[], exclude_if=lambda value: not value)
+    """Folders with stages' outputs of other jobs and campaigns: a stage that finished there with the same configuration
+    and inputs is read from there, and not run again."""
     stages: Annotated[dict[str, StageField], Field(min_length=1)]
     """Stages by name, run in this order."""
 

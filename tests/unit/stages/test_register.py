@@ -36,15 +36,6 @@ EARLIER = {
 }
 
 
-def exports(seeds: tuple[int, ...], formats: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Runs of a stage that exports ``distill`` in each format."""
-    keys = [{"seed": seed, "format": to} for seed in seeds for to in formats]
-    return {f"exported[seed={one['seed']},format={one['format']}]": one for one in keys}
-
-
-EXPORTED = Input(ModelFacts({}, exported_from="distill"), runs=exports((1, 2, 3), ("onnx", "onnx-int8")))
-
-
 def stage(**options: Any) -> Stage:
     return Stage("register", Config.model_validate({"kind": "register", "model": "distill", "name": "s", **options}))
 
@@ -215,16 +206,12 @@ def test_a_version_gets_license_gate_figures_size_and_a_card(tmp_path: Path) -> 
 
 
 def exported_runs(folder: Path) -> tuple[Run, ...]:
-    found = exports((1, 2), ("onnx", "onnx-int8"))
-    return tuple(
-        Run(
-            name,
-            keys,
-            folder / name,
-            {"student": "student", "format": keys["format"], "size_mb": float(keys["seed"]), "lineage": {}},
-        )
-        for name, keys in found.items()
-    )
+    found = []
+    for seed in (1, 2):
+        for to in ("onnx", "onnx-int8"):
+            name, summary = f"exported[seed={seed},format={to}]", {"format": to, "size_mb": float(seed)}
+            found.append(Run(name, {"seed": seed, "format": to}, folder / name, summary))
+    return tuple(found)
 
 
 def test_exports_of_the_chosen_run_are_kept_with_it_and_their_figures_stand_in_tags_and_card(tmp_path: Path) -> None:
@@ -247,43 +234,6 @@ def test_exports_of_the_chosen_run_are_kept_with_it_and_their_figures_stand_in_t
     ]
     assert "| latency of one row (ms) |  |  | 0.7000 |" in model["card"]
     assert "raydistill models pull s:onnx FOLDER" in model["card"]
-
-
-@pytest.mark.parametrize(
-    ("options", "runs", "message"),
-    [
-        ({"exports": "other"}, None, "exports is 'other', which exports no model; name an export stage"),
-        (
-            {"model": "alone", "exports": "exported"},
-            None,
-            "exports is 'exported', which exports 'distill' and not 'alone'; name a stage that exports what is",
-        ),
-        (
-            {"exports": "exported"},
-            exports((1, 2), ("onnx",)),
-            r"exports is 'exported', which has none of distill\[seed=3\]; name the whole stage",
-        ),
-        (
-            {"exports": "exported"},
-            {name: {**keys, "format": "onnx"} for name, keys in EXPORTED.runs.items()},
-            r"exports is 'exported', which has several of one format of distill\[seed=1\]; name one of its runs",
-        ),
-        ({"model": "exported"}, None, "model is 'exported', an export; write model: distill and exports: exported"),
-    ],
-)
-def test_exports_that_do_not_go_with_the_student_are_refused_before_the_run(
-    options: dict[str, Any], runs: Any, message: str
-) -> None:
-    found = EXPORTED if runs is None else replace(EXPORTED, runs=runs)
-    inputs = {**EARLIER, "alone": Input(ModelFacts({"": object()}), runs=seeds("alone", 1)), "exported": found}
-    evaluation = {"evaluation": "evaluate"} if options.get("model", "distill") == "distill" else {}
-    with pytest.raises(ValueError, match=f"^{message}"):
-        stage(**evaluation, **options).plan(ScalingConfig(), inputs)
-
-
-def test_a_plan_tells_that_exports_are_kept() -> None:
-    told = stage(evaluation="evaluate", exports="exported").plan(ScalingConfig(), {**EARLIER, "exported": EXPORTED})
-    assert told.lines == ["registers 's' with alias 'candidate', and the exports of exported with it"]
 
 
 @pytest.mark.parametrize(
