@@ -118,6 +118,13 @@ class Job:
         own: int | None = run.stage.config.seed
         return self.config.seed if own is None else own
 
+    def given(self) -> dict[str, Any]:
+        """What the job says otherwise than by default, as plain data: its seed, and each stage's keys by its name."""
+        stages = {
+            name: stage.model_dump(mode="json", exclude_defaults=True) for name, stage in self.config.stages.items()
+        }
+        return {"seed": self.config.seed, **stages}
+
     def dump(self) -> dict[str, Any]:
         """The whole configuration as plain data, every default written out."""
         return self.config.model_dump(mode="json")

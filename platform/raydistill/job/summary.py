@@ -1,6 +1,7 @@
 """What a finished job tells its user: the figures, and where everything is."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from raydistill.job.load import Job
 from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, terminal_table
 from raydistill.store_paths import shown
+from raydistill.tracking.pages import opening
 from raydistill.tracking.store import store_of
 
 _TABLE_WIDTH = 140
@@ -22,6 +24,7 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
         "job": job.name,
         "folder": shown(result.folder),
         "tracking_uri": _tracking_uri(job, result),
+        "tracking": _opening(job, result),
         "lost": result.lost,
         "stages": {
             name: {
@@ -47,8 +50,13 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     lines += [f"{'page':<{width}}  {shown(each['report'])}" for each in result.summaries.values() if "report" in each]
     uris = [str(summary["uri"]) for summary in result.summaries.values() if "uri" in summary]
     lines += [f"{'model':<{width}}  {uri}" for uri in uris]
-    lines += [f"{'MLflow':<{width}}  mlflow ui --backend-store-uri {_tracking_uri(job, result)}"]
+    titles = itertools.chain(["MLflow"], itertools.repeat(""))
+    lines += [f"{title:<{width}}  {line}" for title, line in zip(titles, _opening(job, result), strict=False)]
     return lines
+
+
+def _opening(job: Job, result: JobResult) -> list[str]:
+    return opening(job.config.tracking, result.folder.parent, job.name)
 
 
 def _tracking_uri(job: Job, result: JobResult) -> str:

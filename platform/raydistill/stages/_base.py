@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from raydistill.config.directions import Directions
 from raydistill.config.matrix import Assignment, axes
 from raydistill.config.sections import ScalingConfig, Section
+from raydistill.data.input_splits import PARTS
 from raydistill.store_paths import local_path
 from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
@@ -265,6 +266,8 @@ class Stage(ABC):
     config_type: ClassVar[type[StageConfig]]
     FORMAT: ClassVar[int] = 1
     """A part of the hash of what it makes: another number where the same configuration comes to make something else."""
+    PARTS: ClassVar[tuple[str, ...]] = PARTS
+    """Parts of a corpus that it reads."""
     aggregates: ClassVar[bool] = False
     """Reads all runs of an input that has several in one run, instead of running once for each of them."""
 

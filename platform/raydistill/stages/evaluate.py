@@ -17,7 +17,7 @@ from raydistill import names
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
-from raydistill.data.input_splits import PARTS
+from raydistill.data.input_splits import PARTS, VALIDATION
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.evaluation import COSTS, ROUNDS, Checkpoints, Evaluation, evaluate_models
@@ -96,6 +96,7 @@ class Stage(_base.Stage):
 
     config_type = Config
     config: Config
+    PARTS = (VALIDATION,)
     aggregates = True
 
     def references(self) -> dict[str, str]:

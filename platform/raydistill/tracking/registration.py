@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ CARD, MODEL, EXPORTS = "README.md", "model", "exports"
 _CONTENT_TAG = "raydistill.content"
 _ARTIFACT_NAME = "student"
 _REQUIREMENTS = ("torch", "transformers")
+_DESCRIPTION = 5000
 _CHUNK_BYTES = 1 << 20
 _PIPELINES = {
     "causal_lm": "text-generation",
@@ -68,7 +70,9 @@ def register_student(
         model_id = _log_student(client, save, run_id=run_id, content=content)
         for metric, value in (metrics or {}).items():
             client.log_metric(run_id, metric, value, timestamp=timestamp, model_id=model_id)
-        number = _create_version(client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content})
+        number = _create_version(
+            client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content}, description=_about(card)
+        )
     client.set_registered_model_alias(name, alias, str(number))
     return number
 
@@ -169,7 +173,17 @@ def _components(folder: Path) -> dict[str, Any]:
     return {"model": model, "tokenizer": transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)}
 
 
-def _create_version(client: Any, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str]) -> int:
+def _about(card: str | None) -> str | None:
+    """What a card says, without what only hubs read, in as many letters as a version's description has."""
+    if card is None:
+        return None
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
+    return text if len(text) <= _DESCRIPTION else f"{text[: _DESCRIPTION - 2].rpartition(chr(10))[0]}\n…"
+
+
+def _create_version(
+    client: Any, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str], description: str | None
+) -> int:
     mlflow = load_mlflow("mlflow")
     try:
         client.create_registered_model(name)
@@ -177,6 +191,11 @@ def _create_version(client: Any, name: str, model_id: str, *, run_id: str, tags:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = client.create_model_version(
-        name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        tags=dict(tags),
+        model_id=model_id,
+        description=description,
     )
     return int(created.version)

@@ -76,6 +76,20 @@ class Tracker(ABC):
         """Tags of a run, replacing those of the same names."""
         self._send({**_record("set_tags", key), "tags": _texts(tags)})
 
+    def log_dataset(
+        self,
+        key: str,
+        *,
+        name: str,
+        digest: str,
+        source: Mapping[str, Any],
+        profile: Mapping[str, Any],
+        context: str,
+    ) -> None:
+        """Data that a run reads: where it comes from, its size and what it is for; the data itself is not kept."""
+        about = {"name": name, "digest": digest, "source": dict(source), "profile": dict(profile), "context": context}
+        self._send({**_record("log_dataset", key), **about})
+
     def log_artifact(self, key: str, path: str, folder: str | None = None) -> None:
         """A file or folder of the driver's node, kept under ``folder`` of its artifacts; it stays until ``flush``."""
         self._send({**_record("log_artifact", key), "path": str(Path(path).absolute()), "folder": folder})
