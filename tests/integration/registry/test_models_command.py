@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
@@ -18,6 +19,7 @@ from raydistill.registry.checkpoints import checkpoint_folder
 from raydistill.registry.client import Registry, registry_uri
 from raydistill.registry.reference import ModelReference
 from raydistill.registry.student import FiguresRow, figures_tag
+from raydistill.tracking import registration
 from raydistill.tracking.writer import MlflowWriter, Store
 from toys.answering import save_answering
 from toys.registry import register_versions
@@ -197,6 +199,22 @@ def test_an_export_is_pulled_by_its_format_and_the_student_without_it(exported: 
     expected, found = (Predictor(one).predict(["w5 w6", "w7"]) for one in (folder, tmp_path / "onnx"))
     assert found["prediction"] == expected["prediction"]
     assert found["probability.bad"] == pytest.approx(expected["probability.bad"], abs=1e-5)
+
+
+def test_a_version_is_described_by_its_card_without_what_only_hubs_read(exported: tuple[Path, Path]) -> None:
+    version = MlflowClient(registry_uri(exported[0], None)).get_model_version("reviews", "1")
+    assert version.description.startswith("# reviews\n")
+    assert "## Exports" in version.description
+    assert "library_name" not in version.description
+
+
+def test_a_card_that_is_longer_than_a_description_ends_with_a_whole_line() -> None:
+    lines = [f"line {number}" for number in range(1000)]
+    found = registration._about("\n".join(lines))
+    assert found is not None
+    assert len(found) <= 5000
+    *kept, mark = found.splitlines()
+    assert (kept, mark) == (lines[: len(kept)], "…")
 
 
 def test_a_job_and_predict_name_an_export_of_a_version(exported: tuple[Path, Path], tmp_path: Path) -> None:
