@@ -177,7 +177,7 @@ class Runner:
                 self.run_stage(list(group))
             self.tracker.log_metrics(key, tables_as_metrics(self.result.summaries))
             for run in self.job.runs.values():
-                self._log_datasets(run, key, [(run.base, self.records[run.name].output)])
+                self._log_datasets(run, key, [*self._read(run), (run.base, self.records[run.name].output)])
 
     def _key(self, name: str) -> str:
         return f"{self.job.name}/{name}"

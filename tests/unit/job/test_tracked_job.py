@@ -56,6 +56,7 @@ def test_a_jobs_run_has_what_its_file_says_and_the_figures_of_its_tables(runs: d
     assert run.params["table.max_rows"] == "16"
     assert "table.batch_size" not in run.params
     assert run.metrics == {"table/student/loss": [(0, 1.5)]}
+    assert [(one["name"], one["context"]) for one in run.datasets] == [("corpus", "validation")]
 
 
 def test_a_run_names_the_part_of_a_corpus_that_its_stage_reads(runs: dict[str, MemoryRun], tmp_path: Path) -> None:
