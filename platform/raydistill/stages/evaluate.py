@@ -212,7 +212,12 @@ class Stage(_base.Stage):
             context.tracker.log_artifact(context.run_key, str(context.output / file), _PREDICTIONS)
         return {
             "entries": [
-                {**asdict(entry), "reference": one.reference} for entry, one in zip(entries, candidates, strict=True)
+                {
+                    **asdict(entry),
+                    "reference": one.reference,
+                    **({"exported": True} if found[one.key].exported else {}),
+                }
+                for entry, one in zip(entries, candidates, strict=True)
             ],
             "notes": notes,
             "predictions": files,

@@ -79,6 +79,7 @@ def test_an_evaluation_compares_an_export_with_its_model_by_the_corpus_order_of_
     assert found["export"].figures["parameters"] == found["model"].figures["parameters"]
     assert found["export"].figures["size_mb"] == told["size_mb"]
     assert found["export"].figures["latency_ms"] > 0
+    assert [found[name].exported for name in ("model", "export")] == [False, True]
 
 
 def test_an_evaluation_takes_an_export_and_a_training_does_not(folder, made):
