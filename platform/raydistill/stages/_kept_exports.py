@@ -6,7 +6,7 @@ from typing import Any
 
 from raydistill.registry.student import EXPORT, FiguresRow
 from raydistill.stages import _lineage, _models
-from raydistill.stages._base import Inputs, ModelFacts, Run, planned
+from raydistill.stages._base import Inputs, ModelFacts, Run, planned, stage_of
 from raydistill.user_error import UserError
 
 _FORMAT = "format"
@@ -27,10 +27,10 @@ def check(reference: str, model: str, made: Mapping[str, Mapping[str, Any]], inp
         )
     runs = inputs[reference].runs
     for name, assignment in (made or {model: {}}).items():
-        of_run = [keys for keys in runs.values() if _is_of(assignment, keys)]
-        if not of_run:
+        found = [keys for keys in runs.values() if _is_of(name, assignment, facts.exported_from, keys)]
+        if not found:
             raise UserError(f"exports is {reference!r}, which has none of {name}; name the whole stage")
-        most = Counter(str(keys.get(_FORMAT)) for keys in of_run).most_common(1)
+        most = Counter(str(keys.get(_FORMAT)) for keys in found).most_common(1)
         if most[0][1] > 1:
             raise UserError(
                 f"exports is {reference!r}, which has several of one format of {name}; name one of its runs"
@@ -39,7 +39,12 @@ def check(reference: str, model: str, made: Mapping[str, Mapping[str, Any]], inp
 
 def of_run(runs: Sequence[Run], student: Run | None) -> list[Run]:
     """Those of an export stage's runs that are of a run's student, or of a model outside the job."""
-    return [run for run in runs if student is None or _is_of(student.assignment, run.assignment)]
+    return [
+        run
+        for run in runs
+        if student is None
+        or _is_of(student.name, student.assignment, run.summary["lineage"]["teacher"], run.assignment)
+    ]
 
 
 def folders(exports: Sequence[Run]) -> dict[str, str]:
@@ -61,5 +66,8 @@ def _stage(reference: str) -> str:
     return reference.partition("[")[0]
 
 
-def _is_of(student: Mapping[str, Any], export: Mapping[str, Any]) -> bool:
-    return all(export.get(key) == value for key, value in student.items())
+def _is_of(name: str, assignment: Mapping[str, Any], source: str, export: Mapping[str, Any]) -> bool:
+    """Whether an export, made of ``source`` with these matrix keys, is of the run with a name and its keys."""
+    if "[" in source:
+        return stage_of(source) == name
+    return all(export.get(key) == value for key, value in assignment.items())

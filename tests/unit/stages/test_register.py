@@ -205,11 +205,14 @@ def test_a_version_gets_license_gate_figures_size_and_a_card(tmp_path: Path) -> 
     assert f"{int(tags['parameters']):,} parameters" in model["card"]
 
 
+OF = {"lineage": {"teacher": "distill"}}
+
+
 def exported_runs(folder: Path) -> tuple[Run, ...]:
     found = []
     for seed in (1, 2):
         for to in ("onnx", "onnx-int8"):
-            name, summary = f"exported[seed={seed},format={to}]", {"format": to, "size_mb": float(seed)}
+            name, summary = f"exported[seed={seed},format={to}]", {"format": to, "size_mb": float(seed), **OF}
             found.append(Run(name, {"seed": seed, "format": to}, folder / name, summary))
     return tuple(found)
 

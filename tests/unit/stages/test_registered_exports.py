@@ -68,3 +68,11 @@ def test_exports_that_do_not_go_with_the_student_are_refused_before_the_run(
 def test_a_plan_tells_that_exports_are_kept() -> None:
     told = planned({**EARLIER, "exported": EXPORTED}, exports="exported")
     assert told.lines == ["registers 's' with alias 'candidate', and the exports of exported with it"]
+
+
+def test_an_export_of_one_run_goes_with_that_run_and_no_other() -> None:
+    one = Input(ModelFacts({}, exported_from="distill[seed=1]"), runs={"exported": {}})
+    first = {"distill[seed=1]": Input(ModelFacts({"": object()}), runs=seeds("distill", 1))}
+    planned({**EARLIER, **first, "exported": one}, model="distill[seed=1]", exports="exported")
+    with pytest.raises(ValueError, match=r"^exports is 'exported', which has none of distill\[seed=2\]"):
+        planned({**EARLIER, "exported": one}, exports="exported")
