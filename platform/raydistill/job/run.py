@@ -238,6 +238,8 @@ class Runner:
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
             self._log_datasets(run, key, [(run.base, record.output)])
+        # A finished stage is not run again, so nothing would track it again.
+        self.tracker.wait_until_spooled()
         record.write(summary, seconds=time.monotonic() - start)
         for folder in run.stage.leftovers(record.output, named_of(self.job, run)):
             storage_at(folder).remove()
