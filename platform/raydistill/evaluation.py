@@ -110,6 +110,8 @@ class Evaluation:
     """Columns of the scored rows, as ``TaskBase.predictions`` has them."""
     classes: tuple[str, ...] = ()
     """Classes that it knows where it does not know all."""
+    exported: bool = False
+    """Whether another runtime than torch ran it."""
 
 
 def evaluate_models(
@@ -150,7 +152,7 @@ def evaluate_models(
         values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in _files(folder)) / 1e6
         if isinstance(model, ExportedModel):
             values["parameters"] = float(num_parameters(load_config(one.folders[0]), head=scorer.HEAD))
-        found[name] = Evaluation(values, scorer.predictions(sums), classes)
+        found[name] = Evaluation(values, scorer.predictions(sums), classes, isinstance(model, ExportedModel))
     del model
     if latency_repeats:
         for name, times in _latencies(found_at, scorer, rows_alone, batches, repeats=latency_repeats).items():

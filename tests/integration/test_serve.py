@@ -1,4 +1,7 @@
-"""A served model answers requests as ``Predictor`` does, says what is wrong with one, and ends at Ctrl-C."""
+"""A served model answers requests as ``Predictor`` does, says what is wrong with one, and ends at Ctrl-C.
+
+Most tests ask the ONNX export of a classifier, one asks a student like the demo's.
+"""
 
 import json
 import os
@@ -9,12 +12,15 @@ import sys
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from raydistill import Predictor
+from raydistill.deploy.exporting import export_model
 from toys.answering import save_answering
+from toys.checkpoint import save_student
 
 pytestmark = pytest.mark.slow
 PLATFORM = Path(__file__).parents[2] / "platform"
@@ -35,10 +41,9 @@ def ask(url: str, body: object = None) -> tuple[int, dict]:
         return error.code, json.loads(error.read())
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """The model's folder, where it is served, and the process that serves it."""
-    folder = save_answering(tmp_path_factory.mktemp("model"), "sequence_classification")
+@contextmanager
+def serving(folder: Path):
+    """Where a model is served, and the process that serves it."""
     port = free_port()
     variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
@@ -56,14 +61,31 @@ def served(tmp_path_factory):
         if line.startswith("serves "):
             break
     assert said[-1:] == [f"serves {folder} at http://127.0.0.1:{port}/predict; Ctrl-C ends it\n"], "".join(said)
-    yield folder, f"http://127.0.0.1:{port}", process
-    process.kill()
-    process.wait()
+    try:
+        yield f"http://127.0.0.1:{port}", process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A classifier and, in ``onnx``, its export."""
+    folder = save_answering(tmp_path_factory.mktemp("model"), "sequence_classification")
+    export_model(folder, folder / "onnx", "onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(classifier):
+    """The classifier's folder, where its export is served, and the process that serves it."""
+    with serving(classifier / "onnx") as (url, process):
+        yield classifier, url, process
 
 
 def test_health_tells_the_model_and_what_it_reads(served):
     folder, url, _ = served
-    expected = {"status": "ok", "model": str(folder), "head": "sequence_classification"}
+    expected = {"status": "ok", "model": str(folder / "onnx"), "head": "sequence_classification"}
     assert ask(f"{url}/health") == (200, {**expected, "reads": ["text"], "may_read": ["text_pair"]})
 
 
@@ -128,3 +150,14 @@ def test_ctrl_c_ends_it_within_seconds(served):
     assert process.wait(60) == 130
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(f"{url}/health", timeout=5)
+
+
+def test_a_student_like_the_demos_fills_the_masks_of_requests(tmp_path):
+    folder = save_student(tmp_path / "student")
+    texts = ["w5 [MASK] w7", "w8 w9"]
+    expected = Predictor(folder).predict(texts)
+    with serving(folder) as (url, _):
+        status, found = ask(f"{url}/predict", {"examples": [{"text": text} for text in texts]})
+    assert status == 200
+    assert [one["prediction"] for one in found["answers"]] == expected["prediction"]
+    assert found["answers"][0]["probability"] == pytest.approx(expected["probability"][0], abs=1e-5)

@@ -17,6 +17,7 @@ class MemoryRun:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
+    datasets: list[dict[str, Any]] = field(default_factory=list)
     status: str = "RUNNING"
 
 
@@ -42,6 +43,8 @@ class MemoryTracker(Tracker):
         if op == "register_model":
             self.models.append(record)
             return Outcome(done=True, value=len(self.models))
+        if op == "log_dataset":
+            run.datasets.append(record)
         run.tags.update(record.get("tags", {}))
         for name, value in record.get("metrics", {}).items():
             run.metrics.setdefault(name, []).append((record["step"], value))

@@ -6,6 +6,8 @@ from typing import Any
 class ScriptedWriter:
     """Fails as often as told, refuses some numbers, and notes what it took."""
 
+    experiment_id = "0"
+
     def __init__(self, *, num_failures: int = 0, refused: tuple[int, ...] = ()) -> None:
         self.num_failures = num_failures
         self.refused = refused

@@ -21,6 +21,9 @@ app = typer.Typer(
 )
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, NAME@ALIAS or NAME/VERSION.")]
+PulledArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="NAME, NAME@ALIAS or NAME/VERSION; with :FORMAT an export of it.")
+]
 StorageOption = Annotated[
     Path | None, typer.Option("--storage", metavar="FOLDER", help="A job's storage folder, by default runs.")
 ]
@@ -127,25 +130,29 @@ def promote(
 
 @app.command("pull")
 def pull(
-    model: ModelArgument,
+    model: PulledArgument,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder to write; it must not exist.")],
     storage: StorageOption = None,
     uri: UriOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Copy a version to a folder that transformers alone can read, with its card as README.md.
+    """Copy a version to a folder that transformers alone can read, with its card as README.md, or an export of it.
 
     \b
     Example:
       raydistill models pull sentiment-student@champion student
+      raydistill models pull sentiment-student@champion:onnx-int8 student-int8
     """
     with reported(debug=debug):
-        registry = _registry(storage, uri)
-        version = _find(registry, model)
-        registry.pull(version, folder)
-        data = {"name": version.name, "version": version.number, "folder": str(folder)}
-        emit(data, json_text=as_json, lines=[f"wrote {version.title} to {folder}"])
+        from raydistill.registry.reference import ModelReference
+
+        registry, reference = _registry(storage, uri), ModelReference.parse(model)
+        version = registry.find(reference)
+        registry.pull(version, folder, export=reference.export)
+        data = {"name": version.name, "version": version.number, "export": reference.export, "folder": str(folder)}
+        what = f"{version.title} as {reference.export}" if reference.export else version.title
+        emit(data, json_text=as_json, lines=[f"wrote {what} to {folder}"])
 
 
 def _registry(storage: Path | None, uri: str | None) -> "Registry":
@@ -156,8 +163,12 @@ def _registry(storage: Path | None, uri: str | None) -> "Registry":
 
 def _find(registry: "Registry", model: str) -> "StudentVersion":
     from raydistill.registry.reference import ModelReference
+    from raydistill.user_error import UserError
 
-    return registry.find(ModelReference.parse(model))
+    reference = ModelReference.parse(model)
+    if reference.export is not None:
+        raise UserError(f"model is {model!r}, which names an export; name the version that it is kept with")
+    return registry.find(reference)
 
 
 def _outcome(done: "Promotion") -> str:

@@ -17,7 +17,8 @@ _EVERY_S = 5.0
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A folder, a stage's output, models:/NAME@ALIAS, a place of a store, or a hub name."
+        metavar="MODEL",
+        help="A folder, a stage's output, models:/NAME@ALIAS[:FORMAT], a place of a store, or a hub name.",
     ),
 ]
 StorageOption = Annotated[
@@ -62,6 +63,7 @@ def predict(
     Example:
       raydistill predict runs/demo/distill-2604a229 reviews.csv -o answers.csv --column text=review
       raydistill predict models:/sentiment-student@champion 'in/*.parquet' -o out.parquet --workers 4
+      raydistill predict models:/sentiment-student@champion:onnx-int8 reviews.csv -o answers.csv
       cat lines.txt | raydistill predict student - --format text -o -
     """
     with reported(debug=debug, resume="the same command again goes on where it stopped"):

@@ -112,8 +112,9 @@ class TrainingConfig(Section):
     save_total_limit: Annotated[int, Field(ge=1)] = 2
     """Latest checkpoints that are kept while it trains; the best student is kept besides."""
     keep_checkpoints: bool = False
-    """Whether checkpoints stay when the training is finished. By default they go: the student is there, and a
-    checkpoint, with its moments, is three to four times as large."""
+    """Whether checkpoints stay when the training is finished, and with them the student as it was before and the best
+    ones on the way. By default they go: the student is there, and a checkpoint, with its moments, is three to four
+    times as large."""
     max_failures: Annotated[int, Field(ge=0)] = 1
     """Restarts of the worker group after a failure."""
     stop_after_steps: Annotated[int, Field(ge=1)] | None = None

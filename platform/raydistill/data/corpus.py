@@ -41,11 +41,13 @@ from raydistill.data.sealed_table import MANIFEST as MANIFEST
 from raydistill.data.shards import ShardInfo, ShardReader
 from raydistill.data.storage import join
 from raydistill.tasks._base import Column, Encoding
+from raydistill.tasks._tokenizing import filler_id, role_ids
 
 LENGTHS = "lengths.npy"
 TOKEN_COUNTS = "token_counts.npy"
 TOKENIZER = "tokenizer"
 FORMAT_VERSION = 4
+_ROLES = ("pad", "unk", "cls", "sep", "mask", "eos")
 _OPEN_SHARDS = 16
 _Arrays = tuple[NDArray[Any], NDArray[Any]]
 
@@ -79,7 +81,7 @@ class TokenizerInfo(Record):
     hash: str
     vocab_size: int
     special_ids: dict[str, int]
-    """Ids of the roles pad, unk, cls, sep, mask, as far as the tokenizer has them."""
+    """Ids of ``_ROLES``, as far as the tokenizer has them; older corpora lack eos."""
     all_special_ids: list[int]
     max_length: int
     """Longest row, special tokens included."""
@@ -88,8 +90,8 @@ class TokenizerInfo(Record):
 
     @property
     def pad_id(self) -> int:
-        """Id that fills short rows: the tokenizer's pad, or its unk token where it has none."""
-        return self.special_ids.get("pad", self.special_ids.get("unk", 0))
+        """Id that fills short rows."""
+        return filler_id(self.special_ids)
 
 
 class _Versioned(BaseModel):
@@ -127,11 +129,10 @@ class Manifest(Record):
 
 def tokenizer_info(tokenizer: Any, *, max_length: int, files: Mapping[str, str]) -> TokenizerInfo:
     """Describe a fast tokenizer; ``files`` maps the names of its saved files to their SHA-256."""
-    roles = {role: getattr(tokenizer, f"{role}_token_id", None) for role in ("pad", "unk", "cls", "sep", "mask")}
     return TokenizerInfo(
         hash=tokenizer_hash(tokenizer),
         vocab_size=len(tokenizer),
-        special_ids={role: int(token) for role, token in roles.items() if token is not None},
+        special_ids=role_ids(tokenizer, _ROLES),
         all_special_ids=sorted(int(token) for token in tokenizer.all_special_ids),
         max_length=max_length,
         files=dict(files),

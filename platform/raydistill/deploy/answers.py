@@ -24,7 +24,7 @@ from raydistill.tasks._class_metrics import predictions_of
 from raydistill.tasks._long_texts import encodings, head
 from raydistill.tasks._pair_rows import encode_pairs, token_types
 from raydistill.tasks._spans import best_span
-from raydistill.tasks._tokenizing import length_limit, plain_backend
+from raydistill.tasks._tokenizing import filler_id, length_limit, plain_backend, role_ids
 from raydistill.user_error import UserError
 
 Example = Mapping[str, Any]
@@ -42,8 +42,7 @@ class Answers(ABC):
     def __init__(self, config: Any, tokenizer: Any, *, max_length: int | None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.max_length = length_limit(tokenizer, max_length)
-        fillers = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
-        self._pad_id = next((one for one in fillers if one is not None), 0)
+        self._pad_id = filler_id(role_ids(tokenizer))
 
     @abstractmethod
     def rows(self, examples: Sequence[Example]) -> list[LabelledRow]:

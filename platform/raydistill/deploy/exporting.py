@@ -18,6 +18,7 @@ from raydistill.models.load import head_in, load_model, load_tokenizer
 from raydistill.models.predictions import at_labels, predict
 from raydistill.models.restored import restored
 from raydistill.models.unrolled import unrolled
+from raydistill.tasks._tokenizing import filler_id, role_ids
 from raydistill.user_error import UserError, said
 
 FORMATS = {
@@ -131,8 +132,7 @@ def _sample(model: Any, tokenizer: Any, lengths: Sequence[int]) -> Batch:
         [number for number in range(min(len(tokenizer), model.config.vocab_size)) if number not in special]
     )
     rows = [words[torch.randint(len(words), (length,), generator=draws)].numpy() for length in lengths]
-    pad = tokenizer.pad_token_id
-    batch = collate(rows, range(len(rows)), pad_id=0 if pad is None else pad)
+    batch = collate(rows, range(len(rows)), pad_id=filler_id(role_ids(tokenizer)))
     return batch.with_columns(label_index=batch["token_index"])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydistill.data.storages import storage_at
+from raydistill.job.graph import named_of
 from raydistill.job.load import Job
 from raydistill.job.record import StageRecord, job_folder, stage_records
 from raydistill.job.run import folder_alone
@@ -31,9 +32,10 @@ class Removable:
 def removable(job: Job, *, keep: Keep = "outputs") -> list[Removable]:
     """The folders of a job that may go, the largest first.
 
-    Checkpoints of trainings that finished go, unless they are to be kept, and outputs that the job with other values
-    left: the job as it is goes on from what stays. With ``registered`` the outputs of its own stages go too, where its
-    models are registered; the job would make them again. Raises UserError as ``stage_records`` does.
+    Checkpoints of trainings that finished go, and copies of the student that no stage names, unless they are to be
+    kept, and outputs that the job with other values left: the job as it is goes on from what stays. With ``registered``
+    the outputs of its own stages go too, where its models are registered; the job would make them again. Raises
+    UserError as ``stage_records`` does.
     """
     records = stage_records(job)
     own = {record.output: record for record in records.values()}
@@ -47,8 +49,8 @@ def removable(job: Job, *, keep: Keep = "outputs") -> list[Removable]:
         elif keep == "registered" and _is_registered(job, records) and _may_go(job, own[path]):
             found.append(_of(path, "its models are registered, and the job would make it again"))
         elif own[path].finished:
-            names = job.runs[own[path].name].stage.leftovers()
-            found += [_of(path / name, "the training is finished") for name in names]
+            run = job.runs[own[path].name]
+            found += [_of(one, "the training is finished") for one in run.stage.leftovers(path, named_of(job, run))]
     return sorted((one for one in found if one.bytes), key=lambda one: -one.bytes)
 
 

@@ -3,7 +3,15 @@
 from collections.abc import Collection
 from dataclasses import replace
 
+from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
+from raydistill.stages._base import stage_of, suffix_of
+
+
+def named_of(job: Job, run: StageRun) -> set[str]:
+    """Suffixes by which the stages of a job refer to a run, such as ``@initial``."""
+    references = {reference for other in job.runs.values() for reference in other.stage.references().values()}
+    return {suffix_of(one) for one in references if suffix_of(one) and stage_of(one) in (run.base, run.name)}
 
 
 def needed(job: Job, stage: str) -> set[str]:

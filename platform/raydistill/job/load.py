@@ -81,6 +81,9 @@ class JobConfig(Section):
     plugins: list[str | PluginFile] = []
     """Methods, tasks, sources and metrics of one's own: files that end in ``.py``, relative to the job's, and modules
     that are installed, such as ``package.module``. The last part of the name is that of the method."""
+    reuse: list[str] = Field(default=[], exclude_if=lambda value: not value)
+    """Folders with stages' outputs of other jobs and campaigns: a stage that finished there with the same configuration
+    and inputs is read from there, and not run again."""
     stages: Annotated[dict[str, StageField], Field(min_length=1)]
     """Stages by name, run in this order."""
 
@@ -114,6 +117,13 @@ class Job:
             return int(run.assignment[SEED])
         own: int | None = run.stage.config.seed
         return self.config.seed if own is None else own
+
+    def given(self) -> dict[str, Any]:
+        """What the job says otherwise than by default, as plain data: its seed, and each stage's keys by its name."""
+        stages = {
+            name: stage.model_dump(mode="json", exclude_defaults=True) for name, stage in self.config.stages.items()
+        }
+        return {"seed": self.config.seed, **stages}
 
     def dump(self) -> dict[str, Any]:
         """The whole configuration as plain data, every default written out."""

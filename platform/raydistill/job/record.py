@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,11 @@ class StageRecord:
 def job_folder(job: Job) -> Path:
     """The folder of a job's outputs, under its storage, absolute; for an object store the path that stands for it."""
     with placed("storage"):
-        return (at_home(local_path(job.config.storage)) / job.name).resolve()
+        return (_absolute(job.config.storage) / job.name).resolve()
+
+
+def _absolute(place: str) -> Path:
+    return at_home(local_path(place)).resolve()
 
 
 def registered_checkpoints(job: Job, run: StageRun) -> dict[str, Path]:
@@ -119,7 +123,19 @@ def stage_record(job: Job, run: StageRun, earlier: Mapping[str, StageRecord]) ->
     for other in earlier.values():
         if other.hash == digest and job.runs[other.name].base == run.base:
             raise UserError(f"matrix makes {other.name} and {run.name}, which give the same result; remove one value")
-    return StageRecord(run.name, digest, job_folder(job) / f"{run.base}-{digest[:8]}")
+    own = StageRecord(run.name, digest, job_folder(job) / f"{run.base}-{digest[:8]}")
+    return _made_elsewhere(job, own) or own
+
+
+def _made_elsewhere(job: Job, own: StageRecord) -> StageRecord | None:
+    """The record of the same work in a folder that the job may reuse, None where it is its own to do."""
+    if not job.config.reuse or own.finished:
+        return None
+    for folder in job.config.reuse:
+        other = replace(own, output=_absolute(folder) / own.output.name)
+        if other.finished and other.read()["hash"] == own.hash:
+            return other
+    return None
 
 
 def fingerprint(reference: str) -> str | None:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,15 +16,17 @@ from raydistill.config import yaml_text
 from raydistill.data.storage import Folder
 from raydistill.data.storages import storage_at
 from raydistill.discovery import unknown_choice
+from raydistill.job.datasets import log_datasets
 from raydistill.job.expand import StageRun
+from raydistill.job.graph import named_of
 from raydistill.job.load import Job
 from raydistill.job.parallel import run_together
 from raydistill.job.plans import Plans
 from raydistill.job.record import StageRecord, job_folder, registered_checkpoints, stage_records
 from raydistill.locks import HeldError, hold, locked
-from raydistill.report.tables import Entry, data_frame
-from raydistill.stages._base import Run, StageContext
-from raydistill.store_paths import shown
+from raydistill.report.tables import Entry, data_frame, group
+from raydistill.stages._base import Run, StageContext, stage_of
+from raydistill.store_paths import is_in_store, shown
 from raydistill.tracking.provenance import command, environment, repeat_command
 from raydistill.tracking.tracker import Tracker, start_tracker
 from raydistill.training.kept_process import KeptProcesses, is_kept
@@ -141,6 +143,17 @@ def _write_resolved(job: Job, folder: Path) -> Path:
     return path
 
 
+def tables_as_metrics(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The figures of all stages that compared models, means over seeds, as ``stage/model/figure``."""
+    return {
+        f"{stage}/{row.name}/{figure}": value.mean
+        for stage, summary in summaries.items()
+        if "entries" in summary
+        for row in group([Entry.of(entry) for entry in summary["entries"]])
+        for figure, value in row.figures.items()
+    }
+
+
 def _skip(result: JobResult, record: StageRecord, echo: Echo) -> None:
     result.outputs[record.name] = record.output
     result.summaries[record.name] = record.read()["summary"]
@@ -182,8 +195,12 @@ class Runner:
         self.tracker.start_run(key, name=self.job.name, tags=self._job_tags(resolved), resume=True)
         self.tracker.log_artifact(key, str(resolved))
         with self.tracker.ended(key):
+            self.tracker.log_params(key, self.job.given())
             for _, group in itertools.groupby(self.job.runs.values(), key=lambda run: run.base):
                 self.run_stage(list(group))
+            self.tracker.log_metrics(key, tables_as_metrics(self.result.summaries))
+            for run in self.job.runs.values():
+                self._log_datasets(run, key, [*self._read(run), (run.base, self.records[run.name].output)])
 
     def _key(self, name: str) -> str:
         return f"{self.job.name}/{name}"
@@ -203,12 +220,19 @@ class Runner:
         parallel = max(1, min(len(runs), room, config.max_parallel or room))
         waiting = []
         for run in runs:
-            if self.records[run.name].finished:
-                _skip(self.result, self.records[run.name], self.echo)
+            if self.records[run.name].finished and not named_of(self.job, run):
+                self._skip(run)
             else:
                 waiting.append(partial(self._run_one, run, parallel))
         run_together(waiting, limit=parallel)
         plans.take(run.name for run in runs)
+
+    def _skip(self, run: StageRun) -> None:
+        """Take what a run left, and make again what of it only this job names."""
+        record, named = self.records[run.name], named_of(self.job, run)
+        _skip(self.result, record, self.echo)
+        if named:
+            run.stage.restore(named, self._context(run, self._key(record.key), parallel=1))
 
     def _run_one(self, run: StageRun, parallel: int) -> None:
         record = self.records[run.name]
@@ -219,7 +243,7 @@ class Runner:
         # Campaigns share the stages before the searched one with their job, and trials theirs with each other.
         with locked(record.output.with_name(f".{record.output.name}.lock"), waiting=tell):
             if record.finished:
-                _skip(self.result, record, self.echo)
+                self._skip(run)
             else:
                 self._make(run, record, parallel)
 
@@ -233,19 +257,37 @@ class Runner:
             if not (resumed and run.name in self.own):
                 # Of somebody else's run that goes on they are known, and cannot change.
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
+            self._log_datasets(run, key, self._read(run))
             if run.stage.trains:
                 self.training.add(run.name)
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
             self.training.discard(run.name)
+            self._log_datasets(run, key, [(run.base, record.output)])
         # A finished stage is not run again, so nothing would track it again.
         self.tracker.wait_until_spooled()
         record.write(summary, seconds=time.monotonic() - start)
-        for name in run.stage.leftovers():
-            storage_at(record.output / name).remove()
+        for folder in run.stage.leftovers(record.output, named_of(self.job, run)):
+            storage_at(folder).remove()
         self.result.outputs[run.name] = record.output
         self.result.summaries[run.name] = summary
         self.echo(f"{run.name}: finished in {time.monotonic() - start:.0f} s")
+
+    def _log_datasets(self, run: StageRun, key: str, places: Sequence[tuple[str, Path | str]]) -> None:
+        log_datasets(self.tracker, key, places, parts=run.stage.PARTS)
+
+    def _read(self, run: StageRun) -> list[tuple[str, Path | str]]:
+        """What a run reads of earlier ones, by the stage's name, and of folders outside the job, by theirs."""
+        earlier = {stage: [self.records[name].output for name in names] for stage, names in run.inputs.items()}
+        outside = {one for one in run.stage.references().values() if one and stage_of(one) not in earlier}
+        return [
+            *(
+                (self.job.runs[run.inputs[stage][0]].base, folder)
+                for stage, found in earlier.items()
+                for folder in found
+            ),
+            *((Path(one).name, one) for one in sorted(outside) if is_in_store(one) or Path(one).is_dir()),
+        ]
 
     @contextmanager
     def _tracked(self, run: StageRun, key: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """What a finished job tells its user: the figures, and where everything is."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from raydistill.job.run import JobResult
 from raydistill.report.tables import Entry, Group, group, rows_of
 from raydistill.store_paths import shown
 from raydistill.terminal import drawn
+from raydistill.tracking.pages import opening
 from raydistill.tracking.store import store_of
 
 
@@ -18,6 +20,7 @@ def as_data(job: Job, result: JobResult) -> dict[str, Any]:
         "job": job.name,
         "folder": shown(result.folder),
         "tracking_uri": _tracking_uri(job, result),
+        "tracking": _opening(job, result),
         "lost": result.lost,
         "stages": {
             name: {
@@ -43,8 +46,13 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     lines += [f"{'page':<{width}}  {shown(each['report'])}" for each in result.summaries.values() if "report" in each]
     uris = [str(summary["uri"]) for summary in result.summaries.values() if "uri" in summary]
     lines += [f"{'model':<{width}}  {uri}" for uri in uris]
-    lines += [f"{'MLflow':<{width}}  mlflow ui --backend-store-uri {_tracking_uri(job, result)}"]
+    titles = itertools.chain(["MLflow"], itertools.repeat(""))
+    lines += [f"{title:<{width}}  {line}" for title, line in zip(titles, _opening(job, result), strict=False)]
     return lines
+
+
+def _opening(job: Job, result: JobResult) -> list[str]:
+    return opening(job.config.tracking, result.folder.parent, job.name)
 
 
 def _tracking_uri(job: Job, result: JobResult) -> str:

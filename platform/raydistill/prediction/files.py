@@ -151,6 +151,8 @@ def _delimited(part: Part, lines: Lines) -> Iterator[Sequence[str]]:
     header = next(records, None)
     if not header or header == [""]:
         raise UserError(f"{part.item.name} is empty; its first line names the columns")
+    if part.format == "csv" and len(header) == 1 and ";" in header[0]:
+        raise UserError(f"{part.item.name} has one column, {header[0]!r}; part its columns with commas")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{part.item.name} names the column {twice!r} more than once; rename one")

@@ -18,7 +18,8 @@ def model_folder(model: str, storage: Path | None, uri: str | None, temporary: P
         registry = Registry(registry_uri(storage, uri))
         copy = temporary / "model"
         copy.mkdir()
-        return registry.download_checkpoint(registry.find(ModelReference.parse(model)), copy)
+        reference = ModelReference.parse(model)
+        return registry.download_checkpoint(registry.find(reference), copy, export=reference.export)
     student = Path(model) / "student"
     if (student / "config.json").is_file():
         return student

@@ -55,6 +55,7 @@ def model_card(name: str, tags: Mapping[str, str], folder: Path, *, rows: Sequen
         _section("How it was made", _origin(tags)),
         _section("Validation figures", [figures_table(rows), note] if rows else []),
         _section("Size", _size_lines(tags)),
+        _section("Exports", _exports(name, rows)),
         _section("License", [names.markdown(tags.get(student.LICENSE_TAG, ""))]),
         _section("Use", _usage(auto, name)),
     ]
@@ -144,6 +145,18 @@ def _size_lines(tags: Mapping[str, str]) -> list[str]:
     known = [f"{parameters:,} parameters"] if parameters is not None else []
     known += [f"{weights:,} bytes of weights on disk"] if weights is not None else []
     return [f"{', '.join(known)}."] if known else []
+
+
+def _exports(name: str, rows: Sequence[FiguresRow]) -> list[str]:
+    """How the exports that are kept with a student are had; their figures stand beside its own."""
+    formats = [row.name for row in rows if row.role == student.EXPORT]
+    if not formats:
+        return []
+    reference = f"{name}:{formats[0]}"
+    pull = names.code(f"raydistill models pull {shlex.quote(reference)} FOLDER")
+    run = names.code(f"raydistill predict {shlex.quote(f'models:/{name}@ALIAS:{formats[0]}')} FILE -o OUT")
+    kept = ", ".join(names.code(one) for one in formats)
+    return [f"Kept with it: {kept}. {pull} copies one out, {run} answers with it; ALIAS is one that the version has."]
 
 
 def _usage(auto: str | None, name: str) -> list[str]:

@@ -57,11 +57,11 @@ def _downloaded(uri: str, reference: str, cache: Path) -> Path:
 def _download(reference: ModelReference, cache: Path) -> Path:
     registry = Registry(os.environ["MLFLOW_TRACKING_URI"])
     version = registry.find(reference)
-    folder = cache / version.content_key
+    folder = cache / (f"{version.content_key}-{reference.export}" if reference.export else version.content_key)
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
-            registry.download_checkpoint(version, Path(temporary)).rename(folder)
+            registry.download_checkpoint(version, Path(temporary), export=reference.export).rename(folder)
     return folder
 
 

@@ -21,7 +21,7 @@ from raydistill.store_paths import at_home
 from raydistill.tracking.delivery import reason
 from raydistill.tracking.opening import open_client
 from raydistill.tracking.quiet import load_mlflow
-from raydistill.tracking.registration import CARD
+from raydistill.tracking.registration import CARD, EXPORTS, MODEL
 from raydistill.tracking.store import is_database
 from raydistill.user_error import UserError
 
@@ -67,18 +67,26 @@ class Registry:
             found = [one for one in self._named(name).versions if alias in one.aliases]
             return self._with_metrics(found[0]) if found else None
 
-    def pull(self, version: StudentVersion, folder: Path) -> None:
-        """Copy a version out as a plain transformers folder with its card; ``folder`` is made whole or not at all."""
+    def pull(self, version: StudentVersion, folder: Path, *, export: str | None = None) -> None:
+        """Copy a version out as a plain transformers folder with its card, or the export of a format.
+
+        ``folder`` is made whole or not at all.
+        """
         if folder.exists() or folder.is_symlink():
             raise UserError(f"{folder} exists; give another folder or remove it")
         if not folder.parent.is_dir():
             raise UserError(f"{folder} is in a folder that does not exist; make {folder.parent} first")
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
-            self.download(version, Path(temporary)).rename(folder)
+            self.download(version, Path(temporary), export=export).rename(folder)
 
-    def download(self, version: StudentVersion, target: Path) -> Path:
-        """Download a version below ``target``, an empty folder, and return its transformers folder, card included."""
-        found = self.download_checkpoint(version, target)
+    def download(self, version: StudentVersion, target: Path, *, export: str | None = None) -> Path:
+        """Download a version below ``target``, an empty folder, and return its transformers folder, card included.
+
+        With ``export``, the folder of the export of this format.
+        """
+        found = self.download_checkpoint(version, target, export=export)
+        if export is not None:
+            return found
         card = target / CARD
         # Older versions have none.
         text = card.read_text(encoding="utf-8") if card.is_file() else None
@@ -87,13 +95,24 @@ class Registry:
             (found / CARD).write_text(text, encoding="utf-8")
         return found
 
-    def download_checkpoint(self, version: StudentVersion, target: Path) -> Path:
-        """The same without the card: weights, configuration and tokenizer."""
+    def download_checkpoint(self, version: StudentVersion, target: Path, *, export: str | None = None) -> Path:
+        """The same without the card: weights, configuration and tokenizer, or those of an export."""
+        if export is not None and export not in version.exports:
+            known = version.exports
+            raise UserError(
+                unknown_choice("export", export, known)
+                if known
+                else f"export is {export!r}, but {version.title} has none; give exports to its register stage"
+            )
         reference = str(ModelReference(version.name, version=version.number))
         artifacts = load_mlflow("mlflow.artifacts")
+        # Exports, where there are any, stay away from who wants the student.
+        wanted = [f"{EXPORTS}/{export}"] if export is not None else [MODEL, CARD] if version.exports else [""]
         with self._errors_told():
-            artifacts.download_artifacts(artifact_uri=reference, dst_path=str(target))
-        return _checkpoint_in(target, reference)
+            for path in wanted:
+                uri = f"{reference}/{path}".rstrip("/")
+                artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+        return target / EXPORTS / export if export is not None else _checkpoint_in(target, reference)
 
     def set_alias(self, version: StudentVersion, alias: str) -> None:
         """Point an alias to a version."""

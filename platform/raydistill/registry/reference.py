@@ -1,4 +1,7 @@
-"""How a version of a registered model is written: ``NAME``, ``NAME@ALIAS``, ``NAME/VERSION``, or as MLflow's URI."""
+"""How a version of a registered model is written: ``NAME``, ``NAME@ALIAS``, ``NAME/VERSION``, or as MLflow's URI.
+
+An export of the version is named after a colon: ``NAME@ALIAS:onnx-int8``.
+"""
 
 import posixpath
 import re
@@ -7,7 +10,9 @@ from dataclasses import dataclass
 from raydistill.user_error import UserError
 
 SCHEME = "models:/"
-_PATTERN = re.compile(r"(?P<scheme>models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))?")
+_PATTERN = re.compile(
+    r"(?P<scheme>models:/)?(?P<name>[^/@:]+)(?:@(?P<alias>[^/@:]+)|/(?P<version>\d+))?(?::(?P<export>[\w-]+))?"
+)
 _ALIAS = re.compile(r"(?!latest$|v\d+$)[\w-]+", re.ASCII | re.IGNORECASE)
 _TAG = re.compile(r"[/\w.\- :]+")
 _NOT_IN_NAMES = "/:@'"
@@ -22,27 +27,32 @@ class ModelReference:
     name: str
     alias: str | None = None
     version: int | None = None
+    export: str | None = None
+    """Format of the export of it that is meant; None for the student itself."""
 
     @classmethod
     def parse(cls, text: str) -> "ModelReference":
         """Read a model's name on the command line, with or without ``models:/``; raises ValueError."""
         parts = _PATTERN.fullmatch(text)
         if parts is None:
-            raise UserError(f"model is {text!r}; write NAME, NAME@ALIAS or NAME/VERSION")
-        return cls(parts["name"], parts["alias"], int(parts["version"]) if parts["version"] else None)
+            raise UserError(f"model is {text!r}; write NAME, NAME@ALIAS or NAME/VERSION, with :FORMAT for an export")
+        number = int(parts["version"]) if parts["version"] else None
+        return cls(parts["name"], parts["alias"], number, parts["export"])
 
     @classmethod
     def parse_checkpoint(cls, text: str) -> "ModelReference":
         """Read a checkpoint of a job, which needs ``models:/`` and an alias or a version; raises ValueError."""
         parts = _PATTERN.fullmatch(text)
         if parts is None or not parts["scheme"] or not (parts["alias"] or parts["version"]):
-            raise UserError(f"checkpoint is {text!r}; write models:/NAME@ALIAS or models:/NAME/VERSION")
+            raise UserError(
+                f"checkpoint is {text!r}; write models:/NAME@ALIAS or models:/NAME/VERSION, with :FORMAT for an export"
+            )
         return cls.parse(text)
 
     def __str__(self) -> str:
-        """MLflow's URI of the version; MLflow itself has none for the newest, ``models:/NAME``."""
-        alias = f"@{self.alias}" if self.alias else ""
-        return f"{SCHEME}{self.name}{alias}" + (f"/{self.version}" if self.version is not None else "")
+        """MLflow's URI of the version; MLflow itself has none for the newest, ``models:/NAME``, nor for an export."""
+        version = f"@{self.alias}" if self.alias else "" if self.version is None else f"/{self.version}"
+        return f"{SCHEME}{self.name}{version}" + (f":{self.export}" if self.export else "")
 
 
 def check_name(name: str) -> None:

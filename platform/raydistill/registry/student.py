@@ -12,13 +12,16 @@ from raydistill.user_error import UserError
 
 FIGURES_TAG, COMPARED_TAG, GATE_TAG = "figures", "compared_by", "gate"
 LICENSE_TAG, PARAMETERS_TAG, BYTES_TAG, NOTE_TAG = "license", "parameters", "bytes", "figures_note"
-STUDENT, TEACHER, BASELINE = "student", "teacher", "baseline"
+STUDENT, TEACHER, BASELINE, EXPORT = "student", "teacher", "baseline", "export"
 _LINEAGE = ("job", "run", "method", "teacher", "teacher_hash", "corpus", "corpus_hash", "campaign", "layer_plan")
 
 
 @dataclass(frozen=True)
 class FiguresRow:
-    """Validation figures of one model of an evaluation: ``role`` is student, teacher or baseline."""
+    """Validation figures of one model of an evaluation: ``role`` is student, teacher, baseline or export.
+
+    The name of an export is its format.
+    """
 
     role: str
     name: str
@@ -51,7 +54,7 @@ class StudentVersion:
 
     @property
     def rows(self) -> list[FiguresRow]:
-        """The student's figures first, then those of teachers and baseline as far as they are known."""
+        """The student's figures first, then those of teachers, baseline and exports as far as they are known."""
         found = rows_of(self.tags)
         return found or ([FiguresRow(STUDENT, STUDENT, self.metrics)] if self.metrics else [])
 
@@ -59,6 +62,11 @@ class StudentVersion:
     def figures(self) -> Mapping[str, float]:
         """Those of the student, none when they are not known."""
         return next((row.figures for row in self.rows if row.role == STUDENT), {})
+
+    @property
+    def exports(self) -> list[str]:
+        """Formats of the exports that are kept with it."""
+        return [row.name for row in self.rows if row.role == EXPORT]
 
     @property
     def compared_by(self) -> tuple[str, bool] | None:
@@ -92,6 +100,7 @@ class StudentVersion:
             "lineage": {name: plain[name] for name in _LINEAGE if name in plain},
             "method_options": method_options(self.tags),
             "figures": [asdict(row) for row in self.rows],
+            "exports": self.exports,
             "parameters": size(self.tags, PARAMETERS_TAG),
             "bytes": size(self.tags, BYTES_TAG),
             "latency_ms": self.figures.get("latency_ms"),

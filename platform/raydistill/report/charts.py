@@ -88,7 +88,7 @@ def quality_cost(
 ) -> Charts | None:
     """Quality against the milliseconds of one row, or against size where no time was measured; None without either.
 
-    ``roles`` has ``student``, ``teacher`` or ``other`` by the name of a row.
+    ``roles`` has ``student``, ``teacher``, ``export`` or ``other`` by the name of a row.
     """
     cost = next((name for name in ("latency_ms", "size_mb") if any(name in row.figures for row in groups)), "")
     shown = [row for row in groups if cost in row.figures and metric in row.figures]
@@ -96,7 +96,12 @@ def quality_cost(
     if len(shown) < 2:
         return None
     quality, price = column(metric), column(cost)
-    keys = {"student": Key("", 0, "dot"), "teacher": Key("", 6, "dot"), "other": Key("", "other", "ring")}
+    keys = {
+        "student": Key("", 0, "dot"),
+        "teacher": Key("", 6, "dot"),
+        "export": Key("", 0, "ring"),
+        "other": Key("", "other", "ring"),
+    }
     has_corner = teacher is not None and teacher in shown
     corner = (teacher.figures[cost].mean, teacher.figures[metric].mean) if has_corner and teacher else None
     spreads = [

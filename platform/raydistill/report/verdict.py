@@ -7,7 +7,7 @@ from raydistill.report.columns import column, significant
 from raydistill.report.document import Tile, Verdict
 from raydistill.report.tables import Group
 
-STUDENT, TEACHER, OTHER = "student", "teacher", "other"
+STUDENT, TEACHER, EXPORT, OTHER = "student", "teacher", "export", "other"
 _EQUAL = 1.05
 """Ratio from which on two sizes or times are told apart."""
 _COSTS = (("size_mb", "Size", "smaller", "larger", "MB"), ("latency_ms", "Speed", "faster", "slower", "ms a row"))
@@ -23,14 +23,18 @@ class Judged:
     others: Sequence[Group]
     metric: str
     greater_is_better: bool
+    exports: Sequence[Group] = ()
+    """Models in other runtimes."""
 
     @classmethod
     def of(cls, groups: Sequence[Group], roles: Mapping[str, str], metric: str, *, greater_is_better: bool) -> "Judged":
         """``roles`` has the role of each row by its name; of several teachers the best counts."""
         known = [row for row in groups if metric in row.figures]
-        by_role = {role: [row for row in known if roles[row.name] == role] for role in (STUDENT, TEACHER, OTHER)}
+        by_role = {
+            role: [row for row in known if roles[row.name] == role] for role in (STUDENT, TEACHER, EXPORT, OTHER)
+        }
         teacher = _best(by_role[TEACHER], metric, greater_is_better)
-        return cls(by_role[STUDENT], teacher, by_role[OTHER], metric, greater_is_better)
+        return cls(by_role[STUDENT], teacher, by_role[OTHER], metric, greater_is_better, by_role[EXPORT])
 
     @property
     def student(self) -> Group | None:
@@ -53,6 +57,7 @@ def verdict(judged: Judged) -> Verdict:
     if gained:
         clauses.append(f"is {' and '.join(gained)}")
     _baseline(judged, student, tiles)
+    _fastest_export(judged, student, tiles)
     runs = _runs(student, judged.metric, tiles)
     among = f", the best of {len(judged.students)} students," if len(judged.students) > 1 else ""
     said = f"{clauses[0]} and {clauses[1]}" if len(clauses) > 1 else clauses[0]
@@ -86,9 +91,19 @@ def _quality(judged: Judged, student: Group, teacher: Group | None, tiles: list[
 
 def _cost(cost: tuple[str, str, str, str, str], student: Group, teacher: Group, tiles: list[Tile]) -> str:
     """How much smaller or faster, empty where that is not known."""
-    name, title, less, more, unit = cost
+    name, title, *_, unit = cost
+    text, value = _gain(cost, student, teacher)
+    if text:
+        mine, its = (column(name).text(row.figures[name].mean) for row in (student, teacher))
+        tiles.append(Tile(title, value, f"{mine} of {its} {unit}"))
+    return text
+
+
+def _gain(cost: tuple[str, str, str, str, str], student: Group, teacher: Group) -> tuple[str, str]:
+    """How much smaller or faster one model is than another, in a clause and in a word; empty for what is not known."""
+    name, _, less, more, _ = cost
     if name not in student.figures or name not in teacher.figures or not student.figures[name].mean:
-        return ""
+        return "", ""
     mine, its = student.figures[name].mean, teacher.figures[name].mean
     ratio = its / mine
     own = column(name).own_spread
@@ -101,9 +116,7 @@ def _cost(cost: tuple[str, str, str, str, str], student: Group, teacher: Group, 
         text = value = f"{significant(ratio, 2)} times {less}"
     else:
         text = value = f"{significant(1 / ratio, 2)} times {more}"
-    both = f"{column(name).text(mine)} of {column(name).text(its)} {unit}"
-    tiles.append(Tile(title, value, both))
-    return text
+    return text, value
 
 
 def _baseline(judged: Judged, student: Group, tiles: list[Tile]) -> None:
@@ -114,6 +127,17 @@ def _baseline(judged: Judged, student: Group, tiles: list[Tile]) -> None:
     if best is not None:
         value = style.text(best.figures[judged.metric].mean)
         tiles.append(Tile(best.name, value, f"{style.heading} of a model of the same size"))
+
+
+def _fastest_export(judged: Judged, student: Group, tiles: list[Tile]) -> None:
+    """The export that is fastest, or smallest where no time was measured: its quality, and its gain on the student."""
+    cost = next((name for name, *_ in reversed(_COSTS) if all(name in row.figures for row in judged.exports)), None)
+    if cost is None or not judged.exports:
+        return
+    best, style = min(judged.exports, key=lambda row: row.figures[cost].mean), column(judged.metric)
+    gained = [text for one in _COSTS if (text := _gain(one, best, student)[0])]
+    value = style.text(best.figures[judged.metric].mean)
+    tiles.append(Tile(best.name, value, f"{style.heading}; {' and '.join(gained)}, beside {student.name}"))
 
 
 def _is_near(row: Group, size: float) -> bool:

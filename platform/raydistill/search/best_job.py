@@ -7,7 +7,7 @@ from raydistill.config.yaml_text import dump
 from raydistill.job.graph import with_readers
 from raydistill.job.load import load_job
 from raydistill.search.config import SearchConfig
-from raydistill.search.results import CampaignResult, Trial
+from raydistill.search.results import TRIALS, CampaignResult, Trial
 from raydistill.search.spaces import job_data
 
 CAMPAIGN_TAG = "campaign"
@@ -17,16 +17,20 @@ CAMPAIGN_TAG = "campaign"
 def best_job_data(search: SearchConfig, values: Mapping[str, Any]) -> dict[str, Any]:
     """Plain data of a job of its own name: the searched stage with these values, what it needs, and what reads it.
 
-    The students that it registers are tagged with the campaign's name. Raises ValueError as ``load_job`` does.
+    It reuses what the campaign and its base job made; students that it registers are tagged with the campaign's name.
+    Raises ValueError as ``load_job`` does.
     """
     raw = job_data(search, values)
-    names = with_readers(load_job(raw), search.stage)
+    job = load_job(raw)
+    names = with_readers(job, search.stage)
     stages = {name: dict(stage) for name, stage in raw["stages"].items() if name in names}
     for stage in stages.values():
         if stage["kind"] == "register":
             stage["tags"] = {**(stage.get("tags") or {}), CAMPAIGN_TAG: search.name}
     description = f"The best configuration that campaign {search.name} found"
-    return {**raw, "name": best_name(search), "description": description, "stages": stages}
+    storage = job.config.storage.rstrip("/")
+    reuse = [f"{storage}/{search.name}/{TRIALS}", f"{storage}/{job.name}", *job.config.reuse]
+    return {**raw, "name": best_name(search), "description": description, "reuse": reuse, "stages": stages}
 
 
 def best_name(search: SearchConfig) -> str:
@@ -50,4 +54,4 @@ def best_job_text(search: SearchConfig, result: CampaignResult, best: Trial) -> 
 def _remark(best: Trial) -> str:
     if best.origin:
         return "It went on from other trials; with its last values alone, as below, another student is made."
-    return "All that it needs is below; raydistill run FILE makes that student again."
+    return "raydistill run FILE goes on from its student, or makes that again where it is gone: all it needs is below."

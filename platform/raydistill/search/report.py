@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.atomic import write_text
-from raydistill.credentials import without_secrets
 from raydistill.report import html
 from raydistill.report.chart import READ
 from raydistill.report.columns import column
@@ -22,8 +21,8 @@ from raydistill.search.domains import is_number
 from raydistill.search.results import CampaignResult, Trial
 from raydistill.search.spaces import job_of
 from raydistill.terminal import drawn
+from raydistill.tracking.pages import opening
 from raydistill.tracking.provenance import environment
-from raydistill.tracking.store import store_of
 from raydistill.tracking.tracker import Tracker
 
 PAGE, TABLE, CSV = "campaign.html", "trials.md", "trials.csv"
@@ -72,13 +71,14 @@ def summary_lines(search: SearchConfig, result: CampaignResult, files: Sequence[
         lines.append(f"best: trial {best.number}, {style.heading} {style.text(best.metric)} after {best.steps:,} steps")
         lines += [f"  {key}={value_text(value)}" for key, value in best.overrides.items()]
         lines.append("")
-    store = store_of(job_of(search).config.tracking, result.folder.parent, search.name)
     places: dict[str, object] = {"campaign": result.folder, "page": result.folder / PAGE}
     if best is not None:
         places |= {"student": best.folder / "student", "best job": f"raydistill run {result.folder / BEST}"}
-    places["MLflow"] = f"mlflow ui --backend-store-uri {without_secrets(store.uri)}"
+    first, *more = opening(job_of(search).config.tracking, result.folder.parent, search.name)
+    places["MLflow"] = first
     width = max(map(len, places))
-    return [*lines, *(f"{name:<{width}}  {place}" for name, place in places.items())]
+    lines += [f"{name:<{width}}  {place}" for name, place in places.items()]
+    return [*lines, *(f"{'':<{width}}  {line}" for line in more)]
 
 
 def table_rows(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> tuple[list[str], list[list[str]]]:

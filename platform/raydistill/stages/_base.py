@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 from raydistill.config.directions import Directions
 from raydistill.config.matrix import Assignment, axes
 from raydistill.config.sections import ScalingConfig, Section
+from raydistill.data.input_splits import PARTS
 from raydistill.store_paths import local_path
 from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
@@ -136,8 +137,8 @@ class ModelFacts:
     """Hash of their tokenizer; None where that is not known."""
     metrics: tuple[str, ...] | None = None
     """Metrics of the task that its training logs, none where validation rows have no labels; None where none trains."""
-    exported: bool = False
-    """Whether another runtime than torch runs it."""
+    exported_from: str | None = None
+    """How the model is named of which it is an export, which another runtime than torch runs; None of any other."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,8 @@ class Stage(ABC):
     config_type: ClassVar[type[StageConfig]]
     FORMAT: ClassVar[int] = 1
     """A part of the hash of what it makes: another number where the same configuration comes to make something else."""
+    PARTS: ClassVar[tuple[str, ...]] = PARTS
+    """Parts of a corpus that it reads."""
     aggregates: ClassVar[bool] = False
     """Reads all runs of an input that has several in one run, instead of running once for each of them."""
     trains: ClassVar[bool] = False
@@ -292,9 +295,15 @@ class Stage(ABC):
         An interrupted run is called again with the same folder and continues what it finds there.
         """
 
-    def leftovers(self) -> tuple[str, ...]:
-        """Folders of its output that nothing reads once it is finished."""
-        return ()
+    def leftovers(self, output: Path, named: Collection[str]) -> list[Path]:
+        """Folders of its output that nothing reads once it is finished.
+
+        ``named`` has the suffixes by which the job's stages refer to it.
+        """
+        return []
+
+    def restore(self, named: Collection[str], context: StageContext) -> None:  # noqa: B027 (most have nothing to make)
+        """Make again what ``leftovers`` gave away and is named now."""
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
         """What the output depends on, as plain data; how many processes made it is left out."""
@@ -304,6 +313,11 @@ class Stage(ABC):
 def stage_of(reference: str) -> str:
     """The stage that a reference names: ``distill@initial`` gives ``distill``."""
     return reference.removesuffix(INITIAL)
+
+
+def suffix_of(reference: str) -> str:
+    """What a reference names of a stage's output: ``@initial`` of ``distill@initial``, nothing of ``distill``."""
+    return reference.removeprefix(stage_of(reference))
 
 
 def stage_hash(identity: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

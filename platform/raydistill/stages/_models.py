@@ -27,6 +27,8 @@ from raydistill.stages._made_checkpoints import naming_blocks, times_of, whole_m
 from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.user_error import UserError, placed
 
+BEFORE = "initial"
+"""Folder, in a training's output, of the student before training."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -99,7 +101,7 @@ def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bo
             raise UserError(f"checkpoint is {name!r}, which makes no model; name a training stage")
         made_config = facts.configs[suffix]
         config = made_config if reference.blocks is None else naming_blocks(made_config, reference.blocks)
-        return Model(config, planned_tokenizer=facts.tokenizer_hash, exported=facts.exported)
+        return Model(config, planned_tokenizer=facts.tokenizer_hash, exported=facts.exported_from is not None)
     except UserError as error:
         raise error.at(key) from None
 
@@ -276,7 +278,7 @@ def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
 
 def model_folder(reference: str, output: Path) -> Path:
     """The checkpoint that a reference to a stage means, given the folder that it left; fetched where it is not here."""
-    return _whole(reference, storage_at(output / ("initial" if reference.endswith(INITIAL) else "student")).fetch())
+    return _whole(reference, storage_at(output / (BEFORE if reference.endswith(INITIAL) else "student")).fetch())
 
 
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:

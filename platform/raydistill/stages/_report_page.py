@@ -20,7 +20,7 @@ from raydistill.report.document import Block, Document, Listing, Section, Table,
 from raydistill.report.grouping import value_text, without_seed
 from raydistill.report.repeat import repeat
 from raydistill.report.tables import Cell, Group
-from raydistill.report.verdict import OTHER, STUDENT, TEACHER, Judged, verdict
+from raydistill.report.verdict import EXPORT, OTHER, STUDENT, TEACHER, Judged, verdict
 from raydistill.stages import _base
 from raydistill.stages._base import Evaluated, Run
 from raydistill.tracking.provenance import environment, repeat_command
@@ -39,10 +39,14 @@ class Compared:
 
     def entries(self) -> Iterator[tuple[str, tables.Entry]]:
         """References and entries; matrix keys of the evaluation itself tell its entries apart."""
+        yield from ((data["reference"], entry) for data, entry in self._told())
+
+    def _told(self) -> Iterator[tuple[Mapping[str, Any], tables.Entry]]:
+        """What the evaluation left of each entry, and the entry."""
         for run in self.runs:
             for data in run.summary["entries"]:
                 one = tables.Entry.of(data)
-                yield data["reference"], tables.Entry(one.model, {**run.assignment, **one.assignment}, one.figures)
+                yield data, tables.Entry(one.model, {**run.assignment, **one.assignment}, one.figures)
 
     @property
     def groups(self) -> list[Group]:
@@ -60,16 +64,18 @@ class Compared:
         return next(iter(self.facts.metrics), "") if self.facts is not None else ""
 
     def roles(self, trained: Trained) -> dict[str, str]:
-        """Whether each row is a student, its teacher or another model, by the row's name."""
+        """Whether each row is a student, its teacher, an export or another model, by the row's name."""
         teachers = {
             name for run, _ in trained for name in run.summary.get("lineage", {}).get("teacher", "").split(", ")
         }
         students = {run.name for run, _ in trained} | {run.name.partition("[")[0] for run, _ in trained}
         found: dict[tuple[str, str], str] = {}
-        for reference, entry in self.entries():
+        for data, entry in self._told():
+            reference = data["reference"]
             key = (entry.model, json.dumps(without_seed(entry.assignment), sort_keys=True))
             is_teacher = bool({reference, run_name(reference, entry.assignment)} & teachers)
-            found[key] = TEACHER if is_teacher else STUDENT if reference in students else OTHER
+            other = EXPORT if data.get("exported") else OTHER
+            found[key] = TEACHER if is_teacher else STUDENT if reference in students else other
         return {row.name: found[row.model, json.dumps(row.assignment, sort_keys=True)] for row in self.groups}
 
     def judged(self, trained: Trained) -> Judged | None:
@@ -103,11 +109,13 @@ def document(
     """The page; ``drawn`` are charts and their tables, ``metric`` is told of each training."""
     job = _resolved(context)
     judged = [one.judged(trained) for one in compared]
+    # A training that logged nothing has no curves.
+    shown = [block for block in drawn if isinstance(block, Table) or block.charts]
     sections = [
         Section("asked", "What was asked", [Listing(_asked(job, compared, trained))]),
         Section("figures", "Figures", figures) if figures else None,
         _price(compared, judged, trained),
-        Section("curves", "Curves", drawn, READ) if drawn else None,
+        Section("curves", "Curves", shown, READ) if shown else None,
         *(
             _differences(one, found, number=number, of=f" ({one.name})" if len(compared) > 1 else "")
             for number, (one, found) in enumerate(zip(compared, judged, strict=True))

@@ -17,7 +17,7 @@ from raydistill.computing import compute_with
 from raydistill.config.matrix import run_name
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import CorpusField, ModelRef, ScalingConfig, Section
-from raydistill.data.input_splits import PARTS
+from raydistill.data.input_splits import PARTS, VALIDATION
 from raydistill.data.mixture import CorpusPart
 from raydistill.data.storages import storage_at
 from raydistill.evaluation import COSTS, ROUNDS, Checkpoints, Evaluation, evaluate_models
@@ -96,6 +96,7 @@ class Stage(_base.Stage):
 
     config_type = Config
     config: Config
+    PARTS = (VALIDATION,)
     aggregates = True
 
     def references(self) -> dict[str, str]:
@@ -211,7 +212,12 @@ class Stage(_base.Stage):
             context.tracker.log_artifact(context.run_key, str(context.output / file), _PREDICTIONS)
         return {
             "entries": [
-                {**asdict(entry), "reference": one.reference} for entry, one in zip(entries, candidates, strict=True)
+                {
+                    **asdict(entry),
+                    "reference": one.reference,
+                    **({"exported": True} if found[one.key].exported else {}),
+                }
+                for entry, one in zip(entries, candidates, strict=True)
             ],
             "notes": notes,
             "predictions": files,

@@ -90,8 +90,9 @@ class Stage(_base.Stage):
         elif model.folder is not None:
             # One without a head has nothing to export; that of a training is not known before it ran.
             head_in(model.folder)
-        line = f"exports {_models.describe(self.config.model)} as {FORMATS[self.config.format]}"
-        return Decisions([line], ModelFacts({"": model.config}, model.tokenizer_hash, exported=True))
+        name = _models.describe(self.config.model)
+        line = f"exports {name} as {FORMATS[self.config.format]}"
+        return Decisions([line], ModelFacts({"": model.config}, model.tokenizer_hash, exported_from=name))
 
     def _asked(self) -> tuple[Sequence[CorpusRef], TaskSpec]:
         """Corpora and task of a stage that has both."""

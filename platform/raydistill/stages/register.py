@@ -1,6 +1,6 @@
 """Put a trained student into MLflow's model registry."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from raydistill.registry.student import (
     PARAMETERS_TAG,
     figures_tag,
 )
-from raydistill.stages import _base, _lineage, _models
+from raydistill.stages import _base, _kept_exports, _lineage, _models
 from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.user_error import UserError
 
@@ -49,6 +49,8 @@ class Config(_base.StageConfig):
     """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
     baseline: str | None = None
     """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
+    exports: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Name of the export stage whose exports of this student are kept with the version, one of each format."""
     license: str | None = Field(default=None, min_length=1)
     """License of the student, such as ``Apache-2.0``; without one no version is promoted."""
     gate: GateConfig | None = None
@@ -78,13 +80,21 @@ class Stage(_base.Stage):
         found = {"model": self.config.model}
         if self.config.evaluation is not None:
             found["evaluation"] = self.config.evaluation
+        if self.config.exports is not None:
+            found["exports"] = self.config.exports
         return found
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         stage = _base.stage_of(self.config.model)
         made = None if is_registered(self.config.model) else inputs.get(stage)
-        if made is not None and planned(ModelFacts, stage, inputs) is None:
+        facts = planned(ModelFacts, stage, inputs)
+        if made is not None and facts is None:
             raise UserError(f"model is {self.config.model!r}, which makes no model; name a training stage")
+        if facts is not None and facts.exported_from is not None:
+            raise UserError(
+                f"model is {self.config.model!r}, an export; write model: {facts.exported_from} and "
+                f"exports: {self.config.model}"
+            )
         if made is None and not (Path(self.config.model) / "config.json").is_file():
             raise UserError(f"model is {self.config.model!r}, neither an earlier stage nor a checkpoint folder")
         evaluation = self._evaluated(inputs)
@@ -95,7 +105,11 @@ class Stage(_base.Stage):
             )
         if evaluation is not None:
             self._check_figures(evaluation, made)
-        return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}"])
+        exports = self.config.exports
+        if exports is not None:
+            _kept_exports.check(exports, self.config.model, {} if made is None else made.runs, inputs)
+        more = "" if exports is None else f", and the exports of {exports} with it"
+        return Decisions([f"registers {self.config.name!r} with alias {self.config.alias!r}{more}"])
 
     def _evaluated(self, inputs: Inputs) -> Evaluated | None:
         """What the evaluation tells, None without one; raises ValueError where it has to be named, or is none."""
@@ -156,7 +170,8 @@ class Stage(_base.Stage):
         lineage = {} if run is None else {**run.summary.get("lineage", {}), "run": run.name}
         folder, shape = _plain_folder(made, context.output)
         tags = {**lineage, **shape, "job": context.job_name, **self._stated(evaluated), **_lineage.weights_of(folder)}
-        tags |= {} if run is None else self._measured(run, context)
+        exports = _kept_exports.of_run(context.runs.get(self.config.exports or "", ()), run)
+        tags |= self._measured(run, exports, context)
         tags |= self.config.tags
         version = context.tracker.register_model(
             context.run_key,
@@ -166,6 +181,7 @@ class Stage(_base.Stage):
             alias=self.config.alias,
             metrics={} if run is None else self._figures(run, context),
             card=model_card(self.config.name, tags, folder) if (folder / "config.json").is_file() else None,
+            exports=_kept_exports.folders(exports),
         )
         uri = str(ModelReference(self.config.name, alias=self.config.alias))
         return {"name": self.config.name, "version": version, "uri": uri}
@@ -196,10 +212,13 @@ class Stage(_base.Stage):
         found[COMPARED_TAG] = _lineage.compared_by(metric, greater_is_better=greater)
         return found
 
-    def _measured(self, run: _base.Run, context: _base.StageContext) -> dict[str, str]:
-        """Figures of student, teachers and baseline as tags, none when the student was not evaluated."""
+    def _measured(
+        self, run: _base.Run | None, exports: Sequence[_base.Run], context: _base.StageContext
+    ) -> dict[str, str]:
+        """Figures of student, teachers, baseline and exports as tags, none of what was not evaluated."""
         evaluation = self._evaluation(context)
-        rows = _lineage.rows(evaluation, run, self.config.model, baseline=self.config.baseline)
+        of_run = [] if run is None else _lineage.rows(evaluation, run, self.config.model, baseline=self.config.baseline)
+        rows = [*of_run, *_kept_exports.rows(exports, self.config.exports or "", evaluation)]
         return {**figures_tag(rows), **_lineage.figures_note(evaluation)} if rows else {}
 
     def _evaluation(self, context: _base.StageContext) -> Mapping[str, Any]:

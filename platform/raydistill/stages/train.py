@@ -2,8 +2,9 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from raydistill.config.named import MethodSpec, TaskSpec
@@ -24,10 +25,11 @@ from raydistill.stages import (
     _teacher_cache,
     _teacher_plan,
 )
-from raydistill.stages._base import Inputs
+from raydistill.stages._base import INITIAL, Inputs
 from raydistill.stages._teacher_plan import Choice
 from raydistill.stages._training_plan import TrainDecisions, plan_training
 from raydistill.training.placement import CAPTURED
+from raydistill.training.selection import best_folders
 from raydistill.training.spec import TeacherSpec, TrainSpec
 from raydistill.training.trainer import CHECKPOINTS, train
 from raydistill.user_error import UserError
@@ -74,7 +76,7 @@ class Config(_base.StageConfig):
 
 
 class Stage(_base.Stage):
-    """Leaves the student before training in ``initial`` and after it in ``student``."""
+    """Leaves the student in ``student``, and in ``initial`` as it was before, where the job names that."""
 
     config_type = Config
     trains = True
@@ -120,8 +122,17 @@ class Stage(_base.Stage):
             del found["teacher_outputs"]
         return found
 
-    def leftovers(self) -> tuple[str, ...]:
-        return () if self.config.training.keep_checkpoints else (CHECKPOINTS,)
+    def leftovers(self, output: Path, named: Collection[str]) -> list[Path]:
+        if self.config.training.keep_checkpoints:
+            return []
+        lora = self.config.student.lora
+        # An adapter alone is nothing without the weights that it was trained on.
+        is_read = INITIAL in named or (lora is not None and lora.save == "adapter")
+        return [output / CHECKPOINTS, *best_folders(output), *([] if is_read else [output / _models.BEFORE])]
+
+    def restore(self, named: Collection[str], context: _base.StageContext) -> None:
+        if INITIAL in named:
+            self._initial(context)
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
         if self._batch_dependent() and scaling.fewest_workers < scaling.num_workers:
@@ -145,21 +156,11 @@ class Stage(_base.Stage):
             context.echo(decisions.unreached_limit)
         config, precision = _precision.settled(self.config, decisions.student, context, row_tokens=decisions.row_tokens)
         decisions = self._with_room(config, decisions, context)
-        student = context.output / "initial"
+        student = self._initial(context)
         corpora = {
             "train": _corpora.train_parts(config.corpus, context.outputs, seed=context.seed),
             "validation": _corpora.validation_parts(config.corpus, context.outputs),
         }
-        # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
-        with _DRAWING:
-            if not student.is_dir():
-                reference = config.student.checkpoint or config.teachers[0]
-                origin = _models.resolve(reference, context.inputs)
-                scores = config.student.scores and _base.folder_of(config.student.scores, context.inputs)
-                _student.write_initial(
-                    config, student, origin, open_mixture(corpora["train"]), seed=context.seed, scores=scores or None
-                )
-        storage_at(student).publish()
         context.tracker.set_tags(context.run_key, _told(decisions, precision, distils=config.method.distils))
         stored, ran = self._joined(config, decisions, corpora, context)
         spec = TrainSpec(
@@ -192,6 +193,19 @@ class Stage(_base.Stage):
         context.tracker.set_tags(context.run_key, outcome)
         chosen = {"precision": precision} if precision else {}
         return {"student": result.student, "metrics": result.metrics, "lineage": lineage, **chosen, **outcome}
+
+    def _initial(self, context: _base.StageContext) -> Path:
+        """The student before training, made of what it starts from unless it is there; the same whenever it is made."""
+        config, folder = self.config, context.output / _models.BEFORE
+        # Runs of a matrix share this process, and torch draws fresh weights from one generator for all threads.
+        with _DRAWING:
+            if not folder.is_dir():
+                origin = _models.resolve(config.student.checkpoint or config.teachers[0], context.inputs)
+                scores = config.student.scores and _base.folder_of(config.student.scores, context.inputs)
+                corpus = open_mixture(_corpora.train_parts(config.corpus, context.outputs, seed=context.seed))
+                _student.write_initial(config, folder, origin, corpus, seed=context.seed, scores=scores or None)
+        storage_at(folder).publish()
+        return folder
 
     def _with_room(self, config: Config, decisions: TrainDecisions, context: _base.StageContext) -> TrainDecisions:
         """The decisions, with live teachers in place of outputs for which the storage turns out to have no room.

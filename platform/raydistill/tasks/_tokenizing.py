@@ -1,10 +1,14 @@
-"""What every task asks of a tokenizer before it encodes: its plain form, and the longest row."""
+"""What every task asks of a tokenizer before it encodes: its plain form, the longest row, and what fills short ones."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers.tokenization_utils_base import LARGE_INTEGER
 
 from raydistill.user_error import UserError
+
+FILLERS = ("pad", "unk", "eos")
+"""Roles of tokens that may fill short rows; the first that a tokenizer has does."""
 
 
 def plain_backend(tokenizer: Any) -> Any:
@@ -24,7 +28,18 @@ def length_limit(tokenizer: Any, max_length: int | None) -> int:
     return limit
 
 
+def role_ids(tokenizer: Any, roles: Sequence[str] = FILLERS) -> dict[str, int]:
+    """Ids of the roles for which a tokenizer has a token."""
+    found = {role: getattr(tokenizer, f"{role}_token_id", None) for role in roles}
+    return {role: int(token) for role, token in found.items() if token is not None}
+
+
+def filler_id(ids: Mapping[str, int]) -> int:
+    """Id that fills short rows, of the ids of a tokenizer's roles; 0 where it has none of ``FILLERS``."""
+    return next((ids[role] for role in FILLERS if role in ids), 0)
+
+
 def check_filler(tokenizer: Any) -> None:
     """Raise ValueError when a tokenizer has no token that could fill short rows."""
-    if tokenizer.pad_token_id is None and tokenizer.unk_token_id is None and tokenizer.eos_token_id is None:
+    if not role_ids(tokenizer):
         raise UserError("the tokenizer has no pad, unk or eos token; rows could not be filled")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.credentials import without_secrets
+from raydistill.tracking.pages import note_experiment
 from raydistill.tracking.spool import Entry, Spool
 from raydistill.tracking.store import Store, write_store
 from raydistill.tracking.writer import MlflowWriter
@@ -73,6 +74,7 @@ class Delivery:
         """MLflow's client, opened when first needed; raises what MLflow raises."""
         if self.writer is None:
             self.writer = MlflowWriter(self.store, self.spool.folder / RUNS)
+            note_experiment(self.spool.folder, self.writer.experiment_id)
         return self.writer
 
     def wait(self) -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib
+import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,12 @@ from typing import Any
 from raydistill.tracking.quiet import load_mlflow
 from raydistill.user_error import UserError
 
-CARD = "README.md"
-"""Name of a model's card beside it."""
+CARD, MODEL, EXPORTS = "README.md", "model", "exports"
+"""Names in a version: a model's card, its transformers folder, and the folder of its exports by their formats."""
 _CONTENT_TAG = "raydistill.content"
 _ARTIFACT_NAME = "student"
 _REQUIREMENTS = ("torch", "transformers")
+_DESCRIPTION = 5000
 _CHUNK_BYTES = 1 << 20
 _PIPELINES = {
     "causal_lm": "text-generation",
@@ -39,27 +42,47 @@ def register_student(
     metrics: Mapping[str, float] | None = None,
     task: str | None = None,
     card: str | None = None,
+    exports: Mapping[str, str] | None = None,
     timestamp: int | None = None,
 ) -> int:
     """Register the model and tokenizer in ``folder`` and return the version number.
 
     ``task`` is the transformers pipeline that loads it, None for the one of its head. ``card`` is kept beside the
-    model as ``README.md``.
+    model as ``README.md``, and the folders of ``exports`` below ``exports`` by their formats.
     No hub is asked. The same content of the same run is registered once: a second call gives the version of the
     first, and points ``alias`` to it again; after one that was interrupted it continues with what that one made.
     ``timestamp`` (in ms) keeps the metrics of a second call equal to those of the first.
     Raises ValueError if the folder is no checkpoint with a tokenizer.
     """
     _check_checkpoint(folder)
-    content = content_hash(folder)
+    kept = {to: Path(export) for to, export in (exports or {}).items()}
+    content = _content_with(folder, kept)
     number = _registered(client, name, run_id, content)
     if number is None:
-        model_id = _log_student(client, folder.absolute(), run_id=run_id, task=task, card=card, content=content)
+
+        def save(target: Path, logged: Any) -> None:
+            _save_flavour(folder.absolute(), target, logged, run_id=run_id, task=task)
+            if card is not None:
+                (target / CARD).write_text(card, encoding="utf-8")
+            for to, export in kept.items():
+                shutil.copytree(export, target / EXPORTS / to)
+
+        model_id = _log_student(client, save, run_id=run_id, content=content)
         for metric, value in (metrics or {}).items():
             client.log_metric(run_id, metric, value, timestamp=timestamp, model_id=model_id)
-        number = _create_version(client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content})
+        number = _create_version(
+            client, name, model_id, run_id=run_id, tags={**tags, _CONTENT_TAG: content}, description=_about(card)
+        )
     client.set_registered_model_alias(name, alias, str(number))
     return number
+
+
+def _content_with(folder: Path, exports: Mapping[str, Path]) -> str:
+    """The content hash of a student, and with exports one over theirs too."""
+    own = content_hash(folder)
+    if not exports:
+        return own
+    return hashlib.sha256(repr([own, *((to, content_hash(each)) for to, each in exports.items())]).encode()).hexdigest()
 
 
 def content_hash(folder: Path) -> str:
@@ -85,7 +108,8 @@ def _registered(client: Any, name: str, run_id: str, content: str) -> int | None
     return max((int(one.version) for one in same), default=None)
 
 
-def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, card: str | None, content: str) -> str:
+def _log_student(client: Any, save: Callable[[Path, Any], None], *, run_id: str, content: str) -> str:
+    """The model that ``save`` writes to a new folder, given that folder and the model's entry, unless it is there."""
     mlflow = load_mlflow("mlflow")
     run = client.get_run(run_id)
     logged = _logged_before(client, run, content) or client.create_logged_model(
@@ -98,9 +122,7 @@ def _log_student(client: Any, folder: Path, *, run_id: str, task: str | None, ca
         return str(logged.model_id)
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "model"
-        _save_flavour(folder, target, logged, run_id=run_id, task=task)
-        if card is not None:
-            (target / CARD).write_text(card, encoding="utf-8")
+        save(target, logged)
         client.log_model_artifacts(logged.model_id, str(target))
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)
@@ -127,7 +149,7 @@ def _save_flavour(folder: Path, target: Path, logged: Any, *, run_id: str, task:
     )
     # MLflow keeps the tokenizer in a folder of its own. Without it beside the weights, transformers makes an empty
     # one there, without an error, that knows no word.
-    components["tokenizer"].save_pretrained(target / "model")
+    components["tokenizer"].save_pretrained(target / MODEL)
     # MLflow finds no license on the hub for a local folder and writes a pointer to a page that does not exist.
     (target / "LICENSE.txt").unlink(missing_ok=True)
 
@@ -151,7 +173,17 @@ def _components(folder: Path) -> dict[str, Any]:
     return {"model": model, "tokenizer": transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)}
 
 
-def _create_version(client: Any, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str]) -> int:
+def _about(card: str | None) -> str | None:
+    """What a card says, without what only hubs read, in as many letters as a version's description has."""
+    if card is None:
+        return None
+    text = re.sub(r"\A---\n.*?\n---\n", "", card, flags=re.DOTALL).strip()
+    return text if len(text) <= _DESCRIPTION else f"{text[: _DESCRIPTION - 2].rpartition(chr(10))[0]}\n…"
+
+
+def _create_version(
+    client: Any, name: str, model_id: str, *, run_id: str, tags: Mapping[str, str], description: str | None
+) -> int:
     mlflow = load_mlflow("mlflow")
     try:
         client.create_registered_model(name)
@@ -159,6 +191,11 @@ def _create_version(client: Any, name: str, model_id: str, *, run_id: str, tags:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     created = client.create_model_version(
-        name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+        name,
+        source=f"models:/{model_id}",
+        run_id=run_id,
+        tags=dict(tags),
+        model_id=model_id,
+        description=description,
     )
     return int(created.version)

@@ -76,6 +76,20 @@ class Tracker(ABC):
         """Tags of a run, replacing those of the same names."""
         self._send({**_record("set_tags", key), "tags": _texts(tags)})
 
+    def log_dataset(
+        self,
+        key: str,
+        *,
+        name: str,
+        digest: str,
+        source: Mapping[str, Any],
+        profile: Mapping[str, Any],
+        context: str,
+    ) -> None:
+        """Data that a run reads: where it comes from, its size and what it is for; the data itself is not kept."""
+        about = {"name": name, "digest": digest, "source": dict(source), "profile": dict(profile), "context": context}
+        self._send({**_record("log_dataset", key), **about})
+
     def log_artifact(self, key: str, path: str, folder: str | None = None) -> None:
         """A file or folder of the driver's node, kept under ``folder`` of its artifacts; it stays until ``flush``."""
         self._send({**_record("log_artifact", key), "path": str(Path(path).absolute()), "folder": folder})
@@ -112,12 +126,14 @@ class Tracker(ABC):
         metrics: Mapping[str, Any] | None = None,
         task: str | None = None,
         card: str | None = None,
+        exports: Mapping[str, str] | None = None,
         timeout_s: float = 600.0,
     ) -> int | None:
         """Register the model and tokenizer in ``folder`` (on the driver's node) and return the version number.
 
         The same content is registered once for a run. ``task`` is the transformers pipeline that loads it, None for
-        the one of its head. ``card`` is kept beside the model as ``README.md``.
+        the one of its head. ``card`` is kept beside the model as ``README.md``, and the folders of ``exports``, on the
+        driver's node too, by their formats.
         Raises ValueError, with the remedy, when the registry refuses or does not answer in time.
         """
         options = {
@@ -128,6 +144,7 @@ class Tracker(ABC):
             "metrics": {metric: float(value) for metric, value in (metrics or {}).items()},
             "task": task,
             "card": card,
+            "exports": {to: str(Path(export).absolute()) for to, export in (exports or {}).items()},
         }
         answer = self._answer(self._send({**_record("register_model", key), **options}), timeout_s=timeout_s)
         where = f"model {name!r} is not registered at {self.uri}"

@@ -18,6 +18,9 @@ from raydistill.user_error import UserError
 _KEY_TAG = "raydistill.key"
 _TOKEN_TAG = "raydistill.token"
 _PLACE_TAG = "raydistill.storage"
+_CONTEXT_TAG = "mlflow.data.context"
+_DIGEST = 16
+"""Digits of a data set's digest."""
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _RETRIED_STATUS = frozenset({401, 403, 408, 429})
@@ -33,6 +36,11 @@ class MlflowWriter:
         self._place = store.place
         self._runs_file = runs_file
         self._runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
+
+    @property
+    def experiment_id(self) -> str:
+        """The number that the store has for the experiment."""
+        return self._experiment_id
 
     def deliver(self, record: Mapping[str, Any]) -> Any:
         """Send one record; returns the run id of ``start_run`` and the version of ``register_model``.
@@ -192,6 +200,18 @@ class MlflowWriter:
             why = next(iter(refused.values()))
             raise UserError(f"MLflow refused {', '.join(map(repr, refused))}: {why}")
 
+    def _log_dataset(self, record: Mapping[str, Any]) -> None:
+        entities = self._mlflow.entities
+        dataset = entities.Dataset(
+            name=names.short(record["name"], names.RUN),
+            digest=record["digest"][:_DIGEST],
+            source_type="local",
+            source=json.dumps(record["source"]),
+            profile=json.dumps(record["profile"]),
+        )
+        context = entities.InputTag(_CONTEXT_TAG, record["context"])
+        self._client.log_inputs(self._run_id(record["key"]), [entities.DatasetInput(dataset, [context])])
+
     def _log_artifact(self, record: Mapping[str, Any]) -> None:
         if not Path(record["path"]).exists():
             raise UserError(f"artifact {record['path']} does not exist")
@@ -210,9 +230,9 @@ class MlflowWriter:
         self._client.set_terminated(self._run_id(record["key"]), status=record["status"], end_time=record["time"])
 
     def _register_model(self, record: Mapping[str, Any]) -> int:
-        # A record that waited since an older release has no card.
+        # A record that waited since an older release has neither card nor exports.
         options: dict[str, Any] = {
-            name: record.get(name) for name in ("name", "tags", "alias", "metrics", "task", "card")
+            name: record.get(name) for name in ("name", "tags", "alias", "metrics", "task", "card", "exports")
         }
         run_id = self._run_id(record["key"])
         folder = Path(record["folder"])

@@ -31,7 +31,7 @@ class TrainResult:
     best_value: float | None = None
     best_step: int | None = None
     best: str = ""
-    """Folder of the best student, empty when none was kept."""
+    """Folder of the best student while it trained, empty when none was kept."""
     note: str = ""
     """What a user should know of the student, empty when there is nothing."""
 

@@ -169,11 +169,16 @@ def best_folder(output: Path, step: int) -> Path:
     return output / f"{_FOLDER}{step}"
 
 
+def best_folders(output: Path) -> list[Path]:
+    """Where the best students lie that a training kept on its way."""
+    return [folder for folder in storage_at(output).subfolders() if folder.name.startswith(_FOLDER)]
+
+
 def prune_best(output: Path, keep: Iterable[int | None]) -> None:
     """Delete the kept students of all other steps."""
     wanted = {best_folder(output, step) for step in keep if step is not None}
-    for folder in storage_at(output).subfolders():
-        if folder.name.startswith(_FOLDER) and folder not in wanted:
+    for folder in best_folders(output):
+        if folder not in wanted:
             storage_at(folder).remove()
 
 

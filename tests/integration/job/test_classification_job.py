@@ -25,8 +25,10 @@ pytestmark = pytest.mark.timeout(1500)
 @pytest.fixture(scope="module")
 def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, JobResult]:
     storage = tmp_path_factory.mktemp("runs")
-    job = load_job({**files.read_job("smoke/classification"), "storage": str(storage)})
-    return storage, run_job(job, echo=lambda line: None)
+    raw = {**files.read_job("smoke/classification"), "storage": str(storage)}
+    # What students were before they were trained stays then too.
+    raw["stages"]["student"]["training"]["keep_checkpoints"] = True
+    return storage, run_job(load_job(raw), echo=lambda line: None)
 
 
 def test_the_teacher_learns_and_its_classes_have_their_names(finished: tuple[Path, JobResult]) -> None:

@@ -5,14 +5,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+from raydistill import Predictor
 from raydistill.cli import app
+from raydistill.deploy.exported import is_exported
+from raydistill.deploy.exporting import export_model
 from raydistill.registry import promotion
+from raydistill.registry.card import model_card
+from raydistill.registry.checkpoints import checkpoint_folder
 from raydistill.registry.client import Registry, registry_uri
 from raydistill.registry.reference import ModelReference
+from raydistill.registry.student import FiguresRow, figures_tag
+from raydistill.tracking import registration
 from raydistill.tracking.writer import MlflowWriter, Store
+from toys.answering import save_answering
 from toys.registry import register_versions
 
 
@@ -161,3 +170,77 @@ def test_an_alias_that_no_registry_takes_is_refused(storage: Path, alias: str) -
     result = models(storage, "promote", "student", 2, "--to", alias)
     assert result.exit_code == 2
     assert f"alias is {alias!r}" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A storage folder with a classifier, ``reviews``, and its ONNX export, and the classifier's own folder."""
+    root = tmp_path_factory.mktemp("exported")
+    store = Store(f"sqlite:///{root / 'mlflow.db'}", (root / "artifacts").as_uri(), "experiment")
+    writer = MlflowWriter(store, tmp_path_factory.mktemp("spool") / "runs.json")
+    folder = save_answering(root / "model", "sequence_classification")
+    export_model(folder, root / "onnx", "onnx")
+    tags = figures_tag([FiguresRow("student", "student", {}), FiguresRow("export", "onnx", {"latency_ms": 0.5})])
+    start = {"op": "start_run", "key": "key", "time": 1, "name": "key", "parent": None, "tags": {}}
+    writer.deliver({**start, "resume": False, "token": "token"})
+    record = {"op": "register_model", "key": "key", "time": 5, "folder": str(folder), "name": "reviews", "tags": tags}
+    kept = {"card": model_card("reviews", tags, folder), "exports": {"onnx": str(root / "onnx")}}
+    writer.deliver({**record, "alias": "candidate", "metrics": {}, "task": None, **kept})
+    return root, folder
+
+
+def test_an_export_is_pulled_by_its_format_and_the_student_without_it(exported: tuple[Path, Path], tmp_path: Path):
+    storage, folder = exported
+    assert data(storage, "show", "reviews")["exports"] == ["onnx"]
+    assert models(storage, "pull", "reviews@candidate:onnx", tmp_path / "onnx").exit_code == 0
+    assert models(storage, "pull", "reviews@candidate", tmp_path / "student").exit_code == 0
+    assert is_exported(tmp_path / "onnx")
+    assert not list((tmp_path / "student").rglob("*.onnx"))
+    expected, found = (Predictor(one).predict(["w5 w6", "w7"]) for one in (folder, tmp_path / "onnx"))
+    assert found["prediction"] == expected["prediction"]
+    assert found["probability.bad"] == pytest.approx(expected["probability.bad"], abs=1e-5)
+
+
+def test_a_version_is_described_by_its_card_without_what_only_hubs_read(exported: tuple[Path, Path]) -> None:
+    version = MlflowClient(registry_uri(exported[0], None)).get_model_version("reviews", "1")
+    assert version.description.startswith("# reviews\n")
+    assert "## Exports" in version.description
+    assert "library_name" not in version.description
+
+
+def test_a_card_that_is_longer_than_a_description_ends_with_a_whole_line() -> None:
+    lines = [f"line {number}" for number in range(1000)]
+    found = registration._about("\n".join(lines))
+    assert found is not None
+    assert len(found) <= 5000
+    *kept, mark = found.splitlines()
+    assert (kept, mark) == (lines[: len(kept)], "…")
+
+
+def test_a_job_and_predict_name_an_export_of_a_version(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    storage, _ = exported
+    reference = "models:/reviews@candidate:onnx"
+    assert is_exported(checkpoint_folder(reference, tmp_path / "cache", registry=registry_uri(storage, None)))
+    (tmp_path / "in.csv").write_text("text\nw5 w6\n")
+    files = [str(tmp_path / "in.csv"), "-o", str(tmp_path / "out.csv")]
+    done = CliRunner().invoke(app, ["predict", reference, *files, "--storage", str(storage)])
+    assert done.exit_code == 0, done.output
+    assert "prediction" in (tmp_path / "out.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["pull", "reviews:onnx-int8", "x"], "export is 'onnx-int8'; did you mean 'onnx'? Choices: onnx"),
+        (["show", "reviews:onnx"], "model is 'reviews:onnx', which names an export; name the version that it is"),
+    ],
+)
+def test_an_export_that_a_version_lacks_or_that_is_not_meant_is_refused(exported, arguments, line) -> None:
+    done = models(exported[0], *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(line)
+
+
+def test_an_export_of_a_version_without_any_is_refused(storage: Path, tmp_path: Path) -> None:
+    done = models(storage, "pull", "student/2:onnx", tmp_path / "pulled")
+    assert done.stderr == "export is 'onnx', but student version 2 has none; give exports to its register stage\n"

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from raydistill.job.load import load_job
+from raydistill.job.run import run_job
+from raydistill.search.best_job import best_job_data
 from raydistill.search.campaign import run_campaign
 from raydistill.search.results import CampaignResult, read_campaign
 from raydistill.training.history import read_history
@@ -44,3 +47,11 @@ def test_the_record_has_what_each_trial_told_last(campaign: tuple[Path, Campaign
     for trial in result.trials:
         told = [line["validation/loss"] for line in read_history(trial.folder) if "validation/loss" in line]
         assert told[-1] == trial.metric
+
+
+def test_the_best_job_trains_nothing_that_the_campaign_trained(campaign: tuple[Path, CampaignResult]) -> None:
+    folder, result = campaign
+    search = make_search(folder, space={"optimizer.learning_rate": RATES})
+    done = run_job(load_job(best_job_data(search, result.best.overrides)), echo=lambda line: None)
+    assert done.skipped == ["start", "distill"]
+    assert done.outputs["distill"] == result.best.folder

@@ -227,3 +227,12 @@ def test_a_report_on_nothing_is_refused() -> None:
 def test_an_evaluation_whose_files_the_task_table_would_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"evaluations has 'task_table', .* rename that stage"):
         stage(evaluations=["task_table"], task_table={"columns": {"CoLA": {"evaluation": "cola", "metric": "f1"}}})
+
+
+def test_trainings_that_logged_nothing_have_no_section_of_curves(context: StageContext) -> None:
+    for run in context.runs["distill"]:
+        (run.output / "history.jsonl").write_text("")
+    stage().run(context)
+    titles = page_of(context).titles
+    assert "Figures" in titles
+    assert "Curves" not in titles

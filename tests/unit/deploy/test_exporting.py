@@ -15,6 +15,7 @@ from raydistill.models.predictions import at_labels, predict
 from raydistill.models.pruning import pruned
 from raydistill.user_error import UserError
 from toys.answering import save_answering
+from toys.checkpoint import save_student
 from toys.words import make_tokenizer
 from toys.zoo import PACKED, toy
 
@@ -67,6 +68,35 @@ def test_an_export_predicts_as_the_model_does(folder):
     for name in expected:
         if name != "prediction":
             assert found[name] == pytest.approx(expected[name], abs=1e-5)
+
+
+def test_the_export_of_a_student_like_the_demos_fills_masks_as_it_does(folder):
+    source, target = save_student(folder / "student"), folder / "student-onnx"
+    export_model(source, target, "onnx")
+    expected, found = (Predictor(one).predict(TEXTS) for one in (source, target))
+    assert found["prediction"] == expected["prediction"]
+    assert [len(one) for one in found["prediction"]] == [1, 0, 0]
+    assert found["probability"][0] == pytest.approx(expected["probability"][0], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_an_openvino_export_is_near_the_model_and_smaller(folder):
+    for package in ("openvino", "nncf"):
+        pytest.importorskip(package, reason=f"{package} is not installed; pip install 'raydistill[export,openvino]'")
+    head = "sequence_classification"
+    source = save_answering(folder / "openvino-source", head)
+    model = load_model(source, head=head)
+    target = folder / "openvino"
+    export_model(source, target, "openvino-int8", rows=[batch_of(model, (5, 9, 12)), batch_of(model, (30, 4))])
+    assert is_exported(target)
+    assert [file.suffix for file in export_files(target)] == [".bin", ".xml"]
+    assert not list(target.glob("*.onnx"))
+    batch = batch_of(model, (11, 6, 3))
+    expected, found = logits(model, head, batch), ExportedModel(target, head=head).logits(batch)
+    assert 0 < float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
+    assert Predictor(target).predict(TEXTS)["prediction"] == Predictor(source).predict(TEXTS)["prediction"]
+    (weights,) = target.glob("*.bin")
+    assert weights.stat().st_size < (source / "model.safetensors").stat().st_size
 
 
 @pytest.mark.parametrize("to", ["onnx-int8", pytest.param("onnx-int8-static", marks=pytest.mark.slow)])

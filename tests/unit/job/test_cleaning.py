@@ -13,7 +13,12 @@ from raydistill.job.record import job_folder, stage_records
 from raydistill.job.run import folder_alone
 from toys.checkpoint import save_student
 
-TRAINING = {"checkpoints/checkpoint_000000010/tensors": 3000, "initial/weights": 500, "student/weights": 500}
+TRAINING = {
+    "checkpoints/checkpoint_000000010/tensors": 3000,
+    "initial/weights": 500,
+    "best-10/weights": 450,
+    "student/weights": 500,
+}
 
 
 def invoke(*arguments):
@@ -59,15 +64,17 @@ def write(folder: Path, files: dict[str, int]) -> None:
         (folder / name).write_bytes(bytes(size))
 
 
-def test_checkpoints_of_finished_trainings_and_outputs_of_other_values_would_go(job):
+def test_all_but_the_student_of_finished_trainings_and_outputs_of_other_values_would_go(job):
     file, outputs = job
     found = json.loads(invoke(file, "--json").stdout)
     stale = outputs["teacher"].with_name("teacher-01234567")
     assert found == {
         "deleted": False,
-        "bytes": 3400,
+        "bytes": 4350,
         "folders": [
             {"path": str(outputs["teacher"] / "checkpoints"), "bytes": 3000, "why": "the training is finished"},
+            {"path": str(outputs["teacher"] / "initial"), "bytes": 500, "why": "the training is finished"},
+            {"path": str(outputs["teacher"] / "best-10"), "bytes": 450, "why": "the training is finished"},
             {"path": str(stale), "bytes": 400, "why": "the job with other values made it"},
         ],
     }
@@ -81,7 +88,7 @@ def test_what_is_told_is_deleted_and_the_job_is_finished_still(job):
     done = invoke(file, "--yes")
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1] == "       0.0 MB  deleted"
-    assert before - sum(path.stat().st_size for path in file.parent.rglob("*") if path.is_file()) == 3400
+    assert before - sum(path.stat().st_size for path in file.parent.rglob("*") if path.is_file()) == 4350
     assert all(
         record.finished
         for record in stage_records(load_job(yaml_text.parse_mapping(file.read_text(), source="job"))).values()
@@ -97,6 +104,15 @@ def test_a_training_that_is_not_finished_keeps_its_checkpoints(job):
     assert [one["path"] for one in json.loads(invoke(file, "--json").stdout)["folders"]] == [
         str(outputs["teacher"].with_name("teacher-01234567"))
     ]
+
+
+def test_the_student_before_training_stays_where_a_stage_names_it(job):
+    file, outputs = job
+    raw = yaml_text.parse_mapping(file.read_text(), source="job")
+    evaluate = {"kind": "evaluate", "corpus": "corpus", "models": {"before": "teacher@initial", "after": "teacher"}}
+    file.write_text(yaml_text.dump({**raw, "stages": {**raw["stages"], "evaluate": evaluate}}))
+    assert invoke(file, "--yes").exit_code == 0
+    assert sorted(path.name for path in outputs["teacher"].iterdir()) == ["initial", "stage.json", "student"]
 
 
 def test_checkpoints_that_are_to_be_kept_stay(job):

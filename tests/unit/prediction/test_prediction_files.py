@@ -139,6 +139,7 @@ def test_a_range_of_blocks_is_that_part_of_the_whole(lines, tmp_path, ending, st
         ("a.csv", "text,n\nw5,1\nw6,1,2\n", "a.csv line 3 has 3 fields, the header 2; mend the line"),
         ("a.csv", "", "a.csv is empty; its first line names the columns"),
         ("a.csv", "text,text\nw5,1\n", "a.csv names the column 'text' more than once; rename one"),
+        ("a.csv", "id;text\n1;w5\n", "a.csv has one column, 'id;text'; part its columns with commas"),
         ("a.csv", 'text\n"w5\nw6', "a.csv line 2 opens a quote that is never closed"),
         ("a.jsonl", '{"text": "w5"}\n[1]\n', "a.jsonl line 2 is no JSON object; write one object a line"),
         ("a.jsonl", '{"text": "w5"\n', "a.jsonl line 1 is no JSON"),

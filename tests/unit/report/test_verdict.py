@@ -1,9 +1,9 @@
 import pytest
 
 from raydistill.report.tables import Entry, group
-from raydistill.report.verdict import OTHER, STUDENT, TEACHER, Judged, verdict
+from raydistill.report.verdict import EXPORT, OTHER, STUDENT, TEACHER, Judged, verdict
 
-ROLES = {"teacher": TEACHER, "student": STUDENT, "alone": OTHER}
+ROLES = {"teacher": TEACHER, "student": STUDENT, "alone": OTHER, "int8": EXPORT}
 
 
 def entry(
@@ -55,6 +55,14 @@ def test_the_best_other_model_of_the_same_size_stands_beside():
     others = [entry("alone", 0.7), entry("alone", 0.75, mb=11, x=1)]
     tiles = {tile.label: tile.value for tile in judge([TEACHING, entry("student", 0.8), *others]).tiles}
     assert tiles["alone"] == "70.0%"
+
+
+def test_the_fastest_export_is_told_with_its_gain_on_the_student_and_is_no_baseline():
+    exports = [entry("int8", 0.79, mb=10, ms=0.5, x=1), entry("int8", 0.8, mb=10, ms=1.0, x=2)]
+    tiles = {tile.label: tile for tile in judge([TEACHING, entry("student", 0.8), *exports]).tiles}
+    assert list(tiles) == ["Quality kept", "Size", "Speed", "int8 (x=1)", "Runs"]
+    assert tiles["int8 (x=1)"].value == "79.0%"
+    assert tiles["int8 (x=1)"].note == "accuracy; as large and 4 times faster, beside student"
 
 
 def test_of_a_loss_the_distance_to_the_teacher_is_told():

@@ -7,8 +7,10 @@ import pytest
 
 from raydistill.deploy.exported import is_exported
 from raydistill.evaluation import Checkpoints, evaluate_models
+from raydistill.report.verdict import EXPORT, OTHER
 from raydistill.stages import evaluate, export
-from raydistill.stages._base import Input, ModelFacts
+from raydistill.stages._base import Input, ModelFacts, Run
+from raydistill.stages._report_page import Compared
 from raydistill.user_error import UserError
 from toys.capture import context_of, metrics_of, train_stage, write_labelled
 
@@ -43,7 +45,7 @@ def test_the_plan_tells_the_format_and_promises_an_export(folder, tmp_path):
         f"exports {folder / 'teacher'} as ONNX with int8 weights, activations quantized as they come"
     ]
     assert isinstance(decisions.makes, ModelFacts)
-    assert decisions.makes.exported
+    assert decisions.makes.exported_from == str(folder / "teacher")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,16 @@ def test_an_evaluation_compares_an_export_with_its_model_by_the_corpus_order_of_
     assert found["export"].figures["parameters"] == found["model"].figures["parameters"]
     assert found["export"].figures["size_mb"] == told["size_mb"]
     assert found["export"].figures["latency_ms"] > 0
+    assert [found[name].exported for name in ("model", "export")] == [False, True]
+
+
+def test_a_report_tells_exports_from_other_models():
+    entries = [
+        {"model": "int8", "reference": "exported", "assignment": {}, "figures": {}, "exported": True},
+        {"model": "alone", "reference": "alone", "assignment": {}, "figures": {}},
+    ]
+    compared = Compared("evaluate", [Run("evaluate", {}, Path(), {"entries": entries})], None)
+    assert compared.roles([]) == {"int8": EXPORT, "alone": OTHER}
 
 
 def test_an_evaluation_takes_an_export_and_a_training_does_not(folder, made):

@@ -46,7 +46,13 @@ def accuracies(seed: int) -> dict[str, float]:
 
 
 def registered(
-    register: Stage, folder: Path, *, seeds: tuple[int, ...] = (1, 2, 3), evaluation: Evaluated = EVALUATED
+    register: Stage,
+    folder: Path,
+    *,
+    seeds: tuple[int, ...] = (1, 2, 3),
+    evaluation: Evaluated = EVALUATED,
+    exported: tuple[Run, ...] = (),
+    more: tuple[dict[str, Any], ...] = (),
 ) -> dict[str, Any]:
     """What the stage hands to the registry when ``distill`` has a run for each seed."""
     tracker = MemoryTracker()
@@ -71,7 +77,11 @@ def registered(
         output=folder,
         tracker=tracker,
         run_key="toy/register",
-        runs={register.config.model: children, "evaluate": [Run("evaluate", {}, folder, {"entries": entries})]},
+        runs={
+            register.config.model: children,
+            "evaluate": [Run("evaluate", {}, folder, {"entries": [*entries, *more]})],
+            **({"exported": exported} if exported else {}),
+        },
         facts={"evaluate": evaluation},
     )
     register.run(context)
@@ -193,6 +203,40 @@ def test_a_version_gets_license_gate_figures_size_and_a_card(tmp_path: Path) -> 
     assert int(tags["bytes"]) == (tmp_path / "2" / "student" / "model.safetensors").stat().st_size
     assert "license: mit" in model["card"]
     assert f"{int(tags['parameters']):,} parameters" in model["card"]
+
+
+OF = {"lineage": {"teacher": "distill"}}
+
+
+def exported_runs(folder: Path) -> tuple[Run, ...]:
+    found = []
+    for seed in (1, 2):
+        for to in ("onnx", "onnx-int8"):
+            name, summary = f"exported[seed={seed},format={to}]", {"format": to, "size_mb": float(seed), **OF}
+            found.append(Run(name, {"seed": seed, "format": to}, folder / name, summary))
+    return tuple(found)
+
+
+def test_exports_of_the_chosen_run_are_kept_with_it_and_their_figures_stand_in_tags_and_card(tmp_path: Path) -> None:
+    save_student(tmp_path / "2" / "student")
+    keys = {"seed": 2, "format": "onnx-int8"}
+    figures = {"loss": 2.5, "latency_ms": 0.7}
+    entry = {"model": "int8", "reference": "exported", "assignment": keys, "figures": figures}
+    model = registered(
+        stage(evaluation="evaluate", metric="loss", exports="exported"),
+        tmp_path,
+        exported=exported_runs(tmp_path),
+        more=(entry,),
+    )
+    folders = {to: tmp_path / f"exported[seed=2,format={to}]" / "student" for to in ("onnx", "onnx-int8")}
+    assert model["exports"] == {to: str(folder) for to, folder in folders.items()}
+    # What was not evaluated has what its own stage found.
+    assert rows_of(model["tags"])[1:] == [
+        FiguresRow("export", "onnx", {"size_mb": 2.0}),
+        FiguresRow("export", "onnx-int8", figures),
+    ]
+    assert "| latency of one row (ms) |  |  | 0.7000 |" in model["card"]
+    assert "raydistill models pull s:onnx FOLDER" in model["card"]
 
 
 @pytest.mark.parametrize(
