@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from raydistill import discovery, names
-from raydistill.config.sections import ScalingConfig, Section
+from raydistill.config.sections import Names, ScalingConfig, Section
 from raydistill.report import against, charts, curves, html, tables
 from raydistill.report.chart import Charts
 from raydistill.report.columns import column
@@ -20,8 +20,6 @@ from raydistill.user_error import UserError
 
 _PAGE = "report.html"
 _TASK_TABLE = "task_table"
-
-Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 
 
 class TaskColumnConfig(Section):
