@@ -164,15 +164,15 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparisonFacts:
     """What a comparison tells: of students beside the same student without distillation, and their teacher."""
 
     metric: str
     models: tuple[str, ...]
 
 
-Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated | Compared
-FactsT = TypeVar("FactsT", CorpusFacts, OutputsFacts, ScoresFacts, ModelFacts, Evaluated, Compared)
+Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated | ComparisonFacts
+FactsT = TypeVar("FactsT", CorpusFacts, OutputsFacts, ScoresFacts, ModelFacts, Evaluated, ComparisonFacts)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from raydistill.report.resampling import Scores, gains
 from raydistill.report.row_values import row_values
 from raydistill.report.tables import Statistic, markdown_table
 from raydistill.stages import _base, _lineage
-from raydistill.stages._base import Compared, Decisions, Evaluated, Inputs, ModelFacts, Run, planned
+from raydistill.stages._base import ComparisonFacts, Decisions, Evaluated, Inputs, ModelFacts, Run, planned
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
@@ -75,7 +75,7 @@ class Stage(_base.Stage):
         metric, names = self._metric(evaluation), [*self._rows(evaluation.entries)]
         methods = ", ".join(names[2:])
         line = f"compares {methods} with {config.alone} and {config.teacher} by {metric}"
-        return Decisions([line], Compared(metric, tuple(names)))
+        return Decisions([line], ComparisonFacts(metric, tuple(names)))
 
     def _metric(self, evaluation: Evaluated) -> str:
         """The metric; raises ValueError for one that no row has a value of."""
