@@ -266,8 +266,8 @@ class Stage(_base.Stage):
         for name in self.config.comparisons:
             for run in context.runs[name]:
                 found = Contrast.of(run.summary["comparison"])
-                yield forest(found)
-                yield Table(run.name, *found.rows())
+                yield from forest(found)
+                yield Table(run.name, *found.rows(), [found.note])
 
     def _metric(self, trainings: Sequence[curves.Training]) -> str:
         """The metric to draw, none where trainings held out no labels."""
