@@ -8,7 +8,7 @@ from raydistill.report.columns import Column, column
 from raydistill.report.resampling import Gain, Interval
 from raydistill.report.tables import Cell, Statistic
 
-NOTE = (
+_NOTE = (
     "In brackets the 95 % interval of a bootstrap over seeds and rows, paired in both; p is that of no difference from "
     "{alone}, of each model by itself. Gap closed: its gain as a share of that of {teacher}. n is the number of seeds; "
     "seconds are those of optimizer steps, without evaluations and without asking teachers whose answers were stored."
@@ -53,7 +53,7 @@ class Contrast:
     @property
     def note(self) -> str:
         """What one has to know to read it."""
-        return NOTE.format(alone=self.alone, teacher=self.teacher)
+        return _NOTE.format(alone=self.alone, teacher=self.teacher)
 
     def rows(self) -> tuple[list[str], list[list[Cell]]]:
         """Header and cells of its table."""

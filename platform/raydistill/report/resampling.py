@@ -24,7 +24,7 @@ _MOST_COUNTS = 2**24
 class Scores:
     """A model's values by seed and row, and how much each row counts.
 
-    Shapes: values (S, N), weights (N,), positive. ``finish`` takes the weighted means, one of each seed, to figures.
+    Shapes: values (S, N), weights (N,), from 0. ``finish`` takes the weighted means, one of each seed, to figures.
     """
 
     seeds: tuple[object, ...]
@@ -63,20 +63,18 @@ def resampled(models: Mapping[str, Scores], *, num_resamples: int, seed: int) ->
     """
     generator = np.random.default_rng(seed)
     num_rows = len(next(iter(models.values())).weights)
-    drawn = {seeds: _seed_shares(len(seeds), num_resamples, generator) for seeds in _distinct(models)}
+    distinct = dict.fromkeys(one.seeds for one in models.values())
+    drawn = {seeds: _seed_shares(len(seeds), num_resamples, generator) for seeds in distinct}
     found: dict[str, list[Array]] = {name: [] for name in models}
-    for start in range(0, num_resamples, step := max(1, _MOST_COUNTS // num_rows)):
-        size = min(step, num_resamples - start)
+    piece = max(1, _MOST_COUNTS // num_rows)
+    for start in range(0, num_resamples, piece):
+        size = min(piece, num_resamples - start)
         counts = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=size).astype(np.float64)
         for name, one in models.items():
             means = counts @ (one.values * one.weights).T / (counts @ one.weights)[:, None]
             shares = drawn[one.seeds][start : start + size]
             found[name].append((one.finish(means) * shares).sum(axis=1))
     return {name: np.concatenate(pieces) for name, pieces in found.items()}
-
-
-def _distinct(models: Mapping[str, Scores]) -> list[tuple[object, ...]]:
-    return list(dict.fromkeys(one.seeds for one in models.values()))
 
 
 def _seed_shares(num_seeds: int, num_resamples: int, generator: np.random.Generator) -> Array:

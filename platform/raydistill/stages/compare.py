@@ -95,29 +95,25 @@ class Stage(_base.Stage):
         Raises ValueError for a row that there is not, and for a student that has a single seed.
         """
         found = dict(grouped([(entry["model"], entry["assignment"]) for entry in entries]))
-        models = {name: entries[positions[0]]["model"] for name, positions in found.items()}
-        fixed = {"teacher": self.config.teacher, "alone": self.config.alone}
-        for key, name in fixed.items():
+        teacher, alone = self.config.teacher, self.config.alone
+        for key, name in (("teacher", teacher), ("alone", alone)):
             if name not in found:
                 raise UserError(unknown_choice(key, name, list(found)))
-        if fixed["teacher"] == fixed["alone"]:
-            raise UserError(f"alone is {fixed['alone']!r}, as teacher is; name the student without distillation")
-        others = [name for name in found if name not in fixed.values()]
-        chosen = [name for name in others if len(found[name]) > 1]
-        for position, wanted in enumerate(self.config.methods or []):
-            if wanted not in others and wanted not in (models[name] for name in others):
-                choices = list(dict.fromkeys([*(models[name] for name in others), *others]))
-                raise UserError(unknown_choice(f"methods.{position}", wanted, choices))
-        if self.config.methods is not None:
-            chosen = [name for name in others if {name, models[name]} & {*self.config.methods}]
-        for name in [fixed["alone"], *chosen]:
-            _check_seeds(name, [entries[position]["assignment"] for position in found[name]])
-        if not chosen:
+        if teacher == alone:
+            raise UserError(f"alone is {alone!r}, as teacher is; name the student without distillation")
+        others = {name: entries[at[0]]["model"] for name, at in found.items() if name not in (teacher, alone)}
+        if self.config.methods is None:
+            methods = [name for name in others if len(found[name]) > 1]
+        else:
+            methods = _named(self.config.methods, others)
+        for name in [alone, *methods]:
+            _check_seeds(name, len(found[name]))
+        if not methods:
             raise UserError(
-                f"evaluation is {self.config.evaluation!r}, which has no model with several seeds beside "
-                f"{fixed['teacher']} and {fixed['alone']}; give the stage of one a matrix, such as {{seed: [1, 2, 3]}}"
+                f"evaluation is {self.config.evaluation!r}, which has no model with several seeds beside {teacher} and "
+                f"{alone}; give the stage of one a matrix, such as {{seed: [1, 2, 3]}}"
             )
-        return {name: found[name] for name in (*fixed.values(), *chosen)}
+        return {name: found[name] for name in (teacher, alone, *methods)}
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
         evaluation = planned(Evaluated, self.config.evaluation, context.inputs)
@@ -165,9 +161,18 @@ class Stage(_base.Stage):
         return {"comparison": asdict(contrast)}
 
 
-def _check_seeds(name: str, assignments: Sequence[Mapping[str, Any]]) -> None:
+def _named(wanted: Sequence[str], models: Mapping[str, str]) -> list[str]:
+    """The rows of a table that are named, or whose models are; ``models`` has the model of each row."""
+    choices = list(dict.fromkeys([*models.values(), *models]))
+    for position, name in enumerate(wanted):
+        if name not in choices:
+            raise UserError(unknown_choice(f"methods.{position}", name, choices))
+    return [row for row, model in models.items() if row in wanted or model in wanted]
+
+
+def _check_seeds(name: str, num_seeds: int) -> None:
     """Raise ValueError for a student that was trained once, of which nobody knows how much chance is in it."""
-    if len(assignments) < 2:
+    if num_seeds < 2:
         raise UserError(
             f"{name} has one seed, and how far seeds lie apart is not known from one; "
             "give its stage a matrix of two or more, such as {seed: [1, 2, 3]}"

@@ -31,7 +31,11 @@ FOUND = Contrast(
 def test_each_model_has_a_bar_from_end_to_end_of_its_interval_below_the_ones_before_it() -> None:
     ((chart,), _) = (one.charts for one in forest(FOUND))
     level, *bars = chart.lines
-    assert [bar.points for bar in bars] == [[(0.88, 2), (0.92, 2)], [(0.68, 1), (0.72, 1)], [(0.78, 0), (0.82, 0)]]
+    figures = [one.gain.figure for one in FOUND.contenders]
+    places = (2, 1, 0)
+    assert [bar.points for bar in bars] == [
+        [(one.low, place), (one.high, place)] for one, place in zip(figures, places, strict=True)
+    ]
     assert [point for point, _ in level.points] == [0.7, 0.7]
     assert [mark.at for mark in chart.marks] == [(0.9, 2), (0.7, 1), (0.8, 0)]
 
