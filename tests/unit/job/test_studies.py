@@ -21,7 +21,7 @@ def runs_of(job: Job, stage: str) -> list[dict[str, object]]:
 
 def test_there_is_one_for_each_question() -> None:
     named = {name.removeprefix("studies/") for name in STUDIES}
-    assert named == {"language", "search", "sentiment", "sentiment_blocks", "stark", "topics"}
+    assert named == {"language", "search", "sentiment", "sentiment_blocks", "stark", "stark_news", "topics"}
 
 
 def test_each_has_a_comparison_that_its_report_draws(study: Job) -> None:
