@@ -9,8 +9,7 @@ import pytest
 from raydistill.config.sections import ScalingConfig
 from raydistill.job.load import load_job
 from raydistill.job.record import stage_records
-from raydistill.stages import choose
-from raydistill.stages._base import RECORD, Evaluated, Input, ModelFacts
+from raydistill.stages._base import RECORD, Input, ModelFacts
 from raydistill.stages._tuning import tuned
 from toys.capture import train_stage
 
@@ -39,21 +38,6 @@ def test_the_chosen_rate_takes_the_place_of_the_stages_own_and_the_seed_does_not
 def test_before_the_choice_is_made_the_first_trial_stands_in(tmp_path: Path) -> None:
     found, _ = tuned(train_stage(tmp_path, tuned_by="rate").config, inputs(*RATES))
     assert found.optimizer.learning_rate == 0.001
-
-
-def test_a_choose_stage_tells_among_what_it_chooses() -> None:
-    runs = {f"trial[optimizer.learning_rate={one['optimizer.learning_rate']},seed=1]": one for one in RATES}
-    entries = tuple(
-        {"model": "trial", "reference": "trial", "assignment": one, "figures": {"accuracy": 0.0}} for one in RATES
-    )
-    earlier = {
-        "trial": Input(ModelFacts({"": object()}), runs=runs),
-        "evaluate": Input(Evaluated(entries, ("accuracy",), {"accuracy": True})),
-    }
-    stage = choose.Stage("rate", choose.Config(kind="choose", model="trial", evaluation="evaluate"))
-    made = stage.plan(ScalingConfig(), earlier).makes
-    assert isinstance(made, ModelFacts)
-    assert made.choices == RATES
 
 
 @pytest.mark.parametrize(
