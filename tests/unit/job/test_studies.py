@@ -10,7 +10,7 @@ STUDIES = [name for name in files.names(files.JOBS) if name.startswith("studies/
 FEWEST_SEEDS = 5
 
 
-@pytest.fixture(params=STUDIES)
+@pytest.fixture(scope="module", params=STUDIES)
 def study(request: pytest.FixtureRequest) -> Job:
     return load_job(files.read_job(request.param))
 
