@@ -151,11 +151,11 @@ class Stage(_base.Stage):
 
     def _write(self, contrast: Contrast, context: _base.StageContext) -> dict[str, Any]:
         table = context.output / _TABLE
-        text = markdown_table(*contrast.rows())
-        table.write_text(f"{text}\n{contrast.note}\n", encoding="utf-8")
+        header, rows = contrast.rows()
+        table.write_text(f"{markdown_table(header, rows)}\n{contrast.note}\n", encoding="utf-8")
         write_json(context.output / RESULT, asdict(contrast))
-        for line in text.splitlines():
-            context.echo(line)
+        for cells in (header, *rows):
+            context.echo(" | ".join(cells))
         for file in (table, context.output / RESULT):
             context.tracker.log_artifact(context.run_key, str(file))
         return {"comparison": asdict(contrast)}
