@@ -107,7 +107,8 @@ class Evaluation:
     milliseconds a row of one row at a time (``latency_ms``) and of full batches (``batch_latency_ms``): medians, each
     with half the distance between the quartiles as its spread."""
     predictions: Mapping[str, Any] | None = None
-    """Columns of the scored rows, as ``TaskBase.predictions`` has them."""
+    """Columns of the scored rows, as ``TaskBase.predictions`` has them; of a task whose targets are tokens ``row_id``
+    and the sums of ``TaskBase.score_rows``."""
     classes: tuple[str, ...] = ()
     """Classes that it knows where it does not know all."""
     exported: bool = False
@@ -121,10 +122,13 @@ def evaluate_models(
     task: TaskSpec | Mapping[str, Any],
     seed: int,
     max_rows: int | None = None,
+    skip_rows: int = 0,
     batch_size: int = 32,
     latency_repeats: int = 0,
 ) -> dict[str, Evaluation]:
     """What is found of each checkpoint folder, or ensemble of several, on at most ``max_rows`` rows of a corpus.
+
+    They are the first of the rows in an order that ``seed`` draws, after ``skip_rows`` that are left out.
 
     A classifier may know a part of the corpus's classes; it predicts no other, and so is wrong about their rows. An
     infinite ``loss`` of such a classifier, or of an ensemble, is left out.
@@ -137,14 +141,14 @@ def evaluate_models(
     found_at = {name: Checkpoints((made,)) if isinstance(made, str) else made for name, made in models.items()}
     encodings = [encoding for one in found_at.values() for encoding in one.encodings]
     spec = FeedSpec.make(corpus, task, None, seed=seed, encodings=encodings)
-    batches = list(validation_batches(spec, micro_batch_size=batch_size, num_rows=max_rows))
+    batches = list(validation_batches(spec, micro_batch_size=batch_size, num_rows=max_rows, skip_rows=skip_rows))
     rows = min(latency_repeats, max_rows or latency_repeats)
     rows_alone = list(validation_batches(spec, micro_batch_size=1, num_rows=rows)) if rows else []
     scorer = spec.make_task()
     found = {}
     for name, one in found_at.items():
         model, classes = _load(one, scorer)
-        sums = scored(model, scorer, _as_read(model, one, batches))
+        sums, told = _scored(model, scorer, _as_read(model, one, batches))
         values = _figures(model, scorer, sums)
         if isinstance(model, ClassifierEnsemble) and values.get("loss") == math.inf:
             # It gave a true class no chance, which says no more than that.
@@ -152,7 +156,7 @@ def evaluate_models(
         values["size_mb"] = sum(file.stat().st_size for folder in one.folders for file in _files(folder)) / 1e6
         if isinstance(model, ExportedModel):
             values["parameters"] = float(num_parameters(load_config(one.folders[0]), head=scorer.HEAD))
-        found[name] = Evaluation(values, scorer.predictions(sums), classes, isinstance(model, ExportedModel))
+        found[name] = Evaluation(values, told, classes, isinstance(model, ExportedModel))
     del model
     if latency_repeats:
         for name, times in _latencies(found_at, scorer, rows_alone, batches, repeats=latency_repeats).items():
@@ -251,6 +255,21 @@ def scored(model: nn.Module, task: TaskBase, batches: Iterable[Batch]) -> dict[s
         for name, value in _score(model, task, batch).items():
             sums[name] = sums.get(name, 0.0) + value.cpu().numpy()
     return sums
+
+
+@torch.no_grad()
+def _scored(
+    model: nn.Module, task: TaskBase, batches: Sequence[Batch]
+) -> tuple[dict[str, Any], Mapping[str, Any] | None]:
+    """The task's sums of one model in evaluation mode, and what is told of each row."""
+    model.eval()
+    found = [rows for batch in batches if (rows := task.score_rows(model, batch)) is not None]
+    if not found:
+        sums = scored(model, task, batches)
+        return sums, task.predictions(sums)
+    told = {name: torch.cat([rows[name] for rows in found]).cpu().numpy() for name in found[0]}
+    row_ids = torch.cat([batch["row_id"] for batch in batches]).cpu().numpy()
+    return {name: values.sum() for name, values in told.items()}, {"row_id": row_ids, **told}
 
 
 def _score(model: nn.Module, task: TaskBase, batch: Batch) -> dict[str, Any]:

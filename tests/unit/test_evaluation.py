@@ -74,12 +74,44 @@ def test_every_model_of_a_comparison_sees_the_same_masked_tokens(tmp_path):
     corpus = str(tmp_path / "corpus")
     evaluations = evaluate_models(folders, corpus, task=TASK, seed=5, max_rows=20, batch_size=7)
     found = {name: one.figures for name, one in evaluations.items()}
-    assert {one.predictions for one in evaluations.values()} == {None}
+    for one in evaluations.values():
+        assert one.predictions.keys() == {"row_id", "loss", "correct", "tokens"}
+        assert one.predictions["tokens"].sum() == one.figures["tokens"]
     batches = list(validation_batches(FeedSpec.make(corpus, TASK, None, seed=5), micro_batch_size=3, num_rows=20))
     for name, model in models.items():
         assert found[name]["loss"] == pytest.approx(reference(model, batches)["loss"], abs=1e-5)
     assert found["copy"] == found["student"]
     assert {values["tokens"] for values in found.values()} == {reference(models["teacher"], batches)["tokens"]}
+
+
+def test_rows_of_tokens_have_the_sums_of_each_row_by_itself(tmp_path):
+    write_corpus(tmp_path / "corpus", random_rows(12))
+    model = toy_bert(2, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    corpus = str(tmp_path / "corpus")
+    found = evaluate_models({"model": str(tmp_path / "model")}, corpus, task=TASK, seed=5, batch_size=5)["model"]
+    alone = list(validation_batches(FeedSpec.make(corpus, TASK, None, seed=5), micro_batch_size=1))
+    expected = {int(batch["row_id"]): reference(model, [batch]) for batch in alone if batch["labels"].numel()}
+    assert sorted(found.predictions["row_id"]) == list(range(12))
+    for row, loss, correct, tokens in zip(*found.predictions.values(), strict=True):
+        one = expected.get(row, {"loss": 0.0, "accuracy": 0.0, "tokens": 0})
+        assert loss == pytest.approx(one["loss"] * one["tokens"], abs=1e-4)
+        assert (correct, tokens) == (pytest.approx(one["accuracy"] * one["tokens"]), one["tokens"])
+
+
+def test_rows_that_are_skipped_are_those_that_a_smaller_evaluation_reads(tmp_path):
+    corpus, folder = write_classes(tmp_path / "corpus"), save_classifier(tmp_path / "model")
+
+    def rows(**options: int) -> set[int]:
+        found = evaluate_models({"model": folder}, corpus.uri, task=CLASSES_TASK, seed=5, **options)["model"]
+        return set(found.predictions["row_id"])
+
+    first, others = rows(max_rows=8), rows(skip_rows=8)
+    assert (len(first), len(others), first | others) == (8, 15, set(range(23)))
+    # Those that a training with this seed is evaluated by are among the first.
+    spec = FeedSpec.make(corpus.uri, CLASSES_TASK, None, seed=5)
+    trained = validation_batches(spec, micro_batch_size=4, num_rows=8)
+    assert {int(row) for batch in trained for row in batch["row_id"]} == first
 
 
 def test_another_seed_masks_other_tokens(tmp_path):

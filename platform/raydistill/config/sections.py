@@ -16,6 +16,10 @@ _MOST_COPIES = 10_000
 """Of each row in an epoch."""
 
 
+Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""Names, or a single one."""
+
+
 class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 

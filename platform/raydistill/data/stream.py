@@ -180,18 +180,26 @@ def _tables_of(
 
 
 def validation_batches(
-    spec: FeedSpec, *, micro_batch_size: int, num_rows: int | None = None, rank: int = 0, world_size: int = 1
+    spec: FeedSpec,
+    *,
+    micro_batch_size: int,
+    num_rows: int | None = None,
+    skip_rows: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Batches of one rank's share of at most ``num_rows`` rows of a corpus, read without Ray.
 
-    The rows are a seeded sample of all parts, sorted by length; they, their masks and their partners depend on the
-    corpus, the seed, task and method alone, so that every model and every call sees the same; where task or method
-    draw for a whole micro-batch, on ``micro_batch_size`` and ``world_size`` too. Ranks get equally many batches.
-    ``spec.batch_size`` and ``spec.num_micro_batches`` are not used. Raises ValueError for fewer rows than ranks.
+    The rows are a seeded sample of all parts, after the ``skip_rows`` that such a sample begins with, sorted by length;
+    they, their masks and their partners depend on the corpus, the seed, task and method alone, so that every model and
+    every call sees the same; where task or method draw for a whole micro-batch, on ``micro_batch_size`` and
+    ``world_size`` too. Ranks get equally many batches. ``spec.batch_size`` and ``spec.num_micro_batches`` are not used.
+    Raises ValueError for fewer rows than ranks.
     """
     builder = builder_of(spec)
     size = len(builder.corpus)
-    rows = first_of_permutation("held-out rows", spec.seed, size=size, count=size if num_rows is None else num_rows)
+    count = size if num_rows is None else min(size, skip_rows + num_rows)
+    rows = first_of_permutation("held-out rows", spec.seed, size=size, count=count)[skip_rows:]
     if len(rows) < world_size:
         names = ", ".join(part.uri for part in spec.corpus)
         raise UserError(f"corpus {names!r} has {len(rows)} rows for {world_size} workers; hold out more text")

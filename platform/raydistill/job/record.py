@@ -17,13 +17,11 @@ from raydistill.job.expand import StageRun
 from raydistill.job.load import Job
 from raydistill.registry.checkpoints import checkpoint_folder
 from raydistill.registry.reference import is_registered
-from raydistill.stages._base import stage_hash, stage_of
+from raydistill.stages._base import RECORD, stage_hash, stage_of
 from raydistill.store_paths import at_home, cache_folder, is_in_store, local_path
 from raydistill.tracking.store import store_of
 from raydistill.training.trainer import CHECKPOINTS
 from raydistill.user_error import UserError, placed
-
-_RECORD = "stage.json"
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,11 @@ class StageRecord:
     @property
     def finished(self) -> bool:
         """Whether the stage ran to its end with this hash."""
-        return Folder(self.output).exists(_RECORD)
+        return Folder(self.output).exists(RECORD)
 
     def read(self) -> dict[str, Any]:
         """The stored record: ``hash``, ``summary``, ``seconds``, ``finished_at``."""
-        stored: dict[str, Any] = json.loads(Folder(self.output).read_bytes(_RECORD))
+        stored: dict[str, Any] = json.loads(Folder(self.output).read_bytes(RECORD))
         return stored
 
     def write(self, summary: Mapping[str, Any], *, seconds: float) -> None:
@@ -58,7 +56,7 @@ class StageRecord:
             "seconds": round(seconds, 3),
             "summary": dict(summary),
         }
-        Folder(self.output).write_at_once(_RECORD, json.dumps(content, indent=2).encode())
+        Folder(self.output).write_at_once(RECORD, json.dumps(content, indent=2).encode())
 
 
 def job_folder(job: Job) -> Path:

@@ -9,6 +9,8 @@ from raydistill.report.tables import Statistic
 
 TRAIN, VALIDATION, TASK = "train/", "validation/", "eval/"
 """What names in a history start with: terms on the step's rows, and terms and the task's metrics on validation rows."""
+SPEED, TOKENS = "speed/tokens_per_s", "progress/tokens"
+"""Tokens a second since the line before, and all tokens so far."""
 
 Points = Mapping[int, float]
 """Values by step, in order."""
@@ -74,3 +76,18 @@ def metrics(trainings: Iterable[Training]) -> list[str]:
     """The task's metrics that some training logged, in order."""
     names = (name for training in trainings for line in training.history for name in line)
     return list(dict.fromkeys(name.removeprefix(TASK) for name in names if name.startswith(TASK)))
+
+
+def spent(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a training cost: optimizer ``steps``, ``tokens``, ``seconds`` of its steps; nothing without a history.
+
+    Evaluations and checkpoints between the steps take no part, as in the tokens per second that it logged.
+    """
+    logged = [line for line in history if SPEED in line]
+    if not logged:
+        return {}
+    seconds, before = 0.0, 0.0
+    for line in logged:
+        seconds += (line[TOKENS] - before) / line[SPEED]
+        before = line[TOKENS]
+    return {"steps": float(logged[-1]["step"]), "tokens": before, "seconds": seconds}

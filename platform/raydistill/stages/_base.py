@@ -21,6 +21,8 @@ from raydistill.tracking.tracker import Tracker
 from raydistill.training.result import TrainResult
 
 _logger = logging.getLogger(__name__)
+RECORD = "stage.json"
+"""File in the output of a finished run that has its summary."""
 INITIAL = "@initial"
 """Suffix that names a training stage's student as it was before training."""
 
@@ -139,6 +141,8 @@ class ModelFacts:
     """Metrics of the task that its training logs, none where validation rows have no labels; None where none trains."""
     exported_from: str | None = None
     """How the model is named of which it is an export, which another runtime than torch runs; None of any other."""
+    choices: tuple[Assignment, ...] = ()
+    """Of a model that is chosen among runs, the matrix keys of each."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,8 @@ class Evaluated:
     """The task's metrics that it compares models by, its own first."""
     directions: Directions
     """All figures that it may have, and of each which value is better."""
+    of_rows: tuple[str, ...] = ()
+    """Those of the metrics that are means over rows, of which each model's predictions tell the values."""
 
     @property
     def models(self) -> list[str]:
@@ -158,8 +164,16 @@ class Evaluated:
         return list(dict.fromkeys(entry["model"] for entry in self.entries))
 
 
-Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated
-FactsT = TypeVar("FactsT", CorpusFacts, OutputsFacts, ScoresFacts, ModelFacts, Evaluated)
+@dataclass(frozen=True)
+class ComparisonFacts:
+    """What a comparison tells: of students beside the same student without distillation, and their teacher."""
+
+    metric: str
+    models: tuple[str, ...]
+
+
+Facts = CorpusFacts | OutputsFacts | ScoresFacts | ModelFacts | Evaluated | ComparisonFacts
+FactsT = TypeVar("FactsT", CorpusFacts, OutputsFacts, ScoresFacts, ModelFacts, Evaluated, ComparisonFacts)
 
 
 @dataclass(frozen=True)

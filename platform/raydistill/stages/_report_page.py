@@ -93,7 +93,9 @@ class Compared:
             for entry, file in zip(entries, files, strict=False):
                 keys = without_seed({**run.assignment, **entry.assignment})
                 if entry.model == row.model and keys == dict(row.assignment):
-                    return Predictions.read(row.name, run.output / file)
+                    found = Predictions.read(row.name, run.output / file)
+                    # Of tokens the sums of each row are kept.
+                    return found if "prediction" in found.columns else None
         return None
 
 
@@ -102,7 +104,7 @@ def document(
     compared: Sequence[Compared],
     trained: Trained,
     *,
-    figures: Sequence[Table],
+    figures: Sequence[Block],
     drawn: Sequence[Charts | Table],
     metric: str,
 ) -> Document:

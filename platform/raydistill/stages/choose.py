@@ -62,7 +62,12 @@ class Stage(_base.Stage):
         of = "the only run" if num_runs == 1 else f"one of {num_runs} runs"
         return Decisions(
             [f"chooses {of} of {config.model} by {metric}"],
-            ModelFacts({"": made.configs[""]}, made.tokenizer_hash, exported_from=made.exported_from),
+            ModelFacts(
+                {"": made.configs[""]},
+                made.tokenizer_hash,
+                exported_from=made.exported_from,
+                choices=tuple(run.assignment for run in runs),
+            ),
         )
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:

@@ -62,6 +62,11 @@ class Config(_base.StageConfig):
     """What the models are asked, the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """Most validation rows that are read, None for all."""
+    # Not written where it is not given, so that hashes of stages stay what they were.
+    skip_rows: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
+    """Validation rows that are left out, of the order in which ``max_rows`` takes the first: with the same seed an
+    evaluation with ``max_rows: 500`` and another with ``skip_rows: 500`` have no row in common, so that what is chosen
+    by the one is fairly compared by the other."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows of one forward pass."""
     latency_repeats: Annotated[int, Field(ge=0)] = 20
@@ -129,6 +134,11 @@ class Stage(_base.Stage):
             num_runs = 1 if made is None else made.num_runs
             if num_runs > 1 and not key.startswith("models."):
                 raise UserError(f"{key} is {name!r}, which has {num_runs} runs; name one of them")
+        if corpus.validation_rows is not None and self.config.skip_rows >= corpus.validation_rows:
+            raise UserError(
+                f"skip_rows is {self.config.skip_rows}, but the corpus has {corpus.validation_rows} validation rows; "
+                "lower it, or hold out more"
+            )
         known = {key: self._fitted(key, one, corpus, inputs).labels for key, one in self._checkpoints()}
         for name in self.config.ensembles:
             key = f"ensembles.{name}"
@@ -156,10 +166,12 @@ class Stage(_base.Stage):
             found.append((name, self._members(ensemble), {}))
         entries = (asdict(Entry(name, assignment, dict.fromkeys(directions, 0.0))) for name, _, assignment in found)
         references = (reference for _, reference, _ in found)
+        metrics = tuple(task.higher_is_better(corpus.labels))
         return Evaluated(
             tuple({**entry, "reference": reference} for entry, reference in zip(entries, references, strict=True)),
-            tuple(task.higher_is_better(corpus.labels)),
+            metrics,
             directions,
+            of_rows=tuple(metric for metric in metrics if metric in task.task.ROW_METRICS),
         )
 
     def _members(self, ensemble: EnsembleConfig) -> str:
@@ -281,6 +293,7 @@ class Stage(_base.Stage):
                 task=self.config.task,
                 seed=context.seed,
                 max_rows=self.config.max_rows,
+                skip_rows=self.config.skip_rows,
                 batch_size=self.config.batch_size,
                 latency_repeats=self.config.latency_repeats,
             )

@@ -1,27 +1,33 @@
 """A page, tables and curves of what evaluations and trainings found, in files and in the tracking store."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from raydistill import discovery, names
-from raydistill.config.sections import ScalingConfig, Section
+from raydistill.config.sections import Names, ScalingConfig, Section
 from raydistill.report import against, charts, curves, html, tables
 from raydistill.report.chart import Charts
 from raydistill.report.columns import column
-from raydistill.report.document import Table
+from raydistill.report.contrast import Contrast
+from raydistill.report.document import Block, Table
+from raydistill.report.forest import forest
 from raydistill.report.task_table import AVERAGE, NO_SCORES, TaskColumn, in_hundredths, note, task_entries
 from raydistill.stages import _base, _report_page
-from raydistill.stages._base import Decisions, Evaluated, Input, Inputs, ModelFacts, planned
+from raydistill.stages._base import ComparisonFacts, Decisions, Evaluated, Input, Inputs, ModelFacts, planned
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
 _PAGE = "report.html"
 _TASK_TABLE = "task_table"
-
-Names = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+_KINDS = {
+    "evaluations": ("evaluate", Evaluated),
+    "comparisons": ("compare", ComparisonFacts),
+    "trainings": ("training", ModelFacts),
+}
+"""Of each key with names of stages what these are, and what is planned of them."""
 
 
 class TaskColumnConfig(Section):
@@ -74,6 +80,9 @@ class Config(_base.StageConfig):
 
     evaluations: Names = []
     """Names of earlier evaluation stages; each gets a table."""
+    # Not written where there is none, so that hashes of stages stay what they were.
+    comparisons: Names = Field(default=[], exclude_if=lambda value: not value)
+    """Names of earlier compare stages; each gets a forest plot and a table."""
     task_table: TaskTableConfig | None = None
     """A table over several tasks."""
     trainings: Names = []
@@ -90,8 +99,8 @@ class Config(_base.StageConfig):
 
     @model_validator(mode="after")
     def _has_inputs(self) -> "Config":
-        if not self.evaluations and not self.trainings and self.task_table is None:
-            raise UserError("give evaluations, trainings or task_table")
+        if not self.evaluations and not self.comparisons and not self.trainings and self.task_table is None:
+            raise UserError("give evaluations, comparisons, trainings or task_table")
         if self.task_table is not None and _TASK_TABLE in self.evaluations:
             raise UserError(f"evaluations has {_TASK_TABLE!r}, whose files task_table would take; rename that stage")
         return self
@@ -123,11 +132,7 @@ class Stage(_base.Stage):
     aggregates = True
 
     def references(self) -> dict[str, str]:
-        named = {
-            f"{key}.{position}": name
-            for key in ("evaluations", "trainings")
-            for position, name in enumerate(getattr(self.config, key))
-        }
+        named = {f"{key}.{position}": name for key in _KINDS for position, name in enumerate(getattr(self.config, key))}
         return {**named, **{f"task_table.columns.{name}.evaluation": one.evaluation for name, one in self._columns()}}
 
     def _columns(self) -> Iterable[tuple[str, TaskColumnConfig]]:
@@ -135,9 +140,9 @@ class Stage(_base.Stage):
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         for key, name in self.references().items():
-            kind = "training" if key.startswith("trainings") else "evaluate"
+            kind, facts = _KINDS.get(key.partition(".")[0], _KINDS["evaluations"])
             made = inputs.get(name)
-            if made is None or not isinstance(made.facts, Evaluated if kind == "evaluate" else ModelFacts):
+            if made is None or not isinstance(made.facts, facts):
                 raise UserError(f"{key} is {name!r}; name an earlier {kind} stage")
         found = {name: planned(Evaluated, name, inputs) for name in self.references().values()}
         evaluations = {name: one for name, one in found.items() if one is not None}
@@ -244,7 +249,7 @@ class Stage(_base.Stage):
             context,
             compared,
             trained,
-            figures=[table for table, _ in found],
+            figures=[*self._gained(context), *(table for table, _ in found)],
             drawn=[block for one in drawn for block in one.blocks],
             metric=metric,
         )
@@ -255,6 +260,14 @@ class Stage(_base.Stage):
             (context.output / file).write_text(text, encoding="utf-8")
             context.tracker.log_artifact(context.run_key, str(context.output / file))
         return {"report": str(context.output / _PAGE), "files": list(files)}
+
+    def _gained(self, context: _base.StageContext) -> Iterator[Block]:
+        """The forest plot and the table of each comparison."""
+        for name in self.config.comparisons:
+            for run in context.runs[name]:
+                found = Contrast.of(run.summary["comparison"])
+                yield from forest(found)
+                yield Table(run.name, *found.rows(), [found.note])
 
     def _metric(self, trainings: Sequence[curves.Training]) -> str:
         """The metric to draw, none where trainings held out no labels."""

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from raydistill.config.named import MethodSpec, TaskSpec
 from raydistill.config.sections import CorpusField, ScalingConfig, StudentConfig, TeacherConfig
 from raydistill.config.training import OptimizerConfig, TrainingConfig
@@ -28,6 +30,7 @@ from raydistill.stages import (
 from raydistill.stages._base import INITIAL, Inputs
 from raydistill.stages._teacher_plan import Choice
 from raydistill.stages._training_plan import TrainDecisions, plan_training
+from raydistill.stages._tuning import tuned
 from raydistill.training.placement import CAPTURED
 from raydistill.training.selection import best_folders
 from raydistill.training.spec import TeacherSpec, TrainSpec
@@ -70,6 +73,11 @@ class Config(_base.StageConfig):
     below the job's storage, where other trainings find it: of classifiers of sequences the same, and faster. ``auto``
     takes ``stored`` where the method can, the training reads as many rows as that takes and the storage has room, else
     ``live``. The name of an earlier capture stage, or its folder, reads what that stored."""
+    # Not written where it is not given, so that hashes of stages stay what they were.
+    tuned_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Name of an earlier choose stage. The numbers in the matrix of the run that it chose, such as
+    ``optimizer.learning_rate``, take the place of this stage's; its seed does not. So a stage with a matrix of seeds
+    trains with what trials of another found."""
     student: StudentConfig
     training: TrainingConfig = TrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -92,6 +100,8 @@ class Stage(_base.Stage):
             found["student.scores"] = self.config.student.scores
         if self.config.teacher_outputs not in _teacher_plan.KEYWORDS:
             found["teacher_outputs"] = self.config.teacher_outputs
+        if self.config.tuned_by is not None:
+            found["tuned_by"] = self.config.tuned_by
         return found
 
     def identity(self, scaling: ScalingConfig) -> dict[str, Any]:
@@ -135,6 +145,11 @@ class Stage(_base.Stage):
             self._initial(context)
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> TrainDecisions:
+        if self.config.tuned_by is not None:
+            config, chosen = tuned(self.config, inputs)
+            found = Stage(self.name, config).plan(scaling, inputs)
+            found.lines.append(f"takes {', '.join(chosen)} from {self.config.tuned_by}")
+            return found
         if self._batch_dependent() and scaling.fewest_workers < scaling.num_workers:
             raise UserError(
                 f"scaling.min_workers is {scaling.min_workers}, but the loss of a row depends on the rows beside it "
@@ -150,6 +165,10 @@ class Stage(_base.Stage):
         return decisions
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
+        if self.config.tuned_by is not None:
+            config, chosen = tuned(self.config, context.inputs)
+            context.tracker.set_tags(context.run_key, {f"tuned.{key}": value for key, value in chosen.items()})
+            return {**Stage(self.name, config).run(context), "tuned": chosen}
         decisions = self.plan(context.scaling, context.inputs)
         if decisions.unreached_limit:
             # The plan before the job may not have known the rows yet.

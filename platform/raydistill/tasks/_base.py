@@ -96,6 +96,8 @@ class TaskBase(ABC):
     values have ``second``, and nothing that is told of single tokens."""
     NEEDS_STORED: ClassVar[tuple[str, ...]] = ()
     """Kinds of stored teacher outputs that it makes its labels of, such as ``logits``."""
+    ROW_METRICS: ClassVar[tuple[str, ...]] = ()
+    """Metrics that are means over rows, or functions of one, of which what is told of each row has the values."""
 
     def __init__(self, config: Any, encoding: Encoding) -> None:
         self.config = config
@@ -159,6 +161,10 @@ class TaskBase(ABC):
         """What a model said of each row that was scored, from the added sums: columns of equal length by their names.
 
         ``row_id`` is among them, with ``label`` and ``prediction``, of classes as their names. None for a task that
-        does not tell: one whose targets are tokens of a vocabulary.
+        does not tell: one whose targets are tokens of a vocabulary, of which ``score_rows`` tells each row's sums.
         """
+        return None
+
+    def score_rows(self, student: nn.Module, batch: Batch) -> dict[str, Tensor] | None:
+        """The sums of ``score`` for each row of a batch by itself, (B,) each; None where ``predictions`` has rows."""
         return None

@@ -1,7 +1,7 @@
 """How well a model predicts tokens: what masked and causal language modelling are scored by."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from raydistill.models.predictions import at_labels
 from raydistill.user_error import UserError
 
 GREATER_IS_BETTER = {"loss": False, "perplexity": False, "accuracy": True}
-"""The metrics that models can be compared by."""
+"""The metrics that models can be compared by, all of them means over tokens or functions of one."""
 
 _LARGEST_EXPONENT = 700.0
 """Beyond it the exponential is no float."""
@@ -26,16 +26,33 @@ def token_sums(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
     Logits of all labels never exist at once.
     """
-    states, projection = at_labels(student, batch)
     labels = batch["labels"]
-    loss = states.new_zeros((), dtype=torch.float64)
+    loss = labels.new_zeros((), dtype=torch.float64)
     correct = torch.zeros_like(loss)
-    chunks = zip(states.split(DEFAULT_CHUNK_ROWS), labels.split(DEFAULT_CHUNK_ROWS), strict=True)
-    for of_states, of_labels in chunks:
-        logits = logits_of(of_states, projection)
+    for logits, of_labels, _ in _chunks(student, batch):
         loss += cross_entropy(logits.float(), of_labels, reduction="sum")
         correct += (logits.argmax(-1) == of_labels).sum()
     return {"loss": loss, "correct": correct, "tokens": torch.full_like(loss, labels.shape[0])}
+
+
+@torch.no_grad()
+def token_rows(student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The sums of ``token_sums`` for each row of a batch by itself, (B,) each."""
+    sums = batch["labels"].new_zeros((3, batch.num_rows), dtype=torch.float64)
+    for logits, of_labels, rows in _chunks(student, batch):
+        loss = cross_entropy(logits.float(), of_labels, reduction="none").double()
+        correct = (logits.argmax(-1) == of_labels).double()
+        sums.index_add_(1, rows, torch.stack([loss, correct, torch.ones_like(loss)]))
+    return dict(zip(("loss", "correct", "tokens"), sums, strict=True))
+
+
+def _chunks(student: nn.Module, batch: Batch) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Logits of some labels at a time, those labels, and the row of each."""
+    states, projection = at_labels(student, batch)
+    rows = batch["label_index"].div(batch["input_ids"].shape[1], rounding_mode="floor")
+    parts = (tensor.split(DEFAULT_CHUNK_ROWS) for tensor in (states, batch["labels"], rows))
+    for of_states, of_labels, of_rows in zip(*parts, strict=True):
+        yield logits_of(of_states, projection), of_labels, of_rows
 
 
 def token_metrics(sums: Mapping[str, Any], *, nothing: str) -> dict[str, float]:

@@ -133,6 +133,7 @@ class Task(TaskBase):
     HEAD = "sequence_classification"
     ENCODINGS = ("glue",)
     TEACHER_TOKENIZERS = True
+    ROW_METRICS = ("accuracy", "loss")
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""

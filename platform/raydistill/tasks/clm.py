@@ -18,7 +18,7 @@ from raydistill.tasks import _instructions, _text_rows
 from raydistill.tasks._base import Column, LabelledRow, TaskBase
 from raydistill.tasks._instructions import LOSS_SPANS
 from raydistill.tasks._text_rows import Ends, Row, cut_between, whole_rows
-from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
+from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_rows, token_sums
 from raydistill.tasks._tokenizing import length_limit
 from raydistill.user_error import UserError
 
@@ -105,6 +105,7 @@ class Task(TaskBase):
     """
 
     HEAD = "causal_lm"
+    ROW_METRICS = tuple(GREATER_IS_BETTER)
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Label every row; neither rows nor partners change."""
@@ -126,6 +127,10 @@ class Task(TaskBase):
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Summed cross-entropy in nats (``loss``), ``correct`` answers and ``tokens``, over all predicted tokens."""
         return token_sums(student, batch)
+
+    def score_rows(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The same sums for each row."""
+        return token_rows(student, batch)
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """``loss`` is the mean cross-entropy of predicted tokens in nats, ``perplexity`` its exponential, ``accuracy``

@@ -14,7 +14,7 @@ from raydistill.batch import PARTNER, Batch
 from raydistill.tasks._base import Encoding, TaskBase
 from raydistill.tasks._masking import Masking
 from raydistill.tasks._text_rows import EncodeConfig, columns, cut, drop_reasons, encode
-from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_sums
+from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_rows, token_sums
 from raydistill.user_error import UserError
 
 __all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "encode"]
@@ -70,6 +70,7 @@ class Task(TaskBase):
     """
 
     HEAD = "masked_lm"
+    ROW_METRICS = tuple(GREATER_IS_BETTER)
 
     def __init__(self, config: Config, encoding: Encoding) -> None:
         super().__init__(config, encoding)
@@ -101,6 +102,10 @@ class Task(TaskBase):
     def score(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Summed cross-entropy in nats (``loss``), ``correct`` answers and ``tokens``, all at masked tokens."""
         return token_sums(student, batch)
+
+    def score_rows(self, student: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The same sums for each row."""
+        return token_rows(student, batch)
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """``loss`` is the mean cross-entropy at masked tokens in nats, ``perplexity`` its exponential, ``accuracy`` the

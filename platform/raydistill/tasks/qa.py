@@ -195,6 +195,7 @@ class Task(TaskBase):
     """Labels are the first tokens of all rows, then the last ones: ``labels`` (2B,); writes ``token_types``."""
 
     HEAD = "question_answering"
+    ROW_METRICS = ("exact_match", "f1")
 
     def prepare_batch(self, batch: Batch) -> Batch:
         """Nothing is drawn."""

@@ -48,14 +48,20 @@ def _commands() -> Iterator[tuple[str, tuple[str, ...]]]:
             yield job, tuple(changes)
 
 
-@pytest.mark.parametrize("name", files.names(files.JOBS))
+def _marks(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Studies have some hundred runs each, whose preflight takes seconds; one of them stands for all."""
+    return (pytest.mark.slow,) if name.startswith("studies/") and name != "studies/sentiment" else ()
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in files.names(files.JOBS)])
 def test_a_shipped_job_passes_its_preflight_and_says_what_it_is(name: str, tmp_path: Path, hub_and_gpus: None) -> None:
     _check(name, tmp_path)
     assert len(files.description(files.JOBS, name)) > 20
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [pytest.param(*each, id=" ".join([each[0], *each[1]])) for each in _commands()]
+    ("name", "changes"),
+    [pytest.param(*each, id=" ".join([each[0], *each[1]]), marks=_marks(each[0])) for each in _commands()],
 )
 def test_a_command_in_the_comments_of_a_shipped_job_passes_its_preflight(
     name: str, changes: tuple[str, ...], tmp_path: Path, hub_and_gpus: None

@@ -124,9 +124,9 @@ def test_a_run_that_was_not_evaluated_is_refused(context: StageContext) -> None:
         stage().run(context)
 
 
-def test_the_forecast_is_the_students_model() -> None:
+def test_the_forecast_is_the_students_model_and_what_it_is_chosen_among() -> None:
     forecast = stage().plan(ScalingConfig(), EARLIER)
-    assert forecast.makes == ModelFacts({"": MODEL}, "t")
+    assert forecast.makes == ModelFacts({"": MODEL}, "t", choices=tuple(RUNS.values()))
     assert forecast.lines == ["chooses one of 6 runs of rewound by accuracy"]
     alone = stage(model="teacher").plan(ScalingConfig(), EARLIER)
     assert alone.lines == ["chooses the only run of teacher by accuracy"]

@@ -220,7 +220,7 @@ def test_a_report_that_fits_is_forecast() -> None:
 
 
 def test_a_report_on_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="give evaluations, trainings or task_table"):
+    with pytest.raises(ValueError, match="give evaluations, comparisons, trainings or task_table"):
         stage(evaluations=[], trainings=[])
 
 

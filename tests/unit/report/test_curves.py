@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from raydistill.report.curves import Training, curves, metrics, terms
+from raydistill.report.curves import SPEED, TOKENS, Training, curves, metrics, spent, terms
 
 
 def training(stage: str, values: dict[int, float], **assignment: object) -> Training:
@@ -48,3 +48,14 @@ def test_terms_and_metrics_are_named_once_and_the_sum_comes_first():
     second = Training("b", {}, [{"step": 1, "train/mlm": 1.0, "train/loss": 2.0, "train/ce": 1.0, "learning_rate": 1}])
     assert terms([first, second]) == ["loss", "ce", "mlm"]
     assert metrics([first, second]) == ["loss", "accuracy"]
+
+
+def test_the_seconds_of_a_training_follow_from_the_speed_of_each_part():
+    history = [
+        {"step": 0, "eval/loss": 1.0},
+        {"step": 10, SPEED: 100.0, TOKENS: 1000},
+        {"step": 10, "eval/loss": 0.5},
+        {"step": 15, SPEED: 50.0, TOKENS: 1500},
+    ]
+    assert spent(history) == {"steps": 15.0, "tokens": 1500, "seconds": 20.0}
+    assert spent(history[:1]) == {}

@@ -14,6 +14,7 @@ FOLDER = Path(next(iter(stages.__path__)))
 ONLY_WHEN_RUNNING: dict[str, str] = {
     "capture.Stage.check_room": "what of it other jobs have stored by then, and how much room the storage has left",
     "_stored_outputs._check_alike": "masks and sizes of sets that several captures left in one folder",
+    "compare._scores": "whether an earlier release made the evaluation, and whether a model's loss is infinite",
     "export.Stage._checked": "how much worse the export is than its model",
     "register.Stage._chosen_run": "whether each run lacks a metric of the evaluation, as an infinite loss",
 }
