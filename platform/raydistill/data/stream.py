@@ -211,12 +211,14 @@ class BatchBuilder:
         self.task = spec.task.build(self.corpus.encoding)
         self._partners: Partners | None = None
         self._partner_width = "bucket"
+        self._pad_to = 0
         self._teacher_of: NDArray[np.int64] | None = None
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
         if spec.method is not None:
             self._prepare = spec.method.prepare_batch
             requirements = spec.method.requirements
             self._partner_width = requirements.execution.partner_width
+            self._pad_to = requirements.execution.pad_to or 0
             if requirements.teacher_of:
                 self._teacher_of = np.array([requirements.teacher_of[part.name] for part in spec.corpus])
             if requirements.partners:
@@ -243,7 +245,7 @@ class BatchBuilder:
             here = slice(start, start + len(part))
             start += len(part)
             keys = {"seed": self._seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
-            batch = collate(token_ids[here], part, pad_id=pad_id, **keys)
+            batch = collate(token_ids[here], part, pad_id=pad_id, min_width=self._pad_to, **keys)
             if values is not None:
                 batch = batch.with_columns(**self._tensors(values.slice(here.start, len(part))))
             batch = batch.with_columns(**stored_tensors_of(stored, here.start, here.stop))

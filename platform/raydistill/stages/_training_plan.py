@@ -69,6 +69,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     if not choice.is_stored or choice.is_own:
         config.method.check_running(models[1:])
     _check_batches(config, scaling, corpus)
+    _check_width(config, models, corpus)
     criterion = criterion_of(config.training, config.task, config.method, corpus.labels)
     _check_labelled(config, corpus, criterion)
     _check_optimizer(config)
@@ -293,6 +294,19 @@ def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> 
             f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
             f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
             "training.batch_size or scaling.num_workers"
+        )
+
+
+def _check_width(config: "Config", models: Sequence[Any], corpus: CorpusFacts) -> None:
+    """Refuse a width of rows that the corpus's longest row or a model's positions do not suit."""
+    pad_to = config.method.requirements.execution.pad_to
+    if pad_to is None:
+        return
+    most = min(map(checks.max_length, models))
+    if not corpus.max_length <= pad_to <= most:
+        raise UserError(
+            f"method.pad_to is {pad_to}; the corpus has rows of up to {corpus.max_length} tokens, and the models have "
+            f"{most} positions; choose a width between"
         )
 
 
