@@ -50,7 +50,8 @@ def test_the_loss_of_states_is_the_published_mean_over_all_places_of_each_row(fo
     _, terms = method(batch, method.denominators(batch))
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"].long()}
     own, others = (model.eval()(**inputs, output_hidden_states=True).hidden_states for model in (student, teacher))
-    assert own[0].shape[:2] == (3, WIDTH) and int(batch["lengths"].max()) < WIDTH
+    assert own[0].shape[:2] == (3, WIDTH)
+    assert int(batch["lengths"].max()) < WIDTH
     expected = sum(
         mse_loss(normalize(one, dim=-1), normalize(others[2 * number], dim=-1)) for number, one in enumerate(own)
     )
@@ -62,7 +63,8 @@ def test_every_row_is_as_wide_as_asked_and_its_padding_is_the_tokenizers(folder:
     narrow, wide = (builder_of(folder, spec_of(name, **more)) for more in ({}, {"pad_to": WIDTH}))
     rows = np.arange(5)
     before, batch = (builder.batch(rows, epoch=0, step=0) for builder in (narrow, wide))
-    assert batch["input_ids"].shape == (5, WIDTH) and before["input_ids"].shape[1] < WIDTH
+    assert batch["input_ids"].shape == (5, WIDTH)
+    assert before["input_ids"].shape[1] < WIDTH
     pad_id = Corpus.open(str(folder / "corpus" / "train")).pad_id
     assert set(batch["input_ids"][~batch["attention_mask"]].tolist()) == {pad_id}
     assert torch.equal(batch["input_ids"][batch["attention_mask"]], before["input_ids"][before["attention_mask"]])
