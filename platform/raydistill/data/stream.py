@@ -55,6 +55,7 @@ class FeedSpec:
     num_micro_batches: int
     """Forward passes of each worker in an optimizer step."""
     group_by_length: bool = True
+    shuffle: bool = True
     corpus_hash: str = ""
     """Hash of the corpus, checked by every task; filled in by ``make``."""
     stored: StoredOutputs | None = None
@@ -73,6 +74,7 @@ class FeedSpec:
         batch_size: int = 1,
         num_micro_batches: int = 1,
         group_by_length: bool = True,
+        shuffle: bool = True,
         stored: StoredOutputs | None = None,
         encodings: Sequence[int] = (),
     ) -> "FeedSpec":
@@ -90,6 +92,7 @@ class FeedSpec:
             batch_size=batch_size,
             num_micro_batches=num_micro_batches,
             group_by_length=group_by_length,
+            shuffle=shuffle,
             corpus_hash=open_mixture(parts).hash,
             stored=stored,
             encodings=tuple(sorted({*encodings} - {0})),
@@ -104,6 +107,7 @@ class FeedSpec:
             batch_size=self.batch_size,
             seed=self.seed,
             group_by_length=self.group_by_length,
+            shuffle=self.shuffle,
         )
 
     def make_task(self) -> TaskBase:

@@ -126,3 +126,13 @@ def test_what_is_neither_steps_nor_a_share_is_refused(value, problem):
 def test_bounds_are_finite(key):
     with pytest.raises(ValidationError, match="finite"):
         TrainingConfig.model_validate({key: float("nan"), "early_stopping_patience": 1})
+
+
+def test_rows_in_the_corpus_order_are_not_grouped_by_length():
+    with pytest.raises(ValueError, match="shuffle is false, but group_by_length orders rows anew"):
+        TrainingConfig(shuffle=False)
+    assert TrainingConfig(shuffle=False, group_by_length=False).model_dump()["shuffle"] is False
+
+
+def test_a_training_that_shuffles_is_written_as_before_there_was_the_key():
+    assert "shuffle" not in TrainingConfig().model_dump()
