@@ -68,6 +68,15 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
+class _Wanted(NamedTuple):
+    """A metric that a job names."""
+
+    metric: str
+    greater_is_better: bool | None
+    key: str
+    """Where it stands, below ``training``."""
+
+
 def criterion_of(
     training: TrainingConfig, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None
 ) -> Criterion:
@@ -77,7 +86,7 @@ def criterion_of(
     own. Which of its terms a method has is known only when it runs, so that ``Criterion.value`` looks again.
     """
     found = _criterion(
-        Wanted(training.metric_for_best_model, training.greater_is_better, "metric_for_best_model"),
+        _Wanted(training.metric_for_best_model, training.greater_is_better, "metric_for_best_model"),
         task,
         method,
         labels,
@@ -96,21 +105,12 @@ def further_criteria(
     """How evaluations are compared for further best students, by their names; raises ValueError as ``criterion_of``."""
     found = {}
     for name, best in training.also_best.items():
-        wanted = Wanted(best.metric, best.greater_is_better, f"also_best.{name}.metric")
+        wanted = _Wanted(best.metric, best.greater_is_better, f"also_best.{name}.metric")
         found[name] = replace(_criterion(wanted, task, method, labels), saving_criterion=best.saving_criterion)
     return found
 
 
-class Wanted(NamedTuple):
-    """A metric that a job names."""
-
-    metric: str
-    greater_is_better: bool | None
-    key: str
-    """Where it stands, below ``training``."""
-
-
-def _criterion(wanted: Wanted, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> Criterion:
+def _criterion(wanted: _Wanted, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> Criterion:
     name, directions = wanted.metric, directions_of(task, method, labels)
     key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
     own = _NUMBERED.sub("teacher_#_", key)
