@@ -50,7 +50,8 @@ def cut_to(tensors: Mapping[str, Tensor], config: Any, kept: KeptUnits) -> dict[
     """
     is_whole = str(getattr(config, _LEVEL, _WHOLE)) == _WHOLE
     for key in (_LEVEL, _MAP):
-        delattr(config, key)
+        if hasattr(config, key):
+            delattr(config, key)
     set_kept(config, None)
     with torch.random.fork_rng(devices=[]):
         made: Any = model_class(_HEAD).from_config(config, attn_implementation="sdpa")
