@@ -15,7 +15,7 @@ from raydistill.training.in_process import train_here
 from raydistill.training.result import TrainResult
 from toys.capture import context_of, train_stage, write_labelled
 
-pytestmark = pytest.mark.usefixtures("one_rank")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_rank")]
 CRITERIA = {"accuracy": ("eval/accuracy", max), "loss": ("eval/loss", min)}
 STOP = 3
 
