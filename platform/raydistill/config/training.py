@@ -84,7 +84,7 @@ class FurtherBest(Section):
     greater_is_better: bool | None = None
     """As the training's own."""
     saving_criterion: float | None = None
-    """Value that the metric has to beat before the student is kept; without one that does it is the last one."""
+    """Value that the metric has to beat before the student is kept; where none does, the trained student stands in."""
 
 
 class TrainingConfig(Section):
