@@ -136,9 +136,10 @@ def collate(
     epoch: int = 0,
     step: int = 0,
     micro_batch: int = 0,
+    min_width: int = 0,
 ) -> Batch:
-    """Rows of token ids to a batch without partners."""
-    columns = pad_rows(rows, pad_id=pad_id)
+    """Rows of token ids, padded to the longest or to ``min_width``, to a batch without partners."""
+    columns = pad_rows(rows, pad_id=pad_id, min_width=min_width)
     ids = np.asarray(row_ids, dtype=np.int64)
     columns["row_id"] = torch.as_tensor(ids)
     return Batch(columns, seed=seed, epoch=epoch, step=step, micro_batch=micro_batch, first_row=int(ids[0]))

@@ -21,6 +21,9 @@ from raydistill.user_error import UserError
 
 HUB = {
     "google-bert/bert-base-uncased": BertConfig(),
+    "google-bert/bert-large-uncased": BertConfig(
+        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    ),
     "openai-community/gpt2": GPT2Config(),
     # Heads of billions of parameters would take minutes to write.
     "Qwen/Qwen3-8B-Base": Qwen3Config(vocab_size=1000, hidden_size=64, num_hidden_layers=36, tie_word_embeddings=False),

@@ -127,6 +127,9 @@ class Distillation(nn.Module):
                 f"method {self.name} with these options needs a partner of each row; give partner_input_ids and "
                 "partner_attention_mask, or pairing='in_batch'"
             )
+        width, pad_to = batch["input_ids"].shape[1], needs.execution.pad_to
+        if pad_to not in (None, width):
+            raise UserError(f"pad_to is {pad_to}, but rows have {width} places; pad them to max_length={pad_to}")
         if batch.num_rows < needs.min_rows:
             raise UserError(
                 f"method {self.name} with these options needs {needs.min_rows} rows in a batch, this one has "

@@ -11,7 +11,7 @@ from typing import Any
 from raydistill.store_paths import files_below
 
 _KEYS = frozenset(
-    {"path", "checkpoint", "corpus", "teacher_outputs", "model", "dropout_scores_file", "top_k_file"}
+    {"path", "checkpoint", "corpus", "teacher_outputs", "model", "dropout_scores_file", "top_k_file", "token_counts"}
     | {"tokenizer", "teacher_tokenizers", "teachers", "models", "members"}
 )
 """Keys whose values may be files or folders; those of the second line are strings in a matrix alone."""

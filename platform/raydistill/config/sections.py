@@ -137,8 +137,9 @@ class ModelRef(Section):
     """A checkpoint: give exactly one of ``checkpoint`` and ``package``."""
 
     checkpoint: str | None = None
-    """Name of an earlier stage (``distill``, ``distill@initial`` for its student before training), a folder,
-    ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the job's MLflow store, or a hub name, tried in this order."""
+    """Name of an earlier stage (``distill``, ``distill@initial`` for its student before training, ``distill@best_loss``
+    for one of ``training.also_best``), a folder, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the job's MLflow
+    store, or a hub name, tried in this order."""
     revision: str | None = None
     """Hub revision."""
     package: str | None = None

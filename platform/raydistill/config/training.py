@@ -76,6 +76,17 @@ def _steps_or_share(value: object) -> object:
     return value if value < 1 else int(value)
 
 
+class FurtherBest(Section):
+    """One more best student that a training keeps."""
+
+    metric: str
+    """What chooses it, as ``metric_for_best_model`` names it."""
+    greater_is_better: bool | None = None
+    """As the training's own."""
+    saving_criterion: float | None = None
+    """Value that the metric has to beat before the student is kept; where none does, the trained student stands in."""
+
+
 class TrainingConfig(Section):
     """The loop: how much, how often."""
 
@@ -88,6 +99,9 @@ class TrainingConfig(Section):
     """Most rows of one forward pass of one worker."""
     group_by_length: bool = True
     """Rows of a batch have similar lengths."""
+    # Not written where it is true, so that hashes of stages stay what they were.
+    shuffle: bool = Field(default=True, exclude_if=lambda value: value is True)
+    """Rows come in another order in each epoch; false keeps the corpus's own order, as some published code does."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     """DeepSpeed ZeRO stage."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -131,6 +145,11 @@ class TrainingConfig(Section):
     term such as ``validation/margin``, of which neither is better, needs one."""
     saving_criterion: float | None = None
     """Value that the metric has to beat before a best student is kept."""
+    # Not written where there is none, so that hashes of stages stay what they were.
+    also_best: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], FurtherBest] = Field(
+        default={}, exclude_if=lambda value: not value
+    )
+    """Best students that are kept besides, by names: later stages read ``STAGE@best_NAME``."""
     load_best_model_at_end: bool = False
     """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
@@ -145,6 +164,8 @@ class TrainingConfig(Section):
                 f"early_stopping_threshold is {self.early_stopping_threshold}, which does nothing without "
                 "early_stopping_patience; give both or neither"
             )
+        if self.group_by_length and not self.shuffle:
+            raise UserError("shuffle is false, but group_by_length orders rows anew; set group_by_length to false too")
         if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
             raise UserError(
                 f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
@@ -159,12 +180,12 @@ class TrainingConfig(Section):
                 f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
                 "leave it"
             )
-        compares = self.load_best_model_at_end or self.early_stopping_patience is not None
-        if compares and self.evaluates_only_at_the_end:
-            key = "load_best_model_at_end" if self.load_best_model_at_end else "early_stopping_patience"
-            raise UserError(
-                f"{key} is {getattr(self, key)}, but the only evaluation is the one at the end; set eval_steps lower"
-            )
+        for key in ("load_best_model_at_end", "early_stopping_patience", "also_best"):
+            if getattr(self, key) and self.evaluates_only_at_the_end:
+                value = ", ".join(self.also_best) if key == "also_best" else getattr(self, key)
+                raise UserError(
+                    f"{key} is {value}, but the only evaluation is the one at the end; set eval_steps lower"
+                )
         return self
 
     @property

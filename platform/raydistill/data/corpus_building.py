@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from raydistill import __version__
 from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import FORMAT_VERSION, Corpus, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
@@ -22,6 +25,7 @@ from raydistill.data.input_splits import PARTS, InputSplit, WeightedSource, inte
 from raydistill.data.sources._base import Item
 from raydistill.data.storage import join
 from raydistill.data.teacher_tokenizers import FurtherTokenizer, further_columns
+from raydistill.data.token_counts import read_counts_of
 from raydistill.models.checks import longest_row
 from raydistill.models.load import load_tokenizer
 from raydistill.tasks._base import CUTS
@@ -42,6 +46,7 @@ def binarize(
     validation: float | SourceSpec = 0.02,
     rows_per_shard: int = ROWS_PER_SHARD,
     seed: int = 0,
+    token_counts: str | None = None,
     parallel: int = 1,
     tell: Callable[[list[Finding]], None] | None = None,
 ) -> dict[str, Any]:
@@ -52,6 +57,7 @@ def binarize(
     texts are the validation corpus, and ``sources``, which may be none, give only ``train``. The files depend on the
     arguments alone: an interrupted call leaves finished shards, with which the next call of the same arguments goes on.
     Each text of a task of sequences is encoded with the tokenizers in the folders ``teacher_tokenizers`` too.
+    ``token_counts`` is a file of counts that stand in the corpora in place of their own.
     ``parallel`` is the number of calls that share the machine. ``tell`` is told what was left out, and what of the rest
     looks wrong.
     Returns for each part ``rows`` and ``tokens``, and over both the number of ``texts``, of ``dropped`` rows by
@@ -71,11 +77,13 @@ def binarize(
         texts_per_block=_TEXTS_PER_BLOCK,
         further=[one for one, _ in further],
     )
+    given = None if token_counts is None else read_counts_of(token_counts, vocab_size=len(tokenizer))
     open_writer = partial(
         CorpusWriter,
         vocab_size=len(tokenizer),
         rows_per_shard=rows_per_shard,
-        recipe=_recipe_hash(recipe, origin, rows_per_shard),
+        recipe=_recipe_hash(recipe, origin, rows_per_shard, given),
+        token_counts=given,
     )
     encodings = {part: of_part(encoding, part) for part in origin.parts}
     more = further_columns([one.vocab_size for one in recipe.further])
@@ -203,7 +211,7 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
-def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int) -> str:
+def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int, token_counts: NDArray[np.int64] | None) -> str:
     """SHA-256 of all that the files of the corpora depend on."""
     content = {
         "version": [__version__, FORMAT_VERSION],
@@ -214,6 +222,8 @@ def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int) -> str:
     }
     if recipe.further:
         content["further"] = [[_digests(one.files), one.max_length] for one in recipe.further]
+    if token_counts is not None:
+        content["token_counts"] = hashlib.sha256(token_counts.tobytes()).hexdigest()
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -62,6 +62,7 @@ class CorpusWriter:
     With a ``recipe``, a hash of all that the rows depend on, the finished shards of an interrupted writer of the same
     recipe are kept: ``start`` is the block from which on rows are missing, earlier rows are left out when they are
     given again, and a finished corpus of the recipe is left as it is, with ``start`` beyond every block.
+    ``token_counts`` (vocab_size,) stand in the corpus in place of its own.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class CorpusWriter:
         rows_per_shard: int = ROWS_PER_SHARD,
         recipe: str | None = None,
         columns: Mapping[str, Column] | None = None,
+        token_counts: NDArray[np.int64] | None = None,
     ) -> None:
         if rows_per_shard < 1:
             raise UserError(f"rows_per_shard is {rows_per_shard}; give at least 1")
@@ -84,6 +86,7 @@ class CorpusWriter:
         self._group: list[tuple[NDArray[np.integer], NDArray[np.int32], pa.Table | None]] = []
         self._group_rows = 0
         self._token_counts = np.zeros(vocab_size, dtype=np.int64)
+        self._given_counts = token_counts
         self._shards: list[ShardInfo] = []
         self._shard: ShardWriter | None = None
         self._written = 0
@@ -264,7 +267,8 @@ class CorpusWriter:
 
     def _write_token_counts(self) -> FileInfo:
         buffer = io.BytesIO()
-        np.save(buffer, self._token_counts, allow_pickle=False)
+        counts = self._token_counts if self._given_counts is None else self._given_counts
+        np.save(buffer, counts, allow_pickle=False)
         stream = self._folder.open_output(TOKEN_COUNTS)
         stream.write(buffer.getvalue())
         return closed(stream)

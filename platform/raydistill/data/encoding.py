@@ -32,7 +32,7 @@ SMALL_BYTES = 2**20
 """Texts of so many bytes are encoded in about two seconds, in which no other process would have begun."""
 _PIECE_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
-_BLOCK_CHARACTERS = 2**22
+_BLOCK_CHARACTERS = 2**24
 """A block of texts is full at this size too."""
 _IDS, _LENGTHS = "row.ids", "row.lengths"
 _COUNTS = pa.map_(pa.string(), pa.int64())

@@ -42,6 +42,7 @@ class Plan:
 
     An epoch has ceil(rows / batch_size) steps whose sizes differ by at most one row, so that none is tiny, and
     holds every row once. ``lengths``: (rows,); ``shard_offsets``: first row of each shard and the total at the end.
+    Without ``shuffle`` every epoch has the rows in the corpus's order.
     Deviation: the published sampler fills each bucket's batches to ``batch_size`` and mixes only what is left over
     at the end of an epoch; here a batch may span neighbouring buckets.
     """
@@ -54,6 +55,7 @@ class Plan:
         batch_size: int,
         seed: int,
         group_by_length: bool = True,
+        shuffle: bool = True,
         window_rows: int = WINDOW_ROWS,
     ) -> None:
         self.num_rows = int(shard_offsets[-1])
@@ -66,6 +68,7 @@ class Plan:
         self._offsets = np.asarray(shard_offsets, dtype=np.int64)
         self._seed = seed
         self._group_by_length = group_by_length
+        self._shuffle = shuffle
         self.steps_per_epoch = -(-self.num_rows // batch_size)
         steps_per_window = max(1, window_rows // batch_size)
         self._windows_per_epoch = -(-self.steps_per_epoch // steps_per_window)
@@ -111,6 +114,8 @@ class Plan:
     def _compute_window(self, epoch: int, window: int) -> list[Rows]:
         steps = np.arange(self._first_step(window), self._first_step(window + 1) + 1)
         edges = self._first_row(steps)
+        if not self._shuffle:
+            return np.split(np.arange(edges[0], edges[-1], dtype=np.int64), edges[1:-1] - edges[0])
         rows = self._ordered_rows(epoch, int(edges[0]), int(edges[-1]))
         rows = rows[permutation("plan rows", self._seed, epoch, window, size=len(rows))]
         order = permutation("plan batches", self._seed, epoch, window, size=len(steps) - 1)

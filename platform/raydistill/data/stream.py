@@ -57,6 +57,7 @@ class FeedSpec:
     num_micro_batches: int
     """Forward passes of each worker in an optimizer step."""
     group_by_length: bool = True
+    shuffle: bool = True
     corpus_hash: str = ""
     """Hash of the corpus, checked by every task; filled in by ``make``."""
     stored: StoredOutputs | None = None
@@ -75,6 +76,7 @@ class FeedSpec:
         batch_size: int = 1,
         num_micro_batches: int = 1,
         group_by_length: bool = True,
+        shuffle: bool = True,
         stored: StoredOutputs | None = None,
         encodings: Sequence[int] = (),
     ) -> "FeedSpec":
@@ -92,6 +94,7 @@ class FeedSpec:
             batch_size=batch_size,
             num_micro_batches=num_micro_batches,
             group_by_length=group_by_length,
+            shuffle=shuffle,
             corpus_hash=open_mixture(parts).hash,
             stored=stored,
             encodings=tuple(sorted({*encodings} - {0})),
@@ -106,6 +109,7 @@ class FeedSpec:
             batch_size=self.batch_size,
             seed=self.seed,
             group_by_length=self.group_by_length,
+            shuffle=self.shuffle,
         )
 
     def make_task(self) -> TaskBase:
@@ -234,6 +238,7 @@ class BatchBuilder:
         self.task = spec.task.build(self.corpus.encoding)
         self._requirements = Requirements() if spec.method is None else spec.method.requirements
         self._partner_width = self._requirements.execution.partner_width
+        self._pad_to = self._requirements.execution.pad_to or 0
         self._prepare: Callable[[Batch], Batch] = lambda batch: batch
         self._teacher_of: NDArray[np.int64] | None = None
         if spec.method is not None:
@@ -268,7 +273,7 @@ class BatchBuilder:
             here = slice(start, start + len(part))
             start += len(part)
             keys = {"seed": self._spec.seed, "epoch": epoch, "step": step, "micro_batch": micro_batch}
-            batch = collate(found.token_ids[here], part, pad_id=pad_id, **keys)
+            batch = collate(found.token_ids[here], part, pad_id=pad_id, min_width=self._pad_to, **keys)
             if found.values is not None:
                 batch = batch.with_columns(**self._tensors(found.values.slice(here.start, len(part))))
             batch = batch.with_columns(**stored_tensors_of(found.stored, here.start, here.stop))

@@ -24,7 +24,7 @@ from raydistill.job.load import STAGES, JobConfig, load_job, stage_type
 from raydistill.job.preflight import check_job, report_lines
 from raydistill.job.run import Echo, JobResult, run_job
 from raydistill.options import Options, arranged, bound, section_documentation, signature_of
-from raydistill.stages._base import INITIAL, StageConfig
+from raydistill.stages._base import BEST, INITIAL, StageConfig
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -42,17 +42,22 @@ class StageHandle:
     job: "Job"
     name: str
     """Its name in the job, which a string can say too: ``"train[seed=1]"`` is one run of a stage with a matrix."""
-    initial: bool = False
+    suffix: str = ""
+    """Which student of a training stage: "" for the trained one."""
 
     @property
     def reference(self) -> str:
         """How a job file refers to it."""
-        return self.name + INITIAL if self.initial else self.name
+        return self.name + self.suffix
 
     @property
     def before_training(self) -> "StageHandle":
         """The student of a training stage as it was before."""
-        return StageHandle(self.job, self.name, initial=True)
+        return StageHandle(self.job, self.name, INITIAL)
+
+    def best(self, name: str) -> "StageHandle":
+        """One of the students that a training stage keeps by ``training.also_best``."""
+        return StageHandle(self.job, self.name, BEST + name)
 
     def __repr__(self) -> str:
         return f"<stage {self.reference} of job {self.job.name}>"

@@ -45,6 +45,8 @@ class Execution:
     partner_width: str = "bucket"
     """Where partners are cut: ``bucket``, at the upper edge of the base row's length bucket, or ``batch``, at the
     padded width of the base's micro-batch, as published."""
+    pad_to: int | None = None
+    """Places that each row is padded to, for a loss that compares padding; None: those of its micro-batch."""
     sequential_teachers: bool = False
     """Whether all teachers run inside ``weights_present``, so that only one at a time needs its weights in place."""
     cross_tokenizer: bool = False
@@ -266,6 +268,16 @@ def check_positive(key: str, value: float) -> None:
     """Raise ValueError for a rate that is not positive."""
     if not 0 < value < float("inf"):
         raise UserError(f"{key} is {value}; it must be positive and finite")
+
+
+def check_pad_to(pad_to: int | None, *, compares_padding: bool, written: str) -> None:
+    """Raise ValueError for a width of rows without places, or where no padding is compared, which is ``written``."""
+    if pad_to is None:
+        return
+    if pad_to < 1:
+        raise UserError(f"pad_to is {pad_to}; it must be at least 1")
+    if not compares_padding:
+        raise UserError(f"pad_to is {pad_to}, but no padding is compared; write {written}, or leave pad_to out")
 
 
 def check_temperature(key: str, value: float) -> None:

@@ -5,7 +5,7 @@ EMNLP; code lancopku/MUKI @ 703fd17.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from raydistill.methods._base import (
     Term,
     Terms,
     check_one_width,
+    check_pad_to,
     check_positive,
     check_temperature,
     check_weight,
@@ -32,6 +33,7 @@ from raydistill.models.layer_plan import num_steps
 from raydistill.models.offloading import weights_present
 from raydistill.models.predictions import Prediction, predict
 from raydistill.optim.parameter_groups import GroupRule
+from raydistill.options import LATER
 from raydistill.user_error import UserError
 
 HEADS = ("sequence_classification",)
@@ -199,6 +201,8 @@ class AlignmentConfig:
     """For each teacher the layers that they are aligned with, one each, from 0 by their output."""
     mask_padding: bool = True
     """Align real tokens only; false computes and aligns padding too, as published."""
+    pad_to: int | None = field(default=None, metadata=LATER)
+    """Places that rows are padded to while padding is aligned, published as 128; by default those of a micro-batch."""
     adapter_learning_rate: float = 1e-3
     """Peak learning rate of the adapters, with the student's schedule; published as ``almal_lr``."""
     adapter_seed: int = 0
@@ -215,6 +219,7 @@ class AlignmentConfig:
         if self.num_aligned_layers != -1 and self.num_aligned_layers < 1:
             raise UserError(f"num_aligned_layers is {self.num_aligned_layers}; it must be at least 1, or -1 for all")
         check_positive("adapter_learning_rate", self.adapter_learning_rate)
+        check_pad_to(self.pad_to, compares_padding=not self.mask_padding, written="mask_padding: false")
         self._check_lists()
 
     def _check_lists(self) -> None:
@@ -233,7 +238,7 @@ class AlignmentConfig:
                 )
 
 
-def aligns_states(*, batch_dependent: bool) -> Requirements:
+def aligns_states(*, batch_dependent: bool, pad_to: int | None) -> Requirements:
     """Needs of a method that aligns states of one or more teachers, which run: states of tokens are not stored."""
     return Requirements(
         min_teachers=1,
@@ -241,7 +246,9 @@ def aligns_states(*, batch_dependent: bool) -> Requirements:
         heads=HEADS,
         needs=STATES,
         labels=False,
-        execution=Execution(batch_dependent=batch_dependent, sequential_teachers=True, partial_label_space=True),
+        execution=Execution(
+            batch_dependent=batch_dependent, pad_to=pad_to, sequential_teachers=True, partial_label_space=True
+        ),
     )
 
 
@@ -367,7 +374,7 @@ def add_alignment(terms: Terms, distiller: Distiller, classes: ClassUnion, adapt
     if not config.mask_padding:
         batch = padded_rows(batch)
     student = predict(distiller.student, batch, head=distiller.head, with_states=True)
-    student_states = states_at(student, student_layers)
+    student_states = [student.hidden_states[number] for number in student_layers]
     found = [_teacher_states(distiller, batch, number, layers) for number, layers in enumerate(teacher_layers)]
     teachers, teacher_states = zip(*found, strict=True)
     losses = [
@@ -386,11 +393,4 @@ def _teacher_states(distiller: Distiller, batch: Batch, number: int, layers: Lay
     """A teacher's outputs, and its states at ``layers``."""
     with weights_present(distiller.teachers[number]):
         teacher = distiller.run_teacher(batch, number=number, with_states=True)
-        return teacher, states_at(teacher, layers)
-
-
-def states_at(prediction: Prediction, layers: Layers) -> list[Tensor]:
-    """Hidden states (R, H) of these numbers as transformers returns them: a decoder's last ones are normalized."""
-    assert prediction.last_states is not None
-    found = [*prediction.states[:-1], prediction.last_states]
-    return [found[number] for number in layers]
+        return teacher, [teacher.hidden_states[number] for number in layers]

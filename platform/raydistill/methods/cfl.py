@@ -81,7 +81,7 @@ class Method(_integration.IntegrationDistiller):
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
         """Any number of teachers that run; the rows of a micro-batch are compared with each other."""
-        return _integration.aligns_states(batch_dependent=True)
+        return _integration.aligns_states(batch_dependent=True, pad_to=config.pad_to)
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:

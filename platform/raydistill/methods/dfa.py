@@ -66,8 +66,9 @@ class Method(_integration.IntegrationDistiller):
 
     @classmethod
     def requirements(cls, config: Config) -> Requirements:
-        """Any number of teachers that run; with padding a row's loss depends on the width of its micro-batch."""
-        return _integration.aligns_states(batch_dependent=not config.mask_padding)
+        """Any number of teachers that run; with padding a row's loss depends on its width, often its micro-batch's."""
+        depends = not config.mask_padding and config.pad_to is None
+        return _integration.aligns_states(batch_dependent=depends, pad_to=config.pad_to)
 
     @classmethod
     def check(cls, config: Config, student_config: Any, teacher_configs: Sequence[Any]) -> None:

@@ -5,7 +5,7 @@ lancopku/DynamicKD @ 261162d. Formulas and deviations: see README.md in this fol
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,12 +27,14 @@ from raydistill.methods._base import (
     Terms,
     check_choice,
     check_one_width,
+    check_pad_to,
     check_weight,
     label_term,
 )
 from raydistill.models.blocks import family_of
 from raydistill.models.layer_plan import num_steps
 from raydistill.models.predictions import Prediction, predict
+from raydistill.options import LATER
 from raydistill.user_error import UserError
 
 STRATEGIES = ("uncertainty", "uncertainty_r", "static")
@@ -54,6 +56,8 @@ class Config(_dynamic.DynamicConfig):
     positions: str = "valid"
     """Compare hidden states of real tokens (``valid``), or, as published, those of padding too (``padded``), which is
     then computed."""
+    pad_to: int | None = field(default=None, metadata=LATER)
+    """Places that rows are padded to while padding is compared, published as 128; by default those of a micro-batch."""
     detach_weight: bool = False
     """Whether the weights carry no gradient; the published ones do."""
 
@@ -67,6 +71,12 @@ class Config(_dynamic.DynamicConfig):
             raise UserError("detach_weight is true, but strategy 'static' has no weights of rows; remove it")
         check_choice("rep_norm_dim", self.rep_norm_dim, tuple(_ERRORS))
         check_choice("positions", self.positions, ("valid", "padded"))
+        check_pad_to(self.pad_to, compares_padding=self.compares_padding, written="positions: padded")
+
+    @property
+    def compares_padding(self) -> bool:
+        """Whether states at padding enter the loss."""
+        return self.rep_alpha > 0 and self.positions == "padded"
 
 
 class Method(Distiller):
@@ -93,7 +103,9 @@ class Method(Distiller):
             max_teachers=1,
             heads=_dynamic.HEADS,
             needs=STATES if config.rep_alpha > 0 else ("logits",),
-            execution=Execution(batch_dependent=config.rep_alpha > 0 and config.positions == "padded"),
+            execution=Execution(
+                batch_dependent=config.compares_padding and config.pad_to is None, pad_to=config.pad_to
+            ),
         )
 
     @classmethod
@@ -140,7 +152,7 @@ class Method(Distiller):
         """See the base class."""
         compares_states = "rep" in self._alphas()
         labels, label = batch["labels"], label_term(batch)
-        if compares_states and self.config.positions == "padded":
+        if self.config.compares_padding:
             batch = padded_rows(batch)
         student = predict(self.student, batch, head=self.head, with_states=compares_states)
         teacher = self.run_teacher(batch, with_states=compares_states)
@@ -167,7 +179,7 @@ class Method(Distiller):
 
     def _state_losses(self, student: Prediction, teacher: Prediction, batch: Batch) -> Tensor:
         """Sum over matched layers of the mean squared error between a row's states (B,)."""
-        states, teacher_states = _with_last(student), _with_last(teacher)
+        states, teacher_states = student.hidden_states, teacher.hidden_states
         depth, teacher_depth = len(states) - 1, len(teacher_states) - 1
         error, layout = _ERRORS[self.config.rep_norm_dim], student.layout
         errors = [
@@ -175,9 +187,3 @@ class Method(Distiller):
         ]
         sums = sum_by_row(torch.stack(errors).sum(dim=0), layout)
         return sums / (layout.width if self.config.positions == "padded" else batch["lengths"])
-
-
-def _with_last(prediction: Prediction) -> list[Tensor]:
-    """Hidden states as transformers returns them: the last ones of a decoder are normalized."""
-    assert prediction.last_states is not None
-    return [*prediction.states[:-1], prediction.last_states]

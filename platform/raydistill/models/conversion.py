@@ -11,46 +11,71 @@ from torch import Tensor
 
 from raydistill.atomic import first_folder
 from raydistill.models.classes import with_classes
+from raydistill.models.kept_units import kept_of
 from raydistill.models.load import load_config
-from raydistill.models.stored_tensors import PUBLISHED_CLASS, WEIGHTS, is_published, own_names
-from raydistill.user_error import UserError
+from raydistill.models.published_sparsity import cut_to, kept_at
+from raydistill.models.stored_tensors import PRUNED_WEIGHTS, PUBLISHED_CLASS, WEIGHTS, is_published, own_names
+from raydistill.user_error import UserError, placed
 
 PICKLED_WEIGHTS = "pytorch_model.bin"
 """What transformers called the file of weights before safetensors."""
 TOKENIZER_FILES = ("*.txt", "*.model", "tokenizer*.json", "vocab.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def to_safetensors(folder: str | Path, target: str | Path, *, labels: Sequence[str] | None = None) -> int:
+def to_safetensors(
+    folder: str | Path, target: str | Path, *, labels: Sequence[str] | None = None, sparsity: str | None = None
+) -> int:
     """Write the checkpoint in ``folder``, whose weights are pickled, to ``target``, for ``load_model``.
 
     Tensors alone are read: torch refuses a pickle with anything else before it has an effect. Classifiers that StarK's
-    authors published become those of transformers, by name and tensors. ``labels`` names the outputs of a classifier
-    in their order. Returns the number of tensors. ``target`` is there as a whole or not at all. Raises ValueError for
-    a folder without such a file, a file with more than tensors, and a target that is there.
+    authors published become those of transformers, by name and tensors, and those that their code has cut to a
+    sparsity become pruned models; ``sparsity`` names one of a whole checkpoint's map to cut it to. ``labels`` names the
+    outputs of a classifier in their order. Returns the number of tensors. ``target`` is there as a whole or not at all.
+    Raises ValueError for a folder without such a file, a file with more than tensors, a map that the tensors do not
+    fit, and a target that is there.
     """
-    file, made = Path(folder) / PICKLED_WEIGHTS, Path(target)
+    file = Path(folder) / PICKLED_WEIGHTS
     config = load_config(folder)
     if not file.is_file():
         raise UserError(f"{str(folder)!r} has no {PICKLED_WEIGHTS}; choose the folder of a pickled checkpoint")
-    if made.exists():
-        raise UserError(f"{str(target)!r} exists; give another name or remove it")
+    check_new(target)
     if labels is not None:
-        config = _named(config, labels)
-    tensors = _tensors(file)
-    if is_published(tensors):
+        config = named(config, labels)
+    found = read_tensors(file)
+    if is_published(found):
         config.architectures = [PUBLISHED_CLASS]
+    tensors = {new: found[old] for old, new in own_names(found).items()}
+    with placed(repr(str(folder))):
+        kept = kept_at(config, sparsity)
+        if kept is not None:
+            tensors = cut_to(tensors, config, kept)
+    return write_checkpoint(tensors, config, Path(folder), Path(target))
+
+
+def check_new(target: str | Path) -> None:
+    """Raise ValueError for a folder that is there."""
+    if Path(target).exists():
+        raise UserError(f"{str(target)!r} exists; give another name or remove it")
+
+
+def write_checkpoint(tensors: Mapping[str, Tensor], config: Any, origin: Path, target: Path) -> int:
+    """Write tensors and a configuration, and the tokenizer's files of the folder ``origin``, as ``target``.
+
+    ``target`` is there as a whole or not at all. Returns the number of tensors.
+    """
     # Tied tensors are one in memory, which safetensors does not write.
-    renamed = {new: tensors[old].clone().contiguous() for old, new in own_names(tensors).items()}
-    with first_folder(made) as whole:
-        save_file(renamed, whole / WEIGHTS, metadata={"format": "pt"})
+    written = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    file = WEIGHTS if kept_of(config) is None else PRUNED_WEIGHTS
+    with first_folder(target) as whole:
+        save_file(written, whole / file, metadata={"format": "pt"})
         config.save_pretrained(whole)
         for pattern in TOKENIZER_FILES:
-            for found in Path(folder).glob(pattern):
+            for found in origin.glob(pattern):
                 shutil.copyfile(found, whole / found.name)
-    return len(renamed)
+    return len(written)
 
 
-def _named(config: Any, labels: Sequence[str]) -> Any:
+def named(config: Any, labels: Sequence[str]) -> Any:
     """A classifier's configuration with names for its outputs."""
     if len(labels) != config.num_labels:
         raise UserError(f"labels names {len(labels)} classes, the checkpoint has {config.num_labels}; name each")
@@ -61,7 +86,8 @@ def _named(config: Any, labels: Sequence[str]) -> Any:
     return with_classes(config, labels)
 
 
-def _tensors(file: Path) -> Mapping[str, Tensor]:
+def read_tensors(file: Path) -> Mapping[str, Tensor]:
+    """The tensors in a pickled file by their names; raises ValueError, in one line, for a file with anything else."""
     try:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -32,6 +32,12 @@ class Prediction:
         """States (B, D) of hs[number] that stand for their rows."""
         return self.states[number].index_select(0, self.pooled)
 
+    @property
+    def hidden_states(self) -> list[Tensor]:
+        """hs[0] to hs[L] as transformers returns them: the last ones of a decoder are normalized."""
+        assert self.last_states is not None
+        return [*self.states[:-1], self.last_states]
+
 
 class LogitsModel(nn.Module):
     """A model of which nothing but its logits is to be had, such as an exported one; it has no blocks."""

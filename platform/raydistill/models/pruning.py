@@ -58,13 +58,16 @@ def removed_counts(scores: Tensor, level: float) -> list[int]:
 def _kept(scores: Tensor, level: float, *, size: int, multiple_of: int) -> tuple[tuple[int, ...], ...]:
     order = scores.sort(dim=-1, descending=True, stable=True).indices.tolist()
     return tuple(
-        tuple(sorted(units[: _rounded(len(units), removed, size=size, multiple_of=multiple_of)]))
+        tuple(sorted(units[: kept_count(len(units), removed, size=size, multiple_of=multiple_of)]))
         for units, removed in zip(order, removed_counts(scores, level), strict=True)
     )
 
 
-def _rounded(units: int, removed: int, *, size: int, multiple_of: int) -> int:
-    """Units that a block keeps when the width that goes, ``size`` a unit, is rounded to a multiple."""
+def kept_count(units: int, removed: int, *, size: int, multiple_of: int) -> int:
+    """Units that a block keeps when the width that goes, ``size`` a unit, is rounded to a multiple.
+
+    Raises ValueError where that would leave part of a unit.
+    """
     width = units * size - multiple_of * round(removed * size / multiple_of)
     if width < multiple_of:
         return 0

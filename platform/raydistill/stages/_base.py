@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,16 @@ from raydistill.store_paths import local_path
 from raydistill.tasks._base import Column
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.result import TrainResult
+from raydistill.training.selection import FURTHER
 
 _logger = logging.getLogger(__name__)
 RECORD = "stage.json"
 """File in the output of a finished run that has its summary."""
 INITIAL = "@initial"
 """Suffix that names a training stage's student as it was before training."""
+BEST = f"@{FURTHER}"
+"""What a suffix starts with that names one of its further best students."""
+_SUFFIX = re.compile(f"({INITIAL}|{BEST}[a-z0-9_]+)?$")
 
 
 class StageConfig(Section):
@@ -134,7 +139,7 @@ class ModelFacts:
     """What is known of a model, or of the student of a training and of what it was before."""
 
     configs: Mapping[str, Any]
-    """The transformers configuration by the suffix of a reference, "" or "@initial"."""
+    """The transformers configuration by the suffix of a reference, such as "" or "@initial"."""
     tokenizer_hash: str | None = None
     """Hash of their tokenizer; None where that is not known."""
     metrics: tuple[str, ...] | None = None
@@ -326,11 +331,11 @@ class Stage(ABC):
 
 def stage_of(reference: str) -> str:
     """The stage that a reference names: ``distill@initial`` gives ``distill``."""
-    return reference.removesuffix(INITIAL)
+    return _SUFFIX.sub("", reference)
 
 
 def suffix_of(reference: str) -> str:
-    """What a reference names of a stage's output: ``@initial`` of ``distill@initial``, nothing of ``distill``."""
+    """Which student of the stage it means: ``@initial``, ``@best_`` with a name, or nothing for the trained one."""
     return reference.removeprefix(stage_of(reference))
 
 

@@ -19,7 +19,7 @@ from raydistill.registry.student import (
     TEACHER,
     FiguresRow,
 )
-from raydistill.stages._base import Inputs, Run, stage_of
+from raydistill.stages._base import Inputs, Run, suffix_of
 from raydistill.user_error import UserError
 
 Entry = Mapping[str, Any]
@@ -27,7 +27,7 @@ Entry = Mapping[str, Any]
 
 def student_entry(entries: Sequence[Entry], run: Run, model: str) -> Entry | None:
     """An evaluation's entry of a run's student, ``model`` being the reference to it; None when it has none."""
-    suffix = model.removeprefix(stage_of(model))
+    suffix = suffix_of(model)
     references = {run.name.partition("[")[0] + suffix, run.name + suffix}
     found = (
         entry for entry in entries if entry["reference"] in references and entry["assignment"] == dict(run.assignment)

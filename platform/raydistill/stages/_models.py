@@ -21,13 +21,13 @@ from raydistill.models.gguf import gguf_at, kept_checkpoint
 from raydistill.models.load import CLASSIFIERS, check_family, load_config, load_tokenizer, stored_head
 from raydistill.models.padding import check_padding_side
 from raydistill.registry.reference import is_registered
-from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of
+from raydistill.stages._base import INITIAL, CorpusFacts, Inputs, ModelFacts, planned, stage_of, suffix_of
 from raydistill.stages._made_checkpoints import content_of as content_of
 from raydistill.stages._made_checkpoints import naming_blocks, times_of, whole_model, with_blocks
 from raydistill.store_paths import cache_folder, is_in_store, local_path
 from raydistill.user_error import UserError, placed
 
-BEFORE = "initial"
+BEFORE = INITIAL.removeprefix("@")
 """Folder, in a training's output, of the student before training."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -96,10 +96,9 @@ def model_of(key: str, reference: ModelRef, inputs: Inputs, *, for_tokenizer: bo
             folder = resolve(reference, inputs)
             return Model(None if for_tokenizer else load_config(folder), folder, exported=is_exported(folder))
         facts = planned(ModelFacts, stage_of(name), inputs)
-        suffix = INITIAL if name.endswith(INITIAL) else ""
-        if facts is None or suffix not in facts.configs:
+        if facts is None or suffix_of(name) not in facts.configs:
             raise UserError(f"checkpoint is {name!r}, which makes no model; name a training stage")
-        made_config = facts.configs[suffix]
+        made_config = facts.configs[suffix_of(name)]
         config = made_config if reference.blocks is None else naming_blocks(made_config, reference.blocks)
         return Model(config, planned_tokenizer=facts.tokenizer_hash, exported=facts.exported_from is not None)
     except UserError as error:
@@ -278,7 +277,7 @@ def _tokenizer_of(folder: Path, changed: tuple[int, ...]) -> _Tokenizer:
 
 def model_folder(reference: str, output: Path) -> Path:
     """The checkpoint that a reference to a stage means, given the folder that it left; fetched where it is not here."""
-    return _whole(reference, storage_at(output / (BEFORE if reference.endswith(INITIAL) else "student")).fetch())
+    return _whole(reference, storage_at(output / (suffix_of(reference).removeprefix("@") or "student")).fetch())
 
 
 def resolve(reference: ModelRef, inputs: Inputs) -> Path:

@@ -11,14 +11,29 @@ from raydistill.models import checks
 from raydistill.models.blocks import NEEDS, family_of, how_run
 from raydistill.models.classes import with_classes
 from raydistill.models.freezing import check_frozen_layers
-from raydistill.optim.optimizers import CLIP_PER_TENSOR
-from raydistill.stages import _corpora, _memory, _models, _stored_outputs, _student, _teacher_cache, _teacher_plan
-from raydistill.stages._base import INITIAL, CorpusFacts, Decisions, Inputs, ModelFacts
+from raydistill.stages import (
+    _corpora,
+    _loop,
+    _memory,
+    _models,
+    _stored_outputs,
+    _student,
+    _teacher_cache,
+    _teacher_plan,
+)
+from raydistill.stages._base import BEST, INITIAL, CorpusFacts, Decisions, Inputs, ModelFacts
 from raydistill.stages._models import Fitted
 from raydistill.stages._stored_outputs import Reading
 from raydistill.stages._teacher_plan import Choice, Rows
 from raydistill.training.placement import TeacherPlacement
-from raydistill.training.selection import TASK, Criterion, criterion_of, metrics_of_method, selection_line
+from raydistill.training.selection import (
+    TASK,
+    Criterion,
+    criterion_of,
+    further_criteria,
+    metrics_of_method,
+    selection_line,
+)
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
@@ -69,11 +84,13 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     choice, placement = _teacher_plan.decided(config, scaling, models, choice)
     if not choice.is_stored or choice.is_own:
         config.method.check_running(models[1:])
-    _check_batches(config, scaling, corpus)
+    _loop.check_batches(config, scaling, corpus)
+    _loop.check_width(config, models, corpus)
     criterion = criterion_of(config.training, config.task, config.method, corpus.labels)
-    _check_labelled(config, corpus, criterion)
-    _check_optimizer(config)
-    _check_precision(config, scaling)
+    for one in (criterion, *further_criteria(config.training, config.task, config.method, corpus.labels).values()):
+        _check_labelled(config, corpus, one)
+    _loop.check_optimizer(config)
+    _loop.check_precision(config, scaling)
     _memory.check_quantization(config, scaling, [one.config for one in teachers], is_live=not choice.is_stored)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     _memory.check_checkpointing(config, student)
@@ -81,7 +98,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     lines = [
         *_lines(config, scaling, models, choice, placement),
         *_memory.checkpointing_lines(config, student, row_tokens=corpus.max_length, value_bytes=value_bytes),
-        *_precision_lines(config, scaling),
+        *_loop.precision_lines(config, scaling),
         _steps_line(config, corpus),
     ]
     selection = selection_line(config.training, config.method, criterion)
@@ -93,7 +110,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         lines += _teacher_cache.lines(config, reading, teachers, inputs)
     return TrainDecisions(
         lines=lines,
-        makes=ModelFacts({"": student, INITIAL: student}, corpus.tokenizer_hash, _logged(config, corpus)),
+        makes=_made(config, student, corpus),
         student=student,
         teachers=tuple(teachers),
         choice=choice,
@@ -104,9 +121,11 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
     )
 
 
-def _logged(config: "Config", corpus: CorpusFacts) -> tuple[str, ...]:
-    """The task's metrics that evaluations will have: none where validation rows have no labels."""
-    return () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better(corpus.labels))
+def _made(config: "Config", student: Any, corpus: CorpusFacts) -> ModelFacts:
+    """The students, and the task's metrics that evaluations will have: none where validation rows have no labels."""
+    logged = () if PARTS[1] in corpus.unlabelled else tuple(config.task.higher_is_better(corpus.labels))
+    suffixes = ["", INITIAL, *(BEST + name for name in config.training.also_best)]
+    return ModelFacts(dict.fromkeys(suffixes, student), corpus.tokenizer_hash, logged)
 
 
 def choice_of(config: "Config", inputs: Inputs) -> Choice:
@@ -265,40 +284,6 @@ def _student_of(config: "Config", teachers: Sequence[Fitted], corpus: CorpusFact
     return _student.planned(start, model.config, corpus.labels, head=head)
 
 
-def _check_batches(config: "Config", scaling: ScalingConfig, corpus: CorpusFacts) -> None:
-    """Raise ValueError for batches that cannot be divided among any number of workers that there may be."""
-    for num_workers in range(scaling.fewest_workers, scaling.num_workers + 1):
-        _check_division(config, num_workers, corpus)
-
-
-def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> None:
-    training = config.training
-    parts = num_workers * training.num_micro_batches(num_workers)
-    if training.batch_size < num_workers:
-        raise UserError(
-            f"training.batch_size is {training.batch_size}, fewer rows than the {num_workers} workers; raise it"
-        )
-    # An epoch's batches differ by at most one row; none may leave a micro-batch empty.
-    smallest = training.batch_size - 1
-    if corpus.rows == 0:
-        raise UserError("the corpora have no row at these weights; raise weight or few_shot")
-    if corpus.rows is not None:
-        smallest = corpus.rows // -(-corpus.rows // training.batch_size)
-    min_rows = config.method.requirements.min_rows
-    if corpus.rows is not None and corpus.rows < min(training.batch_size, parts * min_rows):
-        raise UserError(
-            f"training.batch_size is {training.batch_size}, but an epoch has {corpus.rows} rows, fewer than the "
-            f"{parts * min_rows} that the micro-batches of a step need; lower training.batch_size to {corpus.rows}"
-        )
-    if smallest < parts * min_rows:
-        needed = "" if min_rows == 1 else f", at least {min_rows} for each with these options of {config.method.name}"
-        raise UserError(
-            f"training.micro_batch_size is {training.micro_batch_size}: with {num_workers} workers an optimizer step "
-            f"has {parts} micro-batches, and some steps only {smallest} rows{needed}; raise it, or lower "
-            "training.batch_size or scaling.num_workers"
-        )
-
-
 def _lines(
     config: "Config", scaling: ScalingConfig, models: list[Any], choice: Choice, plan: TeacherPlacement | None
 ) -> list[str]:
@@ -324,32 +309,6 @@ def _lines(
     lines += [*choice.lines, *([f"placement: {plan.summary}"] if plan is not None else [])]
     memory = _teacher_plan.held_by(config, scaling, models, plan) / _GIB
     return [*lines, f"about {memory:.2f} GiB of weights, gradients and moments a worker, activations besides"]
-
-
-def _check_optimizer(config: "Config") -> None:
-    """An optimizer that clips each tensor by itself must see whole ones, which sharding cuts or lays end to end."""
-    name, stage = config.optimizer.name, config.training.zero_stage
-    if name in CLIP_PER_TENSOR and stage != 0:
-        raise UserError(
-            f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
-            f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
-        )
-
-
-def _check_precision(config: "Config", scaling: ScalingConfig) -> None:
-    """DeepSpeed trains in half precision on GPUs alone, and CPUs are slow at it."""
-    for key, what in (("precision", "train"), ("teacher_precision", "run teachers")):
-        if getattr(config.training, key) == "fp16" and not scaling.use_gpu:
-            raise UserError(
-                f"training.{key} is 'fp16', which CPUs do not {what} in; write auto, fp32 or bf16, or set "
-                "scaling.use_gpu"
-            )
-
-
-def _precision_lines(config: "Config", scaling: ScalingConfig) -> list[str]:
-    if config.training.precision != "auto" or scaling.use_gpu:
-        return []
-    return ["precision: fp32 or bf16, by a short measurement when the training starts; name one to repeat it elsewhere"]
 
 
 def _steps_per_epoch(config: "Config", rows: int) -> int:
@@ -388,6 +347,6 @@ def _check_labelled(config: "Config", corpus: CorpusFacts, criterion: Criterion)
     if criterion.key.startswith(TASK) and PARTS[1] in corpus.unlabelled:
         choices = " or ".join(metrics_of_method(method))
         raise UserError(
-            f"training.metric_for_best_model is {config.training.metric_for_best_model!r}, which reads labels, but "
+            f"{criterion.option} is {criterion.written!r}, which reads labels, but "
             f"{_corpora.without_labels(config.corpus, corpus, PARTS[1])}, or write {choices}"
         )

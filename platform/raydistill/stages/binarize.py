@@ -15,7 +15,9 @@ from raydistill.data.examples import examples_of, placed_in
 from raydistill.data.findings import Finding
 from raydistill.data.input_splits import PARTS, WeightedSource, of_part, unlabelled_parts
 from raydistill.data.sources._base import DROPPED
+from raydistill.data.sources._files import FileSet
 from raydistill.data.teacher_tokenizers import further_columns
+from raydistill.data.token_counts import counts_file, read_counts_of
 from raydistill.models.checks import longest_row, max_length
 from raydistill.models.load import load_tokenizer
 from raydistill.stages import _base, _models
@@ -61,6 +63,9 @@ class Config(_base.StageConfig):
     """Share of the source's texts kept out of training, for evaluation; or a source that is held out as a whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
     """Most rows of one Parquet shard."""
+    token_counts: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    """File with the occurrences of each token id in a larger text, by which task mlm masks in place of the corpus's
+    own: a NumPy array (``.npy``), such as that of another corpus, or a pickled list, as published."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Config":
@@ -134,12 +139,15 @@ class Stage(_base.Stage):
             del found["teacher_tokenizers"]
         if found["encoding"].get("labelled") == "all":
             del found["encoding"]["labelled"]
+        if self.config.token_counts is not None:
+            found["token_counts"] = counts_file(FileSet(self.config.token_counts), value="").fingerprint
         return found
 
     def plan(self, scaling: ScalingConfig, inputs: Inputs) -> Decisions:
         own, tokenizer = self._tokenizer(self.config.tokenizer, inputs, whose="the tokenizer")
         if tokenizer is not None:
             self._try_labels(tokenizer)
+        self._check_counts(own.vocab_size)
         encoding = self._encoding
         further = self._further(own, inputs)
         more = further_columns([one.vocab_size for one in further])
@@ -177,6 +185,17 @@ class Stage(_base.Stage):
             with placed(key):
                 for item in source.items():
                     yield from (example for example in examples_of(source, item) if DROPPED not in example)
+
+    def _check_counts(self, vocab_size: int) -> None:
+        """Refuse counts of another vocabulary's ids, and counts by which nothing is drawn."""
+        if self.config.token_counts is None:
+            return
+        if not self.config.encoding.task.READS_TOKEN_COUNTS:
+            raise UserError(
+                f"token_counts is {self.config.token_counts!r}, but rows of {self.config.encoding.name} get no masks; "
+                "leave it out, or encode for mlm"
+            )
+        read_counts_of(self.config.token_counts, vocab_size=vocab_size)
 
     def _tokenizer(self, reference: ModelRef, inputs: Inputs, *, whose: str) -> tuple[TokenizerFacts, Any]:
         """What is known of a tokenizer, and itself where it is here; raises ValueError for one that does not suit."""
@@ -250,6 +269,7 @@ class Stage(_base.Stage):
             validation=self.config.validation,
             rows_per_shard=self.config.rows_per_shard,
             seed=context.seed,
+            token_counts=self.config.token_counts,
             parallel=context.parallel,
             tell=partial(_tell, context),
         )

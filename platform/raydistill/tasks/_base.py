@@ -94,6 +94,8 @@ class TaskBase(ABC):
     TEACHER_TOKENIZERS: ClassVar[bool] = False
     """Whether corpora can have its rows in the ids of teacher tokenizers: ``cut`` makes one row of each example, whose
     values have ``second``, and nothing that is told of single tokens."""
+    READS_TOKEN_COUNTS: ClassVar[bool] = False
+    """Whether it draws by how often token ids occur in the corpus."""
     NEEDS_STORED: ClassVar[tuple[str, ...]] = ()
     """Kinds of stored teacher outputs that it makes its labels of, such as ``logits``."""
     ROW_METRICS: ClassVar[tuple[str, ...]] = ()

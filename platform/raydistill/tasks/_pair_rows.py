@@ -27,12 +27,14 @@ def encode_pairs(
     """One row an example with the tokenizer's own special tokens, such as ``[CLS] a [SEP] b [SEP]``.
 
     An example has ``text``, or ``words``, and may have ``text_pair``. Longer rows lose tokens from the end of the
-    longer text, of the second at a tie, as published. ``legacy_segments``: see ``token_types``. Raises ValueError for
-    an example without a text.
+    longer text, of the second at a tie, as published. ``legacy_segments``: see ``token_types``; and an empty second
+    text is none, so that the row has no second separator. Raises ValueError for an example without a text.
     """
     limit = length_limit(tokenizer, max_length)
     backend = plain_backend(tokenizer)
     pairs = [example.get("text_pair") for example in examples]
+    if legacy_segments:
+        pairs = [pair or None for pair in pairs]
     # Of more tokens than a row has room for it does not matter how many they are.
     firsts, seconds = (
         encodings((head(text, backend, num_tokens=limit) for text in texts), backend)

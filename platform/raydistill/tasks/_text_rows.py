@@ -65,9 +65,12 @@ def encode(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: Encode
 
 def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
     """The rows of ``encode`` before any is dropped, int64, of a long text int32."""
-    return cut_between(
-        examples, tokenizer, config, Ends(tokenizer.cls_token_id, tokenizer.sep_token_id, ("CLS", "SEP"))
-    )
+    return cut_between(examples, tokenizer, config, masked_ends(tokenizer))
+
+
+def masked_ends(tokenizer: Any) -> Ends:
+    """CLS and SEP, between which masked models read a row."""
+    return Ends(tokenizer.cls_token_id, tokenizer.sep_token_id, ("CLS", "SEP"))
 
 
 def cut_between(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig, ends: Ends) -> list[Row]:

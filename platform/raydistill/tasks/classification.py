@@ -42,7 +42,8 @@ class EncodeConfig:
     """Which rows have labels: ``all``; ``validation``, to learn from unlabelled text and compare on labelled; or
     ``none``. Of the others no label is read, wherever there is one."""
     legacy_segments: bool = False
-    """Token types of pairs as the published StarK code wrote them, two places too early: for its checkpoints alone."""
+    """Pairs as the published StarK code wrote them, for its checkpoints alone: token types two places too early, and a
+    single text where the second one is empty."""
 
     def __post_init__(self) -> None:
         check_labels(self.labels)

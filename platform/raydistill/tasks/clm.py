@@ -41,7 +41,7 @@ class EncodeConfig(_text_rows.EncodeConfig):
 
     pack: bool = False
     """Join texts, each with its end token, and cut them into rows of ``max_length`` tokens. Only texts that are read
-    together, up to 1,000, are joined; the last row of them is shorter."""
+    together, up to 1,000 or 16 million characters, are joined; the last row of them is shorter."""
     instructions: bool = field(default=False, metadata=LATER)
     """Whether examples are prompts with completions, or messages. True by itself where the source names such columns;
     then ``min_length`` drops nothing, and rows are not split."""

@@ -70,7 +70,8 @@ class EncodeConfig:
     labels: tuple[str, ...] | None = None
     """Names of the classes in the order of their ids, none for a score. They follow the task: leave them out."""
     legacy_segments: bool = False
-    """Token types of pairs as the published StarK code wrote them, two places too early: for its checkpoints alone."""
+    """Pairs as the published StarK code wrote them, for its checkpoints alone: token types two places too early, and a
+    single text where the second one is empty."""
 
     def __post_init__(self) -> None:
         check_task(self.task)

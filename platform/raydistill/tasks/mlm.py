@@ -4,20 +4,24 @@ Devlin et al. 2019, sec. 3.1; weighting as published with DistilBERT (Sanh et al
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raydistill.batch import PARTNER, Batch
-from raydistill.tasks._base import Encoding, TaskBase
+from raydistill.options import LATER
+from raydistill.tasks import _text_rows
+from raydistill.tasks._base import SHORT, Encoding, TaskBase
 from raydistill.tasks._masking import Masking
-from raydistill.tasks._text_rows import EncodeConfig, columns, cut, drop_reasons, encode
+from raydistill.tasks._text_rows import Row, columns, masked_ends, whole_rows
 from raydistill.tasks._token_scores import GREATER_IS_BETTER, token_metrics, token_rows, token_sums
+from raydistill.tasks._tokenizing import length_limit
 from raydistill.user_error import UserError
 
-__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons", "encode"]
+__all__ = ["Config", "EncodeConfig", "Task", "check_tokenizer", "columns", "cut", "drop_reasons"]
 
 
 _STORED = "teacher_0_top_k_"
@@ -54,6 +58,45 @@ class Config:
             raise UserError(f"mask, keep and random are {', '.join(map(str, shares))}; they must add up to 1")
 
 
+@dataclass(frozen=True)
+class EncodeConfig(_text_rows.EncodeConfig):
+    """How texts become rows; defaults are the published ones."""
+
+    pack: bool = field(default=False, metadata=LATER)
+    """Join texts, each between CLS and SEP, and cut them into rows of ``max_length`` tokens, as the published
+    evaluation of perplexity does. Only texts that are read together, up to 1,000 or 16 million characters, are joined;
+    what is left of them is dropped as short."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usual = _text_rows.EncodeConfig(self.max_length)
+        if self.pack and (self.min_length, self.max_unknown) != (usual.min_length, usual.max_unknown):
+            raise UserError("pack cuts all texts into rows of max_length tokens; leave min_length and max_unknown out")
+
+
+def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeConfig) -> list[Row]:
+    """The rows before any is dropped, see ``_text_rows.encode``; packed ones of ``max_length`` tokens, int64.
+
+    Source of packed rows: the published ``run_mlm.py``, ``group_texts``.
+    """
+    if not config.pack:
+        return _text_rows.cut(examples, tokenizer, config)
+    limit = length_limit(tokenizer, config.max_length)
+    stream = np.concatenate([np.empty(0, dtype=np.int64), *whole_rows(examples, tokenizer, masked_ends(tokenizer))])
+    return [stream[start : start + limit] for start in range(0, len(stream), limit)]
+
+
+def drop_reasons(rows: Sequence[Row], tokenizer: Any, config: EncodeConfig) -> list[str | None]:
+    """For each row why it is left out, ``short`` or ``unknown``; None for one that is kept.
+
+    Of packed rows it is what is left behind others, as published: a single row stays, however short.
+    """
+    if not config.pack:
+        return _text_rows.drop_reasons(rows, tokenizer, config)
+    limit = length_limit(tokenizer, config.max_length)
+    return [SHORT if len(rows) > 1 and len(row) < limit else None for row in rows]
+
+
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise ValueError when a tokenizer lacks a special token that the task needs."""
     missing = [role for role in ("cls", "sep", "mask", "pad") if getattr(tokenizer, f"{role}_token_id") is None]
@@ -70,6 +113,7 @@ class Task(TaskBase):
     """
 
     HEAD = "masked_lm"
+    READS_TOKEN_COUNTS = True
     ROW_METRICS = tuple(GREATER_IS_BETTER)
 
     def __init__(self, config: Config, encoding: Encoding) -> None:

@@ -49,7 +49,7 @@ class LocalSession(Session):
             state = engine.load(self.start)
             if self.is_copy:
                 # Its best students lie with the other training.
-                state["position"] |= {"standing": {}, "best_metrics": {}, "saved_bests": []}
+                state["position"] |= {"standing": {}, "further": {}, "best_metrics": {}, "saved_bests": []}
             return state
         found = self.checkpoints.finished()
         return load(engine, found[-1]) if found else None

@@ -22,8 +22,10 @@ class Position:
     """Latest value of every metric."""
     standing: Standing = field(default_factory=Standing)
     """Which evaluation is the best."""
+    further: dict[str, Standing] = field(default_factory=dict)
+    """The same by each further criterion, by their names."""
     best_metrics: Terms = field(default_factory=dict)
-    """What that evaluation found."""
+    """What the best evaluation found."""
     saved_bests: list[int | None] = field(default_factory=list)
     """Steps of the kept students that the latest checkpoints know, so that none of them is deleted."""
     stopped: str = ""
@@ -32,4 +34,5 @@ class Position:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Position":
         """A position that ``asdict`` made plain data of."""
-        return cls(**{**state, "standing": Standing(**state["standing"])})
+        further = {name: Standing(**standing) for name, standing in state.get("further", {}).items()}
+        return cls(**{**state, "standing": Standing(**state["standing"]), "further": further})

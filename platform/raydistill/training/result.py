@@ -1,9 +1,9 @@
 """What a training leaves for the driver: a small file, since Ray Train returns metrics only with checkpoints."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from raydistill.atomic import write_json
 from raydistill.data.storages import storage_at
@@ -32,6 +32,8 @@ class TrainResult:
     best_step: int | None = None
     best: str = ""
     """Folder of the best student while it trained, empty when none was kept."""
+    further: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Metric, value and step of each further best student by its name."""
     note: str = ""
     """What a user should know of the student, empty when there is nothing."""
 

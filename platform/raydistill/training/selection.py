@@ -7,8 +7,9 @@ import math
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from raydistill.atomic import atomic_folder
 from raydistill.config.directions import greater_is_better
@@ -23,6 +24,8 @@ METHOD, TASK = "validation/", "eval/"
 _LOSS = "loss"
 _NUMBERED = re.compile(r"teacher_\d+_")
 _FOLDER = "best-"
+FURTHER = "best_"
+"""What the folder of a further best student starts with."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Criterion:
     key: str
     """The metric's name as it is logged."""
     greater_is_better: bool
+    option: str = "training.metric_for_best_model"
+    """The key of a job that names the metric."""
+    written: str = field(default="", compare=False)
+    """How it names it there."""
     saving_criterion: float | None = None
     patience: int | None = None
     threshold: float = 0.0
@@ -40,8 +47,7 @@ class Criterion:
         """The metric among those of an evaluation; raises ValueError with the choices if it is not there."""
         if self.key not in metrics:
             raise UserError(
-                f"training.metric_for_best_model is {self.key!r}, which evaluations do not have; "
-                f"choices: {', '.join(sorted(metrics))}"
+                f"{self.option} is {self.key!r}, which evaluations do not have; choices: {', '.join(sorted(metrics))}"
             )
         return metrics[self.key]
 
@@ -62,6 +68,15 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
+class _Wanted(NamedTuple):
+    """A metric that a job names."""
+
+    metric: str
+    greater_is_better: bool | None
+    key: str
+    """Where it stands, below ``training``."""
+
+
 def criterion_of(
     training: TrainingConfig, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None
 ) -> Criterion:
@@ -70,25 +85,46 @@ def criterion_of(
     Raises ValueError with the choices for a metric that it cannot have, and for a direction that is not the metric's
     own. Which of its terms a method has is known only when it runs, so that ``Criterion.value`` looks again.
     """
-    name, directions = training.metric_for_best_model, directions_of(task, method, labels)
-    key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
-    own = _NUMBERED.sub("teacher_#_", key)
-    # Under the name that the user wrote, which messages tell.
-    known = {name: directions[own]} if own in directions else {**_unprefixed(task, method, labels), **directions}
-    greater = greater_is_better(
-        name,
-        known,
-        stated=training.greater_is_better,
-        key="training.metric_for_best_model",
-        stated_key="training.greater_is_better",
+    found = _criterion(
+        _Wanted(training.metric_for_best_model, training.greater_is_better, "metric_for_best_model"),
+        task,
+        method,
+        labels,
     )
-    return Criterion(
-        key=key,
-        greater_is_better=greater,
+    return replace(
+        found,
         saving_criterion=training.saving_criterion,
         patience=training.early_stopping_patience,
         threshold=training.early_stopping_threshold,
     )
+
+
+def further_criteria(
+    training: TrainingConfig, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None = None
+) -> dict[str, Criterion]:
+    """How evaluations are compared for further best students, by their names; raises ValueError as ``criterion_of``."""
+    found = {}
+    for name, best in training.also_best.items():
+        wanted = _Wanted(best.metric, best.greater_is_better, f"also_best.{name}.metric")
+        found[name] = replace(_criterion(wanted, task, method, labels), saving_criterion=best.saving_criterion)
+    return found
+
+
+def _criterion(wanted: _Wanted, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> Criterion:
+    name, directions = wanted.metric, directions_of(task, method, labels)
+    key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
+    own = _NUMBERED.sub("teacher_#_", key)
+    # Under the name that the user wrote, which messages tell.
+    known = {name: directions[own]} if own in directions else {**_unprefixed(task, method, labels), **directions}
+    option = f"training.{wanted.key}"
+    greater = greater_is_better(
+        name,
+        known,
+        stated=wanted.greater_is_better,
+        key=option,
+        stated_key=f"{option.rpartition('.')[0]}.greater_is_better",
+    )
+    return Criterion(key=key, greater_is_better=greater, option=option, written=name)
 
 
 def metrics_of_method(method: MethodSpec) -> list[str]:
@@ -152,10 +188,20 @@ def stop_reason(standing: Standing, criterion: Criterion) -> str:
 
 def missing_note(standing: Standing, criterion: Criterion) -> str:
     """What to tell when a best student was asked for and none was kept."""
-    return (
-        f"no student beat training.saving_criterion={criterion.saving_criterion} in {criterion.key}, "
-        f"{_best(standing)}; the trained student is the last one"
-    )
+    return f"{_unbeaten(standing, criterion)}; the trained student is the last one"
+
+
+def further_note(name: str, standing: Standing, criterion: Criterion) -> str:
+    """What to tell of a further best student, also where none was kept."""
+    if standing.kept_step is None:
+        return f"{_unbeaten(standing, criterion)}; {name} is the trained student"
+    return f"{name} is the student of step {standing.best_step}: {criterion.key} is {standing.best_value:.6g}"
+
+
+def _unbeaten(standing: Standing, criterion: Criterion) -> str:
+    section = criterion.option.rpartition(".")[0]
+    limit = f"{section}.saving_criterion={criterion.saving_criterion}"
+    return f"no student beat {limit} in {criterion.key}, {_best(standing)}"
 
 
 def _best(standing: Standing) -> str:

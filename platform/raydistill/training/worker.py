@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from raydistill import draws
@@ -22,6 +21,7 @@ from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
+from raydistill.training.best_students import BestStudents
 from raydistill.training.checkpoint import write_student
 from raydistill.training.collectives import add_up
 from raydistill.training.engine import Engine
@@ -31,17 +31,7 @@ from raydistill.training.pace import Pace
 from raydistill.training.position import Position, Terms
 from raydistill.training.progress import Activities, Record
 from raydistill.training.result import TrainResult
-from raydistill.training.selection import (
-    METHOD,
-    TASK,
-    best_folder,
-    criterion_of,
-    missing_note,
-    prune_best,
-    replace_by_copy,
-    stop_reason,
-    updated,
-)
+from raydistill.training.selection import METHOD, TASK, best_folder, missing_note, replace_by_copy
 from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
 from raydistill.training.window import Window
@@ -91,7 +81,7 @@ class Loop:
         self.schedule = self._schedule()
         self.position = Position(teacher_rows=spec.teacher_rows)
         self.task = self.validation_spec.make_task()
-        self.criterion = criterion_of(training, spec.task, spec.method, self.task.labels)
+        self.bests = BestStudents.of(training, spec.task, spec.method, self.task.labels, self.output)
         self._validation: tuple[list[Batch], list[dict[str, Tensor]]] | None = None
         self._pace, self._window = Pace(), Window()
         self._counted_rows = 0
@@ -106,6 +96,7 @@ class Loop:
             batch_size=training.batch_size,
             num_micro_batches=training.num_micro_batches(self.num_workers),
             group_by_length=training.group_by_length,
+            shuffle=training.shuffle,
             stored=stored,
             encodings=[teacher.encoding for teacher in self.spec.teachers],
         )
@@ -268,7 +259,7 @@ class Loop:
             of_task = self.task.higher_is_better(self.task.config, self.task.labels)
             # Without labels there is nothing to compare with.
             metrics |= {f"{TASK}{name}": found[name] for name in of_task if name in found}
-            self.criterion.value(metrics)
+            self.bests.check(metrics)
         except UserError as error:
             raise EvaluationError(str(error)) from None
         self._publish(metrics | self._teacher_metric())
@@ -296,22 +287,15 @@ class Loop:
         """Keep the student if this evaluation is the best so far, and stop when better ones fail to come."""
         start = time.perf_counter()
         position = self.position
-        # Rank 0's value counts, so that no rank stops alone.
-        value = torch.tensor(self.criterion.value(metrics), dtype=torch.float64, device=self.engine.device)
-        dist.broadcast(value, 0)
-        position.standing = updated(position.standing, self.criterion, step=position.step, value=value.item())
-        if position.standing.best_step == position.step:
-            position.best_metrics = metrics
-        if position.standing.kept_step == position.step:
+        is_last = position.step >= self.last_step
+        if self.bests.judge(position, metrics, device=self.engine.device, is_last=is_last):
             self._write_student(best_folder(self.output, position.step))
             self._prune_best()
-        if position.step < self.last_step:
-            position.stopped = stop_reason(position.standing, self.criterion)
         self._pace.exclude(time.perf_counter() - start)
 
     def _prune_best(self) -> None:
         if self.rank == 0:
-            prune_best(self.output, [*self.position.saved_bests, self.position.standing.kept_step])
+            self.bests.prune(self.position)
 
     def _tell(self, found: Terms) -> None:
         """Let the session know of an evaluation after which training is to go on."""
@@ -325,9 +309,7 @@ class Loop:
     def _save(self) -> None:
         start = time.perf_counter()
         position = self.position
-        # One more than are kept: the oldest of them goes only when this one is complete.
-        known = [*position.saved_bests, position.standing.kept_step]
-        position.saved_bests = known[-self.spec.training.save_total_limit - 1 :]
+        self.bests.remember(position, num_saves=self.spec.training.save_total_limit)
         self._teacher_metric()
         if self.rank == 0:
             storage_at(self.output / HISTORY).publish()
@@ -350,7 +332,8 @@ class Loop:
             if delivers_best:
                 replace_by_copy(Path(result.student), storage_at(result.best).fetch())
                 storage_at(Path(result.student)).publish()
-            for sentence in filter(None, (result.stopped, result.note)):
+            notes = self.bests.deliver_further(position, Path(result.student))
+            for sentence in filter(None, (result.stopped, result.note, *notes)):
                 self.board.post.remote(Record(position.step, self.last_step, {}, 0.0, note=sentence))
             storage_at(self.output / HISTORY).publish()
             result.write(self.output)
@@ -364,11 +347,12 @@ class Loop:
             step=position.step,
             stopped=position.stopped,
             delivered="best" if delivers_best else "last",
-            best_metric=self.criterion.key,
+            best_metric=self.bests.criterion.key,
             best_value=standing.best_value,
             best_step=standing.best_step,
             best="" if kept is None else str(best_folder(self.output, kept)),
-            note=missing_note(standing, self.criterion) if wants_best and kept is None else "",
+            further=self.bests.shown_further(position),
+            note=missing_note(standing, self.bests.criterion) if wants_best and kept is None else "",
         )
 
     def _write_student(self, folder: Path) -> None:

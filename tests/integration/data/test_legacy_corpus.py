@@ -56,6 +56,7 @@ def test_a_published_pickle_is_binarized_by_the_published_rules_and_lines_left_o
         tokenizer_folder=str(tmp_path / "tokenizer"),
         output=str(tmp_path / "out"),
         validation=0,
+        token_counts=f"{tmp_path}/token_counts.pickle",
     )
     corpus = Corpus.open(str(tmp_path / "out" / "train"))
     rows = Counter(tuple(row.tolist()) for row in corpus.read_rows(range(len(corpus))))
@@ -63,4 +64,7 @@ def test_a_published_pickle_is_binarized_by_the_published_rules_and_lines_left_o
     assert rows == expected + Counter({(CLS, *range(5, 20), SEP): 2})
     assert summary["texts"] == 302
     assert summary["dropped"]["short line"] == 1
+    # Those of all sequences, as published, and not of the rows alone.
+    assert corpus.token_counts.tolist() == [counts[token] for token in range(61)]
+    assert corpus.manifest.tokens < sum(counts.values())
     assert summary["dropped"]["short"] > 0 < summary["dropped"]["unknown"]

@@ -162,6 +162,7 @@ def run_one(folder: Path, setting: dict[str, Any]) -> dict[str, Any]:
             seen["result"] = asdict(TrainResult.read(output))
             seen["is_rounded"] = _is_rounded(output / "student")
             seen["plain"] = _plain_figures(spec, output / "student")
+            seen["further"] = {path.name: _plain_figures(spec, path) for path in sorted(output.glob("best_*"))}
     except (worker.NonFiniteLossError, worker.EvaluationError) as error:
         seen["failure"] = str(error)
     seen["history"] = read_history(output)

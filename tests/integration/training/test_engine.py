@@ -55,6 +55,7 @@ SELECTING = {
         "metric_for_best_model": "eval/loss",
         "load_best_model_at_end": True,
         "early_stopping_patience": 3,
+        "also_best": {"accuracy": {"metric": "accuracy"}, "unbeaten": {"metric": "loss", "saving_criterion": 0.0}},
     },
     "optimizer": {"learning_rate": 0.3},
 }
@@ -280,7 +281,24 @@ def test_training_stops_when_its_patience_is_spent_and_leaves_the_best_student(t
     assert seen["plain"]["loss"] == pytest.approx(losses[best_step], rel=1e-5)
     assert seen["plain"]["loss"] < losses[best_step + 3] - 1e-3
     assert result["best"].endswith(f"/best-{best_step}")
-    assert seen["best_folders"] == [f"best-{best_step}"]
+    assert f"best-{best_step}" in seen["best_folders"]
+
+
+def test_further_best_students_are_kept_by_criteria_of_their_own(two_workers: list) -> None:
+    seen = two_workers[0]["selecting"]
+    further, told = seen["further"], seen["result"]["further"]
+    accuracies = {line["step"]: line["eval/accuracy"] for line in seen["history"] if line["step"] in seen_steps(seen)}
+    step = max(accuracies, key=lambda one: accuracies[one])
+    assert told["accuracy"]["best_step"] == step
+    assert further["best_accuracy"]["accuracy"] == pytest.approx(accuracies[step], rel=1e-5)
+    # None has a loss below 0, so that the trained student stands there.
+    assert (told["unbeaten"]["kept_step"], further["best_unbeaten"]) == (None, seen["plain"])
+    assert {f"best-{step}", f"best-{seen['result']['best_step']}"} == {*seen["best_folders"]}
+
+
+def seen_steps(seen: dict) -> list[int]:
+    """Steps after which a training evaluated."""
+    return [line["step"] for line in seen["history"] if "eval/loss" in line and line["step"] > 0]
 
 
 def test_without_a_student_that_beats_the_criterion_the_last_one_is_left_and_told(two_workers: list) -> None:

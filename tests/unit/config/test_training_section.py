@@ -141,3 +141,13 @@ def test_a_limit_that_the_epochs_never_reach_is_told_with_what_happens(keys, tol
     training = TrainingConfig.model_validate(keys)
     assert training.unreached_limit(8).partition(";")[0] == told
     assert bool(told) is (training.num_steps(8) < (training.max_steps or 0))
+
+
+def test_rows_in_the_corpus_order_are_not_grouped_by_length():
+    with pytest.raises(ValueError, match="shuffle is false, but group_by_length orders rows anew"):
+        TrainingConfig(shuffle=False)
+    assert TrainingConfig(shuffle=False, group_by_length=False).model_dump()["shuffle"] is False
+
+
+def test_a_training_that_shuffles_is_written_as_before_there_was_the_key():
+    assert "shuffle" not in TrainingConfig().model_dump()

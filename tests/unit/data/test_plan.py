@@ -127,3 +127,24 @@ def test_partners_of_a_shard_lie_in_one_shard():
     partners = Partners(SHARDS, seed=1).of(np.arange(337))
     shards = np.searchsorted(SHARDS, partners, side="right") - 1
     assert [len(set(shards[start:stop])) for start, stop in pairwise(SHARDS)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_rows_that_are_not_shuffled_come_in_the_corpus_order_in_every_epoch(batch_size):
+    offsets = np.array([0, 40, 100, 230])
+    plan = Plan(
+        np.arange(230) % 17 + 1,
+        offsets,
+        batch_size=batch_size,
+        seed=3,
+        group_by_length=False,
+        shuffle=False,
+        window_rows=64,
+    )
+    for epoch in range(2):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        batches = [plan.rows(step) for step in steps]
+        assert np.concatenate(batches).tolist() == list(range(230))
+        sizes = {len(batch) for batch in batches}
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) <= batch_size

@@ -169,8 +169,13 @@ def test_sections_sources_and_matrices_of_methods_are_written_as_a_file_has_them
 def test_a_student_before_training_and_one_run_of_several_can_be_named(job):
     data = corpus(job)
     student = job.train(data, rd.Finetune(), rd.from_checkpoint("base", head="new"), matrix={"seed": [1, 2]})
-    job.evaluate(data, {"before": student.before_training, "second": "train[seed=2]"})
-    assert section(job, "evaluate")["models"] == {"before": "train@initial", "second": "train[seed=2]"}
+    named = {"before": student.before_training, "second": "train[seed=2]", "by loss": student.best("loss")}
+    job.evaluate(data, named)
+    assert section(job, "evaluate")["models"] == {
+        "before": "train@initial",
+        "second": "train[seed=2]",
+        "by loss": "train@best_loss",
+    }
 
 
 def test_options_of_the_model_and_of_the_student_go_to_their_sections():

@@ -8,7 +8,7 @@ from transformers import BertConfig, GPT2Config, RobertaConfig, T5Config
 from raydistill.config.named import MethodSpec
 from raydistill.config.sections import ScalingConfig, StudentConfig
 from raydistill.config.training import TrainingConfig
-from raydistill.stages import _models, _student, _training_plan
+from raydistill.stages import _loop, _models, _student, _training_plan
 from raydistill.stages._base import CorpusFacts
 
 
@@ -57,10 +57,10 @@ def test_rows_that_are_each_others_partners_need_two_to_a_micro_batch(pairing, i
     config = SimpleNamespace(method=method, training=training)
     corpus = SimpleNamespace(rows=700)
     if not is_refused:
-        _training_plan._check_batches(config, ScalingConfig(num_workers=1), corpus)
+        _loop.check_batches(config, ScalingConfig(num_workers=1), corpus)
         return
     with pytest.raises(ValueError, match=r"has 4 micro-batches, and some steps only 7 rows, at least 2 for each with"):
-        _training_plan._check_batches(config, ScalingConfig(num_workers=1), corpus)
+        _loop.check_batches(config, ScalingConfig(num_workers=1), corpus)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_a_batch_has_to_be_divisible_among_every_number_of_workers(fewest, refus
     config = SimpleNamespace(method=method, training=TrainingConfig(batch_size=7, micro_batch_size=2))
     scaling = ScalingConfig(num_workers=5, min_workers=fewest)
     if refused is None:
-        _training_plan._check_batches(config, scaling, SimpleNamespace(rows=10))
+        _loop.check_batches(config, scaling, SimpleNamespace(rows=10))
         return
     with pytest.raises(ValueError, match=refused):
-        _training_plan._check_batches(config, scaling, SimpleNamespace(rows=10))
+        _loop.check_batches(config, scaling, SimpleNamespace(rows=10))
 
 
 def test_a_model_of_which_a_method_cannot_have_what_it_needs_is_refused_by_name():

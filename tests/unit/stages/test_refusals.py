@@ -121,7 +121,7 @@ REFUSING = sorted(name for name, one in functions().items() if one.num_refusals)
 
 def test_the_reader_finds_plans_and_what_they_call() -> None:
     assert len(REFUSING) > 50
-    assert {"register.Stage._gate", "_corpora.facts_of", "_training_plan._check_batches"} <= planned()
+    assert {"register.Stage._gate", "_corpora.facts_of", "_loop.check_batches"} <= planned()
     assert "capture.Config._consistent" in read()
     assert "train.Stage.run" not in planned()
 

@@ -204,3 +204,12 @@ def test_token_types_of_pairs_and_the_published_ones(task, legacy, expected):
     )
     scorer = Task(CONFIG, Encoding(61, {}, (), 40, num_rows=2, labels=config.labels))
     assert scorer.prepare_batch(batch)["token_types"].tolist() == [*expected, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("legacy", "expected"), [(True, [CLS, 5, 6, SEP]), (False, [CLS, 5, 6, SEP, SEP])])
+def test_an_empty_second_text_is_none_in_the_published_code_and_otherwise_a_pair(legacy, expected):
+    config = EncodeConfig(labels=("no", "yes"), legacy_segments=legacy)
+    [found] = classification.cut([{"text": "w5 w6", "text_pair": "", "label": "no"}], make_tokenizer(), config)
+    assert found.ids.tolist() == expected
+    # After the first separator: the row's end, or where a second text of no token starts.
+    assert found.values["second"] == 4

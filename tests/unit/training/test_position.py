@@ -13,8 +13,15 @@ def test_a_position_comes_back_from_plain_data():
         tokens=99,
         metrics={"train/loss": 1.5},
         standing=Standing(best_value=0.1, best_step=6, kept_step=None, num_without_improvement=2),
+        further={"accuracy": Standing(best_value=0.7, best_step=4, kept_step=4)},
         best_metrics={"eval/loss": 0.1},
         saved_bests=[None, 4, 6],
         stopped="early stopping",
     )
     assert Position.from_state(json.loads(json.dumps(asdict(position)))) == position
+
+
+def test_a_position_of_before_there_were_further_best_students_is_read():
+    state = asdict(Position(step=3))
+    del state["further"]
+    assert Position.from_state(state) == Position(step=3)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 from raydistill.data.published.pickled_lists import read_list
 from raydistill.data.sources import _files
 from raydistill.data.sources._base import Example, Item, Placed, Where
-from raydistill.user_error import UserError, placed
+from raydistill.data.token_counts import counts_file, named, read_counts
+from raydistill.user_error import UserError
 
 _ROWS_PER_COUNT = 1_000
 
@@ -38,15 +38,17 @@ def items(config: Config) -> list[Item]:
     if config.token_counts is not None and len(found) > 1:
         raise UserError(f"token_counts belongs to one pickle, but {len(found)} files match; read them one by one")
     if config.token_counts is not None:
-        _counts_item(config)
+        counts_file(_counts_files(config), value=config.token_counts)
     return found
 
 
 def read(config: Config, item: Item) -> Iterator[Example]:
     """The rows of one file; raises ValueError, naming it, for one that holds anything else or has other counts."""
-    counts = None if config.token_counts is None else _Counts(_read_counts(config))
+    counts = None
+    if config.token_counts is not None:
+        counts = _Counts(read_counts(_counts_files(config), value=config.token_counts))
     with _files.open_item(config, item) as stream:
-        for number, row in enumerate(_named(read_list(stream), item.name)):
+        for number, row in enumerate(named(read_list(stream), item.name)):
             if not isinstance(row, np.ndarray):
                 raise UserError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is no array")
             if counts is not None:
@@ -90,27 +92,7 @@ class _Counts:
         self._rows = []
 
 
-def _counts_item(config: Config) -> tuple[_files.FileSet, Item]:
+def _counts_files(config: Config) -> _files.FileSet:
     if config.path is not None:
-        files = _files.FileSet(path=config.token_counts)
-    else:
-        files = _files.FileSet(package=config.package, sha256=config.sha256, members=config.token_counts)
-    found = _files.list_items(files)
-    if len(found) > 1:
-        raise UserError(f"token_counts is {config.token_counts!r}, which matches {len(found)} files; give one")
-    return files, found[0]
-
-
-def _read_counts(config: Config) -> NDArray[np.int64]:
-    files, item = _counts_item(config)
-    with _files.open_item(files, item) as stream:
-        counts = list(_named(read_list(stream), item.name))
-    if not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
-        raise UserError(f"token_counts is {config.token_counts!r}, whose list holds something else than counts")
-    return np.array(counts, dtype=np.int64)
-
-
-def _named(values: Iterator[Any], name: str) -> Iterator[Any]:
-    """The same values; a mistake in them gets the file's name."""
-    with placed(name):
-        yield from values
+        return _files.FileSet(path=config.token_counts)
+    return _files.FileSet(package=config.package, sha256=config.sha256, members=config.token_counts)
