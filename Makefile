@@ -49,7 +49,7 @@ bench: $(INSTALLED)
 # The documentation's site, in site/. A warning, a link to nothing and a broken diagram end it; nothing is fetched.
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[docs]'
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist site platform/*.egg-info
