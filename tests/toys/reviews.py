@@ -1,4 +1,4 @@
-"""A CSV file of rated texts and a BERT with a tokenizer, which the job that the documentation builds in Python reads."""
+"""What a job reads that the documentation builds in Python: a CSV file of rated texts, and a BERT with a tokenizer."""
 
 from pathlib import Path
 
