@@ -46,7 +46,7 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@set -e; for benchmark in $(sort $(wildcard tests/benchmarks/*.py)); do $(VENV)/bin/python $$benchmark; done
 
-# The documentation's site, in site/. A warning, a link to nothing and a broken diagram end it; nothing is fetched.
+# The documentation's site, in site/. A warning, a link to nothing and a page that loads from the network end it.
 docs: $(INSTALLED)
 	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict

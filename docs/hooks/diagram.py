@@ -15,6 +15,8 @@ _CELL = re.compile(r"(?P<name>\w+)\s*\[(?P<text>.*)\]")
 _ARROW = re.compile(r"(?P<start>\w+)\s*(?P<line>-->|->)\s*(?P<end>\w+)\s*(?::\s*(?P<label>.*))?")
 _LETTER, _LINE, _PADDING = 7.2, 18, 14
 _GAP_X, _GAP_Y, _HEIGHT = 46, 46, 54
+_SMALLEST = 0.75
+"""Part of its size that a diagram keeps on a small screen, where the reader moves it sideways."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,11 @@ def svg(source: str) -> str:
         start, end = boxes[arrow["start"]], boxes[arrow["end"]]
         parts += _arrow(start, end, arrow["label"] or "", dashed=arrow["line"] == "-->")
     return (
-        f'<svg class="diagram" role="img" viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px">'
+        f'<div class="diagram"><svg role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'style="min-width:{_SMALLEST * width:.0f}px; max-width:{width:.0f}px">'
         f"<title>{html.escape(title)}</title>"
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-        f'<path d="M0 0 8 4 0 8z"/></marker></defs>{"".join(parts)}</svg>'
+        f'<path d="M0 0 8 4 0 8z"/></marker></defs>{"".join(parts)}</svg></div>'
     )
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))
 import diagram
@@ -98,6 +100,14 @@ def notebook_page(notebook: dict[str, Any]) -> str:
             text = "".join(output.get("text") or output.get("data", {}).get("text/plain", ""))
             parts.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that would load anything from the network."""
+    found = re.search(r"""<(?:script|img|link|iframe)\b[^>]*\b(?:src|href)=["']?(https?://[^"' >]*)""", output)
+    if found is not None and 'rel="canonical"' not in found[0]:
+        raise PluginError(f"{page.file.src_uri} loads {found[1]}; pages have to work without a network")
+    return output
 
 
 def formula(source: str, language: str, class_name: str, options: Any, md: Any, **rest: Any) -> str:
