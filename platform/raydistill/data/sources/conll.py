@@ -91,13 +91,13 @@ def _width(config: Config, item: Item) -> int | None:
 
 def _check(config: Config, fields: Sequence[str], width: int, lines: _lines.Lines) -> None:
     if len(fields) != width:
-        raise UserError(f"{lines.place()} has {len(fields)} columns, but the file's first has {width}; mend it")
+        raise UserError(f"{lines.place()} has {len(fields)} columns, but the file's first has {width}; fix it")
     places = {column if column >= 0 else width + column for column in (config.words, config.tags)}
     if len(places) < 2 or not 0 <= min(places) <= max(places) < width:
         columns = f"words {config.words} and tags {config.tags}"
         raise UserError(f"{lines.place()} has {width} columns, too few for {columns}; correct these or delimiter")
     if not (fields[config.words].strip() and fields[config.tags].strip()):
-        raise UserError(f"{lines.place()} has a blank word or tag; mend it")
+        raise UserError(f"{lines.place()} has a blank word or tag; fix it")
 
 
 def _check_length(sentence: Sequence[Sequence[str]], lines: _lines.Lines) -> None:

@@ -215,7 +215,7 @@ def read_records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[li
             if "unexpected end" in str(error):
                 place = f"{item.name} line {first}"
                 raise UserError(f"{place} opens a quote that is never closed; close it, or set quoting: none") from None
-            raise UserError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
+            raise UserError(f"{lines.place()} is no CSV: {error}; fix it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
         if record is None:
@@ -246,7 +246,7 @@ def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator
         if len(fields) > width:
             yield _left_out(config, "long line", lines, f"{len(fields)} fields, {_widest(config, item.name, width)}")
         elif len(fields) < least or not 0 <= min(places) <= max(places) < len(fields) or len({*places}) < len(places):
-            problem = f"{len(fields)} fields, too few for the columns {indices}; mend it"
+            problem = f"{len(fields)} fields, too few for the columns {indices}; fix it"
             yield _left_out(config, "short line", lines, problem)
         else:
             yield dict(zip(indices, map(fields.__getitem__, places), strict=True))
@@ -255,7 +255,7 @@ def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator
 def _widest(config: Config, name: str, width: int) -> str:
     whose = "header" if config.header else "first line"
     delimiter = _delimiter(config, name)
-    mend = f"put a field with {delimiter!r} in it in double quotes" if _is_quoted(config, name) else "mend it"
+    mend = f"put a field with {delimiter!r} in it in double quotes" if _is_quoted(config, name) else "fix it"
     return f"but the {whose} has {width}; {mend}"
 
 
@@ -267,7 +267,7 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
         values = _json_object(line, lines)
         missing = [column for column in columns.values() if column not in values]
         if missing:
-            yield _left_out(config, "short line", lines, f"no {', '.join(map(str, missing))}; mend it")
+            yield _left_out(config, "short line", lines, f"no {', '.join(map(str, missing))}; fix it")
         else:
             yield {role: values[column] for role, column in columns.items()}
 
