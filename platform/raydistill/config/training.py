@@ -99,8 +99,8 @@ class TrainingConfig(Section):
     teacher_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What live teachers compute in, also when their outputs are stored. ``auto``: as the student."""
     gradient_checkpointing: bool = False
-    """The student's layers keep only their inputs and run again in the backward pass: the same numbers from less memory,
-    in about a third more time."""
+    """The student's layers keep only their inputs and run again in the backward pass: the same numbers from less
+    memory, in about a third more time."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The student's dropout; None keeps what its checkpoint says."""
     loss_normalization: Literal["global", "per_micro_batch"] = "global"

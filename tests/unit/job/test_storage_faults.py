@@ -76,7 +76,9 @@ def test_storage_that_vanished_is_told(job):
     missing = fault(errno.ENOENT, job / "corpus" / "manifest.json")
     assert storage_problem(missing, job) is None
     job.rmdir()
-    assert storage_problem(missing, job).startswith(f"storage {job.parent} no longer exists (No such file or directory)")
+    assert storage_problem(missing, job).startswith(
+        f"storage {job.parent} no longer exists (No such file or directory)"
+    )
     assert storage_problem(fault(errno.ENOENT, Path("/nowhere/model")), job) is None
 
 
