@@ -19,11 +19,11 @@ def convert(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a checkpoint whose weights are pickled, or a GGUF file, again as safetensors, which jobs read.
+    """Write a checkpoint with pickled weights, or a GGUF file, anew as safetensors, which jobs read.
 
-    Nothing in the pickle is run, and one that holds more than tensors is refused. Classifiers that StarK's authors
-    published become those of transformers. --labels names the classes where config.json says LABEL_0 and so on.
-    Weights of a GGUF file become float32, with what quantization left of them.
+    Nothing in a pickle is run, and a pickle that holds more than tensors is refused. Classifiers that StarK's authors
+    published become those of transformers. --labels names the classes if config.json says LABEL_0 and so on. The
+    weights of a GGUF file become float32, as exact as their quantization left them.
 
     \b
     Example:
