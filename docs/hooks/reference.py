@@ -122,9 +122,8 @@ def _spaces() -> Iterator[str]:
 def _section(section: type[BaseModel], level: int, prefix: str = "") -> str:
     name = section.__name__
     about = _joined(section.__doc__ or "")
-    return f"{'#' * level} {name} {{#{_slug(prefix, name)}}}\n\n{about}\n\n" + _table(
-        keys_of(section), f"{_slug(prefix, name)}-"
-    )
+    anchor = _slug(prefix, name)
+    return f"{'#' * level} {name} {{#{anchor}}}\n\n{about}\n\n" + _table(keys_of(section), f"{anchor}-")
 
 
 def _modules(package: str) -> Iterator[str]:
@@ -208,12 +207,15 @@ def _table(keys: Sequence[Key], anchor: str) -> str:
 
 
 def _type(key: Key) -> str:
-    """The type as Python writes it today."""
+    """The type as Python writes it today; that of a section leads to its keys."""
     kind = re.sub(r"Optional\[(.*)\]$", r"\1 | None", key.kind)
-    return f"`{kind}`"
+    section = next((one.__name__ for one in _SHARED if re.search(rf"\b{one.__name__}\b", kind)), None)
+    return f"`{kind}`" if section is None else f"[`{kind}`](job.md#{_slug(section)})"
 
 
 def _default(key: Key) -> str:
+    if key.default.startswith("{'"):
+        return "its section's"
     return f"`{key.default}`" if key.default else "required"
 
 
