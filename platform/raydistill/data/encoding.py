@@ -1,7 +1,6 @@
 """The data tasks of binarize: Ray Data reads and encodes input splits, and hands the rows over in their order."""
 
 import dataclasses
-import itertools
 import os
 import tempfile
 from collections import Counter
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.examples import examples_of, placed_in
-from raydistill.data.findings import Met, met_in
+from raydistill.data.findings import Met, characters, met_in
 from raydistill.data.input_splits import InputSplit, Place, entering, is_validation, of_part
 from raydistill.data.ray_tasks import as_cell, cell, cell_type, run_tasks
 from raydistill.data.row_columns import one_array, schema_of, table_of
@@ -31,6 +30,8 @@ from raydistill.tasks._base import ROW_REASONS, Column
 _MAX_CALLS = 2_000
 _PIECE_BYTES = 2**22
 """A task hands over its rows in pieces of about this size."""
+_BLOCK_CHARACTERS = 2**22
+"""A block of texts is full at this size too."""
 _IDS, _LENGTHS = "row.ids", "row.lengths"
 _COUNTS = pa.map_(pa.string(), pa.int64())
 _WHERE = pa.struct({"name": pa.string(), "unit": pa.string(), "number": pa.int64(), "before": pa.int64()})
@@ -173,11 +174,10 @@ def _columns(recipe: Recipe, part: int) -> dict[str, Column]:
 def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]) -> Iterator[Block]:
     encoders = {part: _Encoder(recipe, part) for part in split.parts}
     examples = examples_of(recipe.sources[split.source], split.item)
-    for number in itertools.count():
-        block = list(itertools.islice(examples, recipe.texts_per_block))
-        if not block:
-            return
-        numbers = np.arange(len(block)) + number * recipe.texts_per_block
+    first = 0
+    for number, block in enumerate(_in_blocks(examples, recipe.texts_per_block)):
+        numbers = np.arange(len(block)) + first
+        first += len(block)
         enters = entering(split, numbers, seed=recipe.seed)
         apart = is_validation(split, numbers, seed=recipe.seed)
         place = Place(split.number, number)
@@ -188,6 +188,19 @@ def _encode_split(split: InputSplit, recipe: Recipe, starts: Mapping[int, Place]
                 with placed_in(split.item, texts, encoders[part].cut):
                     made = _encoded(entered, texts, place, encoders[part])
                 yield made
+
+
+def _in_blocks(examples: Iterator[Example], most_texts: int) -> Iterator[list[Example]]:
+    """Examples in blocks of so many, or of fewer that are long, so that memory does not depend on their lengths."""
+    block, size = list[Example](), 0
+    for example in examples:
+        block.append(example)
+        size += characters(example)
+        if len(block) == most_texts or size > _BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 class _Rows(NamedTuple):

@@ -47,11 +47,12 @@ def met_in(
     first: dict[str, Any] = {}
     for reason, example in (*dropped, *of_rows):
         first.setdefault(reason, example)
-    long = [(LONG_TEXT, example) for example in kept if _characters(example) > LONG_CHARACTERS]
+    long = [(LONG_TEXT, example) for example in kept if characters(example) > LONG_CHARACTERS]
     return [(reason, example.where) for reason, example in (*first.items(), *long) if isinstance(example, Placed)]
 
 
-def _characters(example: Mapping[str, Any]) -> int:
+def characters(example: Mapping[str, Any]) -> int:
+    """Length of an example's longest text."""
     return max((len(value) for value in example.values() if isinstance(value, str)), default=0)
 
 
@@ -88,7 +89,8 @@ class Findings:
                 found.append(Finding(text, number > _WARNED_SHARE * rows, f"too_long/{cut.replace(' ', '_')}", number))
         if self._num_long:
             text = (
-                f"texts of over 1 MB: {self._num_long}{self._example(LONG_TEXT)}; unit: line makes a text of each line"
+                f"texts of over 1 MB: {self._num_long}{self._example(LONG_TEXT)}; unit: line makes a text of each "
+                "line, and plain text of over 16 MB is several texts"
             )
             found.append(Finding(text, True, "long_texts", self._num_long))
         for part, seen in self._seen.items():

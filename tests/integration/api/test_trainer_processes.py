@@ -30,6 +30,8 @@ trainer.save_model(folder)
 if trainer.is_world_process_zero():
     with open(folder + "/losses.json", "w") as file:
         json.dump(logged(trainer, ["loss", "kd", "align"]), file)
+# A process that ends while gloo's threads still run is aborted now and then.
+trainer.accelerator.end_training()
 """
 
 

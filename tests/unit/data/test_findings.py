@@ -119,7 +119,8 @@ def test_a_text_of_over_a_megabyte_is_told_by_its_line(tmp_path, told):
     encode = {"name": "mlm", "max_length": 32}
     [found, *_] = [one for one in told({"name": "text", "path": str(tmp_path / "a.txt")}, encode) if one.is_warning]
     assert found.text == (
-        f"texts of over 1 MB: 1, the first at {tmp_path}/a.txt line 3; unit: line makes a text of each line"
+        f"texts of over 1 MB: 1, the first at {tmp_path}/a.txt line 3; unit: line makes a text of each line, "
+        "and plain text of over 16 MB is several texts"
     )
 
 

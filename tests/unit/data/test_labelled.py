@@ -58,3 +58,28 @@ def test_texts_of_one_source_have_labels_where_they_are_validation(tmp_path):
     firsts = [ids[1] - 5 for ids in blocks[1].ids.reshape(-1, 4).tolist()]
     assert len(firsts) > 5
     assert validation["label"] == [number % 2 for number in firsts]
+
+
+def test_a_block_of_long_texts_has_fewer_of_them_and_the_parts_the_same_rows(tmp_path, monkeypatch):
+    lines = [f"w{5 + number} w7" for number in range(40)]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    source = SourceSpec.parse({"name": "text", "path": str(tmp_path / "texts.txt"), "unit": "line"})
+    files = {path.name: path.read_bytes() for path in (tmp_path / "tokenizer").iterdir()}
+    recipe = Recipe([source], encoding(name="mlm", min_length=2), files, 0, texts_per_block=15)
+    [item] = source.items()
+    split = InputSplit(0, 0, 1.0, item, validation=0.5)
+
+    def blocks():
+        return list(_encode_split(split, recipe, {0: Place(0, 0), 1: Place(0, 0)}))
+
+    whole = blocks()
+    monkeypatch.setattr("raydistill.data.encoding._BLOCK_CHARACTERS", 20)
+    small = blocks()
+    assert len({block.place for block in whole}) == 3
+    assert len({block.place for block in small}) > 8
+    for part in (0, 1):
+        expected, found = (
+            [one for block in made if block.part == part for one in block.ids] for made in (whole, small)
+        )
+        assert found == expected

@@ -3,7 +3,7 @@ import tracemalloc
 
 import pytest
 
-from raydistill.data.sources import _files
+from raydistill.data.sources import _files, _lines
 from raydistill.data.sources._base import Item
 from raydistill.data.sources._lines import Lines, check_charset, numbered_texts
 
@@ -159,3 +159,71 @@ def test_a_long_line_is_held_once_where_it_is_handed_over(unit):
     assert held < 1.1 * size
     # As bytes and decoded; then with its end and without.
     assert peak < 3.2 * size
+
+
+def parts_of(content: bytes, unit: str, start: int = 0, stop: int = 0) -> list[tuple[int, str]]:
+    item, stream = Item("a.txt", "", start, stop), io.BytesIO(content)
+    lines = Lines(stream, item, charset="utf-8", paragraphs=unit == "paragraph", in_parts=True)
+    return list(numbered_texts(lines, unit))
+
+
+@pytest.mark.parametrize("unit", ["line", "paragraph", "file"])
+def test_a_text_that_is_too_long_becomes_several_that_are_cut_between_words(unit, monkeypatch):
+    monkeypatch.setattr(_lines, "LONGEST_TEXT", 100)
+    words = [f"wörd{number}" for number in range(200)]
+    content = ("a\n" + " ".join(words) + "\n\nb\n").encode()
+    found = parts_of(content, unit)
+    assert [word for _, text in found for word in text.split()] == ["a", *words, "b"]
+    assert all(len(text) <= 100 for _, text in found)
+    assert len(found) < 30
+    # Each part has the number of its line, and so has what comes after it.
+    assert {number for number, text in found if "wörd1" in text} <= {1, 2}
+    assert found[-1][0] == (2 if unit == "file" else 4)
+
+
+def test_lines_of_a_text_that_is_too_long_become_several_texts(monkeypatch):
+    monkeypatch.setattr(_lines, "LONGEST_TEXT", 10)
+    assert parts_of(b"abcd\nefgh\nijkl\n\nm\n", "paragraph") == [(1, "abcd efgh"), (3, "ijkl"), (5, "m")]
+    assert parts_of(b"abcd\nefgh\nijkl\n\nm\n", "file") == [(1, "abcd\nefgh"), (3, "ijkl\n\nm")]
+
+
+def test_a_long_line_without_a_space_stays_whole(monkeypatch):
+    monkeypatch.setattr(_lines, "LONGEST_TEXT", 10)
+    assert parts_of(b"x" * 35 + b"\nb\n", "line") == [(1, "x" * 35), (2, "b")]
+
+
+def test_a_range_gives_all_parts_of_the_long_line_that_begins_in_it(monkeypatch):
+    monkeypatch.setattr(_lines, "LONGEST_TEXT", 10)
+    content = b"a\n" + b"bcd " * 20 + b"\ne\n"
+    first, second = (parts_of(content, "line", *place) for place in ((0, 20), (20, len(content))))
+    assert " ".join(text.strip() for _, text in first) == "a" + " bcd" * 20
+    assert [text for _, text in second] == ["e"]
+
+
+def test_memory_does_not_depend_on_the_length_of_one_text():
+    def peak(num_bytes: int) -> int:
+        lines = Lines(io.BufferedReader(Endless(num_bytes)), Item("a.txt", "", 0, 0), charset="utf-8", in_parts=True)
+        tracemalloc.start()
+        size = sum(len(text) for _, text in numbered_texts(lines, "line"))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert size > 0.99 * num_bytes
+        return found
+
+    assert peak(160 * 10**6) < 1.1 * peak(40 * 10**6)
+
+
+class Endless(io.RawIOBase):
+    """A line of so many bytes that is nowhere as a whole."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._left = num_bytes
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        number = min(len(buffer), self._left)
+        buffer[:number] = (b"word " * (number // 5 + 1))[:number]
+        self._left -= number
+        return number

@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import IO, Any, Literal, cast
 
@@ -15,6 +14,8 @@ _CUTTABLE = ("utf-8", "ascii", "iso8859-", "cp125", "koi8-")
 _PIECE_BYTES = 1 << 18
 HEAD_BYTES = 1 << 13
 """So much of a file's start tells how its lines end."""
+LONGEST_TEXT = 1 << 24
+"""A longer text is read as several, so that memory does not depend on its length; in bytes or characters."""
 
 
 def check_charset(charset: str) -> None:
@@ -37,10 +38,14 @@ class Lines:
 
     Of a range come the lines that begin in it. With ``paragraphs`` what no blank line parts stays together: the lines
     after the first blank one that begins in the range, up to the first that begins after it. So the ranges of a file
-    give each line once and in order. Raises ValueError, naming the file and the byte, for bytes not in ``charset``.
+    give each line once and in order. With ``in_parts`` a line of over ``LONGEST_TEXT`` bytes comes in parts, each but
+    the last up to a space; one without a space comes whole. Raises ValueError, naming the file and the byte, for bytes
+    not in ``charset``.
     """
 
-    def __init__(self, stream: IO[bytes], item: Item, *, charset: str, paragraphs: bool = False) -> None:
+    def __init__(
+        self, stream: IO[bytes], item: Item, *, charset: str, paragraphs: bool = False, in_parts: bool = False
+    ) -> None:
         check_charset(charset)
         self._item, self._paragraphs, self._charset = item, paragraphs, charset
         self._stream, self._codec = stream, charset
@@ -51,13 +56,14 @@ class Lines:
         if not item.stop:
             self._stream = _with_newlines(self._stream)
         self._begin, self._raw = 0, b""
+        self._in_parts, self._rest = in_parts, b""
         self.number = 0
         """Of the line that came last, from 1, in the part that is read."""
 
     def __iter__(self) -> Iterator[str]:
         is_marked = codecs.lookup(self._codec).name == "utf-8-sig"
-        for position in self._raw_lines():
-            self.number += 1
+        for position, goes_on in self._raw_lines():
+            self.number += not goes_on
             # Only a file's first bytes are a mark; later ones are a character of the text.
             codec = "utf-8" if is_marked and position else self._codec
             # Of a long line nothing is held here once it is handed over.
@@ -96,22 +102,35 @@ class Lines:
         self._stream.seek(position)
         return position
 
-    def _raw_lines(self) -> Iterator[int]:
-        """Take the item's lines as ``_raw``, each at the place in the file at which it begins."""
+    def _raw_lines(self) -> Iterator[tuple[int, bool]]:
+        """Take the item's lines as ``_raw``: where in the file each begins, and whether it goes on with the last."""
         stop = self._item.stop
         begin = self._seek()
         if begin is None:
             return
-        position = self._begin = begin
-        while not stop or position < stop or self._paragraphs:
-            self._raw = self._stream.readline()
+        position, goes_on = begin, False
+        self._begin = begin
+        while not stop or position < stop or self._paragraphs or goes_on:
+            self._raw = self._next_part() if self._in_parts else self._stream.readline()
             if not self._raw:
                 return
-            size, is_last = len(self._raw), stop > 0 and position >= stop and _is_blank(self._raw)
-            yield position
+            is_last = stop > 0 and position >= stop and not goes_on and _is_blank(self._raw)
+            size, ends = len(self._raw), self._raw.endswith(b"\n")
+            yield position, goes_on
             if is_last:
                 return
-            position += size
+            position, goes_on = position + size, not ends
+
+    def _next_part(self) -> bytes:
+        """The next line, or of a long one what comes before the last space in what may be held."""
+        raw = self._rest + self._stream.readline(LONGEST_TEXT - len(self._rest))
+        self._rest = b""
+        if len(raw) < LONGEST_TEXT or raw.endswith(b"\n"):
+            return raw
+        if stop := raw.rfind(b" ") + 1:
+            self._rest = raw[stop:]
+            return raw[:stop]
+        return raw + self._stream.readline()
 
     def _seek(self) -> int | None:
         """Go to where the item's lines begin and return the place, None where there are none."""
@@ -209,23 +228,20 @@ def numbered_texts(lines: Iterable[str], unit: Unit) -> Iterator[tuple[int, str]
     """Texts of lines: each line, each run of lines between blank lines joined with spaces, or the whole.
 
     Each comes with the number, from 1, of the line where it starts. Here a line ends at whatever ``str.splitlines``
-    takes for an end. Blank texts are left out.
+    takes for an end. Blank texts are left out. What would be longer than ``LONGEST_TEXT`` becomes several texts.
     """
-    parts = _parts(lines)
-    texts: Iterable[tuple[int, str]]
-    if unit == "file":
-        texts = [(1, "\n".join(part for _, part in parts))]
-    else:
-        texts = parts if unit == "line" else _paragraphs(parts)
+    texts: Iterable[tuple[int, str]] = _parts(lines)
+    if unit != "line":
+        texts = _whole(texts) if unit == "file" else _paragraphs(texts)
     return ((number, text) for number, text in texts if text and not text.isspace())
 
 
 def _parts(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
     """What ``str.splitlines`` makes of each line, with the line's number; a long one is handed over, not held."""
+    number, ends = 0, True
     # Not ``enumerate``, which keeps what it gave last.
-    numbers = itertools.count(1)
     for line in lines:
-        number = next(numbers)
+        number, ends = number + ends, line.endswith("\n")
         parts = line.splitlines()[::-1]
         del line
         while parts:
@@ -233,13 +249,38 @@ def _parts(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
 
 
 def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    start, paragraph = 0, list[str]()
+    collected = _Collected(" ")
     for number, line in lines:
         if stripped := line.strip():
-            start = start if paragraph else number
-            paragraph.append(stripped)
-        elif paragraph:
-            text, paragraph = " ".join(paragraph), []
-            yield start, text
-    if paragraph:
-        yield start, " ".join(paragraph)
+            yield from collected.add(number, stripped)
+        else:
+            yield from collected.take()
+    yield from collected.take()
+
+
+def _whole(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    collected = _Collected("\n")
+    for number, line in lines:
+        yield from collected.add(number, line)
+    yield from collected.take()
+
+
+class _Collected:
+    """Lines of a text that is not longer than ``LONGEST_TEXT``."""
+
+    def __init__(self, between: str) -> None:
+        self._between, self._start, self._lines, self._size = between, 0, list[str](), 0
+
+    def add(self, number: int, line: str) -> Iterator[tuple[int, str]]:
+        """Add a line; gives the text of the lines before, with the number of its first, where it is full."""
+        if self._size + len(line) > LONGEST_TEXT:
+            yield from self.take()
+        self._start = self._start if self._lines else number
+        self._lines.append(line)
+        self._size += len(line) + len(self._between)
+
+    def take(self) -> Iterator[tuple[int, str]]:
+        """The text of the lines so far, if there are any."""
+        if self._lines:
+            text, self._lines, self._size = self._between.join(self._lines), [], 0
+            yield self._start, text

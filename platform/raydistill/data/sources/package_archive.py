@@ -46,5 +46,5 @@ def items(config: Config) -> list[Item]:
 def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one member."""
     with _files.open_item(config.files(), item) as stream:
-        lines = _lines.Lines(stream, item, charset=config.charset)
+        lines = _lines.Lines(stream, item, charset=config.charset, in_parts=True)
         yield from _lines.text_examples(lines, config.unit)

@@ -39,5 +39,6 @@ def items(config: Config) -> list[Item]:
 def read(config: Config, item: Item) -> Iterator[Example]:
     """The texts of one file, or of one range of it."""
     with _files.open_item(_files.FileSet(path=config.path), item) as stream:
-        lines = _lines.Lines(stream, item, charset=config.charset, paragraphs=config.unit == "paragraph")
+        paragraphs = config.unit == "paragraph"
+        lines = _lines.Lines(stream, item, charset=config.charset, paragraphs=paragraphs, in_parts=True)
         yield from _lines.text_examples(lines, config.unit)
