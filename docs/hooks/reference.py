@@ -32,6 +32,13 @@ _SHARED = (
     training.OptimizerConfig,
 )
 """Sections that stages take, in the order of a job file."""
+_PAGES = {
+    "MethodSpec": "../methods/index.md",
+    "TaskSpec": "tasks.md",
+    "EncodingSpec": "tasks.md",
+    "SourceSpec": "sources.md",
+}
+"""Where the choices of a key with a name are."""
 
 _JOB = """\
 The keys of a job file and the sections that its stages take. `raydistill explain KEY` prints the same, and
@@ -209,8 +216,9 @@ def _table(keys: Sequence[Key], anchor: str) -> str:
 def _type(key: Key) -> str:
     """The type as Python writes it today; that of a section leads to its keys."""
     kind = re.sub(r"Optional\[(.*)\]$", r"\1 | None", key.kind)
-    section = next((one.__name__ for one in _SHARED if re.search(rf"\b{one.__name__}\b", kind)), None)
-    return f"`{kind}`" if section is None else f"[`{kind}`](job.md#{_slug(section)})"
+    places = {**_PAGES, **{section.__name__: f"job.md#{_slug(section.__name__)}" for section in _SHARED}}
+    place = next((places[name] for name in re.findall(r"\w+", kind) if name in places), None)
+    return f"`{kind}`" if place is None else f"[`{kind}`]({place})"
 
 
 def _default(key: Key) -> str:
@@ -231,13 +239,18 @@ def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """Text in which no bar ends a cell; inside of code none does."""
-    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in re.split("(`+[^`]*`+)", text))
+    return _outside_code(text, "|", "\\|")
+
+
+def _outside_code(text: str, old: str, new: str) -> str:
+    parts = re.split("(`+[^`]*`+)", text)
+    return "".join(part if part.startswith("`") else part.replace(old, new) for part in parts)
 
 
 def _joined(text: str) -> str:
     """Prose on one line a paragraph, with its angle brackets as text."""
     paragraphs = inspect.cleandoc(text).split("\n\n")
-    return " ".join(" ".join(part.split()) for part in paragraphs).replace("<", "&lt;")
+    return _outside_code(" ".join(" ".join(part.split()) for part in paragraphs), "<", "&lt;")
 
 
 def _slug(*parts: str) -> str:
