@@ -20,13 +20,13 @@ class Config(_files.FileSet):
     """
 
     words: int = 0
-    """Column of the words, from 0; negative numbers count from the end."""
+    """The column of the words, from 0; negative numbers count from the end."""
     tags: int = -1
-    """Column of the tags."""
+    """The column of the tags."""
     delimiter: str | None = None
     """What parts the columns. None: any white space."""
     charset: str = "utf-8-sig"
-    """Character encoding of the files."""
+    """The character encoding of the files."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,14 +27,14 @@ class Config(_files.FileSet):
     """
 
     text: Column | None = None
-    """Column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
+    """The column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
     ``text`` where no other kind of column is named."""
     text_pair: Column | None = None
-    """Column of the second text of a pair."""
+    """The column of the second text of a pair."""
     label: Label | None = None
-    """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
+    """The column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
     labels: dict[RawLabel, ClassName | None] | None = None
-    """Name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
+    """The name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """How the files are written. None: by their ending, ``.gz`` and the like left out."""
     delimiter: str | None = None
@@ -48,13 +48,13 @@ class Config(_files.FileSet):
     short_lines: Literal["refuse", "skip"] = "refuse"
     """What happens to a row with fewer or more fields than it should have; those that are skipped are counted."""
     charset: str = "utf-8-sig"
-    """Character encoding of the files."""
+    """The character encoding of the files."""
     prompt: Column | None = field(default=None, metadata=LATER)
-    """Instead of ``text``: column of prompts."""
+    """Instead of ``text``: the column of prompts."""
     completion: Column | None = field(default=None, metadata=LATER)
-    """Column of what is to follow each prompt."""
+    """The column of what is to follow each prompt."""
     messages: str | None = field(default=None, metadata=LATER)
-    """Instead of ``text``, in JSON lines: key of a list of messages, each with ``role`` and ``content``."""
+    """Instead of ``text``, in JSON lines: the key of a list of messages, each with ``role`` and ``content``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
