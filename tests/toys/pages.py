@@ -88,10 +88,11 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         (folder / "bin").mkdir()
-        program = folder / "bin" / "raydistill"
-        program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m raydistill "$@"\n', encoding="utf-8")
-        program.chmod(0o755)
-        (folder / "bin" / "python").symlink_to(sys.executable)
+        for name, options in (("raydistill", " -m raydistill"), ("python", "")):
+            program = folder / "bin" / name
+            # No link: Python finds the packages of its environment by the path that it is called by.
+            program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{options} "$@"\n', encoding="utf-8")
+            program.chmod(0o755)
         self._environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         self._environment["PATH"] = f"{folder / 'bin'}:{os.environ['PATH']}"
         self._environment["PYTHONPATH"] = f"{ROOT / 'platform'}:{ROOT / 'tests'}"
