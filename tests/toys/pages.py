@@ -22,8 +22,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md", *sort
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 
 _FENCE = re.compile(r"^( *)(`{3,})(.*?)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
-_MODELS = {"sentence-transformers/all-MiniLM-L6-v2": "base", "HuggingFaceTB/SmolLM2-135M": "decoder"}
-"""Models of the hub that tutorials name, and the folders of those that stand in for them."""
+_SMALL = {
+    "sentence-transformers/all-MiniLM-L6-v2": "base",
+    "HuggingFaceTB/SmolLM2-135M": "decoder",
+    "max_length: 64": "max_length: 32",
+}
+"""Models of the hub that tutorials name, the folders of those that stand in for them, and a row that these take."""
 _SHORT = "precision=fp32 max_steps=2 batch_size=8 micro_batch_size=8 logging_steps=1 eval_steps=2"
 
 
@@ -79,7 +83,9 @@ def write_examples(folder: Path) -> None:
     lines = [" ".join(f"w{8 + (row * 7 + word) % 20}" for word in range(12)) for row in range(60)]
     (folder / "texts" / "a.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     toy_gpt2(4).save_pretrained(folder / "decoder")
-    make_tokenizer(max_length=40).save_pretrained(folder / "decoder")
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(folder / "decoder")
 
 
 class Reader:
@@ -115,8 +121,8 @@ class Reader:
         return printed
 
     def _with_small_models(self, text: str) -> str:
-        for name, folder in _MODELS.items():
-            text = text.replace(name, folder)
+        for name, small in _SMALL.items():
+            text = text.replace(name, small)
         return text
 
     def _shortened(self, command: str) -> str:
