@@ -28,6 +28,7 @@ METHOD_SECTIONS = {
     "sparse_teachers": "Sparse teachers (StarK): stages, no method",
 }
 """Sections of the methods' README that are not named after a method."""
+_MODELS = "Which method with which models"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -39,9 +40,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         ]
     }
     methods = [f"methods/{name}.md" for name in (*discovery.names("raydistill.methods"), "sparse_teachers")]
-    recipes = sorted(
-        path.relative_to(config.docs_dir).as_posix() for path in Path(config.docs_dir, "recipes").glob("*.md")
-    )
+    recipes = [f"recipes/{path.name}" for path in Path(config.docs_dir, "recipes").glob("*.md")]
+    recipes.sort(key=lambda page: (not page.endswith("/index.md"), page))
     _extend(config.nav, {"Methods": methods, "Recipes": recipes})
     config.nav[:] = [entry for entry in config.nav if entry != {"Recipes": []}]
     return config
@@ -59,6 +59,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     generated = dict(reference.pages())
     for name in (*discovery.names("raydistill.methods"), "sparse_teachers"):
         generated[f"methods/{name}.md"] = method_page(name, Path(config.docs_dir, "methods", f"{name}.md"))
+    index = Path(config.docs_dir, "methods", "index.md").read_text(encoding="utf-8").rstrip()
+    generated["methods/index.md"] = f"{index}\n\n## {_MODELS}\n\n{_section(_MODELS)}\n"
     for notebook in sorted(Path(config.docs_dir).rglob("*.ipynb")):
         page = notebook.relative_to(config.docs_dir).with_suffix(".md").as_posix()
         generated[page] = notebook_page(json.loads(notebook.read_text(encoding="utf-8")))
@@ -73,21 +75,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def method_page(name: str, written: Path) -> str:
     """The hand-written idea and advice, then formulas and deviations from the methods' README, then options."""
     about = written.read_text(encoding="utf-8") if written.exists() else f"# {name}\n"
-    parts = [about.rstrip(), "## Formulas and deviations", _formulas(METHOD_SECTIONS.get(name, name))]
+    parts = [about.rstrip(), "## Formulas and deviations", _section(METHOD_SECTIONS.get(name, name))]
     if name in discovery.names("raydistill.methods"):
         parts += ["## Options", reference.options_of_method(name)]
     return "\n\n".join(parts) + "\n"
 
 
-def _formulas(section: str) -> str:
-    """A section of the methods' README, one level down."""
-    sections = dict(
-        re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", METHODS.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    )
-    text = sections.get(section)
-    if text is None:
-        return "The docstring of the module has the formulas."
-    return text.strip()
+def _section(title: str) -> str:
+    """The text of a section of the methods' README; a method without one, such as a plug-in, has its docstrings."""
+    text = METHODS.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    return sections[title].strip() if title in sections else "The docstring of the module has the formulas."
 
 
 def notebook_page(notebook: dict[str, Any]) -> str:
