@@ -26,7 +26,8 @@ COMMANDS = [
     for command in commands(block)
     if command.startswith("raydistill ")
 ]
-YAML = [block for block in BLOCKS if block.kind == "yaml"]
+# Recipes say keys without what a whole stage has.
+YAML = [block for block in BLOCKS if block.kind == "yaml" and block.page.parent.name != "recipes"]
 PARTS = {
     "source": SourceSpec.parse,
     "encoding": EncodingSpec.parse,
