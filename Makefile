@@ -1,9 +1,9 @@
-# make demo, test, test-all, test-long, campaigns, coverage, lint, bench; all of them install into VENV first when something changed.
+# make demo, test, test-all, test-long, campaigns, coverage, lint, bench, docs; all of them install into VENV first when something changed.
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-all test-long campaigns coverage lint bench clean
+.PHONY: demo test test-all test-long campaigns coverage lint bench docs clean
 
 # Two processes; a module stays in one, and those that take longest start first.
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
@@ -46,8 +46,13 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	@set -e; for benchmark in $(sort $(wildcard tests/benchmarks/*.py)); do $(VENV)/bin/python $$benchmark; done
 
+# The documentation's site, in site/. A warning, a link to nothing and a page that loads from the network end it.
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist platform/*.egg-info
+	rm -rf $(VENV) build dist site platform/*.egg-info
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raydistill needs Python 3.11 or newer; make PYTHON=python3.11")'

@@ -1,4 +1,4 @@
-"""What the job that the README builds in Python reads: a small CSV of rated texts, and a BERT with a tokenizer."""
+"""What a job reads that the documentation builds in Python: a CSV file of rated texts, and a BERT with a tokenizer."""
 
 from pathlib import Path
 
@@ -8,13 +8,12 @@ from transformers import BertConfig, BertForMaskedLM
 from toys.models import VOCABULARY
 from toys.words import make_tokenizer
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "python.md"
 
 
 def documented_block() -> str:
-    """The second block of code of its section, which builds, plans and runs a job."""
-    section = README.read_text(encoding="utf-8").partition("### Methods in Python")[2]
-    return section.split("```python\n")[2].partition("```")[0]
+    """The second block of code of the page, which builds, plans and runs a job."""
+    return PAGE.read_text(encoding="utf-8").split("```python\n")[2].partition("```")[0]
 
 
 def write_reviews(folder: Path, *, rows: int = 80) -> Path:

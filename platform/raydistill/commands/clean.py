@@ -16,14 +16,15 @@ def clean(
     keep: Annotated[
         str, typer.Option("--keep", metavar="WHAT", help="outputs, or registered: what was compared and registered.")
     ] = "outputs",
-    yes: Annotated[bool, typer.Option("--yes", help="Delete it; without this it is shown alone.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete the files; without it they are listed.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what of a job's files nothing needs any more, and how much it is; with --yes delete it.
+    """List the files of a job that nothing needs any more, with their size; with --yes delete them.
 
-    Checkpoints of finished trainings go, and what the job with other values left; the job goes on from what stays. With
-    --keep registered what its stages made goes too, once its models are in the registry, which has copies of its own.
+    These are checkpoints of finished trainings, and outputs that the job with other values left. What stays is enough
+    for the job to go on. With --keep registered the outputs of its stages are listed too, once its models are in the
+    registry, which has copies of its own.
 
     \b
     Example:

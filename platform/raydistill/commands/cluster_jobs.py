@@ -33,7 +33,7 @@ def status(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the jobs of a Ray cluster, or tell what one does.
+    """List the jobs of a Ray cluster, or show the state of one.
 
     \b
     Example:

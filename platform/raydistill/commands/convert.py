@@ -35,12 +35,12 @@ def convert(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write weights that are pickled, or a GGUF file, again as safetensors with a configuration, which jobs read.
+    """Write a checkpoint with pickled weights, or a GGUF file, anew as safetensors, which jobs read.
 
-    Nothing in a pickle is run, and one that holds more than tensors is refused. Classifiers that StarK's authors
+    Nothing in a pickle is run, and a pickle that holds more than tensors is refused. Classifiers that StarK's authors
     published become those of transformers, and those that their code has cut become pruned models. --labels names the
-    classes where config.json says LABEL_0 and so on. An encoder's file takes the classifier's beside it, whose name
-    has cls in place of encoder. Weights of a GGUF file become float32, with what quantization left of them.
+    classes if config.json says LABEL_0 and so on. An encoder's file takes the classifier's beside it, whose name has
+    cls in place of encoder. The weights of a GGUF file become float32, as exact as their quantization left them.
 
     \b
     Example:

@@ -20,7 +20,7 @@ def export(
     calibrate: Annotated[
         list[str] | None, typer.Option("--calibrate", metavar="FILE", help="Files with calibration rows.")
     ] = None,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="The first rows of them that are read.")] = 256,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="How many of their rows are read.")] = 256,
     columns: Annotated[
         list[str] | None,
         typer.Option("--column", metavar="ROLE=NAME", help="What the model reads, such as text, and its column."),
@@ -32,8 +32,8 @@ def export(
 ) -> None:
     """Write a model for another runtime: ONNX in float32 or int8, or OpenVINO in int8.
 
-    The float32 graph's logits are compared with the model's own first. Stage export of a job does the same, with a
-    gate and a corpus's rows; evaluate compares both.
+    The logits of the float32 graph are compared with the model's own first. The stage export of a job does the same,
+    with a gate and with rows of a corpus, and evaluate compares both models.
 
     \b
     Example:

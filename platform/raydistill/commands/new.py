@@ -60,7 +60,7 @@ def job(
     name: NameArgument,
     data: Annotated[str, typer.Option(help="File of texts: CSV, TSV, JSON lines or Parquet.")] = "",
     text: Annotated[str, typer.Option(help="Its column of texts.")] = "",
-    label: Annotated[str, typer.Option(help="Its column of labels; none to distil a language model.")] = "",
+    label: Annotated[str, typer.Option(help="Its column of labels; none for a language model.")] = "",
     teacher: Annotated[str, typer.Option(help="The teacher: a checkpoint's folder, or a hub name.")] = "",
     layers: Annotated[str, typer.Option(help="The student's blocks: how many, or the teacher's 0,4,8.")] = "",
     fine_tune: Annotated[bool, typer.Option(help="Whether the teacher has yet to learn the labels.")] = True,

@@ -18,7 +18,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A folder, a stage's output, models:/NAME@ALIAS[:FORMAT], a place of a store, or a hub name.",
+        help="A folder, a stage's output, models:/NAME@ALIAS[:FORMAT], a bucket's folder, or a Hub name.",
     ),
 ]
 StorageOption = Annotated[
@@ -40,13 +40,13 @@ def predict(
     given: Annotated[
         str | None, typer.Option("--format", metavar="FORMAT", help="Of the files: text, csv, tsv, jsonl, parquet.")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows that are run at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows per forward pass.")] = 32,
     max_length: Annotated[int | None, typer.Option("--max-length", min=3, help="Tokens of the longest row.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes, on the cluster of RAY_ADDRESS or here.")
     ] = 1,
-    prefix: Annotated[str, typer.Option("--prefix", help="Before the name of each column of answers.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="Put before the names of new columns.")] = "",
     probabilities: Annotated[bool, typer.Option(help="Write the probability of each class.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT.")] = False,
     storage: StorageOption = None,
@@ -54,10 +54,10 @@ def predict(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write files again with a model's answers beside each row.
+    """Write a copy of files with a model's answers beside each row.
 
-    Classifiers give prediction and probabilities, scores a prediction, taggers a tag a word, readers an answer, and
-    causal language models the likelihood of a text. Rows keep their order, and an interrupted run goes on.
+    A classifier gives a prediction and probabilities, a regressor a prediction, a tagger one tag per word, a reader an
+    answer, and a causal language model the likelihood of a text. Rows keep their order. An interrupted run goes on.
 
     \b
     Example:

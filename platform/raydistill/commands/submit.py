@@ -63,7 +63,7 @@ def submit(
 ) -> None:
     """Run a job on a Ray cluster and follow it; the exit status is the job's.
 
-    Code and configuration go along. The job runs on the cluster's head, so it goes on when this machine does not.
+    Code and configuration travel along. The job runs on the cluster's head, so this machine may be switched off.
 
     \b
     Example:
@@ -101,7 +101,7 @@ def resume(
 ) -> None:
     """Submit a job that ended again: finished stages are skipped, a training continues at its last checkpoint.
 
-    Values of variables are kept nowhere; those that it was submitted with are this shell's, or given again.
+    The values of variables are stored nowhere: they are taken from this shell, or given again by --env.
 
     \b
     Example:

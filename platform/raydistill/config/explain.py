@@ -90,7 +90,7 @@ def keys_of(kind: Any) -> list[Key]:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         parts = ((name, declared.partition(" = "), meaning) for name, declared, meaning in options_of(kind))
         return [
-            Key(name, declared[0], meaning, declared[2], tuple(_refusals(kind, name)))
+            Key(name, declared[0], meaning, declared[2], tuple(dict.fromkeys(_refusals(kind, name))))
             for name, declared, meaning in parts
         ]
     return []

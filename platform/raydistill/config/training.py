@@ -17,14 +17,17 @@ class OptimizerConfig(Section):
     with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
     of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    """Suits a classifier; language models of a few layers learn from ten times as much."""
+    """The highest rate of the schedule. The default suits a classifier; language models of a few layers take about ten
+    times as much."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """How much of the running means of gradients and of squared gradients stays at each step."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """What is added to the square root of the mean of squared gradients."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Decoupled; biases and layer norms are never decayed."""
+    """The decoupled weight decay; biases and layer norms never have one."""
     warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the steps over which the rate rises from 0; the first step's rate is 0, as published. ``schedule:
-    constant`` has none."""
+    """The fraction of the steps over which the rate rises from 0. The first step's rate is 0, as published. ``schedule:
+    constant`` has no warm-up."""
     schedule: Literal[
         "linear",
         "linear_published",
@@ -35,16 +38,16 @@ class OptimizerConfig(Section):
         "constant",
         "constant_with_warmup",
     ] = "linear"
-    """How the rate goes after the warm-up. ``linear``: to 0 at the last step, its warm-up rounded up to whole steps;
+    """How the rate changes after the warm-up. ``linear``: to 0 at the last step, its warm-up rounded up to whole steps;
     ``linear_published``: the same with a warm-up that is not rounded, as the first BERT code has it;
     ``linear_squared``: the square of that, which Pea-KD's published fine-tuning comes to."""
     schedule_power: Annotated[float, Field(gt=0)] = 1.0
-    """Power of ``schedule: polynomial``; 1 is linear."""
+    """The power of ``schedule: polynomial``; 1 is linear."""
     schedule_cycles: Annotated[int, Field(ge=1)] = 1
-    """Times that ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
+    """How often ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradient norm that larger gradients are scaled down to: of all gradients together, with ``bert_adam`` of each
-    tensor."""
+    """The norm to which larger gradients are scaled down: the norm of all gradients together, or with ``bert_adam`` of
+    each tensor."""
 
     @model_validator(mode="after")
     def _leaves_weights(self) -> "OptimizerConfig":
@@ -70,9 +73,9 @@ class OptimizerConfig(Section):
 def _steps_or_share(value: object) -> object:
     """A whole number of steps, or a share of them below 1; raises ValueError for any other number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError("write a number of steps, or a share of them below 1, such as 0.1")
+        raise UserError("write a number of steps, or a fraction of them below 1, such as 0.1")
     if not (0 < value < 1 or (1 <= value < 2**63 and value == int(value))):
-        raise UserError("a number of steps is whole and positive, a share of them lies between 0 and 1")
+        raise UserError("a number of steps is whole and positive, a fraction of them lies between 0 and 1")
     return value if value < 1 else int(value)
 
 
@@ -91,71 +94,75 @@ class TrainingConfig(Section):
     """The loop: how much, how often."""
 
     num_epochs: Annotated[int, Field(ge=1)] = 3
+    """Passes over the rows."""
     max_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps after which training ends, whatever num_epochs says; the schedule ends there too."""
+    """Optimizer steps after which the training and its schedule end, whatever ``num_epochs`` says."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows of an optimizer step, over all workers."""
+    """Rows per optimizer step, over all workers."""
     micro_batch_size: Annotated[int, Field(ge=1)] = 8
-    """Most rows of one forward pass of one worker."""
+    """The maximum number of rows in one forward pass of one worker."""
     group_by_length: bool = True
-    """Rows of a batch have similar lengths."""
+    """Whether the rows of a batch have similar lengths, so that little is padded."""
     # Not written where it is true, so that hashes of stages stay what they were.
     shuffle: bool = Field(default=True, exclude_if=lambda value: value is True)
-    """Rows come in another order in each epoch; false keeps the corpus's own order, as some published code does."""
+    """Whether rows come in another order in each epoch; false keeps the corpus's own order, as some published code
+    does."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
-    """DeepSpeed ZeRO stage."""
+    """The ZeRO stage of DeepSpeed: 1 divides the optimizer state over the workers, 2 also gradients, 3 also weights."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """``auto``: bf16 where the hardware is fast at it, else fp32; of a CPU that is measured, once for each shape."""
+    """``auto``: bf16 if the hardware is fast at it, else fp32. On a CPU that is measured, once for each shape."""
     teacher_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What teachers that run compute in, also to store their outputs; ``auto``: as the student."""
+    """What live teachers compute in, also when their outputs are stored. ``auto``: as the student."""
     gradient_checkpointing: bool = False
-    """Blocks of the student keep their inputs alone and are run again in the backward pass: the same numbers from less
+    """The student's layers keep only their inputs and run again in the backward pass: the same numbers from less
     memory, in about a third more time."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout of the student, None keeps what its checkpoint says."""
+    """The student's dropout; None keeps what its checkpoint says."""
     loss_normalization: Literal["global", "per_micro_batch"] = "global"
-    """What a term's mean is over: the whole optimizer step, or each micro-batch (published)."""
+    """What the mean of a term is taken over: the whole optimizer step, or each micro-batch (as published)."""
     logging_steps: Annotated[int, Field(ge=1)] = 10
+    """Optimizer steps between two logging lines."""
     eval_steps: Annotated[int | float, BeforeValidator(_steps_or_share)] | None = 0.1
-    """Steps between evaluations; below 1 a share of the training, so 0.1 makes about ten of them. None for once an
-    epoch."""
+    """Steps between evaluations. A number below 1 is a fraction of the training, so that 0.1 makes about ten of them.
+    None evaluates once per epoch."""
     eval_rows: Annotated[int, Field(ge=1)] = 512
-    """Most validation rows that such an evaluation reads."""
+    """The maximum number of validation rows that such an evaluation reads."""
     save_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between checkpoints, None for once an epoch."""
+    """Steps between checkpoints; None saves once per epoch."""
     save_total_limit: Annotated[int, Field(ge=1)] = 2
-    """Latest checkpoints that are kept while it trains; the best student is kept besides."""
+    """How many of the latest checkpoints are kept while it trains. The best student is kept beside them."""
     keep_checkpoints: bool = False
     """Whether checkpoints stay when the training is finished, and with them the student as it was before and the best
-    ones on the way. By default they go: the student is there, and a checkpoint, with its moments, is three to four
-    times as large."""
+    ones on the way. By default they are deleted: the student is there, and a checkpoint with its optimizer state is
+    three to four times as large."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """Restarts of the worker group after a failure."""
+    """How often the worker group is restarted after a failure."""
     stop_after_steps: Annotated[int, Field(ge=1)] | None = None
-    """Optimizer steps after which training ends while the schedule is that of the full run, unlike ``max_steps``."""
+    """Optimizer steps after which the training ends, on the schedule of the full run, unlike ``max_steps``."""
     stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
-    """Epochs after which training ends while the schedule spans all ``num_epochs``."""
+    """Epochs after which the training ends, on a schedule that spans all ``num_epochs``."""
     metric_for_best_model: str = "loss"
     """What chooses the best student: ``loss``, the method's on validation rows; a metric of the task, such as
     ``accuracy``; ``agreement`` with the teachers, of methods that join several, which needs no labels; or a name as it
     is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
     first step is no candidate."""
     greater_is_better: bool | None = None
-    """Whether the best value of that metric is the greatest; the metric says so itself, another word is refused, and a
-    term such as ``validation/margin``, of which neither is better, needs one."""
+    """Whether the greatest value of that metric is the best. The metric says so itself, and a contradiction is refused.
+    A term such as ``validation/margin``, of which neither is better, needs this key."""
     saving_criterion: float | None = None
-    """Value that the metric has to beat before a best student is kept."""
+    """The value that the metric has to beat before a best student is kept."""
     # Not written where there is none, so that hashes of stages stay what they were.
     also_best: dict[Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")], FurtherBest] = Field(
         default={}, exclude_if=lambda value: not value
     )
-    """Best students that are kept besides, by names: later stages read ``STAGE@best_NAME``."""
+    """Further best students to keep, by their names: later stages read ``STAGE@best_NAME``."""
     load_best_model_at_end: bool = False
-    """The trained student is the best one, not the last; the last one, with a note, when none beat the criterion."""
+    """Whether the trained student is the best one and not the last. If none beat the criterion, it is the last, with a
+    note."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
-    """Evaluations in a row without an improvement after which training ends."""
+    """The number of evaluations in a row without an improvement after which the training ends."""
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
-    """An improvement is one over the best value before it by more than this."""
+    """By how much an evaluation has to beat the best one before it to count as an improvement."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "TrainingConfig":

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydistill import __version__
 from raydistill.config.named import EncodingSpec, SourceSpec
 from raydistill.data.corpus import FORMAT_VERSION, Corpus, SourceInfo, TokenizerInfo, tokenizer_hash, tokenizer_info
 from raydistill.data.corpus_writer import ROWS_PER_SHARD, CorpusWriter
@@ -214,7 +213,7 @@ def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
 def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int, token_counts: NDArray[np.int64] | None) -> str:
     """SHA-256 of all that the files of the corpora depend on."""
     content = {
-        "version": [__version__, FORMAT_VERSION],
+        "format": FORMAT_VERSION,
         "sources": [info.model_dump() for info in origin.found],
         "encoding": recipe.encoding.dump(),
         "tokenizer": _digests(recipe.files),

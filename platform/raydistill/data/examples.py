@@ -49,7 +49,7 @@ def _half_character(example: Mapping[str, Any]) -> str | None:
     for key, value in example.items():
         for text in _texts(value):
             if any("\ud800" <= character <= "\udfff" for character in text):
-                return f"{key} is {ascii(text)[:60]}, which has half a character (a lone surrogate); mend it"
+                return f"{key} is {ascii(text)[:60]}, which has half a character (a lone surrogate); fix it"
     return None
 
 

@@ -50,8 +50,8 @@ class CorpusPart:
             check_subset(self.label_subset)
         if self.few_shot is not None and self.weight % 1:
             raise UserError(
-                f"the weight of corpus {self.uri!r} is {self.weight} beside few_shot; a share of few rows may be none, "
-                "give a whole number"
+                f"the weight of corpus {self.uri!r} is {self.weight} beside few_shot; a fraction of few rows may be "
+                "none, give a whole number"
             )
         if not 0 < self.weight < math.inf:
             raise UserError(f"the weight of corpus {self.uri!r} is {self.weight}; it must be a positive number")

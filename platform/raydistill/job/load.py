@@ -65,22 +65,24 @@ class JobConfig(Section):
     """A job file."""
 
     name: Annotated[str, Field(pattern=rf"^{_NAME.pattern}$", max_length=_LONGEST_NAME)]
-    """Names the run folder and the MLflow experiment: letters, digits, ``_`` and ``-``."""
+    """The name of the run folder and of the MLflow experiment: letters, digits, ``_`` and ``-``."""
     description: str = ""
     """One sentence for ``raydistill ls jobs``."""
     storage: str = "runs"
-    """Folder under which the job's folder lies, with several machines one that all of them see; or ``s3://BUCKET/PATH``,
-    a place in an object store."""
+    """The folder that holds the job's folder; with several machines a folder that all of them see. Or
+    ``s3://BUCKET/PATH``, a place in an object store."""
     seed: int = 42
-    """Key of every draw: row order, masks, partners, sites, dropout."""
+    """The key of every draw: row order, masks, partners, sites, dropout."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where MLflow keeps runs and models."""
     scaling: ScalingConfig = ScalingConfig()
+    """Processes of the stages that have no ``scaling`` of their own."""
     labels: dict[str, Labels] = {}
-    """What the outputs of checkpoints are, by their names, where they are called ``LABEL_0`` or otherwise than in the
-    corpus: the ``labels`` of every reference to it that has none of its own."""
+    """What the outputs of checkpoints are called in the corpus, by the checkpoint's name: the ``labels`` of every
+    reference to it that has none of its own."""
     plugins: list[str | PluginFile] = []
-    """Methods, tasks, sources and metrics of one's own: files that end in ``.py``, relative to the job's, and modules
-    that are installed, such as ``package.module``. The last part of the name is that of the method."""
+    """Methods, tasks, sources and metrics of your own: files that end in ``.py``, relative to the job's file, and
+    installed modules, such as ``package.module``. The last part of the name is that of the method."""
     reuse: list[str] = Field(default=[], exclude_if=lambda value: not value)
     """Folders with stages' outputs of other jobs and campaigns: a stage that finished there with the same configuration
     and inputs is read from there, and not run again."""

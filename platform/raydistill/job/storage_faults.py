@@ -48,7 +48,7 @@ def _of_system(error: OSError, folder: Path | None) -> str | None:
     if error.errno in _REFUSED:
         return f"{place} cannot be written ({why}): allow it, or set storage to another folder; {_AGAIN}"
     if error.errno in _BROKEN or (error.errno in _GONE and not _is_folder(folder)):
-        return f"{place} has vanished ({why}): bring it back, {_AGAIN}"
+        return f"{place} no longer exists ({why}): restore it, {_AGAIN}"
     return None
 
 

@@ -125,7 +125,7 @@ def union_ids(teacher_labels: Labels, student_config: Any) -> list[list[int]]:
     taught = {name for names in teacher_labels for name in names}
     untaught = [name for name in number_of if name not in taught]
     if untaught:
-        raise UserError(f"nobody teaches {untaught[0]!r}; add a teacher that knows it, or take it from the corpus")
+        raise UserError(f"no teacher covers {untaught[0]!r}; add a teacher for it, or remove it from the corpus")
     return [[number_of[name] for name in names] for names in teacher_labels]
 
 

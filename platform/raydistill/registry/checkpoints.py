@@ -33,7 +33,7 @@ def checkpoint_folder(reference: str, cache: Path, *, registry: str) -> Path:
 
 @lru_cache(maxsize=64)
 def _downloaded(uri: str, reference: str, cache: Path) -> Path:
-    problem = f"checkpoint is {reference!r}, which is not to be had from the registry at {without_secrets(uri)}"
+    problem = f"checkpoint is {reference!r}, which is not readable from the registry at {without_secrets(uri)}"
     # Asking would make an empty database there.
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).is_file():
         raise UserError(f"{problem}: there is none yet; register the model first or set tracking.uri")

@@ -40,11 +40,11 @@ class StageConfig(Section):
     scaling: ScalingConfig | None = None
     """Processes of this stage; by default the job's ``scaling``."""
     seed: int | None = None
-    """Key of this stage's draws; by default the job's ``seed``."""
+    """The key of this stage's draws; by default the job's ``seed``."""
     matrix: dict[str, Any] = {}
     """Dotted keys of this stage, each with a list of values: the stage runs once for each combination."""
     max_parallel: Annotated[int, Field(ge=1)] | None = None
-    """Most runs of a matrix at one time; by default as many as the cluster has room for."""
+    """How many runs of a matrix may run at a time; by default as many as the cluster has room for."""
 
     @field_validator("matrix")
     @classmethod
@@ -76,7 +76,7 @@ class CorpusFacts:
     rows: int | None = None
     tokens: int | None = None
     labels: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids."""
+    """The names of the classes in the order of their ids."""
     validation_rows: int | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     """What each row has beside its ids."""

@@ -355,5 +355,6 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"checkpoint is {name!r}, which is no earlier stage, no folder and not to be had from the hub ({reason})"
+            f"checkpoint is {name!r}, which is no earlier stage, not a folder, and not found on the Hugging Face Hub "
+            f"({reason})"
         ) from None

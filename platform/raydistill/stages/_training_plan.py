@@ -191,7 +191,7 @@ def _check_taught(config: "Config", teachers: Sequence[Fitted], labels: Sequence
     missing = [name for name in labels if name not in known]
     if teachers and missing:
         raise UserError(
-            f"nobody teaches {', '.join(map(repr, missing))}, which the corpus has; add a teacher that knows it, name "
+            f"no teacher covers {', '.join(map(repr, missing))} of the corpus; add a teacher for it, name "
             "its output in labels, or leave the class out with label_subset of the corpus"
         )
 
@@ -298,7 +298,7 @@ def _lines(
     for position, teacher in enumerate(teachers):
         what = f"teacher {position} {teacher.model_type}"
         if not config.method.distils:
-            lines.append(f"{what} gives the student its start alone")
+            lines.append(f"{what} is used only to start the student")
         elif plan is None:
             whose = "its outputs are stored first" if choice.is_own else f"{choice.source} has its outputs"
             lines.append(f"{what} is not run: {whose}")
@@ -308,7 +308,7 @@ def _lines(
             lines.append(f"{what}, {size:,} parameters, {plan.placements[position]}{how}")
     lines += [*choice.lines, *([f"placement: {plan.summary}"] if plan is not None else [])]
     memory = _teacher_plan.held_by(config, scaling, models, plan) / _GIB
-    return [*lines, f"about {memory:.2f} GiB of weights, gradients and moments a worker, activations besides"]
+    return [*lines, f"about {memory:.2f} GiB per worker for weights, gradients and optimizer state, plus activations"]
 
 
 def _steps_per_epoch(config: "Config", rows: int) -> int:

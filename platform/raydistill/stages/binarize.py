@@ -41,7 +41,7 @@ class SourceConfig(Section):
     """One of several sources."""
 
     source: SourceSpec
-    """Where the texts lie: the name of a source and its options."""
+    """Where the texts are: the name of a source and its options."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
 
@@ -50,7 +50,7 @@ class Config(_base.StageConfig):
     """Which texts, encoded by which tokenizer and how."""
 
     source: SourceSpec | None = None
-    """Where the texts lie: the name of a source and its options. None where only a source is held out."""
+    """Where the texts are: the name of a source and its options. None where only a source is held out."""
     sources: list[SourceConfig] = []
     """Several sources with weights, mixed; instead of ``source``."""
     encoding: EncodingSpec = EncodingSpec.parse("mlm")
@@ -60,12 +60,13 @@ class Config(_base.StageConfig):
     teacher_tokenizers: list[ModelRef] = []
     """Checkpoints, such as teachers, whose tokenizers encode each example too: of classification and glue alone."""
     validation: Annotated[float | SourceSpec, BeforeValidator(_share_or_source)] = 0.02
-    """Share of the source's texts kept out of training, for evaluation; or a source that is held out as a whole."""
+    """The fraction of the source's texts kept out of training, for evaluation; or a source that is held out as a
+    whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
-    """Most rows of one Parquet shard."""
+    """The maximum number of rows in a Parquet shard."""
     token_counts: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """File with the occurrences of each token id in a larger text, by which task mlm masks in place of the corpus's
-    own: a NumPy array (``.npy``), such as that of another corpus, or a pickled list, as published."""
+    """A file with the number of occurrences of each token id in a larger text, by which the task mlm masks in place of
+    the corpus's own: a NumPy array (``.npy``), such as that of another corpus, or a pickled list, as published."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Config":

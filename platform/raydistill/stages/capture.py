@@ -50,7 +50,7 @@ class Config(_base.StageConfig):
     """Which teachers, on which corpus, and what of their outputs is kept."""
 
     corpus: CorpusField
-    """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    """The name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
     task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     teachers: Annotated[list[ModelRef], Field(min_length=1)]
@@ -64,10 +64,11 @@ class Config(_base.StageConfig):
     layers: list[Annotated[int, Field(ge=0)]] = []
     """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Type of the stored states."""
+    """The type of the stored states."""
     top_k: Annotated[int, Field(ge=1)] = 64
-    """For ``top_k``: likeliest ids at a place, whose log-probabilities are kept; of all others their mass. A token
-    takes 4 bytes an id, 6 with a vocabulary beyond 65,536 ids; log-probabilities are rounded by 1 in 2,048 at most."""
+    """For ``top_k``: how many of the likeliest ids of a token are kept with their log-probabilities; of all others the
+    mass is kept. A token takes 4 bytes an id, 6 with a vocabulary beyond 65,536 ids; log-probabilities are rounded by 1
+    in 2,048 at most."""
     temperature: Annotated[float, Field(ge=1e-3, le=1e4)] = 1.0
     """For ``top_k``: logits are divided by it first. Methods read them at the same temperature."""
     mask_seed: int | None = None
@@ -84,11 +85,11 @@ class Config(_base.StageConfig):
     (rows, teachers) with a row for each of the unsplit train set, in its order, and a column for each of ``teachers``.
     They are compared with those of one pass. Rows of another validation source get passes."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows of one forward pass."""
+    """Rows per forward pass."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """What the teachers compute in."""
     codec: Literal["none", "lz4", "zstd"] = "none"
-    """Compression of the files; those without any are mapped, which makes reading of single rows fast."""
+    """The compression of the files; those without any are mapped, which makes reading of single rows fast."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":

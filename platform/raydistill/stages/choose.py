@@ -23,12 +23,12 @@ class Config(_base.StageConfig):
     """Which stage, and by which figure."""
 
     model: str
-    """Name of an earlier stage with several runs, such as trainings from teachers of several sparsities."""
+    """The name of an earlier stage with several runs, such as trainings from teachers of several sparsities."""
     evaluation: str
-    """Name of the evaluation stage that has their figures."""
+    """The name of the evaluation stage that has their figures."""
     metric: str | None = None
-    """Figure of that evaluation, by default the task's own metric. Runs that differ in their seed alone are compared by
-    their mean; of the best of them the best run is taken. Of equal ones it is the first."""
+    """The figure of that evaluation, by default the task's own metric. Runs that differ in their seed alone are
+    compared by their mean; of the best of them the best run is taken. Of equal ones it is the first."""
     greater_is_better: bool | None = None
     """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
 

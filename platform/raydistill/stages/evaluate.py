@@ -52,7 +52,7 @@ class Config(_base.StageConfig):
     """Which models, on which corpus."""
 
     corpus: CorpusField
-    """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    """The name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
     models: Annotated[dict[str, ModelRef], Field(min_length=1)]
     """Checkpoints by the name they get in the table, such as ``teacher``, ``student``. A classifier of texts may know a
     part of the corpus's classes; it predicts no other, is wrong about all rows of the others and has no loss."""
@@ -61,14 +61,14 @@ class Config(_base.StageConfig):
     task: TaskSpec = TaskSpec.parse("mlm")
     """What the models are asked, the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Most validation rows that are read, None for all."""
+    """The maximum number of validation rows to read; None reads all."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     skip_rows: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
     """Validation rows that are left out, of the order in which ``max_rows`` takes the first: with the same seed an
     evaluation with ``max_rows: 500`` and another with ``skip_rows: 500`` have no row in common, so that what is chosen
     by the one is fairly compared by the other."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows of one forward pass."""
+    """Rows per forward pass."""
     latency_repeats: Annotated[int, Field(ge=0)] = 20
     """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none.
     Several models take turns, so that what slows the machine for a while slows all of them."""

@@ -37,7 +37,7 @@ class Config(_base.StageConfig):
     """Which model, in which format, and what it is calibrated and checked on."""
 
     model: ModelRef
-    """Checkpoint, as evaluations name one."""
+    """A checkpoint, as evaluations name one."""
     format: Literal["onnx", "onnx-int8", "onnx-int8-static", "openvino-int8"] = "onnx-int8"
     """``onnx``: float32; ``onnx-int8``: int8 weights, activations quantized as they come; ``onnx-int8-static`` and
     ``openvino-int8``: activations too, in ranges that calibration rows tell. Several are a matrix."""
@@ -48,11 +48,11 @@ class Config(_base.StageConfig):
     calibration_rows: Annotated[int, Field(ge=1)] = 256
     """Rows for calibration, drawn by the stage's seed."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows of one forward pass."""
+    """Rows per forward pass."""
     gate: ExportGate | None = None
     """What the export must reach, else the stage fails; by default nothing."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Most validation rows that the gate reads, None for all."""
+    """The maximum number of validation rows that the gate reads; None reads all."""
 
     @model_validator(mode="after")
     def _go_together(self) -> "Config":

@@ -35,16 +35,16 @@ class Config(_base.StageConfig):
     """Which student, under which name."""
 
     model: str
-    """Name of an earlier training stage, or a checkpoint folder."""
+    """The name of an earlier training stage, or a checkpoint folder."""
     name: str
-    """Name of the registered model."""
+    """The name of the registered model."""
     alias: str = "candidate"
-    """Alias that the new version gets."""
+    """The alias that the new version gets."""
     evaluation: str | None = None
-    """Name of the evaluation stage whose figures go with the version."""
+    """The name of the evaluation stage whose figures go with the version."""
     metric: str | None = None
-    """Figure of that evaluation by which versions compare, by default the task's own metric. By it one run is chosen
-    where ``model`` is a stage with several."""
+    """The figure of that evaluation by which versions compare, by default the task's own metric. By it one run is
+    chosen where ``model`` is a stage with several."""
     greater_is_better: bool | None = None
     """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
     baseline: str | None = None
@@ -52,7 +52,7 @@ class Config(_base.StageConfig):
     exports: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """Name of the export stage whose exports of this student are kept with the version, one of each format."""
     license: str | None = Field(default=None, min_length=1)
-    """License of the student, such as ``Apache-2.0``; without one no version is promoted."""
+    """The license of the student, such as ``Apache-2.0``; without one no version is promoted."""
     gate: GateConfig | None = None
     """What a version has to reach to be promoted; by default figures do not count."""
     tags: dict[str, str] = {}

@@ -34,7 +34,7 @@ class TaskColumnConfig(Section):
     """A column of the table over tasks."""
 
     evaluation: str
-    """Name of the earlier evaluation stage that has the task's figures."""
+    """The name of the earlier evaluation stage that has the task's figures."""
     metric: Annotated[Names, Field(min_length=1)] | None = None
     """The metric that is shown, between -1 and 1, or several of which the mean is, as published for some tasks; by
     default the task's own."""
@@ -79,14 +79,14 @@ class Config(_base.StageConfig):
     """Which evaluations and trainings, and what to draw."""
 
     evaluations: Names = []
-    """Names of earlier evaluation stages; each gets a table."""
+    """The names of earlier evaluation stages; each gets a table."""
     # Not written where there is none, so that hashes of stages stay what they were.
     comparisons: Names = Field(default=[], exclude_if=lambda value: not value)
-    """Names of earlier compare stages; each gets a forest plot and a table."""
+    """The names of earlier compare stages; each gets a forest plot and a table."""
     task_table: TaskTableConfig | None = None
     """A table over several tasks."""
     trainings: Names = []
-    """Names of earlier training stages; their losses and metrics are drawn against the step."""
+    """The names of earlier training stages; their losses and metrics are drawn against the step."""
     metric: str | None = None
     """The task's metric that is drawn, such as ``loss`` or ``accuracy``; by default the task's first."""
     plot_against: Annotated[

@@ -30,7 +30,7 @@ class Config(_base.StageConfig):
     """Whose heads and neurons, by which losses, on which rows."""
 
     corpus: CorpusField
-    """Name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    """The name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
     task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     model: ModelRef
@@ -40,9 +40,9 @@ class Config(_base.StageConfig):
     friendliness``: how much the model's own loss, and how much the student's distillation loss, asks of a head or
     neuron. Without one they are the first alone."""
     lam: float | None = None
-    """Share of expressiveness, from 0 to 1; by default 0.5 with a student."""
+    """The fraction of expressiveness, from 0 to 1; by default 0.5 with a student."""
     temperature: Annotated[float, Field(ge=1e-3, le=1e4)] = 2.0
-    """Temperature of the student's distillation loss."""
+    """The temperature of the student's distillation loss."""
     part: Literal["validation", "train"] = "validation"
     """Rows that score: the validation ones, as published, or those to train on."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
@@ -51,7 +51,7 @@ class Config(_base.StageConfig):
     """What the published code calls the evaluation's batch size, on which its scores depend: the mean gradient of so
     many rows in the corpus's order is one summand. None: that of each single row is, whatever the batches."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows of one forward and backward pass, on which scores do not depend."""
+    """Rows per forward and backward pass, on which scores do not depend."""
 
     @field_validator("lam")
     @classmethod

@@ -61,7 +61,7 @@ class Config(_base.StageConfig):
     """Data, models, method and loop of one training."""
 
     corpus: CorpusField
-    """Name of an earlier binarize stage or its folder, or a list of them with weights."""
+    """The name of an earlier binarize stage, its folder, or a list of these with weights."""
     task: TaskSpec = TaskSpec.parse("mlm")
     """What an example means: the name of a task and its options."""
     method: MethodSpec
@@ -69,18 +69,21 @@ class Config(_base.StageConfig):
     teachers: list[TeacherConfig] = []
     """Frozen teachers, in the order that the method numbers them."""
     teacher_outputs: str = _teacher_plan.AUTO
-    """``live`` runs the teachers in each step. ``stored`` runs them over the corpus once and reads what they said, from
-    below the job's storage, where other trainings find it: of classifiers of sequences the same, and faster. ``auto``
-    takes ``stored`` where the method can, the training reads as many rows as that takes and the storage has room, else
-    ``live``. The name of an earlier capture stage, or its folder, reads what that stored."""
+    """``live`` runs the teachers in each step. ``stored`` runs them over the corpus once and reads their outputs from
+    the job's storage, where other trainings find them too; for classifiers of sequences the losses are the same.
+    ``auto`` takes ``stored`` if the method can, the training reads at least as many rows as are stored and the storage
+    has room, else ``live``. The name of an earlier capture stage, or its folder, reads what that stage stored."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     tuned_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Name of an earlier choose stage. The numbers in the matrix of the run that it chose, such as
+    """The name of an earlier choose stage. The numbers in the matrix of the run that it chose, such as
     ``optimizer.learning_rate``, take the place of this stage's; its seed does not. So a stage with a matrix of seeds
-    trains with what trials of another found."""
+    trains with what the trials of another stage found."""
     student: StudentConfig
+    """How the student starts, and which of its weights train."""
     training: TrainingConfig = TrainingConfig()
+    """The loop: how long, how large its batches are, how often it evaluates and saves."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer and the schedule of its rate."""
 
 
 class Stage(_base.Stage):

@@ -69,7 +69,7 @@ class Encoding:
     num_rows: int = 0
     """Rows of the corpus; row ids are below it."""
     labels: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids; empty where there are none."""
+    """The names of the classes in the order of their ids; empty where there are none."""
 
     def special_id(self, role: str) -> int:
         """Id of a role; raises ValueError when the tokenizer has no such token."""
@@ -90,7 +90,7 @@ class TaskBase(ABC):
     HEAD: ClassVar[str]
     """Head that models need for the task."""
     ENCODINGS: ClassVar[tuple[str, ...]] = ()
-    """Names of other tasks whose corpora it reads too."""
+    """The names of other tasks whose corpora it reads too."""
     TEACHER_TOKENIZERS: ClassVar[bool] = False
     """Whether corpora can have its rows in the ids of teacher tokenizers: ``cut`` makes one row of each example, whose
     values have ``second``, and nothing that is told of single tokens."""

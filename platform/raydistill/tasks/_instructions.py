@@ -229,5 +229,5 @@ def _marked(chat: Sequence[Message], write: _Template) -> tuple[Row, Spans]:
         loss[1:-1] |= (offsets[:, 0] < stop) & (offsets[:, 1] > start)
     edges = np.flatnonzero(np.diff(loss))
     if not len(edges):
-        raise UserError("the tokenizer's chat template marks no completion by {% generation %}; mend it")
+        raise UserError("the tokenizer's chat template marks no completion by {% generation %}; fix it")
     return np.array(encoding.ids, dtype=np.int64), edges.reshape(-1, 2)

@@ -34,11 +34,11 @@ class EncodeConfig:
     """How texts become rows; defaults are the published ones."""
 
     max_length: int | None = None
-    """Longest row, special tokens included; longer texts are split. None: the tokenizer's limit."""
+    """The length of the longest row with its special tokens; longer texts are split. None: the tokenizer's limit."""
     min_length: int = 12
     """Rows with fewer tokens, special tokens included, are dropped."""
     max_unknown: float = 0.5
-    """Rows whose share of unknown tokens is at least this are dropped."""
+    """Rows whose fraction of unknown tokens is at least this are dropped."""
 
     def __post_init__(self) -> None:
         if self.max_length is not None and self.max_length < 3:

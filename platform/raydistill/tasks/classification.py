@@ -35,9 +35,10 @@ class EncodeConfig:
     """What the labels are, and how long rows may be."""
 
     labels: tuple[str, ...] = ()
-    """Names of the classes in the order of their ids; none for a score, a label that is a number."""
+    """The names of the classes in the order of their ids; none for a score, a label that is a number."""
     max_length: int | None = 128
-    """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
+    """The length of the longest row with its special tokens; longer texts are cut at their end. None: the tokenizer's
+    limit."""
     labelled: str = _ALL
     """Which rows have labels: ``all``; ``validation``, to learn from unlabelled text and compare on labelled; or
     ``none``. Of the others no label is read, wherever there is one."""

@@ -25,7 +25,7 @@ class GlueTask(NamedTuple):
     """What is asked in a task of GLUE."""
 
     labels: tuple[str, ...]
-    """Names of the classes in the order of their ids, none for a score."""
+    """The names of the classes in the order of their ids, none for a score."""
     metrics: tuple[str, ...] = ("accuracy",)
 
 
@@ -66,9 +66,10 @@ class EncodeConfig:
     task: str
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
     max_length: int | None = 128
-    """Longest row, special tokens included; longer texts are cut at their end. None: the tokenizer's limit."""
+    """The length of the longest row with its special tokens; longer texts are cut at their end. None: the tokenizer's
+    limit."""
     labels: tuple[str, ...] | None = None
-    """Names of the classes in the order of their ids, none for a score. They follow the task: leave them out."""
+    """The names of the classes in the order of their ids, none for a score. They follow the task: leave them out."""
     legacy_segments: bool = False
     """Pairs as the published StarK code wrote them, for its checkpoints alone: token types two places too early, and a
     single text where the second one is empty."""

@@ -33,18 +33,18 @@ class Config:
     """Which tokens are masked and how; defaults are the published ones, but for ``sampling``."""
 
     mask_probability: float = 0.15
-    """Share of a row's tokens that become targets, special tokens counted."""
+    """The fraction of a row's tokens that become targets, special tokens counted."""
     sampling: str = "row"
     """``row`` draws the targets of each row alone; ``batch`` draws those of a whole micro-batch at once, as published,
-    so that rows of rare tokens have more of them and a row's masks depend on its neighbours."""
+    so that rows of rare tokens have more of them and a row's masks depend on its neighbors."""
     smoothing: float = 0.7
     """A token is chosen with weight count ** -smoothing, so that rare tokens are chosen more often."""
     mask: float = 0.8
-    """Share of the targets replaced by the mask token."""
+    """The fraction of the targets replaced by the mask token."""
     keep: float = 0.1
-    """Share of the targets left as they are."""
+    """The fraction of the targets left as they are."""
     random: float = 0.1
-    """Share of the targets replaced by a uniform token id."""
+    """The fraction of the targets replaced by a uniform token id."""
 
     def __post_init__(self) -> None:
         if not 0 < self.mask_probability < 1:
@@ -109,7 +109,7 @@ class Task(TaskBase):
 
     A row of n tokens has floor(p * n + u) targets, u uniform from the row's key, so a batch has p of its tokens on
     average. Deviation: the published draw is one over a whole micro-batch, of ceil(p * n) targets for n tokens in
-    all, which makes a row's masks depend on its neighbours; ``sampling: batch`` draws so.
+    all, which makes a row's masks depend on its neighbors; ``sampling: batch`` draws so.
     """
 
     HEAD = "masked_lm"

@@ -40,7 +40,7 @@ class EncodeConfig:
     """Tags in the order of their ids, such as O, B-PER, I-PER: IOB1, IOB2 or IOBES. ``auto``: those that the data have,
     O first, the others by their types."""
     max_length: int | None = None
-    """Longest row, special tokens included; words beyond it are lost. None: the tokenizer's limit."""
+    """The length of the longest row with its special tokens; words beyond it are lost. None: the tokenizer's limit."""
 
     @property
     def finds_labels(self) -> bool:

@@ -49,9 +49,9 @@ class Config:
     t: float | None = None
     """One threshold for all predictions."""
     t1: float | None = None
-    """Threshold of right predictions."""
+    """The threshold of right predictions."""
     t2: float | None = None
-    """Threshold of wrong predictions."""
+    """The threshold of wrong predictions."""
 
     def __post_init__(self) -> None:
         ways = [self.published is not None, self.t is not None, self.t1 is not None or self.t2 is not None]

@@ -63,7 +63,7 @@ class Config:
     n_best: int = 20
     """How many first tokens and how many last ones, the likeliest of a window, are paired."""
     max_answer_length: int = 30
-    """Most tokens of an answer."""
+    """The maximum number of tokens of an answer."""
     unanswerable: bool = False
     """Whether questions may have no answer, as in SQuAD 2.0; the first token, CLS, then stands for that."""
     null_threshold: float = 0.0

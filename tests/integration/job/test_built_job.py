@@ -1,4 +1,4 @@
-"""The job that the README builds in Python, as a user runs it: a script first, then its file on the command line."""
+"""The job that the documentation builds in Python, as a user runs it: as a script, then from its file."""
 
 import json
 import os

@@ -76,7 +76,7 @@ def test_an_alias_or_a_version_leads_to_its_weights_and_tokenizer(storage: Path,
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("models:/nobody@candidate", "which is not to be had from the registry at sqlite:.*nobody"),
+        ("models:/nobody@candidate", "which is not readable from the registry at sqlite:.*nobody"),
         ("models:/student", "write models:/NAME@ALIAS or models:/NAME/VERSION"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_job_checks_and_identifies_what_an_alias_stands_for(storage: Path, tmp
     # The toy corpus is of another tokenizer than the registered student, which only its files tell.
     with pytest.raises(UserError, match=r"models\.student has another tokenizer than the corpus"):
         check_job(jobs[0])
-    with pytest.raises(UserError, match=r"models:/nobody@candidate', which is not to be had"):
+    with pytest.raises(UserError, match=r"models:/nobody@candidate', which is not readable"):
         check_job(evaluation(storage, corpus, "models:/nobody@candidate"))
 
 

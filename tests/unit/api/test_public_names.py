@@ -77,9 +77,9 @@ def light_installation(folder):
 
 
 def documented():
-    """The block of code in the README."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("### Methods in Python")[2]
-    return section.partition("```python\n")[2].partition("```")[0]
+    """The first block of code of the page about methods in Python."""
+    page = (ROOT / "docs" / "guides" / "python.md").read_text(encoding="utf-8")
+    return page.partition("```python\n")[2].partition("```")[0]
 
 
 def public(name):

@@ -111,9 +111,9 @@ def test_a_training_makes_about_ten_evaluations(steps_per_epoch):
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (0, "eval_steps is 0; a number of steps is whole and positive, a share of them lies between 0 and 1"),
-        (2.5, "eval_steps is 2.5; a number of steps is whole and positive, a share of them lies between 0 and 1"),
-        ("epoch", "eval_steps is 'epoch'; write a number of steps, or a share of them below 1, such as 0.1"),
+        (0, "eval_steps is 0; a number of steps is whole and positive, a fraction of them lies between 0 and 1"),
+        (2.5, "eval_steps is 2.5; a number of steps is whole and positive, a fraction of them lies between 0 and 1"),
+        ("epoch", "eval_steps is 'epoch'; write a number of steps, or a fraction of them below 1, such as 0.1"),
     ],
 )
 def test_what_is_neither_steps_nor_a_share_is_refused(value, problem):

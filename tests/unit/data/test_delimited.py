@@ -71,7 +71,7 @@ MORE_FIELDS = "label,text\npos,film 1 was good\npos,film 2, which I saw, was goo
         (
             "text;n\na;b;c\n",
             {"delimiter": ";", "quoting": "none"},
-            "line 2 has 3 fields, but the header has 2; mend it",
+            "line 2 has 3 fields, but the header has 2; fix it",
         ),
     ],
 )
@@ -186,7 +186,7 @@ def test_json_lines_keep_numbers_and_refuse_other_values(tmp_path):
         ('{"text": 3, "label": "x"}', "has 3 as text, which is no text"),
         ('{"text": "a", "label": [1]}', r"has the label \[1\]"),
         ('{"text": "a", "label": ""}', "has the label ''"),
-        ('{"text": "a"}', "has no label; mend it, or set short_lines: skip"),
+        ('{"text": "a"}', "has no label; fix it, or set short_lines: skip"),
     ],
 )
 def test_a_wrong_json_line_is_refused_by_file_and_line(tmp_path, line, message):

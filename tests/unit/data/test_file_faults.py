@@ -52,7 +52,7 @@ def write(path, content):
 def test_half_a_character_in_json_lines_is_told_with_file_and_line(tmp_path):
     path = write(tmp_path / "a.jsonl", '{"text": "good", "label": "pos"}\n\n{"text": "bad \\ud83d", "label": "neg"}\n')
     line = refusal_of_rows(delimited, path, {"name": "classification", "labels": ["pos", "neg"]}, label="label")
-    assert line == "a.jsonl line 3: text is 'bad \\ud83d', which has half a character (a lone surrogate); mend it"
+    assert line == "a.jsonl line 3: text is 'bad \\ud83d', which has half a character (a lone surrogate); fix it"
 
 
 def test_a_label_that_the_task_does_not_name_is_told_with_file_and_line(tmp_path):

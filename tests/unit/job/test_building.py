@@ -65,7 +65,7 @@ def job():
 
 
 def documented_job():
-    """What the README builds, before it is planned."""
+    """What the documentation builds, before it is planned."""
     names = {"rd": rd, "base": "base"}
     exec(documented_block().partition("print(")[0], names)
     return names["job"]

@@ -39,7 +39,7 @@ class Toy(_base.Stage):
         SEEN.append((self.name, dict(inputs)))
         for name, one in inputs.items():
             if one.folder is not None and (one.folder / "bad").is_file():
-                raise UserError(f"reads is {name!r}, which is bad; mend it")
+                raise UserError(f"reads is {name!r}, which is bad; fix it")
         return Decisions(makes=ModelFacts({"": self.name}))
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def test_a_refusal_that_what_was_left_brings_comes_before_the_next_stage_starts(
     made = job(bad=[], between=[], last=["bad"])
     with pytest.raises(UserError) as error:
         run_all(made, tmp_path)
-    assert error.value.lines == ["stages.last: reads is 'bad', which is bad; mend it"]
+    assert error.value.lines == ["stages.last: reads is 'bad', which is bad; fix it"]
     records = stage_records(made)
     assert {name: record.finished for name, record in records.items()} == {
         "bad": True,

@@ -76,12 +76,14 @@ def test_storage_that_vanished_is_told(job):
     missing = fault(errno.ENOENT, job / "corpus" / "manifest.json")
     assert storage_problem(missing, job) is None
     job.rmdir()
-    assert storage_problem(missing, job).startswith(f"storage {job.parent} has vanished (No such file or directory)")
+    assert storage_problem(missing, job).startswith(
+        f"storage {job.parent} no longer exists (No such file or directory)"
+    )
     assert storage_problem(fault(errno.ENOENT, Path("/nowhere/model")), job) is None
 
 
 def test_storage_that_stopped_answering_is_told(job):
-    assert "has vanished (Stale file handle)" in storage_problem(fault(errno.ESTALE, job / "stage.json"), job)
+    assert "no longer exists (Stale file handle)" in storage_problem(fault(errno.ESTALE, job / "stage.json"), job)
 
 
 def test_other_errors_are_not_the_storages(job):

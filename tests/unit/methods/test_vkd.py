@@ -77,7 +77,7 @@ def test_which_classes_a_teacher_knows_is_no_state():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ((("a", "b"), ("c", "d")), "nobody teaches 'e'"),
+        ((("a", "b"), ("c", "d")), "no teacher covers 'e'"),
         ((("a", "b"), ("c", "d", "e", "f")), "teachers.1 has the class 'f', the student a, b, c, d, e"),
         ((("a", "b", "a"), ("c", "d", "e")), "teachers.0 has a class twice: a, b, a"),
     ],

@@ -14,7 +14,7 @@ URI = "http://bob:hunter2@registry.example:9"
 def refusal(monkeypatch, run):
     checkpoints._downloaded.cache_clear()
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(ValueError, match="not to be had from the registry") as error:
+    with pytest.raises(ValueError, match="not readable from the registry") as error:
         checkpoint_folder("models:/student@candidate", Path("cache"), registry=URI)
     return str(error.value)
 

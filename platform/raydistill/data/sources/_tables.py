@@ -37,32 +37,32 @@ class Columns:
     """
 
     text: str | None = None
-    """Column of the text; ``text`` where no other kind of column is named."""
+    """The column of the text; ``text`` where no other kind of column is named."""
     text_pair: str | None = None
-    """Column of the second text of a pair."""
+    """The column of the second text of a pair."""
     label: Label | None = None
-    """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
+    """The column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
     labels: dict[RawLabel, ClassName | None] | None = None
-    """Name of the class for each raw label or tag, where ids have names for each of these; examples with a label whose
-    name is null are dropped and counted."""
+    """The name of the class for each raw label or tag, where ids have names for each of these; examples with a label
+    whose name is null are dropped and counted."""
     words: str | None = None
-    """Instead of ``text``: column of lists of words."""
+    """Instead of ``text``: the column of lists of words."""
     tags: str | None = None
-    """Column with a tag for each of the words."""
+    """The column with a tag for each of the words."""
     question: str | None = None
-    """Instead of ``text``: column of questions."""
+    """Instead of ``text``: the column of questions."""
     context: str | None = None
-    """Column of the texts that hold the answers."""
+    """The column of the texts that hold the answers."""
     answers: str | None = None
-    """Column of ``{text: [...], answer_start: [...]}``, both empty for a question without an answer."""
+    """The column of ``{text: [...], answer_start: [...]}``, both empty for a question without an answer."""
     id: str | None = None
-    """Column of what identifies a question."""
+    """The column of what identifies a question."""
     prompt: str | None = field(default=None, metadata=LATER)
-    """Instead of ``text``: column of prompts."""
+    """Instead of ``text``: the column of prompts."""
     completion: str | None = field(default=None, metadata=LATER)
-    """Column of what is to follow each prompt."""
+    """The column of what is to follow each prompt."""
     messages: str | None = field(default=None, metadata=LATER)
-    """Instead of ``text``: column of lists of messages, each with ``role`` and ``content``."""
+    """Instead of ``text``: the column of lists of messages, each with ``role`` and ``content``."""
 
     def __post_init__(self) -> None:
         kinds = [[role for role in kind if getattr(self, role) is not None] for kind in _KINDS]
@@ -124,7 +124,7 @@ def _has_messages(kind: pa.DataType) -> bool:
 
 
 def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
-    """Names of classes in the order of their ids, by column, where the features of a data set tell them."""
+    """The names of classes in the order of their ids, by column, where the features of a data set tell them."""
     content = (schema.metadata or {}).get(b"huggingface")
     features = json.loads(content).get("info", {}).get("features", {}) if content else {}
     found = {}

@@ -20,13 +20,13 @@ class Config(_files.FileSet):
     """
 
     words: int = 0
-    """Column of the words, from 0; negative numbers count from the end."""
+    """The column of the words, from 0; negative numbers count from the end."""
     tags: int = -1
-    """Column of the tags."""
+    """The column of the tags."""
     delimiter: str | None = None
     """What parts the columns. None: any white space."""
     charset: str = "utf-8-sig"
-    """Character encoding of the files."""
+    """The character encoding of the files."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,13 +91,13 @@ def _width(config: Config, item: Item) -> int | None:
 
 def _check(config: Config, fields: Sequence[str], width: int, lines: _lines.Lines) -> None:
     if len(fields) != width:
-        raise UserError(f"{lines.place()} has {len(fields)} columns, but the file's first has {width}; mend it")
+        raise UserError(f"{lines.place()} has {len(fields)} columns, but the file's first has {width}; fix it")
     places = {column if column >= 0 else width + column for column in (config.words, config.tags)}
     if len(places) < 2 or not 0 <= min(places) <= max(places) < width:
         columns = f"words {config.words} and tags {config.tags}"
         raise UserError(f"{lines.place()} has {width} columns, too few for {columns}; correct these or delimiter")
     if not (fields[config.words].strip() and fields[config.tags].strip()):
-        raise UserError(f"{lines.place()} has a blank word or tag; mend it")
+        raise UserError(f"{lines.place()} has a blank word or tag; fix it")
 
 
 def _check_length(sentence: Sequence[Sequence[str]], lines: _lines.Lines) -> None:

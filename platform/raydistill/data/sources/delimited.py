@@ -27,14 +27,14 @@ class Config(_files.FileSet):
     """
 
     text: Column | None = None
-    """Column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
+    """The column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
     ``text`` where no other kind of column is named."""
     text_pair: Column | None = None
-    """Column of the second text of a pair."""
+    """The column of the second text of a pair."""
     label: Label | None = None
-    """Column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
+    """The column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
     labels: dict[RawLabel, ClassName | None] | None = None
-    """Name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
+    """The name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
     """How the files are written. None: by their ending, ``.gz`` and the like left out."""
     delimiter: str | None = None
@@ -48,13 +48,13 @@ class Config(_files.FileSet):
     short_lines: Literal["refuse", "skip"] = "refuse"
     """What happens to a row with fewer or more fields than it should have; those that are skipped are counted."""
     charset: str = "utf-8-sig"
-    """Character encoding of the files."""
+    """The character encoding of the files."""
     prompt: Column | None = field(default=None, metadata=LATER)
-    """Instead of ``text``: column of prompts."""
+    """Instead of ``text``: the column of prompts."""
     completion: Column | None = field(default=None, metadata=LATER)
-    """Column of what is to follow each prompt."""
+    """The column of what is to follow each prompt."""
     messages: str | None = field(default=None, metadata=LATER)
-    """Instead of ``text``, in JSON lines: key of a list of messages, each with ``role`` and ``content``."""
+    """Instead of ``text``, in JSON lines: the key of a list of messages, each with ``role`` and ``content``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -215,7 +215,7 @@ def read_records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[li
             if "unexpected end" in str(error):
                 place = f"{item.name} line {first}"
                 raise UserError(f"{place} opens a quote that is never closed; close it, or set quoting: none") from None
-            raise UserError(f"{lines.place()} is no CSV: {error}; mend it, or set quoting: none") from None
+            raise UserError(f"{lines.place()} is no CSV: {error}; fix it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
         if record is None:
@@ -246,7 +246,7 @@ def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator
         if len(fields) > width:
             yield _left_out(config, "long line", lines, f"{len(fields)} fields, {_widest(config, item.name, width)}")
         elif len(fields) < least or not 0 <= min(places) <= max(places) < len(fields) or len({*places}) < len(places):
-            problem = f"{len(fields)} fields, too few for the columns {indices}; mend it"
+            problem = f"{len(fields)} fields, too few for the columns {indices}; fix it"
             yield _left_out(config, "short line", lines, problem)
         else:
             yield dict(zip(indices, map(fields.__getitem__, places), strict=True))
@@ -255,7 +255,7 @@ def _delimited_rows(config: Config, item: Item, lines: _lines.Lines) -> Iterator
 def _widest(config: Config, name: str, width: int) -> str:
     whose = "header" if config.header else "first line"
     delimiter = _delimiter(config, name)
-    mend = f"put a field with {delimiter!r} in it in double quotes" if _is_quoted(config, name) else "mend it"
+    mend = f"put a field with {delimiter!r} in it in double quotes" if _is_quoted(config, name) else "fix it"
     return f"but the {whose} has {width}; {mend}"
 
 
@@ -267,7 +267,7 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
         values = _json_object(line, lines)
         missing = [column for column in columns.values() if column not in values]
         if missing:
-            yield _left_out(config, "short line", lines, f"no {', '.join(map(str, missing))}; mend it")
+            yield _left_out(config, "short line", lines, f"no {', '.join(map(str, missing))}; fix it")
         else:
             yield {role: values[column] for role, column in columns.items()}
 

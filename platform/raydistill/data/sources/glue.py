@@ -34,7 +34,7 @@ class _Format(NamedTuple):
     text_pair: int | None
     label: int
     names: tuple[str, ...]
-    """Names of columns on the hub."""
+    """The names of columns on the hub."""
 
 
 _FORMATS = {
@@ -64,13 +64,13 @@ class Config:
     task: str
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
     path: str = _HUB
-    """Name of a data set on the hub, or a folder, local or a URI: with the published TSV files, with Parquet files
+    """The name of a data set on the hub, or a folder, local or a URI: with the published TSV files, with Parquet files
     named as on the hub, each in the folder itself or in one of the task below it; or one that ``save_to_disk`` wrote.
     """
     split: str = "train"
     """``train`` or ``validation``; of MNLI this is ``validation_matched``, and there is ``validation_mismatched``."""
     revision: str | None = None
-    """Hub revision."""
+    """The revision on the Hub."""
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -160,10 +160,8 @@ def _columns(task: str) -> dict[str, Any]:
 
 
 def _names(task: str, *, with_ids: bool = True) -> dict[RawLabel, str | None] | None:
-    """Names of raw labels, which are names or, with ids, those of the hub and -1 for a hidden label; None for scores.
-
-    In files of tasks whose labels are published as names, an id could follow any order.
-    """
+    """The names of raw labels, which are names or, with ids, those of the hub and -1 for a hidden label; None for
+    scores.  In files of tasks whose labels are published as names, an id could follow any order."""
     labels = TASKS[task].labels
     if not labels:
         return None

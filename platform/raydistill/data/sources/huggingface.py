@@ -25,13 +25,13 @@ class Config(_tables.Columns):
     path: str
     """Name on the hub, such as ``Salesforce/wikitext``, or a folder that ``save_to_disk`` wrote."""
     subset: str | None = None
-    """Configuration of a hub data set, such as ``wikitext-103-v1``."""
+    """The configuration of a Hub data set, such as ``wikitext-103-v1``."""
     split: str = "train"
-    """Split to read."""
+    """The split to read."""
     revision: str | None = None
-    """Hub revision."""
+    """The revision on the Hub."""
     max_rows: int | None = None
-    """Most rows that are read, None for all."""
+    """The maximum number of rows to read; None reads all."""
 
 
 def is_listed_early(config: Config) -> bool:

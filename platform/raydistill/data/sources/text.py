@@ -17,7 +17,7 @@ class Config:
     unit: _lines.Unit = "paragraph"
     """What a text is: a line, a paragraph (lines between blank lines, joined with spaces) or a file."""
     charset: str = "utf-8-sig"
-    """Character encoding of the files."""
+    """The character encoding of the files."""
 
     def __post_init__(self) -> None:
         _lines.check_charset(self.charset)
