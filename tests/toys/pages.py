@@ -100,6 +100,8 @@ class Reader:
             program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)}{options} "$@"\n', encoding="utf-8")
             program.chmod(0o755)
         self._environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        # Wide enough for every table, so that no row's name is broken.
+        self._environment["COLUMNS"] = "200"
         self._environment["PATH"] = f"{folder / 'bin'}:{os.environ['PATH']}"
         self._environment["PYTHONPATH"] = f"{ROOT / 'platform'}:{ROOT / 'tests'}"
 

@@ -38,7 +38,8 @@ def run_trials(
     shutil.rmtree(folder, ignore_errors=True)
     # Ray Tune's newer output prints even when it is told to be quiet.
     quiet = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
-    os.environ.update(quiet)
+    # A trial stays in the folder of the command, to which paths of its job are relative.
+    os.environ.update(quiet, RAY_CHDIR_TO_TRIAL_DIR="0")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     random.seed(search.seed)
     is_population = search.scheduler.name == "pbt"
