@@ -25,7 +25,7 @@ from raydistill.stages._base import ComparisonFacts, Decisions, Evaluated, Input
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
-RESULT = "comparison.json"
+_RESULT = "comparison.json"
 _TABLE = "comparison.md"
 _FINISH = {"perplexity": np.exp}
 """What makes a figure of the mean over rows, where that is not the mean itself."""
@@ -153,10 +153,10 @@ class Stage(_base.Stage):
         table = context.output / _TABLE
         header, rows = contrast.rows()
         table.write_text(f"{markdown_table(header, rows)}\n{contrast.note}\n", encoding="utf-8")
-        write_json(context.output / RESULT, asdict(contrast))
+        write_json(context.output / _RESULT, asdict(contrast))
         for cells in (header, *rows):
             context.echo(" | ".join(cells))
-        for file in (table, context.output / RESULT):
+        for file in (table, context.output / _RESULT):
             context.tracker.log_artifact(context.run_key, str(file))
         return {"comparison": asdict(contrast)}
 
