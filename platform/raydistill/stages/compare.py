@@ -26,7 +26,7 @@ from raydistill.terminal import drawn
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
-RESULT = "comparison.json"
+_RESULT = "comparison.json"
 _TABLE = "comparison.md"
 _FINISH = {"perplexity": np.exp}
 """What makes a figure of the mean over rows, where that is not the mean itself."""
@@ -154,10 +154,10 @@ class Stage(_base.Stage):
         table = context.output / _TABLE
         header, rows = contrast.rows()
         table.write_text(f"{markdown_table(header, rows)}\n{contrast.note}\n", encoding="utf-8")
-        write_json(context.output / RESULT, asdict(contrast))
+        write_json(context.output / _RESULT, asdict(contrast))
         for line in drawn(header, rows):
             context.echo(line)
-        for file in (table, context.output / RESULT):
+        for file in (table, context.output / _RESULT):
             context.tracker.log_artifact(context.run_key, str(file))
         return {"comparison": asdict(contrast)}
 

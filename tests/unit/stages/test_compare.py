@@ -99,6 +99,22 @@ def test_means_gains_and_the_gap_are_those_of_the_rows(context: StageContext) ->
     assert kd.gain.p < 0.01
 
 
+def test_the_perplexity_of_a_student_is_the_mean_over_seeds_of_that_of_all_tokens(context: StageContext) -> None:
+    (run,) = context.runs["evaluate"]
+    generator, expected = np.random.default_rng(0), []
+    tokens = generator.integers(0, 9, NUM_ROWS).astype(float)
+    for file in run.summary["predictions"]:
+        loss = tokens * generator.uniform(1, 3)
+        columns = {"row_id": np.arange(NUM_ROWS), "loss": loss, "correct": tokens // 2, "tokens": tokens}
+        pq.write_table(pa.table(columns), run.output / file)
+        expected.append(np.exp(loss.sum() / tokens.sum()))
+    facts = {"evaluate": replace(EVALUATED, of_rows=("loss", "perplexity", "accuracy")), "kd": TRAINED}
+    changed = replace(context, facts=facts)
+    found = Contrast.of(stage(metric="perplexity", num_resamples=1000).run(changed)["comparison"]).contenders
+    means = [expected[0], np.mean(expected[1:4]), np.mean(expected[4:])]
+    assert [one.gain.figure.value for one in found] == pytest.approx(means)
+
+
 def test_steps_tokens_and_seconds_are_those_of_the_trainings_that_are_named(context: StageContext) -> None:
     _, alone, kd = Contrast.of(stage(trainings="kd").run(context)["comparison"]).contenders
     assert (alone.steps, alone.seconds) == (None, None)
