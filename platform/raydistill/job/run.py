@@ -212,6 +212,8 @@ class Runner:
                 self.tracker.log_params(key, run.stage.config.model_dump(mode="json", exclude={"matrix"}))
             with placed(f"stages.{run.name}"):
                 summary = run.stage.run(self._context(run, key, parallel))
+        # A finished stage is not run again, so nothing would track it again.
+        self.tracker.wait_until_spooled()
         record.write(summary, seconds=time.monotonic() - start)
         for name in run.stage.leftovers():
             storage_at(record.output / name).remove()

@@ -142,6 +142,10 @@ class Tracker(ABC):
         """Wait until records can be delivered; raises ValueError when the store cannot be opened."""
         return
 
+    def wait_until_spooled(self, timeout_s: float = 60.0) -> None:
+        """Wait until what this process sent would outlive the tracker and this process, or warn that it may not."""
+        return
+
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Wait until everything sent so far is delivered; False, with a warning, if some of it is not."""
         return True
@@ -206,6 +210,12 @@ class RayTracker(Tracker):
                 deadline = min(deadline, time.monotonic() + _OPENING_S)
             time.sleep(_POLL_S)
         return f"tracking.uri {self.uri!r} cannot be opened: {status['error'] or 'no answer'}; start it or change it"
+
+    def wait_until_spooled(self, timeout_s: float = 60.0) -> None:
+        """Wait for the tracker, which comes back when it was killed, to have written every record to its spool."""
+        self._see_spooled(timeout_s)
+        if self._unspooled:
+            logger.warning("the tracker has not taken %d records in %.0f s", len(self._unspooled), timeout_s)
 
     def flush(self, timeout_s: float = 60.0) -> bool:
         """Wait until MLflow has everything sent so far; False, with a warning, if it lacks or refused a record."""

@@ -357,6 +357,8 @@ class Loop:
         self._teacher_metric()
         if self.rank == 0:
             storage_at(self.output / HISTORY).publish()
+            # Training goes on from here and tracks none of the steps before again.
+            self.tracker.wait_until_spooled()
         self.session.save(self.engine, position.metrics, {"position": asdict(position)})
         self._prune_best()
         self._pace.exclude(time.perf_counter() - start)

@@ -155,6 +155,21 @@ def test_a_tracker_that_is_killed_goes_on_without_loss_or_repetition(tmp_path):
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_what_is_spooled_is_delivered_by_the_next_tracker_though_both_processes_are_killed(tmp_path):
+    tracker = start_tracker(AWAY, folder=str(tmp_path), job="job")
+    tracker.start_run("job", name="job")
+    tracker.wait_until_spooled()
+    os.kill(process_of(tmp_path), signal.SIGKILL)
+    for step in range(100):
+        tracker.log_metrics("job", {"loss": 1.0}, step)
+    tracker.wait_until_spooled()
+    ray.kill(tracker._actor)
+    lines = [line for file in Path(tracker.folder).glob("records-*.jsonl") for line in file.read_text().splitlines()]
+    steps = [record["step"] for record in map(json.loads, lines) if record["op"] == "log_metrics"]
+    assert sorted(steps) == list(range(100))
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_calls_of_a_tracker_that_is_gone_return_at_once_and_raise_nothing(tmp_path, caplog):
     tracker = start_tracker(AWAY, folder=str(tmp_path), job="job")
     tracker.start_run("job", name="job")
