@@ -17,7 +17,7 @@ def compute_with(num_threads: int) -> None:
     """Give PyTorch so many threads, and keep the memory that it frees for the tensors that come next.
 
     Each step frees its tensors and asks for equal ones in the next. The C library maps every larger block anew, whose
-    pages the system then fills with zeros one by one: a fifth of a small model's step.
+    pages the system then fills with zeros one by one: up to a fifth of a step.
     """
     torch.set_num_threads(num_threads)
     if platform.libc_ver()[0] == "glibc":

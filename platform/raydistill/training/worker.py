@@ -23,7 +23,7 @@ from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
 from raydistill.training.best_students import BestStudents
 from raydistill.training.checkpoint import write_student
-from raydistill.training.collectives import add_up
+from raydistill.training.collectives import add_up, summed
 from raydistill.training.engine import Engine
 from raydistill.training.finite import NonFiniteLossError, check_finite
 from raydistill.training.history import HISTORY, append_history, cut_history
@@ -162,7 +162,7 @@ class Loop:
         save = self._is_due(training.save_steps or self.steps_per_epoch)
         # Elsewhere a GPU's step waits neither for the other ranks nor for the host; and what is kept is checked first.
         if log or evaluate or save or self.engine.device.type == "cpu":
-            totals = self._all_reduced(totals)
+            totals = summed(totals)
             self._check_finite(totals, batches, denominators)
         if log:
             self._log(totals, learning_rate)
@@ -190,12 +190,6 @@ class Loop:
             return [{name: count[name] * parts for name in names} for count in counts], totals[-1]
         return [dict(zip(names, totals[:-1], strict=True))] * len(batches), totals[-1]
 
-    def _all_reduced(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        values = torch.cat([value.double().flatten() for value in totals.values()])
-        add_up(values)
-        parts = values.split([value.numel() for value in totals.values()])
-        return {name: part.view(totals[name].shape) for name, part in zip(totals, parts, strict=True)}
-
     def _log(self, totals: dict[str, Tensor], learning_rate: float) -> None:
         elapsed, waited, tokens = self._pace.restart()
         metrics = {f"train/{name}": value.item() for name, value in totals.items()}
@@ -206,7 +200,7 @@ class Loop:
         metrics["progress/tokens"] = self.position.tokens
         metrics |= self._teacher_metric()
         metrics["progress/epoch"] = self.position.step / self.steps_per_epoch
-        means = self._all_reduced(self._window.means())
+        means = summed(self._window.means())
         self._publish(metrics, means={f"train/{name}": value.item() for name, value in means.items()})
 
     def _teacher_metric(self) -> Terms:
@@ -251,7 +245,7 @@ class Loop:
             self.task.score,
             lambda done: self._activities.show(done, len(batches), name="evaluation"),
         )
-        totals, scores = self._all_reduced(totals), self._all_reduced(scores)
+        totals, scores = summed(totals), summed(scores)
         self._check_finite(totals, batches, denominators)
         try:
             found = self.task.metrics({name: value.cpu().numpy() for name, value in scores.items()})
