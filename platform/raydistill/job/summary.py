@@ -7,6 +7,7 @@ from typing import Any
 from raydistill.credentials import without_secrets
 from raydistill.job.load import Job
 from raydistill.job.run import JobResult
+from raydistill.report.contrast import Contrast
 from raydistill.report.tables import Entry, Group, group, rows_of
 from raydistill.store_paths import shown
 from raydistill.terminal import drawn
@@ -40,6 +41,9 @@ def summary_lines(job: Job, result: JobResult) -> list[str]:
     for name, summary in result.summaries.items():
         if "entries" in summary:
             lines += ["", f"{name}:", *drawn(*rows_of(_groups(summary)))]
+        if "comparison" in summary:
+            contrast = Contrast.of(summary["comparison"])
+            lines += ["", f"{name}:", *drawn(*contrast.rows()), contrast.note]
     width = max(len(name) for name in ["job", "MLflow", *result.outputs])
     lines += ["", f"{'job':<{width}}  {shown(result.folder)}"]
     lines += [f"{name:<{width}}  {shown(output)}" for name, output in result.outputs.items()]

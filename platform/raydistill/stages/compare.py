@@ -22,7 +22,6 @@ from raydistill.report.row_values import row_values
 from raydistill.report.tables import Statistic, markdown_table
 from raydistill.stages import _base, _lineage
 from raydistill.stages._base import ComparisonFacts, Decisions, Evaluated, Inputs, ModelFacts, Run, planned
-from raydistill.terminal import drawn
 from raydistill.training.history import read_history
 from raydistill.user_error import UserError
 
@@ -155,8 +154,6 @@ class Stage(_base.Stage):
         header, rows = contrast.rows()
         table.write_text(f"{markdown_table(header, rows)}\n{contrast.note}\n", encoding="utf-8")
         write_json(context.output / _RESULT, asdict(contrast))
-        for line in drawn(header, rows):
-            context.echo(line)
         for file in (table, context.output / _RESULT):
             context.tracker.log_artifact(context.run_key, str(file))
         return {"comparison": asdict(contrast)}

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydistill.config.sections import ScalingConfig
+from raydistill.config.sections import ScalingConfig, TrackingConfig
+from raydistill.job.run import JobResult
+from raydistill.job.summary import summary_lines
 from raydistill.report.contrast import Contrast
 from raydistill.stages import compare, report
 from raydistill.stages._base import ComparisonFacts, CorpusFacts, Input, ModelFacts, Run, StageContext
@@ -125,12 +128,20 @@ def test_steps_tokens_and_seconds_are_those_of_the_trainings_that_are_named(cont
     assert kd.seconds.mean == pytest.approx(5 + np.mean([500 / 50, 500 / 100, 500 / 150]))
 
 
-def test_it_prints_its_table_and_leaves_it_as_markdown_and_json(context: StageContext) -> None:
-    said: list[str] = []
-    stage(num_resamples=1000).run(replace(context, echo=said.append))
-    assert said[0] == "model | n | accuracy | gain on alone in points | p | gap closed | steps | tokens | s"
-    assert said[2].startswith("alone | 3 | 72.0% [")
-    assert said[3].startswith("kd | 3 | 77.0% [")
+def test_the_end_of_its_job_shows_its_table(context: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    summaries = {"gain": stage(num_resamples=1000).run(context)}
+    job: Any = SimpleNamespace(name="toy", config=SimpleNamespace(tracking=TrackingConfig()))
+    lines = summary_lines(job, JobResult(Path("/runs/toy"), {"gain": Path("/runs/toy/gain-1")}, summaries))
+    assert lines[1] == "gain:"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert [row[:2] for row in rows] == [["teacher", "1"], ["alone", "3"], ["kd", "3"]]
+    assert rows[2][2].startswith("77.0% [")
+    assert any("95 % interval" in line for line in lines)
+
+
+def test_it_leaves_its_table_as_markdown_and_json(context: StageContext) -> None:
+    stage(num_resamples=1000).run(context)
     table = (context.output / "comparison.md").read_text()
     assert table.startswith("| model | n | accuracy |")
     assert "| kd | 3 | 77.0% [" in table

@@ -6,10 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray.train
+import ray.train.torch
 
 from raydistill.data import shared_reader
 from raydistill.tracking.tracker import NullTracker
-from raydistill.training import ray_train_session, trainer, worker
+from raydistill.training import group as worker_group
+from raydistill.training import scaling, trainer
 from toys.training import make_spec, write_inputs
 
 
@@ -30,8 +33,8 @@ def test_workers_are_told_of_a_reader_that_is_worth_sharing(inputs, monkeypatch,
 
     monkeypatch.setattr(shared_reader, "CACHE_BYTES", kept)
     monkeypatch.setattr(trainer, "shared_reader", lambda: nullcontext("reader"))
-    monkeypatch.setattr(trainer, "TorchTrainer", group)
-    monkeypatch.setattr(trainer, "ray_scaling", lambda scaling: None)
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", group)
+    monkeypatch.setattr(scaling, "ray_scaling", lambda _: None)
     monkeypatch.setattr(trainer, "_run_config", lambda *_: None)
     monkeypatch.setattr(trainer, "follow", lambda spec, output, fit, parallel: fit("board"))
     trainer.train(make_spec(inputs, num_workers=num_workers), "out", NullTracker(), "run")
@@ -40,12 +43,12 @@ def test_workers_are_told_of_a_reader_that_is_worth_sharing(inputs, monkeypatch,
 
 def test_a_worker_hands_the_reader_to_its_feed(inputs, monkeypatch):
     found: list[Any] = []
-    monkeypatch.setattr(ray_train_session, "feed", lambda spec, **options: found.append((spec, options)))
-    monkeypatch.setattr(worker, "prepare_environment", lambda use_gpu: None)
-    monkeypatch.setattr(worker, "build_engine", lambda *_, **__: None)
+    monkeypatch.setattr(worker_group, "feed", lambda spec, **options: found.append((spec, options)))
+    monkeypatch.setattr(worker_group, "prepare_environment", lambda use_gpu: None)
+    monkeypatch.setattr(worker_group, "build_engine", lambda *_, **__: None)
     context = SimpleNamespace(get_world_rank=lambda: 1, get_world_size=lambda: 2)
-    monkeypatch.setattr(worker.ray.train, "get_context", lambda: context)
-    monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: None)
+    monkeypatch.setattr(ray.train, "get_context", lambda: context)
+    monkeypatch.setattr(ray.train.torch, "get_device", lambda: None)
 
     class Feeding:
         def __init__(self, *_: Any, session: Any, **__: Any) -> None:
@@ -54,6 +57,6 @@ def test_a_worker_hands_the_reader_to_its_feed(inputs, monkeypatch):
         def run(self) -> None:
             self.session.feed("spec", rank=1)
 
-    monkeypatch.setattr(worker, "Loop", Feeding)
-    worker.train_worker({"spec": make_spec(inputs, num_workers=2), "num_threads": 1, "reader": "reader"})
+    monkeypatch.setattr(worker_group, "Loop", Feeding)
+    worker_group.train_worker({"spec": make_spec(inputs, num_workers=2), "num_threads": 1, "reader": "reader"})
     assert found == [("spec", {"reader": "reader", "rank": 1})]
