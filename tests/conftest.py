@@ -9,9 +9,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Toy models gain nothing by a second thread, and two processes with two each wait for one another."""
+    """Toy models gain nothing by a second thread, and two processes with two each wait for one another.
+
+    Of each test: a training in the test's process sets as many as the machine has.
+    """
     import torch
 
     torch.set_num_threads(1)
