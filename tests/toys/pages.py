@@ -28,7 +28,7 @@ _SMALL = {
     "max_length: 64": "max_length: 32",
 }
 """Models of the hub that tutorials name, the folders of those that stand in for them, and a row that these take."""
-_SHORT = "precision=fp32 max_steps=2 batch_size=8 micro_batch_size=8 logging_steps=1 eval_steps=2"
+_SHORT = "precision=fp32 max_steps=2 batch_size=8 micro_batch_size=8 logging_steps=1 eval_steps=1"
 
 
 @dataclass(frozen=True)

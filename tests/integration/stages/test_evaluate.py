@@ -84,7 +84,9 @@ def test_every_run_of_a_stage_is_an_entry_with_its_own_figures(
     assert tracked["student/loss_spread"][0][1] > 0
     assert "teacher/loss_spread" not in tracked
     assert tracked["teacher/latency_ms"][0][1] > 0
-    assert not (context.output / "predictions").exists()
+    sums = pq.read_table(context.output / "predictions" / "teacher.parquet").to_pydict()
+    assert list(sums) == ["row_id", "loss", "correct", "tokens"]
+    assert sum(sums["loss"]) / sum(sums["tokens"]) == pytest.approx(entries[0]["figures"]["loss"], abs=1e-5)
 
 
 def test_tracked_names_have_only_signs_that_the_store_takes() -> None:
