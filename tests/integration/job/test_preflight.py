@@ -84,7 +84,7 @@ def test_a_plan_says_where_a_training_ends_that_never_reaches_its_limit(folder: 
     ("changes", "words"),
     [
         ({"teachers": []}, ["teachers has 0", "takes 1"]),
-        ({"teachers": ["nowhere/at-all/of-it"]}, ["teachers.0", "nowhere/at-all/of-it", "no earlier stage, not a folder"]),
+        ({"teachers": ["nowhere/at-all/of-it"]}, ["teachers.0", "nowhere/at-all/of-it", "not a folder"]),
         ({"teachers": ["{folder}/headless"]}, ["teachers.0", "masked_lm head", "head: new"]),
         ({"teachers": ["{folder}/small"], "student": {"layers": [0]}}, ["30 token ids", "binarize"]),
         ({"teachers": ["{folder}/short"], "student": {"layers": [0]}}, ["16 positions", "encoding.max_length=16"]),
