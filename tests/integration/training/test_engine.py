@@ -287,18 +287,14 @@ def test_training_stops_when_its_patience_is_spent_and_leaves_the_best_student(t
 def test_further_best_students_are_kept_by_criteria_of_their_own(two_workers: list) -> None:
     seen = two_workers[0]["selecting"]
     further, told = seen["further"], seen["result"]["further"]
-    accuracies = {line["step"]: line["eval/accuracy"] for line in seen["history"] if line["step"] in seen_steps(seen)}
+    evaluations = [line for line in seen["history"] if "eval/accuracy" in line and line["step"] > 0]
+    accuracies = {line["step"]: line["eval/accuracy"] for line in evaluations}
     step = max(accuracies, key=lambda one: accuracies[one])
     assert told["accuracy"]["best_step"] == step
     assert further["best_accuracy"]["accuracy"] == pytest.approx(accuracies[step], rel=1e-5)
     # None has a loss below 0, so that the trained student stands there.
     assert (told["unbeaten"]["kept_step"], further["best_unbeaten"]) == (None, seen["plain"])
     assert {f"best-{step}", f"best-{seen['result']['best_step']}"} == {*seen["best_folders"]}
-
-
-def seen_steps(seen: dict) -> list[int]:
-    """Steps after which a training evaluated."""
-    return [line["step"] for line in seen["history"] if "eval/loss" in line and line["step"] > 0]
 
 
 def test_without_a_student_that_beats_the_criterion_the_last_one_is_left_and_told(two_workers: list) -> None:
