@@ -47,10 +47,8 @@ def direct_feed(
         yield list(builder.batches([MicroBatchRequest(part, epoch, step, number) for number, part in enumerate(parts)]))
 
 
-def losses_of(
-    spec: TrainSpec, *, num_steps: int, learning_rate: float, after_step: Callable[[Engine], None] | None = None
-) -> list[float]:
-    """The loss of each step of an engine that is alone, at a constant rate; the dropout of a step is of the seed."""
+def batches_alone(spec: TrainSpec, *, num_steps: int) -> Iterator[list[Batch]]:
+    """The micro-batches of each step of a worker that is alone."""
     training = spec.training
     feed_spec = FeedSpec.make(
         spec.corpus,
@@ -60,9 +58,16 @@ def losses_of(
         batch_size=training.batch_size,
         num_micro_batches=training.num_micro_batches(1),
     )
+    return direct_feed(feed_spec, rank=0, world_size=1, stop_step=num_steps)
+
+
+def losses_of(
+    spec: TrainSpec, *, num_steps: int, learning_rate: float, after_step: Callable[[Engine], None] | None = None
+) -> list[float]:
+    """The loss of each step of an engine that is alone, at a constant rate; the dropout of a step is of the seed."""
     engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
     found = []
-    for step, batches in enumerate(direct_feed(feed_spec, rank=0, world_size=1, stop_step=num_steps)):
+    for step, batches in enumerate(batches_alone(spec, num_steps=num_steps)):
         torch.manual_seed(1000 * spec.seed + step)
         counts = [engine.distiller.denominators(batch) for batch in batches]
         totals = {name: torch.stack([count[name] for count in counts]).sum() for name in counts[0]}

@@ -1,6 +1,5 @@
 """Optimizers, schedules and frozen parts as a training under DeepSpeed has them, in a group of one process."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from integration.training.engine_settings import DirectSession, Recorder, direct_feed
-from raydistill.data.stream import FeedSpec
+from integration.training.engine_settings import DirectSession, Recorder, batches_alone
 from raydistill.methods._base import Distiller
 from raydistill.tracking.tracker import NullTracker
 from raydistill.training import worker
@@ -17,7 +15,6 @@ from raydistill.training.assembly import build_engine
 from raydistill.training.engine import Engine
 from raydistill.training.history import read_history
 from raydistill.training.result import TrainResult
-from raydistill.training.spec import TrainSpec
 from toys.training import make_spec, write_inputs
 
 BERT_ADAM = {"name": "bert_adam", "betas": [0.9, 0.999], "max_grad_norm": 0.05, "weight_decay": 0.01}
@@ -32,19 +29,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     write_inputs(folder)
     return folder
-
-
-def micro_batches(spec: TrainSpec, *, num_steps: int) -> Iterator[list[Any]]:
-    training = spec.training
-    feed_spec = FeedSpec.make(
-        spec.corpus,
-        spec.task,
-        spec.method,
-        seed=spec.seed,
-        batch_size=training.batch_size,
-        num_micro_batches=training.num_micro_batches(1),
-    )
-    return direct_feed(feed_spec, rank=0, world_size=1, stop_step=num_steps)
 
 
 def totals(distiller: Distiller, batches: list[Any]) -> dict[str, torch.Tensor]:
@@ -85,7 +69,7 @@ def test_a_step_of_bert_adam_clips_each_tensor_and_nothing_else_does(inputs: Pat
     engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
     plain = build_engine(spec, num_workers=1, device=torch.device("cpu"))
     written_out = WrittenOut(plain.distiller, max_grad_norm=0.05)
-    for batches in micro_batches(spec, num_steps=3):
+    for batches in batches_alone(spec, num_steps=3):
         engine.step(batches, [totals(engine.distiller, batches)] * len(batches), learning_rate=1e-3)
         written_out.step(batches, learning_rate=1e-3)
     num_tensors = len(written_out.parameters)
