@@ -218,6 +218,10 @@ class TrainingConfig(Section):
         """The key that ends training before its schedule does, where one does."""
         return "stop_after_epochs" if self.stop_after_steps is None else "stop_after_steps"
 
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps of one pass over so many rows."""
+        return -(-rows // self.batch_size)
+
     def num_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps that the schedule spans."""
         steps = self.num_epochs * steps_per_epoch

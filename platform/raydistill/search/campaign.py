@@ -182,7 +182,7 @@ def _eval_steps(context: TrialContext, job: Job) -> int:
     records = trial_records(context, job, 0)
     found = {reference: records[names[0]].output for reference, names in run.inputs.items()}
     rows = len(open_mixture(_corpora.train_parts(config.corpus, found, seed=job.seed(run))))
-    return config.training.steps_between_evaluations(-(-rows // config.training.batch_size))
+    return config.training.steps_between_evaluations(config.training.steps_per_epoch(rows))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def _check_division(config: "Config", num_workers: int, corpus: CorpusFacts) -> 
     if corpus.rows == 0:
         raise UserError("the corpora have no row at these weights; raise weight or few_shot")
     if corpus.rows is not None:
-        smallest = corpus.rows // -(-corpus.rows // training.batch_size)
+        smallest = corpus.rows // training.steps_per_epoch(corpus.rows)
     min_rows = config.method.requirements.min_rows
     if corpus.rows is not None and corpus.rows < min(training.batch_size, parts * min_rows):
         raise UserError(

@@ -179,7 +179,7 @@ def _why_unknown(config: "Config", alike: int, runs: str) -> str:
 
 def _rows_read(training: TrainingConfig, epoch: int) -> int:
     """Rows of all optimizer steps, evaluations left out."""
-    per_epoch = max(1, -(-epoch // training.batch_size))
+    per_epoch = max(1, training.steps_per_epoch(epoch))
     return round(training.last_step(per_epoch) * epoch / per_epoch)
 
 

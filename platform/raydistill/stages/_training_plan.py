@@ -102,7 +102,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         _steps_line(config, corpus),
     ]
     selection = selection_line(config.training, config.method, criterion)
-    limit = "" if corpus.rows is None else config.training.unreached_limit(_steps_per_epoch(config, corpus.rows))
+    limit = "" if corpus.rows is None else config.training.unreached_limit(config.training.steps_per_epoch(corpus.rows))
     lines += [told for told in (selection, limit) if told]
     if choice.is_stored and "top_k" in reading.kinds and config.task.head == "masked_lm":
         lines.append(f"the mask of each row is the one that {choice.source} has, the same in all epochs")
@@ -311,10 +311,6 @@ def _lines(
     return [*lines, f"about {memory:.2f} GiB per worker for weights, gradients and optimizer state, plus activations"]
 
 
-def _steps_per_epoch(config: "Config", rows: int) -> int:
-    return -(-rows // config.training.batch_size)
-
-
 def _steps_line(config: "Config", corpus: CorpusFacts) -> str:
     training = config.training
     stop = f", stops after {training.stop_after_steps}" if training.stop_after_steps else ""
@@ -324,7 +320,7 @@ def _steps_line(config: "Config", corpus: CorpusFacts) -> str:
         limit = f", or {training.max_steps:,} steps if those are fewer" if training.max_steps else ""
         epochs = f"{training.num_epochs} epochs of batches of {training.batch_size}"
         return f"{epochs}{limit}{stop}; rows known after binarize"
-    steps = training.num_steps(_steps_per_epoch(config, corpus.rows))
+    steps = training.num_steps(config.training.steps_per_epoch(corpus.rows))
     size = f"{corpus.rows:,} rows, {corpus.tokens:,} tokens an epoch"
     return f"{size}, {steps:,} steps of {training.batch_size} rows{stop}"
 
