@@ -7,7 +7,7 @@ import pytest
 from raydistill import cluster
 from raydistill.data.corpus import Corpus
 from raydistill.job.load import Job, load_job
-from raydistill.job.record import job_folder, stage_records
+from raydistill.job.record import StageRecord, job_folder, stage_records
 from raydistill.job.run import JobResult, Runner, tables_as_metrics
 from raydistill.stages import evaluate
 from toys.capture import write_labelled
@@ -65,3 +65,27 @@ def test_a_run_names_the_part_of_a_corpus_that_its_stage_reads(runs: dict[str, M
     corpus = Corpus.open(str(tmp_path / "corpus" / "validation"))
     assert (found["name"], found["context"], found["digest"]) == ("corpus", "validation", corpus.hash)
     assert found["profile"] == {"rows": 20, "tokens": corpus.manifest.tokens}
+
+
+class SpoolingTracker(MemoryTracker):
+    """Keeps how its runs stood, and whether the stage had its record, whenever somebody waits for the spool."""
+
+    def __init__(self, record: StageRecord) -> None:
+        super().__init__()
+        self.record, self.waits = record, list[tuple[dict[str, str], bool]]()
+
+    def wait_until_spooled(self, timeout_s: float = 60.0) -> None:
+        self.waits.append(({run.name: run.status for run in self.runs.values()}, self.record.finished))
+
+
+def test_a_stage_is_finished_once_all_that_its_run_tracked_is_spooled(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "capacity", lambda scaling: 1)
+    monkeypatch.setattr(evaluate.Stage, "run", lambda self, context: {"entries": ENTRIES})
+    records = stage_records(job)
+    tracker = SpoolingTracker(records["table"])
+    (tmp_path / "resolved.yaml").write_text("")
+    Runner(job, records, tracker, JobResult(job_folder(job)), lambda line: None).run(tmp_path / "resolved.yaml")
+    assert tracker.waits == [({"toy": "RUNNING", "table": "FINISHED"}, False)]
+    assert records["table"].finished
