@@ -1,7 +1,7 @@
 """Mutated jobs and search spaces, each validated: valid, or refused in lines that say why.
 
-``python tests/campaigns/fuzz_jobs.py --cases 1500 --seed 7``; ``--only N`` prints and tries case N alone. A
-case is a shipped job or space with one to three changes of its data or its text, or with odd keys on the command line;
+``python tests/campaigns/fuzz_jobs.py --cases 1500 --seed 7``; ``--only N M`` prints and tries these cases alone.
+A case is a shipped job or space with one to three changes of its data or its text, or with odd keys on the command line;
 its number and the seed decide all of them. No package index and no hub is asked: what the shipped files name is
 fetched before, and nothing else is there.
 """
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="Number of the first case.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", type=int, help="Try one case alone, and print it first.")
+    parser.add_argument("--only", type=int, nargs="+", help="Try these cases alone, and print each first.")
     parser.add_argument("--every", action="store_true", help="Print how every case ended, not the forbidden alone.")
     options = parser.parse_args()
     os.environ["RAYDISTILL_CACHE"] = str(cache_folder().absolute())
@@ -46,11 +46,10 @@ def main() -> int:
         fuzzer = Fuzzer(options.seed, save_own_files(Path(folder) / "own"))
         fuzzer.warm()
         with mock.patch.object(archives, "download", _not_there):
-            numbers = range(options.first, options.first + options.cases)
-            if options.only is not None:
-                name, content, overrides = fuzzer.case(options.only)
+            numbers = options.only or range(options.first, options.first + options.cases)
+            for number in options.only or []:
+                name, content, overrides = fuzzer.case(number)
                 sys.stdout.write(f"{name} {overrides}\n{content.decode(errors='backslashreplace')}\n")
-                numbers = range(options.only, options.only + 1)
             outcomes = tried(numbers, fuzzer, workers=options.workers, caches=[cache_folder()])
             return told("jobs", outcomes, seed=options.seed, every=options.every)
 

@@ -34,7 +34,7 @@ class Choice:
 def axes(matrix: Mapping[str, Any]) -> dict[str, list[Choice]]:
     """Axes by dotted key; nested mappings mean dotted keys (``{method: {temperature: [1, 2]}}``).
 
-    Raises ValueError for an axis that is no list, has no value or a value twice.
+    Raises ValueError for an axis that is no list, has no value or a value twice, and for a seed that is no integer.
     """
     found: dict[str, list[Choice]] = {}
     for key, values in matrix.items():
@@ -44,10 +44,18 @@ def axes(matrix: Mapping[str, Any]) -> dict[str, list[Choice]]:
             found |= {f"{key}.{inner}": choices for inner, choices in axes(values).items()}
         elif isinstance(values, Sequence) and not isinstance(values, str) and values:
             _check_number(len(values))
+            if key == SEED:
+                _check_seeds(values)
             found[key] = [Choice(label, value) for label, value in zip(_labels(key, values), values, strict=True)]
         else:
             raise UserError(f"matrix.{key} is {values!r}; list the values, such as [1, 2, 3]")
     return found
+
+
+def _check_seeds(values: Sequence[Any]) -> None:
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UserError(f"matrix.{SEED} has {value!r}; list integers, such as [1, 2, 3]")
 
 
 def _labels(key: str, values: Sequence[Any]) -> list[Label]:

@@ -41,6 +41,8 @@ def storage_problem(error: BaseException, folder: Path | None) -> str | None:
 def _of_system(error: OSError, folder: Path | None) -> str | None:
     path = Path(str(error.filename)) if error.filename else None
     place, why = _place(path, folder), os.strerror(error.errno or 0)
+    if error.errno == errno.ENAMETOOLONG:
+        return f"a name is too long for a file system: {path.name[:60] if path else error}...; shorten it"
     if error.errno in _FULL:
         return f"{place} is full ({why}): make room, {_AGAIN}"
     if folder is None or not (_lies_in(path, folder.parent) or str(folder.parent) in str(error)):

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raydistill import names
 from raydistill.config.named import TaskSpec
 from raydistill.config.sections import ModelRef
 from raydistill.data.corpus import tokenizer_hash
@@ -29,6 +30,8 @@ from raydistill.user_error import UserError, placed
 
 BEFORE = INITIAL.removeprefix("@")
 """Folder, in a training's output, of the student before training."""
+_TEMPORARY = 16
+"""What the name of a folder has more while it is filled."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
@@ -309,7 +312,8 @@ def _whole(reference: str, folder: Path) -> Path:
 def _place(reference: ModelRef, inputs: Inputs) -> Path:
     package = reference.package_ref
     if package is not None:
-        folder = cache_folder() / "models" / package.sha256[:16] / Path(package.path).name
+        name = names.short(Path(package.path).name, names.SHORT, room=_TEMPORARY)
+        folder = cache_folder() / "models" / package.sha256[:16] / name
         extract_folder(package, folder)
         return folder
     assert reference.checkpoint is not None

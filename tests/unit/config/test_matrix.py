@@ -51,9 +51,14 @@ def test_sections_and_lists_get_a_short_label(values: list, expected: list) -> N
         ({"seed": []}, r"matrix.seed is \[\]; list the values"),
         ({"seed": "12"}, r"matrix.seed is '12'; list the values"),
         ({"seed": [1, 2, 1]}, r"matrix.seed has 1 twice; remove one"),
+        ({"seed": [None]}, r"matrix.seed has None; list integers, such as \[1, 2, 3\]"),
+        ({"seed": [1, "1"]}, r"matrix.seed has '1'; list integers"),
+        ({"seed": [True]}, r"matrix.seed has True; list integers"),
     ],
 )
-def test_an_axis_without_values_or_with_one_twice_is_refused(matrix: dict, message: str) -> None:
+def test_an_axis_without_values_with_one_twice_or_of_seeds_that_are_no_integers_is_refused(
+    matrix: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         axes(matrix)
 

@@ -86,6 +86,13 @@ def test_storage_that_stopped_answering_is_told(job):
     assert "no longer exists (Stale file handle)" in storage_problem(fault(errno.ESTALE, job / "stage.json"), job)
 
 
+def test_a_name_that_no_file_can_have_is_told_by_its_beginning(job):
+    line = storage_problem(
+        raised(RuntimeError("a stage failed"), fault(errno.ENAMETOOLONG, Path("/cache/" + "n" * 300))), job
+    )
+    assert line == f"a name is too long for a file system: {'n' * 60}...; shorten it"
+
+
 def test_other_errors_are_not_the_storages(job):
     assert storage_problem(RuntimeError("worker 1 died"), job) is None
     assert storage_problem(of_task(ConnectionRefusedError(111, "Connection refused")), job) is None
