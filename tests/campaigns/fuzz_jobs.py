@@ -1,8 +1,8 @@
 """Mutated jobs and search spaces, each validated: valid, or refused in lines that say why.
 
 ``python tests/campaigns/fuzz_jobs.py --cases 1500 --seed 7``; ``--only N M`` prints and tries these cases alone.
-A case is a shipped job or space with one to three changes of its data or its text, or with odd keys on the command line;
-its number and the seed decide all of them. No package index and no hub is asked: what the shipped files name is
+A case is a shipped job or space with one to three changes of its data or its text, or with odd keys on the command
+line; its number and the seed decide all of them. No package index and no hub is asked: what the shipped files name is
 fetched before, and nothing else is there.
 """
 
