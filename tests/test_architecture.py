@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import TypeVar, get_args
 
 import pytest
 
@@ -249,3 +250,29 @@ def test_each_method_and_task_has_a_test_of_its_name(kind):
     assert names
     untested = [name for name in names if not (*folder.glob(f"test_{name}.py"), *folder.glob(f"test_{name}_*.py"))]
     assert not untested
+
+
+@pytest.mark.parametrize(("kind", "role"), [("methods", "Method"), ("tasks", "Task")])
+def test_the_options_that_a_method_and_a_task_read_are_of_their_own_type(kind, role):
+    for name in discovery.names(f"raydistill.{kind}"):
+        module = discovery.load(f"raydistill.{kind}", name)
+        [base] = vars(getattr(module, role))["__orig_bases__"]
+        # A task whose options another task extends leaves their type open.
+        assert [one for one in get_args(base) if not isinstance(one, TypeVar)] in ([module.Config], []), name
+        assert getattr(module, role).__parameters__ or get_args(base) == (module.Config,), name
+
+
+def test_nothing_takes_options_a_method_or_a_task_of_any_type():
+    def untyped(module, names):
+        arguments = (node for node in syntax(module) if isinstance(node, ast.arg) and node.arg in names)
+        return [node.arg for node in arguments if node.annotation is not None and ast.unparse(node.annotation) == "Any"]
+
+    found = {module: untyped(module, {"method", "task"}) for module in modules()}
+    found |= {module: untyped(module, {"config"}) for module in modules() if part_of(module) in ("methods", "tasks")}
+    assert not {module: names for module, names in found.items() if names}
+    options = next(
+        node
+        for node in syntax("raydistill.config.named")
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "config"
+    )
+    assert ast.unparse(options.annotation) == "'DataclassInstance'"

@@ -154,6 +154,12 @@ def _pruned(make: Callable[..., nn.Module], num_layers: int, **options: Any) -> 
     return pruned(make(num_layers, **options), kept)
 
 
+def _taught_tokens(
+    student: Callable[..., nn.Module], teacher: Callable[..., nn.Module], head: str, **more: Any
+) -> Case:
+    return Case(partial(_save, student), head, "vocabulary", save_teacher=partial(_save, teacher), **more)
+
+
 _classes = partial(toy_classifier, toy_bert, seed=3)
 
 
@@ -218,6 +224,18 @@ TEACHERS: dict[str, Case] = {
     "taught by a pruned model": _TAUGHT(partial(_save, partial(_pruned, _classes))),
     "taught by a published model": _TAUGHT(_save_published, {"labels": list(CLASSES)}),
     "taught by half precision": _TAUGHT(_in_bfloat16),
+    "taught by a teacher in a precision of its own": _TAUGHT(
+        partial(_save, _classes), training={"teacher_precision": "bf16"}
+    ),
+    "masked tokens taught": _taught_tokens(toy_distilbert, toy_bert, "masked_lm"),
+    "next tokens taught": _taught_tokens(toy_gpt2, partial(toy_gpt2, seed=3), "causal_lm"),
+    "next tokens taught to adapters": _taught_tokens(
+        toy_llama,
+        partial(toy_llama, seed=3),
+        "causal_lm",
+        spec={"lora": {"r": 2}},
+        training={**CHECKPOINTED, "teacher_precision": "bf16"},
+    ),
 }
 """Teachers whose weights are changed after they were read, or were never there."""
 CASES = {**STUDENTS, **TEACHERS}

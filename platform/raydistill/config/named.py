@@ -22,6 +22,7 @@ from raydistill.plugins import METHODS, METRICS, SOURCES, TASKS, Plugin
 from raydistill.user_error import UserError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from torch import nn
 
     from raydistill.batch import Batch
@@ -44,14 +45,15 @@ class Named:
     """The module's dataclass of options."""
 
     name: str
-    config: Any
+    config: "DataclassInstance"
+    """The module's validated options."""
     plugins: tuple[Plugin, ...] = ()
     """What of it is in plug-ins: the module itself, then what its options name. They travel with it."""
 
     @classmethod
-    def config_type(cls, name: str) -> type:
+    def config_type(cls, name: str) -> "type[DataclassInstance]":
         """The dataclass of options of module ``name``; raises ValueError when there is none."""
-        config_type: type = getattr(discovery.load(cls.PACKAGE, name), cls.ATTRIBUTE)
+        config_type: type[DataclassInstance] = getattr(discovery.load(cls.PACKAGE, name), cls.ATTRIBUTE)
         assert dataclasses.is_dataclass(config_type)
         return config_type
 
@@ -84,7 +86,7 @@ class Named:
         return cls(name, config, tuple(plugin for plugin in found if plugin is not None))
 
     @classmethod
-    def _names_in(cls, config: Any) -> list[tuple[str, str]]:
+    def _names_in(cls, config: "DataclassInstance") -> list[tuple[str, str]]:
         """Package and name of each further module that options name."""
         return []
 
@@ -214,7 +216,7 @@ class TaskSpec(Named):
     PACKAGE = TASKS
 
     @classmethod
-    def _names_in(cls, config: Any) -> list[tuple[str, str]]:
+    def _names_in(cls, config: "DataclassInstance") -> list[tuple[str, str]]:
         return [(METRICS, name) for name in getattr(config, "metrics", None) or ()]
 
     @property
@@ -232,6 +234,12 @@ class TaskSpec(Named):
     def batch_dependent(self) -> bool:
         """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
         return self.task.batch_dependent(self.config)
+
+    @property
+    def trains_on_prompts(self) -> bool:
+        """Whether the loss of instructions is on all of their tokens, not on completions alone."""
+        found: bool = getattr(self.config, "train_on_prompt", False)
+        return found
 
     def higher_is_better(self, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """The metrics that models can be compared by, its own first, and of each whether a higher value is better.
@@ -310,6 +318,12 @@ class EncodingSpec(Named):
     def columns(self) -> "Mapping[str, Column]":
         """What each row has beside its ids."""
         found: Mapping[str, Column] = self._module.columns(self.config)
+        return found
+
+    @property
+    def max_length(self) -> int | None:
+        """The length of the longest row; None: the tokenizer's limit."""
+        found: int | None = getattr(self.config, "max_length", None)
         return found
 
     def with_max_length(self, max_length: int) -> Self:

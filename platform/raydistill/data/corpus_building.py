@@ -67,7 +67,8 @@ def binarize(
     origin = _Origin.of(sources, validation)
     tokenizer = load_tokenizer(tokenizer_folder)
     further = _further(teacher_tokenizers, encoding, tokenizer)
-    encoding = _with_max_length(encoding, tokenizer, Path(tokenizer_folder))
+    max_length = _longest(encoding, tokenizer, Path(tokenizer_folder))
+    encoding = encoding.with_max_length(max_length)
     recipe = Recipe(
         sources=origin.sources,
         encoding=encoding,
@@ -108,7 +109,7 @@ def binarize(
         counts = sum((writer.counts for writer in writers.values()), Counter())
         rows = {part: writer.rows for part, writer in writers.items()}
         _check_not_empty(rows, counts, origin)
-        info = tokenizer_info(tokenizer, max_length=encoding.config.max_length, files=_digests(recipe.files))
+        info = tokenizer_info(tokenizer, max_length=max_length, files=_digests(recipe.files))
         for part, writer in writers.items():
             writer.finish(
                 tokenizer=info,
@@ -191,7 +192,7 @@ def _further(folders: Sequence[str], encoding: EncodingSpec, own: Any) -> list[t
         tokenizer = load_tokenizer(folder)
         check_new(number, tokenizer_hash(tokenizer), hashes)
         hashes.append(tokenizer_hash(tokenizer))
-        longest = _with_max_length(encoding, tokenizer, Path(folder)).config.max_length
+        longest = _longest(encoding, tokenizer, Path(folder))
         files = _tokenizer_files(tokenizer)
         info = tokenizer_info(tokenizer, max_length=longest, files=_digests(files))
         found.append((FurtherTokenizer(files, info.vocab_size, longest), info))
@@ -226,15 +227,15 @@ def _recipe_hash(recipe: Recipe, origin: _Origin, rows_per_shard: int, token_cou
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _with_max_length(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> EncodingSpec:
-    """The encoding with its longest row written out: what it says, or the limit of the tokenizer and its model."""
-    if encoding.config.max_length is not None:
-        return encoding
+def _longest(encoding: EncodingSpec, tokenizer: Any, folder: Path) -> int:
+    """The length of the longest row: what the encoding says, or the limit of the tokenizer and its model."""
+    if encoding.max_length is not None:
+        return encoding.max_length
     limits = [int(tokenizer.model_max_length)]
     limits.append(longest_row(folder))
     if min(limits) > _NO_LIMIT:
         raise UserError("encoding.max_length is missing and the tokenizer states no limit; give it")
-    return encoding.with_max_length(min(limits))
+    return min(limits)
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:

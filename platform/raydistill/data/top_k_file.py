@@ -95,13 +95,13 @@ class TopKFile:
             # Those of shards that an earlier call finished.
             for _ in islice(lines, first - place):
                 pass
-            texts = corpus.read_rows(range(item["start"], item["stop"]))
+            token_ids = corpus.read_rows(range(item["start"], item["stop"]))
             rows = []
-            for number, text in zip(range(item["start"], item["stop"]), texts, strict=True):
+            for number, ids in zip(range(item["start"], item["stop"]), token_ids, strict=True):
                 line = next(lines, None)
                 self._check_key(line, part, number)
                 assert line is not None
-                self._check_row(line, text)
+                self._check_row(line, ids)
                 rows.append(_named(line))
             place = first + len(rows)
             yield {name: [row[name] for row in rows] for name in rows[0]}
@@ -140,14 +140,14 @@ class TopKFile:
                 "those of train first, in their order"
             )
 
-    def _check_row(self, line: _Row, text: NDArray[np.integer]) -> None:
+    def _check_row(self, line: _Row, token_ids: NDArray[np.integer]) -> None:
         where = f"row {line.row} of {line.part}"
-        if len(line.ids) != len(text) or len(line.log_probs) != len(text):
+        if len(line.ids) != len(token_ids) or len(line.log_probs) != len(token_ids):
             raise self._fault(
                 f"{where} has ids of {len(line.ids)} tokens and log_probs of {len(line.log_probs)}, the corpus "
-                f"{len(text)} tokens"
+                f"{len(token_ids)} tokens"
             )
-        if not np.array_equal(line.input_ids, text):
+        if not np.array_equal(line.input_ids, token_ids):
             raise self._fault(f"the tokens of {where} are others than the corpus's: its tokenizer or text is another")
         if line.ids.min() < 0 or line.ids.max() >= self.vocab_size:
             beyond = line.ids.min() if line.ids.min() < 0 else line.ids.max()

@@ -63,7 +63,7 @@ class StageHandle:
         return f"<stage {self.reference} of job {self.job.name}>"
 
 
-class Plan(dict[str, list[str]]):
+class JobPlan(dict[str, list[str]]):
     """Lines about what each stage will do, by its name; printed, a line each."""
 
     def __str__(self) -> str:
@@ -165,9 +165,9 @@ class Job:
         copy: dict[str, Any] = yaml_text.plain_copy(self._raw)
         return copy
 
-    def plan(self) -> Plan:
+    def plan(self) -> JobPlan:
         """Check everything and tell what each stage will do; starts nothing. Raises UserError, a line a mistake."""
-        return Plan(report_lines(check_job(self._loaded())))
+        return JobPlan(report_lines(check_job(self._loaded())))
 
     def run(self, *, echo: Echo = print) -> JobResult:
         """Check the job, then run what is not finished yet on the cluster that there is, or on this machine.

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +132,11 @@ class Terms:
         return torch.stack(self._losses).sum(), self._values
 
 
-class Distiller(nn.Module, ABC):
+ConfigT = TypeVar("ConfigT")
+"""The type of a method's options."""
+
+
+class Distiller(nn.Module, ABC, Generic[ConfigT]):
     """A student, its frozen teachers and the loss between them, as one module that an engine can wrap.
 
     ``parameters()`` and ``state_dict()`` hold the student under ``student.`` and trainable adapters, never a
@@ -145,7 +149,7 @@ class Distiller(nn.Module, ABC):
     """Of all terms that it may have whether a greater value is better, None where neither is: a loss is not, a fraction
     of equal predictions is, a weight is neither. ``#`` stands for the number of a teacher."""
 
-    def __init__(self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, config: ConfigT, student: nn.Module, teachers: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.config = config
         self.student = student
@@ -164,25 +168,25 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def requirements(cls, config: Any) -> Requirements:
+    def requirements(cls, config: ConfigT) -> Requirements:
         """What this configuration needs; loads nothing."""
 
     @classmethod
-    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+    def check(cls, config: ConfigT, student_config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse models that this configuration cannot work with; reads model configurations, loads no weights.
 
         Raises ValueError naming the key, its value and the remedy.
         """
 
     @classmethod
-    def check_running(cls, config: Any, teacher_configs: Sequence[Any]) -> None:
+    def check_running(cls, config: ConfigT, teacher_configs: Sequence[Any]) -> None:
         """Refuse teachers that cannot run as this configuration runs them; not called when stored outputs are read.
 
         Raises ValueError naming the key, its value and the remedy.
         """
 
     @classmethod
-    def check_top_k(cls, config: Any, *, positions: str, temperature: float) -> None:
+    def check_top_k(cls, config: ConfigT, *, positions: str, temperature: float) -> None:
         """Refuse stored likeliest ids of teachers, kept at ``positions`` as kd has them and at a temperature.
 
         Called where they are read.
@@ -191,12 +195,12 @@ class Distiller(nn.Module, ABC):
         """
 
     @classmethod
-    def stored_layers(cls, config: Any, student_config: Any, teacher_config: Any) -> tuple[int, ...]:
+    def stored_layers(cls, config: ConfigT, student_config: Any, teacher_config: Any) -> tuple[int, ...]:
         """Numbers k of the hidden states hs[k] whose CLS states are read of a teacher, when those are stored."""
         return ()
 
     @classmethod
-    def prepare_batch(cls, config: Any, batch: Batch) -> Batch:
+    def prepare_batch(cls, config: ConfigT, batch: Batch) -> Batch:
         """Add the columns that the method draws for itself; runs on the CPU in the data tasks."""
         return batch
 

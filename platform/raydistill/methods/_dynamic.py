@@ -64,7 +64,7 @@ def soft_losses(config: DynamicConfig, student_logits: Tensor, teacher_logits: T
     return squared_error(student_logits, teacher_logits) / student_logits.shape[-1]
 
 
-def logits_of_rows(distiller: Distiller, batch: Batch, rows: Tensor, *, number: int = 0) -> Tensor:
+def logits_of_rows(distiller: Distiller[Any], batch: Batch, rows: Tensor, *, number: int = 0) -> Tensor:
     """Logits (K, C) of a teacher for rows (K,) of a batch, without gradient; it runs on these only, unless stored."""
     stored = batch.get(stored_name(number, "logits"))
     if stored is not None:

@@ -17,6 +17,7 @@ from raydistill.losses.reduction import widen
 from raydistill.losses.uncertainty import divergence_from_labels
 from raydistill.methods._base import (
     STATES,
+    ConfigT,
     Distiller,
     Execution,
     Requirements,
@@ -98,7 +99,7 @@ class ClassUnion(nn.Module):
         """For each teacher (C_t,) int64: the student's output with the same class as each of its own."""
         return tuple(self.get_buffer(f"teacher_{number}") for number in range(self.num_teachers))
 
-    def logits(self, distiller: Distiller, batch: Batch) -> list[Tensor]:
+    def logits(self, distiller: Distiller[Any], batch: Batch) -> list[Tensor]:
         """Logits (B, C_t) of each teacher, without gradient."""
         return [distiller.teacher_logits(batch, number=number) for number in range(self.num_teachers)]
 
@@ -147,25 +148,25 @@ class SoftLabelsConfig:
         check_soft_labels(self.kd_alpha, self.temperature)
 
 
-class IntegrationDistiller(Distiller):
+class IntegrationDistiller(Distiller[ConfigT]):
     """A student that learns the classes of several teachers, of which each knows some; by default from their logits."""
 
     vanishes_for_identical_models = ("kd",)
 
     def __init__(
-        self, config: Any, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
+        self, config: ConfigT, student: nn.Module, teachers: Sequence[nn.Module] = (), *, teacher_labels: Labels = ()
     ) -> None:
         """``teacher_labels``: see ``ClassUnion``."""
         super().__init__(config, student, teachers)
         self.classes = ClassUnion(student, self.teachers, teacher_labels)
 
     @classmethod
-    def requirements(cls, config: Any) -> Requirements:
+    def requirements(cls, config: ConfigT) -> Requirements:
         """Any number of teachers, whose logits may be stored."""
         return reads_outputs("logits")
 
     @classmethod
-    def check(cls, config: Any, student_config: Any, teacher_configs: Sequence[Any]) -> None:
+    def check(cls, config: ConfigT, student_config: Any, teacher_configs: Sequence[Any]) -> None:
         """Refuse a regression."""
         refuse_regression(student_config)
 
@@ -365,17 +366,18 @@ def num_states(config: AlignmentConfig, batch: Batch) -> int:
     return batch["token_index"].numel() if config.mask_padding else batch["input_ids"].numel()
 
 
-def add_alignment(terms: Terms, distiller: Distiller, classes: ClassUnion, adapters: Adapters, batch: Batch) -> None:
+def add_alignment(terms: Terms, method: Distiller[Any], classes: ClassUnion, adapters: Adapters, batch: Batch) -> None:
     """Add vanilla distillation, and the two sums that each adapter makes of its layer's states.
 
     An adapter takes the student's states (R, H), each teacher's (R, H_t) and their layout.
     """
-    config, (student_layers, teacher_layers) = distiller.config, adapters.layers
+    config: AlignmentConfig = method.config
+    student_layers, teacher_layers = adapters.layers
     if not config.mask_padding:
         batch = padded_rows(batch)
-    student = predict(distiller.student, batch, head=distiller.head, with_states=True)
+    student = predict(method.student, batch, head=method.head, with_states=True)
     student_states = [student.hidden_states[number] for number in student_layers]
-    found = [_teacher_states(distiller, batch, number, layers) for number, layers in enumerate(teacher_layers)]
+    found = [_teacher_states(method, batch, number, layers) for number, layers in enumerate(teacher_layers)]
     teachers, teacher_states = zip(*found, strict=True)
     losses = [
         adapter(states, [one.to(states.dtype) for one in others], student.layout)
@@ -389,8 +391,10 @@ def add_alignment(terms: Terms, distiller: Distiller, classes: ClassUnion, adapt
 
 # Without it the last norm of a teacher that is a decoder would be a leaf of the graph.
 @torch.no_grad()
-def _teacher_states(distiller: Distiller, batch: Batch, number: int, layers: Layers) -> tuple[Prediction, list[Tensor]]:
+def _teacher_states(
+    method: Distiller[Any], batch: Batch, number: int, layers: Layers
+) -> tuple[Prediction, list[Tensor]]:
     """A teacher's outputs, and its states at ``layers``."""
-    with weights_present(distiller.teachers[number]):
-        teacher = distiller.run_teacher(batch, number=number, with_states=True)
+    with weights_present(method.teachers[number]):
+        teacher = method.run_teacher(batch, number=number, with_states=True)
         return teacher, [teacher.hidden_states[number] for number in layers]

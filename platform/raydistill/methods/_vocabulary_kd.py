@@ -46,7 +46,7 @@ def vocabulary_terms(config: "Config", batch: Batch, head: str) -> dict[str, Ter
     return {**found, "kd": Term(compared)} if config.alpha > 0 else found
 
 
-def add_vocabulary_terms(method: Distiller, terms: Terms, batch: Batch) -> None:
+def add_vocabulary_terms(method: "Distiller[Config]", terms: Terms, batch: Batch) -> None:
     """Add the terms of ``vocabulary_terms``."""
     config = method.config
     kind = "mse" if config.divergence == "mse" else "kl"
@@ -132,7 +132,7 @@ class _Part:
     top_k: TopK | None = None
 
 
-def _parts(method: Distiller, batch: Batch, index: Tensor) -> list[_Part]:
+def _parts(method: "Distiller[Config]", batch: Batch, index: Tensor) -> list[_Part]:
     """All positions at once, or those of each teacher where corpora have their own."""
     config, labels = method.config, batch["labels"]
     if config.alpha == 0:
@@ -169,7 +169,7 @@ def _stored(batch: Batch, index: Tensor, number: int) -> TopK:
 
 
 @torch.no_grad()
-def _teacher_head(method: Distiller, batch: Batch, index: Tensor, number: int) -> tuple[Tensor, Projection]:
+def _teacher_head(method: "Distiller[Config]", batch: Batch, index: Tensor, number: int) -> tuple[Tensor, Projection]:
     method.teacher_rows += batch.num_rows
     teacher = method.teachers[number]
     with weights_present(teacher):

@@ -69,7 +69,7 @@ class _Outputs:
         return head_at(self.blocks, self.end, self.layout.places(index), self.states)
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """Terms over one base pass and one counterfactual pass of teacher and student.
 
     >>> causal = rd.Causal(mapping=sites, pairing="in_batch").build(masked_student, [masked_teacher])

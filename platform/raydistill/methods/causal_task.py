@@ -51,7 +51,7 @@ class _ForwardOutputs(NamedTuple):
     """(B, D) each: the pooled states of the rows in each compared layer."""
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """``alpha * kd + (1 - alpha) * ce + gamma * causal_kd + beta * (pkd + causal_pkd)``.
 
     For regression ``mse`` replaces ``ce``, and a squared error the divergences.

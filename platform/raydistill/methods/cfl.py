@@ -60,7 +60,7 @@ class Block(nn.Module):
         return layout.num_rows * torch.stack(align).sum(), torch.stack(rec).sum()
 
 
-class Method(_integration.IntegrationDistiller):
+class Method(_integration.IntegrationDistiller[Config]):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``.
 
     >>> loss, terms = rd.CFL().build(student, [teacher, other_teacher])(batch)

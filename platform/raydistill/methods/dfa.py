@@ -46,7 +46,7 @@ class Block(nn.Module):
         return align, torch.stack([mean_squared_difference(*pair).sum() for pair in pairs]).sum()
 
 
-class Method(_integration.IntegrationDistiller):
+class Method(_integration.IntegrationDistiller[Config]):
     """``kd_alpha * kd + align_alpha * align + rec_alpha * rec``.
 
     >>> loss, terms = rd.DFA().build(student, [teacher, other_teacher])(batch)

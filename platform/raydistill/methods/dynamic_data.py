@@ -87,7 +87,7 @@ class Config(_dynamic.DynamicConfig):
         return num_rows if self.selection == "none" else max(1, int(num_rows * self.ratio))
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """``ce_alpha * ce`` over all rows and ``kd_alpha * kd`` over the chosen ones.
 
     >>> loss, terms = rd.DynamicData(ratio=0.5).build(student, [teacher])(batch)

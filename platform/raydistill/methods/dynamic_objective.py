@@ -79,7 +79,7 @@ class Config(_dynamic.DynamicConfig):
         return self.rep_alpha > 0 and self.positions == "padded"
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """``ce_alpha * ce + kd_alpha * mean of v * kd + rep_alpha * mean of w * rep`` with weights v and w for each row.
 
     >>> loss, terms = rd.DynamicObjective().build(student, [teacher])(batch)

@@ -66,7 +66,7 @@ class Config(_dynamic.DynamicConfig):
             raise UserError("teacher_alphas are all 0, so no teacher is read; raise one, or use method finetune")
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """``ce_alpha * ce + kd_alpha * sum over teachers of their weight times their soft loss``.
 
     >>> loss, terms = rd.DynamicTeacher().build(student, [teacher, other_teacher])(batch)

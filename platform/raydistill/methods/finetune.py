@@ -14,7 +14,7 @@ class Config:
     """The task loss has no options."""
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """Mean cross-entropy of the student with the task's labels, or mean squared error for regression.
 
     Its only term is ``mlm`` for a masked language model, ``clm`` for a causal one, ``ce`` for classes and ``mse`` for

@@ -111,7 +111,7 @@ class Config(SoftLabels):
         return self.measure and partial(tempered_divergence, divergence=self.measure, temperature=self.temperature)
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """``alpha * kd + (1 - alpha) * ce``; for regression ``mse`` replaces ``ce``, and ``kd`` is a squared error.
 
     Of language models ``mlm`` or ``clm`` replaces ``ce``.

@@ -71,7 +71,7 @@ class Config:
         check_temperature("teacher_score_temperature", self.teacher_score_temperature)
 
 
-class Method(_integration.IntegrationDistiller):
+class Method(_integration.IntegrationDistiller[Config]):
     """``kd_alpha * kd``, the divergence of the student from the integrated target, which has no gradient.
 
     >>> loss, terms = rd.Muki().build(student, [teacher, other_teacher])(batch)
@@ -167,7 +167,7 @@ def check_dropping(config: Config, teacher_configs: Sequence[Any]) -> None:
 
 
 @torch.no_grad()
-def teacher_scores(distiller: Distiller, batch: Batch, config: Config, logits: Sequence[Tensor]) -> Tensor:
+def teacher_scores(distiller: Distiller[Any], batch: Batch, config: Config, logits: Sequence[Tensor]) -> Tensor:
     """How certain each teacher is of each row, from its logits or in passes of its own; without gradient.
 
     Shapes: for each teacher (B, C_t), C_t >= 2; returns (B, teachers) float32 or wider, in [0, 1]. Scores from
@@ -179,7 +179,7 @@ def teacher_scores(distiller: Distiller, batch: Batch, config: Config, logits: S
     return torch.stack([_dropout_scores(distiller, batch, config, number) for number in range(len(logits))], dim=-1)
 
 
-def _dropout_scores(distiller: Distiller, batch: Batch, config: Config, number: int) -> Tensor:
+def _dropout_scores(distiller: Distiller[Any], batch: Batch, config: Config, number: int) -> Tensor:
     stored = batch.get(stored_name(number, DROPOUT_SCORES))
     if stored is not None:
         return stored

@@ -101,7 +101,7 @@ class Config(kd.SoftLabels):
         return published_layers(self.table, student_depth, teacher_depth)
 
 
-class Method(Distiller):
+class Method(Distiller[Config]):
     """The loss of ``kd`` and ``beta * pkd``.
 
     >>> loss, terms = rd.PatientKD(student_layers=[0], teacher_layers=[1]).build(student, [teacher])(batch)

@@ -21,7 +21,7 @@ class Config(_integration.SoftLabelsConfig):
     """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
 
 
-class Method(_integration.IntegrationDistiller):
+class Method(_integration.IntegrationDistiller[Config]):
     """``kd_alpha * kd``, the sum over teachers of the divergence within the classes that each one knows.
 
     >>> loss, terms = rd.UHC().build(student, [teacher, other_teacher])(batch)

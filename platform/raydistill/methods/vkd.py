@@ -17,7 +17,7 @@ class Config(_integration.SoftLabelsConfig):
     """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
 
 
-class Method(_integration.IntegrationDistiller):
+class Method(_integration.IntegrationDistiller[Config]):
     """``kd_alpha * kd``, the divergence of the student from the teachers' concatenated logits.
 
     >>> loss, terms = rd.VKD().build(student, [teacher, other_teacher])(batch)

@@ -25,18 +25,18 @@ DRAWN = "drawn"
 Step = tuple[int, bool | str]
 """A block, from 0, and whether its query and key are exchanged: True, False or ``drawn``."""
 
-Plan = tuple[Step, ...]
+LayerPlan = tuple[Step, ...]
 
 
-def _all(num_layers: int, swap: bool | str = False) -> Plan:
+def _all(num_layers: int, swap: bool | str = False) -> LayerPlan:
     return tuple((layer, swap) for layer in range(num_layers))
 
 
-def _each_twice(num_layers: int, first: bool, second: bool) -> Plan:
+def _each_twice(num_layers: int, first: bool, second: bool) -> LayerPlan:
     return tuple((layer, swap) for layer in range(num_layers) for swap in (first, second))
 
 
-_PLANS: dict[str, Callable[[int], Plan]] = {
+_PLANS: dict[str, Callable[[int], LayerPlan]] = {
     "original": _all,
     "sps": lambda n: _all(n) + _all(n, True),
     "sps_no_shuffle": lambda n: _all(n) + _all(n),
@@ -51,7 +51,7 @@ _PLANS: dict[str, Callable[[int], Plan]] = {
     "palindrome": lambda n: _all(n) + _all(n, True)[::-1],
     "stochastic": lambda n: _all(n, DRAWN) + _all(n, DRAWN),
 }
-_OF_SIX: dict[str, Plan] = {
+_OF_SIX: dict[str, LayerPlan] = {
     "sps": _all(6) + _all(6, True)[3:],
     "sps_no_shuffle": _all(6) + _all(6)[3:],
     "sps2": _all(6) + _all(6, True)[:3],
@@ -70,7 +70,7 @@ def check_form(value: str | Sequence[Any]) -> None:
         raise UserError(unknown_choice("layer_plan", value, list(NAMES)) + ", or a list of [block, swap]")
 
 
-def make_plan(value: str | Sequence[Sequence[Any]], num_layers: int, *, half_of_six: bool = True) -> Plan:
+def make_plan(value: str | Sequence[Sequence[Any]], num_layers: int, *, half_of_six: bool = True) -> LayerPlan:
     """The plan of a name, or a list of [block, swap], for a model of ``num_layers`` blocks.
 
     ``half_of_six`` lets ``sps``, ``sps_no_shuffle`` and ``sps2`` repeat three of 6 blocks alone, as published, in
@@ -83,7 +83,7 @@ def make_plan(value: str | Sequence[Sequence[Any]], num_layers: int, *, half_of_
     return _checked(value, num_layers)
 
 
-def _checked(steps: Sequence[Any], num_layers: int | None) -> Plan:
+def _checked(steps: Sequence[Any], num_layers: int | None) -> LayerPlan:
     if not steps:
         raise UserError("layer_plan is empty; give at least one [block, swap]")
     for step in steps:
@@ -96,7 +96,7 @@ def _checked(steps: Sequence[Any], num_layers: int | None) -> Plan:
     return tuple((layer, swap if swap == DRAWN else bool(swap)) for layer, swap in steps)
 
 
-def plan_of(config: Any) -> Plan | None:
+def plan_of(config: Any) -> LayerPlan | None:
     """The plan in a model's configuration, None for a model whose blocks run once in their order.
 
     Raises ValueError for one that does not fit the model.
@@ -105,7 +105,7 @@ def plan_of(config: Any) -> Plan | None:
     return None if steps is None else _checked(steps, config.num_hidden_layers)
 
 
-def set_plan(config: Any, plan: Plan | None) -> None:
+def set_plan(config: Any, plan: LayerPlan | None) -> None:
     """Write a plan into a configuration; None takes the one it has away."""
     if plan is not None:
         setattr(config, KEY, [list(step) for step in plan])
@@ -119,7 +119,7 @@ def num_steps(config: Any) -> int:
     return int(config.num_hidden_layers) if plan is None else len(plan)
 
 
-def is_drawn(plan: Plan | None) -> bool:
+def is_drawn(plan: LayerPlan | None) -> bool:
     """Whether what is exchanged depends on the training step."""
     return plan is not None and any(swap == DRAWN for _, swap in plan)
 
@@ -135,12 +135,12 @@ def drawn_blocks(num_layers: int, *, seed: int, step: int) -> frozenset[int]:
     return frozenset(int(layer) for layer in swapped.nonzero()[0])
 
 
-def plain(plan: Plan, swapped: frozenset[int] = frozenset()) -> tuple[tuple[int, bool], ...]:
+def plain(plan: LayerPlan, swapped: frozenset[int] = frozenset()) -> tuple[tuple[int, bool], ...]:
     """The plan with every drawn step decided: exchanged for the blocks in ``swapped``."""
     return tuple((layer, layer in swapped if swap == DRAWN else bool(swap)) for layer, swap in plan)
 
 
-def shown(plan: Plan) -> str:
+def shown(plan: LayerPlan) -> str:
     """A plan in one line, such as ``0 1 0* 1*``; a star marks exchanged query and key, a ``?`` drawn ones."""
     marks = {True: "*", False: "", DRAWN: "?"}
     return " ".join(f"{layer}{marks[swap]}" for layer, swap in plan)

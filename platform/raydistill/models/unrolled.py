@@ -56,7 +56,7 @@ def _repeated(model: nn.Module, steps: tuple[tuple[int, bool], ...]) -> dict[str
     return found
 
 
-def save_unrolled(folder: str | Path, target: str | Path) -> layer_plan.Plan | None:
+def save_unrolled(folder: str | Path, target: str | Path) -> layer_plan.LayerPlan | None:
     """Write the checkpoint in ``folder`` to ``target`` without its plan, tokenizer included, and return the plan.
 
     A checkpoint without a plan is left alone: nothing is written and None comes back. Raises ValueError as

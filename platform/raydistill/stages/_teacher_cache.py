@@ -54,7 +54,7 @@ def stages_of(config: "Config", layers: Sequence[Sequence[int]], *, precision: s
     return [Stage(FOLDER, CaptureConfig.model_validate({**same, "layers": of_teacher})) for of_teacher in read]
 
 
-def _passes_of(method: Any, kinds: Sequence[str]) -> dict[str, Any]:
+def _passes_of(method: object, kinds: Sequence[str]) -> dict[str, Any]:
     """The passes with dropout that a method asks for, as a capture names them."""
     if DROPOUT_SCORES not in kinds or not isinstance(method, muki.Config):
         return {}

@@ -209,7 +209,7 @@ class Stage(_base.Stage):
             self.config.encoding.check_tokenizer(tokenizer)
             digest = tokenizer_hash(tokenizer)
             vocab_size, limit = len(tokenizer), min(longest_row(model.folder), tokenizer.model_max_length)
-        longest = self.config.encoding.config.max_length or limit
+        longest = self.config.encoding.max_length or limit
         if longest > limit:
             raise UserError(f"encoding.max_length is {longest}; {whose}'s model takes at most {limit}")
         return TokenizerFacts(vocab_size, longest, digest), tokenizer

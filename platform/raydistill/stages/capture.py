@@ -307,7 +307,7 @@ class Stage(_base.Stage):
 
     def _tokens(self, corpus: Corpus) -> int:
         """Tokens of a corpus, of instructions those of completions, unless prompts are trained on."""
-        if LOSS_SPANS not in corpus.columns or self.config.task.config.train_on_prompt:
+        if LOSS_SPANS not in corpus.columns or self.config.task.trains_on_prompts:
             return corpus.manifest.tokens
         spans = corpus.read_columns(np.arange(len(corpus))).column(LOSS_SPANS).combine_chunks()
         return int(np.diff(spans.flatten().to_numpy().reshape(-1, 2)).sum())

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,11 @@ class Encoding:
         return self.special_ids[role]
 
 
-class TaskBase(ABC):
+ConfigT = TypeVar("ConfigT")
+"""The type of a task's options."""
+
+
+class TaskBase(ABC, Generic[ConfigT]):
     """A task; its module names the subclass ``Task``.
 
     Beside it are ``Config`` and ``EncodeConfig``, which has ``max_length``, and how examples become rows: ``cut``
@@ -101,7 +105,7 @@ class TaskBase(ABC):
     ROW_METRICS: ClassVar[tuple[str, ...]] = ()
     """Metrics that are means over rows, or functions of one, of which what is told of each row has the values."""
 
-    def __init__(self, config: Any, encoding: Encoding) -> None:
+    def __init__(self, config: ConfigT, encoding: Encoding) -> None:
         self.config = config
         self.encoding = encoding
 
@@ -114,7 +118,7 @@ class TaskBase(ABC):
         """
 
     @classmethod
-    def outputs(cls, config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def outputs(cls, config: ConfigT, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Names of what a classifier's outputs stand for, given the names of the corpus's classes: here the same."""
         return labels
 
@@ -124,20 +128,20 @@ class TaskBase(ABC):
         return self.outputs(self.config, self.encoding.labels)
 
     @classmethod
-    def batch_dependent(cls, config: Any) -> bool:
+    def batch_dependent(cls, config: ConfigT) -> bool:
         """Whether inputs or targets of a row depend on the other rows of its micro-batch."""
         return False
 
     @classmethod
     @abstractmethod
-    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
+    def higher_is_better(cls, config: ConfigT, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """The metrics that models can be compared by, its own first, and of each whether a greater value is better.
 
         ``labels`` name the corpus's classes, none for scores. While they are not known, all that there may be.
         """
 
     @classmethod
-    def figures(cls, config: Any, labels: Sequence[str]) -> dict[str, bool | None]:
+    def figures(cls, config: ConfigT, labels: Sequence[str]) -> dict[str, bool | None]:
         """All figures that it may have of a corpus with these classes, and of each whether a greater value is better.
 
         None for a count, of which neither is.

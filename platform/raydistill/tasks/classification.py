@@ -6,7 +6,7 @@ Devlin et al. 2019, sec. 4.1. Columns of any data set become ``text``, ``text_pa
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -129,7 +129,19 @@ def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeCon
     return [None] * len(rows)
 
 
-class Task(TaskBase):
+class Compared(Protocol):
+    """Options that name what models are compared by."""
+
+    @property
+    def metrics(self) -> tuple[str, ...] | None:
+        """Metrics, the most telling first; None for those that suit the classes."""
+
+
+ComparedT = TypeVar("ComparedT", bound=Compared)
+"""The type of the options of a task that classifies."""
+
+
+class Task(TaskBase[ComparedT]):
     """Labels are class ids, or scores; writes ``labels`` (B,) where rows have any and, of pairs, ``token_types``."""
 
     HEAD = "sequence_classification"
@@ -148,21 +160,21 @@ class Task(TaskBase):
         return batch.with_columns(**columns)
 
     @classmethod
-    def outputs(cls, config: Any, labels: tuple[str, ...]) -> tuple[str, ...]:
+    def outputs(cls, config: ComparedT, labels: tuple[str, ...]) -> tuple[str, ...]:
         """The classes of the corpus; raises ValueError for a metric that does not suit them."""
         if config.metrics is not None:
             _class_metrics.check_suited(config.metrics, num_classes=len(labels))
         return labels
 
     @classmethod
-    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
+    def higher_is_better(cls, config: ComparedT, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """As each metric says; of the loss a smaller value."""
         metrics = _class_metrics.default_metrics(labels) if config.metrics is None else config.metrics
         return {**_class_metrics.higher_is_better(metrics), "loss": False}
 
     @property
     def _metrics(self) -> Sequence[str]:
-        given: Sequence[str] | None = self.config.metrics
+        given = self.config.metrics
         return _class_metrics.default_metrics(self.labels) if given is None else given
 
     @torch.no_grad()

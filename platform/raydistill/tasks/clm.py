@@ -96,7 +96,7 @@ def cut(examples: Sequence[Mapping[str, Any]], tokenizer: Any, config: EncodeCon
     return [stream[start : start + limit] for start in range(0, len(stream), limit)]
 
 
-class Task(TaskBase):
+class Task(TaskBase[Config]):
     """Writes ``labels`` and ``label_index``: the state at each token but a row's last predicts the next token.
 
     Of instructions these are the tokens of completions alone, unless prompts are trained on. ``label_index`` has the

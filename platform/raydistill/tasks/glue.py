@@ -108,7 +108,7 @@ class Config:
         return TASKS[self.task].metrics
 
 
-class Task(classification.Task):
+class Task(classification.Task[Config]):
     """Classes or scores of a task of GLUE; also of corpora that ``classification`` encoded with the same classes."""
 
     ENCODINGS = ("classification",)
@@ -125,7 +125,7 @@ class Task(classification.Task):
         return labels
 
     @classmethod
-    def higher_is_better(cls, config: Any, labels: Sequence[str] | None = None) -> dict[str, bool]:
+    def higher_is_better(cls, config: Config, labels: Sequence[str] | None = None) -> dict[str, bool]:
         """The task's metrics, two of them led by their mean."""
         mean = {COMBINED: True} if len(config.metrics) > 1 else {}
         return {**mean, **super().higher_is_better(config, labels)}

@@ -104,7 +104,7 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise UserError(f"the tokenizer has no {', '.join(missing)} token; task mlm needs a masked model's tokenizer")
 
 
-class Task(TaskBase):
+class Task(TaskBase[Config]):
     """Chooses targets and replaces them; writes ``input_ids``, ``labels`` and ``label_index``, of partners too.
 
     A row of n tokens has floor(p * n + u) targets, u uniform from the row's key, so a batch has p of its tokens on

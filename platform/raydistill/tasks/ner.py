@@ -146,7 +146,7 @@ def drop_reasons(rows: Sequence[NDArray[Any]], tokenizer: Any, config: EncodeCon
     return [None if len(row) > least else NO_WORD for row in rows]
 
 
-class Task(TaskBase):
+class Task(TaskBase[Config]):
     """The first token of each word is a target; writes ``labels`` and ``label_index`` (M,)."""
 
     HEAD = "token_classification"

@@ -89,7 +89,7 @@ def ptp_labels(teacher_logits: Tensor, labels: Tensor, *, t1: float, t2: float) 
     return 2 * (~right).long() + (~confident).long()
 
 
-class Task(TaskBase):
+class Task(TaskBase[Config]):
     """Four classes of a row, or of a pair, by what the teacher said of it; writes ``labels`` (B,)."""
 
     HEAD = "sequence_classification"

@@ -191,7 +191,7 @@ class _Row(NamedTuple):
     answers: list[str]
 
 
-class Task(TaskBase):
+class Task(TaskBase[Config]):
     """Labels are the first tokens of all rows, then the last ones: ``labels`` (2B,); writes ``token_types``."""
 
     HEAD = "question_answering"

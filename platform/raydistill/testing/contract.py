@@ -8,17 +8,16 @@ from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 from unittest import SkipTest
 
 import torch
 
 from raydistill import discovery, plugins
 from raydistill.batch import Batch
-from raydistill.methods._base import Denominators, LossAndTerms
+from raydistill.methods._base import Denominators, Distiller, LossAndTerms
 from raydistill.models.blocks import blocks_of
 from raydistill.models.checkpointing import use_checkpointing
-from raydistill.models.load import head_of
 from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.tasks import clm
 from raydistill.tasks._base import Encoding
@@ -114,20 +113,17 @@ def method_case(method: str | Path, options: Mapping[str, Any] | None = None, fa
     return Case(module, options or {}, family)
 
 
-def prepared_batch(method: Any, **keys: Any) -> Batch:
+def prepared_batch(method: Distiller[Any], **keys: Any) -> Batch:
     """A batch of 6 toy rows for a method; without labels where it must do without."""
-    head = head_of(method.student)
+    head, student_config = method.head, cast(Any, method.student.config)
     if head in _KINDS:
-        scores = head == "sequence_classification" and method.student.config.num_labels == 1
-        batch: Batch = method.prepare_batch(
-            method.config, toy_labelled_batch("scores" if scores else _KINDS[head], **keys)
-        )
+        scores = head == "sequence_classification" and student_config.num_labels == 1
+        batch = method.prepare_batch(method.config, toy_labelled_batch("scores" if scores else _KINDS[head], **keys))
         return batch if method.requirements(method.config).labels else unlabelled(batch)
     batch = toy_batch(**keys)
     if blocks_of(method.student).HEAD == "causal_lm":
         batch = clm.Task(clm.Config(), Encoding(VOCABULARY, {}, (), 40)).prepare_batch(batch)
-    found: Batch = method.prepare_batch(method.config, batch)
-    return found
+    return method.prepare_batch(method.config, batch)
 
 
 def unlabelled(batch: Batch) -> Batch:
@@ -135,7 +131,7 @@ def unlabelled(batch: Batch) -> Batch:
     return replace(batch, columns={name: column for name, column in batch.columns.items() if name != "labels"})
 
 
-def _evaluate(method: Any, batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
+def _evaluate(method: Distiller[Any], batch: Batch, denominators: Denominators | None = None) -> LossAndTerms:
     found: LossAndTerms = method(batch, denominators or method.denominators(batch))
     return found
 

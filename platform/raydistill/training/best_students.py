@@ -14,8 +14,8 @@ from raydistill.data.storages import storage_at
 from raydistill.training.position import Position, Terms
 from raydistill.training.selection import (
     FURTHER,
+    BestSoFar,
     Criterion,
-    Standing,
     best_folder,
     criterion_of,
     further_criteria,
@@ -61,7 +61,7 @@ class BestStudents:
         if position.standing.best_step == position.step:
             position.best_metrics = metrics
         for (name, criterion), other in zip(self.further.items(), others, strict=True):
-            before = position.further.get(name, Standing())
+            before = position.further.get(name, BestSoFar())
             position.further[name] = updated(before, criterion, step=position.step, value=other)
         if not is_last:
             position.stopped = stop_reason(position.standing, self.criterion)
@@ -80,7 +80,7 @@ class BestStudents:
     def deliver_further(self, position: Position, student: Path) -> Iterator[str]:
         """Put the further best students under their names, ``student`` for one that never was; a line on each."""
         for name, criterion in self.further.items():
-            standing = position.further.get(name, Standing())
+            standing = position.further.get(name, BestSoFar())
             target, kept = self.output / (FURTHER + name), standing.kept_step
             source = student if kept is None else best_folder(self.output, kept)
             replace_by_copy(target, storage_at(source).fetch())
@@ -89,7 +89,7 @@ class BestStudents:
 
     def shown_further(self, position: Position) -> dict[str, dict[str, object]]:
         """What is told of the further best students."""
-        found = {name: position.further.get(name, Standing()) for name in self.further}
+        found = {name: position.further.get(name, BestSoFar()) for name in self.further}
         return {
             name: {"metric": self.further[name].key, **dataclasses.asdict(standing)} for name, standing in found.items()
         }

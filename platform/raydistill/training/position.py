@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raydistill.training.selection import Standing
+from raydistill.training.selection import BestSoFar
 
 Terms = dict[str, float]
 """Metrics by their names."""
@@ -20,9 +20,9 @@ class Position:
     """Rows of the batches that teachers were run on, those of evaluations too, once for each teacher."""
     metrics: Terms = field(default_factory=dict)
     """Latest value of every metric."""
-    standing: Standing = field(default_factory=Standing)
+    standing: BestSoFar = field(default_factory=BestSoFar)
     """Which evaluation is the best."""
-    further: dict[str, Standing] = field(default_factory=dict)
+    further: dict[str, BestSoFar] = field(default_factory=dict)
     """The same by each further criterion, by their names."""
     best_metrics: Terms = field(default_factory=dict)
     """What the best evaluation found."""
@@ -34,5 +34,5 @@ class Position:
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Position":
         """A position that ``asdict`` made plain data of."""
-        further = {name: Standing(**standing) for name, standing in state.get("further", {}).items()}
-        return cls(**{**state, "standing": Standing(**state["standing"]), "further": further})
+        further = {name: BestSoFar(**standing) for name, standing in state.get("further", {}).items()}
+        return cls(**{**state, "standing": BestSoFar(**state["standing"]), "further": further})

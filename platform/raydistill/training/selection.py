@@ -57,7 +57,7 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Standing:
+class BestSoFar:
     """The best evaluation so far; plain data, saved with every checkpoint."""
 
     best_value: float | None = None
@@ -68,7 +68,7 @@ class Standing:
     """Evaluations since the last improvement that counts."""
 
 
-class _Wanted(NamedTuple):
+class _NamedMetric(NamedTuple):
     """A metric that a job names."""
 
     metric: str
@@ -86,7 +86,7 @@ def criterion_of(
     own. Which of its terms a method has is known only when it runs, so that ``Criterion.value`` looks again.
     """
     found = _criterion(
-        _Wanted(training.metric_for_best_model, training.greater_is_better, "metric_for_best_model"),
+        _NamedMetric(training.metric_for_best_model, training.greater_is_better, "metric_for_best_model"),
         task,
         method,
         labels,
@@ -105,12 +105,12 @@ def further_criteria(
     """How evaluations are compared for further best students, by their names; raises ValueError as ``criterion_of``."""
     found = {}
     for name, best in training.also_best.items():
-        wanted = _Wanted(best.metric, best.greater_is_better, f"also_best.{name}.metric")
+        wanted = _NamedMetric(best.metric, best.greater_is_better, f"also_best.{name}.metric")
         found[name] = replace(_criterion(wanted, task, method, labels), saving_criterion=best.saving_criterion)
     return found
 
 
-def _criterion(wanted: _Wanted, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> Criterion:
+def _criterion(wanted: _NamedMetric, task: TaskSpec, method: MethodSpec, labels: Sequence[str] | None) -> Criterion:
     name, directions = wanted.metric, directions_of(task, method, labels)
     key = name if "/" in name else (METHOD if name in metrics_of_method(method) else TASK) + name
     own = _NUMBERED.sub("teacher_#_", key)
@@ -164,7 +164,7 @@ def selection_line(training: TrainingConfig, method: MethodSpec, criterion: Crit
     return "delivers the last student; no labels are read to train or to choose it"
 
 
-def updated(standing: Standing, criterion: Criterion, *, step: int, value: float) -> Standing:
+def updated(standing: BestSoFar, criterion: Criterion, *, step: int, value: float) -> BestSoFar:
     """The standing after an evaluation at ``step``; ``kept_step`` is ``step`` if its student is to be kept."""
     if math.isnan(value):
         gained = -math.inf
@@ -175,10 +175,10 @@ def updated(standing: Standing, criterion: Criterion, *, step: int, value: float
         return replace(standing, num_without_improvement=waited)
     limit = criterion.saving_criterion
     kept = step if limit is None or criterion.improvement(value, limit) > 0 else None
-    return Standing(best_value=value, best_step=step, kept_step=kept, num_without_improvement=waited)
+    return BestSoFar(best_value=value, best_step=step, kept_step=kept, num_without_improvement=waited)
 
 
-def stop_reason(standing: Standing, criterion: Criterion) -> str:
+def stop_reason(standing: BestSoFar, criterion: Criterion) -> str:
     """Why a training should stop now, empty if it should not."""
     if criterion.patience is None or standing.num_without_improvement < criterion.patience:
         return ""
@@ -186,25 +186,25 @@ def stop_reason(standing: Standing, criterion: Criterion) -> str:
     return f"early stopping: {spent} is spent without a better {criterion.key}, {_best(standing)}"
 
 
-def missing_note(standing: Standing, criterion: Criterion) -> str:
+def missing_note(standing: BestSoFar, criterion: Criterion) -> str:
     """What to tell when a best student was asked for and none was kept."""
     return f"{_unbeaten(standing, criterion)}; the trained student is the last one"
 
 
-def further_note(name: str, standing: Standing, criterion: Criterion) -> str:
+def further_note(name: str, standing: BestSoFar, criterion: Criterion) -> str:
     """What to tell of a further best student, also where none was kept."""
     if standing.kept_step is None:
         return f"{_unbeaten(standing, criterion)}; {name} is the trained student"
     return f"{name} is the student of step {standing.best_step}: {criterion.key} is {standing.best_value:.6g}"
 
 
-def _unbeaten(standing: Standing, criterion: Criterion) -> str:
+def _unbeaten(standing: BestSoFar, criterion: Criterion) -> str:
     section = criterion.option.rpartition(".")[0]
     limit = f"{section}.saving_criterion={criterion.saving_criterion}"
     return f"no student beat {limit} in {criterion.key}, {_best(standing)}"
 
 
-def _best(standing: Standing) -> str:
+def _best(standing: BestSoFar) -> str:
     if standing.best_value is None:
         return "which never was a number"
     return f"whose best is {standing.best_value:.6g} at step {standing.best_step}"

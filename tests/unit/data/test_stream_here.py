@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from raydistill.data import stream_here
+from raydistill.data import stream, stream_here
 from raydistill.data.plan import micro_batches
 from raydistill.data.row_reader import MicroBatchRequest
 from raydistill.data.stream import BatchBuilder, FeedSpec
@@ -65,3 +65,16 @@ def test_micro_batches_without_rows_are_refused(tmp_path: Path) -> None:
     spec = FeedSpec.make(str(tmp_path / "corpus"), {"name": "mlm"}, METHOD, seed=3, batch_size=2, num_micro_batches=3)
     with pytest.raises(ValueError, match="raise micro_batch_size"):
         list(feed_here(spec, rank=0, world_size=1, stop_step=1))
+
+
+def test_a_worker_that_is_alone_is_given_its_batches_without_bytes_in_between(
+    spec: FeedSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise AssertionError("batches were serialized")
+
+    for name in ("pack", "unpack"):
+        monkeypatch.setattr(stream, name, refused)
+    assert len(list(feed_here(spec, rank=0, world_size=1, stop_step=3))) == 3
+    with pytest.raises(AssertionError, match="batches were serialized"):
+        list(stream._packed_steps({"start": 0, "stop": 1}, spec=spec, rank=0, world_size=1))

@@ -108,3 +108,12 @@ def test_links_of_pages_at_the_root_lead_to_files(page: Any) -> None:
     links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [link for link in links if not link.startswith("http") and not (ROOT / link).exists()]
     assert missing == []
+
+
+def test_the_reading_order_from_a_job_to_a_loss_names_ten_files_that_there_are() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([^`]+)` \| (.*) \|$", text, re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == list(range(1, 11))
+    named = [path for _, first, text in rows for path in (first, *re.findall(r"`([\w/]+\.py)`", text))]
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / "platform" / "raydistill" / path).is_file()] == []

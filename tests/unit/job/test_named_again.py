@@ -1,12 +1,17 @@
 """A student before training that nobody named goes with the end of its training, and comes again where it is named."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from raydistill import cluster
+from raydistill.cli import app
+from raydistill.config import yaml_text
 from raydistill.job.load import Job, load_job
 from raydistill.job.record import job_folder, stage_records
 from raydistill.job.run import JobResult, Runner
@@ -23,12 +28,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def job_of(folder: Path, models: dict[str, str]) -> Job:
+def written(folder: Path, models: dict[str, str]) -> dict[str, Any]:
     stage = train_stage(folder).config.model_dump(mode="json")
     evaluate = {"kind": "evaluate", "corpus": stage["corpus"], "task": stage["task"], "models": models}
-    return load_job(
-        {"name": "toy", "storage": str(folder / "runs"), "stages": {"distill": stage, "evaluate": evaluate}}
-    )
+    return {"name": "toy", "storage": str(folder / "runs"), "stages": {"distill": stage, "evaluate": evaluate}}
+
+
+def job_of(folder: Path, models: dict[str, str]) -> Job:
+    return load_job(written(folder, models))
 
 
 def finish_training(job: Job) -> Path:
@@ -64,6 +71,24 @@ def test_a_job_that_does_not_name_it_makes_nothing(folder: Path) -> None:
     output = finish_training(job)
     runner_of(job).run_stage([job.runs["distill"]])
     assert not (output / "initial").exists()
+
+
+def test_a_cleaned_job_goes_on_with_the_stage_that_follows(folder: Path) -> None:
+    models = {"after": "distill"}
+    job, file = job_of(folder, models), folder / "job.yaml"
+    file.write_text(yaml_text.dump(written(folder, models)))
+    output = finish_training(job)
+    (output / "checkpoints").mkdir()
+    (output / "checkpoints" / "tensors").write_bytes(bytes(3000))
+    cleaned = CliRunner().invoke(app, ["clean", str(file), "--yes", "--json"])
+    assert json.loads(cleaned.stdout)["bytes"] == 3000, cleaned.output
+    assert sorted(path.name for path in output.iterdir()) == ["stage.json", "student"]
+    runner = runner_of(job)
+    runner.run_stage([job.runs["distill"]])
+    assert runner.result.skipped == ["distill"]
+    runner.run_stage([job.runs["evaluate"]])
+    [entry] = runner.result.summaries["evaluate"]["entries"]
+    assert (entry["model"], entry["figures"]["rows"]) == ("after", 20)
 
 
 def leftovers(stage: train.Stage, output: Path, named: set[str]) -> list[str]:

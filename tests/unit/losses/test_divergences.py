@@ -58,6 +58,51 @@ def test_the_generalized_jsd_is_that_of_torchs_kl_div_as_trl_writes_it(beta):
     torch.testing.assert_close(values, expected.sum(-1), rtol=1e-12, atol=1e-13)
 
 
+# generalized_jsd_loss of GKDTrainer in TRL 1.16.0, reduction "none": the sum of each of two rows, and
+# the gradient of both in the first row's logits.
+OF_TRL = {
+    (0.0, 1.0): (
+        (1.881538739414735, 3.239398928334048),
+        (-0.699784847168979, 0.5301473114635877, -0.0004042700210967649, -5.305163813974258e-06, 0.1700471108903019),
+    ),
+    (0.1, 1.0): (
+        (0.1435478548353503, 0.2028196551937514),
+        (-0.0372840246874911, 0.02688539186219294, -0.0005712634789089155, -7.209176884493476e-05, 0.01104198807305201),
+    ),
+    (0.5, 2.0): (
+        (0.1357761868810158, 0.2064048064380326),
+        (-0.03447591592903074, 0.01213985477265836, -0.003462016003499858, -0.001229122034033901, 0.02702719919390614),
+    ),
+    (0.9, 1.0): (
+        (0.1195698316999781, 0.156918183435091),
+        (
+            -0.0150786445629335,
+            -0.002980046858665127,
+            -0.001875694841095271,
+            -0.0002467696310155225,
+            0.02018115589370944,
+        ),
+    ),
+    (1.0, 2.0): (
+        (0.6021466759785381, 0.8253718187933186),
+        (-0.1257501404304389, -0.01870042371116008, -0.02696615458174142, -0.009720842987681668, 0.181137561711022),
+    ),
+}
+"""By beta and temperature."""
+
+
+@pytest.mark.parametrize(("beta", "temperature"), OF_TRL)
+def test_the_generalized_jsd_has_the_values_and_gradients_that_trl_gives_for_the_same_logits(beta, temperature):
+    places = torch.arange(10, dtype=torch.float64)
+    student, teacher = (3 * torch.sin(1.7 * places)).view(2, 5), (3 * torch.cos(0.9 * places)).view(2, 5)
+    log_q, log_p = (log_softmax(logits / temperature, -1) for logits in (student, teacher))
+    values, slope = divergence_of("jsd", beta=beta)(log_q, log_p)
+    gradient = logits_gradient(log_q, slope) / temperature
+    expected, expected_gradient = OF_TRL[beta, temperature]
+    torch.testing.assert_close(values, values.new_tensor(expected), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient[0], values.new_tensor(expected_gradient), rtol=1e-9, atol=1e-15)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_slopes_are_finite_where_a_probability_vanishes(name):
     student, teacher = torch.zeros(2, 5), torch.zeros(2, 5)

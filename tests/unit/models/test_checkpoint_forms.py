@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ElectraForPreTraining
 
 from raydistill.models.checks import check_weights, missing_head
 from raydistill.models.load import load_model, save_model
+from raydistill.models.predictions import predict
 from toys.checkpoint import toy_tokenizer
 from toys.families import head_of, toy_gpt2, toy_llama, toy_qwen2, toy_roberta
 from toys.models import toy_batch, toy_bert, toy_distilbert
+from toys.zoo import toy
 
 FAMILIES = (toy_bert, toy_distilbert, toy_roberta, toy_gpt2, toy_llama, toy_qwen2)
 
@@ -93,3 +96,21 @@ def test_weights_in_bf16_are_those_numbers_in_float32(family, tmp_path):
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16())
     assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+def test_a_published_discriminator_of_electra_takes_a_head_of_classes_and_has_none_of_a_vocabulary(tmp_path):
+    config, batch = toy("electra").config, toy_batch()
+    torch.manual_seed(0)
+    discriminator = ElectraForPreTraining(config).eval()
+    discriminator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks classifier\..*write head: new"):
+        load_model(tmp_path, head="sequence_classification")
+    with pytest.raises(ValueError, match=r"lacks generator_.*write head: new"):
+        load_model(tmp_path, head="masked_lm")
+    student = load_model(tmp_path, head="sequence_classification", labels=("bad", "good"), allow_new_head=True)
+    with torch.no_grad():
+        said = predict(student, batch, head="sequence_classification", with_states=True)
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"].long()}
+        expected = discriminator.electra(**inputs).last_hidden_state[batch["attention_mask"].bool()]
+    assert said.logits.shape == (len(batch["row_id"]), 2)
+    torch.testing.assert_close(said.last_states, expected, rtol=0, atol=1e-5)

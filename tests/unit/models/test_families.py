@@ -25,7 +25,7 @@ from toys.zoo import DECODERS, ENCODERS, PACKED, toy, vocabulary_head
 LENGTHS = (9, 14, 1, 17, 10)
 LONG = (14, 17, 12, 15)
 """For a family that in float64 is not a number in transformers where a window holds padding alone."""
-COUNTED_FROM = {"roberta": PAD + 1, "xlm-roberta": PAD + 1, "camembert": PAD + 1, "mpnet": 2}
+COUNTED_FROM = {**dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text"), PAD + 1), "mpnet": 2}
 """Position of the first token in families that do not count from 0."""
 FAMILIES = pytest.mark.parametrize("name", PACKED)
 OTHER_HEADS = ("sequence_classification", "token_classification", "question_answering")

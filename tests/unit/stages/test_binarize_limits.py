@@ -7,7 +7,7 @@ from transformers import BertConfig, GPT2Config, RobertaConfig
 
 from raydistill.config.named import EncodingSpec
 from raydistill.config.sections import ScalingConfig
-from raydistill.data.corpus_building import _with_max_length
+from raydistill.data.corpus_building import _longest
 from raydistill.models.load import load_tokenizer
 from raydistill.stages.binarize import Config, Stage
 from toys.checkpoint import toy_tokenizer
@@ -24,7 +24,7 @@ def test_the_longest_row_is_what_the_model_has_positions_for(tmp_path, model, lo
     toy_tokenizer().save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     encoding = EncodingSpec.parse({"name": "mlm"})
-    assert _with_max_length(encoding, load_tokenizer(tmp_path), tmp_path).config.max_length == longest
+    assert _longest(encoding, load_tokenizer(tmp_path), tmp_path) == longest
     config = {"kind": "binarize", "tokenizer": str(tmp_path), "source": {"name": "text", "path": "a.txt"}}
     forecast = Stage("corpus", Config.model_validate(config)).plan(ScalingConfig(), {})
     assert forecast.makes.max_length == longest
@@ -44,4 +44,4 @@ def test_a_tokenizer_needs_no_model_that_is_known_here(tmp_path, beside):
     assert (forecast.makes.max_length, forecast.makes.vocab_size) == (30, 61)
     unlimited = EncodingSpec.parse({"name": "mlm"})
     with pytest.raises(ValueError, match="the tokenizer states no limit; give it"):
-        _with_max_length(unlimited, load_tokenizer(tmp_path), tmp_path)
+        _longest(unlimited, load_tokenizer(tmp_path), tmp_path)

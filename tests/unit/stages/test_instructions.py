@@ -180,6 +180,23 @@ def test_rows_that_were_cut_or_left_out_are_counted_and_told_with_the_line_of_th
     assert {one.metric: one.number for one in told if one.metric.startswith("too")} == {"too_long/prompt_cut": 2}
 
 
+def test_prompts_longer_than_a_row_are_left_out_and_told_in_one_line_with_the_first(folder: Path) -> None:
+    short = [{"ask": words([20 + number]), "answer": words([40, 20 + number])} for number in range(16)]
+    endless = {"ask": words([*range(5, 61)]), "answer": "w5"}
+    write_lines(folder / "a.jsonl", [*short[:2], endless, *short[2:], endless])
+    told: list[Finding] = []
+    encoding = {"too_long": "cut_completion_right"}
+    summary = binarized(folder, prompts(folder / "a.jsonl"), tell=told.extend, encoding=encoding)
+    assert (summary["texts"], summary["dropped"]) == (18, {"long prompt": 2})
+    [line] = [one.text.replace(str(folder), "") for one in told if "long prompt" in one.text]
+    assert line == "left out: 2 of 18 rows (11 %), long prompt, the first at /a.jsonl line 3"
+    write_lines(folder / "a.jsonl", [endless, endless])
+    with pytest.raises(UserError) as refusal:
+        binarized(folder, prompts(folder / "a.jsonl"), output="none", encoding=encoding)
+    [line] = refusal.value.lines
+    assert "2 long prompt" in line
+
+
 def test_a_stored_row_says_where_its_completions_stand_in_8_bytes_each(folder: Path) -> None:
     write_chats(folder, toy_gpt2, number=20)
     corpus = Corpus.open(str(folder / "corpus" / "train"))

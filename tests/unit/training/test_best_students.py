@@ -9,7 +9,7 @@ from raydistill.config.training import TrainingConfig
 from raydistill.stages._base import stage_of, suffix_of
 from raydistill.training.best_students import BestStudents
 from raydistill.training.position import Position
-from raydistill.training.selection import Criterion, Standing, best_folder, further_criteria
+from raydistill.training.selection import BestSoFar, Criterion, best_folder, further_criteria
 
 TASK = TaskSpec.parse({"name": "glue", "task": "rte"})
 METHOD = MethodSpec.parse("finetune")
@@ -73,8 +73,8 @@ def test_a_reference_names_a_stage_and_one_of_its_students(reference: str, stage
     assert (stage_of(reference), suffix_of(reference)) == (stage, suffix)
 
 
-def kept(step: int | None) -> Standing:
-    return Standing(best_value=0.5, best_step=step or 1, kept_step=step)
+def kept(step: int | None) -> BestSoFar:
+    return BestSoFar(best_value=0.5, best_step=step or 1, kept_step=step)
 
 
 def bests_in(folder: Path) -> BestStudents:

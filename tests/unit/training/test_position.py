@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from raydistill.training.selection import Standing
+from raydistill.training.selection import BestSoFar
 from raydistill.training.worker import Position
 
 
@@ -12,8 +12,8 @@ def test_a_position_comes_back_from_plain_data():
         step=7,
         tokens=99,
         metrics={"train/loss": 1.5},
-        standing=Standing(best_value=0.1, best_step=6, kept_step=None, num_without_improvement=2),
-        further={"accuracy": Standing(best_value=0.7, best_step=4, kept_step=4)},
+        standing=BestSoFar(best_value=0.1, best_step=6, kept_step=None, num_without_improvement=2),
+        further={"accuracy": BestSoFar(best_value=0.7, best_step=4, kept_step=4)},
         best_metrics={"eval/loss": 0.1},
         saved_bests=[None, 4, 6],
         stopped="early stopping",

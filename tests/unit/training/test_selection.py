@@ -11,7 +11,7 @@ from raydistill.config.training import TrainingConfig
 from raydistill.methods import finetune
 from raydistill.methods._base import Execution
 from raydistill.training import selection
-from raydistill.training.selection import Criterion, Standing, criterion_of, selection_line, stop_reason, updated
+from raydistill.training.selection import BestSoFar, Criterion, criterion_of, selection_line, stop_reason, updated
 
 MLM = TaskSpec.parse("mlm")
 FINETUNE = MethodSpec.parse("finetune")
@@ -19,9 +19,9 @@ LOSS = Criterion("validation/loss", greater_is_better=False)
 ACCURACY = Criterion("eval/accuracy", greater_is_better=True)
 
 
-def after(criterion: Criterion, values: list[float]) -> Standing:
+def after(criterion: Criterion, values: list[float]) -> BestSoFar:
     """The standing after evaluations at steps 1, 2, ..."""
-    standing = Standing()
+    standing = BestSoFar()
     for step, value in enumerate(values, start=1):
         standing = updated(standing, criterion, step=step, value=value)
     return standing
@@ -139,7 +139,7 @@ def test_what_is_no_number_is_never_the_best_and_spends_patience():
 def test_a_standing_continues_as_if_it_had_not_been_stored():
     patient = Criterion("validation/loss", greater_is_better=False, patience=3)
     half = after(patient, [3.0, 3.1])
-    stored = Standing(**vars(half))
+    stored = BestSoFar(**vars(half))
     assert updated(stored, patient, step=3, value=3.2) == after(patient, [3.0, 3.1, 3.2])
 
 
