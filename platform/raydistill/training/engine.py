@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ class Engine:
         self.device: torch.device = self._engine.device
         zero_stage = config["zero_optimization"]["stage"]
         self._masters = MasterState(distiller, self._engine.optimizer, zero_stage=zero_stage)
+        _look_once(self._engine.optimizer)
         # At stage 0 in half precision DeepSpeed has stepped it with gradients of 0, which Adam counts when it corrects
         # its moments' bias: its first real steps would be too short.
         self._masters.forget_steps()
@@ -257,6 +258,22 @@ def _vocabulary_projection(model: Any) -> list[Any]:
     """Parameters that are read outside of the module that holds them; a classifier has none."""
     projection = model.get_output_embeddings()
     return [] if projection is None else list(projection.parameters())
+
+
+def _look_once(optimizer: Any) -> None:
+    """Let DeepSpeed wait once for a device that is to say whether all gradients are finite.
+
+    At stage 0 in half precision it would ask for one tensor after another, and wait each time. The answer is the same.
+    """
+    from deepspeed.runtime.utils import has_inf_or_nan
+
+    def any_overflow(parameters: Iterable[nn.Parameter]) -> bool:
+        found = [has_inf_or_nan(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        return bool(found) and bool(torch.stack(found).any())
+
+    checker = getattr(optimizer, "overflow_checker", None)
+    if checker is not None:
+        checker.has_overflow_serial = any_overflow
 
 
 def _fill_gradients(module: nn.Module) -> None:
