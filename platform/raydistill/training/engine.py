@@ -137,19 +137,29 @@ class Engine:
         ]
 
     def step(
-        self, batches: Sequence[Batch], denominators: Sequence[dict[str, Tensor]], *, learning_rate: float
+        self,
+        batches: Sequence[Batch],
+        denominators: Sequence[dict[str, Tensor]],
+        *,
+        learning_rate: float,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Tensor]:
-        """One optimizer step over this rank's micro-batches; returns this rank's sums of the terms and ``loss``."""
+        """One optimizer step over this rank's micro-batches; returns this rank's sums of the terms and ``loss``.
+
+        ``meanwhile`` is called when a device has all passes before it, and DeepSpeed has not yet waited for their end.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("rate_scale", 1.0)
         self._engine.train()
         undo_averages = dist.get_world_size() * self.num_micro_batches
         totals: dict[str, Tensor] = {}
-        for batch, counts in zip(batches, denominators, strict=True):
+        for number, (batch, counts) in enumerate(zip(batches, denominators, strict=True), start=1):
             loss, terms, _ = self._forward(batch, counts)
             self._engine.backward(loss * undo_averages)
             if self._is_alone:
                 _fill_gradients(self.distiller)
+            if number == len(batches):
+                meanwhile()
             self._engine.step()
             _add(totals, {"loss": loss.detach(), **terms})
         return totals

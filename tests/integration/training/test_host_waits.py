@@ -64,11 +64,27 @@ def test_a_step_reads_a_few_values_however_many_tensors_are_trained(inputs, prec
         denominators = [engine.distiller.denominators(batch) for batch in batches]
         with Reads() as reads:
             engine.step(batches, denominators, learning_rate=1e-3)
+    assert all(group["fused"] for group in engine._engine.optimizer.param_groups)
     engine.close()
     # The head's own backward pass looks at a number that lies on a CPU, and at none on a GPU.
     del reads.found["chunked_head.py"]
     assert set(reads.found) <= {"deepspeed", "engine.py"}
     assert reads.found.total() <= MOST[precision, zero_stage]
+
+
+def test_the_next_step_is_prepared_between_the_last_pass_and_the_optimizer(inputs, monkeypatch):
+    spec = make_spec(inputs)
+    engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
+    seen: list[str] = []
+    wrapped = engine._engine
+    for name in ("backward", "step"):
+        own = getattr(wrapped, name)
+        monkeypatch.setattr(wrapped, name, lambda *args, _own=own, _name=name: (seen.append(_name), _own(*args)))
+    (batches,) = batches_alone(spec, num_steps=1)
+    denominators = [engine.distiller.denominators(batch) for batch in batches]
+    engine.step(batches, denominators, learning_rate=1e-3, meanwhile=lambda: seen.append("meanwhile"))
+    assert seen == ["backward", "step"] * (len(batches) - 1) + ["backward", "meanwhile", "step"]
+    engine.close()
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
@@ -95,7 +111,7 @@ class OnMeta:
         for teacher in self.distiller.teachers:
             teacher.to("meta")
 
-    def step(self, batches: Any, denominators: Any, **_: Any) -> dict[str, torch.Tensor]:
+    def step(self, batches: Any, denominators: Any, *, meanwhile: Any, learning_rate: float) -> dict[str, torch.Tensor]:
         for batch, counts in zip(batches, denominators, strict=True):
             loss, terms = self.distiller(batch, counts)
             loss.backward()
