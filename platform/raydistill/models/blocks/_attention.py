@@ -42,6 +42,13 @@ def _registered() -> str:
     return _PACKED
 
 
+def keep_apart() -> None:
+    """Let blocks that are compiled call packed attention as it is; the same values for all who compile nothing."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_registered(), torch.compiler.disable(_attend))
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
