@@ -27,6 +27,8 @@ class Layout:
     """(R,) int64: the place of each state in its row, from 0."""
     mask: Tensor
     """(B, T) bool: True at real tokens."""
+    stacks_padding: bool = False
+    """Whether it is a stack of layouts of which one may have places of padding."""
 
     @classmethod
     def of(cls, mask: Tensor, index: Tensor) -> "Layout":
@@ -53,6 +55,7 @@ class Layout:
             row=torch.cat(rows),
             position=torch.cat([layout.position for layout in layouts]),
             mask=torch.cat([pad(layout.mask, (0, width - layout.width)) for layout in layouts]),
+            stacks_padding=any(layout.has_padding for layout in layouts),
         )
 
     @property
@@ -69,6 +72,16 @@ class Layout:
     def num_states(self) -> int:
         """Number of packed states, R."""
         return self.row.shape[0]
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether states may stand for padding, as far as their number tells: where there is one for each place."""
+        return self.stacks_padding or self.num_states == self.num_rows * self.width
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """(B + 1,) int32: number of the first state of each row, and of all, where no state stands for padding."""
+        return pad(self.mask.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
 
     @cached_property
     def index(self) -> Tensor:

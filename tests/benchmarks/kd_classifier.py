@@ -54,6 +54,7 @@ from raydistill.models.load import load_model, load_tokenizer, save_model
 from raydistill.stages._models import resolve
 from raydistill.tasks import classification
 from raydistill.tracking.tracker import NullTracker
+from raydistill.training.ahead import Ahead
 from raydistill.training.assembly import build_engine
 from raydistill.training.engine import prepare_environment
 from raydistill.training.precision import Shape, choose
@@ -199,14 +200,14 @@ class Ours:
         self._engine = build_engine(spec, num_workers=1, device=torch.device("cpu"))
         config = {"output": str(inputs.folder / "out"), "tracker": NullTracker(), "run_key": "", "board": Mock()}
         self._loop = Loop(spec, self._engine, config, rank=0, num_workers=1, session=Mock())
-        self._steps = _steps(self._loop.feed_spec, num_steps)
+        self._ahead = Ahead(_steps(self._loop.feed_spec, num_steps), self._engine.device, None)
 
     def advance(self, num_steps: int) -> Seconds:
         """Take some steps."""
         seconds = Seconds()
         seconds.start()
         for _ in range(num_steps):
-            self._loop._one_step(self._loop._next(self._steps))
+            self._loop._one_step(self._ahead.take())
         seconds.stop()
         return seconds
 

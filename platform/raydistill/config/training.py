@@ -116,6 +116,11 @@ class TrainingConfig(Section):
     gradient_checkpointing: bool = False
     """The student's layers keep only their inputs and run again in the backward pass: the same numbers from less
     memory, in about a third more time."""
+    # Not written where it is false, so that hashes of stages stay what they were.
+    compile_blocks: bool = Field(default=False, exclude_if=lambda value: not value)
+    """Whether ``torch.compile`` makes kernels of the blocks of the student and of teachers that are replicated: values
+    differ by rounding alone. The first steps take minutes longer. It needs a C++ compiler, on GPUs Triton too, and a
+    ``zero_stage`` below 3."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The student's dropout; None keeps what its checkpoint says."""
     loss_normalization: Literal["global", "per_micro_batch"] = "global"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raydistill.config.sections import ScalingConfig
-from raydistill.models import checks
+from raydistill.models import checks, compiling
 from raydistill.optim.optimizers import CLIP_PER_TENSOR
 from raydistill.stages._base import CorpusFacts
 from raydistill.user_error import UserError
@@ -68,6 +68,23 @@ def check_optimizer(config: "Config") -> None:
             f"optimizer.name is {name!r}, which clips the gradient of each whole tensor, but training.zero_stage is "
             f"{stage}; set zero_stage to 0, or choose adamw or adamw_hf4"
         )
+
+
+def check_compilation(config: "Config", scaling: ScalingConfig, models: Sequence[Any]) -> None:
+    """Blocks that are compiled have whole weights and run as one, and something compiles them."""
+    training = config.training
+    if not training.compile_blocks:
+        return
+    if training.zero_stage == 3:
+        raise UserError(
+            "training.compile_blocks is true, but zero_stage is 3, which gathers weights while a block runs; choose a "
+            "lower stage, or set compile_blocks to false"
+        )
+    obstacles = [compiling.refusal(model, config.task.head) for model in models]
+    missing = compiling.missing_compiler(use_gpu=scaling.use_gpu)
+    obstacles += [missing and f"this machine lacks {missing}, which makes kernels of them"]
+    for obstacle in filter(None, obstacles):
+        raise UserError(f"training.compile_blocks is true, but {obstacle}; set it to false")
 
 
 def check_precision(config: "Config", scaling: ScalingConfig) -> None:

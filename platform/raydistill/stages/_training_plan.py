@@ -91,6 +91,7 @@ def plan_training(config: "Config", scaling: ScalingConfig, inputs: Inputs) -> T
         _check_labelled(config, corpus, one)
     _loop.check_optimizer(config)
     _loop.check_precision(config, scaling)
+    _loop.check_compilation(config, scaling, models[:1] if choice.is_stored else models)
     _memory.check_quantization(config, scaling, [one.config for one in teachers], is_live=not choice.is_stored)
     check_frozen_layers(config.student.freeze_layers, student.num_hidden_layers)
     _memory.check_checkpointing(config, student)

@@ -40,6 +40,7 @@ from raydistill.user_error import UserError
 _HOW_ONLY = {
     "zero_stage",
     "gradient_checkpointing",
+    "compile_blocks",
     "logging_steps",
     "save_steps",
     "save_total_limit",

@@ -12,6 +12,8 @@ from typing import Any, cast
 from unittest import SkipTest
 
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from raydistill import discovery, plugins
 from raydistill.batch import Batch
@@ -295,16 +297,45 @@ def gradient_does_not_depend_on_how_a_global_batch_is_cut(case: Case, sizes: Seq
     assert largest_difference(parameter_gradients(loss, method), expected) < 1e-10
 
 
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+
+
+class _NothingCrosses(TorchDispatchMode):
+    """Refuses copies between the host and tensors on "meta", which on a GPU would wait for all that was asked of it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in _COPIES:
+            sources = [made, *(one for one in args if isinstance(one, torch.Tensor))]
+            assert len({one.is_meta for one in sources}) == 1, f"{func} copies values between the host and the device"
+        return made
+
+
+_OF_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
+
+
+class _NoNumbers(TorchFunctionMode):
+    """Refuses tensors on "meta" that are made of numbers of the host, which are copied too, but before any dispatch."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = args and isinstance(args[0], torch.Tensor) and func is not torch.Tensor.new_tensor
+        assert func not in _OF_NUMBERS or given or not made.is_meta, f"{func} copies numbers to the device"
+        return made
+
+
 def a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(case: Case) -> None:
-    """No ``item()``, ``nonzero()`` or boolean indexing."""
+    """No ``item()``, ``nonzero()`` or boolean indexing, and no values of the host that are not in the batch."""
     method = case.build()
     batch = prepared_batch(method)
     # Tensors on "meta" have shapes and no values: item(), nonzero() and boolean indexing fail on them.
     method.to("meta")
     for teacher in method.teachers:
         teacher.to("meta")
-    loss, _ = _evaluate(method, batch.to("meta"))
-    loss.backward()
+    batch = batch.to("meta")
+    with _NoNumbers(), _NothingCrosses():
+        loss, _ = _evaluate(method, batch)
+        loss.backward()
     assert loss.is_meta
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from raydistill.data.mixture import open_mixture
 from raydistill.models.checkpointing import use_checkpointing
 from raydistill.models.classes import known_labels
+from raydistill.models.compiling import compile_blocks
 from raydistill.models.freezing import freeze_embeddings, freeze_layers
 from raydistill.models.heads import VOCABULARY_HEADS
 from raydistill.models.layer_selection import freeze_position_embeddings
@@ -41,6 +42,14 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         shard(student, config, dtype=DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
     teachers = [_load_teacher(teacher, spec, device, part) for teacher, part in zip(spec.teachers, taught, strict=True)]
+    if training.compile_blocks:
+        whole = [
+            model
+            for model, teacher in zip(teachers, spec.teachers, strict=True)
+            if teacher.placement == "replicate" and teacher.quantization is None
+        ]
+        for model in (student, *whole):
+            compile_blocks(model)
     if spec.method.distils and spec.task.head in VOCABULARY_HEADS:
         for model in (student, *teachers):
             limit_ids(model, encoding.vocab_size)

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ class Engine:
         self.device: torch.device = self._engine.device
         zero_stage = config["zero_optimization"]["stage"]
         self._masters = MasterState(distiller, self._engine.optimizer, zero_stage=zero_stage)
+        _look_once(self._engine.optimizer)
         # At stage 0 in half precision DeepSpeed has stepped it with gradients of 0, which Adam counts when it corrects
         # its moments' bias: its first real steps would be too short.
         self._masters.forget_steps()
@@ -136,19 +137,29 @@ class Engine:
         ]
 
     def step(
-        self, batches: Sequence[Batch], denominators: Sequence[dict[str, Tensor]], *, learning_rate: float
+        self,
+        batches: Sequence[Batch],
+        denominators: Sequence[dict[str, Tensor]],
+        *,
+        learning_rate: float,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Tensor]:
-        """One optimizer step over this rank's micro-batches; returns this rank's sums of the terms and ``loss``."""
+        """One optimizer step over this rank's micro-batches; returns this rank's sums of the terms and ``loss``.
+
+        ``meanwhile`` is called when a device has all passes before it, and DeepSpeed has not yet waited for their end.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("rate_scale", 1.0)
         self._engine.train()
         undo_averages = dist.get_world_size() * self.num_micro_batches
         totals: dict[str, Tensor] = {}
-        for batch, counts in zip(batches, denominators, strict=True):
+        for number, (batch, counts) in enumerate(zip(batches, denominators, strict=True), start=1):
             loss, terms, _ = self._forward(batch, counts)
             self._engine.backward(loss * undo_averages)
             if self._is_alone:
                 _fill_gradients(self.distiller)
+            if number == len(batches):
+                meanwhile()
             self._engine.step()
             _add(totals, {"loss": loss.detach(), **terms})
         return totals
@@ -257,6 +268,22 @@ def _vocabulary_projection(model: Any) -> list[Any]:
     """Parameters that are read outside of the module that holds them; a classifier has none."""
     projection = model.get_output_embeddings()
     return [] if projection is None else list(projection.parameters())
+
+
+def _look_once(optimizer: Any) -> None:
+    """Let DeepSpeed wait once for a device that is to say whether all gradients are finite.
+
+    At stage 0 in half precision it would ask for one tensor after another, and wait each time. The answer is the same.
+    """
+    from deepspeed.runtime.utils import has_inf_or_nan
+
+    def any_overflow(parameters: Iterable[nn.Parameter]) -> bool:
+        found = [has_inf_or_nan(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        return bool(found) and bool(torch.stack(found).any())
+
+    checker = getattr(optimizer, "overflow_checker", None)
+    if checker is not None:
+        checker.has_overflow_serial = any_overflow
 
 
 def _fill_gradients(module: nn.Module) -> None:

@@ -1,11 +1,11 @@
 """The training loop, run by every worker: feed, count, step, log, evaluate, save."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from raydistill.optim.schedules import SCHEDULES, Shape
 from raydistill.store_paths import here
 from raydistill.tracking.tracker import Tracker
 from raydistill.training.agreement import StorageError
+from raydistill.training.ahead import Ahead, lane_of
 from raydistill.training.best_students import BestStudents
 from raydistill.training.checkpoint import write_student
 from raydistill.training.collectives import add_up, summed
@@ -36,6 +37,8 @@ from raydistill.training.session import Session
 from raydistill.training.spec import TrainSpec
 from raydistill.training.window import Window
 from raydistill.user_error import UserError
+
+Read = TypeVar("Read")
 
 VALIDATION_SEED = 0
 """Key of the rows, masks and partners of evaluations: the same for runs of any seed, so that they compare."""
@@ -135,23 +138,26 @@ class Loop:
             if state is None:
                 self._evaluate()
             self._pace.restart()
+            ahead = Ahead(steps, self.engine.device, lane_of(self.engine.device))
             while self.position.step < self.last_step and not self.position.stopped:
-                self._one_step(self._next(steps))
+                batches = self._waited(ahead.take)
+                self._one_step(batches, meanwhile=lambda: self._waited(ahead.prepare))
         self._finish()
 
-    def _next(self, steps: Iterator[list[Batch]]) -> list[Batch]:
+    def _waited(self, read: Callable[[], Read]) -> Read:
+        """What ``read`` returns, its time counted as waiting for data."""
         start = time.perf_counter()
-        batches = [batch.to(self.engine.device) for batch in next(steps)]
+        found = read()
         self._pace.waited += time.perf_counter() - start
-        return batches
+        return found
 
-    def _one_step(self, batches: list[Batch]) -> None:
+    def _one_step(self, batches: list[Batch], meanwhile: Callable[[], None] = lambda: None) -> None:
         step = self.position.step
         # Dropout depends on seed, rank and step alone, so a restarted run draws what an undisturbed one would.
         torch.manual_seed(int(draws.integers("dropout", self.spec.seed, self.rank, step, high=2**62)))
         learning_rate = self.schedule(step)
         denominators, tokens = self._denominators(batches)
-        totals = self.engine.step(batches, denominators, learning_rate=learning_rate)
+        totals = self.engine.step(batches, denominators, learning_rate=learning_rate, meanwhile=meanwhile)
         self.position.step = step + 1
         self._pace.add(tokens)
         self._window.add(totals)

@@ -4,6 +4,7 @@ A new method adds its configurations to ``CASES``; a new family adds itself to `
 """
 
 import pytest
+import torch
 
 from raydistill import discovery
 from raydistill.plugins import METHODS
@@ -192,3 +193,32 @@ def test_gradient_does_not_depend_on_how_a_global_batch_is_cut(name, options, fa
 @every_method
 def test_a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(name, options, family):
     contract.a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(method_case(name, options, family))
+
+
+WAITS = {
+    "item": lambda batch: batch["labels"].float().mean().item(),
+    "truth": lambda batch: bool(batch["attention_mask"].all()),
+    "nonzero": lambda batch: batch["attention_mask"].nonzero(),
+    "choice": lambda batch: batch["labels"][batch["labels"] > 0],
+    "list": lambda batch: batch["lengths"].tolist(),
+    "numbers": lambda batch: torch.tensor([1.0, 2.0], device=batch["labels"].device),
+    "copy": lambda batch: torch.ones(2).to(batch["labels"].device),
+    "written": lambda batch: torch.empty(2, device=batch["labels"].device).copy_(torch.ones(2)),
+    "back": lambda batch: batch["lengths"].cpu(),
+}
+"""What waits for a device."""
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_method_that_waits_for_the_device_breaks_the_contract(wait, monkeypatch):
+    case = method_case("finetune", {}, "bert_classes")
+    contract.a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(case)
+    add_terms = case.module.Method.add_terms
+
+    def waiting(self, terms, batch):
+        WAITS[wait](batch)
+        add_terms(self, terms, batch)
+
+    monkeypatch.setattr(case.module.Method, "add_terms", waiting)
+    with pytest.raises((AssertionError, RuntimeError)):
+        contract.a_step_needs_no_values_on_the_host_so_it_never_waits_for_the_device(case)

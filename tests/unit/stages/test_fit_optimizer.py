@@ -8,6 +8,7 @@ import pytest
 from raydistill.config.sections import LoraConfig, ScalingConfig
 from raydistill.methods import finetune
 from raydistill.methods._base import Requirements
+from raydistill.models import compiling
 from raydistill.stages import _memory, _training_plan, train
 from raydistill.stages._base import CorpusFacts, Input
 from toys.models import toy_bert
@@ -115,3 +116,38 @@ def test_adapters_on_names_that_the_student_lacks_and_on_drawn_weights_are_refus
         lines(teacher, student={"lora": {"target_modules": ["q_proj"]}})
     with pytest.raises(ValueError, match="lora is given, but init is 'random'"):
         lines(teacher, student={"init": "random", "num_layers": 2, "layers": None, "lora": {}})
+
+
+def test_blocks_are_compiled_where_their_weights_are_whole_and_something_compiles_them(
+    teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "missing_compiler", lambda *, use_gpu: None)
+    assert lines(teacher, training={"compile_blocks": True, "zero_stage": 2})
+    with pytest.raises(
+        ValueError, match=r"^training\.compile_blocks is true, but zero_stage is 3, which gathers weights"
+    ):
+        lines(teacher, training={"compile_blocks": True, "zero_stage": 3})
+    monkeypatch.setattr(compiling, "missing_compiler", lambda *, use_gpu: "the compiler g++")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        lines(teacher, training={"compile_blocks": True})
+    assert str(caught.value) == (
+        "training.compile_blocks is true, but this machine lacks the compiler g++, which makes kernels of them; set it "
+        "to false"
+    )
+    assert lines(teacher)
+
+
+def test_a_student_that_is_compiled_has_the_hash_of_one_that_is_not(teacher: str) -> None:
+    stage = {
+        "kind": "train",
+        "corpus": "corpus",
+        "task": "mlm",
+        "method": "finetune",
+        "student": {"checkpoint": teacher, "layers": [0, 2], "architecture": "bert"},
+    }
+    found = [
+        train.Stage("student", train.Config.model_validate({**stage, "training": training})).identity(ScalingConfig())
+        for training in ({}, {"compile_blocks": True}, {"batch_size": 9})
+    ]
+    assert found[0] == found[1] != found[2]
+    assert "compile_blocks" not in train.Config.model_validate(stage).training.model_dump()

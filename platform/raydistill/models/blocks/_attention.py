@@ -1,4 +1,4 @@
-"""Attention over packed states: the one place where rows are padded."""
+"""Attention over packed states: the one place where rows are padded, if no kernel takes them as they are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.layout import Layout
+from raydistill.models.blocks import _varlen
+from raydistill.models.blocks._varlen import Sees
 
 SUPPORTED = "sdpa"
 """The attention of transformers that packed states are handed on to."""
@@ -40,6 +42,13 @@ def _registered() -> str:
     return _PACKED
 
 
+def keep_apart() -> None:
+    """Let blocks that are compiled call packed attention as it is; the same values for all who compile nothing."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_registered(), torch.compiler.disable(_attend))
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -48,14 +57,23 @@ def _attend(
     attention_mask: Tensor | None,
     *,
     layout: Layout,
+    sees: Sees | None = None,
+    dropout: float = 0.0,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention of queries (1, H, R, d), keys and values (1, H', R, d); returns (1, R, H, d) and no weights.
 
-    ``attention_mask`` is over padded rows. The rest is for transformers' own function: grouped heads, scale, dropout.
+    ``attention_mask`` is over padded rows, ``sees`` says the same of rows that are not padded; without it they are. The
+    rest is for transformers' own function: grouped heads, scale.
     """
+    is_capped = options.get("softcap") is not None
+    if sees is not None and not is_capped and _varlen.fits(query, key, value, layout, dropout=dropout):
+        scaling = options.get("scaling")
+        return _varlen.attend(query, key, value, layout, sees, scaling=scaling, dropout=dropout), None
+    # Imported here: see above.
     from transformers import AttentionInterface
 
+    options["dropout"] = dropout
     rows = [layout.spread(states) for states in (query, key, value)]
     if "softcap" in options:
         output = _capped(module, *rows, mask=attention_mask, **options)
@@ -111,6 +129,22 @@ def causal_mask(layout: Layout, *, window: int | None = None) -> Tensor | None:
     position = torch.arange(layout.width, device=layout.mask.device)
     distance = position[:, None] - position
     return ((distance >= 0) & (distance < window))[None, None]
+
+
+def sees_all(layout: Layout) -> dict[str, Any]:
+    """What blocks take whose tokens see the whole row."""
+    return {"attention_mask": padding_mask(layout), "sees": Sees(-1, -1)}
+
+
+def sees_earlier(layout: Layout, *, window: int | None = None) -> dict[str, Any]:
+    """What blocks take whose tokens see none after them, and themselves and those before, ``window`` in all."""
+    before = -1 if window is None else window - 1
+    return {"attention_mask": causal_mask(layout, window=window), "sees": Sees(before, 0)}
+
+
+def sees_near(layout: Layout, *, reach: int) -> dict[str, Any]:
+    """What blocks take whose tokens see those up to ``reach`` places away, before or after."""
+    return {"attention_mask": padding_mask(layout) & window_mask(layout, reach=reach), "sees": Sees(reach, reach)}
 
 
 def window_mask(layout: Layout, *, reach: int) -> Tensor:

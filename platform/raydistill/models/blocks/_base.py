@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from raydistill.layout import Layout
 from raydistill.models import layer_plan
-from raydistill.models.blocks._attention import SUPPORTED, packed, padding_mask
+from raydistill.models.blocks._attention import SUPPORTED, packed, sees_all
 from raydistill.models.checkpointing import checkpointed, uses_checkpointing
 from raydistill.models.heads import has_head
 from raydistill.user_error import UserError
@@ -256,7 +256,7 @@ class Blocks(ABC):
 
     def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
         """What each block of a kind takes besides the states (R, D) and the layout; masks are over padded rows."""
-        return {"attention_mask": padding_mask(layout)}
+        return sees_all(layout)
 
     def forward(
         self, ids: Tensor, layout: Layout, token_types: Tensor | None = None, *, with_states: bool = False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base
-from raydistill.models.blocks._attention import causal_mask
+from raydistill.models.blocks._attention import sees_earlier
 
 _ROTARY_TYPES = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose angles do not depend on how wide the batch happens to be."""
@@ -51,7 +51,7 @@ class Family(_base.Blocks):
         rotary = self.model.base_model.rotary_emb
         restore_frequencies(rotary)
         return {
-            "attention_mask": causal_mask(layout, window=window),
+            **sees_earlier(layout, window=window),
             "position_embeddings": self.angles(rotary, hidden, layout.position.unsqueeze(0), kind),
         }
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base, llama
-from raydistill.models.blocks._attention import padding_mask, window_mask
+from raydistill.models.blocks._attention import sees_all, sees_near
 
 
 class Family(_base.Blocks):
@@ -36,13 +36,12 @@ class Family(_base.Blocks):
 
     def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
         """The mask, also of what is too far away, and cosine and sine (1, R, d) of each state's angles."""
-        mask = padding_mask(layout)
-        if kind == _base.SLIDING:
-            mask = mask & window_mask(layout, reach=self.model.config.sliding_window)
+        reach = self.model.config.sliding_window
+        seen = sees_near(layout, reach=reach) if kind == _base.SLIDING else sees_all(layout)
         rotary = self.model.model.rotary_emb
         llama.restore_frequencies(rotary)
         angles = rotary(hidden, layout.position.unsqueeze(0), kind)
-        return {"attention_mask": mask, "position_embeddings": angles}
+        return {**seen, "position_embeddings": angles}
 
     def last_states(self, rows: Tensor) -> Tensor:
         """The final norm."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from raydistill.layout import Layout
 from raydistill.models.blocks import _base
-from raydistill.models.blocks._attention import causal_mask
+from raydistill.models.blocks._attention import sees_earlier
 
 
 class Family(_base.Blocks):
@@ -39,7 +39,7 @@ class Family(_base.Blocks):
 
     def block_inputs(self, hidden: Tensor, layout: Layout, kind: str) -> dict[str, Any]:
         """The causal mask."""
-        return {"attention_mask": causal_mask(layout)}
+        return sees_earlier(layout)
 
     def class_logits(self, last_states: Tensor) -> Tensor:
         """A linear layer."""
