@@ -34,6 +34,11 @@ def test_every_key_of_a_job_has_a_meaning(reference):
         assert [name for name, meaning in rows if not meaning] == []
 
 
+def test_types_are_written_without_what_validates_them(reference):
+    for page, text in reference.items():
+        assert not re.search(r"Annotated|Literal|FieldInfo|<function| at 0x", text), page
+
+
 def test_every_task_source_stage_and_metric_has_a_section(reference):
     for page, package in (
         ("tasks", "raydistill.tasks"),
