@@ -61,21 +61,23 @@ class Config(kd.SoftLabels):
     """Weights, temperature and compared layers."""
 
     beta: float = 100.0
-    """Weight of the distance of CLS states, which is small because it is a mean over their elements too; Pea-KD's."""
+    """The weight of the distance of CLS states, as in Pea-KD. It is large because the distance is a mean over their
+    elements too."""
     normalize: bool = True
-    """Divide states by their norm before they are compared."""
+    """Whether states are divided by their norm before they are compared."""
     table: str = "pea_kd"
-    """Published layers to compare, chosen by the depths of the models: ``pea_kd`` or ``pkd``."""
+    """The published layers to compare, chosen by the depths of the models: ``pea_kd`` or ``pkd``."""
     student_layers: tuple[int, ...] | None = None
-    """Student layers to compare in place of the table's, from 0 by their output; with a layer plan in running order."""
+    """The student's layers to compare in place of the table's, from 0 by their output; with a layer plan, in running
+    order."""
     teacher_layers: tuple[int, ...] | None = None
-    """Teacher layers that these are compared with, one each, from 0 by their output."""
+    """The teacher's layers to compare them with, one for each, from 0 by their output."""
     projection: bool = False
-    """Train a linear map from the student's hidden size to the teacher's; needed where they differ."""
+    """Whether to train a linear map from the student's hidden size to the teacher's; needed where they differ."""
     projection_seed: int = 0
-    """Seed of the map's initial weights."""
+    """The seed of the map's initial weights."""
     teacher_width: int | None = None
-    """Hidden size of the teacher; only needed for a projection with stored teacher outputs."""
+    """The hidden size of the teacher; needed only for a projection with stored teacher outputs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

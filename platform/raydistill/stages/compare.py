@@ -35,20 +35,20 @@ class Config(_base.StageConfig):
     """Which rows of which evaluation, and by which metric."""
 
     evaluation: str
-    """Name of the earlier evaluation stage that has all of the models, each student with several seeds."""
+    """The name of the earlier evaluation stage that has all of the models, each student with several seeds."""
     teacher: str
-    """Row of its table that the students learned from, such as ``teacher``."""
+    """The row of its table with the model that the students learned from, such as ``teacher``."""
     alone: str
-    """Row of its table with the same student, trained without distillation."""
+    """The row of its table with the same student, trained without distillation."""
     methods: Annotated[list[str], Field(min_length=1)] | None = None
-    """Models, or rows such as ``student (temperature=2)``, that are compared with it; by default all that have several
-    seeds."""
+    """The models, or rows such as ``student (temperature=2)``, that are compared with ``alone``; by default all that
+    have several seeds."""
     metric: str | None = None
     """A metric that is a mean over rows, such as ``accuracy`` or ``loss``; by default the task's first of these."""
     trainings: Names = []
-    """Names of earlier training stages, of whose students steps, tokens and seconds are shown."""
+    """The names of earlier training stages. The steps, tokens and seconds of their students are shown."""
     num_resamples: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
-    """Resamples of seeds and rows."""
+    """The number of resamples of seeds and rows."""
 
 
 class Stage(_base.Stage):

@@ -37,14 +37,14 @@ class Columns:
     """
 
     text: str | None = None
-    """The column of the text; ``text`` where no other kind of column is named."""
+    """The column of the text; ``text`` if no other kind of column is named."""
     text_pair: str | None = None
     """The column of the second text of a pair."""
     label: Label | None = None
     """The column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
     labels: dict[RawLabel, ClassName | None] | None = None
-    """The name of the class for each raw label or tag, where ids have names for each of these; examples with a label
-    whose name is null are dropped and counted."""
+    """The name of the class for each raw label or tag; if the data set names its ids, for each of those names. Examples
+    with a label whose class is null are dropped and counted."""
     words: str | None = None
     """Instead of ``text``: the column of lists of words."""
     tags: str | None = None

@@ -27,8 +27,8 @@ class Config(_files.FileSet):
     """
 
     text: Column | None = None
-    """The column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
-    ``text`` where no other kind of column is named."""
+    """The column of the text: its name in the header (in JSON lines the key), or its number from 0, with -1 for the
+    last; ``text`` if no other kind of column is named."""
     text_pair: Column | None = None
     """The column of the second text of a pair."""
     label: Label | None = None
@@ -36,23 +36,24 @@ class Config(_files.FileSet):
     labels: dict[RawLabel, ClassName | None] | None = None
     """The name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
-    """How the files are written. None: by their ending, ``.gz`` and the like left out."""
+    """The format of the files. None goes by their ending, without ``.gz`` and the like."""
     delimiter: str | None = None
-    """What parts the fields. None: a comma, in TSV a tab."""
+    """What separates the fields. None: a comma, or a tab in TSV."""
     quoting: Literal["none", "minimal"] | None = None
-    """Whether a field in double quotes may hold delimiters and newlines (``minimal``). None: yes, in TSV no."""
+    """Whether a field in double quotes may contain delimiters and newlines (``minimal``) or not (``none``). None: it
+    may, but not in TSV."""
     header: bool = True
-    """Whether the first line names the columns; without one columns are given by number."""
+    """Whether the first line names the columns. Without one, columns are given by number."""
     skip_rows: int = 0
-    """Rows after the header, or at the start, that hold no data."""
+    """The number of rows after the header, or at the start, that hold no data."""
     short_lines: Literal["refuse", "skip"] = "refuse"
-    """What happens to a row with fewer or more fields than it should have; those that are skipped are counted."""
+    """What happens to a row with fewer or more fields than it should have. Rows that are skipped are counted."""
     charset: str = "utf-8-sig"
     """The character encoding of the files."""
     prompt: Column | None = field(default=None, metadata=LATER)
     """Instead of ``text``: the column of prompts."""
     completion: Column | None = field(default=None, metadata=LATER)
-    """The column of what is to follow each prompt."""
+    """The column of the completion of each prompt."""
     messages: str | None = field(default=None, metadata=LATER)
     """Instead of ``text``, in JSON lines: the key of a list of messages, each with ``role`` and ``content``."""
 

@@ -23,8 +23,8 @@ class Config(_files.FileSet):
     """
 
     token_counts: str | None = None
-    """File (or member of the package) with the published token counts of a single pickle: a pickled list with the
-    number of occurrences of each id. Counts that do not agree with the rows are refused."""
+    """A file (or member of the package) with the published token counts of a single pickle: a pickled list with the
+    number of occurrences of each id. Counts that do not agree with the rows are an error."""
 
 
 def is_listed_early(config: Config) -> bool:
