@@ -122,7 +122,7 @@ def test_the_plug_ins_of_nested_sections_are_found():
         ("x = 1\ndef f(:\n", r"^my\.py, line 2: SyntaxError: .*; correct the plug-in there$"),
         ("\n\nimport no_such_package\n", r"^my\.py, line 3: ModuleNotFoundError: No module named 'no_such_package'"),
         ("def f():\n    return 1 / 0\n\nf()\n", r"^my\.py, line 2: ZeroDivisionError: division by zero"),
-        ("x = 1\n", r"^my\.py is none of what a plug-in is, which needs: a method Method, Config; a task Task"),
+        ("x = 1\n", r"^my\.py is not a plug-in; one has: a method Method, Config; a task Task"),
         (METHOD + METRIC, r"^my\.py is several of what a plug-in is"),
         (METRIC.replace("OF = ", "of = "), r"^my\.py has no OF; a metric needs metric, OF, HIGHER_IS_BETTER$"),
         (" \n", r"^my\.py is empty"),
@@ -135,7 +135,7 @@ def test_a_plug_in_that_does_not_work_is_refused_in_one_line(text, line):
 
 
 def test_a_file_whose_name_is_none_in_python_is_refused():
-    with pytest.raises(UserError, match=r"my-method\.py is no name of a plug-in; use letters, digits and _"):
+    with pytest.raises(UserError, match=r"my-method\.py is not a name of a plug-in; use letters, digits and _"):
         plugins.of_file("my-method.py", METHOD)
 
 
@@ -177,7 +177,7 @@ def test_a_module_that_is_installed_is_a_plug_in_and_its_content_is_hashed(packa
 def test_a_module_that_fails_is_refused_with_file_and_line(package: Path):
     with pytest.raises(UserError, match=r"^toy_plugin_package\.broken, line 2: NameError: name 'undefined'"):
         plugins.of_module("toy_plugin_package.broken")
-    with pytest.raises(UserError, match=r"toy_plugin_package\.none is no module that can be imported"):
+    with pytest.raises(UserError, match=r"toy_plugin_package\.none is not a module that can be imported"):
         plugins.of_module("toy_plugin_package.none")
 
 

@@ -93,4 +93,4 @@ def _refuse(given: dict[str, "Path | str"], known: tuple[str, ...], what: str) -
 
     others = [name for name in given if name not in known]
     if others:
-        raise UserError(f"{others[0]} is no option for {what}; leave it out")
+        raise UserError(f"{others[0]} is not an option for {what}; leave it out")

@@ -88,7 +88,7 @@ def _lines(key: str) -> list[str]:
             takers.setdefault(tuple(each.lines), []).append(kind)
     if not takers:
         raise UserError(
-            f"{key} is no key of jobs or stages; start it with one of them, or with a stage: {', '.join(stages)}"
+            f"{key} is not a key of jobs or stages; start it with one of them, or with a stage: {', '.join(stages)}"
         )
     return [line for lines, kinds in takers.items() for line in (f"in stages {', '.join(kinds)}:", *lines)]
 
@@ -118,5 +118,5 @@ def _lines_of_job(key: str, job: str) -> list[str]:
 
 def _told(key: str, found: "Key | None") -> list[str]:
     if found is None:
-        raise UserError(f"{key} is no key there; leave out its end to see which there are")
+        raise UserError(f"{key} is not a key there; leave out its end to see which keys there are")
     return found.lines

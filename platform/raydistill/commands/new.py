@@ -103,14 +103,14 @@ def _asked(option: str, question: str, default: str | None = None) -> str:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UserError(f"the name is {name!r}; use letters a to z, digits and _, a letter first")
+        raise UserError(f"the name is {name!r}; use letters a to z, digits and _, starting with a letter")
 
 
 def _write(kind: str, name: str, *, debug: bool) -> None:
     with reported(debug=debug):
         _check_name(name)
         if name in discovery.names(_PACKAGES[kind]):
-            raise UserError(f"a {kind} of the name {name} is there already; give another name")
+            raise UserError(f"there is a {kind} named {name} already; give another name")
         targets = {Path(f"{name}.py"): kind, Path(f"test_{name}.py"): f"{kind}_test"}
         for path in targets:
             if path.exists():

@@ -82,7 +82,7 @@ def _serve(service: "Service", host: str, port: int) -> None:
         raise UserError("serve needs Ray Serve, which is not installed; pip install 'raydistill[serve]'")
     with socket.socket() as trial:
         if trial.connect_ex((host, port)) == 0:
-            raise UserError(f"--port is {port}, where another program listens already; give another")
+            raise UserError(f"--port is {port}, where another program is already listening; give another")
     # What is wrong with the model is told here, in one line, and not by a replica.
     with tempfile.TemporaryDirectory() as temporary:
         storage = None if service.storage is None else Path(service.storage)

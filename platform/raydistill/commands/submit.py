@@ -143,4 +143,4 @@ def _check_kubernetes(kuberay: bool, options: dict[str, Any], *, upload: bool) -
     if kuberay and options["--image"] is None:
         raise UserError("--kuberay needs --image, a container image that has raydistill and what it needs")
     if kuberay and upload:
-        raise UserError("--kuberay takes no files along; copy them to the volume claim and leave --upload out")
+        raise UserError("--kuberay sends no files; copy them to the volume claim and leave --upload out")

@@ -103,7 +103,7 @@ class CorpusRef(Section):
     def _few_whole(self) -> "CorpusRef":
         if self.few_shot is not None and self.weight % 1:
             raise UserError(
-                f"weight is {self.weight} beside few_shot; a fraction of few rows may be none, give a whole number"
+                f"weight is {self.weight} beside few_shot; a fraction of a few rows may be none, so give a whole number"
             )
         return self
 
@@ -303,7 +303,7 @@ class StudentConfig(Section):
             raise UserError("give num_layers or layers" + (", or config" if self.init == "random" else ""))
         if (self.units == "important") != (self.scores is not None):
             raise UserError(
-                f"units is {self.units!r}, scores is {self.scores!r}; important ones need scores, no others"
+                f"units is {self.units!r}, scores is {self.scores!r}; units: important needs scores, leading takes none"
             )
         if self.config and self.architecture is not None:
             raise UserError(f"architecture is {self.architecture} beside config; write config.model_type instead")

@@ -54,8 +54,8 @@ class OptimizerConfig(Section):
         share = self.learning_rate * self.weight_decay
         if share >= 1:
             raise UserError(
-                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} takes all of "
-                "each weight in a step; lower it, published recipes have 0.01 to 0.1"
+                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} removes all "
+                "of each weight in a step; lower it, published recipes have 0.01 to 0.1"
             )
         return self
 
@@ -65,7 +65,7 @@ class OptimizerConfig(Section):
             if getattr(self, key) != 1 and self.schedule != schedule:
                 raise UserError(
                     f"{key} is {getattr(self, key)}, which only schedule: {schedule} reads, but schedule is "
-                    f"{self.schedule!r}; choose that one or leave {key}"
+                    f"{self.schedule!r}; choose that one or leave {key} out"
                 )
         return self
 
@@ -176,7 +176,8 @@ class TrainingConfig(Section):
             raise UserError("shuffle is false, but group_by_length orders rows anew; set group_by_length to false too")
         if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
             raise UserError(
-                f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
+                f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave "
+                "it out"
             )
         if self.stop_after_steps is not None and self.stop_after_epochs is not None:
             raise UserError(
@@ -186,7 +187,7 @@ class TrainingConfig(Section):
         if (self.stop_after_epochs or 0) > self.num_epochs:
             raise UserError(
                 f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
-                "leave it"
+                "leave it out"
             )
         for key in ("load_best_model_at_end", "early_stopping_patience", "also_best"):
             if getattr(self, key) and self.evaluates_only_at_the_end:

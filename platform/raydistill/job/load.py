@@ -144,7 +144,7 @@ def load_job(raw: Mapping[str, Any]) -> Job:
     except ValidationError as error:
         raise UserError(error_lines(error)) from None
     problems = [
-        f"stages.{name} is no stage name; use letters, digits, _ and -"
+        f"stages.{name} is not a stage name; use letters, digits, _ and -"
         for name in config.stages
         if not _NAME.fullmatch(name)
     ]

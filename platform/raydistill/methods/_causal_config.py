@@ -100,7 +100,9 @@ class Config:
         if self.crossway and not self.intervenes:
             raise UserError("crossway is true, but no causal weight is positive; set it to false")
         if self.data_augment and self.share_student_prefix:
-            raise UserError("share_student_prefix is true, but with data_augment no prefix is equal; set it to false")
+            raise UserError(
+                "share_student_prefix is true, but with data_augment the passes share no prefix; set it to false"
+            )
         self._resolve_mapping()
 
     def _resolve_mapping(self) -> None:

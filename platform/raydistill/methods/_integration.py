@@ -53,7 +53,7 @@ def check_soft_labels(kd_alpha: float, temperature: float) -> None:
     """Raise ValueError for a weight or a temperature with which no classes are learned."""
     check_weight("kd_alpha", kd_alpha)
     if kd_alpha == 0:
-        raise UserError("kd_alpha is 0, so no classes are learnt; raise it")
+        raise UserError("kd_alpha is 0, so no classes are learned; raise it")
     check_temperature("temperature", temperature)
 
 
@@ -297,8 +297,8 @@ def _listed_layers(
 ) -> tuple[Layers, tuple[Layers, ...]]:
     if len(teacher_layers) != len(depths):
         raise UserError(
-            f"method.teacher_layers has lists for {len(teacher_layers)} teachers, teachers has {len(depths)}; "
-            "give as many"
+            f"method.teacher_layers has lists for {len(teacher_layers)} teachers, but teachers has "
+            f"{len(depths)}; give one list for each"
         )
     named = [("student_layers", student_layers, depth)]
     for position, layers in enumerate(teacher_layers):

@@ -206,11 +206,11 @@ def published_layers(table: str, student_depth: int, teacher_depth: int | None) 
     for (student, teacher), layers in entries.items():
         if student == student_depth and teacher_depth in (None, teacher):
             return layers
-    known = ", ".join(f"{student} of {teacher}" for student, teacher in entries)
+    known = ", ".join(f"{student} and {teacher}" for student, teacher in entries)
     hint = "; a student of one layer has none to compare, use method kd" if student_depth == 1 else ""
     raise UserError(
-        f"method.table is {table!r}, which has no layers for {student_depth} of a student and {teacher_depth} of a "
-        f"teacher, only {known}; give method.student_layers and method.teacher_layers{hint}"
+        f"method.table is {table!r}, which has no layers for a student of {student_depth} and a teacher of "
+        f"{teacher_depth} layers, only for {known}; give method.student_layers and method.teacher_layers{hint}"
     )
 
 
@@ -221,7 +221,7 @@ def _check_lists(student_layers: Sequence[int], teacher_layers: Sequence[int]) -
             f"student_layers has {len(student_layers)} layers, teacher_layers {len(teacher_layers)}; give equally many"
         )
     if not student_layers:
-        raise UserError("student_layers is empty; name at least one layer, or leave both lists for the table")
+        raise UserError("student_layers is empty; name at least one layer, or leave both lists out to use the table")
     for key, layers in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
         if min(layers) < 0:
             raise UserError(f"{key} has {min(layers)}; layers are numbered from 0")

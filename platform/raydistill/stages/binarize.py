@@ -32,7 +32,7 @@ def _share_or_source(value: Any) -> Any:
     """A share between 0 and 1, or the source that a section names; raises ValueError for what is neither."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 < value < 1:
-            raise UserError("give a share between 0 and 1, or a source")
+            raise UserError("give a fraction between 0 and 1, or a source")
         return float(value)
     return SourceSpec.parse(value)
 
@@ -78,7 +78,7 @@ class Config(_base.StageConfig):
             raise UserError("give exactly one of source and sources")
         if any(one.source == self.validation for one in self.weighted_sources):
             raise UserError(
-                "validation is the source itself; name another split or other files, or a share such as 0.1"
+                "validation is the source itself; name another split or other files, or a fraction such as 0.1"
             )
         return self
 

@@ -101,10 +101,10 @@ class Config(_base.StageConfig):
             raise UserError("layers or outputs names one thing twice; name each once")
         if self.top_k_file is not None and (self.outputs != ["top_k"] or self.task.head != "causal_lm"):
             raise UserError(
-                "top_k_file is of the likeliest ids of a causal model; write task: clm and outputs: [top_k]"
+                "top_k_file holds the likeliest ids of a causal model; write task: clm and outputs: [top_k]"
             )
         if self.top_k_file is not None and (len(self.teachers) > 1 or len(self.corpus) > 1):
-            raise UserError("top_k_file is of one teacher and one corpus; capture each by itself")
+            raise UserError("top_k_file holds one teacher's outputs for one corpus; capture each by itself")
         return self
 
     @property
@@ -169,7 +169,7 @@ class Stage(_base.Stage):
         if ids is not None:
             if LOSS_SPANS in corpus.columns:
                 raise UserError(
-                    "top_k_file is of all tokens of a row, but of this corpus completions are kept; leave it out"
+                    "top_k_file holds all tokens of a row, but of this corpus only completions are stored; leave it out"
                 )
             known = None not in (corpus.rows, corpus.validation_rows)
             ids.check((corpus.rows or 0) + (corpus.validation_rows or 0) if known else None)
@@ -202,13 +202,13 @@ class Stage(_base.Stage):
     def _check_teacher(self, number: int, teacher: Any, num_ids: int) -> None:
         key, config = f"teachers.{number}", self.config
         if config.teachers[number].head == "new":
-            raise UserError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
+            raise UserError(f"{key}.head is 'new', which would store the outputs of untrained weights; train it first")
         depth = layer_plan.num_steps(teacher)
         beyond = [layer for layer in config.layers if layer > depth]
         if beyond:
-            raise UserError(f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it")
+            raise UserError(f"layers has {beyond[0]}, but {key} has hidden states 0 to {depth}; lower it")
         if "top_k" in config.outputs and config.top_k > num_ids:
-            raise UserError(f"top_k is {config.top_k}, {key} has {num_ids} token ids; lower it")
+            raise UserError(f"top_k is {config.top_k}, but {key} has {num_ids} token ids; lower it")
         if "dropout_scores" not in config.outputs:
             return
         if teacher.num_labels < 2:
@@ -220,8 +220,8 @@ class Stage(_base.Stage):
         most = int(_MOST_IDS / (ROW_GROUP_ROWS * max_length * self._kept_share))
         if "top_k" in self.config.outputs and self.config.top_k > most:
             raise UserError(
-                f"top_k is {self.config.top_k}, but of rows of up to {max_length:,} tokens at most {most:,} ids a "
-                "token can be stored; lower it, or max_length of the corpus"
+                f"top_k is {self.config.top_k}, but of rows of up to {max_length:,} tokens at most {most:,} ids "
+                "per token can be stored; lower it, or max_length of the corpus"
             )
 
     def line(self, number: int, teacher: Fitted, corpus: CorpusFacts) -> str:

@@ -78,7 +78,7 @@ class Config(_base.StageConfig):
     def _named_once(self) -> "Config":
         for name in self.ensembles:
             if name in self.models:
-                raise UserError(f"ensembles has {name!r}, which models has too; name it otherwise")
+                raise UserError(f"ensembles has {name!r}, which models has too; give it another name")
         return self
 
 
@@ -199,9 +199,9 @@ class Stage(_base.Stage):
         """Raise ValueError for members that have no classes, or that do not know all of them together."""
         task = self.config.task
         if task.head != _OF_CLASSES:
-            raise UserError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
+            raise UserError(f"{key} is for classifiers of texts, but task is {task.name!r}; leave it out")
         if not corpus.labels:
-            raise UserError(f"{key} is of classifiers, but the corpus has scores; leave it out")
+            raise UserError(f"{key} is for classifiers, but the corpus has scores; leave it out")
         missing = [name for name in corpus.labels if not any(name in one for one in known)]
         if missing:
             raise UserError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")

@@ -84,7 +84,7 @@ class Stage(_base.Stage):
             raise UserError("model.head is 'new', which would be exported untrained; train it first")
         model = _models.model_of("model", self.config.model, inputs)
         if model.exported:
-            raise UserError("model is an export already; name the model that it is of")
+            raise UserError("model is an export already; name the model that it was made from")
         if self.config.task is not None:
             self._fitted(inputs)
             self._gate_metric(self._corpus(inputs))

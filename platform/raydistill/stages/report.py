@@ -55,7 +55,7 @@ class TaskTableConfig(Section):
     @model_validator(mode="after")
     def _averages_columns(self) -> "TaskTableConfig":
         if AVERAGE in self.columns:
-            raise UserError(f"columns has {AVERAGE!r}, which the table adds by itself; name it otherwise")
+            raise UserError(f"columns has {AVERAGE!r}, which the table adds itself; give it another name")
         for name in self.average or []:
             if name not in self.columns:
                 raise UserError(f"average has {name!r}; columns: {', '.join(self.columns)}")

@@ -137,7 +137,7 @@ class Stage(_base.Stage):
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the task and the corpus; raises ValueError for another."""
         if reference.head == "new":
-            raise UserError(f"{key}.head is 'new', which would score by what untrained weights say; train it first")
+            raise UserError(f"{key}.head is 'new', which would score with untrained weights; train it first")
         return _models.fitted(key, reference, inputs, task=self.config.task, corpus=corpus)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:

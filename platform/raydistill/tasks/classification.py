@@ -120,7 +120,7 @@ def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
-        raise UserError(f"an example has the label {raw!r}, which is no number; name classes in encoding.labels")
+        raise UserError(f"an example has the label {raw!r}, which is not a number; name classes in encoding.labels")
     return score
 
 

@@ -253,7 +253,7 @@ class Task(TaskBase):
         questions = self._questions(rows)
         whole = questions["is_whole"]
         if not whole.any():
-            raise UserError("of no validation question all windows were scored; raise the number of rows to score")
+            raise UserError("no validation question had all its windows scored; raise the number of rows to score")
         exact, f1 = questions["exact"], questions["f1"]
         return {
             "f1": float(f1[whole].mean()),

@@ -179,7 +179,7 @@ def test_another_tokenizer_of_whatever_size_stays_refused(folder, tmp_path):
     other = make_tokenizer()
     other.add_tokens(["more"])
     save_model(load_model(folder / "padded", head="causal_lm"), other, tmp_path / "other")
-    with pytest.raises(ValueError, match="has another tokenizer than the corpus"):
+    with pytest.raises(ValueError, match="has a different tokenizer from the corpus"):
         stage_of(folder, teacher=tmp_path / "other").plan(ScalingConfig(), {})
 
 

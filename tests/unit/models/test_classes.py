@@ -100,9 +100,9 @@ def test_the_classes_that_a_checkpoint_knows_of_a_union_are_in_the_unions_order(
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        (("a", "b"), (), "has the classes red, green, blue, the corpus a, b, none of them in both; choose another"),
+        (("a", "b"), (), "has the classes red, green, blue, and none of the corpus's, a, b; choose another"),
         (("red", "green"), (), r"classes blue, which the corpus lacks; .*, such as labels: \{blue: null\}"),
-        (UNION, ("red", None, None), "has the class red alone, whose probability is always 1; choose one of two"),
+        (UNION, ("red", None, None), "has the class red only, whose probability is always 1; choose one of two"),
         (UNION, (None, None, None), "has the classes none, the corpus pink"),
         (UNION, ("red", "green", "red"), "two outputs of the checkpoint stand for the class red"),
         ((), (), "has 3 classes, the corpus scores"),
@@ -126,7 +126,9 @@ def test_a_map_renames_outputs_and_leaves_the_others_their_names(classifier):
     assert output_names(classifier.config, {"green": "pink", "red": None}) == (None, "pink", "blue")
     assert output_names(classifier.config, ["x", "y", "z"]) == ("x", "y", "z")
     assert output_names(classifier.config, {}) == output_names(classifier.config, []) == ()
-    with pytest.raises(ValueError, match="labels maps 'grey', which is no class of the checkpoint; it has red, green"):
+    with pytest.raises(
+        ValueError, match="labels maps 'grey', which is not a class of the checkpoint; it has red, green"
+    ):
         output_names(classifier.config, {"grey": "pink"})
 
 

@@ -79,7 +79,10 @@ def test_a_corpus_that_is_not_there_yet_leaves_the_size_of_a_row(folder: Path) -
     [
         ({"outputs": ["cls_states"]}, r"outputs is cls_states and layers \[\]; cls_states and layers go together"),
         ({"layers": [1]}, r"outputs is logits and layers \[1\]"),
-        ({"outputs": ["cls_states"], "layers": [4]}, r"layers has 4, teachers\.0 has hidden states 0 to 3; lower it"),
+        (
+            {"outputs": ["cls_states"], "layers": [4]},
+            r"layers has 4, but teachers\.0 has hidden states 0 to 3; lower it",
+        ),
         ({"outputs": ["cls_states"], "layers": [1, 1]}, "names one thing twice"),
         ({"outputs": ["top_k"]}, "outputs has top_k, which is not stored for task classification; choices: logits"),
         ({"outputs": []}, "at least 1 item"),
@@ -240,14 +243,18 @@ def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run()
     ("outputs", "changes", "message"),
     [
         (None, {}, "teacher_outputs is 'captured', which stores no outputs; name a capture stage"),
-        (CAPTURED, {"teacher_outputs": "nothing"}, "none of auto, live, stored, no earlier stage and no folder"),
+        (
+            CAPTURED,
+            {"teacher_outputs": "nothing"},
+            "is none of auto, live, stored, not an earlier stage and not the folder",
+        ),
         (replace(CAPTURED, kinds=("cls_states",)), {}, "which has cls_states; logits is read too, add it"),
         (replace(CAPTURED, teachers=("big", "small")), {}, "which has outputs of big, small; teachers.0 is teacher;"),
         (replace(CAPTURED, corpora=("reviews",)), {}, "which ran on reviews; corpus is corpus; capture it too"),
         (
             replace(CAPTURED, names=(("red", "green", "blue"),)),
             {},
-            "outputs are labelled red, green, blue; teachers.0.labels is none; name them alike",
+            "outputs are labeled red, green, blue; teachers.0.labels is none; name them alike",
         ),
         (replace(CAPTURED, labels=(("a", "b"),)), {}, "have the classes a, b; the training has red, green, blue"),
         (CAPTURED, {"method": "finetune"}, "neither method finetune nor task classification reads teachers; leave it"),

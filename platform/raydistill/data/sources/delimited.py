@@ -15,7 +15,7 @@ from raydistill.user_error import UserError
 
 _LONGEST_FIELD = 2**31 - 1
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_ARRAY = "starts a JSON array; write its objects one a line, as `jq -c '.[]' FILE` does"
+_ARRAY = "starts a JSON array; write its objects one per line, as `jq -c '.[]' FILE` does"
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -78,7 +78,7 @@ class Config(_files.FileSet):
         given = [[role for role in kind if getattr(self, role) is not None] for kind in kinds]
         used = [roles[0] for roles in given if roles]
         if len(used) > 1:
-            raise UserError(f"{' and '.join(used)} are of different kinds of examples; name columns of one")
+            raise UserError(f"{' and '.join(used)} belong to different kinds of examples; name the columns of one kind")
         _tables.check_prompts(self.prompt, self.completion)
         if self.text is None and not any(given[1:]):
             object.__setattr__(self, "text", "text")
@@ -152,7 +152,7 @@ def _check(config: Config, file: Item) -> None:
         _check_keys(config, file)
         return
     if config.messages is not None:
-        raise UserError(f"messages is {config.messages!r}, but {file.name} is no JSON lines; give those, or prompt")
+        raise UserError(f"messages is {config.messages!r}, but {file.name} is not JSON lines; give those, or prompt")
     if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
         raise UserError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
     _indices(config, file.name, _first_record(config, file) if config.header else None)
@@ -216,7 +216,7 @@ def read_records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[li
             if "unexpected end" in str(error):
                 place = f"{item.name} line {first}"
                 raise UserError(f"{place} opens a quote that is never closed; close it, or set quoting: none") from None
-            raise UserError(f"{lines.place()} is no CSV: {error}; fix it, or set quoting: none") from None
+            raise UserError(f"{lines.place()} is not CSV: {error}; fix it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
         if record is None:
@@ -275,7 +275,7 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
 
 def _json_object(line: str, lines: _lines.Lines) -> dict[Any, Any]:
     try:
-        values, problem = json_value(line), f"is no JSON object with keys, but {line.strip()[:40]!r}"
+        values, problem = json_value(line), f"is not a JSON object with keys, but {line.strip()[:40]!r}"
     except UserError as error:
         values, problem = None, f"{error}; each line is one JSON object"
     if not isinstance(values, dict):
