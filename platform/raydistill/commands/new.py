@@ -58,15 +58,15 @@ def source(name: NameArgument, debug: DebugOption = False) -> None:
 @app.command("job")
 def job(
     name: NameArgument,
-    data: Annotated[str, typer.Option(help="File of texts: CSV, TSV, JSON lines or Parquet.")] = "",
+    data: Annotated[str, typer.Option(help="A file of texts: CSV, TSV, JSON lines or Parquet.")] = "",
     text: Annotated[str, typer.Option(help="Its column of texts.")] = "",
     label: Annotated[str, typer.Option(help="Its column of labels; none for a language model.")] = "",
-    teacher: Annotated[str, typer.Option(help="The teacher: a checkpoint's folder, or a hub name.")] = "",
+    teacher: Annotated[str, typer.Option(help="The teacher: a checkpoint's folder, or a Hub name.")] = "",
     layers: Annotated[str, typer.Option(help="The student's blocks: how many, or the teacher's 0,4,8.")] = "",
     fine_tune: Annotated[bool, typer.Option(help="Whether the teacher has yet to learn the labels.")] = True,
     debug: DebugOption = False,
 ) -> None:
-    """Write a job in NAME.yaml, here; what no option says is asked for.
+    """Write a job in NAME.yaml, here; options that are not given are asked for.
 
     \b
     Example:

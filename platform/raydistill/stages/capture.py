@@ -1,4 +1,4 @@
-"""Run teachers over a corpus once and store what they say, so that trainings need not run them."""
+"""Run teachers over a corpus once and store their outputs, so that trainings need not run them."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Take away the attention heads and neurons of a model with the lowest scores, so that it is smaller and faster."""
+"""Remove the attention heads and neurons of a model with the lowest scores, so that it is smaller and faster."""
 
 import json
 import shutil

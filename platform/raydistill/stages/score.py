@@ -1,4 +1,4 @@
-"""Score a model's attention heads and neurons over a corpus: what its own loss, and a student's, asks of each."""
+"""Score a model's attention heads and neurons over a corpus: how much its loss, and a student's, depend on each."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which tokens become targets of masked language modelling, and what stands there instead."""
+"""Which tokens become targets of masked language modeling, and what stands there instead."""
 
 import math
 from typing import Protocol

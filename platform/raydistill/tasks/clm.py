@@ -1,7 +1,7 @@
-"""Causal language modelling: each token is predicted from those before it in its row.
+"""Causal language modeling: each token is predicted from those before it in its row.
 
-Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill. Of a prompt with its
-completion the completion is predicted, of messages what the assistant says.
+Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill. For a prompt with
+its completion the completion is predicted, for messages what the assistant says.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Masked language modelling: BERT's task, with masks weighted towards rare tokens.
+"""Masked language modeling: BERT's task, with masks weighted towards rare tokens.
 
 Devlin et al. 2019, sec. 3.1; weighting as published with DistilBERT (Sanh et al. 2019) and Causal-Distill.
 """

@@ -50,6 +50,12 @@ def test_every_task_source_stage_and_metric_has_a_section(reference):
     assert all(f"`{name}`" in reference["reference/metrics.md"] for name in names("raydistill.metrics"))
 
 
+def test_sections_inside_the_keys_of_a_stage_have_a_table_too(reference):
+    for section in ("GateConfig", "TaskColumnConfig", "EnsembleConfig"):
+        assert f"\n### {section} {{#" in reference["reference/stages.md"]
+    assert "\n## FurtherBest {#" in reference["reference/job.md"]
+
+
 def test_every_command_has_its_options_and_its_example(reference):
     text = reference["reference/commands.md"]
     for command in ("raydistill run", "raydistill models promote", "raydistill new job", "raydistill submit"):
