@@ -123,7 +123,7 @@ def test_the_plug_ins_of_nested_sections_are_found():
         ("\n\nimport no_such_package\n", r"^my\.py, line 3: ModuleNotFoundError: No module named 'no_such_package'"),
         ("def f():\n    return 1 / 0\n\nf()\n", r"^my\.py, line 2: ZeroDivisionError: division by zero"),
         ("x = 1\n", r"^my\.py is not a plug-in; one has: a method Method, Config; a task Task"),
-        (METHOD + METRIC, r"^my\.py is several of what a plug-in is"),
+        (METHOD + METRIC, r"^my\.py is several kinds of plug-in at once; one has: a method"),
         (METRIC.replace("OF = ", "of = "), r"^my\.py has no OF; a metric needs metric, OF, HIGHER_IS_BETTER$"),
         (" \n", r"^my\.py is empty"),
     ],
@@ -142,14 +142,14 @@ def test_a_file_whose_name_is_none_in_python_is_refused():
 @pytest.mark.parametrize(("name", "text"), [("kd", METHOD), ("text", SOURCE), ("accuracy", METRIC)])
 def test_a_plug_in_with_the_name_of_what_comes_with_the_package_is_refused(name, text):
     with pytest.raises(
-        UserError, match=rf"{name}\.py is a \w+ of the name {name}, which raydistill itself has; rename"
+        UserError, match=rf"{name}\.py is a \w+ named {name}, a name that raydistill itself has already; rename"
     ):
         used(**{name: text})
 
 
 def test_two_plug_ins_of_one_name_are_refused():
     found = [plugins.of_file("a/scaled.py", METHOD), plugins.of_file("b/scaled.py", METHOD)]
-    with pytest.raises(UserError, match=r"b/scaled\.py is a method of the name scaled, which a/scaled\.py has"):
+    with pytest.raises(UserError, match=r"b/scaled\.py is a method named scaled, a name that a/scaled\.py has"):
         discovery.use(found)
 
 
@@ -198,5 +198,5 @@ def test_an_entry_point_of_an_installed_package_is_found_without_a_job_that_name
 
 def test_an_entry_point_with_the_name_of_what_comes_with_the_package_is_refused(package, monkeypatch):
     entries(monkeypatch, EntryPoint("kd", "toy_plugin_package.scaled", "raydistill.methods"))
-    with pytest.raises(UserError, match=r"toy_plugin_package\.scaled is a method of the name kd, which raydistill"):
+    with pytest.raises(UserError, match=r"toy_plugin_package\.scaled is a method named kd, a name that raydistill"):
         discovery.names(plugins.METHODS)

@@ -64,7 +64,7 @@ def class_order(config: Any, labels: Sequence[str], *, names: Names = ()) -> lis
     found = _found(config, names, labels)
     if sorted(map(str, _kept(found))) != sorted(labels):
         raise UserError(
-            f"the checkpoint has the classes {_listed(_kept(found))}, but the corpus {_listed(labels)}; "
+            f"the checkpoint has the classes {_listed(_kept(found))}, but the corpus has {_listed(labels)}; "
             "choose another checkpoint, or name its outputs in labels"
         )
     return [found.index(name) for name in labels]
@@ -83,8 +83,8 @@ def known_labels(config: Any, labels: Sequence[str], *, names: Names = ()) -> tu
     others = [name for name in found if name not in labels]
     if len(others) == len(found):
         raise UserError(
-            f"the checkpoint has the classes {_listed(found) or 'none'}, and none of the corpus's, {_listed(labels)}; "
-            "choose another checkpoint, or name its outputs in labels"
+            f"the checkpoint has the classes {_listed(found) or 'none'}, but the corpus has {_listed(labels)}, with "
+            "none in common; choose another checkpoint, or name its outputs in labels"
         )
     if others:
         raise UserError(
@@ -119,7 +119,7 @@ def _check_kind(config: Any, labels: Sequence[str]) -> None:
     kind = getattr(config, "problem_type", None)
     if labels and kind not in (None, "single_label_classification"):
         raise UserError(
-            f"the checkpoint's problem_type is {kind}, the corpus has one class for each row; choose a checkpoint "
+            f"the checkpoint's problem_type is {kind}, but the corpus has one class for each row; choose a checkpoint "
             "whose classes exclude each other, or write head: new"
         )
 

@@ -199,13 +199,13 @@ def check_size(key: str, model: Any, corpus: CorpusFacts) -> None:
     """Raise ValueError for a model under ``key`` with fewer token ids or positions than the corpus has."""
     if model.vocab_size < corpus.vocab_size:
         raise UserError(
-            f"{key} has {model.vocab_size} token ids, but the corpus {corpus.vocab_size}; "
+            f"{key} has {model.vocab_size} token ids, but the corpus has {corpus.vocab_size}; "
             "binarize with that model's tokenizer"
         )
     positions = checks.max_length(model)
     if positions < corpus.max_length:
         raise UserError(
-            f"{key} has {positions} positions, but the corpus rows of up to {corpus.max_length} tokens; "
+            f"{key} has {positions} positions, but the corpus has rows of up to {corpus.max_length} tokens; "
             f"binarize with encoding.max_length={positions}"
         )
 

@@ -126,7 +126,7 @@ def test_a_model_that_does_not_fit_the_corpus_or_the_task_is_refused() -> None:
     other = evaluate.Stage("evaluate", evaluate.Config(kind="evaluate", corpus="corpus", models={"m": "distill"}))
     other.plan(ScalingConfig(), earlier)
     small = replace(earlier["corpus"], facts=CorpusFacts("mlm", VOCABULARY + 1, 40))
-    with pytest.raises(ValueError, match=r"models\.m has 61 token ids, but the corpus 62; binarize with that"):
+    with pytest.raises(ValueError, match=r"models\.m has 61 token ids, but the corpus has 62; binarize with that"):
         other.plan(ScalingConfig(), {**earlier, "corpus": small})
     classes = replace(earlier["corpus"], facts=CorpusFacts("classification", VOCABULARY, 40))
     with pytest.raises(ValueError, match="task is 'mlm', but the corpus is encoded for 'classification'"):

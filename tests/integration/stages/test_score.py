@@ -310,12 +310,12 @@ CORPUS = CorpusFacts("classification", 61, 40, rows=90, labels=CLASSES, validati
         (
             replace(CORPUS, vocab_size=62),
             {},
-            "model has 61 token ids, but the corpus 62; binarize with that model's tok",
+            "model has 61 token ids, but the corpus has 62; binarize with that model's tok",
         ),
         (
             replace(CORPUS, max_length=41),
             {},
-            "model has 40 positions, but the corpus rows of up to 41 tokens; binarize",
+            "model has 40 positions, but the corpus has rows of up to 41 tokens; binarize",
         ),
     ],
 )

@@ -339,7 +339,7 @@ def test_columns_that_the_first_json_line_lacks_are_refused_when_files_are_liste
     assert delimited.items(delimited.Config(path=str(path), text="sentence", label="label"))
     assert delimited.items(delimited.Config(path=str(path), text="text", short_lines="skip"))
     broken = write(tmp_path, "[1, 2]\n", "b.jsonl")
-    with pytest.raises(ValueError, match=r"b\.jsonl line 1 starts a JSON array; write its objects one a line"):
+    with pytest.raises(ValueError, match=r"b\.jsonl line 1 starts a JSON array; write its objects one per line"):
         delimited.items(delimited.Config(path=str(broken), text="text"))
 
 

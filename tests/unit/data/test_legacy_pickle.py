@@ -166,7 +166,7 @@ def test_token_counts_that_agree_are_accepted(tmp_path, protocol, as_numpy):
         (lambda counts: [*counts[:7], 6, *counts[8:]], r"a\.pickle holds id 7 5 times and not 6"),
         (lambda counts: counts[:102], r"a\.pickle holds id 102 and the counts end at 101"),
         (lambda counts: [*counts, 1], "holds id 103 0 times and not 1"),
-        (lambda counts: [*counts[:7], -5, *counts[8:]], "holds something else than counts"),
+        (lambda counts: [*counts[:7], -5, *counts[8:]], "holds something other than counts"),
     ],
 )
 def test_token_counts_that_differ_are_refused(tmp_path, change, message):

@@ -155,12 +155,12 @@ def test_the_parts_of_a_split_share_the_files_rows(tmp_path: Path) -> None:
 def test_a_file_of_another_length_is_refused_with_both_lengths(tmp_path: Path) -> None:
     whole = part(tmp_path, "train", 11, OTHER["source"])
     with pytest.raises(
-        ValueError, match="which has 12 rows, but the train set 11; give scores of all its rows and"
+        ValueError, match="which has 12 rows, but the train set has 11; give scores of all its rows and"
     ) as error:
         scores_of_parts(saved(tmp_path), [whole], num_teachers=2)
     assert "\n" not in str(error.value)
     parts = shares(tmp_path / "split")
-    with pytest.raises(ValueError, match="which has 12 rows, but the train set 100; give scores"):
+    with pytest.raises(ValueError, match="which has 12 rows, but the train set has 100; give scores"):
         scores_of_parts(saved(tmp_path), parts, num_teachers=2)
 
 

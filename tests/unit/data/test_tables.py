@@ -125,7 +125,7 @@ def test_a_class_id_that_the_features_do_not_name_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": "a", "words": "b"}, "text and words are of different kinds"),
+        ({"text": "a", "words": "b"}, "text and words belong to different kinds"),
         ({"tags": "b"}, "tags is 'b', but words is missing"),
         ({"context": "b"}, "context is 'b', but question is missing"),
         ({"question": "b"}, "question is 'b', but context is missing"),

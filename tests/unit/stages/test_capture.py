@@ -86,7 +86,10 @@ def test_a_corpus_that_is_not_there_yet_leaves_the_size_of_a_row(folder: Path) -
         ({"outputs": ["cls_states"], "layers": [1, 1]}, "names one thing twice"),
         ({"outputs": ["top_k"]}, "outputs has top_k, which is not stored for task classification; choices: logits"),
         ({"outputs": []}, "at least 1 item"),
-        ({"teachers": [{"checkpoint": "x", "head": "new"}]}, "is no"),
+        (
+            {"teachers": [{"checkpoint": "x", "head": "new"}]},
+            "which is neither an earlier stage nor a folder, and was not found",
+        ),
         ({"outputs": ["vectors"]}, "vectors|logits"),
     ],
 )
@@ -97,7 +100,7 @@ def test_what_cannot_be_stored_is_refused(folder: Path, changes: dict[str, Any],
 
 def test_untrained_heads_scores_and_teachers_without_dropout_are_refused(folder: Path, tmp_path: Path) -> None:
     new = {"checkpoint": str(folder / "teacher"), "head": "new"}
-    with pytest.raises(ValueError, match=r"teachers\.0\.head is 'new', which would store what untrained weights say"):
+    with pytest.raises(ValueError, match=r"teachers\.0\.head is 'new', which would store the outputs of untrained"):
         forecast(folder, teachers=[new])
     model = load_model(folder / "teacher", head="sequence_classification", dropout=0.0)
     save_model(model, make_tokenizer(), tmp_path / "quiet")
@@ -112,7 +115,7 @@ def test_masks_of_whole_micro_batches_have_no_outputs_of_a_row(folder: Path) -> 
     masked = {"corpus": str(folder / "texts"), "teachers": [str(folder / "masked")], "outputs": ["top_k"]}
     with pytest.raises(ValueError, match=r"task mlm draws masks for whole micro-batches; write task\.sampling: row"):
         forecast(folder, **masked, task=task)
-    with pytest.raises(ValueError, match=r"top_k is 62, teachers\.0 has 61 token ids"):
+    with pytest.raises(ValueError, match=r"top_k is 62, but teachers\.0 has 61 token ids"):
         forecast(folder, **{**masked, "task": "mlm", "top_k": 62})
 
 

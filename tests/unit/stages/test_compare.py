@@ -221,7 +221,7 @@ def test_an_evaluation_without_a_mean_over_rows_is_refused() -> None:
 def test_an_evaluation_of_an_earlier_release_is_refused(context: StageContext) -> None:
     (run,) = context.runs["evaluate"]
     old = Run(run.name, {}, run.output, {**run.summary, "predictions": []})
-    with pytest.raises(UserError, match="an earlier release left without what each row got; remove its folder"):
+    with pytest.raises(UserError, match="an earlier release stored without the result of each row; remove its folder"):
         stage().run(replace(context, runs={**context.runs, "evaluate": [old]}))
 
 

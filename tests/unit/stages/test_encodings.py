@@ -162,7 +162,7 @@ def test_a_teacher_needs_positions_for_the_rows_that_it_reads_and_no_others(fold
     fits = replace(facts, teacher_tokenizers=(TokenizerFacts(NUM_LETTERS, 40, LETTERS),))
     too_long = replace(facts, teacher_tokenizers=(TokenizerFacts(NUM_LETTERS, 41, LETTERS),))
     assert check(folder, {"c": Input(fits)}, corpus="c").makes
-    with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, but the corpus rows of up to 41 tokens"):
+    with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, but the corpus has rows of up to 41 tokens"):
         check(folder, {"c": Input(too_long)}, corpus="c")
 
 

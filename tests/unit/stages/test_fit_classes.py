@@ -84,7 +84,7 @@ def test_outputs_that_the_user_names_are_taken(folders):
 
 
 def test_a_teacher_of_classes_is_refused_for_scores(folders):
-    with pytest.raises(ValueError, match="has 3 classes, the corpus scores"):
+    with pytest.raises(ValueError, match="has 3 classes, but the corpus has scores"):
         checked(SCORES, task=OF_SCORES, teachers=[folders["classifier"]], student={"init": "layers", "layers": [0]})
 
 

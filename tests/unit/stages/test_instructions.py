@@ -119,13 +119,13 @@ def test_a_tokenizer_without_a_chat_template_is_refused_before_the_run(folder: P
         ({"completion": "answer"}, "source.completion is 'answer', but prompt is missing; name its column"),
         (
             {"messages": "m", "text": "t"},
-            "source.text and messages are of different kinds of examples; name columns of",
+            "source.text and messages belong to different kinds of examples; name the columns of",
         ),
         (
             {"messages": "m", "prompt": "ask", "completion": "answer"},
-            "source.prompt and messages are of different kinds",
+            "source.prompt and messages belong to different kinds",
         ),
-        ({"messages": "m", "label": "l"}, "source.label and messages are of different kinds of examples"),
+        ({"messages": "m", "label": "l"}, "source.label and messages belong to different kinds of examples"),
     ],
 )
 @pytest.mark.parametrize("source", ["delimited", "parquet", "huggingface"])

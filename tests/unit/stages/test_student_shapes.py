@@ -128,7 +128,7 @@ def test_a_shape_that_the_teachers_family_lacks_is_refused_by_the_plan(teacher):
 
 def test_a_student_with_fewer_positions_than_the_rows_is_refused(teacher):
     few = config(teacher, init="random", config={**SHAPE, "max_position_embeddings": 16})
-    with pytest.raises(ValueError, match="student has 16 positions, but the corpus rows of up to 40"):
+    with pytest.raises(ValueError, match="student has 16 positions, but the corpus has rows of up to 40"):
         _training_plan.plan_training(few, ScalingConfig(), CORPUS)
 
 

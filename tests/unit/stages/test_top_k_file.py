@@ -202,7 +202,7 @@ def test_what_is_no_such_file_is_refused_in_one_line(folder: Path, lines: Lines,
             r"which has list<.*> in column 'ids'; its",
         ),
         (lambda lines: [{"part": "train", "row": 0}], {}, "which has no column 'input_ids'; its columns are part"),
-        (lambda lines: lines, {"top_k": VOCABULARY + 1}, r"top_k is 62, teachers\.0 has 61 token ids; lower it"),
+        (lambda lines: lines, {"top_k": VOCABULARY + 1}, r"top_k is 62, but teachers\.0 has 61 token ids; lower it"),
         (lambda lines: lines, {"task": "mlm"}, "top_k_file holds the likeliest ids of a causal model; write task: clm"),
         (lambda lines: lines, {"outputs": ["logits"]}, "write task: clm and outputs"),
         (lambda lines: lines, {"top_k_file": "nowhere"}, "which is not a file; give the path of a Parquet file"),
@@ -221,7 +221,7 @@ def test_a_corpus_of_prompts_and_completions_is_refused(
 ) -> None:
     stage = stage_of(folder, write(lines, tmp_path / "said.parquet"))
     monkeypatch.setattr(Corpus, "columns", {LOSS_SPANS: Column("int64", "list")})
-    with pytest.raises(ValueError, match="but of this corpus completions are kept; leave it out"):
+    with pytest.raises(ValueError, match="but of this corpus only completions are stored; leave it out"):
         stage.plan(ScalingConfig(), {})
 
 

@@ -104,8 +104,8 @@ def scores_of_parts(path: str, parts: Sequence[Corpus], *, num_teachers: int) ->
     expected = sum(len(own) for own in rows if own is not None)
     if len(scores) != expected:
         raise UserError(
-            f"dropout_scores_file is {path!r}, which has {len(scores):,} rows, but the train set {expected:,}; give "
-            "scores of all its rows and of no others, in their order"
+            f"dropout_scores_file is {path!r}, which has {len(scores):,} rows, but the train set has {expected:,}; "
+            "give scores of all its rows and of no others, in their order"
         )
     return [None if own is None else scores[own] for own in rows]
 
