@@ -76,9 +76,9 @@ class Config(_base.StageConfig):
     what that stage stored."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     tuned_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The name of an earlier choose stage. The matrix values of the run that it chose, such as
-    ``optimizer.learning_rate``, replace those of this stage, but the seed does not. In this way a stage with a matrix
-    of seeds trains with what the trials of another stage found."""
+    """The name of an earlier choose stage. The numbers in the matrix of the run that it chose, such as
+    ``optimizer.learning_rate``, replace those of this stage; its seed does not. In this way a stage with a matrix of
+    seeds trains with what the trials of another stage found."""
     student: StudentConfig
     """How the student starts, and which of its weights train."""
     training: TrainingConfig = TrainingConfig()
