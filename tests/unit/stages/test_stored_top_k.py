@@ -209,7 +209,7 @@ def test_language_models_choose_live_teachers_by_themselves(folder: Path, task: 
     [
         ("few", {"temperature": 2.0}, "method.temperature is 2, but the teacher's likeliest ids are stored at temp"),
         ("warm", {}, "temperature 2; write method.temperature: 2, or capture them at 1$"),
-        ("few", {"divergence": "mse"}, "method.divergence is 'mse', which compares all logits, but of the teacher's"),
+        ("few", {"divergence": "mse"}, "method.divergence is 'mse', which compares all logits, but only the teacher's"),
     ],
 )
 def test_what_stored_ids_cannot_give_is_refused_in_one_line(
