@@ -29,6 +29,7 @@ _SHARED = (
     sections.StudentConfig,
     sections.LoraConfig,
     training.TrainingConfig,
+    training.FurtherBest,
     training.OptimizerConfig,
 )
 """Sections that stages take, in the order of a job file."""
@@ -104,13 +105,19 @@ def _stages() -> Iterator[str]:
 
 
 def _own_sections(config: type[BaseModel]) -> list[type[BaseModel]]:
-    """Sections that this stage alone has, in the order of its keys."""
+    """Sections below this stage's keys that no page of jobs has, in the order of their keys."""
     found: dict[type[BaseModel], None] = {}
-    for field in config.model_fields.values():
-        for kind in _inner_types(field.annotation):
-            if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__module__ == config.__module__:
-                found[kind] = None
-    return list(found)
+
+    def add(section: type[BaseModel]) -> None:
+        for field in section.model_fields.values():
+            for kind in _inner_types(field.annotation):
+                known = (*_SHARED, *found)
+                if isinstance(kind, type) and issubclass(kind, BaseModel) and kind not in known:
+                    found[kind] = None
+                    add(kind)
+
+    add(config)
+    return [section for section in found if section.model_fields]
 
 
 def _inner_types(annotation: Any) -> Iterator[Any]:
@@ -214,11 +221,10 @@ def _table(keys: Sequence[Key], anchor: str) -> str:
 
 
 def _type(key: Key) -> str:
-    """The type as Python writes it today; that of a section leads to its keys."""
-    kind = re.sub(r"Optional\[(.*)\]$", r"\1 | None", key.kind)
+    """The type; that of a section leads to its keys."""
     places = {**_PAGES, **{section.__name__: f"job.md#{_slug(section.__name__)}" for section in _SHARED}}
-    place = next((places[name] for name in re.findall(r"\w+", kind) if name in places), None)
-    return f"`{kind}`" if place is None else f"[`{kind}`]({place})"
+    place = next((places[name] for name in re.findall(r"\w+", key.kind) if name in places), None)
+    return f"`{key.kind}`" if place is None else f"[`{key.kind}`]({place})"
 
 
 def _default(key: Key) -> str:

@@ -46,7 +46,7 @@ def _value(reference: re.Match[str], key: str, environment: Mapping[str, str]) -
     try:
         return Path(name).expanduser().read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is no text"
+        why = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"{key} refers to the file {name}, which cannot be read ({why}); make it readable") from None
 
 

@@ -103,4 +103,4 @@ def _check_new(plugin: Plugin, other: Plugin | None) -> None:
         return
     kind = plugin.package.rpartition(".")[2].removesuffix("s")
     holder = "raydistill itself" if other is None else other.place
-    raise UserError(f"{plugin.place} is a {kind} of the name {plugin.name}, which {holder} has; rename it")
+    raise UserError(f"{plugin.place} is a {kind} named {plugin.name}, a name that {holder} has already; rename it")

@@ -92,7 +92,7 @@ class DistillationTrainer(Trainer):
         super().__init__(model=model, args=args, **options)
         self.model_accepts_loss_kwargs = True
         if self.args.n_gpu > 1:
-            raise UserError(f"one process has {self.args.n_gpu} GPUs; start it with torchrun, or show it one GPU alone")
+            raise UserError(f"one process has {self.args.n_gpu} GPUs; start it with torchrun, or show it only one GPU")
         self.distillation.to(self.args.device)
 
     def _set_signature_columns_if_needed(self) -> None:

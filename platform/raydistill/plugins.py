@@ -79,7 +79,9 @@ def of_file(place: str, text: str) -> Plugin:
     """The plug-in of a file's content, whose name is the file's; raises UserError as ``load`` does."""
     name = Path(place).name.removesuffix(".py")
     if not _FILE_NAME.fullmatch(name):
-        raise UserError(f"{place} is no name of a plug-in; use letters, digits and _ before .py, a letter first")
+        raise UserError(
+            f"{place} is not a name of a plug-in; use letters, digits and _ before .py, starting with a letter"
+        )
     if not text.strip():
         raise UserError(f"{place} is empty; write a method, task, source or metric")
     return _of_module(_loaded(name, text, place), name, place, text)
@@ -101,7 +103,8 @@ def _of_module(module: ModuleType, name: str, place: str, text: str) -> Plugin:
     kinds = [package for package, (mark, *_) in _CONTENTS.items() if hasattr(module, mark)]
     if len(kinds) != 1:
         each = "; ".join(f"a {_kind(package)} {_listed(package)}" for package in _CONTENTS)
-        raise UserError(f"{place} is {'none' if not kinds else 'several'} of what a plug-in is, which needs: {each}")
+        what = "several kinds of plug-in at once" if kinds else "not a plug-in"
+        raise UserError(f"{place} is {what}; one has: {each}")
     found = Plugin(kinds[0], name, place, text)
     found.load()
     return found
@@ -152,7 +155,7 @@ def _files(place: str) -> list[Path]:
     except (ImportError, ValueError):
         spec = None
     if spec is None or not spec.has_location or spec.origin is None:
-        raise UserError(f"{place} is no module that can be imported; install it, or name a file that ends in .py")
+        raise UserError(f"{place} is not a module that can be imported; install it, or name a file that ends in .py")
     origin = Path(spec.origin)
     return [origin, *sorted(origin.parent.rglob("*.py"))] if spec.submodule_search_locations else [origin]
 

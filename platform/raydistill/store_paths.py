@@ -28,7 +28,9 @@ def at_home(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         first = Path(path).parts[0]
-        raise UserError(f"{os.fspath(path)!r} starts at {first}, which is nobody here; write that folder out") from None
+        raise UserError(
+            f"{os.fspath(path)!r} starts at {first}, which is not a user here; write the folder in full"
+        ) from None
 
 
 def is_in_store(place: str | os.PathLike[str]) -> bool:

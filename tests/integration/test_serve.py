@@ -117,9 +117,9 @@ def test_several_examples_come_back_in_their_order(served):
     ("body", "status", "message"),
     [
         ({"review": "w5"}, 422, "example 0 has no text; the model's sequence_classification head reads it"),
-        ({"examples": [{"text": "w5"}, {"text": 5}]}, 422, "example 1 has 5 as text, which is no text"),
+        ({"examples": [{"text": "w5"}, {"text": 5}]}, 422, "example 1 has 5 as text, which is not text"),
         ({"examples": "w5"}, 400, "examples is a list of at most 1024"),
-        (b"{", 400, "the request's body is no JSON"),
+        (b"{", 400, "the request's body is not JSON"),
     ],
 )
 def test_a_request_that_is_wrong_is_told_so_and_others_are_answered(served, body, status, message):
@@ -140,7 +140,7 @@ def test_a_port_that_is_taken_is_refused(served):
     )
     assert (done.returncode, done.stderr) == (
         2,
-        f"--port is {port}, where another program listens already; give another\n",
+        f"--port is {port}, where another program is already listening; give another\n",
     )
 
 

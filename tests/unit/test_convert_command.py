@@ -67,4 +67,4 @@ def test_a_folder_that_is_there_is_not_written_to(published, tmp_path):
 def test_what_is_no_checkpoint_is_one_line(tmp_path):
     result = invoke(tmp_path / "none", tmp_path / "new")
     assert result.exit_code == 2
-    assert result.stderr == f"'{tmp_path}/none' is no checkpoint: it has no config.json\n"
+    assert result.stderr == f"'{tmp_path}/none' is not a checkpoint: it has no config.json\n"

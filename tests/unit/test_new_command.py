@@ -56,8 +56,8 @@ def test_a_new_source_passes_its_test_and_is_read_by_jobs(tmp_path):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("kd", "a method of the name kd is there already; give another name\n"),
-        ("My-method", "the name is 'My-method'; use letters a to z, digits and _, a letter first\n"),
+        ("kd", "there is a method named kd already; give another name\n"),
+        ("My-method", "the name is 'My-method'; use letters a to z, digits and _, starting with a letter\n"),
     ],
 )
 def test_a_name_that_no_plug_in_can_have_is_refused(name, line):

@@ -122,8 +122,8 @@ def test_the_plug_ins_of_nested_sections_are_found():
         ("x = 1\ndef f(:\n", r"^my\.py, line 2: SyntaxError: .*; correct the plug-in there$"),
         ("\n\nimport no_such_package\n", r"^my\.py, line 3: ModuleNotFoundError: No module named 'no_such_package'"),
         ("def f():\n    return 1 / 0\n\nf()\n", r"^my\.py, line 2: ZeroDivisionError: division by zero"),
-        ("x = 1\n", r"^my\.py is none of what a plug-in is, which needs: a method Method, Config; a task Task"),
-        (METHOD + METRIC, r"^my\.py is several of what a plug-in is"),
+        ("x = 1\n", r"^my\.py is not a plug-in; one has: a method Method, Config; a task Task"),
+        (METHOD + METRIC, r"^my\.py is several kinds of plug-in at once; one has: a method"),
         (METRIC.replace("OF = ", "of = "), r"^my\.py has no OF; a metric needs metric, OF, HIGHER_IS_BETTER$"),
         (" \n", r"^my\.py is empty"),
     ],
@@ -135,21 +135,21 @@ def test_a_plug_in_that_does_not_work_is_refused_in_one_line(text, line):
 
 
 def test_a_file_whose_name_is_none_in_python_is_refused():
-    with pytest.raises(UserError, match=r"my-method\.py is no name of a plug-in; use letters, digits and _"):
+    with pytest.raises(UserError, match=r"my-method\.py is not a name of a plug-in; use letters, digits and _"):
         plugins.of_file("my-method.py", METHOD)
 
 
 @pytest.mark.parametrize(("name", "text"), [("kd", METHOD), ("text", SOURCE), ("accuracy", METRIC)])
 def test_a_plug_in_with_the_name_of_what_comes_with_the_package_is_refused(name, text):
     with pytest.raises(
-        UserError, match=rf"{name}\.py is a \w+ of the name {name}, which raydistill itself has; rename"
+        UserError, match=rf"{name}\.py is a \w+ named {name}, a name that raydistill itself has already; rename"
     ):
         used(**{name: text})
 
 
 def test_two_plug_ins_of_one_name_are_refused():
     found = [plugins.of_file("a/scaled.py", METHOD), plugins.of_file("b/scaled.py", METHOD)]
-    with pytest.raises(UserError, match=r"b/scaled\.py is a method of the name scaled, which a/scaled\.py has"):
+    with pytest.raises(UserError, match=r"b/scaled\.py is a method named scaled, a name that a/scaled\.py has"):
         discovery.use(found)
 
 
@@ -177,7 +177,7 @@ def test_a_module_that_is_installed_is_a_plug_in_and_its_content_is_hashed(packa
 def test_a_module_that_fails_is_refused_with_file_and_line(package: Path):
     with pytest.raises(UserError, match=r"^toy_plugin_package\.broken, line 2: NameError: name 'undefined'"):
         plugins.of_module("toy_plugin_package.broken")
-    with pytest.raises(UserError, match=r"toy_plugin_package\.none is no module that can be imported"):
+    with pytest.raises(UserError, match=r"toy_plugin_package\.none is not a module that can be imported"):
         plugins.of_module("toy_plugin_package.none")
 
 
@@ -198,5 +198,5 @@ def test_an_entry_point_of_an_installed_package_is_found_without_a_job_that_name
 
 def test_an_entry_point_with_the_name_of_what_comes_with_the_package_is_refused(package, monkeypatch):
     entries(monkeypatch, EntryPoint("kd", "toy_plugin_package.scaled", "raydistill.methods"))
-    with pytest.raises(UserError, match=r"toy_plugin_package\.scaled is a method of the name kd, which raydistill"):
+    with pytest.raises(UserError, match=r"toy_plugin_package\.scaled is a method named kd, a name that raydistill"):
         discovery.names(plugins.METHODS)

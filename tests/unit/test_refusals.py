@@ -63,7 +63,9 @@ def test_an_address_that_is_none_is_refused(address):
 @pytest.mark.parametrize("command", ["validate", "run"])
 def test_a_storage_in_the_home_of_nobody_is_refused(job, command):
     line = refused(command, job(), "storage=~no-such-user/x")
-    assert "storage: '~no-such-user/x' starts at ~no-such-user, which is nobody here; write that folder out" in line
+    assert (
+        "storage: '~no-such-user/x' starts at ~no-such-user, which is not a user here; write the folder in full" in line
+    )
 
 
 def test_a_job_in_the_home_of_nobody_does_not_exist():

@@ -37,7 +37,9 @@ def manifests(
         if claim is not None:
             raise UserError(f"--claim is for a storage that is a folder, but storage is {storage}; leave --claim out")
     elif claim is None:
-        raise UserError(f"storage is {storage!r}, a folder of the pods, which they lose; add --claim with a volume")
+        raise UserError(
+            f"storage is {storage!r}, a folder inside the pods, which is lost with them; add --claim with a volume"
+        )
     name = _resource(str(submission.job["name"]))
     config_map = {
         "apiVersion": "v1",

@@ -160,8 +160,8 @@ def submit(api: JobApi, submission: Submission) -> str:
     running = [job for job in api.jobs() if str(job.status) not in ENDED and _is_same(job, submission)]
     if running:
         raise UserError(
-            f"{submission.job['name']} runs already as {running[0].submission_id} and writes to the same storage; "
-            f"stop it first: raydistill stop {running[0].submission_id} --address {api.address}"
+            f"{submission.job['name']} is already running as {running[0].submission_id} and writes to the same "
+            f"storage; stop it first: raydistill stop {running[0].submission_id} --address {api.address}"
         )
     job_id = f"{submission.job['name']}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     with submission.runtime_env() as runtime_env:

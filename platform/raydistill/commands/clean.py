@@ -20,10 +20,10 @@ def clean(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """List the files of a job that nothing needs any more, with their size; with --yes delete them.
+    """List the files of a job that nothing needs anymore, with their size; with --yes delete them.
 
-    These are checkpoints of finished trainings, and outputs that the job with other values left. What stays is enough
-    for the job to go on. With --keep registered the outputs of its stages are listed too, once its models are in the
+    These are checkpoints of finished trainings, and outputs that the job made with other values. What stays is enough
+    for the job to go on. With --keep registered, the outputs of its stages are listed too once its models are in the
     registry, which has copies of its own.
 
     \b

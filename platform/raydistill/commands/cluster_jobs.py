@@ -21,7 +21,7 @@ _STOPPING_S = 90.0
 AddressOption = Annotated[
     str, typer.Option("--address", metavar="URL", help="The cluster's dashboard.", envvar=_VARIABLE)
 ]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As submit and status print it.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id that submit and status print.")]
 
 app = typer.Typer()
 
@@ -53,7 +53,9 @@ def status(
 @app.command("logs")
 def logs(
     job_id: IdArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until the job ends; then exit as it did.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends; then exit as it did.")
+    ] = False,
     address: AddressOption = ADDRESS,
     debug: DebugOption = False,
 ) -> None:

@@ -18,7 +18,7 @@ def convert(
     ],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The folder to write; it must not exist.")],
     labels: Annotated[
-        str | None, typer.Option("--labels", metavar="A,B,...", help="Names of a classifier's outputs, in their order.")
+        str | None, typer.Option("--labels", metavar="A,B,...", help="Names of a classifier's outputs, in order.")
     ] = None,
     config: Annotated[
         Path | None,
@@ -35,12 +35,13 @@ def convert(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a checkpoint with pickled weights, or a GGUF file, anew as safetensors, which jobs read.
+    """Rewrite a checkpoint with pickled weights, or a GGUF file, as safetensors, which jobs read.
 
     Nothing in a pickle is run, and a pickle that holds more than tensors is refused. Classifiers that StarK's authors
     published become those of transformers, and those that their code has cut become pruned models. --labels names the
-    classes if config.json says LABEL_0 and so on. An encoder's file takes the classifier's beside it, whose name has
-    cls in place of encoder. The weights of a GGUF file become float32, as exact as their quantization left them.
+    classes if config.json says LABEL_0 and so on. With an encoder's file the classifier's file is read too: it lies
+    beside it, with cls in place of encoder in its name. The weights of a GGUF file become float32, as exact as their
+    quantization left them.
 
     \b
     Example:
@@ -93,4 +94,4 @@ def _refuse(given: dict[str, "Path | str"], known: tuple[str, ...], what: str) -
 
     others = [name for name in given if name not in known]
     if others:
-        raise UserError(f"{others[0]} is no option for {what}; leave it out")
+        raise UserError(f"{others[0]} is not an option for {what}; leave it out")

@@ -22,10 +22,10 @@ def explain(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job file, or a shipped job's name.")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Print what a key is: type, what it may be, default, meaning, and the keys below it.
+    """Print what a key is: its type, limits, default and meaning, and the keys below it.
 
-    With a JOB the key is written as for run, and what the job has there is told too. Without one it starts with a key
-    of jobs, with a kind of stage or with a key inside stages; a method, task, encoding or source is followed by which.
+    With a JOB, write the key as for run; what the job has there is printed too. Without one, start with a key of jobs,
+    a kind of stage, or a key inside stages. After method, task, encoding or source write which one.
 
     \b
     Example:
@@ -40,7 +40,9 @@ def explain(
 
 @app.command("schema")
 def schema(
-    kind: Annotated[Literal["job", "space"], typer.Argument(help="Of job files, or of search spaces.")] = "job",
+    kind: Annotated[
+        Literal["job", "space"], typer.Argument(help="The schema of job files, or of search spaces.")
+    ] = "job",
     debug: DebugOption = False,
 ) -> None:
     """Print a JSON schema, by which editors complete and check YAML files.
@@ -88,7 +90,7 @@ def _lines(key: str) -> list[str]:
             takers.setdefault(tuple(each.lines), []).append(kind)
     if not takers:
         raise UserError(
-            f"{key} is no key of jobs or stages; start it with one of them, or with a stage: {', '.join(stages)}"
+            f"{key} is not a key of jobs or stages; start it with one of them, or with a stage: {', '.join(stages)}"
         )
     return [line for lines, kinds in takers.items() for line in (f"in stages {', '.join(kinds)}:", *lines)]
 
@@ -118,5 +120,5 @@ def _lines_of_job(key: str, job: str) -> list[str]:
 
 def _told(key: str, found: "Key | None") -> list[str]:
     if found is None:
-        raise UserError(f"{key} is no key there; leave out its end to see which there are")
+        raise UserError(f"{key} is not a key there; leave out its end to see which keys there are")
     return found.lines

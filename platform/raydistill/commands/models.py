@@ -100,8 +100,8 @@ def compare(
 
 @app.command("promote")
 def promote(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the registered student.")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="Which version.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The name of the registered student.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="The number of the version.")],
     to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="The alias to give it, such as champion.")],
     force: Annotated[bool, typer.Option("--force", help="Promote it even if a check fails; a tag keeps why.")] = False,
     storage: StorageOption = None,

@@ -58,15 +58,15 @@ def source(name: NameArgument, debug: DebugOption = False) -> None:
 @app.command("job")
 def job(
     name: NameArgument,
-    data: Annotated[str, typer.Option(help="File of texts: CSV, TSV, JSON lines or Parquet.")] = "",
+    data: Annotated[str, typer.Option(help="A file of texts: CSV, TSV, JSON lines or Parquet.")] = "",
     text: Annotated[str, typer.Option(help="Its column of texts.")] = "",
     label: Annotated[str, typer.Option(help="Its column of labels; none for a language model.")] = "",
-    teacher: Annotated[str, typer.Option(help="The teacher: a checkpoint's folder, or a hub name.")] = "",
+    teacher: Annotated[str, typer.Option(help="The teacher: a checkpoint's folder, or a Hub name.")] = "",
     layers: Annotated[str, typer.Option(help="The student's blocks: how many, or the teacher's 0,4,8.")] = "",
     fine_tune: Annotated[bool, typer.Option(help="Whether the teacher has yet to learn the labels.")] = True,
     debug: DebugOption = False,
 ) -> None:
-    """Write a job in NAME.yaml, here; what no option says is asked for.
+    """Write a job in NAME.yaml, here; options that are not given are asked for.
 
     \b
     Example:
@@ -103,14 +103,14 @@ def _asked(option: str, question: str, default: str | None = None) -> str:
 
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise UserError(f"the name is {name!r}; use letters a to z, digits and _, a letter first")
+        raise UserError(f"the name is {name!r}; use letters a to z, digits and _, starting with a letter")
 
 
 def _write(kind: str, name: str, *, debug: bool) -> None:
     with reported(debug=debug):
         _check_name(name)
         if name in discovery.names(_PACKAGES[kind]):
-            raise UserError(f"a {kind} of the name {name} is there already; give another name")
+            raise UserError(f"there is a {kind} named {name} already; give another name")
         targets = {Path(f"{name}.py"): kind, Path(f"test_{name}.py"): f"{kind}_test"}
         for path in targets:
             if path.exists():

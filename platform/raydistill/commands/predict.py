@@ -38,10 +38,13 @@ def predict(
         typer.Option("--column", metavar="ROLE=NAME", help="What the model reads, such as text, and its column."),
     ] = None,
     given: Annotated[
-        str | None, typer.Option("--format", metavar="FORMAT", help="Of the files: text, csv, tsv, jsonl, parquet.")
+        str | None,
+        typer.Option("--format", metavar="FORMAT", help="The files' format: text, csv, tsv, jsonl, parquet."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Rows per forward pass.")] = 32,
-    max_length: Annotated[int | None, typer.Option("--max-length", min=3, help="Tokens of the longest row.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=3, help="The maximum number of tokens of a row.")
+    ] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes, on the cluster of RAY_ADDRESS or here.")

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 def serve(
     model: ModelArgument,
-    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where it listens.")] = 8000,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="The port to listen on.")] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 lets other machines in.")] = "127.0.0.1",
     replicas: Annotated[int, typer.Option("--replicas", min=1, help="Copies of the model.")] = 1,
     cpus: Annotated[float, typer.Option("--cpus", min=0.1, help="CPUs and threads per copy.")] = 1.0,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Most examples per forward pass.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Maximum examples per forward pass.")] = 32,
     wait_ms: Annotated[float, typer.Option("--wait-ms", min=0.0, help="How long an example waits for others.")] = 5.0,
-    max_length: Annotated[int | None, typer.Option("--max-length", min=3, help="Tokens of the longest row.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option("--max-length", min=3, help="The maximum number of tokens of a row.")
+    ] = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
     output: Annotated[
         Path | None,
@@ -82,7 +84,7 @@ def _serve(service: "Service", host: str, port: int) -> None:
         raise UserError("serve needs Ray Serve, which is not installed; pip install 'raydistill[serve]'")
     with socket.socket() as trial:
         if trial.connect_ex((host, port)) == 0:
-            raise UserError(f"--port is {port}, where another program listens already; give another")
+            raise UserError(f"--port is {port}, where another program is already listening; give another")
     # What is wrong with the model is told here, in one line, and not by a replica.
     with tempfile.TemporaryDirectory() as temporary:
         storage = None if service.storage is None else Path(service.storage)

@@ -26,7 +26,9 @@ NoWaitOption = Annotated[bool, typer.Option("--no-wait", help="Return at once; t
 
 EnvOption = Annotated[
     list[str] | None,
-    typer.Option("--env", metavar="NAME[=VALUE]", help="A variable for the job, else this shell's; repeatable."),
+    typer.Option(
+        "--env", metavar="NAME[=VALUE]", help="A variable for the job; without VALUE this shell's; repeatable."
+    ),
 ]
 
 app = typer.Typer()
@@ -37,14 +39,14 @@ def submit(
     job: Annotated[str, typer.Argument(metavar="JOB", help="A job file, or the name of a shipped job.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys.")] = None,
     address: AddressOption = ADDRESS,
-    upload: Annotated[bool, typer.Option("--upload", help="Send local files that the job names along.")] = False,
+    upload: Annotated[bool, typer.Option("--upload", help="Also send the local files that the job names.")] = False,
     shared: Annotated[
         list[str] | None,
         typer.Option("--shared", metavar="FOLDER", help="A folder that all machines of the cluster see; repeatable."),
     ] = None,
     no_wait: NoWaitOption = False,
     installed: Annotated[
-        bool, typer.Option("--installed", help="Ship no code: the cluster has raydistill installed.")
+        bool, typer.Option("--installed", help="Send no code: the cluster has raydistill installed.")
     ] = False,
     env: EnvOption = None,
     kuberay: Annotated[bool, typer.Option("--kuberay", help="Print a RayJob for Kubernetes; submit nothing.")] = False,
@@ -63,7 +65,7 @@ def submit(
 ) -> None:
     """Run a job on a Ray cluster and follow it; the exit status is the job's.
 
-    Code and configuration travel along. The job runs on the cluster's head, so this machine may be switched off.
+    Code and configuration are sent with it. The job runs on the cluster's head, so this machine may be switched off.
 
     \b
     Example:
@@ -99,9 +101,9 @@ def resume(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Submit a job that ended again: finished stages are skipped, a training continues at its last checkpoint.
+    """Submit a job again after it has ended: finished stages are skipped, and a training resumes from its checkpoint.
 
-    The values of variables are stored nowhere: they are taken from this shell, or given again by --env.
+    The values of variables are not stored: they are taken from this shell, or given again with --env.
 
     \b
     Example:
@@ -143,4 +145,4 @@ def _check_kubernetes(kuberay: bool, options: dict[str, Any], *, upload: bool) -
     if kuberay and options["--image"] is None:
         raise UserError("--kuberay needs --image, a container image that has raydistill and what it needs")
     if kuberay and upload:
-        raise UserError("--kuberay takes no files along; copy them to the volume claim and leave --upload out")
+        raise UserError("--kuberay sends no files; copy them to the volume claim and leave --upload out")

@@ -27,7 +27,7 @@ def greater_is_better(
         raise UserError(unknown_choice(key, metric, choices))
     own = directions[metric]
     if own is None and stated is None:
-        raise UserError(f"{key} is {metric!r}, of which neither more nor less is better; set {stated_key}, or another")
+        raise UserError(f"{key} is {metric!r}, for which neither more nor less is better; set {stated_key}, or another")
     if own is not None and stated not in (None, own):
         better = "greatest" if own else "least"
         raise UserError(f"{stated_key} is {stated}, but the best {metric} is the {better}; leave {stated_key} out")

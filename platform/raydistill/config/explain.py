@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
@@ -88,10 +89,11 @@ def keys_of(kind: Any) -> list[Key]:
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [_of_field(name, field) for name, field in kind.model_fields.items()]
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        parts = ((name, declared.partition(" = "), meaning) for name, declared, meaning in options_of(kind))
+        hints = get_type_hints(kind, include_extras=True)
+        parts = ((name, declared.partition(" = ")[2], meaning) for name, declared, meaning in options_of(kind))
         return [
-            Key(name, declared[0], meaning, declared[2], tuple(dict.fromkeys(_refusals(kind, name))))
-            for name, declared, meaning in parts
+            Key(name, _type(hints[name]), meaning, default, tuple(dict.fromkeys(_refusals(kind, name))))
+            for name, default, meaning in parts
         ]
     return []
 
@@ -129,9 +131,19 @@ def _text(value: Any) -> str:
 
 
 def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    text = re.sub(r"Annotated\[([^,\[\]]*), FieldInfo\(.*?\]\)\]", r"\1", text)
-    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", text)
+    """A type as it is written in Python, literals as they are, without what validates it."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0])
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_type, inner))
+    if origin is Literal:
+        return " | ".join(map(repr, inner))
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(_type, inner))}]"
+    if annotation in (None, type(None), ...):
+        return "..." if annotation is ... else "None"
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", getattr(annotation, "__name__", None) or str(annotation))
 
 
 def _refusals(config_type: type, name: str) -> Iterator[str]:

@@ -110,7 +110,7 @@ def _key(data: Any, path: Sequence[str], depth: int) -> Any:
     part, where = path[depth], ".".join(path[:depth])
     if isinstance(data, list):
         if not part.isdecimal() or int(part) >= len(data):
-            raise UserError(f"{where}.{part} is no item of {where}; write a number from 0 to {len(data) - 1}")
+            raise UserError(f"{where}.{part} is not an item of {where}; write a number from 0 to {len(data) - 1}")
         return int(part)
     if not isinstance(data, dict):
         raise UserError(f"{where} is {data!r}, which has no keys; remove .{part} from {'.'.join(path)}")

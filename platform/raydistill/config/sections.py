@@ -24,24 +24,24 @@ class ScalingConfig(Section):
     """How many processes a stage uses and what each of them holds."""
 
     num_workers: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
-    """Number of training processes over all nodes; the maximum where ``min_workers`` is set."""
+    """The number of training processes over all nodes; the maximum if ``min_workers`` is set."""
     min_workers: Annotated[int, Field(ge=1)] | None = None
-    """A training also runs with this many workers, and starts with as many as the cluster has room for. By default it
-    needs ``num_workers``. Steps and their rows are the same with any number."""
+    """The least number of workers that a training runs with. It starts with as many as the cluster has room for. By
+    default a training needs all ``num_workers``. The steps and their rows are the same with any number."""
     on_worker_failure: Literal["continue", "wait"] = "continue"
-    """What such a training does when it loses a worker. ``continue``: it goes on from the latest checkpoint with the
-    workers that there is room for, and with more once machines join. ``wait``: it waits for a replacement, as any
-    other training does. Either counts as one of ``training.max_failures``."""
+    """What a training with ``min_workers`` does when it loses a worker. ``continue``: it goes on from the latest
+    checkpoint with as many workers as there is room for, and with more once machines join. ``wait``: it waits for a
+    replacement, as any other training does. Either one counts toward ``training.max_failures``."""
     use_gpu: bool = False
-    """One GPU for each worker and NCCL between them; otherwise CPUs and gloo."""
+    """Whether each worker has a GPU, with NCCL between the workers. Otherwise they use CPUs and gloo."""
     cpus_per_worker: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
-    """Logical CPUs that Ray reserves for a worker; also its number of threads on a cluster."""
+    """The logical CPUs that Ray reserves for a worker. On a cluster this is also its number of threads."""
     data_cpus: Annotated[int, Field(ge=1, le=_MOST_CPUS)] = 1
-    """Logical CPUs left for the data tasks that feed the workers."""
+    """The logical CPUs that are left for the data tasks that feed the workers."""
     memory_per_worker: Annotated[float, Field(gt=0)] | None = None
-    """GiB that a worker's weights, gradients and optimizer state may take, of the GPU's memory or else of main memory;
-    it decides where teachers are placed. By default a part of what the machine has, and no limit on a cluster, whose
-    machines may differ."""
+    """GiB that a worker's weights, gradients and optimizer state may take, in the GPU's memory or else in main memory.
+    It decides where teachers are placed. The default is a part of the machine's memory, and no limit on a cluster,
+    whose machines may differ."""
 
     @model_validator(mode="after")
     def _fewest_is_no_more(self) -> "ScalingConfig":
@@ -74,16 +74,17 @@ class CorpusRef(Section):
     """An encoded corpus and how often its rows enter an epoch."""
 
     corpus: str
-    """Name of an earlier binarize stage, or its folder."""
+    """The name of an earlier binarize stage, or its folder."""
     weight: Annotated[float, Field(gt=0, le=_MOST_COPIES)] = 1.0
-    """1 takes every row once per epoch, 0.5 a random half, 2.5 every row twice and half of them a third time."""
+    """1 takes every row once per epoch, 0.5 takes a random half, and 2.5 takes every row twice and half of them a third
+    time."""
     few_shot: Annotated[int, Field(ge=1)] | None = None
-    """Train on this many rows per class alone, drawn by the stage's seed. A larger number includes the rows of a
+    """Train on only this many rows per class, drawn with the stage's seed. A larger number includes the rows of a
     smaller one. All validation rows stay."""
     label_subset: Annotated[list[str], BeforeValidator(names_from), Field(min_length=2)] | None = None
-    """Names of the only classes to read, two or more. Rows of other classes are left out, also validation rows. A
+    """The names of the only classes to read, two or more. Rows of other classes are left out, validation rows too. A
     classifier has one output for each of these classes, in the order of the corpus. A capture still stores all rows,
-    because others may read them."""
+    because other trainings may read them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,7 +103,7 @@ class CorpusRef(Section):
     def _few_whole(self) -> "CorpusRef":
         if self.few_shot is not None and self.weight % 1:
             raise UserError(
-                f"weight is {self.weight} beside few_shot; a fraction of few rows may be none, give a whole number"
+                f"weight is {self.weight} beside few_shot; a fraction of a few rows may be none, so give a whole number"
             )
         return self
 
@@ -138,9 +139,9 @@ class ModelRef(Section):
     """A checkpoint: give exactly one of ``checkpoint`` and ``package``."""
 
     checkpoint: str | None = None
-    """Name of an earlier stage (``distill``, ``distill@initial`` for its student before training, ``distill@best_loss``
-    for one of ``training.also_best``), a folder, ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` in the job's MLflow
-    store, or a hub name, tried in this order."""
+    """The name of an earlier stage (``distill``, ``distill@initial`` for its student before training,
+    ``distill@best_loss`` for one of ``training.also_best``), a folder, ``models:/NAME@ALIAS`` or
+    ``models:/NAME/VERSION`` in the job's MLflow store, or a Hub name, tried in this order."""
     revision: str | None = None
     """The revision on the Hugging Face Hub."""
     package: str | None = None
@@ -153,13 +154,13 @@ class ModelRef(Section):
     """``new`` allows a checkpoint that lacks the head of the task or has other classes, and starts a fresh head."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     blocks: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """The name of the list of layers in a model that runs whole, such as ``encoder.layer``, if none is found by itself.
-    ``raydistill ls models`` says which models run in parts and need no name."""
+    """The name of the list of layers in a model that runs whole, such as ``encoder.layer``, if none is found
+    automatically. ``raydistill ls models`` says which models run in parts and need no name."""
     labels: Labels = []
     """What a classifier's outputs are called in the corpus, if its configuration says otherwise: their names in their
     order, or a map from its own names to the corpus's, such as ``{World: world, Other: null}``. Names that the map
     lacks stay. An output that is mapped to null is left out: the model chooses among its other outputs, as if it did
-    not have this one. Classes that the corpus lacks are refused, never left out silently."""
+    not have this one. Classes that the corpus lacks are an error; they are never left out silently."""
 
     @model_validator(mode="before")
     @classmethod
@@ -186,13 +187,13 @@ class TeacherConfig(ModelRef):
     """A frozen teacher and where its weights are placed."""
 
     placement: Literal["auto", "replicate", "zero3", "sequential", "captured"] = "auto"
-    """``replicate``: whole on each worker. ``zero3``: each of n workers holds 1/n, and nobody gathers the whole.
+    """``replicate``: whole on each worker. ``zero3``: each of n workers holds 1/n, and no worker gathers the whole.
     ``sequential``: a worker holds one of these teachers at a time, while it runs; the others wait in files, which the
-    CPU maps without a copy. ``captured``: as ``teacher_outputs: stored``. ``auto``: the first of replicate, captured,
-    zero3 and sequential that fits ``scaling.memory_per_worker`` and that the method can take; ``--dry-run`` says which
-    and why."""
+    CPU maps without a copy. ``captured``: its outputs are stored first, as with ``teacher_outputs: stored``. ``auto``:
+    the first of replicate, captured, zero3 and sequential that fits ``scaling.memory_per_worker`` and that the method
+    can take; ``--dry-run`` says which and why."""
     quantization: Literal["int8"] | None = None
-    """``int8``: linear layers hold one byte per weight, by the library ``bitsandbytes``, on GPUs alone. The teacher
+    """``int8``: linear layers hold one byte per weight. It needs GPUs and the library ``bitsandbytes``. The teacher
     runs live and is replicated."""
 
 
@@ -202,14 +203,15 @@ class LoraConfig(Section):
     r: Annotated[int, Field(ge=1)] = 8
     """The rank of the adapters."""
     alpha: Annotated[float, Field(gt=0)] = 16.0
-    """An adapter counts ``alpha / r`` times."""
+    """The output of an adapter is multiplied by ``alpha / r``."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """The dropout of what enters an adapter."""
+    """The dropout on the input of an adapter."""
     target_modules: Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = ["all-linear"]
-    """Ends of the names of linear layers that get one, such as ``[query, value]``; ``all-linear``: all but the
-    vocabulary projection and what is trained whole."""
+    """The linear layers that get an adapter, by the ends of their names, such as ``[query, value]``. ``all-linear``:
+    all but the vocabulary projection and what is trained whole."""
     modules_to_save: list[str] | None = None
-    """Ends of the names of modules that are trained whole; by default all that a classifier has beside the model."""
+    """The modules that are trained whole, by the ends of their names; by default all that a classifier adds to the
+    model."""
     save: Literal["merged", "adapter"] = "merged"
     """``merged``: the student is a plain model. ``adapter``: its folder holds the adapters alone and names the student
     before training, ``initial``, as their base."""
@@ -237,44 +239,47 @@ class StudentConfig(Section):
     """How the student starts."""
 
     init: Literal["layers", "sliced", "checkpoint", "random"] = "layers"
-    """``layers``: embeddings and chosen blocks of teacher 0; ``sliced``: the same, cut to the shape in ``config``;
-    ``checkpoint``: a model as it is; ``random``: fresh."""
+    """``layers``: the embeddings and chosen blocks of teacher 0. ``sliced``: the same, cut to the shape in ``config``.
+    ``checkpoint``: a model as it is. ``random``: fresh weights."""
     checkpoint: ModelRef | None = None
     """The model that ``init: checkpoint`` continues, or that the others start from instead of teacher 0."""
     architecture: str | None = None
-    """Family of a student made from layers or from nothing; by default ``distilbert`` for a BERT teacher, as
-    published, and the teacher's own for every other."""
+    """The family of a student made from layers or with fresh weights. The default is ``distilbert`` for a BERT teacher,
+    as published, and the teacher's own family for any other."""
     num_layers: Annotated[int, Field(ge=1)] | None = None
-    """Number of blocks; by default as many as ``layers`` has."""
+    """The number of blocks; by default as many as ``layers`` has."""
     layers: list[int] | None = None
     """Teacher blocks to copy, from 0; by default the published list for ``num_layers``."""
     vocab_transform: bool = False
     """Also copy the dense transform of the teacher's vocabulary head, which the published extraction leaves out."""
     config: dict[str, Any] = {}
-    """Shape of a fresh or sliced student, by the keys of its family's configuration in transformers, such as
+    """The shape of a fresh or sliced student, by the keys of its family's configuration in transformers, such as
     ``{hidden_size: 312, num_hidden_layers: 4, num_attention_heads: 12, intermediate_size: 1200}``. ``model_type`` picks
-    another family than the teacher's for a fresh one. What is not given is the teacher's, and of another family what
-    transformers starts it with; vocabulary, special token ids and classes are always those of the teacher."""
+    another family for a fresh student. Keys that are not given have the teacher's values, or in another family the
+    defaults of transformers. Vocabulary, special token ids and classes are always those of the teacher."""
     units: Literal["leading", "important"] = "leading"
     """Which attention heads and neurons of each layer a sliced student keeps: the first ones, or those with the highest
-    ``scores``. Of the hidden dimensions, and of those of a head, it keeps the first ones."""
+    ``scores``. Of the hidden dimensions and of the dimensions of a head, it always keeps the first ones."""
     scores: str | None = None
-    """Name of an earlier score stage of the model that is sliced, or its folder, for ``units: important``."""
+    """The name of an earlier score stage of the model that is sliced, or its folder, for ``units: important``."""
     layer_plan: str | list[Any] | None = None
-    """In which order blocks run, some more than once with shared weights: a name, such as ``sps``, or a list of
-    [block, swap], where swap exchanges query and key. By default once each, or as the checkpoint that is continued."""
+    """In which order blocks run, some more than once with shared weights: a name, such as ``sps``, or a list of [block,
+    swap], where swap exchanges query and key. By default each block runs once, or as in the checkpoint that is
+    continued."""
     layer_plan_half_of_six: bool = True
-    """With 6 layers, ``sps``, ``sps_no_shuffle`` and ``sps2`` repeat three of them, as published, and not all."""
+    """Whether ``sps``, ``sps_no_shuffle`` and ``sps2`` with 6 layers repeat only three of them, as published, instead
+    of all."""
     freeze_position_embeddings: bool | None = None
-    """Keep position embeddings as they start; by default for DistilBERT alone, as published."""
+    """Whether the position embeddings keep their initial weights; by default only for DistilBERT, as published."""
     freeze_layers: list[Annotated[int, Field(ge=0)]] = []
-    """Student blocks, from 0, that stay as they start; with a layer plan, of those that have weights."""
+    """The student's blocks, from 0, that keep their initial weights; with a layer plan, counted among those that have
+    weights."""
     freeze_embeddings: bool = False
-    """Keep all embeddings and their norm as they start; a vocabulary projection that is tied to them stays with them.
-    """
+    """Whether all embeddings and their norm keep their initial weights. A vocabulary projection that is tied to them is
+    frozen with them."""
 
     lora: LoraConfig | None = None
-    """Train adapters beside the weights and leave these as they start; by default the weights are trained."""
+    """Train low-rank adapters and freeze the weights; by default the weights are trained."""
 
     @model_validator(mode="after")
     def _complete(self) -> "StudentConfig":
@@ -298,7 +303,7 @@ class StudentConfig(Section):
             raise UserError("give num_layers or layers" + (", or config" if self.init == "random" else ""))
         if (self.units == "important") != (self.scores is not None):
             raise UserError(
-                f"units is {self.units!r}, scores is {self.scores!r}; important ones need scores, no others"
+                f"units is {self.units!r}, scores is {self.scores!r}; units: important needs scores, leading takes none"
             )
         if self.config and self.architecture is not None:
             raise UserError(f"architecture is {self.architecture} beside config; write config.model_type instead")

@@ -12,17 +12,17 @@ class OptimizerConfig(Section):
     """The optimizer and its schedule; defaults are those of ``transformers.TrainingArguments``, with a warm-up."""
 
     name: Literal["adamw", "adamw_hf4", "bert_adam"] = "adamw"
-    """``adamw``: PyTorch's; ``adamw_hf4``: that of transformers 4, which adds epsilon before it corrects the moments'
-    bias and decays after the update; ``bert_adam``: no correction of bias, each tensor's gradient clipped by itself,
-    with ``training.zero_stage: 0`` alone. Published recipes with ``bert_adam`` have betas of 0.9 and 0.999, an epsilon
-    of 1e-6, a decay of 0.01 and a ``max_grad_norm`` of 1.0."""
+    """``adamw``: the one of PyTorch. ``adamw_hf4``: the one of transformers 4, which adds epsilon before it corrects
+    the bias of the moments, and decays after the update. ``bert_adam``: no bias correction, and each tensor's gradient
+    is clipped by itself; it needs ``training.zero_stage: 0``. Published recipes with ``bert_adam`` have betas of 0.9
+    and 0.999, an epsilon of 1e-6, a weight decay of 0.01 and a ``max_grad_norm`` of 1.0."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """The highest rate of the schedule. The default suits a classifier; language models of a few layers take about ten
     times as much."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """How much of the running means of gradients and of squared gradients stays at each step."""
+    """The fractions of the running means of gradients and of squared gradients that stay at each step."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """What is added to the square root of the mean of squared gradients."""
+    """The number that is added to the square root of the mean of squared gradients."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """The decoupled weight decay; biases and layer norms never have one."""
     warmup_proportion: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -38,24 +38,24 @@ class OptimizerConfig(Section):
         "constant",
         "constant_with_warmup",
     ] = "linear"
-    """How the rate changes after the warm-up. ``linear``: to 0 at the last step, its warm-up rounded up to whole steps;
-    ``linear_published``: the same with a warm-up that is not rounded, as the first BERT code has it;
-    ``linear_squared``: the square of that, which Pea-KD's published fine-tuning comes to."""
+    """How the rate changes after the warm-up. ``linear``: it falls to 0 at the last step, and the warm-up is rounded up
+    to whole steps. ``linear_published``: the same with a warm-up that is not rounded, as in the first BERT code.
+    ``linear_squared``: the square of that, which is what Pea-KD's published fine-tuning amounts to."""
     schedule_power: Annotated[float, Field(gt=0)] = 1.0
     """The power of ``schedule: polynomial``; 1 is linear."""
     schedule_cycles: Annotated[int, Field(ge=1)] = 1
-    """How often ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
+    """How many times ``schedule: cosine_with_restarts`` falls from the full rate to 0."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """The norm to which larger gradients are scaled down: the norm of all gradients together, or with ``bert_adam`` of
-    each tensor."""
+    """The largest norm of the gradients; larger ones are scaled down to it. It is the norm of all gradients together,
+    or with ``bert_adam`` that of each tensor."""
 
     @model_validator(mode="after")
     def _leaves_weights(self) -> "OptimizerConfig":
         share = self.learning_rate * self.weight_decay
         if share >= 1:
             raise UserError(
-                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} takes all of "
-                "each weight in a step; lower it, published recipes have 0.01 to 0.1"
+                f"weight_decay is {self.weight_decay:g}, which with learning_rate {self.learning_rate:g} removes all "
+                "of each weight in a step; lower it, published recipes have 0.01 to 0.1"
             )
         return self
 
@@ -65,7 +65,7 @@ class OptimizerConfig(Section):
             if getattr(self, key) != 1 and self.schedule != schedule:
                 raise UserError(
                     f"{key} is {getattr(self, key)}, which only schedule: {schedule} reads, but schedule is "
-                    f"{self.schedule!r}; choose that one or leave {key}"
+                    f"{self.schedule!r}; choose that one or leave {key} out"
                 )
         return self
 
@@ -83,11 +83,12 @@ class FurtherBest(Section):
     """One more best student that a training keeps."""
 
     metric: str
-    """What chooses it, as ``metric_for_best_model`` names it."""
+    """The metric that chooses it, as in ``metric_for_best_model``."""
     greater_is_better: bool | None = None
-    """As the training's own."""
+    """As ``training.greater_is_better``, for this metric."""
     saving_criterion: float | None = None
-    """Value that the metric has to beat before the student is kept; where none does, the trained student stands in."""
+    """The value that the metric has to beat before the student is kept. If no evaluation beats it, the trained student
+    takes its place."""
 
 
 class TrainingConfig(Section):
@@ -112,19 +113,19 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """``auto``: bf16 if the hardware is fast at it, else fp32. On a CPU that is measured, once for each shape."""
     teacher_precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """What live teachers compute in, also when their outputs are stored. ``auto``: as the student."""
+    """The precision of live teachers, also while their outputs are stored. ``auto``: that of the student."""
     gradient_checkpointing: bool = False
-    """The student's layers keep only their inputs and run again in the backward pass: the same numbers from less
-    memory, in about a third more time."""
+    """Whether the student's layers keep only their inputs and run again in the backward pass. The numbers are the same,
+    with less memory and about a third more time."""
     # Not written where it is false, so that hashes of stages stay what they were.
     compile_blocks: bool = Field(default=False, exclude_if=lambda value: not value)
-    """Whether ``torch.compile`` makes kernels of the blocks of the student and of teachers that are replicated: values
-    differ by rounding alone. The first steps take minutes longer. It needs a C++ compiler, on GPUs Triton too, and a
+    """Whether ``torch.compile`` makes kernels of the blocks of the student and of replicated teachers. Values differ by
+    rounding alone, and the first steps take minutes longer. It needs a C++ compiler, on GPUs Triton too, and a
     ``zero_stage`` below 3."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """The student's dropout; None keeps what its checkpoint says."""
+    """The student's dropout; None keeps that of its checkpoint."""
     loss_normalization: Literal["global", "per_micro_batch"] = "global"
-    """What the mean of a term is taken over: the whole optimizer step, or each micro-batch (as published)."""
+    """What the mean of a term is taken over: the whole optimizer step, or each micro-batch, as published."""
     logging_steps: Annotated[int, Field(ge=1)] = 10
     """Optimizer steps between two logging lines."""
     eval_steps: Annotated[int | float, BeforeValidator(_steps_or_share)] | None = 0.1
@@ -135,25 +136,25 @@ class TrainingConfig(Section):
     save_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between checkpoints; None saves once per epoch."""
     save_total_limit: Annotated[int, Field(ge=1)] = 2
-    """How many of the latest checkpoints are kept while it trains. The best student is kept beside them."""
+    """How many of the latest checkpoints are kept during the training. The best student is kept beside them."""
     keep_checkpoints: bool = False
-    """Whether checkpoints stay when the training is finished, and with them the student as it was before and the best
-    ones on the way. By default they are deleted: the student is there, and a checkpoint with its optimizer state is
-    three to four times as large."""
+    """Whether the checkpoints of a finished training stay, and with them the student before training and the best ones
+    along the way. By default they are deleted, because the student is saved and a checkpoint with its optimizer state
+    is three to four times as large."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """How often the worker group is restarted after a failure."""
+    """How many times the worker group is restarted after a failure."""
     stop_after_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps after which the training ends, on the schedule of the full run, unlike ``max_steps``."""
     stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
     """Epochs after which the training ends, on a schedule that spans all ``num_epochs``."""
     metric_for_best_model: str = "loss"
-    """What chooses the best student: ``loss``, the method's on validation rows; a metric of the task, such as
-    ``accuracy``; ``agreement`` with the teachers, of methods that join several, which needs no labels; or a name as it
-    is logged, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before the
-    first step is no candidate."""
+    """What chooses the best student: ``loss``, the method's loss on validation rows; a metric of the task, such as
+    ``accuracy``; ``agreement`` with the teachers, for methods that join several, which needs no labels; or the name of
+    a logged figure, such as ``eval/loss`` for the task's loss or ``validation/ce`` for a term. The evaluation before
+    the first step does not count."""
     greater_is_better: bool | None = None
-    """Whether the greatest value of that metric is the best. The metric says so itself, and a contradiction is refused.
-    A term such as ``validation/margin``, of which neither is better, needs this key."""
+    """Whether the greatest value of that metric is the best. By default the metric decides, and a contradiction is an
+    error. A term such as ``validation/margin``, for which neither direction is better, needs this key."""
     saving_criterion: float | None = None
     """The value that the metric has to beat before a best student is kept."""
     # Not written where there is none, so that hashes of stages stay what they were.
@@ -162,8 +163,8 @@ class TrainingConfig(Section):
     )
     """Further best students to keep, by their names: later stages read ``STAGE@best_NAME``."""
     load_best_model_at_end: bool = False
-    """Whether the trained student is the best one and not the last. If none beat the criterion, it is the last, with a
-    note."""
+    """Whether the trained student is the best one instead of the last. If no evaluation beats the criterion, it is the
+    last one, with a note."""
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
     """The number of evaluations in a row without an improvement after which the training ends."""
     early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
@@ -180,7 +181,8 @@ class TrainingConfig(Section):
             raise UserError("shuffle is false, but group_by_length orders rows anew; set group_by_length to false too")
         if self.max_steps is not None and (self.stop_after_steps or 0) > self.max_steps:
             raise UserError(
-                f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave it"
+                f"stop_after_steps is {self.stop_after_steps}, beyond max_steps, {self.max_steps}; lower it or leave "
+                "it out"
             )
         if self.stop_after_steps is not None and self.stop_after_epochs is not None:
             raise UserError(
@@ -190,7 +192,7 @@ class TrainingConfig(Section):
         if (self.stop_after_epochs or 0) > self.num_epochs:
             raise UserError(
                 f"stop_after_epochs is {self.stop_after_epochs}, beyond num_epochs, {self.num_epochs}; lower it or "
-                "leave it"
+                "leave it out"
             )
         for key in ("load_best_model_at_end", "early_stopping_patience", "also_best"):
             if getattr(self, key) and self.evaluates_only_at_the_end:

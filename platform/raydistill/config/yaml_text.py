@@ -135,7 +135,7 @@ def parse(text: str, *, source: str) -> Any:
         # A tag, or a number of very many digits.
         raise UserError(f"{source}: {error}; correct the YAML there") from None
     except RecursionError:
-        raise UserError(f"{source}: it is nested too deeply, or holds itself; remove the alias") from None
+        raise UserError(f"{source}: it is nested too deeply, or contains itself; remove the alias") from None
 
 
 def parse_mapping(text: str, *, source: str) -> dict[str, Any]:

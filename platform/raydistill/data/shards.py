@@ -162,7 +162,7 @@ class ShardReader:
         with self._folder.named_errors(self._file):
             table = self._parquet.read_row_group(group, columns=list(columns)).select(list(columns))
         if digest_of(table) != self._column_digests[group]:
-            raise self._folder.fault(self._file, "has other values than were written")
+            raise self._folder.fault(self._file, "has other values than those that were written")
         return table
 
     def read_lengths(self) -> NDArray[np.int32]:

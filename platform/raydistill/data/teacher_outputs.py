@@ -296,7 +296,7 @@ class OutputSet(SealedTable):
             opened = self._opened.get(shard, lambda: self._open_shard(shard))
             batch = opened.file.get_batch(number)
             if digest_of(batch) != opened.digests[number]:
-                raise self._folder.fault(name, "has other values than were written")
+                raise self._folder.fault(name, "has other values than those that were written")
         return batch
 
     def _open_shard(self, shard: int) -> "_OpenShard":

@@ -31,7 +31,7 @@ def read_counts(files: _files.FileSet, *, value: str) -> NDArray[np.int64]:
     with _files.open_item(files, item) as stream:
         counts = _array(stream, value) if item.name.endswith(NUMPY) else list(named(read_list(stream), item.name))
     if not all(isinstance(count, int) and 0 <= count < 2**63 for count in counts):
-        raise UserError(f"token_counts is {value!r}, whose list holds something else than counts")
+        raise UserError(f"token_counts is {value!r}, whose list holds something other than counts")
     return np.array(counts, dtype=np.int64)
 
 
@@ -56,9 +56,9 @@ def _array(stream: Any, value: str) -> list[Any]:
     try:
         found = np.load(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"token_counts is {value!r}, which is no array of numbers ({error})") from None
+        raise UserError(f"token_counts is {value!r}, which is not an array of numbers ({error})") from None
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise UserError(
-            f"token_counts is {value!r}, an array of shape {found.shape} and type {found.dtype}; give a count an id"
+            f"token_counts is {value!r}, an array of shape {found.shape} and type {found.dtype}; give one count per id"
         )
     return list(found.tolist())

@@ -62,23 +62,23 @@ class TopKFile:
         """Refuse what is no such file, or of another number of rows where that is known; reads no row."""
         key = f"{OPTION} is {self.path!r}"
         if not Path(self.path).is_file():
-            raise UserError(f"{key}, which is no file; give the path of a Parquet file")
+            raise UserError(f"{key}, which is not a file; give the path of a Parquet file")
         try:
             metadata, schema = pq.read_metadata(self.path), pq.read_schema(self.path)
         except (pa.ArrowException, OSError):
-            raise UserError(f"{key}, which is no Parquet file; write one with pyarrow or pandas") from None
+            raise UserError(f"{key}, which is not a Parquet file; write one with pyarrow or pandas") from None
         for name, depth in _COLUMNS.items():
             found = schema.field(name).type if name in schema.names else None
             if found is None or _depth(found) != depth:
                 what = "no column" if found is None else f"{found} in column"
                 raise UserError(
                     f"{key}, which has {what} {name!r}; its columns are part, row, input_ids, ids and log_probs, the "
-                    "last two with a list a token"
+                    "last two with a list per token"
                 )
         if rows is not None and metadata.num_rows != rows:
             raise UserError(
-                f"{key}, which has {metadata.num_rows:,} rows, the corpus {rows:,}; give each row of train and "
-                "validation once"
+                f"{key}, which has {metadata.num_rows:,} rows, but the corpus has {rows:,}; give each row of train "
+                "and validation once"
             )
 
     def blocks(self, items: Sequence[Mapping[str, int]], corpora: Sequence[Corpus]) -> Iterator[Values]:

@@ -107,9 +107,9 @@ class Predictor:
                 raise UserError(f"{place} has no {column}; the model's {self.head} head reads it")
         for column in ("text", "text_pair", "question", "context"):
             if column in example and not isinstance(example[column], str):
-                raise UserError(f"{place} has {example[column]!r} as {column}, which is no text")
+                raise UserError(f"{place} has {example[column]!r} as {column}, which is not text")
         if "words" in self.reads and not (
             isinstance(example["words"], Sequence) and all(isinstance(word, str) for word in example["words"])
         ):
-            raise UserError(f"{place} has {example['words']!r} as words, which is no list of texts")
+            raise UserError(f"{place} has {example['words']!r} as words, which is not a list of texts")
         return example

@@ -136,9 +136,9 @@ def resolve_mapping(value: str | MappingType[str, Any], *, generated: Sequence[s
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"mapping {value!r} is no JSON file: {error}") from error
+        raise UserError(f"mapping {value!r} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"mapping {value!r} is no JSON object; it needs the key {_GROUPS_KEY}")
+        raise UserError(f"mapping {value!r} is not a JSON object; it needs the key {_GROUPS_KEY}")
     return content
 
 

@@ -136,7 +136,7 @@ def _layers(given: str, teacher: str) -> list[int]:
         return numbers
     if not Path(teacher).is_dir():
         raise UserError(
-            f"layers is {given}, but {teacher!r} is no folder whose blocks can be counted; list them: 0,4,8"
+            f"layers is {given}, but {teacher!r} is not a folder whose blocks can be counted; list them: 0,4,8"
         )
     depth, wanted = load_config(teacher).num_hidden_layers, numbers[0]
     if not 1 <= wanted <= depth:

@@ -56,7 +56,7 @@ class PluginFile(Section):
     """A plug-in with its content, as a job holds it on its way."""
 
     file: str
-    """Its name as the job's file has it; the last part without ``.py`` is the plug-in's."""
+    """Its name as the job file has it. The last part, without ``.py``, is the name of the plug-in."""
     text: str
     """Its content."""
 
@@ -69,23 +69,23 @@ class JobConfig(Section):
     description: str = ""
     """One sentence for ``raydistill ls jobs``."""
     storage: str = "runs"
-    """The folder that holds the job's folder; with several machines a folder that all of them see. Or
+    """The folder in which the job's folder lies. With several machines, write a folder that all of them see, or
     ``s3://BUCKET/PATH``, a place in an object store."""
     seed: int = 42
-    """The key of every draw: row order, masks, partners, sites, dropout."""
+    """The seed of every random draw: row order, masks, partners, sites, dropout."""
     tracking: TrackingConfig = TrackingConfig()
     """Where MLflow keeps runs and models."""
     scaling: ScalingConfig = ScalingConfig()
     """Processes of the stages that have no ``scaling`` of their own."""
     labels: dict[str, Labels] = {}
-    """What the outputs of checkpoints are called in the corpus, by the checkpoint's name: the ``labels`` of every
-    reference to it that has none of its own."""
+    """Names of the outputs of checkpoints in the corpus, by the checkpoint's name. They are the ``labels`` of every
+    reference to that checkpoint that has none of its own."""
     plugins: list[str | PluginFile] = []
-    """Methods, tasks, sources and metrics of your own: files that end in ``.py``, relative to the job's file, and
-    installed modules, such as ``package.module``. The last part of the name is that of the method."""
+    """Methods, tasks, sources and metrics of your own: files that end in ``.py``, relative to the job file, and
+    installed modules, such as ``package.module``. The last part of the name is how the job calls it."""
     reuse: list[str] = Field(default=[], exclude_if=lambda value: not value)
-    """Folders with stages' outputs of other jobs and campaigns: a stage that finished there with the same configuration
-    and inputs is read from there, and not run again."""
+    """Folders that hold outputs of other jobs and campaigns. A stage that finished there with the same configuration
+    and inputs is read from there and does not run again."""
     stages: Annotated[dict[str, StageField], Field(min_length=1)]
     """Stages by name, run in this order."""
 
@@ -144,7 +144,7 @@ def load_job(raw: Mapping[str, Any]) -> Job:
     except ValidationError as error:
         raise UserError(error_lines(error)) from None
     problems = [
-        f"stages.{name} is no stage name; use letters, digits, _ and -"
+        f"stages.{name} is not a stage name; use letters, digits, _ and -"
         for name in config.stages
         if not _NAME.fullmatch(name)
     ]

@@ -84,7 +84,8 @@ def folder_alone(folder: Path, what: str) -> Iterator[None]:
         lock = hold(folder / _LOCK)
     except HeldError as error:
         raise UserError(
-            f"{what} runs already in {shown(folder)} ({error.holder}); wait for its end, end it, or set another name"
+            f"{what} is already running in {shown(folder)} ({error.holder}); wait until it ends, stop it, or "
+            "set another name"
         ) from None
     try:
         yield

@@ -27,28 +27,28 @@ class Config:
     """Weights of the terms, and the intervention; the defaults are the published ones unless a key says otherwise."""
 
     alpha_ce: float = 0.25
-    """Weight of the KL divergence to the teacher."""
+    """The weight of the KL divergence to the teacher."""
     alpha_mlm: float = 0.25
-    """Weight of the masked-LM cross-entropy; 0 for decoders."""
+    """The weight of the masked-LM cross-entropy; 0 for decoders."""
     alpha_clm: float = 0.0
-    """Weight of the next-token cross-entropy of decoders, in place of ``alpha_mlm``."""
+    """The weight of the next-token cross-entropy of decoders, in place of ``alpha_mlm``."""
     alpha_cos: float = 0.25
-    """Weight of the cosine distance of the last hidden states, over all tokens."""
+    """The weight of the cosine distance of the last hidden states, over all tokens."""
     alpha_causal_ce: float = 0.25
-    """Weight of the KL divergence under intervention."""
+    """The weight of the KL divergence under intervention."""
     alpha_causal_cos: float = 0.0
-    """Weight of the cosine distance of the last hidden states under intervention, over all tokens."""
+    """The weight of the cosine distance of the last hidden states under intervention, over all tokens."""
     alpha_mse: float = 0.0
-    """Weight of the squared error of the logits."""
+    """The weight of the squared error of the logits."""
     temperature: float = 2.0
-    """Softens both KL divergences, which are multiplied by its square."""
+    """The temperature of both KL divergences, which are multiplied by its square."""
     divergence: str = "forward_kl"
-    """What takes the place of both KL divergences: ``forward_kl``, ``reverse_kl``, ``jsd``, ``skew_kl``,
-    ``skew_reverse_kl`` or ``tvd``. The squared error of the logits is a term of its own, ``alpha_mse``."""
+    """What replaces both KL divergences: ``forward_kl``, ``reverse_kl``, ``jsd``, ``skew_kl``, ``skew_reverse_kl`` or
+    ``tvd``. The squared error of the logits is a term of its own, ``alpha_mse``."""
     beta: float = 0.5
-    """With ``jsd`` the teacher's share of the mixture: 0 is the forward, 1 the reverse KL divergence."""
+    """For ``jsd``: the teacher's share of the mixture. 0 is the forward and 1 the reverse KL divergence."""
     skew: float = 0.1
-    """With ``skew_kl`` the teacher's share of the second distribution, with ``skew_reverse_kl`` the student's."""
+    """For ``skew_kl``: the teacher's share of the second distribution. For ``skew_reverse_kl``: the student's."""
     kd_positions: str = "all"
     """Where logits are compared with the teacher's: at ``all`` tokens, as published, or only where there is a label
     (``masked``), which is several times cheaper."""
@@ -58,30 +58,32 @@ class Config:
     site_offset: int = 0
     """0 reads the input of the block whose output is written, as published; 1 reads its output."""
     site_draw: str = "step"
-    """The group of the mapping is drawn once per optimizer ``step``, or, as published, once per ``micro_batch``."""
+    """When the group of the mapping is drawn: once per optimizer ``step``, or as published once per ``micro_batch``."""
     interchange_mode: str = "consecutive"
-    """Which positions are interchanged: one span (``consecutive``), single positions (``random``), or the base's masked
-    tokens with single positions of the partner (``masked``); no option changes the number of the latter."""
+    """Which positions are interchanged: one span (``consecutive``), single positions (``random``), or the masked tokens
+    of the base with single positions of the partner (``masked``). In the mode ``masked`` no option changes their
+    number."""
     interchange_proportion: float = 0.3
-    """Fraction of positions that is interchanged, of the shorter of a row and its partner."""
+    """The fraction of positions that is interchanged, of the shorter of a row and its partner."""
     max_tokens: int | None = None
-    """Largest number of interchanged positions of a row, None for no limit."""
+    """The maximum number of interchanged positions of a row; None for no limit."""
     positions: str = "valid"
-    """Modes ``random`` and ``masked`` draw among real tokens (``valid``), or, as published, among padding too
-    (``padded``); padding is then computed."""
+    """Where the modes ``random`` and ``masked`` draw: among real tokens (``valid``), or as published among padding too
+    (``padded``), which is then computed."""
     pairing: str = "corpus"
-    """The partner of a row is any row of the ``corpus``, the same in every epoch, as published, or another row of its
-    micro-batch (``in_batch``), which saves the teacher's source pass."""
+    """Which row is the partner of a row: any row of the ``corpus``, the same in every epoch, as published; or another
+    row of its micro-batch (``in_batch``), which saves the teacher's source pass."""
     partner_width: str = "bucket"
-    """A partner from the corpus is cut to the longest length in the base row's length bucket, or, as published, to the
+    """A partner from the corpus is cut to the longest length in the base row's length bucket, or as published to the
     padded width of its ``batch``."""
     data_augment: bool = False
-    """Interchange the tokens themselves instead of activations: the published ablation. No site is read or drawn."""
+    """Interchange the tokens themselves instead of activations, the published ablation. No site is read or drawn."""
     crossway: bool = False
-    """Take the mean of both directions: base and partner also exchange roles and positions. Twice the cost."""
+    """Take the mean of both directions: base and partner also exchange their roles and positions. It costs twice as
+    much."""
     share_student_prefix: bool = False
-    """The student's counterfactual pass resumes from its base pass, and with ``in_batch`` that is its source pass too:
-    cheaper, but the passes share their dropout, which is published as independent."""
+    """Let the student's counterfactual pass resume from its base pass, and with ``in_batch`` use that as its source
+    pass too. It is cheaper, but the passes share their dropout, which is published as independent."""
 
     def __post_init__(self) -> None:
         for name, weight in self.alphas.items():
@@ -98,7 +100,9 @@ class Config:
         if self.crossway and not self.intervenes:
             raise UserError("crossway is true, but no causal weight is positive; set it to false")
         if self.data_augment and self.share_student_prefix:
-            raise UserError("share_student_prefix is true, but with data_augment no prefix is equal; set it to false")
+            raise UserError(
+                "share_student_prefix is true, but with data_augment the passes share no prefix; set it to false"
+            )
         self._resolve_mapping()
 
     def _resolve_mapping(self) -> None:

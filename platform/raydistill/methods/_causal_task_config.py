@@ -25,38 +25,38 @@ class Config:
     """Weights of the terms, and the intervention; the defaults are the published ones."""
 
     alpha: float = 0.95
-    """Fraction of the base pass's loss that the soft labels have; the true labels have the rest."""
+    """The fraction of the base pass's loss that the soft labels have. The true labels have the rest."""
     temperature: float = 10.0
     """Logits are divided by it before the softmax, in the counterfactual pass too."""
     reduction: str = "mean"
     """``mean`` also divides a divergence by the number of classes, as published; ``batchmean`` sums it over them."""
     gamma: float = 1.0
-    """Weight of the soft labels under intervention; with 0 no counterfactual pass runs."""
+    """The weight of the soft labels under intervention. With 0 no counterfactual pass runs."""
     beta: float = 0.0
-    """Weight of the ``pkd`` terms, the squared error of the rows' pooled states, in each pass."""
+    """The weight of the ``pkd`` terms, the squared error of the rows' pooled states, in each pass."""
     patience_layers: tuple[int, ...] | None = None
-    """Teacher blocks, from 0, whose outputs are compared with those of all the student's blocks but the last. None
-    spreads them evenly: 1, 3, 5, 7, 9 for 12 and 6 blocks."""
+    """The teacher's blocks, from 0, whose outputs are compared with those of all the student's blocks but the last.
+    None spreads them evenly: 1, 3, 5, 7, 9 for 12 and 6 blocks."""
     normalize_patience: bool = False
-    """Divide states by their norm before they are compared."""
+    """Whether states are divided by their norm before they are compared."""
     mapping: str | dict[str, Any] = FULL
-    """Which activations are interchanged: ``full``, each student block with the same fraction of the teacher's blocks,
-    or a preset, the path of a ``.nm`` file, which is read immediately, or such a file's content."""
+    """Which activations are interchanged: ``full``, each student block with the same fraction of the teacher's blocks;
+    a preset; the path of a ``.nm`` file, which is read immediately; or such a file's content."""
     site_offset: int = 1
     """1 reads the output of the block whose output is written, as published; 0 reads its input."""
     interchange_mode: str = "random"
     """Which positions are interchanged: single positions (``random``) or one span (``consecutive``) of real tokens."""
     interchange_proportion: float = 0.3
-    """Fraction of positions that is interchanged, of the shorter of a row and its partner."""
+    """The fraction of positions that is interchanged, of the shorter of a row and its partner."""
     max_tokens: int | None = None
-    """Largest number of interchanged positions of a row, None for no limit."""
+    """The maximum number of interchanged positions of a row; None for no limit."""
     share_student_prefix: bool = False
-    """The student's counterfactual pass resumes from its base pass, which is its source pass too: cheaper, but the
-    passes share their dropout, which is published as independent."""
+    """Let the student's counterfactual pass resume from its base pass, which is its source pass too. It is cheaper, but
+    the passes share their dropout, which is published as independent."""
     data_augment: bool = False
-    """Interchange the tokens themselves instead of activations: an ablation. No site is read or drawn."""
+    """Interchange the tokens themselves instead of activations, an ablation. No site is read or drawn."""
     data_pair: bool = False
-    """Instead of intervening, add the loss of the base pass on the partners: an ablation. ``gamma`` is ignored."""
+    """Instead of intervening, add the loss of the base pass on the partners, an ablation. ``gamma`` is ignored."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:

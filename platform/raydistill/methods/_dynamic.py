@@ -23,14 +23,14 @@ class DynamicConfig:
     """Weights and objective of the soft labels; the defaults are the published ones."""
 
     kd_alpha: float = 1.0
-    """Weight of the soft labels."""
+    """The weight of the soft labels."""
     ce_alpha: float = 1.0
-    """Weight of the true labels."""
+    """The weight of the true labels."""
     objective: str = "mse"
     """How logits are compared: ``mse``, the squared error of raw logits divided by the number of classes, or ``kl``,
-    the divergence at ``temperature`` times its square."""
+    the divergence at ``temperature``, times its square."""
     temperature: float = 5.0
-    """With objective ``kl``: logits are divided by it before the softmax."""
+    """For the objective ``kl``: logits are divided by it before the softmax."""
 
     def __post_init__(self) -> None:
         for key in ("kd_alpha", "ce_alpha"):

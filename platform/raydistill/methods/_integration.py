@@ -54,7 +54,7 @@ def check_soft_labels(kd_alpha: float, temperature: float) -> None:
     """Raise ValueError for a weight or a temperature with which no classes are learned."""
     check_weight("kd_alpha", kd_alpha)
     if kd_alpha == 0:
-        raise UserError("kd_alpha is 0, so no classes are learnt; raise it")
+        raise UserError("kd_alpha is 0, so no classes are learned; raise it")
     check_temperature("temperature", temperature)
 
 
@@ -140,7 +140,7 @@ class SoftLabelsConfig:
     """Weight and temperature of the soft labels; the defaults are those of the published scripts."""
 
     kd_alpha: float = 1.0
-    """Weight of the soft labels."""
+    """The weight of the soft labels."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax."""
 
@@ -187,29 +187,32 @@ class AlignmentConfig:
     """Weights, layers and adapters; defaults are those of the published scripts unless a key says otherwise."""
 
     kd_alpha: float = 1.0
-    """Weight of the soft labels."""
+    """The weight of the soft labels."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax."""
     align_alpha: float = 1.0
-    """Weight of the distance between the student's states and the teachers', published as ``almal_alpha``."""
+    """The weight of the distance between the student's states and the teachers', published as ``almal_alpha``."""
     rec_alpha: float = 1.0
-    """Weight of the reconstruction of the teachers' states, from which the adapters learn."""
+    """The weight of the reconstruction of the teachers' states, from which the adapters learn."""
     num_aligned_layers: int = -1
-    """Number of aligned layers, from the last one down, published as ``align_number``; -1 for all of the student's."""
+    """The number of aligned layers, from the last one down, published as ``align_number``; -1 for all of the
+    student's."""
     student_layers: tuple[int, ...] | None = None
-    """Student layers to align in place of these, from 0 by their output; with a layer plan in running order."""
+    """The student's layers to align in place of these, from 0 by their output; with a layer plan, in running order."""
     teacher_layers: tuple[tuple[int, ...], ...] | None = None
-    """For each teacher the layers that they are aligned with, one each, from 0 by their output."""
+    """For each teacher, the layers to align them with, one for each, from 0 by their output."""
     mask_padding: bool = True
-    """Align real tokens only; false computes and aligns padding too, as published."""
+    """Whether only real tokens are aligned; false computes and aligns padding too, as published."""
     pad_to: int | None = field(default=None, metadata=LATER)
-    """Places that rows are padded to while padding is aligned, published as 128; by default those of a micro-batch."""
+    """The length that rows are padded to while padding is aligned, published as 128; by default that of the
+    micro-batch."""
     adapter_learning_rate: float = 1e-3
-    """Peak learning rate of the adapters, with the student's schedule; published as ``almal_lr``."""
+    """The peak learning rate of the adapters, with the student's schedule; published as ``almal_lr``."""
     adapter_seed: int = 0
-    """Seed of the adapters' initial weights."""
+    """The seed of the adapters' initial weights."""
     parity_optimizer_groups: bool = False
-    """Train the adapters as the published code does: weights stay as drawn, biases have the student's rate."""
+    """Whether the adapters train as in the published code: their weights stay as drawn, and their biases train at the
+    student's rate."""
 
     def __post_init__(self) -> None:
         check_soft_labels(self.kd_alpha, self.temperature)
@@ -295,8 +298,8 @@ def _listed_layers(
 ) -> tuple[Layers, tuple[Layers, ...]]:
     if len(teacher_layers) != len(depths):
         raise UserError(
-            f"method.teacher_layers has lists for {len(teacher_layers)} teachers, teachers has {len(depths)}; "
-            "give as many"
+            f"method.teacher_layers has lists for {len(teacher_layers)} teachers, but teachers has "
+            f"{len(depths)}; give one list for each"
         )
     named = [("student_layers", student_layers, depth)]
     for position, layers in enumerate(teacher_layers):

@@ -19,8 +19,8 @@ def with_teacher_rows(batch: Batch, num_teachers: int, *, at_all: bool, labelled
     """
     if "teacher_number" not in batch:
         raise UserError(
-            "method.teacher_of names corpora, but the batch does not tell which its rows are of; use it in a job, or "
-            "give build one teacher"
+            "method.teacher_of names corpora, but the batch does not tell which corpus its rows are from; use it in "
+            "a job, or give build one teacher"
         )
     width, numbers = batch["input_ids"].shape[1], batch["teacher_number"]
     index = batch["label_index"]

@@ -22,7 +22,7 @@ def row_gradients(
     logits of another shape.
     """
     if "labels" not in batch:
-        raise UserError("rows have no label, which heads and neurons are scored with; give a labelled corpus")
+        raise UserError("rows have no labels, by which heads and neurons are scored; give a labeled corpus")
 
     def losses(logits: Tensor) -> dict[str, Tensor]:
         found = {EXPRESSIVENESS: label_loss(logits, batch["labels"])}

@@ -96,8 +96,8 @@ def check_teachers(config: "Config") -> None:
         )
     if numbers != set(range(len(numbers))):
         raise UserError(
-            f"teacher_of has the teachers {', '.join(map(str, sorted(numbers)))}; number them from 0 on, and give each "
-            "a corpus"
+            f"teacher_of has the teachers {', '.join(map(str, sorted(numbers)))}; number them from 0, and give each a "
+            "corpus"
         )
 
 
@@ -105,8 +105,8 @@ def check_top_k(config: "Config", positions: str, temperature: float) -> None:
     """Raise ValueError where a teacher's likeliest ids, stored at a temperature, are not what the options compare."""
     if config.divergence == "mse":
         raise UserError(
-            "method.divergence is 'mse', which compares all logits, but of the teacher's only the likeliest are "
-            "stored; choose another divergence, or write teacher_outputs: live"
+            "method.divergence is 'mse', which compares all logits, but only the teacher's likeliest ids are stored; "
+            "choose another divergence, or write teacher_outputs: live"
         )
     if config.temperature != temperature:
         raise UserError(

@@ -29,8 +29,8 @@ class Config(_integration.AlignmentConfig):
     """By default the last layer of each model."""
 
     num_aligned_layers: int = 1
-    """Number of aligned layers, from the last one down in each model, published as ``align_number``; -1 for as many as
-    the student has."""
+    """The number of aligned layers, from the last one down in each model, published as ``align_number``; -1 for as many
+    as the student has."""
 
 
 class Block(nn.Module):

@@ -68,12 +68,12 @@ class Config(_dynamic.DynamicConfig):
     """Which rows are distilled; selection and ratio are as in the published runs."""
 
     selection: str = "margin"
-    """Which rows of a micro-batch come first: those with the highest ``entropy``, the lowest ``confidence`` (or ``lc``)
-    or the lowest ``margin`` between the top two classes; ``entropy_r`` and ``confidence_r`` reverse the order;
-    ``random``. With soft labels: the highest ``kl`` divergence from them, ``kl_r`` the reverse, ``kl_b`` alternating.
-    ``none``: all rows, whatever ``ratio``."""
+    """Which rows of a micro-batch come first: those with the highest ``entropy``, the lowest ``confidence`` (or
+    ``lc``), or the lowest ``margin`` between the top two classes. ``entropy_r`` and ``confidence_r`` reverse the order,
+    and ``random`` draws it. With the soft labels: the highest ``kl`` divergence from them, its reverse ``kl_r``, or
+    both in turn, ``kl_b``. ``none`` takes all rows, whatever ``ratio`` is."""
     ratio: float = 0.5
-    """Fraction of a micro-batch's rows that is taken, at least one row."""
+    """The fraction of a micro-batch's rows that is taken, at least one row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -46,18 +46,19 @@ class Config(_dynamic.DynamicConfig):
     """How logits and hidden states share a row; the defaults are the published ones unless a key says otherwise."""
 
     rep_alpha: float = 1.0
-    """Weight of the hidden states, published as ``kd_rep_alpha``; ``kd_alpha`` was ``kd_kl_alpha``."""
+    """The weight of the hidden states, published as ``kd_rep_alpha``; ``kd_alpha`` was ``kd_kl_alpha``."""
     strategy: str = "uncertainty"
-    """``uncertainty``: hidden states are weighted by the student's normalized entropy u and logits by 1 - u;
-    ``uncertainty_r``: the reverse; ``static``, the published default: both have weight 1."""
+    """``uncertainty``: hidden states are weighted by the student's normalized entropy u, and logits by 1 - u.
+    ``uncertainty_r``: the reverse. ``static``, the published default: both have weight 1."""
     rep_norm_dim: str = "hidden"
-    """States are normalized along ``hidden``, or each dimension over the ``tokens`` of a row, as published for
-    ``static``."""
+    """States are normalized along ``hidden``, or each dimension over the ``tokens`` of a row, as published for the
+    strategy ``static``."""
     positions: str = "valid"
-    """Compare hidden states of real tokens (``valid``), or, as published, those of padding too (``padded``), which is
-    then computed."""
+    """Which hidden states are compared: those of real tokens (``valid``), or as published those of padding too
+    (``padded``), which is then computed."""
     pad_to: int | None = field(default=None, metadata=LATER)
-    """Places that rows are padded to while padding is compared, published as 128; by default those of a micro-batch."""
+    """The length that rows are padded to while padding is compared, published as 128; by default that of the
+    micro-batch."""
     detach_weight: bool = False
     """Whether the weights carry no gradient; the published ones do."""
 

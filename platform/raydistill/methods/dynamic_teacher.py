@@ -41,12 +41,12 @@ class Config(_dynamic.DynamicConfig):
     """How teachers, the smallest first, share the rows; defaults are as published unless a key says otherwise."""
 
     mode: str = "hard"
-    """``hard``: equal groups of rows, the least certain to the smallest teacher. ``soft``: all rows to the two teachers
-    next to the micro-batch's mean uncertainty, ``soft_instance`` to those next to the row's own. ``static``: all rows
-    to all teachers."""
+    """``hard``: equal groups of rows, the least certain ones to the smallest teacher. ``soft``: all rows to the two
+    teachers next to the micro-batch's mean uncertainty. ``soft_instance``: each row to the two teachers next to its own
+    uncertainty. ``static``: all rows to all teachers."""
     teacher_alphas: tuple[float, ...] = ()
-    """Weight of each teacher in modes ``hard`` and ``static``, the smallest first; 1 each if left out. The published
-    defaults are 0, the published runs use 1."""
+    """The weight of each teacher in the modes ``hard`` and ``static``, the smallest teacher first; 1 each if left out.
+    The published defaults are 0, and the published runs use 1."""
     detach_weight: bool = False
     """Whether the weights of ``soft`` and ``soft_instance`` carry no gradient; the published ones do."""
 

@@ -51,11 +51,12 @@ class SoftLabels:
     """Weights and temperature."""
 
     alpha: float = 0.5
-    """Fraction of the loss that the soft labels have; the true labels have the rest."""
+    """The fraction of the loss that the soft labels have. The true labels have the rest."""
     temperature: float = 2.0
     """Logits are divided by it before the softmax."""
     reduction: str = "batchmean"
-    """``batchmean`` sums the divergence over classes; ``mean`` also divides it by their number, as earlier code did."""
+    """``batchmean`` sums the divergence over the classes. ``mean`` also divides it by their number, as earlier code
+    did."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -69,20 +70,21 @@ class Config(SoftLabels):
     """How student and teacher are compared, and where."""
 
     divergence: str = "forward_kl"
-    """How both distributions are compared: ``forward_kl``, ``reverse_kl``, ``jsd``, ``skew_kl``, ``skew_reverse_kl`` or
-    ``tvd``, times the temperature squared, or the squared error of the logits, ``mse``."""
+    """How the two distributions are compared: ``forward_kl``, ``reverse_kl``, ``jsd``, ``skew_kl``, ``skew_reverse_kl``
+    or ``tvd``, each times the temperature squared; or ``mse``, the squared error of the logits."""
     beta: float = 0.5
-    """With ``jsd`` the teacher's share of the mixture: 0 is the forward, 1 the reverse KL divergence."""
+    """For ``jsd``: the teacher's share of the mixture. 0 is the forward and 1 the reverse KL divergence."""
     skew: float = 0.1
-    """With ``skew_kl`` the teacher's share of the second distribution, with ``skew_reverse_kl`` the student's."""
+    """For ``skew_kl``: the teacher's share of the second distribution. For ``skew_reverse_kl``: the student's."""
     positions: str = "all"
-    """Where a language model is compared with its teacher: at ``all`` tokens, or where there is a label: at the tokens
-    that are ``masked``, or that a decoder predicts (``completion``). Classifiers have no such choice."""
+    """Where a language model is compared with its teacher: at ``all`` tokens, at the tokens that are ``masked``, or at
+    those that a decoder predicts (``completion``). Classifiers have no such choice."""
     teacher_weights: tuple[float, ...] = ()
-    """Of a language model with several teachers: the weight of each one's distribution, at the temperature, in the mean
-    that the student is compared with. They are divided by their sum. Empty for a single teacher."""
+    """For a language model with several teachers: the weight of each teacher's distribution, at the temperature, in the
+    mean that the student is compared with. The weights are divided by their sum. Empty for a single teacher."""
     teacher_of: dict[str, int] = field(default_factory=dict)
-    """Of a language model whose corpora have teachers of their own: by each corpus's name the number of its teacher."""
+    """For a language model whose corpora have teachers of their own: the number of the teacher, by the corpus's
+    name."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,26 +33,27 @@ class Config:
     """
 
     kd_alpha: float = 1.0
-    """Weight of the soft labels."""
+    """The weight of the soft labels."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax."""
     scores: str = "single_pass"
-    """How certain a teacher is of a row, 1 - normalized entropy of its classes: ``single_pass`` takes the soft labels
-    themselves, at ``temperature``; ``dropout`` the mean of ``dropout_passes`` passes with dropout, at temperature 1,
-    live or stored. Published runs take the latter from a file that was made without any dropout."""
+    """How sure a teacher is of a row, 1 minus the normalized entropy of its classes. ``single_pass`` takes the soft
+    labels themselves, at ``temperature``. ``dropout`` takes the mean of ``dropout_passes`` passes with dropout, at
+    temperature 1, live or stored. Published runs take the latter from a file that was made without any dropout."""
     dropout_passes: int = 16
-    """For ``dropout``: passes of each teacher, live or where the training stores them by itself, not those that a
-    capture stage made."""
+    """For ``dropout``: the number of passes of each teacher, live or where the training stores them itself. A capture
+    stage has its own number."""
     dropout_seed: int | None = None
-    """For ``dropout``: seed of these passes' dropout; by default the stage's seed, and 0 where they are stored."""
+    """For ``dropout``: the seed of these passes; by default the stage's seed, and 0 where they are stored."""
     teacher_dropout: float | None = None
-    """For ``dropout``: dropout rate of the teachers in these passes, None keeps that of their checkpoints."""
+    """For ``dropout``: the dropout rate of the teachers in these passes; None keeps that of their checkpoints."""
     teacher_choice: str = "soft"
-    """``soft``: all teachers' targets, weighted by their scores; ``hard``: that of the one with the highest score."""
+    """``soft``: the targets of all teachers, weighted by their scores. ``hard``: the target of the teacher with the
+    highest score."""
     margin_reweighting: bool = True
-    """Weight a row by the difference between its two highest scores, which takes two teachers."""
+    """Whether a row is weighted by the difference between its two highest scores, which takes two teachers."""
     teacher_score_temperature: float = 0.2
-    """With ``soft``: scores are divided by it before the softmax that weights teachers."""
+    """For ``soft``: scores are divided by it before the softmax that weights the teachers."""
 
     def __post_init__(self) -> None:
         _integration.check_soft_labels(self.kd_alpha, self.temperature)

@@ -61,21 +61,23 @@ class Config(kd.SoftLabels):
     """Weights, temperature and compared layers."""
 
     beta: float = 100.0
-    """Weight of the distance of CLS states, which is small because it is a mean over their elements too; Pea-KD's."""
+    """The weight of the distance of CLS states, as in Pea-KD. It is large because the distance is a mean over their
+    elements too."""
     normalize: bool = True
-    """Divide states by their norm before they are compared."""
+    """Whether states are divided by their norm before they are compared."""
     table: str = "pea_kd"
-    """Published layers to compare, chosen by the depths of the models: ``pea_kd`` or ``pkd``."""
+    """The published layers to compare, chosen by the depths of the models: ``pea_kd`` or ``pkd``."""
     student_layers: tuple[int, ...] | None = None
-    """Student layers to compare in place of the table's, from 0 by their output; with a layer plan in running order."""
+    """The student's layers to compare in place of the table's, from 0 by their output; with a layer plan, in running
+    order."""
     teacher_layers: tuple[int, ...] | None = None
-    """Teacher layers that these are compared with, one each, from 0 by their output."""
+    """The teacher's layers to compare them with, one for each, from 0 by their output."""
     projection: bool = False
-    """Train a linear map from the student's hidden size to the teacher's; needed where they differ."""
+    """Whether to train a linear map from the student's hidden size to the teacher's; needed where they differ."""
     projection_seed: int = 0
-    """Seed of the map's initial weights."""
+    """The seed of the map's initial weights."""
     teacher_width: int | None = None
-    """Hidden size of the teacher; only needed for a projection with stored teacher outputs."""
+    """The hidden size of the teacher; needed only for a projection with stored teacher outputs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,11 +206,11 @@ def published_layers(table: str, student_depth: int, teacher_depth: int | None) 
     for (student, teacher), layers in entries.items():
         if student == student_depth and teacher_depth in (None, teacher):
             return layers
-    known = ", ".join(f"{student} of {teacher}" for student, teacher in entries)
+    known = ", ".join(f"{student} and {teacher}" for student, teacher in entries)
     hint = "; a student of one layer has none to compare, use method kd" if student_depth == 1 else ""
     raise UserError(
-        f"method.table is {table!r}, which has no layers for {student_depth} of a student and {teacher_depth} of a "
-        f"teacher, only {known}; give method.student_layers and method.teacher_layers{hint}"
+        f"method.table is {table!r}, which has no layers for a student of {student_depth} and a teacher of "
+        f"{teacher_depth} layers, only for {known}; give method.student_layers and method.teacher_layers{hint}"
     )
 
 
@@ -219,7 +221,7 @@ def _check_lists(student_layers: Sequence[int], teacher_layers: Sequence[int]) -
             f"student_layers has {len(student_layers)} layers, teacher_layers {len(teacher_layers)}; give equally many"
         )
     if not student_layers:
-        raise UserError("student_layers is empty; name at least one layer, or leave both lists for the table")
+        raise UserError("student_layers is empty; name at least one layer, or leave both lists out to use the table")
     for key, layers in (("student_layers", student_layers), ("teacher_layers", teacher_layers)):
         if min(layers) < 0:
             raise UserError(f"{key} has {min(layers)}; layers are numbered from 0")

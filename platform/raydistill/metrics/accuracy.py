@@ -1,4 +1,4 @@
-"""The share of rows whose class is right."""
+"""The fraction of rows whose class is right."""
 
 from typing import Any
 

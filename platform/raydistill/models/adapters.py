@@ -31,12 +31,12 @@ def base_of(folder: Path) -> str:
         kind, base = config["peft_type"], config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{str(file)!r} is no configuration of an adapter ({error!r}); fetch the adapter again"
+            f"{str(file)!r} is not a configuration of an adapter ({error!r}); fetch the adapter again"
         ) from None
     if kind != "LORA":
         raise UserError(f"{str(folder)!r} is an adapter of kind {kind}; only LORA is read, merge it first")
     if not (folder / lora.ADAPTER).is_file():
-        raise UserError(f"{str(folder)!r} has no {lora.ADAPTER}; pickled weights are not read, save the adapter anew")
+        raise UserError(f"{str(folder)!r} has no {lora.ADAPTER}; pickled weights are not read, save the adapter again")
     if not isinstance(base, str) or not base:
         raise UserError(f"{str(file)!r} names no base_model_name_or_path; write the folder of its base there")
     return base
@@ -53,7 +53,7 @@ def write_merged(folder: Path, base: Path, target: Path) -> None:
     task = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("task_type")
     head = _HEADS.get(task) or stored_head(load_config(base))
     model: Any = load_model(base, head=head, labels=_labels(folder, base, head), allow_new_head=True)
-    with reading(f"{str(folder)!r} is no adapter that peft can put on {str(base)!r}"), warnings.catch_warnings():
+    with reading(f"{str(folder)!r} is not an adapter that peft can put on {str(base)!r}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain = lora.merged(PeftModel.from_pretrained(model, str(folder), local_files_only=True))
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))

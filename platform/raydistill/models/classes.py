@@ -44,7 +44,7 @@ def output_names(config: Any, said: Said) -> tuple[str | None, ...]:
     own = list(map(str, _own_names(config)))
     for name in said:
         if name not in own:
-            raise UserError(f"labels maps {name!r}, which is no class of the checkpoint; it has {_listed(own)}")
+            raise UserError(f"labels maps {name!r}, which is not a class of the checkpoint; it has {_listed(own)}")
     return tuple(said.get(name, name) for name in own)
 
 
@@ -57,12 +57,14 @@ def class_order(config: Any, labels: Sequence[str], *, names: Names = ()) -> lis
     _check_kind(config, labels)
     if not labels:
         if config.num_labels != 1:
-            raise UserError(f"the checkpoint has {config.num_labels} classes, the corpus scores; choose another")
+            raise UserError(
+                f"the checkpoint has {config.num_labels} classes, but the corpus has scores; choose another"
+            )
         return [0]
     found = _found(config, names, labels)
     if sorted(map(str, _kept(found))) != sorted(labels):
         raise UserError(
-            f"the checkpoint has the classes {_listed(_kept(found))}, the corpus {_listed(labels)}; "
+            f"the checkpoint has the classes {_listed(_kept(found))}, but the corpus has {_listed(labels)}; "
             "choose another checkpoint, or name its outputs in labels"
         )
     return [found.index(name) for name in labels]
@@ -81,8 +83,8 @@ def known_labels(config: Any, labels: Sequence[str], *, names: Names = ()) -> tu
     others = [name for name in found if name not in labels]
     if len(others) == len(found):
         raise UserError(
-            f"the checkpoint has the classes {_listed(found) or 'none'}, the corpus {_listed(labels)}, none of them in "
-            "both; choose another checkpoint, or name its outputs in labels"
+            f"the checkpoint has the classes {_listed(found) or 'none'}, but the corpus has {_listed(labels)}, with "
+            "none in common; choose another checkpoint, or name its outputs in labels"
         )
     if others:
         raise UserError(
@@ -91,7 +93,7 @@ def known_labels(config: Any, labels: Sequence[str], *, names: Names = ()) -> tu
         )
     if len(found) < 2:
         raise UserError(
-            f"the checkpoint has the class {found[0]} alone, whose probability is always 1; choose one of two or more"
+            f"the checkpoint has the class {found[0]} only, whose probability is always 1; choose one of two or more"
         )
     return tuple(name for name in labels if name in found)
 
@@ -117,7 +119,7 @@ def _check_kind(config: Any, labels: Sequence[str]) -> None:
     kind = getattr(config, "problem_type", None)
     if labels and kind not in (None, "single_label_classification"):
         raise UserError(
-            f"the checkpoint's problem_type is {kind}, the corpus has one class for each row; choose a checkpoint "
+            f"the checkpoint's problem_type is {kind}, but the corpus has one class for each row; choose a checkpoint "
             "whose classes exclude each other, or write head: new"
         )
 

@@ -95,7 +95,7 @@ def read_tensors(file: Path) -> Mapping[str, Tensor]:
         # what the file holds.
         text = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
         reason = text.partition("\n")[0] or type(error).__name__
-        raise UserError(f"{str(file)!r} is no file of tensors ({reason}); fetch the checkpoint again") from None
+        raise UserError(f"{str(file)!r} is not a file of tensors ({reason}); fetch the checkpoint again") from None
     if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
         raise UserError(f"{str(file)!r} holds more than tensors by their names; choose a file of a model's weights")
     return found

@@ -63,7 +63,7 @@ def gguf_to_safetensors(file: Path, target: Path, *, labels: Sequence[str] | Non
         raise UserError(f"{str(target)!r} exists; give another name or remove it")
     # The bar that transformers draws over the weights of a file cannot be turned off.
     quiet = redirect_stderr(io.StringIO())
-    with quiet, quiet_transformers(), reading(f"{str(file)!r} is no GGUF file that transformers can read"):
+    with quiet, quiet_transformers(), reading(f"{str(file)!r} is not a GGUF file that transformers can read"):
         model, tokenizer = _read(file)
     with first_folder(target) as whole:
         save_model(model, tokenizer, whole)
@@ -72,10 +72,10 @@ def gguf_to_safetensors(file: Path, target: Path, *, labels: Sequence[str] | Non
 
 def _check_file(file: Path) -> None:
     if not file.is_file():
-        raise UserError(f"{str(file)!r} is no file; correct it")
+        raise UserError(f"{str(file)!r} is not a file; correct it")
     with file.open("rb") as stream:
         if stream.read(len(_MAGIC)) != _MAGIC:
-            raise UserError(f"{str(file)!r} is no GGUF file: it does not start with GGUF; fetch it again")
+            raise UserError(f"{str(file)!r} is not a GGUF file: it does not start with GGUF; fetch it again")
     if find_spec("gguf") is None:
         raise UserError(f"{str(file)!r} needs the package gguf, which is not installed; pip install 'raydistill[gguf]'")
 

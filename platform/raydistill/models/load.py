@@ -126,11 +126,13 @@ def check_shards(folder: str | Path, names: Collection[str]) -> None:
     if files & {WEIGHTS, PRUNED_WEIGHTS}:
         return
     if not index.is_file():
-        raise UserError(f"{str(folder)!r} has {min(files)}, but no {WEIGHTS} and no {index.name}; fetch it again whole")
+        raise UserError(
+            f"{str(folder)!r} has {min(files)}, but no {WEIGHTS} and no {index.name}; fetch all of it again"
+        )
     try:
         listed = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{str(index)!r} is no index of weights ({error}); fetch the checkpoint again") from None
+        raise UserError(f"{str(index)!r} is not an index of weights ({error}); fetch the checkpoint again") from None
     missing = next((file for name, file in listed.items() if file not in files or name not in names), None)
     if missing is not None:
         raise UserError(f"{str(folder)!r} lacks {missing}, or a part of it, which {index.name} lists; fetch it again")
@@ -139,8 +141,8 @@ def check_shards(folder: str | Path, names: Collection[str]) -> None:
 def load_config(folder: str | Path) -> Any:
     """The transformers configuration in a checkpoint folder; raises ValueError when there is none."""
     if not (Path(folder) / "config.json").is_file():
-        raise UserError(f"{str(folder)!r} is no checkpoint: it has no config.json")
-    with reading(f"{str(folder)!r} is no checkpoint that transformers knows"):
+        raise UserError(f"{str(folder)!r} is not a checkpoint: it has no config.json")
+    with reading(f"{str(folder)!r} is not a checkpoint that transformers knows"):
         config = AutoConfig.from_pretrained(folder, **_FROM_FOLDER)
     # Here, since it looks for libraries that the pure half does without.
     from transformers.activations import ACT2FN
@@ -227,7 +229,7 @@ def load_model(
         config = with_dropout(config, dropout)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with reading(f"{str(folder)!r} is no {head} that transformers can open"):
+        with reading(f"{str(folder)!r} is not a {head} that transformers can open"):
             model, info = _opened(folder, config, head=head, dtype=dtype, int8_on=int8_on)
     _check_loaded(folder, info, model, allow_new_head=allow_new_head)
     if order is None:

@@ -102,8 +102,8 @@ def check_modules(model: Any, options: Options, *, is_merged: bool) -> None:
     tied = next((names[id(p)] for p in whole if len(names[id(p)]) > 1), None)
     if tied is not None and not is_merged:
         raise UserError(
-            f"{_KEY}.modules_to_save has {tied[0]}, which is tied to {tied[1]}, and an adapter's file holds one of the "
-            f"two alone; write {_KEY}.save: merged"
+            f"{_KEY}.modules_to_save has {tied[0]}, which is tied to {tied[1]}, and an adapter's file holds only one "
+            f"of the two; write {_KEY}.save: merged"
         )
 
 

@@ -68,7 +68,7 @@ def file_to_safetensors(
         raise UserError(f"{str(file)!r} is not there; give a file of weights")
     check_new(target)
     if config is None:
-        raise UserError(f"{str(file)!r} has weights alone; give its configuration as --config")
+        raise UserError(f"{str(file)!r} has only weights; give its configuration as --config")
     tensors = _whole(file)
     made = _configured(_config_file(config), tensors)
     if layer_plan is not None:
@@ -107,13 +107,13 @@ def _configured(file: Path, tensors: Mapping[str, Tensor]) -> Any:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{str(file)!r} is no JSON ({error}); name the configuration of the weights") from None
+        raise UserError(f"{str(file)!r} is not JSON ({error}); name the configuration of the weights") from None
     if not isinstance(content, dict):
-        raise UserError(f"{str(file)!r} is no configuration; name that of the weights")
+        raise UserError(f"{str(file)!r} is not a configuration; name that of the weights")
     kind = content.pop("model_type", None) or _OF_PREFIX.get(next(iter(tensors), "").partition(".")[0])
     if kind not in CONFIG_MAPPING:
         raise UserError(f"{str(file)!r} has no model_type that transformers knows, but {kind!r}; correct it")
-    with reading(f"{str(file)!r} is no configuration of a {kind} model"):
+    with reading(f"{str(file)!r} is not a configuration of a {kind} model"):
         config = CONFIG_MAPPING[kind](**content)
         blocks = [int(found[1]) for name in tensors if (found := _BLOCK.search(name))]
         config.num_hidden_layers = max(blocks, default=-1) + 1

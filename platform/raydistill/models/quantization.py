@@ -21,7 +21,9 @@ def check(key: str, config: Any, *, use_gpu: bool) -> None:
     if find_spec("bitsandbytes") is None:
         raise UserError(f"{key} is 'int8', which needs the library bitsandbytes; pip install bitsandbytes")
     if kept_of(config) is not None:
-        raise UserError(f"{key} is 'int8', but the model is pruned, and such are read otherwise; leave it out")
+        raise UserError(
+            f"{key} is 'int8', but the model is pruned, and pruned models are read differently; leave it out"
+        )
 
 
 def quantized_on(device: torch.device) -> dict[str, Any]:

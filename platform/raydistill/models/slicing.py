@@ -113,11 +113,11 @@ def _check_heads(teacher: Any, student: Any) -> None:
             f"{theirs.width}; choose num_attention_heads, or head_dim, so that it stays"
         )
     if own.heads > theirs.heads:
-        raise UserError(f"config has {own.heads} attention heads, the teacher {theirs.heads}; keep at most so many")
+        raise UserError(f"config has {own.heads} attention heads, the teacher {theirs.heads}; keep at most as many")
     if own.groups > theirs.groups or own.heads * theirs.groups > theirs.heads * own.groups:
         raise UserError(
             f"config has {own.groups} groups of {own.heads // own.groups} heads, the teacher {theirs.groups} groups of "
-            f"{theirs.heads // theirs.groups}; choose num_key_value_heads so that none of both is more"
+            f"{theirs.heads // theirs.groups}; choose num_key_value_heads so that neither is more"
         )
 
 

@@ -85,7 +85,7 @@ def _of_family(model_type: str, teacher: Any, head: str) -> Any:
     base: Any = CONFIG_MAPPING[model_type]()
     if base.is_encoder_decoder:
         raise UserError(
-            f"config.model_type is {model_type!r}, an encoder-decoder, which starts from one of its own kind alone; "
+            f"config.model_type is {model_type!r}, an encoder-decoder, which starts only from one of its own kind; "
             "choose an encoder or a decoder"
         )
     for name in [key for key in base.to_dict() if key.endswith("_token_id")]:

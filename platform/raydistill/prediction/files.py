@@ -139,7 +139,7 @@ def _lines(part: Part, lines: Lines) -> Iterator[Sequence[str]]:
 def _checked_object(text: str, lines: Lines) -> None:
     try:
         if not isinstance(json_value(text), dict):
-            raise UserError("is no JSON object; write one object a line")
+            raise UserError("is not a JSON object; write one object per line")
     except UserError as error:
         raise UserError(f"{lines.place()} {error}") from None
 
@@ -152,7 +152,7 @@ def _delimited(part: Part, lines: Lines) -> Iterator[Sequence[str]]:
     if not header or header == [""]:
         raise UserError(f"{part.item.name} is empty; its first line names the columns")
     if part.format == "csv" and len(header) == 1 and ";" in header[0]:
-        raise UserError(f"{part.item.name} has one column, {header[0]!r}; part its columns with commas")
+        raise UserError(f"{part.item.name} has one column, {header[0]!r}; separate its columns with commas")
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{part.item.name} names the column {twice!r} more than once; rename one")
@@ -161,7 +161,7 @@ def _delimited(part: Part, lines: Lines) -> Iterator[Sequence[str]]:
         if fields in ([], [""]):
             continue
         if len(fields) != len(header):
-            raise UserError(f"{lines.place()} has {len(fields)} fields, the header {len(header)}; mend the line")
+            raise UserError(f"{lines.place()} has {len(fields)} fields, the header {len(header)}; fix the line")
         yield fields
 
 

@@ -40,7 +40,7 @@ def written(
     known = {name for row in rows for name in row} if block.column_names == [LINE] else {*block.column_names}
     both = sorted(known & {*answers})
     if both:
-        raise UserError(f"the input has a column {both[0]!r}, which answers are called too; give --prefix")
+        raise UserError(f"the input has a column {both[0]!r}, which is also the name of an answer; give --prefix")
     if to == "jsonl":
         return Written(
             len(rows), b"".join(_json_line({**row, **_at(answers, place)}) for place, row in enumerate(rows)), ()

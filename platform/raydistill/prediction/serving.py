@@ -141,7 +141,7 @@ def _replica() -> Any:
             try:
                 asked = await request.json()
             except ValueError:
-                return JSONResponse({"error": "the request's body is no JSON"}, status_code=400)
+                return JSONResponse({"error": "the request's body is not JSON"}, status_code=400)
             several = isinstance(asked, dict) and "examples" in asked
             examples = asked["examples"] if several else [asked]
             if not isinstance(examples, list) or len(examples) > _MOST_EXAMPLES:

@@ -212,7 +212,7 @@ def _checkpoint_in(root: Path, reference: str) -> Path:
     folders = sorted((path.parent for path in root.rglob("config.json")), key=lambda folder: len(folder.parts))
     found = [folder for folder in folders if any(folder.glob("*.safetensors"))]
     if not found:
-        raise UserError(f"{reference} has no config.json with safetensors; register it in the transformers flavour")
+        raise UserError(f"{reference} has no config.json with safetensors; register it in the transformers flavor")
     tokenizer = root / "components" / "tokenizer"
     if tokenizer.is_dir() and not (found[0] / "tokenizer_config.json").is_file():
         shutil.copytree(tokenizer, found[0], dirs_exist_ok=True)

@@ -17,10 +17,10 @@ class GateConfig(Section):
     """What a student has to reach to be promoted."""
 
     metric: str | None = Field(default=None, min_length=1)
-    """Figure of the evaluation that counts, by default the one that versions compare by."""
+    """The figure of the evaluation that counts; by default the one by which versions are compared."""
     greater_is_better: bool | None = None
-    """Whether a higher figure is better, as for ``accuracy``, unlike for ``loss``; the metric says so itself, and
-    another word is refused."""
+    """Whether a higher figure is better, as for ``accuracy`` and unlike for ``loss``. By default the metric decides,
+    and a contradiction is an error."""
     at_least_champion: bool = True
     """Refuse a student that is worse than the version that has the alias; without such a version it passes."""
     within_of_teacher: float | None = Field(default=None, ge=0)

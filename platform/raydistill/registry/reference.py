@@ -63,15 +63,15 @@ def check_name(name: str) -> None:
     if name.strip() != name or name in ("", ".", ".."):
         raise UserError(f"name is {name!r}; give a registered model's name without spaces at its ends")
     if len(name) > _LONGEST_NAME:
-        raise UserError(f"name has {len(name)} letters; a registered model's name has at most {_LONGEST_NAME}")
+        raise UserError(f"name has {len(name)} characters; a registered model's name has at most {_LONGEST_NAME}")
 
 
 def check_alias(alias: str) -> None:
     """Raise ValueError for an alias that the registry reserves or does not take."""
     if len(alias) > _LONGEST_NAME:
-        raise UserError(f"alias has {len(alias)} letters; it has at most {_LONGEST_NAME}")
+        raise UserError(f"alias has {len(alias)} characters; it has at most {_LONGEST_NAME}")
     if not _ALIAS.fullmatch(alias):
-        raise UserError(f"alias is {alias!r}; take letters, digits, _ and -, but not latest, nor v and a number")
+        raise UserError(f"alias is {alias!r}; use letters, digits, _ and -, but not latest, and not v with a number")
 
 
 def check_tag(name: str, text: str) -> None:
@@ -79,9 +79,9 @@ def check_tag(name: str, text: str) -> None:
     if not _TAG.fullmatch(name) or posixpath.normpath(name) != name or name.startswith(("/", "..")) or name == ".":
         raise UserError(f"tags has {name!r}; a tag's name has letters, digits, spaces, _, -, ., : and / between others")
     if len(name) > _LONGEST_NAME:
-        raise UserError(f"tags has a name of {len(name)} letters; it has at most {_LONGEST_NAME}")
+        raise UserError(f"tags has a name of {len(name)} characters; it has at most {_LONGEST_NAME}")
     if len(text) > _LONGEST_TAG:
-        raise UserError(f"tags.{name} has {len(text):,} letters; it has at most {_LONGEST_TAG:,}")
+        raise UserError(f"tags.{name} has {len(text):,} characters; it has at most {_LONGEST_TAG:,}")
 
 
 def is_registered(checkpoint: str) -> bool:

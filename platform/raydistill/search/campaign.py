@@ -64,7 +64,7 @@ def _run_in_folder(
     if record.trials and not resume:
         raise UserError(
             f"campaign {search.name} has {record.num_ended} of {search.num_trials} trials in {folder}; "
-            "add --resume to go on with them, or remove that folder to begin anew"
+            "add --resume to go on with them, or remove that folder to start over"
         )
     jobs = [trial_job(context.raw, search.stage, values) for values in examples(search)]
     scaling = jobs[0].scaling(jobs[0].stages[search.stage])

@@ -52,8 +52,8 @@ class SearcherConfig(Section):
     """``random`` draws them; ``grid`` tries all combinations of choices; ``optuna`` and ``hyperopt`` (tree-structured
     Parzen estimators) learn from finished trials."""
     num_startup_trials: Annotated[int, Field(ge=1)] | None = None
-    """Trials that ``optuna`` and ``hyperopt`` draw at random before they learn, by default a third of all and 10 at
-    most."""
+    """The number of trials that ``optuna`` and ``hyperopt`` draw at random before they learn; by default a third of
+    all, and at most 10."""
 
     @model_validator(mode="after")
     def _options(self) -> "SearcherConfig":
@@ -65,20 +65,20 @@ class SchedulerConfig(Section):
     """Which trials end early; steps are optimizer steps, at which the stage evaluates."""
 
     name: Literal["fifo", "asha", "median", "pbt"] = "fifo"
-    """``fifo`` ends none; ``asha`` those that are not among the best at a rung of steps; ``median`` those below the
-    median of the others; ``pbt`` replaces the worst by copies of the best with other values."""
+    """``fifo`` ends none. ``asha`` ends those that are not among the best at a rung of steps. ``median`` ends those
+    below the median of the others. ``pbt`` replaces the worst by copies of the best with other values."""
     grace_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps that every trial of ``asha`` and ``median`` has, by default those of the first evaluation."""
+    """The steps that every trial of ``asha`` and ``median`` has; by default those of the first evaluation."""
     reduction_factor: Annotated[float, Field(gt=1)] = 3
-    """One in so many trials goes on from a rung of ``asha``, to a rung of so many times the steps."""
+    """One of this many trials goes on from a rung of ``asha``, to a rung of this many times the steps."""
     min_trials: Annotated[int, Field(ge=1)] = 3
-    """Trials that ``median`` needs to have seen before it ends any."""
+    """The number of trials that ``median`` needs to have seen before it ends any."""
     perturbation_steps: Annotated[int, Field(ge=1)] | None = None
-    """Steps between the exchanges of ``pbt``, by default those between two evaluations."""
+    """The steps between the exchanges of ``pbt``; by default those between two evaluations."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """Share of the trials that ``pbt`` replaces, and of those that are copied."""
+    """The fraction of the trials that ``pbt`` replaces, and the fraction that it copies."""
     resample_probability: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """How often ``pbt`` draws a value anew, instead of moving it a little."""
+    """How often ``pbt`` draws a value anew instead of moving it a little."""
 
     @model_validator(mode="after")
     def _options(self) -> "SchedulerConfig":
@@ -90,10 +90,11 @@ class BudgetConfig(Section):
     """When a campaign starts no further trial."""
 
     trials: Annotated[int, Field(ge=1)] | None = None
-    """How many trials; searcher ``grid`` has as many as there are combinations."""
+    """The number of trials. The searcher ``grid`` has as many as there are combinations."""
     time: str | None = None
-    """Time over all runs of the campaign, such as ``15min`` or ``1h30min``; trials that run then are stopped and count
-    with what they reached. What trials share (corpus, teacher) is made before and not counted."""
+    """The time over all runs of the campaign, such as ``15min`` or ``1h30min``. Trials that run when it is over are
+    stopped and count with what they reached. What trials share, such as the corpus and the teacher, is made before and
+    does not count."""
 
     @field_validator("time")
     @classmethod
@@ -112,7 +113,7 @@ class SearchConfig(Section):
     """A space file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
-    """Names the campaign's folder and its MLflow run: letters, digits, ``_`` and ``-``."""
+    """The name of the campaign's folder and of its MLflow run: letters, digits, ``_`` and ``-``."""
     description: str = ""
     """One sentence for ``raydistill ls spaces``."""
     job: str
@@ -120,29 +121,30 @@ class SearchConfig(Section):
     overrides: dict[str, Any] = {}
     """Dotted keys of the job with the values that they have in every trial."""
     stage: str
-    """The training stage that is searched; trials share what the stages before it make."""
+    """The training stage that is searched. Trials share the outputs of the stages before it."""
     space: Annotated[dict[str, DomainField], Field(min_length=1)]
     """Dotted keys that are searched: of the stage itself (``method.temperature``), or as a job's command line has them
     (``distill.method.temperature``). A list is a choice; or ``choice``, ``uniform``, ``loguniform``, ``quniform``,
     ``randint``, ``grid``."""
     metric: str
-    """What is compared, named as in ``training.metric_for_best_model``: ``loss``, ``accuracy``, ``validation/ce``."""
+    """The metric that is compared, named as in ``training.metric_for_best_model``: ``loss``, ``accuracy``,
+    ``validation/ce``."""
     mode: Literal["min", "max"]
     """Whether the least or the greatest value is the best."""
     searcher: Annotated[SearcherConfig, BeforeValidator(_named)] = SearcherConfig()
-    """Name and options, or the name alone."""
+    """The searcher's name and options, or its name alone."""
     scheduler: Annotated[SchedulerConfig, BeforeValidator(_named)] = SchedulerConfig()
-    """Name and options, or the name alone."""
+    """The scheduler's name and options, or its name alone."""
     budget: BudgetConfig = BudgetConfig()
     """How much is tried."""
     resources: ScalingConfig | None = None
-    """Processes of a trial, by default those that the job gives the stage."""
+    """The processes of a trial; by default those that the job gives the stage."""
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
-    """Most trials at one time, by default as many as the cluster has room for."""
+    """The maximum number of trials at a time; by default as many as the cluster has room for."""
     seed: int = 42
-    """Key of the draws of values; trainings keep the job's."""
+    """The seed by which values are drawn. Trainings keep the job's seed."""
     storage: str | None = None
-    """Folder under which the campaign's folder lies, by default the job's ``storage``."""
+    """The folder in which the campaign's folder lies; by default the job's ``storage``."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "SearchConfig":

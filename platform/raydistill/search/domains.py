@@ -182,4 +182,4 @@ def _check_steps(written: str, low: float, high: float, step: float) -> None:
         raise UserError(f"{written}; the step must be above 0")
     for name, bound in (("low", low), ("high", high)):
         if not math.isclose(bound / step, round(bound / step), abs_tol=1e-9):
-            raise UserError(f"{written}, where {name} is no multiple of the step; move it")
+            raise UserError(f"{written}, where {name} is not a multiple of the step; move it")

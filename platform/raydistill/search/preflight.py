@@ -162,7 +162,7 @@ def _misplaced(search: SearchConfig, paths: Mapping[str, list[str]], job: Job) -
     for key, path in paths.items():
         if path[0] != "stages" or path[1] not in used:
             yield (
-                f"space.{key} is no key of {search.stage} or of what it reads "
+                f"space.{key} is not a key of {search.stage} or of what it reads "
                 f"({', '.join(sorted(used - {search.stage}))}); search keys of these, such as "
                 f"{search.stage}.{key.rpartition('.')[2]}"
             )

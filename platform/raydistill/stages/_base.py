@@ -40,7 +40,7 @@ class StageConfig(Section):
     scaling: ScalingConfig | None = None
     """Processes of this stage; by default the job's ``scaling``."""
     seed: int | None = None
-    """The key of this stage's draws; by default the job's ``seed``."""
+    """The seed of this stage's random draws; by default the job's ``seed``."""
     matrix: dict[str, Any] = {}
     """Dotted keys of this stage, each with a list of values: the stage runs once for each combination."""
     max_parallel: Annotated[int, Field(ge=1)] | None = None

@@ -134,8 +134,8 @@ def _further(corpora: Sequence[CorpusRef], found: Sequence[CorpusFacts]) -> tupl
             a.tokenizer_hash != b.tokenizer_hash for a, b in known if a.tokenizer_hash and b.tokenizer_hash
         ):
             raise UserError(
-                f"corpus {reference.corpus!r} has other teacher tokenizers than {corpora[0].corpus!r}; "
-                "binarize both with the same teacher_tokenizers, in one order"
+                f"corpus {reference.corpus!r} has different teacher tokenizers from {corpora[0].corpus!r}; "
+                "binarize both with the same teacher_tokenizers, in the same order"
             )
     longest = [
         max(one.max_length for one in same) for same in zip(*(one.teacher_tokenizers for one in found), strict=True)

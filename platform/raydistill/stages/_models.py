@@ -183,12 +183,12 @@ def _check_export(key: str, model: Model, head: str, *, may_be: bool) -> None:
     if not may_be:
         raise UserError(
             f"{key} is an export to another runtime, which has neither hidden states nor gradients; name the model "
-            "that it was made of"
+            "that it was made from"
         )
     # The configuration of one that is not made yet may name no head.
     own = head if model.folder is None else stored_head(model.config)
     if own != head:
-        raise UserError(f"{key} is the export of a {own} model, the task needs a {head} head; export another model")
+        raise UserError(f"{key} is the export of a {own} model, but the task needs a {head} head; export another model")
 
 
 @lru_cache(maxsize=64)
@@ -202,13 +202,13 @@ def check_size(key: str, model: Any, corpus: CorpusFacts) -> None:
     """Raise ValueError for a model under ``key`` with fewer token ids or positions than the corpus has."""
     if model.vocab_size < corpus.vocab_size:
         raise UserError(
-            f"{key} has {model.vocab_size} token ids, the corpus {corpus.vocab_size}; "
+            f"{key} has {model.vocab_size} token ids, but the corpus has {corpus.vocab_size}; "
             "binarize with that model's tokenizer"
         )
     positions = checks.max_length(model)
     if positions < corpus.max_length:
         raise UserError(
-            f"{key} has {positions} positions, the corpus rows of up to {corpus.max_length} tokens; "
+            f"{key} has {positions} positions, but the corpus has rows of up to {corpus.max_length} tokens; "
             f"binarize with encoding.max_length={positions}"
         )
 
@@ -242,7 +242,7 @@ def encoding_of(key: str, digest: str | None, hashes: Sequence[str | None], *, c
     remedy = "binarize with that model's tokenizer"
     if can_be_added:
         remedy += ", or name the model under teacher_tokenizers of the binarize stage"
-    raise UserError(f"{key} has another tokenizer than the corpus; {remedy}")
+    raise UserError(f"{key} has a different tokenizer from the corpus; {remedy}")
 
 
 def hash_of_folder(folder: Path) -> str | None:
@@ -339,7 +339,7 @@ def for_workers(folder: Path, storage: Path | None) -> Path:
 def _registered(reference: str, inputs: Inputs) -> Path:
     found = inputs.get(reference)
     if found is None or found.folder is None:
-        raise UserError(f"checkpoint is {reference!r}, but no job tells the registry; name a folder")
+        raise UserError(f"checkpoint is {reference!r}, but no job names the registry; name a folder")
     return found.folder
 
 
@@ -359,6 +359,6 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"checkpoint is {name!r}, which is no earlier stage, not a folder, and not found on the Hugging Face Hub "
-            f"({reason})"
+            f"checkpoint is {name!r}, which is neither an earlier stage nor a folder, and was not found on the Hugging "
+            f"Face Hub ({reason})"
         ) from None

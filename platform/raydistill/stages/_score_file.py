@@ -30,7 +30,7 @@ def check_score_file(config: "Config", inputs: Inputs) -> list[str]:
         )
     if len(config.corpus) > 1:
         raise UserError(
-            f"{key}, which is of one train set, but corpus names {len(config.corpus)}; capture each by itself"
+            f"{key}, which is for one train set, but corpus names {len(config.corpus)}; capture each by itself"
         )
     [name] = [reference.corpus for reference in config.corpus]
     root = _base.folder_of(name, inputs)
@@ -51,7 +51,7 @@ def _check_rows(key: str, rows: int, corpus: CorpusFacts | None) -> None:
         return
     if rows not in (corpus.rows, corpus.rows + corpus.validation_rows):
         raise UserError(
-            f"{key}, which has {rows:,} rows, the train set {corpus.rows:,}, or "
+            f"{key}, which has {rows:,} rows, but the train set has {corpus.rows:,}, or "
             f"{corpus.rows + corpus.validation_rows:,} with what was held out of it; "
             "give scores of all its rows and of no others, in their order"
         )

@@ -94,7 +94,7 @@ def _check_top_k(config: "Config", key: str, found: OutputsFacts, corpus: Corpus
     if positions == "completion" and wanted != stored:
         raise UserError(
             f"{key}, captured with task.train_on_prompt: {str(stored).lower()}, but the training has "
-            f"{str(wanted).lower()}; write both alike"
+            f"{str(wanted).lower()}; make both equal"
         )
 
 
@@ -146,7 +146,7 @@ def _check_same_names(key: str, number: int, wanted: _Names, stored: Sequence[_N
     """Refuse outputs that were taken for other classes than they are now."""
     if wanted not in stored:
         raise UserError(
-            f"{key}, where the teacher's outputs are labelled {' or '.join(map(_listed, dict.fromkeys(stored)))}; "
+            f"{key}, where the teacher's outputs are labeled {' or '.join(map(_listed, dict.fromkeys(stored)))}; "
             f"teachers.{number}.labels is {_listed(wanted)}; name them alike"
         )
 
@@ -166,7 +166,8 @@ def _facts_of(key: str, folder: Path) -> OutputsFacts:
     headers = [one.header for one in sets_below(folder)]
     if not headers:
         raise UserError(
-            f"{key}, none of {', '.join(_teacher_plan.KEYWORDS)}, no earlier stage and no folder of a capture stage"
+            f"{key}, which is none of {', '.join(_teacher_plan.KEYWORDS)}, not an earlier stage and not the folder of "
+            "a capture stage"
         )
     first = headers[0]
     labels = tuple(dict.fromkeys(one.labels for one in headers))
@@ -246,7 +247,7 @@ def _check_alike(reference: str, headers: Sequence[Header], teacher_of: Mapping[
         )
     sizes = dict.fromkeys(one.columns["top_k_ids"].size for one in headers)
     if teacher_of and len(sizes) > 1:
-        raise UserError(f"{key}, whose teachers kept {_listed(list(sizes))} ids a token; capture with one top_k")
+        raise UserError(f"{key}, whose teachers kept {_listed(list(sizes))} ids per token; capture with one top_k")
 
 
 def _sets_of_teachers(reference: str, found: Sequence[OutputSet], teachers: Sequence[Fitted]) -> list[list[OutputSet]]:

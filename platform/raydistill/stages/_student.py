@@ -93,7 +93,7 @@ def check_scores(section: StudentConfig, model: _models.Model, inputs: Inputs) -
         is_other = model.folder is not None and _models.content_of(model.folder) != _scored(folder).model_hash
     if is_other:
         raise UserError(
-            f"student.scores is {section.scores!r}, which are of another model than the one that is sliced; score "
+            f"student.scores is {section.scores!r}, which are of a different model from the one that is sliced; score "
             "that one"
         )
 

@@ -239,8 +239,8 @@ def _options(config: "Config", scaling: ScalingConfig, *, num_teachers: int) -> 
     for number, reference in enumerate(config.teachers):
         if reference.placement == SEQUENTIAL and not in_turn:
             raise UserError(
-                f"teachers.{number}.placement is 'sequential', but method {method.name} has to have its teachers at "
-                "hand; write replicate or zero3"
+                f"teachers.{number}.placement is 'sequential', but method {method.name} needs its teachers in memory; "
+                "write replicate or zero3"
             )
     limit = cluster.memory_per_worker(scaling)
     return Options(

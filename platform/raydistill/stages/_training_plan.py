@@ -168,7 +168,7 @@ def _encodings(config: "Config", corpus: CorpusFacts, digests: Sequence[str | No
         encoding = _models.encoding_of(key, digest, corpus.hashes, can_be_added=can_be_added)
         if encoding and not cross_tokenizer:
             raise UserError(
-                f"{key} has another tokenizer than the student, and method {method.name} aligns token by token; "
+                f"{key} has a different tokenizer from the student, and method {method.name} aligns token by token; "
                 "choose a teacher with the student's tokenizer, or another method"
             )
         found.append(encoding)
@@ -185,7 +185,7 @@ def _check_taught(config: "Config", teachers: Sequence[Fitted], labels: Sequence
     for position, reference in enumerate(config.teachers):
         if reference.head == "new":
             raise UserError(
-                f"teachers.{position}.head is 'new', but method {config.method.name} learns from what it says alone; "
+                f"teachers.{position}.head is 'new', but method {config.method.name} learns only from its outputs; "
                 "train it first"
             )
     known = {name for teacher in teachers for name in teacher.labels}
@@ -231,7 +231,8 @@ def _check_teachers_of_corpora(config: "Config") -> None:
         raise UserError(f"method.teacher_of has no teacher for corpus {missing[0]!r}; add its number")
     if further:
         raise UserError(
-            f"method.teacher_of names {further[0]!r}, which is no corpus of this training; choices: {', '.join(names)}"
+            f"method.teacher_of names {further[0]!r}, which is not a corpus of this training; choices: "
+            f"{', '.join(names)}"
         )
 
 
@@ -239,8 +240,8 @@ def _check_needs(config: "Config", student: Any, teachers: Sequence[Fitted]) -> 
     """Refuse models of which a method cannot have what it needs, and adapters of layers that it takes parts away of."""
     if config.student.lora is not None and "units" in config.method.requirements.needs:
         raise UserError(
-            f"student.lora is given, but method {config.method.name} takes heads and neurons away, which adapters of "
-            "the same layers do not follow; leave lora out"
+            f"student.lora is given, but method {config.method.name} removes heads and neurons, which adapters of the "
+            "same layers cannot follow; leave lora out"
         )
     models = {"student": student, **{f"teachers.{number}": one.config for number, one in enumerate(teachers)}}
     for key, model in models.items():
@@ -267,7 +268,7 @@ def _check_vocabularies(config: "Config", student: Any, teachers: Sequence[Fitte
             continue
         raise UserError(
             f"vocab_size is {student.vocab_size} in the student and {teacher.config.vocab_size} in "
-            f"teachers.{position}, and not both have a tokenizer that shows what their ids mean; save it beside each"
+            f"teachers.{position}, and one of them has no tokenizer that shows what its ids mean; save it beside both"
         )
 
 

@@ -38,10 +38,13 @@ def _values(config: "Config", assignment: Assignment) -> dict[str, Any]:
     """What is taken of the matrix keys of a run: all but the seed."""
     values = {key: value for key, value in assignment.items() if key != SEED}
     if not values:
-        raise UserError(f"tuned_by is {config.tuned_by!r}, which chooses among seeds alone; leave it out")
+        raise UserError(f"tuned_by is {config.tuned_by!r}, which chooses only among seeds; leave it out")
     for key, value in values.items():
         if isinstance(value, str):
-            raise UserError(f"tuned_by is {config.tuned_by!r}, whose runs differ in {key}, {value!r}; numbers alone")
+            raise UserError(
+                f"tuned_by is {config.tuned_by!r}, whose runs differ in {key}, {value!r}; only numbers can be "
+                "taken over"
+            )
         if key in axes(config.matrix):
             raise UserError(f"tuned_by is {config.tuned_by!r}, which chooses {key}, but matrix has it; leave one out")
     return values

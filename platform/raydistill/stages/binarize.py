@@ -32,7 +32,7 @@ def _share_or_source(value: Any) -> Any:
     """A share between 0 and 1, or the source that a section names; raises ValueError for what is neither."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 < value < 1:
-            raise UserError("give a share between 0 and 1, or a source")
+            raise UserError("give a fraction between 0 and 1, or a source")
         return float(value)
     return SourceSpec.parse(value)
 
@@ -43,30 +43,33 @@ class SourceConfig(Section):
     source: SourceSpec
     """Where the texts are: the name of a source and its options."""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """1 takes every text once, 0.5 a random half, 2.5 every text twice and a random half a third time."""
+    """1 takes every text once, 0.5 takes a random half, and 2.5 takes every text twice and a random half a third
+    time."""
 
 
 class Config(_base.StageConfig):
     """Which texts, encoded by which tokenizer and how."""
 
     source: SourceSpec | None = None
-    """Where the texts are: the name of a source and its options. None where only a source is held out."""
+    """Where the texts are: the name of a source and its options. None if the corpus is only a ``validation`` source."""
     sources: list[SourceConfig] = []
     """Several sources with weights, mixed; instead of ``source``."""
     encoding: EncodingSpec = EncodingSpec.parse("mlm")
     """What an example is: the name of a task and its encoding options."""
     tokenizer: ModelRef
-    """A checkpoint whose tokenizer encodes."""
+    """A checkpoint whose tokenizer encodes the texts."""
     teacher_tokenizers: list[ModelRef] = []
-    """Checkpoints, such as teachers, whose tokenizers encode each example too: of classification and glue alone."""
+    """Checkpoints, such as teachers, whose tokenizers also encode each example; for the tasks classification and glue
+    only."""
     validation: Annotated[float | SourceSpec, BeforeValidator(_share_or_source)] = 0.02
-    """The fraction of the source's texts kept out of training, for evaluation; or a source that is held out as a
-    whole."""
+    """The fraction of the source's texts that is kept out of training, for evaluation; or a source that is held out as
+    a whole."""
     rows_per_shard: Annotated[int, Field(ge=1)] = 10_000
     """The maximum number of rows in a Parquet shard."""
     token_counts: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """A file with the number of occurrences of each token id in a larger text, by which the task mlm masks in place of
-    the corpus's own: a NumPy array (``.npy``), such as that of another corpus, or a pickled list, as published."""
+    """A file with the number of occurrences of each token id in a larger text. The task mlm masks by these counts
+    instead of the corpus's own. It is a NumPy array (``.npy``), such as that of another corpus, or a pickled list, as
+    published."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "Config":
@@ -75,7 +78,7 @@ class Config(_base.StageConfig):
             raise UserError("give exactly one of source and sources")
         if any(one.source == self.validation for one in self.weighted_sources):
             raise UserError(
-                "validation is the source itself; name another split or other files, or a share such as 0.1"
+                "validation is the source itself; name another split or other files, or a fraction such as 0.1"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Run teachers over a corpus once and store what they say, so that trainings need not run them."""
+"""Run teachers over a corpus once and store their outputs, so that trainings need not run them."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,46 +50,46 @@ class Config(_base.StageConfig):
     """Which teachers, on which corpus, and what of their outputs is kept."""
 
     corpus: CorpusField
-    """The name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    """The name of an earlier binarize stage or its folder, or a list of them; weights are ignored here."""
     task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     teachers: Annotated[list[ModelRef], Field(min_length=1)]
-    """The teachers, each with sets of its own."""
+    """The teachers; the outputs of each are stored by themselves."""
     outputs: Annotated[list[Literal["logits", "cls_states", "dropout_scores", "top_k"]], Field(min_length=1)] = [
         "logits"
     ]
-    """Of classifiers of sequences ``logits``, ``cls_states`` and ``dropout_scores``, of language models ``top_k``: of
-    causal ones at every token, of prompts and messages at predicted tokens, of masked ones under one mask a row, which
-    trainings that read them then keep in all epochs."""
+    """For classifiers of sequences: ``logits``, ``cls_states`` and ``dropout_scores``. For language models: ``top_k``.
+    Causal models store it at every token, or for prompts and messages at the predicted tokens. Masked models store it
+    under one mask per row, which trainings that read it keep in all epochs."""
     layers: list[Annotated[int, Field(ge=0)]] = []
-    """For ``cls_states``: numbers k of the hidden states hs[k], what k blocks have made of the embeddings."""
+    """For ``cls_states``: the numbers k of the hidden states to store. Number k is the output of the first k blocks."""
     dtype: Literal["float32", "float16"] = "float32"
     """The type of the stored states."""
     top_k: Annotated[int, Field(ge=1)] = 64
-    """For ``top_k``: how many of the likeliest ids of a token are kept with their log-probabilities; of all others the
-    mass is kept. A token takes 4 bytes an id, 6 with a vocabulary beyond 65,536 ids; log-probabilities are rounded by 1
-    in 2,048 at most."""
+    """For ``top_k``: how many of the likeliest ids of a token are stored with their log-probabilities, beside the mass
+    of all others. A token takes 4 bytes per id, or 6 with a vocabulary of more than 65,536 ids. Log-probabilities are
+    rounded by at most 1 in 2,048."""
     temperature: Annotated[float, Field(ge=1e-3, le=1e4)] = 1.0
-    """For ``top_k``: logits are divided by it first. Methods read them at the same temperature."""
+    """For ``top_k``: logits are divided by it first. Methods that read them need the same temperature."""
     mask_seed: int | None = None
-    """For ``top_k``: key of the masks, one a row for all epochs; by default the stage's seed."""
+    """For ``top_k``: the seed of the masks, one per row for all epochs; by default the stage's seed."""
     top_k_file: str | None = None
     """For ``top_k`` of causal models: a Parquet file of what others captured at this temperature, which is stored in
-    place of what the teacher says; see ``data/top_k_file.py``. The teacher is named for what it is and does not run."""
+    place of the teacher's own outputs; see ``data/top_k_file.py``. The teacher is named but does not run."""
     dropout_passes: Annotated[int, Field(ge=2)] = 16
-    """For ``dropout_scores``: passes with dropout."""
+    """For ``dropout_scores``: the number of passes with dropout."""
     dropout: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """For ``dropout_scores``: dropout of the teachers, None keeps what their checkpoints say."""
+    """For ``dropout_scores``: the dropout of the teachers; None keeps that of their checkpoints."""
     dropout_scores_file: str | None = None
-    """For ``dropout_scores``: a ``.npy`` file of published scores that are stored in place of those of passes: an array
-    (rows, teachers) with a row for each of the unsplit train set, in its order, and a column for each of ``teachers``.
-    They are compared with those of one pass. Rows of another validation source get passes."""
+    """For ``dropout_scores``: a ``.npy`` file of published scores that are stored in place of computed ones. It is an
+    array (rows, teachers) with a row for each row of the unsplit train set, in its order, and a column for each of
+    ``teachers``. The scores are compared with those of one pass. Rows of another validation source get passes."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows per forward pass."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """What the teachers compute in."""
+    """The precision of the teachers."""
     codec: Literal["none", "lz4", "zstd"] = "none"
-    """The compression of the files; those without any are mapped, which makes reading of single rows fast."""
+    """The compression of the files. Files without compression are mapped, which makes it fast to read single rows."""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -101,10 +101,10 @@ class Config(_base.StageConfig):
             raise UserError("layers or outputs names one thing twice; name each once")
         if self.top_k_file is not None and (self.outputs != ["top_k"] or self.task.head != "causal_lm"):
             raise UserError(
-                "top_k_file is of the likeliest ids of a causal model; write task: clm and outputs: [top_k]"
+                "top_k_file holds the likeliest ids of a causal model; write task: clm and outputs: [top_k]"
             )
         if self.top_k_file is not None and (len(self.teachers) > 1 or len(self.corpus) > 1):
-            raise UserError("top_k_file is of one teacher and one corpus; capture each by itself")
+            raise UserError("top_k_file holds one teacher's outputs for one corpus; capture each by itself")
         return self
 
     @property
@@ -169,7 +169,7 @@ class Stage(_base.Stage):
         if ids is not None:
             if LOSS_SPANS in corpus.columns:
                 raise UserError(
-                    "top_k_file is of all tokens of a row, but of this corpus completions are kept; leave it out"
+                    "top_k_file holds all tokens of a row, but of this corpus only completions are stored; leave it out"
                 )
             known = None not in (corpus.rows, corpus.validation_rows)
             ids.check((corpus.rows or 0) + (corpus.validation_rows or 0) if known else None)
@@ -202,13 +202,13 @@ class Stage(_base.Stage):
     def _check_teacher(self, number: int, teacher: Any, num_ids: int) -> None:
         key, config = f"teachers.{number}", self.config
         if config.teachers[number].head == "new":
-            raise UserError(f"{key}.head is 'new', which would store what untrained weights say; train it first")
+            raise UserError(f"{key}.head is 'new', which would store the outputs of untrained weights; train it first")
         depth = layer_plan.num_steps(teacher)
         beyond = [layer for layer in config.layers if layer > depth]
         if beyond:
-            raise UserError(f"layers has {beyond[0]}, {key} has hidden states 0 to {depth}; lower it")
+            raise UserError(f"layers has {beyond[0]}, but {key} has hidden states 0 to {depth}; lower it")
         if "top_k" in config.outputs and config.top_k > num_ids:
-            raise UserError(f"top_k is {config.top_k}, {key} has {num_ids} token ids; lower it")
+            raise UserError(f"top_k is {config.top_k}, but {key} has {num_ids} token ids; lower it")
         if "dropout_scores" not in config.outputs:
             return
         if teacher.num_labels < 2:
@@ -220,8 +220,8 @@ class Stage(_base.Stage):
         most = int(_MOST_IDS / (ROW_GROUP_ROWS * max_length * self._kept_share))
         if "top_k" in self.config.outputs and self.config.top_k > most:
             raise UserError(
-                f"top_k is {self.config.top_k}, but of rows of up to {max_length:,} tokens at most {most:,} ids a "
-                "token can be stored; lower it, or max_length of the corpus"
+                f"top_k is {self.config.top_k}, but of rows of up to {max_length:,} tokens at most {most:,} ids "
+                "per token can be stored; lower it, or max_length of the corpus"
             )
 
     def line(self, number: int, teacher: Fitted, corpus: CorpusFacts) -> str:

@@ -27,10 +27,11 @@ class Config(_base.StageConfig):
     evaluation: str
     """The name of the evaluation stage that has their figures."""
     metric: str | None = None
-    """The figure of that evaluation, by default the task's own metric. Runs that differ in their seed alone are
-    compared by their mean; of the best of them the best run is taken. Of equal ones it is the first."""
+    """The figure of that evaluation, by default the task's own metric. Runs that differ only in their seed are compared
+    by their mean, and among the best of them the best run is chosen. Of equal runs it is the first."""
     greater_is_better: bool | None = None
-    """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
+    """Whether the highest of these figures is the best. By default the metric decides, and a contradiction is an
+    error."""
 
 
 class Stage(_base.Stage):

@@ -35,20 +35,20 @@ class Config(_base.StageConfig):
     """Which rows of which evaluation, and by which metric."""
 
     evaluation: str
-    """Name of the earlier evaluation stage that has all of the models, each student with several seeds."""
+    """The name of the earlier evaluation stage that has all of the models, each student with several seeds."""
     teacher: str
-    """Row of its table that the students learned from, such as ``teacher``."""
+    """The row of its table with the model that the students learned from, such as ``teacher``."""
     alone: str
-    """Row of its table with the same student, trained without distillation."""
+    """The row of its table with the same student, trained without distillation."""
     methods: Annotated[list[str], Field(min_length=1)] | None = None
-    """Models, or rows such as ``student (temperature=2)``, that are compared with it; by default all that have several
-    seeds."""
+    """The models, or rows such as ``student (temperature=2)``, that are compared with ``alone``; by default all that
+    have several seeds."""
     metric: str | None = None
     """A metric that is a mean over rows, such as ``accuracy`` or ``loss``; by default the task's first of these."""
     trainings: Names = []
-    """Names of earlier training stages, of whose students steps, tokens and seconds are shown."""
+    """The names of earlier training stages. The steps, tokens and seconds of their students are shown."""
     num_resamples: Annotated[int, Field(ge=1000, le=1_000_000)] = 10_000
-    """Resamples of seeds and rows."""
+    """The number of resamples of seeds and rows."""
 
 
 class Stage(_base.Stage):
@@ -81,8 +81,8 @@ class Stage(_base.Stage):
         """The metric; raises ValueError for one that no row has a value of."""
         if not evaluation.of_rows:
             raise UserError(
-                f"evaluation is {self.config.evaluation!r}, whose metrics, {', '.join(evaluation.metrics)}, are no "
-                "means over rows; compare models of another task"
+                f"evaluation is {self.config.evaluation!r}, whose metrics, {', '.join(evaluation.metrics)}, are "
+                "not means over rows; compare models of another task"
             )
         metric = self.config.metric or evaluation.of_rows[0]
         if metric not in evaluation.of_rows:
@@ -100,7 +100,7 @@ class Stage(_base.Stage):
             if name not in found:
                 raise UserError(unknown_choice(key, name, list(found)))
         if teacher == alone:
-            raise UserError(f"alone is {alone!r}, as teacher is; name the student without distillation")
+            raise UserError(f"alone is {alone!r}, and so is teacher; name the student without distillation")
         others = {name: entries[at[0]]["model"] for name, at in found.items() if name not in (teacher, alone)}
         if self.config.methods is None:
             methods = [name for name in others if len(found[name]) > 1]
@@ -172,7 +172,7 @@ def _check_seeds(name: str, num_seeds: int) -> None:
     """Raise ValueError for a student that was trained once, of which nobody knows how much chance is in it."""
     if num_seeds < 2:
         raise UserError(
-            f"{name} has one seed, and how far seeds lie apart is not known from one; "
+            f"{name} has one seed, which does not show how much seeds differ; "
             "give its stage a matrix of two or more, such as {seed: [1, 2, 3]}"
         )
 
@@ -182,8 +182,8 @@ def _scores(metric: str, run: Run, positions: Sequence[int]) -> Scores:
     entries, files = run.summary["entries"], run.summary.get("predictions", [])
     if len(files) != len(entries):
         raise UserError(
-            f"evaluation is {run.name!r}, which an earlier release left without what each row got; remove its folder, "
-            f"{run.output}, and run the job again"
+            f"evaluation is {run.name!r}, which an earlier release stored without the result of each row; remove its "
+            f"folder, {run.output}, and run the job again"
         )
     found = [
         row_values(pq.read_table(storage_at(run.output / files[one]).fetch()).to_pydict(), metric) for one in positions

@@ -43,41 +43,42 @@ class EnsembleConfig(Section):
     members: Annotated[list[ModelRef], Field(min_length=2)]
     """Checkpoints as in ``models``, each with all of the corpus's classes or a part of them; together they know all."""
     combine: Literal["concatenated", "weighted", "surest"] = "concatenated"
-    """``concatenated``: one softmax over the logits of all members, the target of ``vkd``; ``weighted``: each member's
-    own softmax, weighted by how sure it is, and ``surest``: that of the surest member alone, the soft and the hard
-    target of ``muki`` with scores of a single pass."""
+    """``concatenated``: one softmax over the logits of all members, the target of ``vkd``. ``weighted``: each member's
+    own softmax, weighted by how sure it is. ``surest``: the softmax of the surest member alone. The last two are the
+    soft and the hard target of ``muki`` with scores of a single pass."""
 
 
 class Config(_base.StageConfig):
     """Which models, on which corpus."""
 
     corpus: CorpusField
-    """The name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    """The name of an earlier binarize stage or its folder, or a list of them; weights are ignored here."""
     models: Annotated[dict[str, ModelRef], Field(min_length=1)]
-    """Checkpoints by the name they get in the table, such as ``teacher``, ``student``. A classifier of texts may know a
-    part of the corpus's classes; it predicts no other, is wrong about all rows of the others and has no loss."""
+    """Checkpoints by the name they get in the table, such as ``teacher`` and ``student``. A classifier of texts may
+    know only a part of the corpus's classes. It predicts no others, is wrong about all rows of the others, and has no
+    loss."""
     ensembles: dict[str, EnsembleConfig] = {}
     """Ensembles of such checkpoints by the name they get in the same table, after the models."""
     task: TaskSpec = TaskSpec.parse("mlm")
-    """What the models are asked, the name of a task and its options."""
+    """What the models are asked: the name of a task and its options."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """The maximum number of validation rows to read; None reads all."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     skip_rows: int = Field(default=0, ge=0, exclude_if=lambda value: value == 0)
-    """Validation rows that are left out, of the order in which ``max_rows`` takes the first: with the same seed an
-    evaluation with ``max_rows: 500`` and another with ``skip_rows: 500`` have no row in common, so that what is chosen
-    by the one is fairly compared by the other."""
+    """How many validation rows to leave out, in the order in which ``max_rows`` takes the first ones. With the same
+    seed, an evaluation with ``max_rows: 500`` and another with ``skip_rows: 500`` have no row in common, so that what
+    the first one chooses is compared fairly by the second."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows per forward pass."""
     latency_repeats: Annotated[int, Field(ge=0)] = 20
-    """Forward passes whose median is a model's latency, of one row at a time and of full batches; 0 measures none.
-    Several models take turns, so that what slows the machine for a while slows all of them."""
+    """The number of forward passes whose median is a model's latency, for one row at a time and for full batches; 0
+    measures none. Several models take turns, so that what slows the machine for a while slows all of them."""
 
     @model_validator(mode="after")
     def _named_once(self) -> "Config":
         for name in self.ensembles:
             if name in self.models:
-                raise UserError(f"ensembles has {name!r}, which models has too; name it otherwise")
+                raise UserError(f"ensembles has {name!r}, which models has too; give it another name")
         return self
 
 
@@ -198,9 +199,9 @@ class Stage(_base.Stage):
         """Raise ValueError for members that have no classes, or that do not know all of them together."""
         task = self.config.task
         if task.head != _OF_CLASSES:
-            raise UserError(f"{key} is of classifiers of texts, but task is {task.name!r}; leave it out")
+            raise UserError(f"{key} is for classifiers of texts, but task is {task.name!r}; leave it out")
         if not corpus.labels:
-            raise UserError(f"{key} is of classifiers, but the corpus has scores; leave it out")
+            raise UserError(f"{key} is for classifiers, but the corpus has scores; leave it out")
         missing = [name for name in corpus.labels if not any(name in one for one in known)]
         if missing:
             raise UserError(f"{key} has no member that knows the class {missing[0]!r}; add one that does")

@@ -28,9 +28,9 @@ class ExportGate(Section):
     """How much worse than the model its export may be, on the same validation rows."""
 
     metric: str | None = None
-    """A metric of the task, by default its own first."""
+    """A metric of the task; by default its first."""
     within_of_unquantized: Annotated[float, Field(ge=0)]
-    """Most that the metric may be worse, in its own unit."""
+    """The most that the metric may be worse, in its own unit."""
 
 
 class Config(_base.StageConfig):
@@ -39,18 +39,19 @@ class Config(_base.StageConfig):
     model: ModelRef
     """A checkpoint, as evaluations name one."""
     format: Literal["onnx", "onnx-int8", "onnx-int8-static", "openvino-int8"] = "onnx-int8"
-    """``onnx``: float32; ``onnx-int8``: int8 weights, activations quantized as they come; ``onnx-int8-static`` and
-    ``openvino-int8``: activations too, in ranges that calibration rows tell. Several are a matrix."""
+    """``onnx``: float32. ``onnx-int8``: int8 weights, and activations that are quantized as they come.
+    ``onnx-int8-static`` and ``openvino-int8``: activations are quantized in ranges that calibration rows show. For
+    several formats write a matrix."""
     corpus: CorpusField | None = None
-    """Corpora whose training rows calibrate and whose validation rows the gate reads."""
+    """The corpora whose training rows calibrate the export and whose validation rows the gate reads."""
     task: TaskSpec | None = None
-    """What the model is asked on them, the name of a task and its options."""
+    """What the model is asked on them: the name of a task and its options."""
     calibration_rows: Annotated[int, Field(ge=1)] = 256
-    """Rows for calibration, drawn by the stage's seed."""
+    """The number of rows for calibration, drawn with the stage's seed."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows per forward pass."""
     gate: ExportGate | None = None
-    """What the export must reach, else the stage fails; by default nothing."""
+    """What the export has to reach; otherwise the stage fails. By default nothing."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
     """The maximum number of validation rows that the gate reads; None reads all."""
 
@@ -83,7 +84,7 @@ class Stage(_base.Stage):
             raise UserError("model.head is 'new', which would be exported untrained; train it first")
         model = _models.model_of("model", self.config.model, inputs)
         if model.exported:
-            raise UserError("model is an export already; name the model that it is of")
+            raise UserError("model is an export already; name the model that it was made from")
         if self.config.task is not None:
             self._fitted(inputs)
             self._gate_metric(self._corpus(inputs))

@@ -1,4 +1,4 @@
-"""Take away the attention heads and neurons of a model with the lowest scores, so that it is smaller and faster."""
+"""Remove the attention heads and neurons of a model with the lowest scores, so that it is smaller and faster."""
 
 import json
 import shutil
@@ -31,12 +31,12 @@ class Config(_base.StageConfig):
     scores: str
     """The name of an earlier score stage, or its folder."""
     model: ModelRef | None = None
-    """The model that was scored, by default the one that lay there when it was."""
+    """The model that was scored; by default the one that the score stage read."""
     sparsity: float
-    """The percentage of all heads, and of all neurons, that go: those with the lowest scores over all blocks. 0 leaves
-    the model as it is. Several levels are a matrix, ``matrix: {sparsity: [0, 10, 20]}``, with a model each."""
+    """The percentage of all heads, and of all neurons, that is removed: those with the lowest scores over all blocks. 0
+    leaves the model as it is. Several levels are a matrix, ``matrix: {sparsity: [0, 10, 20]}``, with one model each."""
     multiple_of: Annotated[int, Field(ge=1)] = 1
-    """Width that a block loses is rounded to a multiple of it, which some hardware wants; 8 as published."""
+    """The width that a block loses is rounded to a multiple of this, which some hardware needs; published as 8."""
 
     @field_validator("sparsity")
     @classmethod

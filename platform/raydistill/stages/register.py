@@ -43,20 +43,21 @@ class Config(_base.StageConfig):
     evaluation: str | None = None
     """The name of the evaluation stage whose figures go with the version."""
     metric: str | None = None
-    """The figure of that evaluation by which versions compare, by default the task's own metric. By it one run is
-    chosen where ``model`` is a stage with several."""
+    """The figure of that evaluation by which versions are compared, by default the task's own metric. If ``model`` is a
+    stage with several runs, this figure chooses one of them."""
     greater_is_better: bool | None = None
-    """Whether the highest of these figures is the best; the metric says so itself, and another word is refused."""
+    """Whether the highest of these figures is the best. By default the metric decides, and a contradiction is an
+    error."""
     baseline: str | None = None
-    """Name that the evaluation has for a model to compare with, such as one that was trained without a teacher."""
+    """The evaluation's name for a model to compare with, such as one that was trained without a teacher."""
     exports: str | None = Field(default=None, exclude_if=lambda value: value is None)
-    """Name of the export stage whose exports of this student are kept with the version, one of each format."""
+    """The name of the export stage whose exports of this student are kept with the version, one of each format."""
     license: str | None = Field(default=None, min_length=1)
-    """The license of the student, such as ``Apache-2.0``; without one no version is promoted."""
+    """The license of the student, such as ``Apache-2.0``. A version without a license is not promoted."""
     gate: GateConfig | None = None
-    """What a version has to reach to be promoted; by default figures do not count."""
+    """What a version has to reach to be promoted; by default no figure counts."""
     tags: dict[str, str] = {}
-    """Further version tags; what made the student is tagged anyway."""
+    """Further tags of the version. What made the student is tagged in any case."""
 
     @model_validator(mode="after")
     def _is_taken(self) -> "Config":

@@ -45,17 +45,17 @@ class TaskColumnConfig(Section):
 
 
 class TaskTableConfig(Section):
-    """A table with a row a model and a column a task, the average first, in hundredths."""
+    """A table with a row per model and a column per task, the average first, in hundredths."""
 
     columns: Annotated[dict[str, TaskColumnConfig], Field(min_length=1)]
     """What stands in each column, by its heading; models of one name in several evaluations are one row."""
     average: list[str] | None = None
-    """Columns of which the average is, by default all; with none of them, ``[]``, the table has no average."""
+    """The columns that the average is taken over, by default all; with ``[]`` the table has no average."""
 
     @model_validator(mode="after")
     def _averages_columns(self) -> "TaskTableConfig":
         if AVERAGE in self.columns:
-            raise UserError(f"columns has {AVERAGE!r}, which the table adds by itself; name it otherwise")
+            raise UserError(f"columns has {AVERAGE!r}, which the table adds itself; give it another name")
         for name in self.average or []:
             if name not in self.columns:
                 raise UserError(f"average has {name!r}; columns: {', '.join(self.columns)}")
@@ -70,9 +70,9 @@ class AgainstConfig(Section):
     metric: str | None = None
     """The figure, such as ``accuracy`` or ``parameters``; by default the task's own metric."""
     evaluation: str | None = None
-    """The one of ``evaluations`` that has it; where there are several it has to be named."""
+    """The one of ``evaluations`` that has the figure; needed if there are several."""
     models: list[str] | None = None
-    """Its models that are lines, by default all that have the key; models without it are level lines."""
+    """Its models that are drawn as lines, by default all that have the key. Models without it are level lines."""
 
 
 class Config(_base.StageConfig):
@@ -92,10 +92,10 @@ class Config(_base.StageConfig):
     plot_against: Annotated[
         list[AgainstConfig], BeforeValidator(lambda value: [value] if isinstance(value, dict) else value)
     ] = []
-    """Figures of ``evaluations`` against a key of a matrix; one or several."""
+    """Figures of ``evaluations`` to draw against a key of a matrix; one or several."""
     lines: list[str] | None = None
-    """Models, or rows such as ``student (method=finetune)``, of the evaluations whose metric is a level line; by
-    default the models that are not among ``trainings``."""
+    """Models of the evaluations, or rows such as ``student (method=finetune)``, whose metric is drawn as a level line;
+    by default the models that are not among ``trainings``."""
 
     @model_validator(mode="after")
     def _has_inputs(self) -> "Config":

@@ -1,4 +1,4 @@
-"""Score a model's attention heads and neurons over a corpus: what its own loss, and a student's, asks of each."""
+"""Score a model's attention heads and neurons over a corpus: how much its loss, and a student's, depend on each."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,28 +30,29 @@ class Config(_base.StageConfig):
     """Whose heads and neurons, by which losses, on which rows."""
 
     corpus: CorpusField
-    """The name of an earlier binarize stage or its folder, or a list of them; weights do not count here."""
+    """The name of an earlier binarize stage or its folder, or a list of them; weights are ignored here."""
     task: TaskSpec = TaskSpec.parse("classification")
     """What an example means: the name of a task and its options."""
     model: ModelRef
     """The model that is scored: a BERT, RoBERTa or DistilBERT that is not pruned and has no layer plan."""
     student: ModelRef | None = None
     """A trial student that was distilled from it. With one, scores are ``lam * expressiveness + (1 - lam) *
-    friendliness``: how much the model's own loss, and how much the student's distillation loss, asks of a head or
-    neuron. Without one they are the first alone."""
+    friendliness``: how much the model's own loss, and how much the student's distillation loss, depends on a head or
+    neuron. Without one, they are the expressiveness alone."""
     lam: float | None = None
     """The fraction of expressiveness, from 0 to 1; by default 0.5 with a student."""
     temperature: Annotated[float, Field(ge=1e-3, le=1e4)] = 2.0
     """The temperature of the student's distillation loss."""
     part: Literal["validation", "train"] = "validation"
-    """Rows that score: the validation ones, as published, or those to train on."""
+    """Which rows score: the ``validation`` rows, as published, or the ``train`` rows."""
     max_rows: Annotated[int, Field(ge=1)] | None = None
-    """Most rows that are read, a sample that ``seed`` draws; None for all."""
+    """The maximum number of rows to read, a sample that ``seed`` draws; None reads all."""
     score_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """What the published code calls the evaluation's batch size, on which its scores depend: the mean gradient of so
-    many rows in the corpus's order is one summand. None: that of each single row is, whatever the batches."""
+    """What the published code calls the evaluation's batch size, on which its scores depend: each summand is the mean
+    gradient of this many rows, in the corpus's order. None: each summand is the gradient of a single row, whatever the
+    batches."""
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Rows per forward and backward pass, on which scores do not depend."""
+    """The number of rows per forward and backward pass. Scores do not depend on it."""
 
     @field_validator("lam")
     @classmethod
@@ -136,7 +137,7 @@ class Stage(_base.Stage):
     def _fitted(self, key: str, reference: ModelRef, corpus: CorpusFacts, inputs: Inputs) -> Fitted:
         """A model that fits the task and the corpus; raises ValueError for another."""
         if reference.head == "new":
-            raise UserError(f"{key}.head is 'new', which would score by what untrained weights say; train it first")
+            raise UserError(f"{key}.head is 'new', which would score with untrained weights; train it first")
         return _models.fitted(key, reference, inputs, task=self.config.task, corpus=corpus)
 
     def run(self, context: _base.StageContext) -> dict[str, Any]:

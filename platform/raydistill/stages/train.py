@@ -68,17 +68,18 @@ class Config(_base.StageConfig):
     method: MethodSpec
     """The loss: the name of a method and its options."""
     teachers: list[TeacherConfig] = []
-    """Frozen teachers, in the order that the method numbers them."""
+    """Frozen teachers, in the order in which the method numbers them."""
     teacher_outputs: str = _teacher_plan.AUTO
     """``live`` runs the teachers in each step. ``stored`` runs them over the corpus once and reads their outputs from
     the job's storage, where other trainings find them too; for classifiers of sequences the losses are the same.
-    ``auto`` takes ``stored`` if the method can, the training reads at least as many rows as are stored and the storage
-    has room, else ``live``. The name of an earlier capture stage, or its folder, reads what that stage stored."""
+    ``auto`` takes ``stored`` if the method can read stored outputs, the training reads at least as many rows as would
+    be stored, and the storage has room; otherwise ``live``. The name of an earlier capture stage, or its folder, reads
+    what that stage stored."""
     # Not written where it is not given, so that hashes of stages stay what they were.
     tuned_by: str | None = Field(default=None, exclude_if=lambda value: value is None)
     """The name of an earlier choose stage. The numbers in the matrix of the run that it chose, such as
-    ``optimizer.learning_rate``, take the place of this stage's; its seed does not. So a stage with a matrix of seeds
-    trains with what the trials of another stage found."""
+    ``optimizer.learning_rate``, replace those of this stage; its seed does not. In this way a stage with a matrix of
+    seeds trains with what the trials of another stage found."""
     student: StudentConfig
     """How the student starts, and which of its weights train."""
     training: TrainingConfig = TrainingConfig()

@@ -101,9 +101,9 @@ def _prompt(example: Mapping[str, Any]) -> tuple[str, str]:
     for role in ("prompt", "completion"):
         if role not in example:
             known = ", ".join(example) or "no key"
-            raise UserError(f"an example has {known}; of instructions give prompt and completion, or messages")
+            raise UserError(f"an example has {known}; for instructions, give prompt and completion, or messages")
         if not isinstance(example[role], str):
-            raise UserError(f"{role} is {_short(example[role])}, which is no text")
+            raise UserError(f"{role} is {_short(example[role])}, which is not text")
     if not example["completion"].strip():
         raise UserError("completion is empty, so there is nothing to learn; leave the example out, or fill it in")
     return example["prompt"], example["completion"]
@@ -113,9 +113,9 @@ def _messages(example: Mapping[str, Any]) -> Iterator[Message]:
     """The checked messages of an example, without the keys that have no value."""
     messages = example["messages"]
     if "prompt" in example or "completion" in example:
-        raise UserError("an example has messages beside prompt or completion; give one of both")
+        raise UserError("an example has messages beside prompt or completion; give one of the two")
     if not isinstance(messages, list) or not all(isinstance(one, Mapping) for one in messages):
-        raise UserError(f"messages is {_short(messages)}, which is no list of {{role, content}}")
+        raise UserError(f"messages is {_short(messages)}, which is not a list of {{role, content}}")
     if not any(one.get("role") == "assistant" for one in messages):
         raise UserError("messages has none of the role 'assistant', so there is nothing to learn; leave it out")
     for number, message in enumerate(messages):
@@ -123,7 +123,7 @@ def _messages(example: Mapping[str, Any]) -> Iterator[Message]:
         if role not in ROLES:
             raise UserError(f"messages.{number} has the role {_short(role)}; choices: {', '.join(ROLES)}")
         if not isinstance(content, str) and not message.get("tool_calls"):
-            raise UserError(f"messages.{number} has the content {_short(content)}, which is no text")
+            raise UserError(f"messages.{number} has the content {_short(content)}, which is not text")
         if role == "assistant" and not (content or "").strip() and not message.get("tool_calls"):
             raise UserError(f"messages.{number} is an empty completion; leave it out, or fill it in")
         yield {key: value for key, value in message.items() if value is not None}
@@ -143,7 +143,7 @@ def _of_chats(chats: Sequence[Sequence[Message]], tokenizer: Any, ends: Ends) ->
     try:
         write = _Template(tokenizer, tokenizer.get_chat_template())
     except ValueError as error:
-        raise UserError(f"the tokenizer's chat template is none or several ({said(error)}); leave one") from None
+        raise UserError(f"the tokenizer has no chat template to choose ({said(error)}); leave one") from None
     if write.marks_answers:
         for chat in chats:
             yield _marked(chat, write)
@@ -210,8 +210,8 @@ def _turn(whole: Row, before: Row, until: Row, tokenizer: Any) -> tuple[int, int
         if is_closed and _begins(until, before) and until[stop - 1] in whole[start:]:
             return start, start + int(np.argmax(whole[start:] == until[stop - 1])) + 1
     raise UserError(
-        "the tokenizer's chat template writes messages otherwise once others follow them, so that completions are not "
-        "found; mark them in the template by {% generation %}, or give prompt and completion"
+        "the tokenizer's chat template writes messages differently once others follow them, so that completions are "
+        "not found; mark them in the template by {% generation %}, or give prompt and completion"
     )
 
 

@@ -107,7 +107,7 @@ def _cut(text: str, start: int, backend: Any) -> tuple[int, int]:
     if len(text) - start > LONGEST_WHOLE:
         raise UserError(
             f"a text of {len(text)} characters has no white space near character {target} and cannot be cut there for "
-            f"the tokenizer, which takes at most {LONGEST_WHOLE} at once; part it into lines, or leave it out"
+            f"the tokenizer, which takes at most {LONGEST_WHOLE} at once; split it into lines, or leave it out"
         )
     return len(text), len(text)
 

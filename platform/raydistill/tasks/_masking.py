@@ -1,4 +1,4 @@
-"""Which tokens become targets of masked language modelling, and what stands there instead."""
+"""Which tokens become targets of masked language modeling, and what stands there instead."""
 
 import math
 from typing import Protocol
@@ -43,7 +43,7 @@ class Masking:
         self._mask_id = encoding.special_id("mask")
         counts = encoding.token_counts
         if counts is None:
-            raise UserError("masked language modelling needs the corpus's token counts")
+            raise UserError("masked language modeling needs the corpus's token counts")
         if len(counts) != encoding.vocab_size:
             raise UserError(f"token counts are of {len(counts)} ids, the vocabulary has {encoding.vocab_size}")
         # Inverse weights, infinite where a token is never chosen.

@@ -34,7 +34,7 @@ class EncodeConfig:
     """How texts become rows; defaults are the published ones."""
 
     max_length: int | None = None
-    """The length of the longest row with its special tokens; longer texts are split. None: the tokenizer's limit."""
+    """The maximum length of a row, special tokens included; longer texts are split. None: the tokenizer's limit."""
     min_length: int = 12
     """Rows with fewer tokens, special tokens included, are dropped."""
     max_unknown: float = 0.5

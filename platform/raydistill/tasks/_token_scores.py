@@ -1,4 +1,4 @@
-"""How well a model predicts tokens: what masked and causal language modelling are scored by."""
+"""How well a model predicts tokens: what masked and causal language modeling are scored by."""
 
 import math
 from collections.abc import Iterator, Mapping

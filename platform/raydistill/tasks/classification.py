@@ -35,16 +35,16 @@ class EncodeConfig:
     """What the labels are, and how long rows may be."""
 
     labels: tuple[str, ...] = ()
-    """The names of the classes in the order of their ids; none for a score, a label that is a number."""
+    """The names of the classes in the order of their ids; none for a score, which is a label that is a number."""
     max_length: int | None = 128
-    """The length of the longest row with its special tokens; longer texts are cut at their end. None: the tokenizer's
+    """The maximum length of a row, special tokens included; longer texts are cut at their end. None: the tokenizer's
     limit."""
     labelled: str = _ALL
-    """Which rows have labels: ``all``; ``validation``, to learn from unlabelled text and compare on labelled; or
-    ``none``. Of the others no label is read, wherever there is one."""
+    """Which rows have labels: ``all``; ``validation``, to learn from unlabeled text and compare on labeled text; or
+    ``none``. The labels of other rows are not read."""
     legacy_segments: bool = False
-    """Pairs as the published StarK code wrote them, for its checkpoints alone: token types two places too early, and a
-    single text where the second one is empty."""
+    """Whether pairs are encoded as the published StarK code wrote them, for its checkpoints only: token types two
+    places too early, and a single text where the second one is empty."""
 
     def __post_init__(self) -> None:
         check_labels(self.labels)
@@ -63,8 +63,8 @@ class Config:
     """What models are compared by."""
 
     metrics: tuple[str, ...] | None = None
-    """Metrics, the most telling first: ``accuracy``, ``f1`` of class 1, ``macro_f1``, ``matthews``; of scores
-    ``pearson`` and ``spearman``. By default ``accuracy``, of scores both."""
+    """The metrics, the most telling first: ``accuracy``, ``f1`` of class 1, ``macro_f1`` and ``matthews`` for classes;
+    ``pearson`` and ``spearman`` for scores. The default is ``accuracy`` for classes, and both for scores."""
 
     def __post_init__(self) -> None:
         if self.metrics is not None:
@@ -120,7 +120,7 @@ def label_id(example: Mapping[str, Any], labels: Sequence[str]) -> int | float:
     except (TypeError, ValueError):
         score = math.nan
     if not math.isfinite(score):
-        raise UserError(f"an example has the label {raw!r}, which is no number; name classes in encoding.labels")
+        raise UserError(f"an example has the label {raw!r}, which is not a number; name classes in encoding.labels")
     return score
 
 

@@ -1,7 +1,7 @@
-"""Causal language modelling: each token is predicted from those before it in its row.
+"""Causal language modeling: each token is predicted from those before it in its row.
 
-Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill. Of a prompt with its
-completion the completion is predicted, of messages what the assistant says.
+Radford et al. 2019; rows as in the published ``LmSeqsDataset`` of DistilBERT and Causal-Distill. For a prompt with
+its completion the completion is predicted, for messages what the assistant says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ class Config:
     """Which tokens are predicted."""
 
     train_on_prompt: bool = field(default=False, metadata=LATER)
-    """Whether prompts, and what others than the assistant say, are predicted too. Of texts all tokens are."""
+    """Whether prompts, and what others than the assistant say, are predicted too. In plain texts all tokens are."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,16 @@ class EncodeConfig(_text_rows.EncodeConfig):
     """How texts become rows; defaults are the published ones."""
 
     pack: bool = False
-    """Join texts, each with its end token, and cut them into rows of ``max_length`` tokens. Only texts that are read
-    together, up to 1,000 or 16 million characters, are joined; the last row of them is shorter."""
+    """Whether texts, each with its end token, are joined and cut into rows of ``max_length`` tokens. Only texts that
+    are read together, up to 1,000 or 16 million characters, are joined; the last row of them is shorter."""
     instructions: bool = field(default=False, metadata=LATER)
-    """Whether examples are prompts with completions, or messages. True by itself where the source names such columns;
-    then ``min_length`` drops nothing, and rows are not split."""
+    """Whether examples are prompts with completions, or messages. It is set automatically if the source names such
+    columns. Then ``min_length`` drops nothing, and rows are not split."""
     too_long: TooLong = field(default="cut_prompt_left", metadata=LATER)
-    """What becomes of a row of instructions of more than ``max_length`` tokens; all are counted. ``cut_prompt_left``
-    leaves out its first tokens but bos, and the row where its last completion does not fit; ``cut_completion_right``
-    leaves out its last tokens, and the row where no token of a completion fits; ``drop`` leaves out the row."""
+    """What happens to a row of instructions with more than ``max_length`` tokens; all such rows are counted.
+    ``cut_prompt_left`` leaves out its first tokens but bos, or the whole row if its last completion does not fit.
+    ``cut_completion_right`` leaves out its last tokens, or the whole row if no token of a completion fits. ``drop``
+    leaves out the row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -69,7 +69,7 @@ class EncodeConfig:
     """The length of the longest row with its special tokens; longer texts are cut at their end. None: the tokenizer's
     limit."""
     labels: tuple[str, ...] | None = None
-    """The names of the classes in the order of their ids, none for a score. They follow the task: leave them out."""
+    """The names of the classes in the order of their ids, none for a score. The task decides them: leave them out."""
     legacy_segments: bool = False
     """Pairs as the published StarK code wrote them, for its checkpoints alone: token types two places too early, and a
     single text where the second one is empty."""

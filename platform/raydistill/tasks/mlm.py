@@ -1,4 +1,4 @@
-"""Masked language modelling: BERT's task, with masks weighted towards rare tokens.
+"""Masked language modeling: BERT's task, with masks weighted towards rare tokens.
 
 Devlin et al. 2019, sec. 3.1; weighting as published with DistilBERT (Sanh et al. 2019) and Causal-Distill.
 """
@@ -63,9 +63,9 @@ class EncodeConfig(_text_rows.EncodeConfig):
     """How texts become rows; defaults are the published ones."""
 
     pack: bool = field(default=False, metadata=LATER)
-    """Join texts, each between CLS and SEP, and cut them into rows of ``max_length`` tokens, as the published
-    evaluation of perplexity does. Only texts that are read together, up to 1,000 or 16 million characters, are joined;
-    what is left of them is dropped as short."""
+    """Whether texts, each between CLS and SEP, are joined and cut into rows of ``max_length`` tokens, as in the
+    published evaluation of perplexity. Only texts that are read together, up to 1,000 or 16 million characters, are
+    joined; what is left of them is dropped as short."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

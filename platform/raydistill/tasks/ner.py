@@ -37,10 +37,11 @@ class EncodeConfig:
     """What the tags are, and how long rows may be."""
 
     labels: tuple[str, ...] = _AUTO
-    """Tags in the order of their ids, such as O, B-PER, I-PER: IOB1, IOB2 or IOBES. ``auto``: those that the data have,
-    O first, the others by their types."""
+    """The tags in the order of their ids, such as O, B-PER, I-PER: IOB1, IOB2 or IOBES. ``auto``: the tags that the
+    data have, O first and the others by their types."""
     max_length: int | None = None
-    """The length of the longest row with its special tokens; words beyond it are lost. None: the tokenizer's limit."""
+    """The maximum length of a row, special tokens included; words beyond it are left out. None: the tokenizer's
+    limit."""
 
     @property
     def finds_labels(self) -> bool:

@@ -42,9 +42,10 @@ class EncodeConfig:
     """How long rows may be, and how windows lie; defaults are the published ones."""
 
     max_length: int | None = 384
-    """Longest row: special tokens, question and a piece of the context. None: the tokenizer's limit."""
+    """The maximum length of a row: special tokens, the question and a piece of the context. None: the tokenizer's
+    limit."""
     stride: int = 128
-    """Tokens of the context that a window shares with the one before."""
+    """The number of tokens of the context that a window shares with the one before."""
 
     def __post_init__(self) -> None:
         if self.stride < 0:
@@ -61,13 +62,13 @@ class Config:
     """How answers are chosen; defaults are the published ones."""
 
     n_best: int = 20
-    """How many first tokens and how many last ones, the likeliest of a window, are paired."""
+    """How many of the likeliest first tokens and last tokens of a window are paired."""
     max_answer_length: int = 30
     """The maximum number of tokens of an answer."""
     unanswerable: bool = False
     """Whether questions may have no answer, as in SQuAD 2.0; the first token, CLS, then stands for that."""
     null_threshold: float = 0.0
-    """No answer is given where CLS scores higher than the best answer by more than this, in sums of two logits."""
+    """No answer is given if CLS scores higher than the best answer by more than this, in sums of two logits."""
 
     def __post_init__(self) -> None:
         for name in ("n_best", "max_answer_length"):
@@ -252,7 +253,7 @@ class Task(TaskBase[Config]):
         questions = self._questions(rows)
         whole = questions["is_whole"]
         if not whole.any():
-            raise UserError("of no validation question all windows were scored; raise the number of rows to score")
+            raise UserError("no validation question had all its windows scored; raise the number of rows to score")
         exact, f1 = questions["exact"], questions["f1"]
         return {
             "f1": float(f1[whole].mean()),

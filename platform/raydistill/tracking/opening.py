@@ -54,8 +54,8 @@ def _file_alone(file: Path) -> Iterator[None]:
     except Exception as error:
         if _HALF_MADE.search(str(error)):
             raise UserError(
-                f"{file} was left half made by commands that created it at once, or by one that was ended: move it "
-                "away and run the same command again, which makes a new one; runs that it has stay in the old file"
+                f"{file} was left half made by several commands that created it at once, or by one that was stopped: "
+                "move it away and run the same command again, which makes a new one; its runs stay in the old file"
             ) from error
         raise
     finally:

@@ -92,7 +92,7 @@ def read_store(folder: Path, *, to: str | None = None, environment: Mapping[str,
     path = folder / STORE_FILE
     if not path.is_file():
         if to is None:
-            raise UserError(f"{folder} does not tell its MLflow store; add --to URI")
+            raise UserError(f"{folder} does not name its MLflow store; add --to URI")
         return Store(to, None, unquote(folder.name.partition(_OF_JOB)[0]))
     store = Store(**json.loads(path.read_text(encoding="utf-8")))
     if to is not None:

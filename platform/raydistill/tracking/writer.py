@@ -94,7 +94,9 @@ class MlflowWriter:
                 if found is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
         if found.lifecycle_stage == "deleted":
-            raise UserError(f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it or rename")
+            raise UserError(
+                f"tracking.experiment {store.experiment!r} was deleted in MLflow; restore it, or choose another name"
+            )
         follow_storage(store, found.artifact_location)
         return str(found.experiment_id)
 

@@ -17,7 +17,7 @@ _PREFIX = "teacher_"
 
 
 class NonFiniteLossError(UserError):
-    """A term of the loss is no finite number; its text names the term, the step and what to look at."""
+    """A term of the loss is not a finite number; its text names the term, the step and what to look at."""
 
 
 def check_finite(
@@ -60,11 +60,11 @@ def _unfit_teacher(
     flags = torch.tensor(found, dtype=torch.float64, device=like.device)
     dist.all_reduce(flags, op=dist.ReduceOp.MIN)
     numbers, remedy = range(len(teachers)), "so choose another checkpoint for it, or capture its outputs anew"
-    what = [f"teacher {number} has weights that are no finite numbers, {remedy}" for number in numbers]
-    what += [f"the stored {name} are no finite numbers, {remedy}" for name in columns]
+    what = [f"teacher {number} has weights that are not finite numbers, {remedy}" for number in numbers]
+    what += [f"the stored {name} are not finite numbers, {remedy}" for name in columns]
     what += [
-        f"teacher {number}, whose weights are finite, computes what is no finite number in this precision; train with "
-        "training.precision=fp32, or choose another checkpoint for it"
+        f"teacher {number}, whose weights are finite, computes a value that is not finite in this precision; train "
+        "with training.precision=fp32, or choose another checkpoint for it"
         for number in numbers
     ]
     return next((text for text, flag in zip(what, flags.tolist(), strict=True) if not flag), None)

@@ -262,7 +262,7 @@ def test_a_job_that_is_followed_no_more_runs_until_it_is_stopped(
     assert "status: running" in command(head, "status", job_id).output
     refused = command(head, *job)
     assert refused.exit_code == 2
-    assert f"endless runs already as {job_id}" in refused.output
+    assert f"endless is already running as {job_id}" in refused.output
     stopped = command(head, "stop", job_id)
     assert stopped.exit_code == 0
     assert f"{job_id} is stopped; continue it: raydistill resume {job_id}" in stopped.output

@@ -105,7 +105,7 @@ def test_a_job_checks_and_identifies_what_an_alias_stands_for(storage: Path, tmp
     hashes = [stage_records(job)["evaluate"].hash for job in jobs]
     assert hashes[0] != hashes[1]
     # The toy corpus is of another tokenizer than the registered student, which only its files tell.
-    with pytest.raises(UserError, match=r"models\.student has another tokenizer than the corpus"):
+    with pytest.raises(UserError, match=r"models\.student has a different tokenizer from the corpus"):
         check_job(jobs[0])
     with pytest.raises(UserError, match=r"models:/nobody@candidate', which is not readable"):
         check_job(evaluation(storage, corpus, "models:/nobody@candidate"))

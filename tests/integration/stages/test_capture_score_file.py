@@ -127,8 +127,8 @@ def test_rows_of_a_validation_source_have_scores_of_passes(folder: Path, tmp_pat
     [
         ("shuffled", r"does not fit teachers\.0: over 300 rows its scores have a rank correlation of -?0\.\d\d with"),
         ("swapped", r"does not fit teachers\.0: over 300 rows its scores have a rank correlation of -?0\.\d\d with"),
-        ("short", "which has 299 rows, the train set 300; give scores of all its rows and of no others"),
-        ("long", "which has 325 rows, the train set 300; give scores of all its rows and of no others"),
+        ("short", "which has 299 rows, but the train set has 300; give scores of all its rows and of no others"),
+        ("long", "which has 325 rows, but the train set has 300; give scores of all its rows and of no others"),
     ],
 )
 def test_a_wrong_file_ends_a_capture_with_one_line_and_leaves_no_scores(

@@ -141,7 +141,7 @@ def test_the_forecast_is_the_students_model_and_what_it_is_chosen_among() -> Non
         ({"evaluation": "teacher"}, "evaluation is 'teacher'; name an earlier evaluation stage"),
         ({"metric": "f1"}, "metric is 'f1'; Choices: accuracy, loss, parameters, size_mb, latency_ms"),
         ({"metric": "acuracy"}, "metric is 'acuracy'; did you mean 'accuracy'?"),
-        ({"metric": "rows"}, "metric is 'rows', of which neither more nor less is better; set greater_is_better"),
+        ({"metric": "rows"}, "metric is 'rows', for which neither more nor less is better; set greater_is_better"),
         ({"greater_is_better": False}, "greater_is_better is False, but the best accuracy is the greatest; leave"),
         ({"model": "other"}, "evaluation is 'evaluate', which has no accuracy of other; add other to its models"),
     ],

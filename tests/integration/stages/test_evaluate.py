@@ -126,7 +126,7 @@ def test_a_model_that_does_not_fit_the_corpus_or_the_task_is_refused() -> None:
     other = evaluate.Stage("evaluate", evaluate.Config(kind="evaluate", corpus="corpus", models={"m": "distill"}))
     other.plan(ScalingConfig(), earlier)
     small = replace(earlier["corpus"], facts=CorpusFacts("mlm", VOCABULARY + 1, 40))
-    with pytest.raises(ValueError, match=r"models\.m has 61 token ids, the corpus 62; binarize with that model's"):
+    with pytest.raises(ValueError, match=r"models\.m has 61 token ids, but the corpus has 62; binarize with that"):
         other.plan(ScalingConfig(), {**earlier, "corpus": small})
     classes = replace(earlier["corpus"], facts=CorpusFacts("classification", VOCABULARY, 40))
     with pytest.raises(ValueError, match="task is 'mlm', but the corpus is encoded for 'classification'"):
@@ -233,11 +233,11 @@ def test_ensembles_that_cannot_answer_are_refused(tmp_path: Path) -> None:
     several = {"ensembles": {"one": {"members": ["teacher", members[0]]}}}
     with pytest.raises(ValueError, match=r"^ensembles\.one\.members\.0 is 'teacher', which has 2 runs; name one of"):
         parts_stage(tmp_path, **several).plan(ScalingConfig(), parts_forecast(2))
-    with pytest.raises(ValueError, match="ensembles has 'first', which models has too; name it otherwise"):
+    with pytest.raises(ValueError, match="ensembles has 'first', which models has too; give it another name"):
         parts_stage(tmp_path, ensembles={"first": {"members": members}})
     other = {"corpus": Input(CorpusFacts("mlm", VOCABULARY, 40)), "distill": corpus_forecast(1)["distill"]}
     asked = {"task": "mlm", "models": {"m": "distill"}, "ensembles": {"e": {"members": ["distill", "distill"]}}}
-    with pytest.raises(ValueError, match=r"^ensembles\.e is of classifiers of texts, but task is 'mlm'; leave it out"):
+    with pytest.raises(ValueError, match=r"^ensembles\.e is for classifiers of texts, but task is 'mlm'; leave it out"):
         parts_stage(tmp_path, **asked).plan(ScalingConfig(), other)
 
 

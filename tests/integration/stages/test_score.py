@@ -187,7 +187,7 @@ def test_what_is_wrong_with_a_corpus_ends_the_actors_scoring_with_one_line(
     corpus = one._parts(context_of(one, tmp_path))
     model = unit_scoring.ScoredModel(str(folder / "trial" / "gone"))
     run = unit_scoring.ScoringRun(model, None, tuple(corpus), TaskSpec.parse("classification"), seed=0)
-    with pytest.raises(ValueError, match=r"gone' is no checkpoint: it has no config\.json") as error:
+    with pytest.raises(ValueError, match=r"gone' is not a checkpoint: it has no config\.json") as error:
         unit_scoring.score_units(run, ScoringProgress(tmp_path, []))
     assert "\n" not in str(error.value)
 
@@ -307,8 +307,16 @@ CORPUS = CorpusFacts("classification", 61, 40, rows=90, labels=CLASSES, validati
     [
         (replace(CORPUS, has_train=False), {"part": "train"}, "part is 'train', but corpus has only a validation part"),
         (replace(CORPUS, unlabelled=("train",)), {"part": "train"}, "part is 'train', whose rows have no labels; bin"),
-        (replace(CORPUS, vocab_size=62), {}, "model has 61 token ids, the corpus 62; binarize with that model's tok"),
-        (replace(CORPUS, max_length=41), {}, "model has 40 positions, the corpus rows of up to 41 tokens; binarize"),
+        (
+            replace(CORPUS, vocab_size=62),
+            {},
+            "model has 61 token ids, but the corpus has 62; binarize with that model's tok",
+        ),
+        (
+            replace(CORPUS, max_length=41),
+            {},
+            "model has 40 positions, but the corpus has rows of up to 41 tokens; binarize",
+        ),
     ],
 )
 def test_a_corpus_that_does_not_fit_is_refused_before_the_job(

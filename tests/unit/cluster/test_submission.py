@@ -186,7 +186,7 @@ def test_a_job_that_runs_already_is_not_started_again(job):
     for status, is_refused in (("RUNNING", True), ("PENDING", True), ("FAILED", False), ("STOPPED", False)):
         api = Cluster(known(made, status=status))
         if is_refused:
-            with pytest.raises(ValueError, match=r"toy runs already as toy-1 .* raydistill stop toy-1"):
+            with pytest.raises(ValueError, match=r"toy is already running as toy-1 .* raydistill stop toy-1"):
                 submit(api, made)
         else:
             submit(api, made)

@@ -63,7 +63,7 @@ def test_a_key_inside_stages_is_told_for_all_that_have_it():
 def test_a_key_that_there_is_not_is_one_line(key):
     code, text = explain(key)
     assert (code, len(text.splitlines())) == (2, 1)
-    assert text.startswith(f"{key} is no key")
+    assert text.startswith(f"{key} is not a key")
 
 
 @pytest.fixture(scope="module")

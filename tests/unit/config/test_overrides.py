@@ -83,7 +83,7 @@ def test_a_number_picks_a_list_item():
 
 
 def test_a_number_past_the_end_of_a_list_is_refused_with_the_range():
-    with pytest.raises(ValueError, match=r"files\.2 is no item of .*; write a number from 0 to 1"):
+    with pytest.raises(ValueError, match=r"files\.2 is not an item of .*; write a number from 0 to 1"):
         apply("corpus.source.files.2=c")
 
 

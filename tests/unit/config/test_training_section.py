@@ -18,7 +18,7 @@ from raydistill.config.training import TrainingConfig
         ),
         (
             {"max_steps": 5, "stop_after_steps": 6},
-            "stop_after_steps is 6, beyond max_steps, 5; lower it or leave it",
+            "stop_after_steps is 6, beyond max_steps, 5; lower it or leave it out",
         ),
         (
             {"load_best_model_at_end": True, "max_steps": 50, "eval_steps": 50},
@@ -30,7 +30,7 @@ from raydistill.config.training import TrainingConfig
         ),
         (
             {"num_epochs": 10, "stop_after_epochs": 11},
-            "stop_after_epochs is 11, beyond num_epochs, 10; lower it or leave it",
+            "stop_after_epochs is 11, beyond num_epochs, 10; lower it or leave it out",
         ),
         (
             {"stop_after_epochs": 2, "stop_after_steps": 6},

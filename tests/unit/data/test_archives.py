@@ -128,7 +128,7 @@ def test_links_are_not_members(tmp_path):
 
 def test_a_file_that_is_no_archive_is_named(tmp_path):
     (tmp_path / "a.whl").write_bytes(b"plain text")
-    with pytest.raises(ValueError, match=r"'a\.whl' is no zip"):
+    with pytest.raises(ValueError, match=r"'a\.whl' is not a zip"):
         list_members(tmp_path / "a.whl", "*")
 
 
@@ -185,7 +185,7 @@ def test_pip_options_come_from_its_files_and_the_environment_wins(tmp_path):
 def test_a_tar_that_is_cut_off_is_told_so(tmp_path):
     path = tmp_path / "plays-1.0.tar"
     path.write_bytes(tar_bytes({"a.txt": bytes(5000)}, mode="w:")[:2000])
-    with pytest.raises(ValueError, match=r"^'plays-1\.0\.tar' is no zip, wheel or tar archive, or is damaged$"):
+    with pytest.raises(ValueError, match=r"^'plays-1\.0\.tar' is not a zip, wheel or tar archive, or is damaged$"):
         list_members(path, "**")
 
 
@@ -193,5 +193,5 @@ def test_a_zip_with_a_damaged_table_of_contents_is_told_so(tmp_path):
     path = write_zip(tmp_path / "plays-1.0.zip", FILES)
     content = path.read_bytes()
     path.write_bytes(content.replace(b"PK\x01\x02", b"PK\x01\x00"))
-    with pytest.raises(ValueError, match=r"^'plays-1\.0\.zip' is no zip, wheel or tar archive, or is damaged$"):
+    with pytest.raises(ValueError, match=r"^'plays-1\.0\.zip' is not a zip, wheel or tar archive, or is damaged$"):
         list_members(path, "**")

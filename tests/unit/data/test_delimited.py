@@ -149,7 +149,7 @@ def test_files_with_quoting_are_not_cut(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", ['text\n"one"x\n', 'text\n"one\ntwo\n'])
 def test_a_stray_quote_is_refused_by_file_and_line(tmp_path, content):
-    with pytest.raises(ValueError, match=r"a\.csv line 2 (is no CSV: .*|opens a quote .*) quoting: none$"):
+    with pytest.raises(ValueError, match=r"a\.csv line 2 (is not CSV: .*|opens a quote .*) quoting: none$"):
         read_all(section(write(tmp_path, content, "a.csv")))
 
 
@@ -181,9 +181,9 @@ def test_json_lines_keep_numbers_and_refuse_other_values(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("[1]", "is no JSON object with keys"),
-        ("{", "is no JSON: "),
-        ('{"text": 3, "label": "x"}', "has 3 as text, which is no text"),
+        ("[1]", "is not a JSON object with keys"),
+        ("{", "is not JSON: "),
+        ('{"text": 3, "label": "x"}', "has 3 as text, which is not text"),
         ('{"text": "a", "label": [1]}', r"has the label \[1\]"),
         ('{"text": "a", "label": ""}', "has the label ''"),
         ('{"text": "a"}', "has no label; fix it, or set short_lines: skip"),
@@ -251,7 +251,7 @@ def test_a_label_that_differs_from_a_name_only_in_writing_is_refused_with_that_n
 
 def test_a_score_that_is_no_number_and_a_label_without_name_are_refused_by_line(tmp_path):
     path = write(tmp_path, "text\tlabel\na\t1\nb\tnan\n")
-    with pytest.raises(ValueError, match="line 3 has the score 'nan' in column 'label', which is no number"):
+    with pytest.raises(ValueError, match="line 3 has the score 'nan' in column 'label', which is not a number"):
         read_all(section(path, label={"column": "label", "threshold": 0, "names": ["a", "b"]}))
     with pytest.raises(ValueError, match="line 3 has the label 'nan', which labels does not name; it names 1"):
         read_all(section(path, label="label", labels={"1": "one"}))
@@ -339,7 +339,7 @@ def test_columns_that_the_first_json_line_lacks_are_refused_when_files_are_liste
     assert delimited.items(delimited.Config(path=str(path), text="sentence", label="label"))
     assert delimited.items(delimited.Config(path=str(path), text="text", short_lines="skip"))
     broken = write(tmp_path, "[1, 2]\n", "b.jsonl")
-    with pytest.raises(ValueError, match=r"b\.jsonl line 1 starts a JSON array; write its objects one a line"):
+    with pytest.raises(ValueError, match=r"b\.jsonl line 1 starts a JSON array; write its objects one per line"):
         delimited.items(delimited.Config(path=str(broken), text="text"))
 
 

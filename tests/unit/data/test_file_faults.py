@@ -70,12 +70,12 @@ def test_json_that_is_nested_very_deep_is_told_with_its_place(tmp_path, source):
 
 
 def test_a_json_array_is_told_how_to_become_json_lines(tmp_path):
-    remedy = "a.jsonl line 1 starts a JSON array; write its objects one a line, as `jq -c '.[]' FILE` does"
+    remedy = "a.jsonl line 1 starts a JSON array; write its objects one per line, as `jq -c '.[]' FILE` does"
     rows = [{"text": "a"}, {"text": "b"}]
     for content in (json.dumps(rows), json.dumps(rows, indent=2)):
         assert refusal(delimited, write(tmp_path / "a.jsonl", content)) == remedy
     pretty = refusal(delimited, write(tmp_path / "a.jsonl", json.dumps(rows[0], indent=2)))
-    assert pretty.startswith("a.jsonl line 1 is no JSON: ")
+    assert pretty.startswith("a.jsonl line 1 is not JSON: ")
     assert pretty.endswith("; each line is one JSON object")
 
 
@@ -161,9 +161,7 @@ def test_an_encrypted_member_of_an_archive_is_named(tmp_path):
     content[6] |= 1
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(bytes(content))
-    with pytest.raises(
-        UserError, match=r"^the member 'p/a\.csv' cannot be read \(.*encrypted.*\); give an open archive"
-    ):
+    with pytest.raises(UserError, match=r"^the member 'p/a\.csv' cannot be read \(.*encrypted.*\); unpack it first"):
         archives.open_member(path, "p/a.csv")
 
 

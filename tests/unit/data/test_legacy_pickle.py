@@ -120,9 +120,9 @@ def test_the_dangerous_programs_of_the_test_are_dangerous(tmp_path):
         ([np.array([0.5])], "holds an array of type 'f8'"),
         ([np.array(["a"])], "holds an array of type 'U1'"),
         ([np.zeros((2, 2), np.int32)], r"holds an array of shape \(2, 2\)"),
-        ([[101, 102]], r"holds '\[101, 102\]' in place 0, which is no array"),
-        ([ROWS[0], 5], "holds '5' in place 1, which is no array"),
-        (ROWS[0], "holds something else than a list"),
+        ([[101, 102]], r"holds '\[101, 102\]' in place 0, which is not an array"),
+        ([ROWS[0], 5], "holds '5' in place 1, which is not an array"),
+        (ROWS[0], "holds something other than a list"),
         ({"a": ROWS}, "the instruction EMPTY_DICT makes"),
         ([0.5], "the instruction BINFLOAT makes"),
         ([collections.OrderedDict()], r"names 'collections\.OrderedDict'"),
@@ -166,7 +166,7 @@ def test_token_counts_that_agree_are_accepted(tmp_path, protocol, as_numpy):
         (lambda counts: [*counts[:7], 6, *counts[8:]], r"a\.pickle holds id 7 5 times and not 6"),
         (lambda counts: counts[:102], r"a\.pickle holds id 102 and the counts end at 101"),
         (lambda counts: [*counts, 1], "holds id 103 0 times and not 1"),
-        (lambda counts: [*counts[:7], -5, *counts[8:]], "holds something else than counts"),
+        (lambda counts: [*counts[:7], -5, *counts[8:]], "holds something other than counts"),
     ],
 )
 def test_token_counts_that_differ_are_refused(tmp_path, change, message):

@@ -40,5 +40,5 @@ def test_a_question_without_an_answer_stays(answers):
     ],
 )
 def test_what_is_no_text_or_no_answer_is_refused_in_one_line(values):
-    with pytest.raises(ValueError, match=r"which is no text|each has a text and an answer_start"):
+    with pytest.raises(ValueError, match=r"which is not text|each has a text and an answer_start"):
         question_example(values)

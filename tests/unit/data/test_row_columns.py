@@ -79,7 +79,7 @@ def test_values_that_were_changed_on_disk_are_refused(tmp_path):
     assert digest_of(changed) != digest
     reader = Corpus.open(corpus.uri)
     reader._reader(0)._column_digests[0] = digest_of(changed)
-    with pytest.raises(ValueError, match="has other values than were written"):
+    with pytest.raises(ValueError, match="has other values than those that were written"):
         reader.read_columns([3])
 
 

@@ -56,7 +56,7 @@ def test_scores_beyond_0_and_1_by_rounding_are_taken_for_0_and_1(tmp_path: Path)
         (SCORES[:, 0], r"which holds float64 \(12,\); it must be one array \(rows, teachers\) of floats"),
         (SCORES > 0.5, r"which holds bool \(12, 2\); it must be one array"),
         (SCORES[None], r"which holds float64 \(1, 12, 2\)"),
-        (SCORES[:, [0, 1, 1]], "which has scores of 3 teachers, teachers has 2; give one column for each"),
+        (SCORES[:, [0, 1, 1]], "which has scores of 3 teachers, but teachers has 2; give one column for each"),
         (with_value(3, 1, np.nan), "whose row 3 has nan for teacher 1; scores lie between"),
         (with_value(5, 0, 1.5), "whose row 5 has 1.5 for teacher 0; scores lie between"),
         (-SCORES, "whose row 0 has -0.6"),
@@ -93,7 +93,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     np.savez(path.with_suffix(".npz"), SCORES)
     with pytest.raises(ValueError, match="which holds an archive of arrays"):
         read_scores(str(path.with_suffix(".npz")), num_teachers=2)
-    with pytest.raises(ValueError, match=r"which is no file; give the path of a \.npy file"):
+    with pytest.raises(ValueError, match=r"which is not a file; give the path of a \.npy file"):
         read_scores(str(tmp_path / "missing.npy"), num_teachers=2)
     assert not made.exists()
 
@@ -155,12 +155,12 @@ def test_the_parts_of_a_split_share_the_files_rows(tmp_path: Path) -> None:
 def test_a_file_of_another_length_is_refused_with_both_lengths(tmp_path: Path) -> None:
     whole = part(tmp_path, "train", 11, OTHER["source"])
     with pytest.raises(
-        ValueError, match="which has 12 rows, the train set 11; give scores of all its rows and"
+        ValueError, match="which has 12 rows, but the train set has 11; give scores of all its rows and"
     ) as error:
         scores_of_parts(saved(tmp_path), [whole], num_teachers=2)
     assert "\n" not in str(error.value)
     parts = shares(tmp_path / "split")
-    with pytest.raises(ValueError, match="which has 12 rows, the train set 100; give scores"):
+    with pytest.raises(ValueError, match="which has 12 rows, but the train set has 100; give scores"):
         scores_of_parts(saved(tmp_path), parts, num_teachers=2)
 
 
@@ -190,7 +190,7 @@ def test_a_corpus_whose_rows_of_the_train_set_are_not_known_is_refused(
     with pytest.raises(ValueError, match=message) as error:
         rows_of_source(corpus, [corpus])
     assert str(error.value).startswith(
-        f"dropout_scores_file goes by the rows of the train set, which are not known of {corpus.uri!r}"
+        f"dropout_scores_file follows the rows of the train set, which are not known for {corpus.uri!r}"
     )
     assert "\n" not in str(error.value)
 

@@ -68,8 +68,8 @@ def test_a_text_from_the_contexts_end_does_not_count_as_its_start(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"dev\.json is no JSON"),
-        (f"{json.dumps(EXAMPLE)}\n{{", r"dev\.json line 2 is no JSON"),
+        ("{", r"dev\.json is not JSON"),
+        (f"{json.dumps(EXAMPLE)}\n{{", r"dev\.json line 2 is not JSON"),
         ({"rows": []}, "has no list 'data'"),
         ({"data": {"a": 1}}, "has no list 'data'"),
         ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1 paragraph 1 has no context or no qas"),

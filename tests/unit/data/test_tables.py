@@ -100,7 +100,11 @@ def test_questions_have_their_answers_as_lists(table):
         ({"a": ["x", "y"], "b": ["", "z"]}, {"text": "a", "label": "b"}, "row 0 has the label ''"),
         ({"a": 3 * ["x"], "b": ["1", "1", "2"]}, {"text": "a", "label": "b", "labels": {1: "one"}}, "row 2 has the"),
         ({"w": [["x", "y"]], "t": [["O"]]}, {"words": "w", "tags": "t"}, "row 0 has 2 words and 1 tags"),
-        ({"w": ["x"], "t": [["O"]]}, {"words": "w", "tags": "t"}, "row 0 has 'x' as words, which is no list of texts"),
+        (
+            {"w": ["x"], "t": [["O"]]},
+            {"words": "w", "tags": "t"},
+            "row 0 has 'x' as words, which is not a list of texts",
+        ),
         ({**QUESTIONS, "answers": ["Ada", ""]}, SQUAD, "row 0 has the answers 'Ada'"),
         ({**QUESTIONS, "context": ["Ada", None]}, SQUAD, "row 1 has None as context"),
     ],
@@ -121,7 +125,7 @@ def test_a_class_id_that_the_features_do_not_name_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"text": "a", "words": "b"}, "text and words are of different kinds"),
+        ({"text": "a", "words": "b"}, "text and words belong to different kinds"),
         ({"tags": "b"}, "tags is 'b', but words is missing"),
         ({"context": "b"}, "context is 'b', but question is missing"),
         ({"question": "b"}, "question is 'b', but context is missing"),

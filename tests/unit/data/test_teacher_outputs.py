@@ -162,7 +162,7 @@ def test_changed_values_are_refused_when_they_are_read(tmp_path):
     changed(tmp_path / "shards" / "part-00001.arrow", 1500.125)
     found = OutputSet.open(str(tmp_path))
     found.read([0, 1199])
-    with pytest.raises(ValueError, match=r"part-00001\.arrow has other values than were written"):
+    with pytest.raises(ValueError, match=r"part-00001\.arrow has other values than those that were written"):
         found.read([1200])
     with pytest.raises(ValueError, match=r"part-00001\.arrow has SHA-256 .*, its manifest says"):
         found.verify()

@@ -51,7 +51,7 @@ def test_nothing_in_a_file_of_counts_is_run(tmp_path: Path) -> None:
     planted = tmp_path / "planted"
     objects = np.array([Planted(planted)], dtype=object)
     for path in (pickled(tmp_path / "a.pickle", [Planted(planted)]), npy(tmp_path / "b.npy", objects)):
-        with pytest.raises(ValueError, match=r"is not read|is no array of numbers"):
+        with pytest.raises(ValueError, match=r"is not read|is not an array of numbers"):
             read_counts_of(path, vocab_size=VOCABULARY)
     assert not planted.exists()
 
@@ -60,8 +60,8 @@ def test_nothing_in_a_file_of_counts_is_run(tmp_path: Path) -> None:
     ("array", "message"),
     [
         (COUNTS[:-1], "which counts 60 ids; the tokenizer has 61"),
-        (-COUNTS, "whose list holds something else than counts"),
-        (COUNTS / 2, r"an array of shape \(61,\) and type float64; give a count an id"),
+        (-COUNTS, "whose list holds something other than counts"),
+        (COUNTS / 2, r"an array of shape \(61,\) and type float64; give one count per id"),
         (COUNTS[None], r"an array of shape \(1, 61\)"),
     ],
 )

@@ -108,8 +108,8 @@ def test_no_text_has_no_answer(folder):
     ("example", "message"),
     [
         ({"review": "w5"}, "example 1 has no text; the model's sequence_classification head reads it"),
-        ({"text": 5}, "example 1 has 5 as text, which is no text"),
-        ({"text": "w5", "text_pair": None}, "example 1 has None as text_pair, which is no text"),
+        ({"text": 5}, "example 1 has 5 as text, which is not text"),
+        ({"text": "w5", "text_pair": None}, "example 1 has None as text_pair, which is not text"),
     ],
 )
 def test_an_example_that_cannot_be_read_is_named(folder, example, message):

@@ -34,6 +34,11 @@ def test_every_key_of_a_job_has_a_meaning(reference):
         assert [name for name, meaning in rows if not meaning] == []
 
 
+def test_types_are_written_without_what_validates_them(reference):
+    for page, text in reference.items():
+        assert not re.search(r"Annotated|Literal|FieldInfo|<function| at 0x", text), page
+
+
 def test_every_task_source_stage_and_metric_has_a_section(reference):
     for page, package in (
         ("tasks", "raydistill.tasks"),
@@ -43,6 +48,12 @@ def test_every_task_source_stage_and_metric_has_a_section(reference):
         headings = re.findall(r"^## (\w+)$", reference[f"reference/{page}.md"], re.MULTILINE)
         assert set(names(package)) <= set(headings)
     assert all(f"`{name}`" in reference["reference/metrics.md"] for name in names("raydistill.metrics"))
+
+
+def test_sections_inside_the_keys_of_a_stage_have_a_table_too(reference):
+    for section in ("GateConfig", "TaskColumnConfig", "EnsembleConfig"):
+        assert f"\n### {section} {{#" in reference["reference/stages.md"]
+    assert "\n## FurtherBest {#" in reference["reference/job.md"]
 
 
 def test_every_command_has_its_options_and_its_example(reference):

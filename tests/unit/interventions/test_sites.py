@@ -148,7 +148,7 @@ def test_bad_content_is_refused(content, message):
 def test_a_file_that_is_no_json_is_refused(tmp_path):
     path = tmp_path / "broken.nm"
     path.write_text("{")
-    with pytest.raises(ValueError, match="is no JSON file"):
+    with pytest.raises(ValueError, match="is not a JSON file"):
         load_mapping(str(path))
 
 

@@ -139,7 +139,7 @@ def test_a_job_that_runs_is_left_alone(job):
     with folder_alone(outputs["teacher"].parent, "job toy"):
         done = invoke(file, "--yes")
     assert done.exit_code == 2
-    assert done.stderr.startswith("job toy runs already in ")
+    assert done.stderr.startswith("job toy is already running in ")
     assert (outputs["teacher"] / "checkpoints").is_dir()
 
 

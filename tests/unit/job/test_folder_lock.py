@@ -36,8 +36,8 @@ def test_a_job_that_runs_already_is_refused_in_one_line(tmp_path: Path, command:
         result = command(*options)
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"job toy runs already in {folder} (process {process.pid} on host ")
-    assert line.endswith("; wait for its end, end it, or set another name")
+    assert line.startswith(f"job toy is already running in {folder} (process {process.pid} on host ")
+    assert line.endswith("; wait until it ends, stop it, or set another name")
 
 
 def test_another_job_of_the_same_storage_and_experiment_is_not_refused(tmp_path: Path, command: Command) -> None:

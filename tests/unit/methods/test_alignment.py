@@ -136,7 +136,7 @@ def config_of(num_layers, family=toy_bert, labels=UNION):
         (
             {"student_layers": (0,), "teacher_layers": ((0,),)},
             config_of(2),
-            "teacher_layers has lists for 1 teachers, teachers has 2",
+            "teacher_layers has lists for 1 teachers, but teachers has 2",
         ),
     ],
 )

@@ -106,7 +106,7 @@ def test_crossway_counts_both_directions_and_keeps_the_terms_names():
         ({"temperature": float("inf")}, "temperature is inf"),
         (
             {"data_augment": True, "share_student_prefix": True},
-            "share_student_prefix is true, but with data_augment no prefix is equal; set it to false",
+            "share_student_prefix is true, but with data_augment the passes share no prefix; set it to false",
         ),
     ],
 )

@@ -198,7 +198,7 @@ def test_an_id_counts_to_the_tail_unless_every_teacher_kept_it() -> None:
         ({"teacher_weights": (1.0, 0.0)}, r"teacher_weights\.1 is 0\.0; it must be positive"),
         ({"teacher_weights": (1.0, 1.0), "divergence": "mse"}, "divergence is 'mse', but several teachers are mixed"),
         ({"teacher_weights": (1.0,), "teacher_of": {"plays": 0}}, "teacher_weights and teacher_of are given"),
-        ({"teacher_of": {"plays": 0, "code": 2}}, "teacher_of has the teachers 0, 2; number them from 0 on"),
+        ({"teacher_of": {"plays": 0, "code": 2}}, "teacher_of has the teachers 0, 2; number them from 0"),
     ],
 )
 def test_wrong_teachers_are_refused(options: dict[str, Any], message: str) -> None:

@@ -184,8 +184,12 @@ def test_widths_that_differ_need_a_projection():
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (of_depth(5), of_depth(12), "no layers for 5 of a student and 12 of a teacher, only 2 of 12, 3 of 12"),
-        (of_depth(3), of_depth(24), "no layers for 3 of a student and 24 of a teacher"),
+        (
+            of_depth(5),
+            of_depth(12),
+            "no layers for a student of 5 and a teacher of 12 layers, only for 2 and 12, 3 and 12",
+        ),
+        (of_depth(3), of_depth(24), "no layers for a student of 3 and a teacher of 24 layers"),
         (of_depth(1), of_depth(12), "a student of one layer has none to compare, use method kd"),
     ],
 )

@@ -91,7 +91,7 @@ DAMAGE = [
     (truncated, r"model\.safetensors' is damaged \(.*\); fetch the checkpoint again"),
     (missing_shard, r"lacks model-00002-of-00002\.safetensors, or a part of it, which model\.safetensors\.index\.json"),
     (no_index, r"has model-00001-of-00002\.safetensors, but no model\.safetensors and no model\.safetensors\.index"),
-    (no_json, r"index\.json' is no index of weights \(.*\); fetch the checkpoint again"),
+    (no_json, r"index\.json' is not an index of weights \(.*\); fetch the checkpoint again"),
     (other_width, r"intermediate\.dense\.(bias|weight) of shape \(.*\), its config\.json says \(.*\); correct it"),
 ]
 

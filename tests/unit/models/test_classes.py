@@ -44,11 +44,11 @@ def test_classes_without_names_are_refused_until_they_are_named(classifier, tmp_
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        (("red", "blue"), (), "has the classes red, green, blue, the corpus red, blue"),
+        (("red", "blue"), (), "has the classes red, green, blue, but the corpus has red, blue"),
         (CLASSES, ("red", "blue"), "names 2 classes, the checkpoint has 3"),
-        ((), (), "has 3 classes, the corpus scores"),
+        ((), (), "has 3 classes, but the corpus has scores"),
         (CLASSES, ("red", "red", "blue"), "two outputs of the checkpoint stand for the class red; give each"),
-        (CLASSES, ("red", None, "blue"), "has the classes red, blue, the corpus red, green, blue"),
+        (CLASSES, ("red", None, "blue"), "has the classes red, blue, but the corpus has red, green, blue"),
     ],
 )
 def test_other_classes_are_refused(classifier, labels, names, message):
@@ -100,12 +100,16 @@ def test_the_classes_that_a_checkpoint_knows_of_a_union_are_in_the_unions_order(
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        (("a", "b"), (), "has the classes red, green, blue, the corpus a, b, none of them in both; choose another"),
+        (
+            ("a", "b"),
+            (),
+            "has the classes red, green, blue, but the corpus has a, b, with none in common; choose another",
+        ),
         (("red", "green"), (), r"classes blue, which the corpus lacks; .*, such as labels: \{blue: null\}"),
-        (UNION, ("red", None, None), "has the class red alone, whose probability is always 1; choose one of two"),
-        (UNION, (None, None, None), "has the classes none, the corpus pink"),
+        (UNION, ("red", None, None), "has the class red only, whose probability is always 1; choose one of two"),
+        (UNION, (None, None, None), "has the classes none, but the corpus has pink"),
         (UNION, ("red", "green", "red"), "two outputs of the checkpoint stand for the class red"),
-        ((), (), "has 3 classes, the corpus scores"),
+        ((), (), "has 3 classes, but the corpus has scores"),
     ],
 )
 def test_a_checkpoint_that_is_no_part_of_a_union_is_refused_in_one_line(classifier, labels, names, message):
@@ -126,7 +130,9 @@ def test_a_map_renames_outputs_and_leaves_the_others_their_names(classifier):
     assert output_names(classifier.config, {"green": "pink", "red": None}) == (None, "pink", "blue")
     assert output_names(classifier.config, ["x", "y", "z"]) == ("x", "y", "z")
     assert output_names(classifier.config, {}) == output_names(classifier.config, []) == ()
-    with pytest.raises(ValueError, match="labels maps 'grey', which is no class of the checkpoint; it has red, green"):
+    with pytest.raises(
+        ValueError, match="labels maps 'grey', which is not a class of the checkpoint; it has red, green"
+    ):
         output_names(classifier.config, {"grey": "pink"})
 
 
@@ -156,7 +162,7 @@ CONTRADICTIONS = [
     ),
     (
         {"id2label": {0: "red", 1: "green", 2: "blue"}, "problem_type": "multi_label_classification"},
-        "problem_type is multi_label_classification, the corpus has one class for each row; choose",
+        "problem_type is multi_label_classification, but the corpus has one class for each row; choose",
     ),
 ]
 

@@ -30,7 +30,7 @@ def refusal(call, *arguments, **options):
 def test_a_configuration_that_is_none_is_named(folder, content):
     (folder / "config.json").write_text(content)
     line = refusal(load_config, folder)
-    assert line.startswith(f"{str(folder)!r} is no checkpoint that transformers knows (")
+    assert line.startswith(f"{str(folder)!r} is not a checkpoint that transformers knows (")
     assert line.endswith("; correct its files, or fetch it again")
 
 
@@ -46,7 +46,7 @@ def test_sizes_that_no_model_can_have_are_named(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "n_heads": 3}))
     line = refusal(load_model, folder, head="masked_lm")
-    assert line.startswith(f"{str(folder)!r} is no masked_lm that transformers can open (")
+    assert line.startswith(f"{str(folder)!r} is not a masked_lm that transformers can open (")
 
 
 @pytest.mark.parametrize("content", ["{}", "null", "[]", "{", "", '{"model": {}}', "[" * 100_000])

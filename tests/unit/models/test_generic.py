@@ -258,7 +258,7 @@ def test_a_list_of_blocks_is_named_in_the_configuration():
     model.config.raydistill_blocks = "encoder.layer"
     assert generic.blocks_in(model) == "rembert.encoder.layer"
     model.config.raydistill_blocks = "encoder.layers"
-    with pytest.raises(ValueError, match=r"raydistill_blocks is 'encoder\.layers', which is no list of blocks"):
+    with pytest.raises(ValueError, match=r"raydistill_blocks is 'encoder\.layers', which is not a list of blocks"):
         generic.blocks_in(model)
 
 

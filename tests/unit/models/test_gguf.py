@@ -73,7 +73,7 @@ def test_a_file_that_is_cut_off_is_one_line_and_nothing_is_written(made, tmp_pat
     result = convert(file, tmp_path / "new")
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"'{file}' is no GGUF file")
+    assert line.startswith(f"'{file}' is not a GGUF file")
     assert os.listdir(tmp_path) == ["cut.gguf"]
 
 
@@ -84,7 +84,7 @@ def test_garbage_is_one_line(tmp_path, content):
     result = convert(file, tmp_path / "new")
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.splitlines()
-    assert line.startswith(f"'{file}' is no GGUF file")
+    assert line.startswith(f"'{file}' is not a GGUF file")
 
 
 def test_a_folder_with_several_files_asks_for_one(made, tmp_path):
@@ -96,7 +96,7 @@ def test_a_folder_with_several_files_asks_for_one(made, tmp_path):
 
 def test_a_file_that_is_not_there_is_told_as_such(tmp_path):
     result = convert(tmp_path / "none.gguf", tmp_path / "new")
-    assert (result.exit_code, result.stderr) == (2, f"'{tmp_path}/none.gguf' is no file; correct it\n")
+    assert (result.exit_code, result.stderr) == (2, f"'{tmp_path}/none.gguf' is not a file; correct it\n")
 
 
 def test_classes_of_a_language_model_are_refused(made, tmp_path):

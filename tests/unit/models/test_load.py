@@ -187,7 +187,7 @@ def test_code_beside_a_checkpoint_is_not_run(tmp_path):
     foreign = {"model_type": "foreign", "auto_map": {"AutoConfig": "code.Config", "AutoModelForMaskedLM": "code.Model"}}
     (tmp_path / "config.json").write_text(json.dumps({**config, **foreign}))
     (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(ValueError, match="is no checkpoint that transformers knows"):
+    with pytest.raises(ValueError, match="is not a checkpoint that transformers knows"):
         load_config(tmp_path)
     assert not (tmp_path / "ran").exists()
 
@@ -220,7 +220,7 @@ def test_loading_forgets_frozen_positions_and_freezing_again_works(tmp_path):
 
 
 def test_a_folder_without_configuration_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"is no checkpoint: it has no config\.json"):
+    with pytest.raises(ValueError, match=r"is not a checkpoint: it has no config\.json"):
         load_config(tmp_path)
 
 

@@ -170,7 +170,7 @@ class Planted:
 def test_nothing_in_a_file_of_weights_is_run(extracted: tuple[Path, Path, nn.Module], tmp_path: Path) -> None:
     _, config, _ = extracted
     torch.save({"weight": Planted(tmp_path / "trace")}, tmp_path / "bad.pth")
-    with pytest.raises(ValueError, match=r"bad\.pth' is no file of tensors"):
+    with pytest.raises(ValueError, match=r"bad\.pth' is not a file of tensors"):
         file_to_safetensors(tmp_path / "bad.pth", tmp_path / "new", config=config)
     assert not (tmp_path / "trace").exists()
 
@@ -194,10 +194,10 @@ def test_what_the_head_lacks_is_told_with_the_key_that_starts_it_fresh(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run-1/BERT.encoder_acc.pkl"], "has weights alone; give its configuration as --config"),
+        (["run-1/BERT.encoder_acc.pkl"], "has only weights; give its configuration as --config"),
         (["run-1/BERT.encoder_acc.pkl", "--config", "run-1"], "has no config.json; name the configuration of the"),
-        (["run-1/BERT.encoder_acc.pkl", "--sparsity", "30"], "--sparsity is no option for a file of weights"),
-        (["run-1", "--layer-plan", "sps"], "--layer-plan is no option for a checkpoint's folder; leave it out"),
+        (["run-1/BERT.encoder_acc.pkl", "--sparsity", "30"], "--sparsity is not an option for a file of weights"),
+        (["run-1", "--layer-plan", "sps"], "--layer-plan is not an option for a checkpoint's folder; leave it out"),
         (["run-1/none.pth"], "is not there; give a file of weights"),
         (
             ["run-1/alone.encoder.pkl", "--config", "bert-base-uncased"],

@@ -177,7 +177,7 @@ def test_the_units_with_the_highest_scores_are_kept_in_their_order():
             {"num_attention_heads": 1},
             "config gives heads that are 16 wide, the teacher's are 8; lower hidden_size",
         ),
-        ("bert", {"num_attention_heads": 4}, "config has 4 attention heads, the teacher 2; keep at most so many"),
+        ("bert", {"num_attention_heads": 4}, "config has 4 attention heads, the teacher 2; keep at most as many"),
         ("bert", {"hidden_size": 32, "num_attention_heads": 4}, "config has 4 attention heads, the teacher 2"),
         (
             "bert",

@@ -132,7 +132,7 @@ class Program:
 
 def test_a_program_in_a_pickle_is_not_run(tmp_path):
     folder = pickled(tmp_path / "published", {"weight": Program(tmp_path / "trace")})
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin' is no file of tensors") as caught:
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin' is not a file of tensors") as caught:
         to_safetensors(folder, tmp_path / "made")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "trace").exists()
@@ -151,7 +151,7 @@ def test_a_damaged_pickle_is_told_in_one_line(content, tmp_path):
     folder = pickled(tmp_path / "published", {})
     (folder / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(
-        ValueError, match=r"pytorch_model\.bin' is no file of tensors .*; fetch the checkpoint again"
+        ValueError, match=r"pytorch_model\.bin' is not a file of tensors .*; fetch the checkpoint again"
     ) as e:
         to_safetensors(folder, tmp_path / "made")
     assert "\n" not in str(e.value)

@@ -34,7 +34,7 @@ def test_an_option_of_another_schedule_is_refused_in_one_line():
         OptimizerConfig.model_validate({"schedule": "cosine", "schedule_cycles": 3})
     assert error_lines(caught.value) == [
         "schedule_cycles is 3, which only schedule: cosine_with_restarts reads, but schedule is 'cosine'; "
-        "choose that one or leave schedule_cycles"
+        "choose that one or leave schedule_cycles out"
     ]
 
 

@@ -42,7 +42,7 @@ def test_each_form_is_read_and_written_back(written, domain):
         ({"randint": [0, 1.5]}, "write whole numbers, or use quniform"),
         ({"quniform": [0, 1]}, r"low, high, step"),
         ({"quniform": [0, 1, 0]}, "the step must be above 0"),
-        ({"quniform": [0, 1, 0.3]}, "high is no multiple of the step"),
+        ({"quniform": [0, 1, 0.3]}, "high is not a multiple of the step"),
     ],
 )
 def test_what_is_no_domain_is_refused_in_one_line(written, problem):

@@ -79,7 +79,7 @@ def test_a_missing_base_is_named_in_one_line(stage: Path) -> None:
 def test_pickled_weights_are_never_read(stage: Path) -> None:
     file = stage / "student" / "adapter_model.safetensors"
     file.rename(file.with_name("adapter_model.bin"))
-    assert refusal(stage / "student").endswith("pickled weights are not read, save the adapter anew")
+    assert refusal(stage / "student").endswith("pickled weights are not read, save the adapter again")
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,17 @@ def test_a_corpus_that_is_not_there_yet_leaves_the_size_of_a_row(folder: Path) -
     [
         ({"outputs": ["cls_states"]}, r"outputs is cls_states and layers \[\]; cls_states and layers go together"),
         ({"layers": [1]}, r"outputs is logits and layers \[1\]"),
-        ({"outputs": ["cls_states"], "layers": [4]}, r"layers has 4, teachers\.0 has hidden states 0 to 3; lower it"),
+        (
+            {"outputs": ["cls_states"], "layers": [4]},
+            r"layers has 4, but teachers\.0 has hidden states 0 to 3; lower it",
+        ),
         ({"outputs": ["cls_states"], "layers": [1, 1]}, "names one thing twice"),
         ({"outputs": ["top_k"]}, "outputs has top_k, which is not stored for task classification; choices: logits"),
         ({"outputs": []}, "at least 1 item"),
-        ({"teachers": [{"checkpoint": "x", "head": "new"}]}, "is no"),
+        (
+            {"teachers": [{"checkpoint": "x", "head": "new"}]},
+            "which is neither an earlier stage nor a folder, and was not found",
+        ),
         ({"outputs": ["vectors"]}, "vectors|logits"),
     ],
 )
@@ -94,7 +100,7 @@ def test_what_cannot_be_stored_is_refused(folder: Path, changes: dict[str, Any],
 
 def test_untrained_heads_scores_and_teachers_without_dropout_are_refused(folder: Path, tmp_path: Path) -> None:
     new = {"checkpoint": str(folder / "teacher"), "head": "new"}
-    with pytest.raises(ValueError, match=r"teachers\.0\.head is 'new', which would store what untrained weights say"):
+    with pytest.raises(ValueError, match=r"teachers\.0\.head is 'new', which would store the outputs of untrained"):
         forecast(folder, teachers=[new])
     model = load_model(folder / "teacher", head="sequence_classification", dropout=0.0)
     save_model(model, make_tokenizer(), tmp_path / "quiet")
@@ -109,7 +115,7 @@ def test_masks_of_whole_micro_batches_have_no_outputs_of_a_row(folder: Path) -> 
     masked = {"corpus": str(folder / "texts"), "teachers": [str(folder / "masked")], "outputs": ["top_k"]}
     with pytest.raises(ValueError, match=r"task mlm draws masks for whole micro-batches; write task\.sampling: row"):
         forecast(folder, **masked, task=task)
-    with pytest.raises(ValueError, match=r"top_k is 62, teachers\.0 has 61 token ids"):
+    with pytest.raises(ValueError, match=r"top_k is 62, but teachers\.0 has 61 token ids"):
         forecast(folder, **{**masked, "task": "mlm", "top_k": 62})
 
 
@@ -240,14 +246,18 @@ def test_a_training_that_reads_stored_outputs_says_that_its_teacher_is_not_run()
     ("outputs", "changes", "message"),
     [
         (None, {}, "teacher_outputs is 'captured', which stores no outputs; name a capture stage"),
-        (CAPTURED, {"teacher_outputs": "nothing"}, "none of auto, live, stored, no earlier stage and no folder"),
+        (
+            CAPTURED,
+            {"teacher_outputs": "nothing"},
+            "is none of auto, live, stored, not an earlier stage and not the folder",
+        ),
         (replace(CAPTURED, kinds=("cls_states",)), {}, "which has cls_states; logits is read too, add it"),
         (replace(CAPTURED, teachers=("big", "small")), {}, "which has outputs of big, small; teachers.0 is teacher;"),
         (replace(CAPTURED, corpora=("reviews",)), {}, "which ran on reviews; corpus is corpus; capture it too"),
         (
             replace(CAPTURED, names=(("red", "green", "blue"),)),
             {},
-            "outputs are labelled red, green, blue; teachers.0.labels is none; name them alike",
+            "outputs are labeled red, green, blue; teachers.0.labels is none; name them alike",
         ),
         (replace(CAPTURED, labels=(("a", "b"),)), {}, "have the classes a, b; the training has red, green, blue"),
         (CAPTURED, {"method": "finetune"}, "neither method finetune nor task classification reads teachers; leave it"),

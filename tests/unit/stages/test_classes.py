@@ -97,7 +97,7 @@ def test_a_method_is_asked_about_teachers_with_the_classes_that_are_read_of_them
         ),
         (
             ["warm", {"checkpoint": "odd", "labels": {"black": "blue"}}],
-            r"teachers\.1: labels maps 'black', which is no",
+            r"teachers\.1: labels maps 'black', which is not a class",
         ),
         (
             ["warm", {"checkpoint": "odd", "labels": {"grey": "red"}}],
@@ -109,7 +109,7 @@ def test_a_method_is_asked_about_teachers_with_the_classes_that_are_read_of_them
         ),
         (
             ["warm", {"checkpoint": "odd", "labels": {"grey": None}}],
-            r"teachers\.1: the checkpoint has the class red alone",
+            r"teachers\.1: the checkpoint has the class red only",
         ),
         (
             ["warm", {"checkpoint": "odd", "labels": ["x", "y"]}],
@@ -117,9 +117,9 @@ def test_a_method_is_asked_about_teachers_with_the_classes_that_are_read_of_them
         ),
         (
             ["warm", {"checkpoint": "cold", "head": "new"}],
-            r"teachers\.1\.head is 'new', but method kd learns from what",
+            r"teachers\.1\.head is 'new', but method kd learns only from its",
         ),
-        (["warm", "nowhere"], r"teachers\.1: .*nowhere.*is no"),
+        (["warm", "nowhere"], r"teachers\.1: .*nowhere', which is neither an earlier stage nor a folder"),
     ],
 )
 def test_wrong_maps_and_classes_that_nobody_teaches_are_refused_in_one_line(
@@ -138,14 +138,14 @@ def test_a_map_gives_outputs_the_corpuss_names_or_leaves_them_out(folder: Path, 
 def test_a_method_that_needs_all_classes_of_each_teacher_refuses_a_part(folder: Path) -> None:
     assert check(folder, "all").makes
     with pytest.raises(
-        ValueError, match=r"teachers\.0: the checkpoint has the classes green, red, the corpus red, green"
+        ValueError, match=r"teachers\.0: the checkpoint has the classes green, red, but the corpus has red, green"
     ):
         check(folder, "warm")
     subset = [{"corpus": str(folder / "corpus"), "label_subset": ["green", "red"]}]
     forecast = check(folder, "warm", corpus=subset)
     assert forecast.makes.configs[""].id2label == {0: "red", 1: "green"}
     with pytest.raises(
-        ValueError, match=r"teachers\.0: the checkpoint has the classes blue, green, red, the corpus red"
+        ValueError, match=r"teachers\.0: the checkpoint has the classes blue, green, red, but the corpus has red"
     ):
         check(folder, "all", corpus=subset)
     assert check(folder, {"checkpoint": "all", "labels": {"blue": None}}, corpus=subset).makes

@@ -185,7 +185,7 @@ def test_a_report_has_the_same_hash_as_before_there_were_comparisons() -> None:
         ({"evaluation": "corpus"}, "evaluation is 'corpus'; name an earlier evaluation stage"),
         ({"teacher": "teaher"}, "teacher is 'teaher'; did you mean 'teacher'? Choices: teacher, alone, kd"),
         ({"alone": "student"}, "alone is 'student'; Choices: teacher, alone, kd"),
-        ({"alone": "teacher"}, "alone is 'teacher', as teacher is; name the student without distillation"),
+        ({"alone": "teacher"}, "alone is 'teacher', and so is teacher; name the student without distillation"),
         ({"methods": ["pkd"]}, "methods.0 is 'pkd'; did you mean 'kd'? Choices: kd"),
         ({"metric": "macro_f1"}, "metric is 'macro_f1'; Choices: accuracy, loss"),
         ({"trainings": ["pruned"]}, "trainings.0 is 'pruned'; name an earlier training stage"),
@@ -214,14 +214,14 @@ def test_a_student_of_one_seed_is_refused() -> None:
 
 
 def test_an_evaluation_without_a_mean_over_rows_is_refused() -> None:
-    with pytest.raises(UserError, match="whose metrics, accuracy, are no means over rows"):
+    with pytest.raises(UserError, match="whose metrics, accuracy, are not means over rows"):
         stage().plan(ScalingConfig(), _evaluation_of(*ROWS, of_rows=()))
 
 
 def test_an_evaluation_of_an_earlier_release_is_refused(context: StageContext) -> None:
     (run,) = context.runs["evaluate"]
     old = Run(run.name, {}, run.output, {**run.summary, "predictions": []})
-    with pytest.raises(UserError, match="an earlier release left without what each row got; remove its folder"):
+    with pytest.raises(UserError, match="an earlier release stored without the result of each row; remove its folder"):
         stage().run(replace(context, runs={**context.runs, "evaluate": [old]}))
 
 

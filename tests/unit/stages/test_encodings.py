@@ -98,7 +98,7 @@ def test_a_teacher_of_a_further_tokenizer_is_taken_and_the_student_keeps_the_cor
 
 
 def test_a_teacher_without_an_encoding_is_refused_with_the_key_that_adds_it(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"^teachers\.0 has another tokenizer than the corpus; ") as error:
+    with pytest.raises(ValueError, match=r"^teachers\.0 has a different tokenizer from the corpus; ") as error:
         check(folder, corpus=str(folder / "plain"))
     assert str(error.value).endswith("or name the model under teacher_tokenizers of the binarize stage")
     assert "\n" not in str(error.value)
@@ -151,7 +151,9 @@ def test_a_student_cannot_start_from_a_teacher_of_another_tokenizer(folder: Path
 
 def test_a_student_of_a_further_tokenizer_is_refused(folder: Path) -> None:
     start = {"init": "checkpoint", "checkpoint": str(folder / "letters")}
-    with pytest.raises(ValueError, match=r"^student\.checkpoint has another tokenizer than the corpus; binarize with"):
+    with pytest.raises(
+        ValueError, match=r"^student\.checkpoint has a different tokenizer from the corpus; binarize with"
+    ):
         check(folder, student=start)
 
 
@@ -160,7 +162,7 @@ def test_a_teacher_needs_positions_for_the_rows_that_it_reads_and_no_others(fold
     fits = replace(facts, teacher_tokenizers=(TokenizerFacts(NUM_LETTERS, 40, LETTERS),))
     too_long = replace(facts, teacher_tokenizers=(TokenizerFacts(NUM_LETTERS, 41, LETTERS),))
     assert check(folder, {"c": Input(fits)}, corpus="c").makes
-    with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, the corpus rows of up to 41 tokens"):
+    with pytest.raises(ValueError, match=r"teachers\.0 has 40 positions, but the corpus has rows of up to 41 tokens"):
         check(folder, {"c": Input(too_long)}, corpus="c")
 
 
@@ -171,12 +173,12 @@ def test_the_tokenizer_of_a_teacher_that_another_stage_makes_is_that_of_its_corp
         if taken:
             assert check(folder, earlier, teachers=["teacher"]).makes
             continue
-        with pytest.raises(ValueError, match=r"teachers\.0 has another tokenizer than the corpus"):
+        with pytest.raises(ValueError, match=r"teachers\.0 has a different tokenizer from the corpus"):
             check(folder, earlier, teachers=["teacher"])
 
 
 def test_corpora_of_one_training_have_the_same_teacher_tokenizers(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"has other teacher tokenizers than .*binarize both with the same"):
+    with pytest.raises(ValueError, match=r"has different teacher tokenizers from .*binarize both with the same"):
         check(folder, corpus=[{"corpus": str(folder / "corpus")}, {"corpus": str(folder / "plain")}])
 
 
@@ -301,7 +303,7 @@ def test_a_training_finds_each_teachers_encoding_by_its_folder(folder: Path, tmp
     digests = [_models.hash_of_folder(folder / name) for name in ("words", "letters")]
     assert [_models.encoding_of(KEY, digest, hashes) for digest in digests] == [0, 1]
     make_tokenizer(70).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"^teachers\.0 has another tokenizer than the corpus"):
+    with pytest.raises(ValueError, match=r"^teachers\.0 has a different tokenizer from the corpus"):
         _models.encoding_of(KEY, _models.hash_of_folder(tmp_path), hashes)
 
 

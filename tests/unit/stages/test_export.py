@@ -117,7 +117,7 @@ def test_an_export_of_an_export_is_refused(folder, tmp_path, made, made_in):
     found = (
         Input(folder=made[0].output) if made_in == "before" else Input(facts=planned(stage_of(folder), tmp_path).makes)
     )
-    with pytest.raises(UserError, match="model is an export already; name the model that it is of"):
+    with pytest.raises(UserError, match="model is an export already; name the model that it was made from"):
         stage.plan(context_of(stage, tmp_path).scaling, {"export": found})
 
 

@@ -66,7 +66,7 @@ def test_a_student_of_some_blocks_of_a_checkpoint_that_is_not_the_teacher_gets_t
         ({"checkpoint": "nameless"}, r"teachers\.0: the checkpoint calls its classes LABEL_0, LABEL_1, LABEL_2; say"),
         (
             {"checkpoint": "nameless", "labels": ["red", "green", "pink"]},
-            "has the classes red, green, pink, the corpus",
+            "has the classes red, green, pink, but the corpus has",
         ),
         ({"checkpoint": "language"}, r"teachers\.0 has no sequence_classification head \(classifier\.weight is not in"),
         ({"checkpoint": "spans"}, r"teachers\.0 has no sequence_classification head"),
@@ -84,7 +84,7 @@ def test_outputs_that_the_user_names_are_taken(folders):
 
 
 def test_a_teacher_of_classes_is_refused_for_scores(folders):
-    with pytest.raises(ValueError, match="has 3 classes, the corpus scores"):
+    with pytest.raises(ValueError, match="has 3 classes, but the corpus has scores"):
         checked(SCORES, task=OF_SCORES, teachers=[folders["classifier"]], student={"init": "layers", "layers": [0]})
 
 

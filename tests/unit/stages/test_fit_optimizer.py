@@ -105,7 +105,7 @@ def test_adapters_and_a_method_that_takes_heads_away_are_refused(teacher: str, m
     )
     start = {"checkpoint": teacher, "init": "checkpoint", "layers": None, "architecture": None}
     assert lines(teacher, student=start)
-    with pytest.raises(ValueError, match=r"^student\.lora is given, but method finetune takes heads and neurons away"):
+    with pytest.raises(ValueError, match=r"^student\.lora is given, but method finetune removes heads and neurons"):
         lines(teacher, student={**start, "lora": {}})
 
 

@@ -88,9 +88,9 @@ GOOD = {"messages": chat("w5", "w6")}
         ),
         (
             [GOOD, {"messages": "w5"}],
-            "source: /chats.jsonl line 2: messages is 'w5', which is no list of {role, content}",
+            "source: /chats.jsonl line 2: messages is 'w5', which is not a list of {role, content}",
         ),
-        ([GOOD, {"messages": None}], "source: /chats.jsonl line 2: messages is None, which is no list of {role,"),
+        ([GOOD, {"messages": None}], "source: /chats.jsonl line 2: messages is None, which is not a list of {role,"),
         (
             [GOOD, GOOD, {"messages": [{"role": "bot", "content": "w5"}, *GOOD["messages"]]}],
             "source: /chats.jsonl line 3: messages.0 has the role 'bot'; choices: system, developer, user, assistant,",
@@ -119,13 +119,13 @@ def test_a_tokenizer_without_a_chat_template_is_refused_before_the_run(folder: P
         ({"completion": "answer"}, "source.completion is 'answer', but prompt is missing; name its column"),
         (
             {"messages": "m", "text": "t"},
-            "source.text and messages are of different kinds of examples; name columns of",
+            "source.text and messages belong to different kinds of examples; name the columns of",
         ),
         (
             {"messages": "m", "prompt": "ask", "completion": "answer"},
-            "source.prompt and messages are of different kinds",
+            "source.prompt and messages belong to different kinds",
         ),
-        ({"messages": "m", "label": "l"}, "source.label and messages are of different kinds of examples"),
+        ({"messages": "m", "label": "l"}, "source.label and messages belong to different kinds of examples"),
     ],
 )
 @pytest.mark.parametrize("source", ["delimited", "parquet", "huggingface"])
@@ -151,7 +151,7 @@ def test_an_empty_completion_is_refused_with_its_line(folder: Path) -> None:
 def test_messages_of_a_file_that_is_no_json_are_refused(folder: Path) -> None:
     (folder / "a.csv").write_text("messages\nw5\n")
     source = {"name": "delimited", "path": str(folder / "a.csv"), "messages": "messages"}
-    assert refusal_of(folder, source=source).startswith("source: messages is 'messages', but /a.csv is no JSON lines")
+    assert refusal_of(folder, source=source).startswith("source: messages is 'messages', but /a.csv is not JSON lines")
 
 
 def test_texts_beside_instructions_and_tasks_that_read_none_are_refused(folder: Path) -> None:

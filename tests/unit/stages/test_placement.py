@@ -118,7 +118,7 @@ def test_a_method_that_reads_weights_of_its_teacher_has_it_at_hand() -> None:
     teacher = {"checkpoint": "large", "placement": "sequential"}
     config = config_of(method="dynamic_objective", teachers=[teacher])
     with pytest.raises(
-        ValueError, match=r"is 'sequential', but method dynamic_objective has to have its teachers at h"
+        ValueError, match=r"is 'sequential', but method dynamic_objective needs its teachers in memory; w"
     ):
         lines(config)
 

@@ -264,7 +264,7 @@ def test_a_baseline_or_gate_without_figures_is_refused_before_the_run(options: d
     ("options", "message"),
     [
         ({"metric": "acuracy"}, "metric is 'acuracy'; did you mean 'accuracy'"),
-        ({"metric": "rows"}, "metric is 'rows', of which neither more nor less is better; set greater_is_better, or"),
+        ({"metric": "rows"}, "metric is 'rows', for which neither more nor less is better; set greater_is_better, or"),
         (
             {"metric": "accuracy", "greater_is_better": False},
             "greater_is_better is False, but the best accuracy is the",
@@ -302,16 +302,19 @@ def test_an_evaluation_with_several_runs_is_refused_before_the_run() -> None:
         ({"name": "a/b"}, "name is 'a/b', which has '/'"),
         ({"name": "a\nb"}, r"name is 'a\nb', which has '\n'"),
         ({"name": " "}, "name is ' '; give a registered model's name without spaces at its ends"),
-        ({"name": "n" * 300}, "name has 300 letters; a registered model's name has at most 250"),
+        ({"name": "n" * 300}, "name has 300 characters; a registered model's name has at most 250"),
         ({"greater_is_better": True}, "greater_is_better is True, but metric is missing; give both or none"),
-        ({"alias": "latest"}, "alias is 'latest'; take letters, digits, _ and -, but not latest, nor v and a number"),
-        ({"alias": "V12"}, "alias is 'V12'; take letters, digits"),
-        ({"alias": "a b"}, "alias is 'a b'; take letters, digits"),
-        ({"alias": "a" * 300}, "alias has 300 letters; it has at most 250"),
+        (
+            {"alias": "latest"},
+            "alias is 'latest'; use letters, digits, _ and -, but not latest, and not v with a number",
+        ),
+        ({"alias": "V12"}, "alias is 'V12'; use letters, digits"),
+        ({"alias": "a b"}, "alias is 'a b'; use letters, digits"),
+        ({"alias": "a" * 300}, "alias has 300 characters; it has at most 250"),
         ({"tags": {"50%": "x"}}, "tags has '50%'; a tag's name has letters, digits, spaces"),
         ({"tags": {"a/../b": "x"}}, "tags has 'a/../b'; a tag's name"),
-        ({"tags": {"t" * 300: "x"}}, "tags has a name of 300 letters; it has at most 250"),
-        ({"tags": {"long": "x" * 100_001}}, "tags.long has 100,001 letters; it has at most 100,000"),
+        ({"tags": {"t" * 300: "x"}}, "tags has a name of 300 characters; it has at most 250"),
+        ({"tags": {"long": "x" * 100_001}}, "tags.long has 100,001 characters; it has at most 100,000"),
     ],
 )
 def test_what_the_registry_does_not_take_is_refused_where_the_job_is_read(

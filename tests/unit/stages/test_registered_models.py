@@ -27,5 +27,5 @@ def test_a_preflight_reads_configuration_and_tokenizer_from_the_folder(tmp_path:
 
 
 def test_without_a_job_there_is_no_registry(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="checkpoint is 'models:/student/3', but no job tells the registry"):
+    with pytest.raises(ValueError, match="checkpoint is 'models:/student/3', but no job names the registry"):
         _models.resolve(ModelRef(checkpoint="models:/student/3"), {})

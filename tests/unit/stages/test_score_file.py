@@ -52,11 +52,11 @@ def test_a_file_that_fits_is_told_of(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "changes", "message"),
     [
-        (SCORES[:-1], {}, "which has 89 rows, the train set 90; give scores of all its rows and of no others"),
-        (np.tile(SCORES, 2), {}, "which has scores of 2 teachers, teachers has 1; give one column for each"),
+        (SCORES[:-1], {}, "which has 89 rows, but the train set has 90; give scores of all its rows and of no others"),
+        (np.tile(SCORES, 2), {}, "which has scores of 2 teachers, but teachers has 1; give one column for each"),
         (SCORES + 0.5, {}, "scores lie between 0 and 1"),
         (SCORES, {"outputs": ["logits"]}, "but outputs has logits; add dropout_scores, or leave the file out"),
-        (None, {}, r"which is no file; give the path of a \.npy file"),
+        (None, {}, r"which is not a file; give the path of a \.npy file"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_before_anything_runs(
@@ -71,7 +71,7 @@ def test_a_file_that_does_not_fit_is_refused_before_anything_runs(
 
 def test_a_file_is_of_a_single_corpus(folder: Path) -> None:
     corpora = [str(folder / "corpus"), str(folder / "corpus")]
-    with pytest.raises(ValueError, match="which is of one train set, but corpus names 2; capture each by itself"):
+    with pytest.raises(ValueError, match="which is for one train set, but corpus names 2; capture each by itself"):
         stage_of(folder, folder / "scores.npy", corpus=corpora).plan(ScalingConfig(), {})
 
 
@@ -86,7 +86,9 @@ def test_the_length_is_compared_with_a_corpus_of_the_job_as_far_as_it_is_known(
     stage = stage_of(folder, folder / "scores.npy", corpus="texts", teachers=["trained"])
     earlier = {"texts": Input(corpus), "trained": teacher}
     assert stage.plan(ScalingConfig(), earlier).lines[-1].startswith("dropout_scores are those of 90 rows of ")
-    with pytest.raises(ValueError, match="which has 90 rows, the train set 80, or 85 with what was held out of it"):
+    with pytest.raises(
+        ValueError, match="which has 90 rows, but the train set has 80, or 85 with what was held out of it"
+    ):
         stage.plan(ScalingConfig(), {**earlier, "texts": Input(replace(KNOWN, rows=80, validation_rows=5))})
 
 
@@ -157,7 +159,7 @@ def test_a_wrong_file_ends_a_capture_with_one_line_and_leaves_no_scores(
             np.random.default_rng(0).permutation(single),
             r"does not fit teachers\.0: over 90 rows its scores",
         ),
-        "short": (single[1:], "which has 89 rows, the train set 90"),
+        "short": (single[1:], "which has 89 rows, but the train set has 90"),
     }[wrong]
     np.save(tmp_path / "scores.npy", made)
     stage = stage_of(folder, tmp_path / "scores.npy")

@@ -88,7 +88,7 @@ def test_sets_of_other_masks_or_sizes_are_not_joined(folder: Path, tmp_path: Pat
     (tmp_path / "0" / "teacher_1").rename(tmp_path / "old")
     (tmp_path / "1" / "teacher_0").rename(tmp_path / "0" / "teacher_1")
     assert batch_of(folder, MIXED, str(tmp_path / "0"), tmp_path)
-    with pytest.raises(ValueError, match=r"whose teachers kept 8, 9 ids a token; capture with one top_k"):
+    with pytest.raises(ValueError, match=r"whose teachers kept 8, 9 ids per token; capture with one top_k"):
         batch_of(folder, own_teachers(folder), str(tmp_path / "0"), tmp_path)
 
 
@@ -112,6 +112,6 @@ def test_teachers_that_do_not_fit_are_refused_in_one_line(folder: Path, change: 
 def test_a_teacher_of_a_corpus_that_is_not_read_is_refused(folder: Path) -> None:
     options = own_teachers(folder)
     options["teacher_of"]["letters"] = 1
-    with pytest.raises(ValueError, match=r"method\.teacher_of names 'letters', which is no corpus of this training"):
+    with pytest.raises(ValueError, match=r"method\.teacher_of names 'letters', which is not a corpus of this training"):
         lines_of(stage_of(folder, options))
     assert len(corpora_of(folder)) == 2

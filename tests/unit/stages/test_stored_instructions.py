@@ -112,7 +112,7 @@ def test_the_size_that_a_capture_tells_is_that_of_completions(
         ),
         (
             {"task": WITH_PROMPTS},
-            "captured with task.train_on_prompt: false, but the training has true; write both alike",
+            "captured with task.train_on_prompt: false, but the training has true; make both equal",
         ),
     ],
 )

@@ -209,7 +209,7 @@ def test_language_models_choose_live_teachers_by_themselves(folder: Path, task: 
     [
         ("few", {"temperature": 2.0}, "method.temperature is 2, but the teacher's likeliest ids are stored at temp"),
         ("warm", {}, "temperature 2; write method.temperature: 2, or capture them at 1$"),
-        ("few", {"divergence": "mse"}, "method.divergence is 'mse', which compares all logits, but of the teacher's"),
+        ("few", {"divergence": "mse"}, "method.divergence is 'mse', which compares all logits, but only the teacher's"),
     ],
 )
 def test_what_stored_ids_cannot_give_is_refused_in_one_line(
@@ -224,7 +224,7 @@ def test_what_stored_ids_cannot_give_is_refused_in_one_line(
 
 
 def test_more_ids_than_the_vocabulary_has_or_a_file_can_count_are_refused(folder: Path, task: str) -> None:
-    with pytest.raises(ValueError, match=r"top_k is 62, teachers\.0 has 61 token ids; lower it"):
+    with pytest.raises(ValueError, match=r"top_k is 62, but teachers\.0 has 61 token ids; lower it"):
         capture_stage(folder, task=task, outputs=["top_k"], top_k=62).plan(ScalingConfig(), {})
     stage = capture_stage(folder, task=task, outputs=["top_k"], top_k=61)
     stage._check_record_batches(40)

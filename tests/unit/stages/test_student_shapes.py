@@ -114,7 +114,7 @@ def test_scores_of_another_model_are_refused(teacher, tmp_path):
     folder = scored(tmp_path / "scores", str(other))
     stage = config(teacher, init="sliced", config=SLICE, layers=[0, 1], units="important", scores=str(folder))
     with pytest.raises(
-        ValueError, match=r"student\.scores is .*, which are of another model than the one that is sliced"
+        ValueError, match=r"student\.scores is .*, which are of a different model from the one that is sliced"
     ):
         _training_plan.plan_training(stage, ScalingConfig(), CORPUS)
 
@@ -128,7 +128,7 @@ def test_a_shape_that_the_teachers_family_lacks_is_refused_by_the_plan(teacher):
 
 def test_a_student_with_fewer_positions_than_the_rows_is_refused(teacher):
     few = config(teacher, init="random", config={**SHAPE, "max_position_embeddings": 16})
-    with pytest.raises(ValueError, match="student has 16 positions, the corpus rows of up to 40"):
+    with pytest.raises(ValueError, match="student has 16 positions, but the corpus has rows of up to 40"):
         _training_plan.plan_training(few, ScalingConfig(), CORPUS)
 
 

@@ -191,17 +191,21 @@ def test_what_is_no_such_file_is_refused_in_one_line(folder: Path, lines: Lines,
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [
-        (lambda lines: lines[:-1], {}, "which has 109 rows, the corpus 110; give each row of train and validation"),
+        (
+            lambda lines: lines[:-1],
+            {},
+            "which has 109 rows, but the corpus has 110; give each row of train and validation",
+        ),
         (
             lambda lines: [{**line, "ids": line["ids"][0]} for line in lines],
             {},
             r"which has list<.*> in column 'ids'; its",
         ),
         (lambda lines: [{"part": "train", "row": 0}], {}, "which has no column 'input_ids'; its columns are part"),
-        (lambda lines: lines, {"top_k": VOCABULARY + 1}, r"top_k is 62, teachers\.0 has 61 token ids; lower it"),
-        (lambda lines: lines, {"task": "mlm"}, "top_k_file is of the likeliest ids of a causal model; write task: clm"),
+        (lambda lines: lines, {"top_k": VOCABULARY + 1}, r"top_k is 62, but teachers\.0 has 61 token ids; lower it"),
+        (lambda lines: lines, {"task": "mlm"}, "top_k_file holds the likeliest ids of a causal model; write task: clm"),
         (lambda lines: lines, {"outputs": ["logits"]}, "write task: clm and outputs"),
-        (lambda lines: lines, {"top_k_file": "nowhere"}, "which is no file; give the path of a Parquet file"),
+        (lambda lines: lines, {"top_k_file": "nowhere"}, "which is not a file; give the path of a Parquet file"),
     ],
 )
 def test_what_can_be_told_before_the_run_is(
@@ -217,11 +221,11 @@ def test_a_corpus_of_prompts_and_completions_is_refused(
 ) -> None:
     stage = stage_of(folder, write(lines, tmp_path / "said.parquet"))
     monkeypatch.setattr(Corpus, "columns", {LOSS_SPANS: Column("int64", "list")})
-    with pytest.raises(ValueError, match="but of this corpus completions are kept; leave it out"):
+    with pytest.raises(ValueError, match="but of this corpus only completions are stored; leave it out"):
         stage.plan(ScalingConfig(), {})
 
 
 def test_a_file_that_is_no_parquet_file_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "said.parquet").write_text("no")
-    with pytest.raises(ValueError, match="which is no Parquet file; write one with pyarrow or pandas"):
+    with pytest.raises(ValueError, match="which is not a Parquet file; write one with pyarrow or pandas"):
         stage_of(folder, tmp_path / "said.parquet").plan(ScalingConfig(), {})

@@ -44,8 +44,12 @@ def test_before_the_choice_is_made_the_first_trial_stands_in(tmp_path: Path) -> 
     ("choices", "changes", "message"),
     [
         ([], {}, "tuned_by is 'rate'; name an earlier choose stage"),
-        ([{"seed": 1}], {}, "tuned_by is 'rate', which chooses among seeds alone; leave it out"),
-        ([{"method": "kd"}], {}, "tuned_by is 'rate', whose runs differ in method, 'kd'; numbers alone"),
+        ([{"seed": 1}], {}, "tuned_by is 'rate', which chooses only among seeds; leave it out"),
+        (
+            [{"method": "kd"}],
+            {},
+            "tuned_by is 'rate', whose runs differ in method, 'kd'; only numbers can be taken over",
+        ),
         (
             RATES,
             {"matrix": {"optimizer.learning_rate": [0.1, 0.2]}},

@@ -81,7 +81,7 @@ def test_without_labels_rows_are_counted_and_predictions_told(task, labels):
 def test_without_classes_labels_are_numbers():
     found = classification.cut([{"text": "w5", "label": "2.5"}], make_tokenizer(), EncodeConfig())
     assert found[0].values["label"] == 2.5
-    with pytest.raises(ValueError, match="the label 'good', which is no number"):
+    with pytest.raises(ValueError, match="the label 'good', which is not a number"):
         classification.cut([{"text": "w5", "label": "good"}], make_tokenizer(), EncodeConfig())
 
 
@@ -165,7 +165,7 @@ def test_nothing_to_score_is_an_error_of_one_line():
 
 @pytest.mark.parametrize("label", ["nan", "inf", None, "good"])
 def test_a_score_that_is_no_finite_number_is_refused(label):
-    with pytest.raises(ValueError, match="which is no number"):
+    with pytest.raises(ValueError, match="which is not a number"):
         classification.cut([{"text": "w5", "label": label}], make_tokenizer(), EncodeConfig())
 
 

@@ -1,4 +1,4 @@
-"""Scores of masked language modelling; `test_evaluation.py` compares them with a model's own loss."""
+"""Scores of masked language modeling; `test_evaluation.py` compares them with a model's own loss."""
 
 import math
 

@@ -56,7 +56,7 @@ def test_a_loss_that_diverges_is_told_to_take_smaller_steps():
 def test_a_teacher_whose_weights_are_no_numbers_is_named_and_the_learning_rate_is_not():
     line = refusal(3, teachers=[teacher(1.0), teacher(math.inf)])
     assert line == (
-        "the term 'kd' is nan at step 3; teacher 1 has weights that are no finite numbers, "
+        "the term 'kd' is nan at step 3; teacher 1 has weights that are not finite numbers, "
         "so choose another checkpoint for it, or capture its outputs anew"
     )
 
@@ -64,7 +64,7 @@ def test_a_teacher_whose_weights_are_no_numbers_is_named_and_the_learning_rate_i
 def test_stored_outputs_that_are_no_numbers_are_named():
     batches = [Columns(teacher_0_logits=torch.ones(2, 3)), Columns(teacher_0_logits=torch.full((2, 3), math.nan))]
     line = refusal(3, batches=batches)
-    assert "; the stored teacher_0_logits are no finite numbers, so " in line
+    assert "; the stored teacher_0_logits are not finite numbers, so " in line
     assert "learning_rate" not in line
 
 
@@ -79,7 +79,7 @@ def test_a_teacher_that_overflows_in_this_precision_is_named_and_the_learning_ra
     batch = torch.full((1, 2), 100.0)
     line = refusal(7, teachers=teachers, again=lambda: (teachers[0](batch), teachers[1](batch.half())))
     assert line == (
-        "the term 'kd' is nan at step 7; teacher 1, whose weights are finite, computes what is no finite number in "
+        "the term 'kd' is nan at step 7; teacher 1, whose weights are finite, computes a value that is not finite in "
         "this precision; train with training.precision=fp32, or choose another checkpoint for it"
     )
     assert not teachers[1]._forward_hooks

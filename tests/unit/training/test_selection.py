@@ -62,7 +62,9 @@ def test_a_direction_that_is_not_the_metrics_own_is_refused(name, greater, bette
 
 def test_a_term_that_is_better_in_no_direction_needs_one():
     muki, task, name = MethodSpec.parse("muki"), TaskSpec.parse("classification"), "validation/teacher_1_share"
-    with pytest.raises(ValueError, match=f"{name}', of which neither more nor less is better; set training.greater_is"):
+    with pytest.raises(
+        ValueError, match=f"{name}', for which neither more nor less is better; set training.greater_is"
+    ):
         criterion_of(TrainingConfig(metric_for_best_model=name), task, muki)
     stated = TrainingConfig(metric_for_best_model=name, greater_is_better=True)
     assert criterion_of(stated, task, muki) == Criterion(name, greater_is_better=True)

@@ -149,7 +149,7 @@ class _Container:
                 every = self._archive.getnames()
                 self.names = [entry.name for entry in self._archive.getmembers() if entry.isfile()]
         except _DAMAGE:
-            raise UserError(f"{name!r} is no zip, wheel or tar archive, or is damaged") from None
+            raise UserError(f"{name!r} is not a zip, wheel or tar archive, or is damaged") from None
         for member in every:
             if member.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", member) or re.match(r"[A-Za-z]:", member):
                 raise UserError(f"archive {name!r} holds the unsafe member {member!r}; it is not read")
@@ -162,7 +162,7 @@ class _Container:
                 return self._archive.open(name)
             except (RuntimeError, NotImplementedError) as error:
                 # Encrypted, or packed in a way that zipfile does not know.
-                raise UserError(f"the member {name!r} cannot be read ({said(error)}); give an open archive") from None
+                raise UserError(f"the member {name!r} cannot be read ({said(error)}); unpack it first") from None
         return cast(IO[bytes], self._archive.extractfile(name))
 
 

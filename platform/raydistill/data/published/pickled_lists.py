@@ -64,7 +64,7 @@ def read_list(stream: IO[bytes]) -> Iterator[Any]:
     except UserError:
         raise
     except (IndexError, TypeError, OverflowError, MemoryError, ValueError):
-        raise UserError("is no pickled list, or is damaged") from None
+        raise UserError("is not a pickled list, or is damaged") from None
 
 
 class _Machine:
@@ -114,7 +114,7 @@ class _Machine:
     def check_end(self) -> None:
         """Raise ValueError when the pickle held something else than a list."""
         if len(self._stack) != 1 or not isinstance(self._stack[0], list):
-            raise UserError("holds something else than a list")
+            raise UserError("holds something other than a list")
 
     def _pop(self, number: int) -> list[Any]:
         if len(self._stack) < number:
@@ -153,7 +153,7 @@ class _Machine:
 
 def _named(name: str) -> _Name:
     if name not in _NAMES:
-        raise UserError(f"names {name.replace(' ', '.')!r}, which is no part of an array of integers; it is not read")
+        raise UserError(f"names {name.replace(' ', '.')!r}, which is not part of an array of integers; it is not read")
     return _Name(_NAMES[name])
 
 

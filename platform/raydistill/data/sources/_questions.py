@@ -14,7 +14,7 @@ def question_example(values: Mapping[str, Any]) -> Example:
     """
     for role in ("question", "context"):
         if not isinstance(values[role], str):
-            raise UserError(f"has {values[role]!r} as {role}, which is no text")
+            raise UserError(f"has {values[role]!r} as {role}, which is not text")
     if "answers" not in values:
         return dict(values)
     texts, starts = _answers(values["answers"])

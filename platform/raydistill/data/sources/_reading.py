@@ -40,4 +40,4 @@ def json_value(text: str | bytes) -> Any:
     except RecursionError:
         raise UserError(_DEEP) from None
     except ValueError as error:
-        raise UserError(f"is no JSON: {error}") from None
+        raise UserError(f"is not JSON: {error}") from None

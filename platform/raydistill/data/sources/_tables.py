@@ -37,14 +37,14 @@ class Columns:
     """
 
     text: str | None = None
-    """The column of the text; ``text`` where no other kind of column is named."""
+    """The column of the text; ``text`` if no other kind of column is named."""
     text_pair: str | None = None
     """The column of the second text of a pair."""
     label: Label | None = None
     """The column of the label; or ``{column, threshold, names}``, which makes classes of a number."""
     labels: dict[RawLabel, ClassName | None] | None = None
-    """The name of the class for each raw label or tag, where ids have names for each of these; examples with a label
-    whose name is null are dropped and counted."""
+    """The name of the class for each raw label or tag; if the data set names its ids, for each of those names. Examples
+    with a label whose class is null are dropped and counted."""
     words: str | None = None
     """Instead of ``text``: the column of lists of words."""
     tags: str | None = None
@@ -68,7 +68,7 @@ class Columns:
         kinds = [[role for role in kind if getattr(self, role) is not None] for kind in _KINDS]
         used = [kind[0] for kind in kinds if kind]
         if len(used) > 1:
-            raise UserError(f"{' and '.join(used)} are of different kinds of examples; name columns of one")
+            raise UserError(f"{' and '.join(used)} belong to different kinds of examples; name the columns of one kind")
         for first, others in (("words", ("tags",)), ("question", ("context", "answers", "id"))):
             given = [role for role in others if getattr(self, role) is not None]
             if given and getattr(self, first) is None:
@@ -183,7 +183,7 @@ def text_example(
     texts = {role: value for role, value in values.items() if role != "label"}
     for role, value in texts.items():
         if not isinstance(value, str | None):
-            raise UserError(f"has {value!r} as {role}, which is no text")
+            raise UserError(f"has {value!r} as {role}, which is not text")
     if not any(value and value.strip() for value in texts.values()):
         return {DROPPED: "no text"}
     example = {role: value or "" for role, value in texts.items()}
@@ -211,7 +211,7 @@ def _named(raw: Any, names: Sequence[str]) -> Any:
 def _tagged(columns: Columns, values: Mapping[str, Any], names: Sequence[str]) -> Example:
     words = values["words"]
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise UserError(f"has {words!r} as words, which is no list of texts")
+        raise UserError(f"has {words!r} as words, which is not a list of texts")
     if not words:
         return {DROPPED: "no text"}
     if "tags" not in values:

@@ -24,7 +24,7 @@ class Config(_files.FileSet):
     tags: int = -1
     """The column of the tags."""
     delimiter: str | None = None
-    """What parts the columns. None: any white space."""
+    """What separates the columns; None for any white space."""
     charset: str = "utf-8-sig"
     """The character encoding of the files."""
 

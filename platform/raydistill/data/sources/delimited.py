@@ -15,7 +15,7 @@ from raydistill.user_error import UserError
 
 _LONGEST_FIELD = 2**31 - 1
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_ARRAY = "starts a JSON array; write its objects one a line, as `jq -c '.[]' FILE` does"
+_ARRAY = "starts a JSON array; write its objects one per line, as `jq -c '.[]' FILE` does"
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -27,8 +27,8 @@ class Config(_files.FileSet):
     """
 
     text: Column | None = None
-    """The column of the text: its name in the header (in JSON lines the key), or its number from 0, -1 being the last;
-    ``text`` where no other kind of column is named."""
+    """The column of the text: its name in the header (in JSON lines the key), or its number from 0, with -1 for the
+    last; ``text`` if no other kind of column is named."""
     text_pair: Column | None = None
     """The column of the second text of a pair."""
     label: Label | None = None
@@ -36,23 +36,24 @@ class Config(_files.FileSet):
     labels: dict[RawLabel, ClassName | None] | None = None
     """The name of the class for each raw label; examples with a label whose name is null are dropped and counted."""
     format: Literal["csv", "tsv", "jsonl"] | None = None
-    """How the files are written. None: by their ending, ``.gz`` and the like left out."""
+    """The format of the files. None goes by their ending, without ``.gz`` and the like."""
     delimiter: str | None = None
-    """What parts the fields. None: a comma, in TSV a tab."""
+    """What separates the fields. None: a comma, or a tab in TSV."""
     quoting: Literal["none", "minimal"] | None = None
-    """Whether a field in double quotes may hold delimiters and newlines (``minimal``). None: yes, in TSV no."""
+    """Whether a field in double quotes may contain delimiters and newlines (``minimal``) or not (``none``). None: it
+    may, but not in TSV."""
     header: bool = True
-    """Whether the first line names the columns; without one columns are given by number."""
+    """Whether the first line names the columns. Without one, columns are given by number."""
     skip_rows: int = 0
-    """Rows after the header, or at the start, that hold no data."""
+    """The number of rows after the header, or at the start, that hold no data."""
     short_lines: Literal["refuse", "skip"] = "refuse"
-    """What happens to a row with fewer or more fields than it should have; those that are skipped are counted."""
+    """What happens to a row with fewer or more fields than it should have. Rows that are skipped are counted."""
     charset: str = "utf-8-sig"
     """The character encoding of the files."""
     prompt: Column | None = field(default=None, metadata=LATER)
     """Instead of ``text``: the column of prompts."""
     completion: Column | None = field(default=None, metadata=LATER)
-    """The column of what is to follow each prompt."""
+    """The column of the completion of each prompt."""
     messages: str | None = field(default=None, metadata=LATER)
     """Instead of ``text``, in JSON lines: the key of a list of messages, each with ``role`` and ``content``."""
 
@@ -77,7 +78,7 @@ class Config(_files.FileSet):
         given = [[role for role in kind if getattr(self, role) is not None] for kind in kinds]
         used = [roles[0] for roles in given if roles]
         if len(used) > 1:
-            raise UserError(f"{' and '.join(used)} are of different kinds of examples; name columns of one")
+            raise UserError(f"{' and '.join(used)} belong to different kinds of examples; name the columns of one kind")
         _tables.check_prompts(self.prompt, self.completion)
         if self.text is None and not any(given[1:]):
             object.__setattr__(self, "text", "text")
@@ -151,7 +152,7 @@ def _check(config: Config, file: Item) -> None:
         _check_keys(config, file)
         return
     if config.messages is not None:
-        raise UserError(f"messages is {config.messages!r}, but {file.name} is no JSON lines; give those, or prompt")
+        raise UserError(f"messages is {config.messages!r}, but {file.name} is not JSON lines; give those, or prompt")
     if _is_quoted(config, file.name) and len(_delimiter(config, file.name)) > 1:
         raise UserError(f"delimiter is {config.delimiter!r}; with quoting it is one character")
     _indices(config, file.name, _first_record(config, file) if config.header else None)
@@ -215,7 +216,7 @@ def read_records(config: Config, item: Item, lines: _lines.Lines) -> Iterator[li
             if "unexpected end" in str(error):
                 place = f"{item.name} line {first}"
                 raise UserError(f"{place} opens a quote that is never closed; close it, or set quoting: none") from None
-            raise UserError(f"{lines.place()} is no CSV: {error}; fix it, or set quoting: none") from None
+            raise UserError(f"{lines.place()} is not CSV: {error}; fix it, or set quoting: none") from None
         finally:
             csv.field_size_limit(limit)
         if record is None:
@@ -274,7 +275,7 @@ def _json_rows(config: Config, lines: _lines.Lines) -> Iterator[Mapping[str, Any
 
 def _json_object(line: str, lines: _lines.Lines) -> dict[Any, Any]:
     try:
-        values, problem = json_value(line), f"is no JSON object with keys, but {line.strip()[:40]!r}"
+        values, problem = json_value(line), f"is not a JSON object with keys, but {line.strip()[:40]!r}"
     except UserError as error:
         values, problem = None, f"{error}; each line is one JSON object"
     if not isinstance(values, dict):

@@ -64,11 +64,11 @@ class Config:
     task: str
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
     path: str = _HUB
-    """The name of a data set on the hub, or a folder, local or a URI: with the published TSV files, with Parquet files
-    named as on the hub, each in the folder itself or in one of the task below it; or one that ``save_to_disk`` wrote.
-    """
+    """The name of a data set on the Hub, or a folder, local or a URI: with the published TSV files; with Parquet files
+    named as on the Hub, in the folder itself or in a subfolder for each task; or one that ``save_to_disk`` wrote."""
     split: str = "train"
-    """``train`` or ``validation``; of MNLI this is ``validation_matched``, and there is ``validation_mismatched``."""
+    """``train`` or ``validation``. For MNLI the latter is ``validation_matched``, and there is
+    ``validation_mismatched`` too."""
     revision: str | None = None
     """The revision on the Hub."""
 

@@ -23,7 +23,7 @@ class Config(_tables.Columns):
     """
 
     path: str
-    """Name on the hub, such as ``Salesforce/wikitext``, or a folder that ``save_to_disk`` wrote."""
+    """The name of a data set on the Hub, such as ``Salesforce/wikitext``, or a folder that ``save_to_disk`` wrote."""
     subset: str | None = None
     """The configuration of a Hub data set, such as ``wikitext-103-v1``."""
     split: str = "train"

@@ -23,8 +23,8 @@ class Config(_files.FileSet):
     """
 
     token_counts: str | None = None
-    """File (or member of the package) with the published token counts of a single pickle: a pickled list with the
-    number of occurrences of each id. Counts that do not agree with the rows are refused."""
+    """A file (or member of the package) with the published token counts of a single pickle: a pickled list with the
+    number of occurrences of each id. Counts that do not agree with the rows are an error."""
 
 
 def is_listed_early(config: Config) -> bool:
@@ -50,12 +50,14 @@ def read(config: Config, item: Item) -> Iterator[Example]:
     with _files.open_item(config, item) as stream:
         for number, row in enumerate(named(read_list(stream), item.name)):
             if not isinstance(row, np.ndarray):
-                raise UserError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is no array")
+                raise UserError(f"{item.name} holds {str(row)[:40]!r} in place {number}, which is not an array")
             if counts is not None:
                 counts.add(row)
             yield Placed({"input_ids": row}, Where(item.name, f"place {number}"))
     if counts is not None and (problem := counts.problem()):
-        raise UserError(f"token_counts is {config.token_counts!r}, but {item.name} {problem}; give those that belong")
+        raise UserError(
+            f"token_counts is {config.token_counts!r}, but {item.name} {problem}; give the counts of this file"
+        )
 
 
 class _Counts:

@@ -16,7 +16,7 @@ class Config:
     sha256: str
     """The SHA-256 of the distribution file that is fetched."""
     members: str
-    """A glob of the files to read, an sdist's top folder left out; ``a.tar.gz!/b/*.txt`` reads nested archives;
+    """A glob over the files to read, without the top folder of an sdist; ``a.tar.gz!/b/*.txt`` reads nested archives;
     ``.gz``, ``.bz2`` and ``.xz`` are unpacked."""
     exclude: tuple[str, ...] = ()
     """Globs of files that are left out."""

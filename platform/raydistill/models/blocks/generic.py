@@ -265,7 +265,7 @@ def blocks_in(model: Any) -> str | None:
         if not isinstance(dict(base.named_modules()).get(named), nn.ModuleList):
             kind = model.config.model_type
             raise UserError(
-                f"{BLOCKS} is {named!r}, which is no list of blocks of the {kind}; it has {_lists_in(base)}"
+                f"{BLOCKS} is {named!r}, which is not a list of blocks of the {kind}; it has {_lists_in(base)}"
             )
         return f"{prefix}{named}"
     depth = getattr(model.config, "num_hidden_layers", None)
