@@ -17,7 +17,8 @@ VARIABLES = "variables.json"
 """File with the environment variables of a submitted job, beside its job file; its owner alone may read it."""
 HIDDEN = "***"
 _REFERENCE = re.compile(r"\$\{(env|file):([^{}]+)\}")
-_URI = re.compile(r"[a-z][\w+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+# A scheme is short; without a bound a text that is one long word takes time by the square of its length.
+_URI = re.compile(r"[a-z][\w+.-]{0,31}://[^\s'\"<>]+", re.IGNORECASE)
 _SECRETS = frozenset({"password", "passwd", "passphrase", "pwd", "secret", "token", "key"})
 
 

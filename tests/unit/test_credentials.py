@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -159,3 +160,9 @@ def test_the_command_line_refuses_a_password_as_an_override(tmp_path):
     assert result.exit_code == 2
     assert "hunter2" not in result.output
     assert "write ${env:NAME} in its place" in result.output
+
+
+def test_a_text_of_one_long_word_is_starred_at_once():
+    start = time.process_time()
+    assert starred("x" * 1_000_000 + " https://me:pw@h/x") == "x" * 1_000_000 + " https://me:***@h/x"
+    assert time.process_time() - start < 5
