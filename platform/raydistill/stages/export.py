@@ -71,6 +71,7 @@ class Stage(_base.Stage):
 
     config_type = Config
     config: Config
+    FORMAT = 2
 
     def references(self) -> dict[str, str]:
         corpora = {} if self.config.corpus is None else _corpora.references(self.config.corpus)
