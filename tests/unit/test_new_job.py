@@ -82,7 +82,7 @@ def test_many_different_numbers_are_scores(tmp_path):
         ({"data": "one.csv"}, "a column with 1 different labels"),
         ({"layers": "12"}, "layers is 12; the teacher has 9 blocks"),
         ({"layers": "few"}, "layers is 'few'; give a number of blocks, or blocks as in 0,4,8"),
-        ({"teacher": "some/hub-name"}, "no folder whose blocks can be counted; list them"),
+        ({"teacher": "some/hub-name"}, "not a folder whose blocks can be counted; list them"),
         ({"data": ""}, "--data is missing; there is no terminal to ask at"),
         ({"name": "My job"}, "the name is 'My job'; use letters a to z"),
     ],

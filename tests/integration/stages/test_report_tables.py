@@ -110,7 +110,7 @@ def test_a_column_without_its_task_or_score_is_refused_before_the_run(columns: d
 def test_an_average_over_what_is_no_column_is_refused() -> None:
     with pytest.raises(ValueError, match="average has 'RTE'; columns: CoLA, QQP"):
         stage(task_table={**TASK_TABLE, "average": ["RTE"]})
-    with pytest.raises(ValueError, match="columns has 'average', which the table adds by itself"):
+    with pytest.raises(ValueError, match="columns has 'average', which the table adds itself"):
         stage(task_table={"columns": {"average": TASK_TABLE["columns"]["CoLA"]}})
 
 

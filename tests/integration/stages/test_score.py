@@ -335,7 +335,7 @@ def test_a_corpus_that_does_not_fit_is_refused_before_the_job(
         ({"model": "decoder"}, "model is 'decoder': the model is a gpt2; heads and neurons can be pruned of bert"),
         ({"model": "scores"}, "model: checkpoint is 'scores', which makes no model; name a training stage"),
         ({"student": "others"}, "student: "),
-        ({"student": {"checkpoint": "trial", "head": "new"}}, "student.head is 'new', which would score by"),
+        ({"student": {"checkpoint": "trial", "head": "new"}}, "student.head is 'new', which would score with"),
         ({"task": "mlm"}, "task is 'mlm'; heads and neurons are scored by labels of classification, glue, ner or qa"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_mistake_in_the_job_is_told_as_run_tells_it(job, api):
         (["--kuberay"], "--kuberay needs --image"),
         (["--image", "x"], "--image goes with --kuberay"),
         (["--claim", "x"], "--claim goes with --kuberay"),
-        (["--kuberay", "--image", "x", "--upload"], "--kuberay takes no files along"),
+        (["--kuberay", "--image", "x", "--upload"], "--kuberay sends no files"),
         (["--env", "NO_SUCH_VARIABLE"], "--env NO_SUCH_VARIABLE has no value"),
     ],
 )

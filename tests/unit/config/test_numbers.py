@@ -37,7 +37,7 @@ def refusal(section: type[Section], **values: Any) -> str:
         (
             OptimizerConfig,
             {"weight_decay": 1e30},
-            "weight_decay is 1e+30, which with learning_rate 5e-05 takes all of",
+            "weight_decay is 1e+30, which with learning_rate 5e-05 removes all of",
         ),
         (
             OptimizerConfig,

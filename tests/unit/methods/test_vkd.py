@@ -105,7 +105,7 @@ def test_scores_are_refused(module):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kd_alpha": 0.0}, "kd_alpha is 0, so no classes are learnt"),
+        ({"kd_alpha": 0.0}, "kd_alpha is 0, so no classes are learned"),
         ({"kd_alpha": -1.0}, "kd_alpha is -1.0"),
         ({"temperature": 0.0}, "temperature is 0.0"),
     ],

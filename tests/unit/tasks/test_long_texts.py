@@ -82,7 +82,7 @@ def test_a_text_that_is_too_long_to_stay_whole_is_refused_with_the_remedy(monkey
     monkeypatch.setattr(_long_texts, "LONGEST_WHOLE", 2_000)
     monkeypatch.setattr(qa, "LONGEST_WHOLE", 2_000)
     tokenizer = make_tokenizer()
-    message = r"a text of 2501 characters has no white space near character 500 .* at most 2000 .*; part it into lines"
+    message = r"a text of 2501 characters has no white space near character 500 .* at most 2000 .*; split it into lines"
     with pytest.raises(ValueError, match=message):
         mlm.cut([{"text": "a" * 2501}], tokenizer, mlm.EncodeConfig(max_length=20))
     with pytest.raises(ValueError, match=message):

@@ -144,7 +144,7 @@ def test_questions_of_which_a_window_is_missing_are_not_counted():
     found = metrics_of(Oracle({12: (1.0, 1.0)}), task, [batch])
     assert (found["exact_match"], found["questions"], found["partial_questions"]) == (1, 1, 1)
     alone = prepared(task, rows[:1], [0])
-    with pytest.raises(ValueError, match="of no validation question all windows were scored"):
+    with pytest.raises(ValueError, match="no validation question had all its windows scored"):
         metrics_of(Oracle({}), task, [alone])
 
 
