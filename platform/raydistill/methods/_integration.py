@@ -195,8 +195,7 @@ class AlignmentConfig:
     rec_alpha: float = 1.0
     """The weight of the reconstruction of the teachers' states, from which the adapters learn."""
     num_aligned_layers: int = -1
-    """The number of aligned layers, from the last one down, published as ``align_number``; -1 for all of the
-    student's."""
+    """The number of aligned layers, from the last one down, published as ``align_number``; -1 aligns all."""
     student_layers: tuple[int, ...] | None = None
     """The student's layers to align in place of these, from 0 by their output; with a layer plan, in running order."""
     teacher_layers: tuple[tuple[int, ...], ...] | None = None
@@ -204,15 +203,13 @@ class AlignmentConfig:
     mask_padding: bool = True
     """Whether only real tokens are aligned; false computes and aligns padding too, as published."""
     pad_to: int | None = field(default=None, metadata=LATER)
-    """The length that rows are padded to while padding is aligned, published as 128; by default that of the
-    micro-batch."""
+    """The length of rows while padding is aligned, published as 128; by default that of the micro-batch's longest."""
     adapter_learning_rate: float = 1e-3
     """The peak learning rate of the adapters, with the student's schedule; published as ``almal_lr``."""
     adapter_seed: int = 0
     """The seed of the adapters' initial weights."""
     parity_optimizer_groups: bool = False
-    """Whether the adapters train as in the published code: their weights stay as drawn, and their biases train at the
-    student's rate."""
+    """Whether adapters train as published: their weights stay as drawn, their biases take the student's rate."""
 
     def __post_init__(self) -> None:
         check_soft_labels(self.kd_alpha, self.temperature)
