@@ -148,3 +148,18 @@ def parse_mapping(text: str, *, source: str) -> dict[str, Any]:
     if wrong:
         raise UserError(f"{source}: the key {wrong[0]!r} is not a word; quote it")
     return value
+
+
+def text_of(text: str, key: str) -> str:
+    """The text of a key of a valid file's outer mapping, read no further than there; empty without such a text."""
+    depth = place = 0
+    is_wanted = False
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if depth == 1 and not isinstance(event, yaml.CollectionEndEvent):
+            scalar = event.value if isinstance(event, yaml.ScalarEvent) else ""
+            if is_wanted:
+                return str(scalar)
+            is_wanted = place % 2 == 0 and scalar == key
+            place += 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+    return ""

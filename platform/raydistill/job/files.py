@@ -45,8 +45,7 @@ def shipped_text(folder: str, name: str) -> str:
 
 def description(folder: str, name: str) -> str:
     """The ``description`` that a shipped file gives of itself, on one line."""
-    content = yaml_text.parse_mapping(shipped_text(folder, name), source=name)
-    return " ".join(str(content.get("description") or "").split())
+    return " ".join(yaml_text.text_of(shipped_text(folder, name), "description").split())
 
 
 def job_text(reference: str) -> str:

@@ -78,3 +78,17 @@ def test_a_whole_number_that_is_no_float_is_refused_with_its_line(number):
     with pytest.raises(UserError, match=r"^job.yaml: line 2 has a whole number of 40[12] characters; write a smaller"):
         parse(f"a: 1\nb: [{number}]")
     assert parse("1" + "0" * 300) == 10**300
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: a\ndescription: What it is\nstages: {x: 1}\n", "What it is"),
+        ("stages: {description: inner, list: [1, description]}\ndescription: >\n  Two\n  lines\n", "Two lines\n"),
+        ("note: description\nother: 1\n", ""),
+        ("description: {a: 1}\n", ""),
+        ("description: What it is\nbroken: [\n", "What it is"),
+    ],
+)
+def test_the_text_of_one_key_is_read_no_further_than_there(text, expected):
+    assert yaml_text.text_of(text, "description") == expected
