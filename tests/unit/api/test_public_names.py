@@ -150,7 +150,12 @@ def test_a_method_takes_the_options_of_its_configuration_and_no_others(name):
 
 def test_the_documentation_of_a_method_has_its_options_with_their_meaning():
     documentation = rd.PatientKD.__doc__
-    for words in ("Source: Sun et al. 2019", "beta: float = 100.0", "The weight of the distance of CLS states", "alpha: "):
+    for words in (
+        "Source: Sun et al. 2019",
+        "beta: float = 100.0",
+        "The weight of the distance of CLS states",
+        "alpha: ",
+    ):
         assert words in documentation
 
 
