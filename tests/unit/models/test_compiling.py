@@ -50,13 +50,14 @@ def _compiled_anew():
         ("llama", "aot_eager"),
         ("modernbert", "aot_eager"),
         pytest.param("bert", "inductor", marks=pytest.mark.slow),
-        pytest.param("llama", "inductor", marks=pytest.mark.slow),
+        # Not llama, whose norm computes in float32 in any case, so that rounding shows.
+        pytest.param("gpt2", "inductor", marks=pytest.mark.slow),
     ],
 )
 def test_logits_and_every_gradient_are_those_of_blocks_that_are_not_compiled(name, backend):
     if backend == "inductor" and (missing := compiling.missing_compiler(use_gpu=False)):
         pytest.skip(f"this machine lacks {missing}")
-    model = toy(name).float()
+    model = toy(name).double()
     eager = logits_and_gradients(model)
     layers = blocks_of(model).layers
     assert all(layer._compiled_call_impl is None for layer in layers)
@@ -65,7 +66,7 @@ def test_logits_and_every_gradient_are_those_of_blocks_that_are_not_compiled(nam
     torch._dynamo.utils.counters.clear()
     compiled = logits_and_gradients(model)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
-    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled, eager, rtol=1e-9, atol=1e-9)
     # What was compiled serves all that follows.
     seen = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     logits_and_gradients(model)
