@@ -30,7 +30,7 @@ FORMATS = {
 """What a model is exported to."""
 CALIBRATED = ("onnx-int8-static", "openvino-int8")
 """Formats that need calibration rows."""
-REDUCED_RANGE = True
+_REDUCED_RANGE = True
 """Whether ONNX weights take 7 of their 8 bits: CPUs without VNNI add two products in 16 bits, which would overflow."""
 TOLERANCE = 1e-4
 """How far logits of a float32 export may be from the model's own, relative to the largest of them above 1."""
@@ -164,7 +164,7 @@ def _dynamic_int8(plain: Path, quantized: Path) -> None:
 
     with _quiet():
         quantize_dynamic(
-            _prepared(plain), quantized, weight_type=QuantType.QInt8, per_channel=True, reduce_range=REDUCED_RANGE
+            _prepared(plain), quantized, weight_type=QuantType.QInt8, per_channel=True, reduce_range=_REDUCED_RANGE
         )
 
 
@@ -195,7 +195,7 @@ def _static_int8(plain: Path, quantized: Path, calibration: Sequence[dict[str, N
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            reduce_range=REDUCED_RANGE,
+            reduce_range=_REDUCED_RANGE,
         )
 
 

@@ -1,5 +1,6 @@
 """What a job's own tracked run has: what its file says, the figures of its tables, and the corpora it reads."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,24 @@ def job(tmp_path: Path) -> Job:
 
 
 @pytest.fixture
-def runs(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, MemoryRun]:
-    """The tracked runs of the job, whose evaluation finds nothing out."""
+def run(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[MemoryTracker], None]:
+    """Runs the job, whose evaluation finds nothing out, with a tracker."""
     monkeypatch.setattr(cluster, "capacity", lambda scaling: 1)
     monkeypatch.setattr(evaluate.Stage, "run", lambda self, context: {"entries": ENTRIES})
-    tracker = MemoryTracker()
-    runner = Runner(job, stage_records(job), tracker, JobResult(job_folder(job)), lambda line: None)
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text("")
-    runner.run(resolved)
+
+    def run(tracker: MemoryTracker) -> None:
+        Runner(job, stage_records(job), tracker, JobResult(job_folder(job)), lambda line: None).run(resolved)
+
+    return run
+
+
+@pytest.fixture
+def runs(run: Callable[[MemoryTracker], None]) -> dict[str, MemoryRun]:
+    """The tracked runs of the job."""
+    tracker = MemoryTracker()
+    run(tracker)
     return tracker.runs
 
 
@@ -79,13 +89,10 @@ class SpoolingTracker(MemoryTracker):
 
 
 def test_a_stage_is_finished_once_all_that_its_run_tracked_is_spooled(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: Job, run: Callable[[MemoryTracker], None]
 ) -> None:
-    monkeypatch.setattr(cluster, "capacity", lambda scaling: 1)
-    monkeypatch.setattr(evaluate.Stage, "run", lambda self, context: {"entries": ENTRIES})
-    records = stage_records(job)
-    tracker = SpoolingTracker(records["table"])
-    (tmp_path / "resolved.yaml").write_text("")
-    Runner(job, records, tracker, JobResult(job_folder(job)), lambda line: None).run(tmp_path / "resolved.yaml")
+    record = stage_records(job)["table"]
+    tracker = SpoolingTracker(record)
+    run(tracker)
     assert tracker.waits == [({"toy": "RUNNING", "table": "FINISHED"}, False)]
-    assert records["table"].finished
+    assert record.finished
