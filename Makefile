@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .PHONY: demo test test-all test-long campaigns coverage lint bench docs clean
 
@@ -22,7 +23,7 @@ test-all: $(INSTALLED)
 	$(VENV)/bin/python -m pytest $(OWN_CLUSTERS) $(REST) $(PYTEST_OPTIONS)
 	$(PYTEST) $(addprefix --ignore=,$(OWN_CLUSTERS)) $(REST) $(PYTEST_OPTIONS)
 
-# What takes too long for every change: kills at random moments, several worker counts, full products of options.
+# What takes too long for every change: kills at random moments, several worker counts, more whole jobs, full products of options.
 test-long: $(INSTALLED)
 	$(PYTEST) -m exhaustive
 	$(VENV)/bin/python -m pytest -m long --timeout 3000
@@ -47,8 +48,7 @@ bench: $(INSTALLED)
 	@set -e; for benchmark in $(sort $(wildcard tests/benchmarks/*.py)); do $(VENV)/bin/python $$benchmark; done
 
 # The documentation's site, in site/. A warning, a link to nothing and a page that loads from the network end it.
-docs: $(INSTALLED)
-	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[docs]'
+docs: $(INSTALLED_DOCS)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 clean:
@@ -58,4 +58,8 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "raydistill needs Python 3.11 or newer; make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[dev]'
+	touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[docs]'
 	touch $@

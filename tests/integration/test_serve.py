@@ -21,6 +21,7 @@ from raydistill import Predictor
 from raydistill.deploy.exporting import export_model
 from toys.answering import save_answering
 from toys.checkpoint import save_student
+from toys.terminal import hear_ctrl_c
 
 pytestmark = pytest.mark.slow
 PLATFORM = Path(__file__).parents[2] / "platform"
@@ -52,8 +53,7 @@ def serving(folder: Path):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A process that runs tests beside others ignores the signal, which its children would inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=hear_ctrl_c,
     )
     said = []
     for line in process.stdout:

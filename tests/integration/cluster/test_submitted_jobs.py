@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from raydistill.cli import app
 from toys.checkpoint import save_student
+from toys.terminal import hear_ctrl_c
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
@@ -156,6 +157,7 @@ def start(head: Head, folder: Path, *arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hear_ctrl_c,
     )
 
 

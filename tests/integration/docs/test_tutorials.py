@@ -28,6 +28,8 @@ def test_a_csv_file_becomes_a_registered_student_with_a_report_and_an_export(tmp
     assert any("reviews" in text and "accuracy" in text for text in printed)
 
 
+# Jobs of each of these kinds run in `make test-all`, and every file of the pages is checked in `make test`.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "row"),
     [

@@ -41,6 +41,8 @@ def test_the_documented_job_runs_and_its_file_finds_everything_finished(tmp_path
     assert all(stage["skipped"] for stage in stages.values())
 
 
+# The first tutorial runs one in `make test-all`.
+@pytest.mark.long
 def test_a_job_of_the_command_new_runs_and_its_student_is_registered(tmp_path: Path) -> None:
     folder = write_reviews(tmp_path)
     columns = ["--data", "reviews.csv", "--text", "review", "--label", "stars"]

@@ -19,6 +19,7 @@ from raydistill.training.history import read_history
 from toys.checkpoint import toy_tokenizer
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_distilbert
+from toys.terminal import hear_ctrl_c
 
 
 def start(job: str, storage: Path, log: Path) -> subprocess.Popen[bytes]:
@@ -35,7 +36,9 @@ def start(job: str, storage: Path, log: Path) -> subprocess.Popen[bytes]:
         "--json",
     ]
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=file, stderr=file, env=environment, start_new_session=True, preexec_fn=hear_ctrl_c
+        )
 
 
 def run_to_the_end(job: str, storage: Path, log: Path) -> tuple[dict[str, Any], float]:

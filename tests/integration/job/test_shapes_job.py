@@ -12,6 +12,7 @@ from raydistill.job.load import load_job
 from raydistill.job.run import JobResult, run_job
 from raydistill.models.load import load_config
 
+pytestmark = pytest.mark.long
 STUDENTS = {"electra": ("electra", 96, 2), "albert": ("albert", 96, 3), "sliced": ("bert", 312, 3)}
 
 

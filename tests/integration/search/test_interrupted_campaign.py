@@ -18,6 +18,7 @@ from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial, read_campaign
 from toys.course import live
 from toys.search import STAGE, make_search, write_job
+from toys.terminal import hear_ctrl_c
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow]
 
@@ -63,8 +64,7 @@ def start(space: Path, output: Path, errors: Path) -> subprocess.Popen[bytes]:
             stderr=err,
             env=environment,
             start_new_session=True,
-            # What a shell starts in the background ignores it, and so does all that this starts.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=hear_ctrl_c,
         )
 
 

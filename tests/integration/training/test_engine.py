@@ -18,6 +18,8 @@ from raydistill.optim.parameter_groups import parameter_groups
 from raydistill.optim.schedules import linear_warmup_decay
 from toys.training import make_spec, write_inputs, write_more_models
 
+# The first test waits for twenty trainings, which a slow machine draws out.
+pytestmark = pytest.mark.timeout(1500)
 STAGES = (0, 1, 2, 3)
 PLACEMENTS = ("replicate", "zero3")
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -15,6 +15,8 @@ from integration.training.recovery_job import NUM_STEPS, Recorder, train
 from raydistill.training.checkpoint_store import checkpoints_at, step_of
 from toys.training import write_inputs
 
+# A killed training runs in `make test`: test_killed_training.py.
+pytestmark = pytest.mark.long
 TESTS = Path(__file__).parents[2]
 NUM_ROWS = 90
 
@@ -123,7 +125,6 @@ def test_nothing_half_written_is_left_after_kills(killed: dict[str, Any]) -> Non
     assert (Path(killed["result"].student) / "model.safetensors").is_file()
 
 
-@pytest.mark.long
 def test_a_full_disk_ends_the_training_with_one_line_and_no_restart(full: dict[str, Any]) -> None:
     storage = full["recorder"].folder / "checkpoints"
     assert full["text"].startswith(f"{storage}: No space left on device; ")
@@ -131,13 +132,11 @@ def test_a_full_disk_ends_the_training_with_one_line_and_no_restart(full: dict[s
     assert full["groups"] == 1
 
 
-@pytest.mark.long
 def test_a_full_disk_leaves_the_earlier_checkpoints_and_nothing_half_written(full: dict[str, Any]) -> None:
     assert full["kept"] == {2: None, 4: None}
     assert full["left"] == []
 
 
-@pytest.mark.long
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(full: dict[str, Any]) -> None:
     storage = full["recorder"].folder / "checkpoints"
     assert full["refusal"] == (
@@ -146,7 +145,6 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(full: dict[s
     )
 
 
-@pytest.mark.long
 def test_two_workers_continue_at_another_stage_what_one_worker_saved(
     full: dict[str, Any], undisturbed: Recorder
 ) -> None:
