@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from raydistill.cli import app
 from raydistill.job import preflight, record, run
+from raydistill.user_error import UserError
 
 JOB = """\
 name: toy
@@ -40,6 +41,14 @@ def run_raising(monkeypatch, job, make_error, *options):
 
     monkeypatch.setattr(run, "run_job", run_job)
     return CliRunner().invoke(app, ["run", str(job), *options])
+
+
+def test_what_a_user_can_fix_is_one_line_and_exits_2_when_ray_brings_it_from_a_task(job, monkeypatch, tmp_path):
+    error = UserError("label is 'x'; give one", place="a.csv line 3")
+    brought = RayTaskError("task", "Traceback ...", error).as_instanceof_cause()
+    result = run_raising(monkeypatch, job, lambda folder: brought)
+    assert (result.exit_code, result.stderr) == (2, "a.csv line 3: label is 'x'; give one\n")
+    assert not list((tmp_path / "runs" / "toy").iterdir())
 
 
 def full(folder: Path) -> OSError:

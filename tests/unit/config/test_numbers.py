@@ -88,7 +88,7 @@ def job(**changes: Any) -> dict[str, Any]:
     [
         ({"seed": 10**22}, "seed is 10000000000000000000000; it should be a whole number below 2**63"),
         ({"seed": True}, "seed is True; it should be a number, not true or false"),
-        ({"name": "n" * 400}, "name is 'nnn"),
+        ({"name": "n" * 400}, f"name is '{'n' * 56}...; String should have at most 200 characters"),
     ],
 )
 def test_a_job_with_such_a_seed_or_name_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -42,6 +42,13 @@ def test_an_unknown_activation_offers_the_closest_one(folder):
     )
 
 
+def test_an_unknown_hidden_act_of_a_bert_offers_the_closest_one(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "gelux"}))
+    assert refusal(load_config, tmp_path).startswith(
+        f"{str(tmp_path)!r}: hidden_act is 'gelux'; did you mean 'gelu'? Choices: "
+    )
+
+
 def test_sizes_that_no_model_can_have_are_named(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "n_heads": 3}))
