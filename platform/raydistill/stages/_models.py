@@ -159,7 +159,8 @@ def check_model(
     if model.exported:
         _check_export(key, model, head, may_be=may_be_exported)
     elif model.folder is not None:
-        missing = [] if reference.head == "new" else checks.missing_head(model.folder, head=head)
+        with placed(key):
+            missing = [] if reference.head == "new" else checks.missing_head(model.folder, head=head)
         if missing:
             raise UserError(
                 f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "

@@ -136,6 +136,5 @@ def test_a_stages_plan_looks_at_the_weights_and_tells_the_key(folder: Path, head
     truncated(folder)
     reference = ModelRef.model_validate({"checkpoint": str(folder), "head": head})
     corpus = CorpusFacts("classification", 61, 40, labels=CLASSES)
-    with pytest.raises(ValueError, match=r"model\.safetensors' is damaged") as error:
+    with pytest.raises(ValueError, match=r"^student\.checkpoint: .*model\.safetensors' is damaged"):
         _models.fitted("student.checkpoint", reference, {}, task=TaskSpec.parse("classification"), corpus=corpus)
-    assert head == "pretrained" or str(error.value).startswith("student.checkpoint: ")
