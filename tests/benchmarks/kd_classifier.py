@@ -27,7 +27,6 @@ from unittest.mock import Mock
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
@@ -42,13 +41,8 @@ from raydistill.batch import Batch
 from raydistill.computing import compute_with
 from raydistill.config.named import SourceSpec
 from raydistill.config.sections import ModelRef
-from raydistill.data.corpus import Corpus
-from raydistill.data.sealed_table import ROW_GROUP_ROWS
-from raydistill.data.stored_outputs import StoredOutputs, StoredSet
+from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.data.stream import FeedSpec, steps_of, work_items
-from raydistill.data.teacher_inference import TeacherOutputs, TeacherRun
-from raydistill.data.teacher_outputs import Header, OutputSpec
-from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, load_tokenizer, save_model
 from raydistill.stages._models import resolve
@@ -61,6 +55,7 @@ from raydistill.training.precision import Shape, choose
 from raydistill.training.spec import TrainSpec
 from raydistill.training.worker import Loop
 from toys.corpus import write_corpus
+from toys.stored_logits import stored_logits
 
 JOB = Path(__file__).parents[2] / "jobs" / "kd_sentiment.yaml"
 LABELS = ("negative", "positive")
@@ -135,33 +130,17 @@ def capture(inputs: Inputs, precision: str) -> tuple[StoredOutputs, float]:
     """The teacher's logits, without Ray, and the seconds that they took."""
     seconds = Seconds()
     seconds.start()
-    corpus = Corpus.open(str(inputs.folder / "corpus"))
-    num_rows = len(corpus.lengths)
-    kept = OutputSpec(("logits",), (), "float32", 1)
-    header = Header(
-        teacher="teacher",
-        teacher_hash="",
-        tokenizer_hash=corpus.manifest.tokenizer.hash,
-        corpus_hash=corpus.hash,
-        rows=num_rows,
-        task=TASK,
+    folder = inputs.folder
+    stored = stored_logits(
+        folder / "corpus",
+        folder / "teacher",
+        folder / f"stored-{precision}",
         labels=LABELS,
-        kinds=kept.kinds,
-        layers=(),
-        columns=kept.columns(num_classes=len(LABELS), hidden_size=0, vocab_size=0),
-        codec="none",
+        batch_size=BATCH,
         precision=precision,
-        options={"mask_seed": 0, "dropout": None, "batch_size": BATCH},
     )
-    target = str(inputs.folder / f"stored-{precision}")
-    run = TeacherRun(str(inputs.folder / "teacher"), (), (corpus.uri,), (target,), (header,))
-    outputs = TeacherOutputs(run)
-    with OutputSetWriter(target, header, shard_rows=(num_rows,)) as writer:
-        for rows in np.array_split(np.arange(num_rows), -(-num_rows // ROW_GROUP_ROWS)):
-            writer.add(rows, outputs.of(0, rows))
-        found = writer.finish()
     seconds.stop()
-    return StoredOutputs(((StoredSet(found.uri, found.hash),),), ("logits",)), seconds.cpu
+    return stored, seconds.cpu
 
 
 def make_spec(inputs: Inputs, num_steps: int, precision: str, stored: StoredOutputs | None) -> TrainSpec:

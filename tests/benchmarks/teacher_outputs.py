@@ -32,17 +32,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from raydistill.batch import Batch
 from raydistill.data.corpus import Corpus
 from raydistill.data.plan import micro_batches
-from raydistill.data.stored_outputs import StoredOutputs, StoredSet
+from raydistill.data.stored_outputs import StoredOutputs
 from raydistill.data.stream import BatchBuilder, FeedSpec
-from raydistill.data.teacher_inference import TeacherOutputs, TeacherRun
-from raydistill.data.teacher_outputs import Header, OutputSpec
-from raydistill.data.teacher_outputs_writer import OutputSetWriter
 from raydistill.methods import kd
 from raydistill.models.classes import with_classes
 from raydistill.models.layer_selection import student_from_layers
 from raydistill.models.load import load_model, save_model
 from raydistill.tasks import classification
 from toys.corpus import write_corpus
+from toys.stored_logits import stored_logits
 from toys.words import make_tokenizer
 
 BOUND = 1.5
@@ -66,33 +64,6 @@ def write_inputs(folder: Path) -> None:
     torch.manual_seed(0)
     teacher = BertForSequenceClassification(with_classes(BertConfig(vocab_size=VOCABULARY), LABELS))
     save_model(teacher, make_tokenizer(), folder / "teacher")
-
-
-def capture(folder: Path) -> StoredOutputs:
-    """The teacher's logits, without Ray."""
-    corpus = Corpus.open(str(folder / "corpus"))
-    kept = OutputSpec(("logits",), (), "float32", 1)
-    header = Header(
-        teacher="teacher",
-        teacher_hash="",
-        tokenizer_hash=corpus.manifest.tokenizer.hash,
-        corpus_hash=corpus.hash,
-        rows=ROWS,
-        task=TASK,
-        labels=LABELS,
-        kinds=kept.kinds,
-        layers=(),
-        columns=kept.columns(num_classes=2, hidden_size=768, vocab_size=VOCABULARY),
-        codec="none",
-        precision="fp32",
-        options={"mask_seed": 0, "dropout": None, "batch_size": BATCH_ROWS},
-    )
-    target = str(folder / "stored")
-    outputs = TeacherOutputs(TeacherRun(str(folder / "teacher"), (), (corpus.uri,), (target,), (header,)))
-    with OutputSetWriter(target, header, shard_rows=(ROWS,)) as writer:
-        writer.add(np.arange(ROWS), outputs.of(0, np.arange(ROWS)))
-        found = writer.finish()
-    return StoredOutputs(((StoredSet(found.uri, found.hash),),), ("logits",))
 
 
 def steps(folder: Path, *, stored: StoredOutputs | None, group_by_length: bool = True) -> Iterable[Batch]:
@@ -171,7 +142,9 @@ def main() -> None:
         folder = Path(name)
         write_inputs(folder)
         teacher = load_model(folder / "teacher", head="sequence_classification", labels=LABELS)
-        stored = capture(folder)
+        stored = stored_logits(
+            folder / "corpus", folder / "teacher", folder / "stored", labels=LABELS, batch_size=BATCH_ROWS
+        )
         students = {}
         for layers in ([0, 4, 8], [0, 2, 4, 7, 9, 11]):
             student = student_from_layers(teacher, architecture="bert", layers=layers, vocab_transform=False)

@@ -166,7 +166,8 @@ def check_model(
                 f"{key} has no {head} head ({missing[0]} is not in the checkpoint); "
                 f"choose one that has it, or write {key}.head: new to start one"
             )
-        _check_weights(key, model.folder, head, reference.head == "new", times_of(model.folder))
+        with placed(key):
+            _check_weights(model.folder, head, reference.head == "new", times_of(model.folder))
     if head in CLASSIFIERS and reference.head != "new":
         part = known_by(key, reference, model.config, corpus.labels) if may_know_a_part else corpus.labels
         with placed(key):
@@ -193,10 +194,9 @@ def _check_export(key: str, model: Model, head: str, *, may_be: bool) -> None:
 
 
 @lru_cache(maxsize=64)
-def _check_weights(key: str, folder: Path, head: str, new: bool, changed: tuple[tuple[int, int], ...]) -> None:
+def _check_weights(folder: Path, head: str, new: bool, changed: tuple[tuple[int, int], ...]) -> None:
     """``checks.check_weights``, once for many stages that name the folder."""
-    with placed(key):
-        checks.check_weights(folder, head=head, allow_new_head=new)
+    checks.check_weights(folder, head=head, allow_new_head=new)
 
 
 def check_size(key: str, model: Any, corpus: CorpusFacts) -> None:

@@ -5,7 +5,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,12 @@ from raydistill.training.history import read_history
 from toys.checkpoint import toy_tokenizer
 from toys.corpus import random_rows, write_corpus
 from toys.models import toy_distilbert
-from toys.terminal import hear_ctrl_c
+from toys.terminal import start_raydistill
 
 
 def start(job: str, storage: Path, log: Path) -> subprocess.Popen[bytes]:
-    """``raydistill run`` in a process group of its own, as a terminal starts it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [
-        sys.executable,
-        "-c",
-        "from raydistill.__main__ import main; main()",
-        "run",
-        job,
-        f"storage={storage}",
-        "--json",
-    ]
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            command, stdout=file, stderr=file, env=environment, start_new_session=True, preexec_fn=hear_ctrl_c
-        )
+    """``raydistill run``, whose result is the end of the log."""
+    return start_raydistill("run", job, f"storage={storage}", "--json", output=log)
 
 
 def run_to_the_end(job: str, storage: Path, log: Path) -> tuple[dict[str, Any], float]:

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from raydistill.search.campaign import run_campaign
 from raydistill.search.results import Trial, read_campaign
 from toys.course import live
 from toys.search import STAGE, make_search, write_job
-from toys.terminal import hear_ctrl_c
+from toys.terminal import start_raydistill
 
 pytestmark = [pytest.mark.timeout(1500), pytest.mark.slow]
 
@@ -52,27 +50,11 @@ def recorded(folder: Path) -> list[Trial]:
     return [] if stored is None else list(stored["trials"])
 
 
-def start(space: Path, output: Path, errors: Path) -> subprocess.Popen[bytes]:
-    """``raydistill tune`` as a terminal starts it: a process group of its own, in which Ctrl-C is not ignored."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-c", "from raydistill.__main__ import main; main()", "tune", str(space)]
-    with output.open("wb") as out, errors.open("wb") as err:
-        return subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=err,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=hear_ctrl_c,
-        )
-
-
 @pytest.fixture(scope="module")
 def interrupted(folder: Path) -> dict[str, Any]:
     """Ctrl-C, sent to the whole group as a terminal does, when a trial has ended and another runs."""
     output, errors = folder / "output", folder / "errors"
-    process = start(write_space(folder), output, errors)
+    process = start_raydistill("tune", str(write_space(folder)), output=output, errors=errors)
     end = time.monotonic() + 600
     while not any(trial.state == "finished" for trial in recorded(folder)):
         assert process.poll() is None, errors.read_text(errors="replace")[-3000:]

@@ -34,18 +34,11 @@ def test_a_configuration_that_is_none_is_named(folder, content):
     assert line.endswith("; correct its files, or fetch it again")
 
 
-def test_an_unknown_activation_offers_the_closest_one(folder):
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "activation": "gelux"}))
-    assert refusal(load_config, folder).startswith(
-        f"{str(folder)!r}: activation is 'gelux'; did you mean 'gelu'? Choices: "
-    )
-
-
-def test_an_unknown_hidden_act_of_a_bert_offers_the_closest_one(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_act": "gelux"}))
+@pytest.mark.parametrize(("key", "model_type"), [("activation", "distilbert"), ("hidden_act", "bert")])
+def test_an_unknown_activation_offers_the_closest_one(tmp_path, key, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type, key: "gelux"}))
     assert refusal(load_config, tmp_path).startswith(
-        f"{str(tmp_path)!r}: hidden_act is 'gelux'; did you mean 'gelu'? Choices: "
+        f"{str(tmp_path)!r}: {key} is 'gelux'; did you mean 'gelu'? Choices: "
     )
 
 
