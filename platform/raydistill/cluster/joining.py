@@ -53,6 +53,10 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
         for scaling in scalings:
             check_resources(scaling)
         yield
+    except KeyboardInterrupt:
+        # Threads that trained go on until the process ends, and one that found its cluster gone would start another.
+        local_ray.start_none_on_demand()
+        raise
     finally:
         if not joined:
             ray.shutdown()

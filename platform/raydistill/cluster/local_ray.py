@@ -17,6 +17,13 @@ def start(**arguments: Any) -> None:
         ray.init(**arguments)
 
 
+def start_none_on_demand() -> None:
+    """From now on a call that needs Ray raises RaySystemError where there is none; Ray itself would start another."""
+    from ray._private import auto_init_hook
+
+    auto_init_hook.enable_auto_connect = False
+
+
 @contextmanager
 def _left_out(names: tuple[str, ...]) -> Iterator[None]:
     """Replace methods of Ray's node, which has no options for them; one that a release has not is none to replace."""

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 import ray
+from ray._private import auto_init_hook
+from ray.exceptions import RaySystemError
 
+from raydistill.cluster import local_ray
 from raydistill.cluster.joining import _runtime_environment, connection
 from raydistill.environment import quiet_variables
 from raydistill.user_error import UserError
@@ -65,3 +68,19 @@ def test_on_another_system_than_linux_nothing_is_started(monkeypatch, system):
     monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match=f"jobs run on Linux, and this machine's system is {system}"), connection([]):
         pass
+
+
+@ray.remote
+def asked_for_in_a_thread() -> None:
+    pass
+
+
+@pytest.mark.parametrize("call", [lambda: ray.put(1), lambda: asked_for_in_a_thread.remote()], ids=["put", "task"])
+def test_after_ctrl_c_no_thread_starts_another_cluster(monkeypatch, call):
+    monkeypatch.setattr(auto_init_hook, "enable_auto_connect", True)
+    monkeypatch.setattr(local_ray, "start", lambda **_: None)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    with pytest.raises(KeyboardInterrupt), connection([]):
+        raise KeyboardInterrupt
+    with pytest.raises(RaySystemError, match="not been started"):
+        call()
