@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raydistill.data.mixture import open_mixture
 from raydistill.models.checkpointing import use_checkpointing
@@ -38,6 +38,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     encoding = open_mixture(spec.corpus).encoding
     labels = spec.task.outputs(encoding.labels)
     student = _load_student(spec, labels)
+    exact = rounded_weights(student, dtype=DTYPES[precision])
     if training.zero_stage == 3:
         shard(student, config, dtype=DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
@@ -62,7 +63,17 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
         epsilon=settings.epsilon,
         max_grad_norm=settings.max_grad_norm,
     )
-    return Engine(distiller, config, optimizer)
+    return Engine(distiller, config, optimizer, exact=exact)
+
+
+@torch.no_grad()
+def rounded_weights(model: nn.Module, *, dtype: torch.dtype) -> dict[int, Tensor]:
+    """The weights, by the identity of their parameter, that are others when they are rounded to ``dtype``."""
+    return {
+        id(parameter): parameter.detach()
+        for parameter in model.parameters()
+        if not torch.equal(parameter, parameter.to(dtype).to(parameter.dtype))
+    }
 
 
 def _taught(teacher: TeacherSpec, spec: TrainSpec, labels: Sequence[str]) -> Sequence[str]:

@@ -108,9 +108,18 @@ class Engine:
 
     Losses are sums divided by global counts, so gradients of micro-batches and ranks must add up; DeepSpeed
     averages them over both, which ``backward`` undoes.
+    ``exact`` has weights of the student, by the identity of their parameter, that half precision rounds: the optimizer
+    starts from them, and ``student_state`` has those that do not train as they were.
     """
 
-    def __init__(self, distiller: Distiller, config: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self,
+        distiller: Distiller,
+        config: Mapping[str, Any],
+        optimizer: torch.optim.Optimizer,
+        *,
+        exact: Mapping[int, Tensor] | None = None,
+    ) -> None:
         import deepspeed
 
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
@@ -125,6 +134,7 @@ class Engine:
         # At stage 0 in half precision DeepSpeed has stepped it with gradients of 0, which Adam counts when it corrects
         # its moments' bias: its first real steps would be too short.
         self._masters.forget_steps()
+        self._frozen = self._start_from(exact or {})
         self._is_alone = zero_stage == 0 and dist.get_world_size() == 1
         if self._is_alone:
             # There is nothing to add up, yet DeepSpeed would copy all gradients to one tensor and back.
@@ -135,6 +145,16 @@ class Engine:
             for parameter in _vocabulary_projection(teacher)
             if hasattr(parameter, "ds_id")
         ]
+
+    def _start_from(self, exact: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Let the optimizer step these weights; returns those that do not train, which are empty but at rank 0."""
+        frozen = {}
+        for identity, weight in exact.items():
+            if identity in self._masters.names:
+                self._masters.put(self._masters.names[identity], None, weight)
+            else:
+                frozen[identity] = weight if dist.get_rank() == 0 else weight.new_empty(0)
+        return frozen
 
     def step(
         self,
@@ -252,6 +272,10 @@ class Engine:
                 whole = self._masters.gather(self._masters.names[id(tensor)], None)
                 if is_first:
                     state[name] = whole.to("cpu", copy=True)
+                continue
+            if id(tensor) in self._frozen:
+                if is_first:
+                    state[name] = self._frozen[id(tensor)].to("cpu", torch.float32, copy=True)
                 continue
             with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
                 if is_first:
