@@ -100,6 +100,7 @@ def test_every_method_has_a_page_with_its_paper_and_advice_when_to_take_it() -> 
         text = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert re.search(r"\*\*Papers?\.\*\*", text), name
         assert "**When to take it.**" in text, name
+        assert "**Evidence.**" in text, name
         assert "```math" in text, name
 
 
