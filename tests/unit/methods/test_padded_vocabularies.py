@@ -152,7 +152,7 @@ def test_a_training_takes_heads_of_other_sizes_and_limits_both_to_the_corpus(fol
     stage = stage_of(folder)
     stage.plan(ScalingConfig(), {})
     built = []
-    monkeypatch.setattr(assembly, "Engine", lambda distiller, config, optimizer: built.append(distiller))
+    monkeypatch.setattr(assembly, "Engine", lambda distiller, config, optimizer, exact: built.append(distiller))
     monkeypatch.setattr("raydistill.stages.train.train", lambda spec, *_, **__: assembly_of(spec))
 
     def assembly_of(spec):
