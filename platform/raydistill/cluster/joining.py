@@ -55,7 +55,8 @@ def connection(scalings: Sequence[ScalingConfig], *, whole_machine: bool = False
         yield
     except KeyboardInterrupt:
         # Threads that trained go on until the process ends, and one that found its cluster gone would start another.
-        local_ray.start_none_on_demand()
+        if not joined:
+            local_ray.start_none_on_demand()
         raise
     finally:
         if not joined:

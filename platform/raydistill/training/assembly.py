@@ -38,7 +38,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
     encoding = open_mixture(spec.corpus).encoding
     labels = spec.task.outputs(encoding.labels)
     student = _load_student(spec, labels)
-    exact = rounded_weights(student, dtype=DTYPES[precision])
+    exact = _rounded_weights(student, dtype=DTYPES[precision])
     if training.zero_stage == 3:
         shard(student, config, dtype=DTYPES[precision], device=device)
     taught = [_taught(teacher, spec, labels) for teacher in spec.teachers]
@@ -67,7 +67,7 @@ def build_engine(spec: TrainSpec, *, num_workers: int, device: torch.device) -> 
 
 
 @torch.no_grad()
-def rounded_weights(model: nn.Module, *, dtype: torch.dtype) -> dict[int, Tensor]:
+def _rounded_weights(model: nn.Module, *, dtype: torch.dtype) -> dict[int, Tensor]:
     """The weights, by the identity of their parameter, that are others when they are rounded to ``dtype``."""
     return {
         id(parameter): parameter.detach()
